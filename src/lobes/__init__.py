@@ -1,0 +1,78 @@
+"""Find, measure and train the specialised attention heads of a transformer.
+
+The public names below are imported when they are first used, so that `import lobes` costs
+nothing and the parts that need no torch never load it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lobes.ablation import ablate, record_contexts
+    from lobes.discovery import find_heads
+    from lobes.dissociation import Dissociation, LesionMatrix
+    from lobes.errors import LobesError
+    from lobes.evaluation import evaluate
+    from lobes.heads import HeadLayout, HeadScores, HeadSet, Site
+    from lobes.iap import lesion_matrix
+    from lobes.importance import head_importance
+    from lobes.modeling import MultiTaskModel, load_task_model
+    from lobes.tasks.ag_pair import ag_pairs
+    from lobes.tasks.task import Task
+    from lobes.training.trainer import MultiTaskTrainer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Dissociation": "dissociation",
+    "HeadLayout": "heads",
+    "HeadScores": "heads",
+    "HeadSet": "heads",
+    "LesionMatrix": "dissociation",
+    "LobesError": "errors",
+    "MultiTaskModel": "modeling",
+    "MultiTaskTrainer": "training.trainer",
+    "Site": "heads",
+    "Task": "tasks.task",
+    "ablate": "ablation",
+    "ag_pairs": "tasks.ag_pair",
+    "evaluate": "evaluation",
+    "find_heads": "discovery",
+    "head_importance": "importance",
+    "lesion_matrix": "iap",
+    "load_task_model": "modeling",
+    "record_contexts": "ablation",
+}
+
+__all__ = [
+    "Dissociation",
+    "HeadLayout",
+    "HeadScores",
+    "HeadSet",
+    "LesionMatrix",
+    "LobesError",
+    "MultiTaskModel",
+    "MultiTaskTrainer",
+    "Site",
+    "Task",
+    "ablate",
+    "ag_pairs",
+    "evaluate",
+    "find_heads",
+    "head_importance",
+    "lesion_matrix",
+    "load_task_model",
+    "record_contexts",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lobes' has no attribute {name!r}")
+    value = getattr(import_module(f"lobes.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,36 @@
+"""Every error that `lobes` raises on purpose.
+
+    LobesError
+    ├── HeadError      a head that does not exist, or a set of heads that cannot be read
+    ├── DataError      a task's data: a missing column, an unknown label, an empty file …
+    ├── ConfigError    a setting or a study file that says something impossible
+    ├── ModelError     a model that cannot be loaded, or that `lobes` cannot handle
+    └── RunError       a run's folder: in use, damaged, of another study; a full disk
+
+Each message says what was given, what was expected, and what to do. The command line prints it
+as it is and exits with code 1; a traceback shows only with `--debug`.
+"""
+
+
+class LobesError(Exception):
+    """The base of every error that `lobes` raises on purpose."""
+
+
+class HeadError(LobesError, ValueError):
+    """A head that does not exist in a model, or a set of heads that cannot be read."""
+
+
+class DataError(LobesError, ValueError):
+    """A task's data cannot be used as it is."""
+
+
+class ConfigError(LobesError, ValueError):
+    """A setting, an argument or a study file that says something impossible."""
+
+
+class ModelError(LobesError, ValueError):
+    """A model that cannot be loaded, or whose attention `lobes` cannot handle."""
+
+
+class RunError(LobesError, RuntimeError):
+    """A run's folder is in use, damaged, or belongs to another study."""

@@ -1,0 +1,318 @@
+"""Attention heads as values: where they are, sets of them, and numbers attached to them.
+
+Everything here is frozen and knows numpy only. A head is a pair (site, head), both from 0; sites
+are numbered in the order of execution. What finds the sites inside a model is `discovery.py`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lobes.errors import ConfigError, HeadError
+
+Head = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedRows:
+    """The slices of one parameter that belong to the heads of a site.
+
+    `ranges[h]` are head h's half-open index ranges along `axis` of the parameter called
+    `parameter` (axis 0 for `torch.nn.Linear`, 1 for the transposed `Conv1D`; a bias has axis 0).
+    Two heads that share rows (grouped-query attention) list the same ranges.
+    """
+
+    parameter: str
+    axis: int
+    ranges: tuple[tuple[tuple[int, int], ...], ...]
+
+    def rows(self, head: int) -> Int[np.ndarray, " rows"]:
+        """The indices that head `head` owns along `axis`, ascending."""
+        spans = [np.arange(start, stop) for start, stop in self.ranges[head]]
+        return np.concatenate(spans) if spans else np.arange(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One attention block: the place whose output projection mixes `n_heads` heads.
+
+    The input of the module `projection` is the concatenation of the heads' contexts, head-major:
+    its last dimension is `n_heads * head_dim` long and `[h * head_dim : (h + 1) * head_dim]` is
+    head h. `rows` are the rows of the query, key and value projections that each head owns.
+    `prunable` says whether cutting those rows removes exactly that head; if not, `reason` says why.
+    """
+
+    index: int
+    name: str
+    projection: str
+    n_heads: int
+    head_dim: int
+    kind: Literal["self", "cross"]
+    rows: tuple[OwnedRows, ...] = ()
+    prunable: bool = True
+    reason: str = ""
+
+    @property
+    def width(self) -> int:
+        """The length of the concatenated contexts, `n_heads * head_dim`."""
+        return self.n_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLayout:
+    """All attention heads of a model: its sites in the order of execution."""
+
+    sites: tuple[Site, ...]
+
+    @property
+    def total(self) -> int:
+        """How many heads the model has, over all sites."""
+        return sum(site.n_heads for site in self.sites)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[sites, heads of the widest site]: the shape of an array with a value for each head."""
+        return len(self.sites), max((site.n_heads for site in self.sites), default=0)
+
+    def __iter__(self) -> Iterator[Head]:
+        for site in self.sites:
+            for head in range(site.n_heads):
+                yield site.index, head
+
+    def __contains__(self, head: object) -> bool:
+        return isinstance(head, tuple) and head in set(self)
+
+    def check(self, heads: "HeadSet") -> "HeadSet":
+        """Return `heads` unchanged, or raise `HeadError` naming the first that does not exist."""
+        for site, head in heads:
+            if site >= len(self.sites):
+                raise HeadError(
+                    f"Head {site}:{head} does not exist: the model has {len(self.sites)} sites, "
+                    f"0 to {len(self.sites) - 1}."
+                )
+            n_heads = self.sites[site].n_heads
+            if head >= n_heads:
+                raise HeadError(
+                    f"Head {site}:{head} does not exist: site {site} ({self.sites[site].name}) "
+                    f"has {n_heads} heads, 0 to {n_heads - 1}."
+                )
+        return heads
+
+    def all_heads(self) -> "HeadSet":
+        """The set of all heads."""
+        return HeadSet(self)
+
+    def random(self, counts: Mapping[int, int] | int, generator: np.random.Generator) -> "HeadSet":
+        """Draw heads without replacement.
+
+        `counts` is a number of heads for each site ({site: number}, for controls matched by
+        site) or one number for the whole model (matched in total).
+        """
+        if isinstance(counts, int):
+            everything = list(self)
+            chosen = generator.choice(len(everything), size=counts, replace=False)
+            return HeadSet(everything[i] for i in chosen)
+        return HeadSet(
+            (site, int(head))
+            for site, number in counts.items()
+            for head in generator.choice(self.sites[site].n_heads, size=number, replace=False)
+        )
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class HeadSet:
+    """A set of heads: frozen, hashable, in the order (site, head).
+
+    `HeadSet([(0, 1), (3, 2)])`, or `HeadSet.parse("0:1,5 3:2")`; `str()` writes what `parse`
+    reads. `|`, `&`, `-`, `^`, `<=` are those of sets.
+    """
+
+    heads: tuple[Head, ...] = ()
+
+    def __init__(self, heads: Iterable[Head] = ()) -> None:
+        pairs = set()
+        for item in heads:
+            try:
+                site, head = item
+                pair = int(site), int(head)
+            except (TypeError, ValueError):
+                raise HeadError(
+                    f"{item!r} is not a head: expected a pair (site, head) such as (3, 2)."
+                ) from None
+            if pair[0] < 0 or pair[1] < 0 or pair != (site, head):
+                raise HeadError(f"{item!r} is not a head: site and head are integers from 0.")
+            pairs.add(pair)
+        object.__setattr__(self, "heads", tuple(sorted(pairs)))
+
+    @classmethod
+    def parse(cls, text: str) -> "HeadSet":
+        """Read `"0:1,5 3:2"`: heads 1 and 5 of site 0 and head 2 of site 3."""
+        pairs: list[Head] = []
+        for part in text.split():
+            match = re.fullmatch(r"(\d+):(\d+(?:,\d+)*)", part)
+            if match is None:
+                raise HeadError(
+                    f"Cannot read {part!r} in the head set {text!r}: expected SITE:HEAD,HEAD … "
+                    f'separated by blanks, for example "0:1,5 3:2".'
+                )
+            pairs += [(int(match[1]), int(head)) for head in match[2].split(",")]
+        return cls(pairs)
+
+    def __str__(self) -> str:
+        return " ".join(
+            f"{site}:{','.join(map(str, heads))}" for site, heads in self.by_site().items()
+        )
+
+    def __repr__(self) -> str:
+        return f"HeadSet.parse({str(self)!r})"
+
+    def __iter__(self) -> Iterator[Head]:
+        return iter(self.heads)
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def __contains__(self, head: object) -> bool:
+        return head in self.heads
+
+    def __or__(self, other: "HeadSet") -> "HeadSet":
+        return HeadSet(set(self.heads) | set(other.heads))
+
+    def __and__(self, other: "HeadSet") -> "HeadSet":
+        return HeadSet(set(self.heads) & set(other.heads))
+
+    def __sub__(self, other: "HeadSet") -> "HeadSet":
+        return HeadSet(set(self.heads) - set(other.heads))
+
+    def __xor__(self, other: "HeadSet") -> "HeadSet":
+        return HeadSet(set(self.heads) ^ set(other.heads))
+
+    def __le__(self, other: "HeadSet") -> bool:
+        return set(self.heads) <= set(other.heads)
+
+    def by_site(self) -> dict[int, tuple[int, ...]]:
+        """{site: its heads}, sites and heads ascending; sites without a head are left out."""
+        sites: dict[int, list[int]] = {}
+        for site, head in self.heads:
+            sites.setdefault(site, []).append(head)
+        return {site: tuple(heads) for site, heads in sites.items()}
+
+    def counts(self) -> dict[int, int]:
+        """{site: how many of its heads are in the set}."""
+        return {site: len(heads) for site, heads in self.by_site().items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadScores:
+    """A number for each head of a model.
+
+    `values` has the shape [sites, heads]; where a site has fewer heads than the widest, the rest
+    of its row is NaN. `settings` records how the numbers came about (task, method, …).
+    """
+
+    values: Float[np.ndarray, "sites heads"]
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        values = np.array(self.values, dtype=np.float64)
+        if values.ndim != 2:
+            raise HeadError(f"Scores have the shape [sites, heads], not {values.shape}.")
+        missing = np.isnan(values)
+        if (missing[:, :-1] & ~missing[:, 1:]).any() or np.isinf(values).any():
+            raise HeadError(
+                "Scores are finite numbers, with NaN only after the last head of a site."
+            )
+        values.setflags(write=False)
+        object.__setattr__(self, "values", values)
+
+    def __getitem__(self, head: Head) -> float:
+        return float(self.values[head])
+
+    @property
+    def total(self) -> int:
+        """How many heads have a score."""
+        return int(np.count_nonzero(~np.isnan(self.values)))
+
+    def ranked(self, order: Literal["descending", "ascending"] = "descending") -> list[Head]:
+        """All heads by score over the whole model; ties are broken by (site, head)."""
+        if order not in ("descending", "ascending"):
+            raise ConfigError(f'order is "descending" or "ascending", not {order!r}.')
+        sites, heads = np.nonzero(~np.isnan(self.values))
+        keys = self.values[sites, heads]
+        ranks = np.argsort(keys if order == "ascending" else -keys, kind="stable")
+        return [(int(sites[i]), int(heads[i])) for i in ranks]
+
+    def top(self, fraction: float, *, keep_per_site: int = 0) -> HeadSet:
+        """The ⌊fraction · N⌋ most important of all N heads (METHOD section 4).
+
+        With `keep_per_site` at least that many heads of every site stay out of the set: the next
+        heads in the order take their place.
+        """
+        return self.select(fraction, order="descending", keep_per_site=keep_per_site)
+
+    def bottom(self, fraction: float, *, keep_per_site: int = 0) -> HeadSet:
+        """The ⌊fraction · N⌋ least important of all N heads; see `top`."""
+        return self.select(fraction, order="ascending", keep_per_site=keep_per_site)
+
+    def select(
+        self,
+        fraction: float,
+        *,
+        order: Literal["descending", "ascending"] = "descending",
+        keep_per_site: int = 0,
+        given: HeadSet | None = None,
+    ) -> HeadSet:
+        """The first ⌊fraction · N⌋ heads in `order`; those of `given` are counted in first."""
+        number = head_count(fraction, self.total)
+        room = {
+            site: int(np.count_nonzero(~np.isnan(row))) - keep_per_site
+            for site, row in enumerate(self.values)
+        }
+        chosen = list(given or ())
+        for site, _ in chosen:
+            room[site] -= 1
+        for head in self.ranked(order):
+            if len(chosen) >= number:
+                break
+            if head not in chosen and room[head[0]] > 0:
+                chosen.append(head)
+                room[head[0]] -= 1
+        if len(chosen) < number:
+            raise ConfigError(
+                f"Cannot choose {number} of {self.total} heads and keep {keep_per_site} in each "
+                f"of {len(room)} sites: lower the fraction {fraction:g} or the heads kept."
+            )
+        return HeadSet(chosen)
+
+    def normalized(self) -> "HeadScores":
+        """Each site's scores divided by their L2 norm (Michel, Levy and Neubig 2019)."""
+        norms = np.sqrt(np.nansum(self.values**2, axis=1, keepdims=True))
+        return HeadScores(
+            np.divide(self.values, norms, out=self.values.copy(), where=norms > 0),
+            {**self.settings, "normalize": "layer"},
+        )
+
+
+def head_count(fraction: float, total: int) -> int:
+    """⌊fraction · total⌋, robust to the rounding of binary fractions (0.3 · 10 is 3, not 2)."""
+    if not 0 <= fraction <= 1:
+        raise ConfigError(f"A fraction of the heads lies between 0 and 1, not at {fraction:g}.")
+    return int(np.floor(np.nextafter(fraction * total, np.inf)))
+
+
+def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
+    """Return the fractions in ascending order, or raise `ConfigError`: 0 < p ≤ 1, no repeats."""
+    given = tuple(float(p) for p in fractions)
+    for p in given:
+        if not 0 < p <= 1:
+            raise ConfigError(
+                f"A lesion's fraction lies above 0 and at most at 1, not at {p:g}; "
+                f"for 30 % write 0.3."
+            )
+    if not given or len(set(given)) < len(given):
+        raise ConfigError(f"Expected one or more different fractions, not {list(given)}.")
+    return tuple(sorted(given))

@@ -1,0 +1,1 @@
+"""The report: a function of `results.json` and nothing else."""

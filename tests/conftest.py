@@ -1,0 +1,11 @@
+"""Every test runs with the shapes in the signatures checked by jaxtyping and beartype."""
+
+import os
+
+# Before torch and transformers are imported: nothing under test may reach the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("lobes", "beartype.beartype")
