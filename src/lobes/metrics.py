@@ -1,0 +1,241 @@
+"""Task metrics: what they measure, their range and chance level, and a fast weighted form.
+
+A bootstrap resample of n examples is a vector of n multiplicities, so a metric of many
+predictions under many resamples is a few matrix products over weights instead of a loop over
+copies. `Metric.weighted` is that form and `Metric.__call__` is its special case with all weights
+1: a metric has one definition. NumPy only.
+
+Undefined values never warn. Accuracy and the correlations are NaN where they do not exist (no
+examples; a correlation with a constant); F1 and Matthews are 0 where their denominator is 0, as in
+scikit-learn. A row of predictions that holds NaN or infinity has the value NaN.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from lobes.errors import ConfigError, DataError
+
+Labels = Num[np.ndarray, " examples"]
+Predictions = Num[np.ndarray, "rows examples"]
+Weights = Num[np.ndarray, "resamples examples"]
+Values = Float[np.ndarray, "rows resamples"]
+
+# Below this share of its second moment a variance is rounding error: the values are constant.
+_CONSTANT = 1e-12
+# Elements of the largest temporary array of the rank correlation: 16 MiB of float64.
+_CHUNK = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of predictions against labels.
+
+    `low` and `high` bound its values. `ratio_safe` is False where chance alone can bring it to 0
+    or below (the correlations): a ratio to such a score needs care (METHOD section 5).
+    Classification metrics read class indices, regression metrics real numbers.
+    """
+
+    name: str
+    low: float
+    high: float
+    higher_is_better: bool
+    for_regression: bool
+    ratio_safe: bool
+    formula: Callable[[Labels, Predictions, Weights], Values] = field(repr=False)
+    chance_level: Callable[[Labels], float] = field(repr=False)
+
+    @property
+    def span(self) -> float:
+        """The length of the metric's range, `high - low`."""
+        return self.high - self.low
+
+    def __call__(
+        self, labels: Num[np.ndarray, " examples"], predictions: Num[np.ndarray, " predicted"]
+    ) -> float:
+        """The metric of `predictions` [n] against `labels` [n]; NaN where it is undefined.
+
+        Raises `DataError` for lengths that differ, and for F1 with more than two classes.
+        """
+        if labels.shape != predictions.shape:
+            raise DataError(
+                f"{self.name} compares one prediction with each label, but got "
+                f"{predictions.size} predictions for {labels.size} labels."
+            )
+        return float(self.weighted(labels, predictions[None], np.ones((1, labels.size)))[0, 0])
+
+    def weighted(
+        self,
+        labels: Num[np.ndarray, " examples"],
+        predictions: Num[np.ndarray, "rows examples"],
+        weights: Num[np.ndarray, "resamples examples"],
+    ) -> Float[np.ndarray, "rows resamples"]:
+        """The metric of every row of predictions under every vector of multiplicities.
+
+        With whole-number weights, `[k, b]` equals the metric of row k on the sample in which
+        example e occurs `weights[b, e]` times.
+        """
+        weights = np.asarray(weights, dtype=np.float64)
+        total = weights.sum(axis=1)
+        finite = np.isfinite(predictions).all(axis=1)
+        values = np.full((len(predictions), len(weights)), np.nan)
+        if not finite.any() or not total.any():
+            return values
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            values[finite] = self.formula(labels, predictions[finite], weights)
+        values[:, total == 0] = np.nan
+        return values
+
+    def chance(self, labels: Num[np.ndarray, " examples"]) -> float:
+        """What the best predictor that never looks at its input scores on these labels.
+
+        Accuracy: the largest class's share. F1: that of always answering "positive". Matthews and
+        the correlations: 0.
+        """
+        return self.chance_level(labels) if labels.size else float("nan")
+
+
+def get_metric(name: str) -> Metric:
+    """The metric called `name`; `ConfigError` with the known names if there is none."""
+    if name not in METRICS:
+        raise ConfigError(f"{name!r} is not a metric: choose one of {', '.join(METRICS)}.")
+    return METRICS[name]
+
+
+def _accuracy(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
+    """The share of examples whose class is right."""
+    return (predictions == labels) @ weights.T / weights.sum(axis=1)
+
+
+def _f1(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
+    """2 TP / (2 TP + FP + FN) of class 1; 0 where no example has, and none is given, class 1."""
+    _check_binary(labels)
+    _check_binary(predictions)
+    hits = ((predictions == 1) & (labels == 1)) @ weights.T
+    either = (predictions == 1) @ weights.T + weights @ (labels == 1)
+    return np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0)
+
+
+def _check_binary(classes: Num[np.ndarray, "..."]) -> None:
+    wrong = classes[(classes != 0) & (classes != 1)]
+    if wrong.size:
+        raise DataError(
+            f"f1 needs two classes, 0 and 1 (1 is the positive one), and met class {wrong[0]}. "
+            f"For more classes use accuracy or matthews."
+        )
+
+
+def _matthews(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
+    """The Matthews correlation, for more than two classes R_K (Gorodkin 2004).
+
+    The correlation of the one-hot labels with the one-hot predictions, from the counts of every
+    class; 0 where the labels or the predictions are all of one class.
+    """
+    total = weights.sum(axis=1)
+    product = guessed_square = true_square = np.zeros((len(predictions), len(weights)))
+    for category in np.union1d(labels, predictions):
+        guessed = (predictions == category) @ weights.T
+        true = weights @ (labels == category)
+        product = product + guessed * true
+        guessed_square = guessed_square + guessed**2
+        true_square = true_square + true**2
+    covariance = (predictions == labels) @ weights.T * total - product
+    spread = (total**2 - guessed_square) * (total**2 - true_square)
+    return np.divide(covariance, np.sqrt(spread), out=np.zeros_like(covariance), where=spread > 0)
+
+
+def _pearson(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
+    """The product-moment correlation, through weighted first and second moments."""
+    share = (weights / weights.sum(axis=1, keepdims=True)).T
+    x, y = _standardized(labels[None]), _standardized(predictions)
+    covariance = (x * y) @ share - (x @ share) * (y @ share)
+    correlation = covariance / np.sqrt(_variance(x, share) * _variance(y, share))
+    return np.clip(correlation, -1.0, 1.0)
+
+
+def _standardized(values: Predictions) -> Float[np.ndarray, "rows examples"]:
+    """Each row moved to mean 0 and scaled to at most 1: the moments then lose no digits.
+
+    The first value is subtracted before the mean, so that a constant row becomes exactly 0.
+    """
+    moved = values - values[:, :1].astype(np.float64)
+    moved -= moved.mean(axis=1, keepdims=True)
+    largest = np.abs(moved).max(axis=1, keepdims=True)
+    return moved / np.where(largest > 0, largest, 1.0)
+
+
+def _variance(
+    values: Float[np.ndarray, "rows examples"], share: Float[np.ndarray, "examples resamples"]
+) -> Values:
+    """The weighted variance of each row; NaN where it is rounding error of a constant."""
+    second = values**2 @ share
+    variance = second - (values @ share) ** 2
+    return np.where(variance > _CONSTANT * second, variance, np.nan)
+
+
+def _spearman(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
+    """The Pearson correlation of average ranks, the ranks taken within each resample.
+
+    Ranks of repeated and tied examples are averaged over their multiplicities, so the value is
+    that of the sample written out, not an approximation by the ranks of the original sample.
+    """
+    step = max(1, _CHUNK // labels.size)
+    blocks = (weights[start : start + step] for start in range(0, len(weights), step))
+    return np.concatenate([_spearman_block(labels, predictions, block) for block in blocks], axis=1)
+
+
+def _spearman_block(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
+    x = _centred_ranks(labels, weights)
+    weighted_x = weights * x
+    x_square = np.einsum("be,be->b", weighted_x, x)
+    values = np.empty((len(predictions), len(weights)))
+    for row, prediction in enumerate(predictions):
+        y = _centred_ranks(prediction, weights)
+        y_square = np.einsum("be,be,be->b", weights, y, y)
+        values[row] = np.einsum("be,be->b", weighted_x, y) / np.sqrt(x_square * y_square)
+    return np.clip(values, -1.0, 1.0)
+
+
+def _centred_ranks(values: Labels, weights: Weights) -> Float[np.ndarray, "resamples examples"]:
+    """Average ranks of `values` with multiplicities `weights`, less their mean.
+
+    With W(<v) the weight below a value and W(v) its own, the average rank is W(<v) + W(v)/2 + 1/2
+    and the mean rank (W + 1)/2. Multiples of 1/2 throughout: a constant gives exactly 0.
+    """
+    _, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    own = np.add.reduceat(weights[:, order], starts, axis=1)
+    up_to = np.cumsum(own, axis=1)
+    return (up_to - own / 2 - up_to[:, -1:] / 2)[:, group]
+
+
+def _largest_share(labels: Labels) -> float:
+    return float(np.unique(labels, return_counts=True)[1].max() / labels.size)
+
+
+def _always_positive(labels: Labels) -> float:
+    _check_binary(labels)
+    share = float(np.mean(labels == 1))
+    return 2 * share / (1 + share)
+
+
+def _zero(labels: Labels) -> float:
+    return 0.0
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in (
+            Metric("accuracy", 0.0, 1.0, True, False, True, _accuracy, _largest_share),
+            Metric("f1", 0.0, 1.0, True, False, True, _f1, _always_positive),
+            Metric("matthews", -1.0, 1.0, True, False, False, _matthews, _zero),
+            Metric("spearman", -1.0, 1.0, True, True, False, _spearman, _zero),
+            Metric("pearson", -1.0, 1.0, True, True, False, _pearson, _zero),
+        )
+    }
+)
