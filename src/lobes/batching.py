@@ -1,0 +1,235 @@
+"""Batches: texts become ragged token ids once, and padded tensors only when a model reads them.
+
+Sorting the examples by length and filling each batch up to a number of tokens, rather than of
+examples, keeps padding under 5 % for ordinary text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+from lobes.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# How many examples one tokenizer call gets: enough for its threads, little enough for memory.
+_CHUNK = 8192
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """Token ids of many examples, one after the other, without padding.
+
+    Example i is `input_ids[offsets[i] : offsets[i + 1]]`. `token_type_ids` is None for a tokenizer
+    that makes none.
+    """
+
+    input_ids: Int[np.ndarray, " tokens"]
+    offsets: Int[np.ndarray, " boundaries"]
+    token_type_ids: Int[np.ndarray, " tokens"] | None = None
+
+    def __post_init__(self) -> None:
+        for array in (self.input_ids, self.offsets, self.token_type_ids):
+            if array is not None:
+                array.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " examples"]:
+        """The number of tokens of each example."""
+        return np.diff(self.offsets)
+
+    def select(self, indices: Int[np.ndarray, " selected"]) -> "Encoded":
+        """The examples at `indices`, in that order."""
+        lengths = self.lengths[indices]
+        offsets = _offsets(lengths)
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        places = np.repeat(self.offsets[indices], lengths) + within
+        types = self.token_type_ids
+        return Encoded(self.input_ids[places], offsets, None if types is None else types[places])
+
+    @staticmethod
+    def concatenate(parts: Sequence["Encoded"]) -> "Encoded":
+        """One `Encoded` of all examples of `parts`, in order.
+
+        Raises ConfigError for no parts, or where some have token types and others have none.
+        """
+        types = [part.token_type_ids for part in parts]
+        present = [array for array in types if array is not None]
+        if not parts or (present and len(present) < len(parts)):
+            raise ConfigError(
+                "Cannot join encoded texts of different tokenizers: expected one or more parts, "
+                "all with token types or all without."
+            )
+        return Encoded(
+            np.concatenate([part.input_ids for part in parts]),
+            _offsets(np.concatenate([part.lengths for part in parts])),
+            np.concatenate(present) if present else None,
+        )
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], max_length: int
+) -> Encoded:
+    """Tokenize every example (one text or a pair of texts), cut to `max_length` tokens.
+
+    Of a pair the longer text is cut first. Raises ConfigError for a `max_length` that leaves no
+    room for text, and DataError for an example of which the tokenizer makes no token at all.
+    """
+    columns = _columns(texts)
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=len(columns) == 2)
+    if room < len(columns):
+        raise ConfigError(
+            f"max_length = {max_length} leaves room for {max(room, 0)} tokens of text beside the "
+            f"tokenizer's special tokens; at least {max_length - room + len(columns)} is needed."
+        )
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
+    for start in range(0, len(texts), _CHUNK):
+        chunk = [column[start : start + _CHUNK] for column in columns]
+        made = tokenizer(
+            *chunk, truncation=True, max_length=max_length, return_attention_mask=False
+        )
+        lengths.append(np.fromiter(map(len, made["input_ids"]), dtype=np.int64))
+        ids.append(_flat(made["input_ids"]))
+        if "token_type_ids" in made:
+            types.append(_flat(made["token_type_ids"]))
+    encoded = Encoded(
+        np.concatenate(ids),
+        _offsets(np.concatenate(lengths)),
+        np.concatenate(types) if types else None,
+    )
+    _check_no_empty(encoded, texts)
+    return encoded
+
+
+def unique_inputs(encoded: Encoded) -> tuple[Encoded, Int[np.ndarray, " examples"]]:
+    """The different examples in the order of their first appearance, and where each went.
+
+    Returns (unique, inverse): `unique.select(inverse)` equals `encoded`. Several tasks over the
+    same sentences need one pass of the encoder for each sentence.
+    """
+    seen: dict[tuple[bytes, bytes], int] = {}
+    inverse = np.empty(len(encoded), dtype=np.int64)
+    first: list[int] = []
+    types = encoded.token_type_ids
+    for i, (start, stop) in enumerate(pairwise(encoded.offsets.tolist())):
+        key = (
+            encoded.input_ids[start:stop].tobytes(),
+            b"" if types is None else types[start:stop].tobytes(),
+        )
+        inverse[i] = seen.setdefault(key, len(first))
+        if inverse[i] == len(first):
+            first.append(i)
+    return encoded.select(np.array(first, dtype=np.int64)), inverse
+
+
+def token_batches(
+    lengths: Int[np.ndarray, " examples"], tokens_per_batch: int
+) -> list[Int[np.ndarray, " batch"]]:
+    """Indices of the examples in batches of similar length, shortest first.
+
+    A batch padded to its longest example has at most `tokens_per_batch` tokens; an example longer
+    than that is a batch of its own. Examples of one length keep their order.
+    """
+    if tokens_per_batch < 1:
+        raise ConfigError(f"A batch holds at least 1 token, not {tokens_per_batch}.")
+    order = np.argsort(lengths, kind="stable")
+    batches: list[np.ndarray] = []
+    start = 0
+    for end, length in enumerate(lengths[order].tolist()):
+        # In ascending order the newest example is the longest: it sets the width of the batch.
+        if end > start and (end + 1 - start) * length > tokens_per_batch:
+            batches.append(order[start:end])
+            start = end
+    if start < len(order):
+        batches.append(order[start:])
+    return batches
+
+
+def in_order_batches(n: int, size: int) -> list[Int[np.ndarray, " batch"]]:
+    """The indices 0 to n - 1 in order, `size` for each batch; the last may be smaller."""
+    if size < 1:
+        raise ConfigError(f"A batch holds at least 1 example, not {size}.")
+    return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The id to pad with: the pad token, or for a tokenizer without one (GPT-2) the end token.
+
+    Which id it is changes nothing where the attention mask is heeded.
+    """
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def collate(
+    encoded: Encoded,
+    indices: Int[np.ndarray, " batch"] | Sequence[int],
+    pad_token_id: int | None,
+    device: torch.device | str | None = None,
+) -> dict[str, Int[Tensor, "batch length"]]:
+    """The examples at `indices` as tensors, padded on the right to the longest of them.
+
+    Returns `input_ids`, `attention_mask` (1 for a real token) and, if the tokenizer made them,
+    `token_type_ids`. `pad_token_id` may be None, for a tokenizer without one: 0 takes its place.
+    """
+    chosen = np.asarray(indices, dtype=np.int64)
+    lengths = encoded.lengths[chosen]
+    columns = np.arange(lengths.max(initial=0))
+    real = columns < lengths[:, None]
+    places = (encoded.offsets[chosen][:, None] + columns)[real]
+    arrays = {
+        "input_ids": _padded(encoded.input_ids[places], real, pad_token_id or 0),
+        "attention_mask": real.astype(np.int64),
+    }
+    if encoded.token_type_ids is not None:
+        arrays["token_type_ids"] = _padded(encoded.token_type_ids[places], real, 0)
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+
+
+def _padded(
+    values: Shaped[np.ndarray, " tokens"], real: Shaped[np.ndarray, "batch length"], fill: int
+) -> Int[np.ndarray, "batch length"]:
+    padded = np.full(real.shape, fill, dtype=np.int64)
+    padded[real] = values
+    return padded
+
+
+def _columns(texts: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    widths = {len(example) for example in texts}
+    if len(widths) != 1 or not widths <= {1, 2}:
+        raise DataError(
+            f"Cannot tokenize {len(texts)} examples of {sorted(widths)} texts each: expected at "
+            f"least one example, and one text in every example or two in every example."
+        )
+    return [list(column) for column in zip(*texts, strict=True)]
+
+
+def _flat(rows: list[list[int]]) -> Int[np.ndarray, " tokens"]:
+    return np.fromiter((token for row in rows for token in row), dtype=np.int32)
+
+
+def _offsets(lengths: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " boundaries"]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _check_no_empty(encoded: Encoded, texts: Sequence[tuple[str, ...]]) -> None:
+    empty = np.flatnonzero(encoded.lengths == 0)
+    if len(empty):
+        raise DataError(
+            f"Example {empty[0]} has no tokens: the tokenizer makes nothing of "
+            f"{texts[empty[0]]!r}; remove the example, or give it a text."
+        )
