@@ -1,0 +1,252 @@
+"""Evaluate a model on its tasks under many lesions: the hot loop.
+
+The unit is a batch, and every lesion visits it before the next batch comes. Texts are tokenised
+once, sorted by length and cut into batches of a fixed number of tokens; an input that several
+tasks share is run once, since one pass of the encoder serves all classifiers; a lesioned run
+plays back what lies below its first lesioned site (`replay.py`). Logits are kept for each lesion
+and example, so every statistic comes later and costs no run of the model.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lobes.batching import Encoded, collate, encode, token_batches, unique_inputs
+from lobes.discovery import find_heads
+from lobes.errors import ConfigError, DataError
+from lobes.heads import HeadLayout, HeadSet
+from lobes.metrics import get_metric
+from lobes.modeling import TaskModel
+from lobes.precision import resolve_precision
+from lobes.replay import Replay
+from lobes.tasks.task import Examples, Task, TaskSpec, check_task_names
+
+M = TypeVar("M", bound=torch.nn.Module)
+Progress = Callable[[int, int], None]
+
+# Small enough to stay in a CPU's caches; a GPU wants enough work to fill it.
+_TOKENS_PER_BATCH = {"cpu": 2048}
+_TOKENS_PER_BATCH_ELSEWHERE = 32768
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measured: every task's logits under every lesion.
+
+    `logits[task]` has the shape [lesions, examples, outputs], in the order of the task's
+    examples, in float32. `labels[task]` are those examples' class indices or target values.
+    """
+
+    specs: tuple[TaskSpec, ...]
+    lesions: tuple[HeadSet, ...]
+    logits: Mapping[str, Float[np.ndarray, "lesions _ _"]]
+    labels: Mapping[str, np.ndarray]
+
+    def predictions(self, task: str) -> np.ndarray:
+        """[lesions, examples]: the most likely class's index, or the predicted value."""
+        return predictions_of(self.logits[task], self.spec(task))
+
+    def spec(self, task: str) -> TaskSpec:
+        """The task called `task`."""
+        return next(spec for spec in self.specs if spec.name == task)
+
+    def scores(self) -> Float[np.ndarray, "lesions tasks"]:
+        """The main metric of every task under every lesion."""
+        columns = [
+            [
+                get_metric(spec.metric)(self.labels[spec.name], row)
+                for row in self.predictions(spec.name)
+            ]
+            for spec in self.specs
+        ]
+        return np.array(columns, dtype=np.float64).T
+
+
+def evaluate(
+    model: TaskModel,
+    tasks: Sequence[Task],
+    lesions: Sequence[HeadSet] = (HeadSet(),),
+    *,
+    split: str = "validation",
+    precision: str = "fp32",
+    tokens_per_batch: int | None = None,
+    share_layers: bool = True,
+    layout: HeadLayout | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run every task's examples under every lesion; an empty `HeadSet` is the plain model.
+
+    `precision` is "fp32" (repeatable to the bit on a CPU), "bf16", or "auto": bf16 where the
+    hardware multiplies it natively. `share_layers=False` runs every lesion from the bottom up,
+    which gives the same numbers and takes longer. The model's modes, flags and weights are as
+    before afterwards. Raises `HeadError` for heads that the model does not have, `DataError` for
+    a task without this split or that the model was not made for.
+    """
+    workload = prepare(model, tasks, split=split, tokens_per_batch=tokens_per_batch)
+    layout = layout or find_heads(model)
+    for lesion in lesions:
+        layout.check(lesion)
+    logits = {
+        spec.name: np.empty((len(lesions), len(workload.places[spec.name]), spec.n_outputs), "f4")
+        for spec in workload.specs
+    }
+    with measuring(model, precision) as measured, torch.no_grad():
+        replay = None
+        for done, batch in enumerate(workload.batches):
+            if progress:
+                progress(done, len(workload.batches))
+            run = partial(measured.logits, **workload.collate(batch, measured))
+            replay = replay or Replay(measured, layout, run, share=share_layers)
+            for index, outputs in replay.runs(run, lesions):
+                workload.scatter(logits, index, batch, outputs)
+    if progress:
+        progress(len(workload.batches), len(workload.batches))
+    return Evaluation(
+        specs=workload.specs,
+        lesions=tuple(lesions),
+        logits={task: logits[task][:, workload.examples[task]] for task in logits},
+        labels=workload.labels,
+    )
+
+
+def predictions_of(logits: np.ndarray, spec: TaskSpec) -> np.ndarray:
+    """The predicted class indices [...] or values [...] of logits [..., outputs]."""
+    return logits[..., 0].astype(np.float64) if spec.is_regression else logits.argmax(-1)
+
+
+def example_losses(
+    logits: Float[Tensor, "batch outputs"], labels: Tensor, spec: TaskSpec
+) -> Float[Tensor, " batch"]:
+    """Each example's own loss: cross-entropy, or the squared error for a regression."""
+    if spec.is_regression:
+        return (logits[:, 0].float() - labels.float()) ** 2
+    return torch.nn.functional.cross_entropy(logits.float(), labels.long(), reduction="none")
+
+
+@contextmanager
+def measuring(model: M, precision: str) -> Iterator[M]:
+    """The model in evaluation mode, all parameters frozen, at a precision.
+
+    In bf16 that is a copy; in fp32 the model itself, whose modes and flags are put back.
+    """
+    device = next(model.parameters()).device
+    if resolve_precision(precision, device) == "bf16":
+        copy = deepcopy(model).to(torch.bfloat16).eval().requires_grad_(False)
+        yield copy
+        return
+    training = {module: module.training for module in model.modules()}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.eval().requires_grad_(False)
+        yield model
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The inputs of one or more tasks, each distinct input once, in length-sorted batches.
+
+    `places[task]` are the distinct inputs (rows of `inputs`) that a task uses, ascending, and
+    `examples[task]` the position among those of each example of the task.
+    """
+
+    specs: tuple[TaskSpec, ...]
+    inputs: Encoded
+    places: Mapping[str, Int[np.ndarray, " used"]]
+    examples: Mapping[str, Int[np.ndarray, " examples"]]
+    labels: Mapping[str, np.ndarray]
+    batches: Sequence[Int[np.ndarray, " batch"]]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the distinct inputs have together, padding not counted."""
+        return int(self.inputs.lengths.sum())
+
+    def collate(self, batch: Int[np.ndarray, " batch"], model: TaskModel) -> dict[str, Tensor]:
+        """The batch's inputs as tensors on the model's device, padded to its longest."""
+        device = next(model.parameters()).device
+        return collate(self.inputs, batch, model.tokenizer.pad_token_id or 0, device)
+
+    def scatter(
+        self,
+        logits: Mapping[str, Float[np.ndarray, "lesions used outputs"]],
+        lesion: int,
+        batch: Int[np.ndarray, " batch"],
+        outputs: Mapping[str, Tensor],
+    ) -> None:
+        """Put one batch's logits where they belong: those of a task whose inputs they are."""
+        for task, places in self.places.items():
+            slots = np.searchsorted(places, batch)
+            found = slots < len(places)
+            found[found] = places[slots[found]] == batch[found]
+            logits[task][lesion, slots[found]] = outputs[task][found].float().cpu().numpy()
+
+
+def prepare(
+    model: TaskModel,
+    tasks: Sequence[Task],
+    *,
+    split: str,
+    tokens_per_batch: int | None = None,
+) -> Workload:
+    """Tokenise one split of the tasks and cut it into batches."""
+    check_task_names(tasks)
+    specs = tuple(spec_of(model, task) for task in tasks)
+    encoded, labels = [], {}
+    for task in tasks:
+        examples = examples_of(task, split)
+        encoded.append(encode(model.tokenizer, examples.texts, model.max_length))
+        labels[task.name] = examples.labels
+    inputs, inverse = unique_inputs(Encoded.concatenate(encoded))
+    places, members, start = {}, {}, 0
+    for task, part in zip(tasks, encoded, strict=True):
+        rows = inverse[start : start + len(part)]
+        places[task.name], members[task.name] = np.unique(rows, return_inverse=True)
+        start += len(part)
+    budget = tokens_in_a_batch(tokens_per_batch, next(model.parameters()).device)
+    return Workload(
+        specs=specs,
+        inputs=inputs,
+        places=places,
+        examples=members,
+        labels=labels,
+        batches=token_batches(inputs.lengths, budget),
+    )
+
+
+def tokens_in_a_batch(given: int | None, device: torch.device) -> int:
+    """The number of tokens in a batch: as given, or what suits the device."""
+    if given is not None and given < 1:
+        raise ConfigError(f"A batch holds at least one token, not {given}.")
+    return given or _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH_ELSEWHERE)
+
+
+def spec_of(model: TaskModel, task: Task) -> TaskSpec:
+    """The model's own description of a task, or `DataError` when it was not made for it."""
+    for spec in model.tasks:
+        if spec.name == task.name:
+            return spec
+    known = ", ".join(repr(spec.name) for spec in model.tasks)
+    raise DataError(f"The model was not made for task {task.name!r}: it knows {known}.")
+
+
+def examples_of(task: Task, split: str) -> Examples:
+    """One split of a task, or `DataError` when the task has none."""
+    if split not in ("train", "validation"):
+        raise ConfigError(f'A split is "train" or "validation", not {split!r}.')
+    examples = task.train if split == "train" else task.validation
+    if examples is None:
+        raise DataError(f"Task {task.name!r} has no {split} data: give {split}=… to its Task.")
+    return examples

@@ -1,0 +1,290 @@
+"""How much a task's loss depends on each head (METHOD section 3).
+
+    I(s,h) = 1/T · Σ_x Σ_t | Σ_d c[x,t,d] · ∂L_x/∂c[x,t,d] |
+
+x runs over the examples, t over the real (not padding) positions, d over the head's channels; T is
+the number of real tokens and L_x the loss of example x by itself. Only the gradients of the
+contexts are computed: the parameters are frozen and the graph begins at the first site.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lobes.ablation import ContextRecord, ablate, record_contexts
+from lobes.batching import collate, encode, token_batches
+from lobes.discovery import find_heads
+from lobes.errors import ConfigError, DataError
+from lobes.evaluation import (
+    Progress,
+    example_losses,
+    examples_of,
+    measuring,
+    spec_of,
+    tokens_in_a_batch,
+)
+from lobes.heads import HeadLayout, HeadScores, HeadSet
+from lobes.modeling import TaskModel
+from lobes.replay import Replay
+from lobes.tasks.task import Task
+
+Method = Literal["taylor", "ablation"]
+Aggregate = Literal["token", "sequence"]
+Normalize = Literal["none", "layer"]
+Loss = Callable[[Any, Any], Tensor]
+
+
+def head_importance(
+    model: nn.Module,
+    task: Task | None = None,
+    *,
+    batches: Iterable[Mapping[str, Any]] | None = None,
+    loss: Loss | None = None,
+    method: str = "taylor",
+    aggregate: str = "token",
+    normalize: str = "none",
+    precision: str = "fp32",
+    split: str = "train",
+    max_examples: int | None = None,
+    seed: int = 0,
+    ablated: HeadSet | None = None,
+    tokens_per_batch: int | None = None,
+    layout: HeadLayout | None = None,
+    progress: Progress | None = None,
+) -> HeadScores:
+    """Score every head of a model by how much a task's loss depends on it.
+
+    Either `task`, one of the tasks that a `MultiTaskModel` was made for; or, for any model,
+    `batches` of keyword inputs and `loss(outputs, batch) -> [batch]`, each example's own loss.
+
+    `method="taylor"`: the first-order score above. `aggregate="token"` sums the absolute values
+    over positions and divides by the number of real tokens; `"sequence"` takes the absolute value
+    of an example's whole sum and divides by the number of examples (Michel, Levy and Neubig
+    2019). `method="ablation"`: the exact rise of the mean loss when that one head is ablated; it
+    takes a run of the model for each head. `normalize="layer"` divides each site's scores by
+    their L2 norm.
+
+    `max_examples` takes that many of the task's examples at random (`seed`); the heads `ablated`
+    are ablated throughout. The result depends neither on the size of the batches nor on the
+    order of the examples, beyond rounding. Modes, flags and gradients are as before afterwards.
+    Raises `ConfigError` for a setting that does not exist, `DataError` for a task without data.
+    """
+    _check(method, Method, "method")
+    _check(aggregate, Aggregate, "aggregate")
+    _check(normalize, Normalize, "normalize")
+    layout = layout or find_heads(model)
+    given = layout.check(ablated or HeadSet())
+    settings: dict[str, object] = {"method": method, "aggregate": aggregate}
+    with measuring(model, precision) as measured, ablate(measured, given, layout=layout):
+        steps: _TaskSteps | _BatchSteps
+        if task is not None and batches is None and loss is None:
+            steps = _TaskSteps(measured, task, split, max_examples, seed, tokens_per_batch)
+            settings |= {"task": task.name, "split": split}
+        elif task is None and batches is not None and loss is not None:
+            steps = _BatchSteps(measured, batches, loss)
+        else:
+            raise ConfigError("Give either a task, or batches together with a loss function.")
+        shown = _with_progress(steps, progress)
+        if method == "taylor":
+            values = _taylor(measured, shown, layout, aggregate)
+        else:
+            values = _single_ablations(measured, shown, layout)
+    settings |= {"examples": steps.examples, "tokens": steps.tokens}
+    scores = HeadScores(values, {**settings, "normalize": "none"})
+    return scores.normalized() if normalize == "layer" else scores
+
+
+def _check(value: str, allowed: Any, name: str) -> None:
+    if value not in get_args(allowed):
+        raise ConfigError(f"{name} is one of {', '.join(get_args(allowed))}, not {value!r}.")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One batch: how to compute its examples' losses [batch], and its real positions."""
+
+    losses: Callable[[], Tensor]
+    mask: Tensor | None
+    size: int
+
+
+class _TaskSteps:
+    """The steps of a task's examples, sorted by length."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        split: str,
+        max_examples: int | None,
+        seed: int,
+        tokens_per_batch: int | None,
+    ) -> None:
+        if not isinstance(model, TaskModel):
+            raise ConfigError(
+                f"A task is scored on a lobes MultiTaskModel, not on a {type(model).__name__}: "
+                f"for any other model give batches=… and loss=… instead of a task."
+            )
+        examples = examples_of(task, split)
+        if max_examples is not None and max_examples < len(examples):
+            generator = np.random.default_rng(seed)
+            chosen = generator.choice(len(examples), size=max_examples, replace=False)
+            examples = examples.select(np.sort(chosen))
+        self.model, self.spec, self.labels = model, spec_of(model, task), examples.labels
+        self.device = next(model.parameters()).device
+        self.encoded = encode(model.tokenizer, examples.texts, model.max_length)
+        budget = tokens_in_a_batch(tokens_per_batch, self.device)
+        self.batches = token_batches(self.encoded.lengths, budget)
+        self.examples, self.tokens = len(examples), int(self.encoded.lengths.sum())
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[_Step]:
+        for batch in self.batches:
+            inputs = collate(self.encoded, batch, self.model.tokenizer.pad_token_id or 0)
+            inputs = {name: values.to(self.device) for name, values in inputs.items()}
+            gold = torch.as_tensor(self.labels[batch], device=self.device)
+            yield _Step(
+                lambda inputs=inputs, gold=gold: example_losses(  # type: ignore[misc]
+                    self.model.logits(**inputs)[self.spec.name], gold, self.spec
+                ),
+                inputs["attention_mask"],
+                len(batch),
+            )
+
+
+class _BatchSteps:
+    """The steps of batches that the user brings, with their own loss function."""
+
+    def __init__(self, model: nn.Module, batches: Iterable[Mapping[str, Any]], loss: Loss) -> None:
+        self.model, self.batches, self.loss = model, batches, loss
+        self.examples, self.tokens = 0, 0
+
+    def __len__(self) -> int:
+        return len(self.batches) if hasattr(self.batches, "__len__") else 0
+
+    def __iter__(self) -> Iterator[_Step]:
+        parameter = next(self.model.parameters())
+        for batch in self.batches:
+            inputs = {name: _at(values, parameter) for name, values in batch.items()}
+
+            def losses(inputs: Mapping[str, Any] = inputs) -> Tensor:
+                found = self.loss(self.model(**inputs), inputs)
+                if not isinstance(found, Tensor) or found.dim() != 1:
+                    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                    raise ConfigError(
+                        f"The loss function returned {shape}: expected a tensor [batch] with each "
+                        f"example's own loss (with torch's losses: reduction='none')."
+                    )
+                return found
+
+            size = len(next(value for value in inputs.values() if isinstance(value, Tensor)))
+            mask = inputs.get("attention_mask")
+            self.examples += size
+            self.tokens += int(mask.sum()) if mask is not None else 0
+            yield _Step(losses, mask, size)
+
+
+def _at(value: Any, parameter: Tensor) -> Any:
+    """A batch's value on the model's device; floats in the model's precision."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+
+
+def _with_progress(steps: "_TaskSteps | _BatchSteps", progress: Progress | None) -> Iterator[_Step]:
+    done = 0
+    for step in steps:
+        if progress:
+            progress(done, max(len(steps), done + 1))
+        yield step
+        done += 1
+    if not done:
+        raise DataError("There is not one batch to compute the importance from.")
+    if progress:
+        progress(done, done)
+
+
+def _taylor(
+    model: nn.Module, steps: Iterator[_Step], layout: HeadLayout, aggregate: str
+) -> Float[np.ndarray, "sites heads"]:
+    totals = [torch.zeros(site.n_heads, dtype=torch.float64) for site in layout.sites]
+    counts = [0] * len(totals)
+    with record_contexts(model, layout=layout, gradients=True) as record:
+        for step in steps:
+            record.clear()
+            with torch.enable_grad():
+                gradients = record.gradients(step.losses().sum())
+            for site, total in enumerate(totals):
+                terms = _head_terms(record, gradients, site, step)
+                if aggregate == "token":
+                    total += terms.abs().sum((0, 1)).double().cpu()
+                    counts[site] += _positions(terms, step.mask)
+                else:
+                    total += terms.sum(1).abs().sum(0).double().cpu()
+                    counts[site] += step.size
+    return _table(layout, [total / count for total, count in zip(totals, counts, strict=True)])
+
+
+def _head_terms(
+    record: ContextRecord, gradients: list[list[Tensor]], site: int, step: _Step
+) -> Float[Tensor, "batch positions heads"]:
+    """Σ_d c·∂L/∂c for each example, position and head; 0 at padding.
+
+    The calls of a shared layer are added up before any absolute value is taken: the sum is the
+    gradient of one mask on that head.
+    """
+    terms = None
+    for contexts, gradient in zip(record.calls[site], gradients[site], strict=True):
+        product = record.split(site, contexts.detach().float() * gradient.float()).sum(-1)
+        # Windows and flattened positions come example by example: give them back to their example.
+        product = product.reshape(step.size, -1, product.shape[-1])
+        terms = product if terms is None else terms + product
+    if terms is None:
+        name = record.layout.sites[site].name
+        raise ConfigError(f"Site {site} ({name}) did not run on a batch: its importance is open.")
+    if step.mask is not None and step.mask.shape == terms.shape[:2]:
+        terms = terms * step.mask[..., None]
+    return terms
+
+
+def _positions(terms: Float[Tensor, "batch positions heads"], mask: Tensor | None) -> int:
+    if mask is not None and mask.shape == terms.shape[:2]:
+        return int(mask.sum())
+    return terms.shape[0] * terms.shape[1]
+
+
+def _single_ablations(
+    model: nn.Module, steps: Iterator[_Step], layout: HeadLayout
+) -> Float[np.ndarray, "sites heads"]:
+    heads = list(layout)
+    lesions = [HeadSet(), *(HeadSet([head]) for head in heads)]
+    totals = np.zeros(len(lesions))
+    replay, examples = None, 0
+    with torch.no_grad():
+        for step in steps:
+            replay = replay or Replay(model, layout, step.losses)
+            for index, losses in replay.runs(step.losses, lesions):
+                totals[index] += losses.sum().item()
+            examples += step.size
+    rises = dict(zip(heads, (totals[1:] - totals[0]) / examples, strict=True))
+    return _table(
+        layout,
+        [
+            torch.tensor([rises[site.index, head] for head in range(site.n_heads)])
+            for site in layout.sites
+        ],
+    )
+
+
+def _table(layout: HeadLayout, rows: list[Tensor]) -> Float[np.ndarray, "sites heads"]:
+    values = np.full(layout.shape, np.nan)
+    for site, row in enumerate(rows):
+        values[site, : len(row)] = row.numpy()
+    return values

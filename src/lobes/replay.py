@@ -1,0 +1,201 @@
+"""Run a model again from its first lesioned site on, without computing what lies below it.
+
+A lesion changes nothing that was finished before the first lesioned site's output projection ran.
+So one plain run of a batch can record the outputs of those modules, and every lesioned run of the
+same batch plays them back. Which modules those are is read off a trace of one run: for a site,
+the largest modules that returned before its projection was called.
+
+Exact for a model whose modules depend on their inputs alone (no cache that they write to, no
+output changed in place afterwards). A `Replay` tries that out when it is made; where it fails,
+every run is computed in full.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from lobes.ablation import ablate
+from lobes.heads import HeadLayout, HeadSet
+
+Run = Callable[[], Any]
+_ABSENT = object()
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call of a module, and the calls that it made; times count entries and exits."""
+
+    module: nn.Module
+    number: int
+    entered: int
+    left: int = -1
+    children: list["_Call"] = field(default_factory=list)
+
+
+class Replay:
+    """Runs a model under many lesions, each from its first lesioned site on.
+
+        replay = Replay(model, layout, run)       # traces run() once, and tries itself out
+        for index, outputs in replay.runs(run, lesions): ...
+
+    `run` is one forward pass of `model`, the same modules in the same order at each call, on
+    whatever batch. `share=False` computes every run in full. `sharing` says what is done.
+    """
+
+    def __init__(
+        self, model: nn.Module, layout: HeadLayout, run: Run, *, share: bool = True
+    ) -> None:
+        self.model, self.layout = model, layout
+        self._outputs: dict[tuple[nn.Module, int], Any] = {}
+        if share:
+            self._finished = _finished_before(layout, model, _trace(model, run))
+        self.sharing = share and self.holds(run)
+
+    def runs(self, run: Run, lesions: Sequence[HeadSet]) -> Iterator[tuple[int, Any]]:
+        """(index of the lesion, what `run` returned under it) for every lesion, in any order."""
+        first = {index: lesion.heads[0][0] for index, lesion in enumerate(lesions) if lesion}
+        if not self.sharing or len(first) < 2:
+            for index, lesion in enumerate(lesions):
+                with ablate(self.model, lesion, layout=self.layout):
+                    output = run()
+                yield index, output
+            return
+        try:
+            with self.recording(set(first.values())):
+                plain = run()
+            yield from ((index, plain) for index, lesion in enumerate(lesions) if not lesion)
+            for index, site in first.items():
+                with self.playing(site), ablate(self.model, lesions[index], layout=self.layout):
+                    output = run()
+                yield index, output
+        finally:
+            self._outputs.clear()
+
+    @contextmanager
+    def recording(self, sites: set[int]) -> Iterator[None]:
+        """Record, in the run inside the block, what lesions whose first site is in `sites` need."""
+        wanted = {call for site in sites for call in self._finished[site]}
+        self._outputs.clear()
+        counts: dict[nn.Module, int] = {}
+
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            number = counts.get(module, 0)
+            counts[module] = number + 1
+            if (module, number) in wanted:
+                self._outputs[module, number] = output
+
+        with ExitStack() as stack:
+            for module in {module for module, _ in wanted}:
+                stack.callback(module.register_forward_hook(hook).remove)
+            yield
+
+    @contextmanager
+    def playing(self, site: int) -> Iterator[None]:
+        """Inside the block, the modules that end before `site` return what was recorded."""
+        calls: dict[nn.Module, set[int]] = {}
+        for module, number in self._finished[site]:
+            calls.setdefault(module, set()).add(number)
+        with ExitStack() as stack:
+            for module, numbers in calls.items():
+                before = module.__dict__.get("forward", _ABSENT)
+                stack.callback(_restore_forward, module, before)
+                module.forward = self._player(module, numbers)  # type: ignore[method-assign]
+            yield
+
+    def _player(self, module: nn.Module, numbers: set[int]) -> Callable[..., Any]:
+        original, count = module.forward, iter(range(1 << 62))
+
+        def play(*args: Any, **kwargs: Any) -> Any:
+            number = next(count)
+            if number in numbers:
+                return self._outputs[module, number]
+            return original(*args, **kwargs)
+
+        return play
+
+    def holds(self, run: Run) -> bool:
+        """Whether played runs equal full runs to the bit, for a lesion at each site in turn."""
+        sites = {site.index for site in self.layout.sites}
+        with self.recording(sites):
+            run()
+        for site in sorted(sites):
+            with ablate(self.model, HeadSet([(site, 0)]), layout=self.layout):
+                full = run()
+                with self.playing(site):
+                    played = run()
+            if not _equal(full, played):
+                return False
+        return True
+
+
+def _trace(model: nn.Module, run: Run) -> list[_Call]:
+    """The calls of all modules in one run, outermost first, as trees."""
+    roots: list[_Call] = []
+    open_calls: list[_Call] = []
+    counts: dict[nn.Module, int] = {}
+    clock = iter(range(1 << 62))
+
+    def enter(module: nn.Module, args: Any) -> None:
+        number = counts.get(module, 0)
+        counts[module] = number + 1
+        call = _Call(module, number, next(clock))
+        (open_calls[-1].children if open_calls else roots).append(call)
+        open_calls.append(call)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        open_calls.pop().left = next(clock)
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        run()
+    return roots
+
+
+def _finished_before(
+    layout: HeadLayout, model: nn.Module, roots: list[_Call]
+) -> list[list[tuple[nn.Module, int]]]:
+    """For each site, the largest calls that ended before its projection was first entered."""
+    entered: dict[nn.Module, int] = {}
+    pending = list(roots)
+    while pending:
+        call = pending.pop()
+        entered[call.module] = min(call.entered, entered.get(call.module, call.entered))
+        pending += call.children
+    finished = []
+    for site in layout.sites:
+        moment = entered.get(model.get_submodule(site.projection), -1)
+        finished.append(_ended(roots, moment))
+    return finished
+
+
+def _ended(calls: list[_Call], moment: int) -> list[tuple[nn.Module, int]]:
+    found: list[tuple[nn.Module, int]] = []
+    for call in calls:
+        if call.left < moment:
+            found.append((call.module, call.number))
+        elif call.entered < moment:
+            found += _ended(call.children, moment)
+    return found
+
+
+def _restore_forward(module: nn.Module, before: object) -> None:
+    if before is _ABSENT:
+        module.__dict__.pop("forward", None)
+    else:
+        module.__dict__["forward"] = before
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return one == other
