@@ -1,0 +1,355 @@
+"""Study files: what they say, what they may not say, and what a user is told then."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lobes.errors import ConfigError
+from lobes.study.config import StudyConfig, differences, load_study, override
+
+STUDY = """
+model = "org/some-model"
+
+[[tasks]]
+name = "mood"
+train = "data/train.csv"
+validation = "data/validation.csv"
+text = "sentence"
+labels = ["bad", "good"]
+
+[[tasks]]
+name = "topic"
+dataset = "org/topics"
+config = "short"
+text = ["first", "second"]
+
+[training]
+steps = 70
+
+[iap]
+fractions = [0.3, 0.1]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(text: str) -> Path:
+        path = tmp_path / "my study.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return _write
+
+
+def refusal(path: Path, *settings: str) -> str:
+    """The sentence with which a study file is refused, without the file's own path."""
+    with pytest.raises(ConfigError) as caught:
+        load_study(path, settings)
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def test_a_study_is_resolved_when_it_is_read(write):
+    path = write(STUDY)
+    study = load_study(path)
+    mood, topic = study.tasks
+    assert (study.name, study.output, study.model) == (
+        "my study",
+        "runs/my study",
+        "org/some-model",
+    )
+    assert mood.train == str(path.parent / "data/train.csv")
+    assert mood.text == ("sentence",)
+    assert topic.text == ("first", "second")
+    assert (topic.train_split, topic.validation_split) == ("train", "validation")
+    assert study.training.length == (70, None)
+    assert study.iap.fractions == (0.1, 0.3)
+    assert study.iap_seed == study.seed == 0
+
+
+def test_three_epochs_where_no_length_is_given(write):
+    assert load_study(write(STUDY.replace("steps = 70", ""))).training.length == (None, 3.0)
+
+
+def test_a_folder_beside_the_study_is_the_model(write):
+    path = write(STUDY.replace("org/some-model", "org/here"))
+    (path.parent / "org" / "here").mkdir(parents=True)
+    assert load_study(path).model == str(path.parent / "org" / "here")
+
+
+def test_environment_variables_in_paths(write, monkeypatch):
+    path = write(STUDY.replace('"data/', '"${LOBES_DATA}/mood/'))
+    monkeypatch.setenv("LOBES_DATA", "shelf")
+    assert load_study(path).tasks[0].train == os.path.abspath("shelf/mood/train.csv")
+    monkeypatch.delenv("LOBES_DATA")
+    assert refusal(path) == (
+        'tasks.mood.train is "${LOBES_DATA}/mood/train.csv", but the environment variable '
+        "LOBES_DATA is not set; set it, for example `export LOBES_DATA=FOLDER`."
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("steps = 70", "stepz = 70", "unknown key training.stepz; did you mean steps?"),
+        ("steps = 70", "fractions = [1]", "unknown key training.fractions; it belongs in [iap]."),
+        ("steps = 70", "seed = 1", "unknown key training.seed; it belongs at the top of the file."),
+        (
+            "[training]",
+            "[oven]",
+            "unknown key oven; expected one of name, model, output, seed, precision, pooling, "
+            "max_length, trust_remote_code, tasks, training, iap.",
+        ),
+        (
+            "label",
+            "lable",
+            "unknown key tasks.mood.lables; did you mean labels?",
+        ),
+        (
+            'name = "mood"',
+            "",
+            "tasks.1.name is missing; expected a name of letters, digits, - and _.",
+        ),
+        (
+            'name = "mood"',
+            'name = "good mood"',
+            'tasks.good mood.name is "good mood"; expected a name of letters, digits, - and _.',
+        ),
+        (
+            'name = "topic"',
+            'name = "mood"',
+            'tasks names "mood" 2 times; expected a name of its own for every task.',
+        ),
+        (
+            'model = "org/some-model"',
+            "",
+            "model is missing; expected a model of the hub or a folder.",
+        ),
+        (
+            "[0.3, 0.1]",
+            "[0.3, 1.5]",
+            "iap.fractions.1 is 1.5; expected shares of all heads, each above 0 and at most 1.",
+        ),
+        ("[0.3, 0.1]", "[0.3, 0.3]", "iap.fractions is [0.3, 0.3]; expected each share once."),
+        (
+            "[0.3, 0.1]",
+            "[nan]",
+            "iap.fractions.0 is NaN; expected shares of all heads, each above 0 and at most 1.",
+        ),
+        (
+            "[0.3, 0.1]",
+            '[0.3]\nlesion_tasks = ["modd"]',
+            'iap.lesion_tasks names "modd"; expected tasks of this study: mood, topic.',
+        ),
+        (
+            "[0.3, 0.1]",
+            '[0.3]\nmatched = "sites"',
+            'iap.matched is "sites"; expected "site" or "total".',
+        ),
+        (
+            "[0.3, 0.1]",
+            "[0.3]\ncontrols = -1",
+            "iap.controls is -1; expected a number of random lesions from 0.",
+        ),
+        (
+            "steps = 70",
+            'steps = "70"',
+            'training.steps is "70"; expected a number of steps from 1.',
+        ),
+        (
+            "steps = 70",
+            "steps = 70\nepochs = 2",
+            "training.steps is 70 and training.epochs is 2; expected one of the two.",
+        ),
+        ("steps = 70", "enabled = 1", None),
+        ('"sentence"', "[]", None),
+        (
+            '["bad", "good"]',
+            '["good", "good"]',
+            'tasks.mood.labels is ["good", "good"]; expected different names.',
+        ),
+        (
+            '["bad", "good"]',
+            '["good"]',
+            'tasks.mood.labels is ["good"]; expected a list of two or more different class names.',
+        ),
+        (
+            '["bad", "good"]',
+            '["bad", "good"]\nmetric = "acc"',
+            'tasks.mood.metric is "acc"; expected one of accuracy, f1, matthews, spearman, '
+            "pearson.",
+        ),
+        (
+            'train = "data/train.csv"',
+            "",
+            "tasks.mood.train is missing; expected a file, because the study trains.",
+        ),
+        (
+            'validation = "data/validation.csv"',
+            "",
+            "tasks.mood.validation is missing; expected a file, or `dataset` with a data set of "
+            "the hub.",
+        ),
+        (
+            'dataset = "org/topics"',
+            'validation = "x.csv"',
+            'tasks.topic.config is "short", but tasks.topic.dataset is missing; `config` belongs '
+            "to a data set of the hub.",
+        ),
+        ("[training]", "iap = 3\n[training]", None),
+    ],
+)
+def test_what_a_study_may_not_say(write, old, new, sentence):
+    assert old in STUDY
+    message = refusal(write(STUDY.replace(old, new)))
+    assert "\n" not in message
+    assert message.endswith((".", "?"))
+    assert sentence is None or message == sentence
+
+
+def test_tables_and_tasks_of_the_wrong_kind(write):
+    assert refusal(write('model = "m"\niap = 3\ntasks = []')) == (
+        "tasks is []; expected one or more [[tasks]] tables."
+    )
+    assert refusal(write(f"iap = 3\n{STUDY.replace('[iap]', '').replace('fractions', '#')}")) == (
+        "iap is 3; expected a table [iap]."
+    )
+    assert refusal(write('model = "m"\ntasks = ["mood"]')) == (
+        'tasks.1 is "mood"; expected one or more [[tasks]] tables.'
+    )
+
+
+@pytest.mark.parametrize("model", ["./nowhere", "~/nowhere", "a/b/c", "two words"])
+def test_a_folder_that_is_not_there(write, model):
+    message = refusal(write(STUDY.replace("org/some-model", model)))
+    assert message.startswith(f'model is "{model}", and there is no folder ')
+    assert message.endswith("expected a folder with a model, or the name of a model on the hub.")
+
+
+def test_files_that_are_no_study(write, tmp_path):
+    missing, folder = tmp_path / "missing.toml", tmp_path
+    assert refusal(missing) == f"There is no study file {missing}; expected a TOML file."
+    assert refusal(folder) == f"Cannot read the study file {folder}: Is a directory."
+    broken = write("model = ?")
+    assert refusal(broken) == f"{broken} is not valid TOML: Invalid value (at line 1, column 9)."
+    broken.write_bytes("model = 'é'".encode("latin-1"))
+    assert refusal(broken) == f"{broken} is not encoded in UTF-8; expected a TOML file."
+
+
+def test_a_byte_order_mark_is_no_fault(write):
+    assert load_study(write("\ufeff" + STUDY)).name == "my study"
+
+
+def test_settings_on_top_of_the_file(write):
+    path = write(STUDY)
+    study = load_study(
+        path,
+        [
+            "iap.controls=20",
+            "tasks.mood.train_size=500",
+            "tasks.1.metric=f1",
+            "precision=bf16",
+            'tasks.mood.text=["one", "two"]',
+            "training.steps=",
+            "training.epochs = 2.5",
+        ],
+    )
+    mood, topic = study.tasks
+    assert (study.iap.controls, study.precision) == (20, "bf16")
+    assert (mood.train_size, mood.text, topic.metric) == (500, ("one", "two"), "f1")
+    assert study.training.length == (None, 2.5)
+    assert override(study, "iap.controls=3", "seed=5") == study.model_copy(
+        update={"seed": 5, "iap": study.iap.model_copy(update={"controls": 3})}
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        (
+            "iap.controls",
+            'Cannot read the setting "iap.controls": expected KEY=VALUE, for example '
+            "iap.controls=20.",
+        ),
+        ("=3", None),
+        ("iap.controls=[1", None),
+        ("iap.controls=1\nseed=2", None),
+        ("iap.contrals=1", "unknown key iap.contrals; did you mean controls?"),
+        (
+            "tasks.moot.label=x",
+            'The setting "tasks.moot.label=x" names the task "moot"; expected one of mood, topic.',
+        ),
+        ("seed.x=1", None),
+        ("name.x.y=1", 'The setting "name.x.y=1" names no key of a study.'),
+        ("tasks=1", "tasks is 1; expected one or more [[tasks]] tables."),
+        (
+            "iap.controls=many",
+            'iap.controls is "many"; expected a number of random lesions from 0.',
+        ),
+    ],
+)
+def test_settings_that_cannot_be(write, setting, sentence):
+    message = refusal(
+        write(STUDY + "\n" if setting != "seed.x=1" else "seed = 1\n" + STUDY), setting
+    )
+    assert "\n" not in message
+    assert sentence is None or message == sentence
+
+
+words = st.from_regex(r"[a-z]{1,7}", fullmatch=True)
+shares = st.floats(0.01, 1.0)
+tasks = st.fixed_dictionaries(
+    {
+        "name": words,
+        "dataset": words,
+        "text": st.lists(words, min_size=1, max_size=2, unique=True),
+    },
+    optional={
+        "label": st.text(min_size=1),
+        "labels": st.lists(st.text(min_size=1), min_size=2, max_size=5, unique=True),
+        "metric": st.sampled_from(["accuracy", "spearman"]),
+        "train_size": st.integers(1, 10**9),
+    },
+)
+studies = st.fixed_dictionaries(
+    {
+        "name": words,
+        "model": words,
+        "tasks": st.lists(tasks, min_size=1, max_size=3, unique_by=lambda task: task["name"]),
+    },
+    optional={
+        "seed": st.integers(0, 2**31),
+        "output": words,
+        "training": st.fixed_dictionaries(
+            {}, optional={"epochs": st.floats(0.1, 100), "learning_rate": st.floats(1e-9, 1)}
+        ),
+        "iap": st.fixed_dictionaries(
+            {},
+            optional={
+                "fractions": st.lists(shares, min_size=1, max_size=5, unique=True),
+                "exact": st.booleans(),
+                "level": st.floats(0.5, 0.999),
+            },
+        ),
+    },
+)
+
+
+@given(studies)
+@settings(deadline=None, max_examples=60)
+def test_json_and_back_changes_nothing(data):
+    study = StudyConfig.from_dict(data)
+    again = StudyConfig.from_dict(json.loads(json.dumps(study.to_dict())))
+    assert again == study
+    assert differences(study.to_dict(), again.to_dict()) == []
+    assert override(study) == study
+
+
+def test_differences_name_the_keys():
+    first = {"seed": 0, "iap": {"controls": 1, "exact": False}, "tasks": [{"name": "a"}]}
+    second = {"seed": 0, "iap": {"controls": 2, "exact": False}, "tasks": [{"name": "b"}], "x": 1}
+    assert differences(first, second) == ["iap.controls", "tasks", "x"]
+    assert differences(first, first) == []
