@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lobes.batching import Encoded, collate, encode, token_batches, unique_inputs
+from lobes.batching import Encoded, collate, encode, padding_id, token_batches, unique_inputs
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, HeadSet
@@ -177,7 +177,7 @@ class Workload:
     def collate(self, batch: Int[np.ndarray, " batch"], model: TaskModel) -> dict[str, Tensor]:
         """The batch's inputs as tensors on the model's device, padded to its longest."""
         device = next(model.parameters()).device
-        return collate(self.inputs, batch, model.tokenizer.pad_token_id or 0, device)
+        return collate(self.inputs, batch, padding_id(model.tokenizer), device)
 
     def scatter(
         self,

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lobes.ablation import ContextRecord, ablate, record_contexts
-from lobes.batching import collate, encode, token_batches
+from lobes.batching import collate, encode, padding_id, token_batches
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
 from lobes.evaluation import (
@@ -147,7 +147,7 @@ class _TaskSteps:
 
     def __iter__(self) -> Iterator[_Step]:
         for batch in self.batches:
-            inputs = collate(self.encoded, batch, self.model.tokenizer.pad_token_id or 0)
+            inputs = collate(self.encoded, batch, self.padding_id(model.tokenizer))
             inputs = {name: values.to(self.device) for name, values in inputs.items()}
             gold = torch.as_tensor(self.labels[batch], device=self.device)
             yield _Step(
