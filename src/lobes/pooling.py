@@ -1,0 +1,149 @@
+"""From token ids to one vector for each example: run an encoder, and pool its states.
+
+Nothing here knows an architecture by name. Whether a token sees only those before it is found by
+trying: change the last token, and see whether the first token's state moves.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lobes.errors import ConfigError, ModelError
+
+Pooling = Literal["pooler", "first", "mean", "last"]
+
+
+def run_encoder(encoder: nn.Module, inputs: Mapping[str, Tensor | None]) -> Any:
+    """The encoder's output object for `input_ids` and `attention_mask`, each [batch, length].
+
+    Inputs that the encoder has no use for (`token_type_ids` for many) are left out. An
+    encoder-decoder reads the text again in its decoder, shifted right by one, as its
+    sequence-classification class does.
+    """
+    accepted = accepted_inputs(type(encoder))
+    given = {
+        name: value for name, value in inputs.items() if value is not None and name in accepted
+    }
+    if encoder.config.is_encoder_decoder:
+        given["decoder_input_ids"] = _shifted_right(given["input_ids"], encoder.config)
+        if "attention_mask" in given:
+            # shifted by one, the real positions of an example are as many and as far left
+            given["decoder_attention_mask"] = given["attention_mask"]
+    if "use_cache" in accepted:
+        return encoder(**given, use_cache=False)
+    return encoder(**given)
+
+
+@cache
+def accepted_inputs(encoder_class: type[nn.Module]) -> frozenset[str]:
+    """The names of the arguments that the class's forward pass takes."""
+    return frozenset(inspect.signature(encoder_class.forward).parameters)
+
+
+def pool(
+    states: Float[Tensor, "batch length width"],
+    mask: Int[Tensor, "batch length"],
+    pooling: str,
+) -> Float[Tensor, "batch width"]:
+    """One vector for each example: its first or last real token's state, or the mean over them.
+
+    `mask` is 1 for a real token and 0 for padding, which may stand on either side.
+    """
+    if pooling == "mean":
+        weights = mask[:, :, None].to(torch.promote_types(states.dtype, torch.float32))
+        return (states * weights).sum(1) / weights.sum(1)
+    first, last = mask.argmax(1), mask.shape[1] - 1 - mask.flip(1).argmax(1)
+    places = first if pooling == "first" else last
+    return states[torch.arange(len(states), device=states.device), places]
+
+
+def check_pooling(pooling: str) -> None:
+    """Raise `ConfigError` for a pooling that does not exist."""
+    if pooling not in ("auto", *get_args(Pooling)):
+        raise ConfigError(
+            f'Unknown pooling {pooling!r}: expected "auto", "pooler", "first", "mean" or "last".'
+        )
+
+
+def choose_pooling(encoder: nn.Module, *, trained_pooler: bool) -> Pooling:
+    """What "auto" means for an encoder: its pooler if trained, else "last" or "first".
+
+    "last" where a token sees only those before it (decoders), "first" where it sees all.
+    """
+    if trained_pooler:
+        return "pooler"
+    if encoder.config.is_encoder_decoder or _is_causal(encoder):
+        return "last"
+    return "first"
+
+
+def has_pooler(encoder: nn.Module) -> bool:
+    """Whether the encoder has a pooling module of its own."""
+    return getattr(encoder, "pooler", None) is not None
+
+
+def has_trained_pooler(encoder: nn.Module) -> bool:
+    """Whether it has one, and no bias of it is still all zero, as every bias is at first."""
+    if not has_pooler(encoder):
+        return False
+    biases = [value for name, value in encoder.pooler.named_parameters() if name.endswith("bias")]
+    return all(bool(bias.any()) for bias in biases)
+
+
+def probe(encoder: nn.Module, last: int = 0) -> Any:
+    """The encoder's output for one made-up text of five tokens, in evaluation mode.
+
+    `last` varies the last token. Raises `ModelError` where the encoder does not run on token ids.
+    """
+    padding = getattr(encoder.config, "pad_token_id", None)
+    harmless = [i for i in range(4) if i != padding]
+    ids = torch.tensor([[*[harmless[0]] * 4, harmless[last]]], device=_device(encoder))
+    with _evaluation_mode(encoder), torch.no_grad():
+        try:
+            outputs = run_encoder(encoder, {"input_ids": ids, "attention_mask": ids * 0 + 1})
+            outputs.last_hidden_state  # noqa: B018
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            raise ModelError(
+                f"The encoder {type(encoder).__name__} does not turn token ids into states: "
+                f"expected a text encoder or decoder as AutoModel makes it ({error})."
+            ) from None
+    return outputs
+
+
+def _is_causal(encoder: nn.Module) -> bool:
+    """Whether the first token's state stays the same to the bit when the last token changes."""
+    one, other = (probe(encoder, last).last_hidden_state[:, 0] for last in (0, 1))
+    return torch.equal(one, other)
+
+
+@contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _shifted_right(ids: Int[Tensor, "batch length"], config: Any) -> Int[Tensor, "batch length"]:
+    """The decoder's input: a start token, then all tokens but the last."""
+    start = getattr(config, "decoder_start_token_id", None)
+    start = config.pad_token_id if start is None else start
+    if start is None:
+        raise ModelError(
+            "The encoder-decoder has neither a decoder start token nor a padding token in its "
+            "configuration: set config.decoder_start_token_id."
+        )
+    return torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
