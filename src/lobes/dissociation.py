@@ -1,21 +1,65 @@
 """From predictions under lesions to D-scores, intervals and tests (METHOD section 5).
 
-NumPy and SciPy only: nothing here runs a model.
+`LesionMatrix` holds what was measured: each task's predictions with nothing ablated, with the
+heads important to each task ablated, and under matched random lesions. Everything else follows
+from it with no further run of a model: scores, three D-scores, paired bootstrap intervals, p-values
+against the random lesions, and which pairs of tasks are doubly dissociated.
+
+What it cannot do: the intervals and the pair tests speak of the validation examples of this one
+model. How far another seed or another model would differ takes several runs. Tasks are resampled
+independently of each other, also where they share their sentences. NumPy and SciPy only.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from lobes.dscores import (
+    ALPHA,
+    FORMULAS,
+    Dissociation,
+    DScore,
+    PairVerdict,
+    column,
+    d_score,
+    plural,
+    relative,
+    row,
+)
+from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadScores, HeadSet
+from lobes.metrics import Metric, blocks, get_metric
+from lobes.statistics import holm, named_generator, paired_p_value, resample_counts
+
+__all__ = [
+    "DScore",
+    "Dissociation",
+    "Lesion",
+    "LesionMatrix",
+    "PairVerdict",
+    "column",
+    "relative",
+    "row",
+]
+
+# A base score below this share of its metric's range makes a ratio to it meaningless.
+NEAR_ZERO = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Lesion:
-    """Heads ablated for one measurement, and why."""
+    """Heads ablated for one measurement, and why.
+
+    `kind` is "none" (nothing ablated: the base), "task" (the heads important to `task`) or
+    "control" (random heads matched to that task's lesion; `replicate` numbers them from 0).
+    `fraction` is the share of all heads, above 0 and at most 1. Raises `ConfigError`.
+    """
 
     heads: HeadSet
     kind: Literal["none", "task", "control"]
@@ -23,10 +67,36 @@ class Lesion:
     fraction: float = 0.0
     replicate: int = 0
 
+    def __post_init__(self) -> None:
+        if self.kind == "none":
+            if len(self.heads) or self.task or self.fraction or self.replicate:
+                raise ConfigError(
+                    f'A lesion of kind "none" has no heads, task, fraction or replicate: {self}.'
+                )
+        elif self.kind not in ("task", "control"):
+            raise ConfigError(
+                f'A lesion is of kind "none", "task" or "control", not {self.kind!r}.'
+            )
+        elif not self.task or not 0 < self.fraction <= 1:
+            raise ConfigError(
+                f"A lesion of kind {self.kind!r} needs the name of a task and a fraction above 0 "
+                f"and at most 1, not task {self.task!r} and fraction {self.fraction:g}."
+            )
+        elif self.replicate < 0 or (self.kind == "task" and self.replicate):
+            raise ConfigError(f"Only controls have replicates, numbered from 0: {self}.")
+
 
 @dataclass(frozen=True, eq=False)
 class LesionMatrix:
-    """The predictions of every task under every lesion."""
+    """The predictions of every task under every lesion.
+
+    `labels[task]` is [examples], `predictions[task]` is [lesions, examples]: class indices, or
+    real numbers for a regression task. The first lesion is the base, of kind "none". The arrays
+    are kept without a copy, and seen through read-only views. `importance` may be empty.
+
+    Raises `DataError` for arrays that do not fit, `ConfigError` for tasks, metrics or lesions
+    that do not.
+    """
 
     tasks: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -35,22 +105,354 @@ class LesionMatrix:
     predictions: Mapping[str, np.ndarray]
     importance: Mapping[str, HeadScores] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ConfigError(f"Expected one or more different tasks, not {list(self.tasks)}.")
+        if len(self.metrics) != len(self.tasks):
+            raise ConfigError(
+                f"Expected one metric for each of {len(self.tasks)} tasks, not {len(self.metrics)}."
+            )
+        _check_lesions(self.lesions, self.tasks)
+        labels, predictions = {}, {}
+        for task, metric in zip(self.tasks, self.metrics, strict=True):
+            labels[task] = _checked(self.labels, task, get_metric(metric), "labels")
+            n_lesions, n_examples = len(self.lesions), labels[task].size
+            predictions[task] = _checked(
+                self.predictions, task, get_metric(metric), "predictions", n_lesions, n_examples
+            )
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "predictions", predictions)
+
     @property
     def fractions(self) -> tuple[float, ...]:
-        """The fractions at which a task's heads were ablated, ascending."""
-        raise NotImplementedError
+        """The fractions at which the heads of a task were ablated, ascending."""
+        return tuple(sorted({item.fraction for item in self.lesions if item.kind == "task"}))
 
     @property
     def base(self) -> Float[np.ndarray, " tasks"]:
         """B[j]: task j's metric with nothing ablated."""
-        raise NotImplementedError
+        return self._scores[0].copy()
+
+    @property
+    def chance(self) -> Float[np.ndarray, " tasks"]:
+        """Each task's chance level: what its metric gives whoever knows the labels' shares only."""
+        named = zip(self.tasks, self.metrics, strict=True)
+        return np.array([get_metric(name).chance(self.labels[task]) for task, name in named])
 
     def scores(self, fraction: float | None = None) -> Float[np.ndarray, "tasks tasks"]:
-        """M[i][j]: task j's metric under the lesion of task i."""
-        raise NotImplementedError
+        """M[i][j]: task j's metric under the lesion of task i; NaN rows for tasks without one.
+
+        `fraction` defaults to the largest; `ConfigError` if there is no lesion of that fraction.
+        """
+        return self._rows("task", self._fraction(fraction), [0])[0]
 
     def control_scores(
         self, fraction: float | None = None
     ) -> Float[np.ndarray, "replicates tasks tasks"]:
-        """As `scores`, for the control lesions matched to task i's."""
-        raise NotImplementedError
+        """As `scores`, one matrix a replicate: row i is the control matched to task i's lesion."""
+        chosen = self._fraction(fraction)
+        replicates = {
+            item.replicate
+            for item in self.lesions
+            if item.kind == "control" and item.fraction == chosen
+        }
+        return self._rows("control", chosen, sorted(replicates))
+
+    def dissociation(
+        self,
+        fraction: float | None = None,
+        *,
+        resamples: int = 1000,
+        seed: int = 0,
+        level: float = 0.95,
+        chance: bool = False,
+    ) -> Dissociation:
+        """The D-scores at one fraction (the largest), with intervals and tests.
+
+        Intervals: a paired bootstrap of `resamples` resamples over each task's examples, the same
+        resample for the base and all lesions of a task. With `chance`, all scores are measured
+        from the task's chance level, that of all its labels also within a resample. A task whose
+        base is then below 5 % of its metric's range has no D-score: NaN, and `note` says why.
+
+        Raises `ConfigError` with fewer than two tasks, and where a task lacks a lesion or one of
+        the controls: D-scores need them all.
+        """
+        _check_statistics(resamples, seed, level)
+        chosen = self._fraction(fraction)
+        self._check_complete(chosen)
+        zero = self.chance if chance else np.zeros(len(self.tasks))
+        base, matrix = self.base - zero, self.scores(chosen) - zero
+        base[base < NEAR_ZERO * np.array([get_metric(name).span for name in self.metrics])] = np.nan
+        controls = self.control_scores(chosen) - zero
+        some_base, some_matrix = self._bootstrap(chosen, resamples, seed)
+        some_base = np.where(np.isnan(base), np.nan, some_base - zero)
+        some_matrix -= zero
+        d_scores = {
+            name: d_score(
+                name,
+                formula(matrix, base),
+                formula(some_matrix, some_base),
+                formula(controls, base),
+                level,
+                self._undefined(base, matrix, zero),
+            )
+            for name, formula in FORMULAS.items()
+        }
+        pairs = self._pairs(chosen, resamples, seed)
+        return Dissociation(
+            self.tasks,
+            chosen,
+            **d_scores,
+            pairs=pairs,
+            level=level,
+            resamples=resamples,
+            chance=chance,
+        )
+
+    def summary(self, fraction: float | None = None) -> str:
+        """A table: each task's base score, and its scores under the lesions of one fraction."""
+        n_controls = sum(item.kind == "control" for item in self.lesions)
+        n_task = len(self.lesions) - 1 - n_controls
+        table = [
+            ["", *self.tasks],
+            ["metric", *self.metrics],
+            ["examples", *(f"{self.labels[task].size:,}" for task in self.tasks)],
+            ["nothing ablated", *_three_decimals(self.base)],
+        ]
+        title = (
+            f"{plural(len(self.tasks), 'task')}, {plural(n_task, 'lesion')}, "
+            f"{plural(n_controls, 'control')}"
+        )
+        if self.fractions or fraction is not None:
+            chosen = self._fraction(fraction)
+            title += f"; ablated: {100 * chosen:g} % of the heads"
+            for task, scores in zip(self.tasks, self.scores(chosen), strict=True):
+                table.append([f"heads of {task}", *_three_decimals(scores)])
+            controls = self.control_scores(chosen)
+            if controls.size:
+                table.append(["random heads, mean", *_three_decimals(controls.mean(axis=(0, 1)))])
+        return "\n".join([title, "", *_aligned(table)])
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    @cached_property
+    def _scores(self) -> Float[np.ndarray, "lesions tasks"]:
+        """Every task's metric under every lesion."""
+        scores = np.empty((len(self.lesions), len(self.tasks)))
+        for j, (task, name) in enumerate(zip(self.tasks, self.metrics, strict=True)):
+            metric, labels, predictions = (
+                get_metric(name),
+                self.labels[task],
+                self.predictions[task],
+            )
+            once = np.ones((1, labels.size))
+            for block in blocks(len(self.lesions), labels.size):
+                scores[block, j] = metric.weighted(labels, predictions[block], once)[:, 0]
+        return scores
+
+    @cached_property
+    def _positions(self) -> dict[tuple[str, str, float, int], int]:
+        return {
+            (item.kind, item.task, item.fraction, item.replicate): position
+            for position, item in enumerate(self.lesions)
+        }
+
+    def _rows(self, kind: str, fraction: float, replicates: list[int]) -> np.ndarray:
+        """The scores [replicates, tasks, tasks] of the lesions of one kind; NaN where missing."""
+        scores = np.full((len(replicates), len(self.tasks), len(self.tasks)), np.nan)
+        for r, replicate in enumerate(replicates):
+            for i, task in enumerate(self.tasks):
+                position = self._positions.get((kind, task, fraction, replicate))
+                if position is not None:
+                    scores[r, i] = self._scores[position]
+        return scores
+
+    def _fraction(self, fraction: float | None) -> float:
+        """The fraction of the lesions that `fraction` means, by default the largest."""
+        if not self.fractions:
+            raise ConfigError("This matrix holds no lesion of a task, only base scores.")
+        if fraction is None:
+            return self.fractions[-1]
+        for known in self.fractions:
+            if math.isclose(known, fraction):
+                return known
+        raise ConfigError(
+            f"No lesion has the fraction {fraction:g}: this matrix has "
+            f"{', '.join(f'{known:g}' for known in self.fractions)}."
+        )
+
+    def _check_complete(self, fraction: float) -> None:
+        if len(self.tasks) < 2:
+            raise ConfigError(
+                f"A D-score compares tasks: two or more are needed, and this matrix has only "
+                f"{self.tasks[0]!r}."
+            )
+        present = {
+            (item.kind, item.replicate) for item in self.lesions if item.fraction == fraction
+        }
+        for kind, replicate in sorted(present):
+            missing = [
+                task
+                for task in self.tasks
+                if (kind, task, fraction, replicate) not in self._positions
+            ]
+            if missing:
+                which = "lesion" if kind == "task" else f"control lesion (replicate {replicate})"
+                raise ConfigError(
+                    f"D-scores at the fraction {fraction:g} need a {which} for every task; there "
+                    f"is none for {', '.join(missing)}."
+                )
+
+    def _lesion_predictions(self, task: str, lesion: str, fraction: float) -> np.ndarray:
+        return self.predictions[task][self._positions["task", lesion, fraction, 0]]
+
+    def _bootstrap(
+        self, fraction: float, resamples: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Resampled base scores [resamples, tasks] and matrices [resamples, tasks, tasks]."""
+        n_tasks = len(self.tasks)
+        base, matrix = np.empty((resamples, n_tasks)), np.empty((resamples, n_tasks, n_tasks))
+        positions = [0, *(self._positions["task", task, fraction, 0] for task in self.tasks)]
+        for j, (task, name) in enumerate(zip(self.tasks, self.metrics, strict=True)):
+            labels, predictions = self.labels[task], self.predictions[task][positions]
+            generator = named_generator(seed, task)
+            for block in blocks(resamples, labels.size):
+                weights = resample_counts(labels.size, block.stop - block.start, generator)
+                values = get_metric(name).weighted(labels, predictions, weights)
+                base[block, j] = values[0]
+                matrix[block, :, j] = values[1:].T
+        return base, matrix
+
+    def _pairs(self, fraction: float, resamples: int, seed: int) -> tuple[PairVerdict, ...]:
+        """The verdict on every pair of tasks, corrected for their number."""
+        pairs = [*combinations(range(len(self.tasks)), 2)]
+        # So that the smallest possible p of a pair can pass the correction for all of them.
+        draws = max(resamples, round(2 / ALPHA) * len(pairs))
+        scores = self.scores(fraction)
+        tested = [
+            (self._pair_p(i, j, fraction, draws, seed), self._pair_p(j, i, fraction, draws, seed))
+            for i, j in pairs
+        ]
+        corrected = holm(np.max(tested, axis=1))
+        return tuple(
+            PairVerdict(
+                first=self.tasks[i],
+                second=self.tasks[j],
+                effects=(float(scores[j, i] - scores[i, i]), float(scores[i, j] - scores[j, j])),
+                p_values=both,
+                p_holm=float(p),
+            )
+            for (i, j), both, p in zip(pairs, tested, corrected, strict=True)
+        )
+
+    def _pair_p(self, i: int, j: int, fraction: float, draws: int, seed: int) -> float:
+        """p that task i does better under task j's lesion than under its own."""
+        task, other = self.tasks[i], self.tasks[j]
+        return paired_p_value(
+            get_metric(self.metrics[i]),
+            self.labels[task],
+            self._lesion_predictions(task, task, fraction),
+            self._lesion_predictions(task, other, fraction),
+            draws=draws,
+            generator=named_generator(seed, task, other),
+        )
+
+    def _undefined(
+        self,
+        base: Float[np.ndarray, " tasks"],
+        matrix: Float[np.ndarray, "tasks tasks"],
+        zero: Float[np.ndarray, " tasks"],
+    ) -> list[str]:
+        """Why tasks have no D-score: a sentence for each."""
+        reasons = []
+        for j, (task, name) in enumerate(zip(self.tasks, self.metrics, strict=True)):
+            if np.isnan(self.base[j]) or np.isnan(matrix[:, j]).any():
+                reasons.append(
+                    f"The {name} of {task} is undefined: labels or predictions are constant."
+                )
+            elif np.isnan(base[j]):
+                reasons.append(
+                    f"The base {name} of {task} ({self.base[j]:.3f}) is too close to "
+                    f"{f'chance ({zero[j]:.3f})' if zero[j] else 'zero'}, or below it, to be "
+                    f"divided by."
+                )
+        return reasons
+
+
+def _check_statistics(resamples: int, seed: int, level: float) -> None:
+    if resamples < 1:
+        raise ConfigError(f"An interval needs one or more resamples, not {resamples}.")
+    if seed < 0:
+        raise ConfigError(f"A seed is a whole number from 0, not {seed}.")
+    if not 0 < level < 1:
+        raise ConfigError(
+            f"An interval's level lies between 0 and 1, not at {level:g}; for 95 % write 0.95."
+        )
+
+
+def _check_lesions(lesions: tuple[Lesion, ...], tasks: tuple[str, ...]) -> None:
+    if [item.kind == "none" for item in lesions] != [True] + [False] * (len(lesions) - 1):
+        raise ConfigError('The first lesion, and no other, is of kind "none": the base scores.')
+    seen = set()
+    for item in lesions[1:]:
+        if item.task not in tasks:
+            raise ConfigError(
+                f"A lesion belongs to the task {item.task!r}, which is none of {', '.join(tasks)}."
+            )
+        key = (item.kind, item.task, item.fraction, item.replicate)
+        if key in seen:
+            raise ConfigError(
+                f"Two lesions of kind {item.kind!r} have the task {item.task!r}, the fraction "
+                f"{item.fraction:g} and the replicate {item.replicate}: expected one."
+            )
+        seen.add(key)
+
+
+def _checked(
+    arrays: Mapping[str, np.ndarray], task: str, metric: Metric, what: str, *shape: int
+) -> np.ndarray:
+    """A read-only view of a task's labels or predictions, of the given shape and a fitting type."""
+    if task not in arrays:
+        raise DataError(f"There are no {what} for the task {task!r}.")
+    array = np.asarray(arrays[task])
+    if shape and array.shape != shape:
+        raise DataError(
+            f"The predictions of {task!r} have the shape {array.shape}; expected "
+            f"[lesions, examples], here {shape}."
+        )
+    if not shape and (array.ndim != 1 or not array.size):
+        raise DataError(
+            f"The labels of {task!r} have the shape {array.shape}; expected one label for each "
+            f"of one or more examples."
+        )
+    if metric.for_regression:
+        if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            raise DataError(f"The {what} of {task!r} are not all finite numbers ({metric.name}).")
+    elif array.dtype.kind not in "iu":
+        raise DataError(
+            f"The {what} of {task!r} are class indices, whole numbers ({metric.name}); got "
+            f"{array.dtype}."
+        )
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
+def _three_decimals(scores: np.ndarray) -> list[str]:
+    return ["undefined" if math.isnan(score) else f"{score:.3f}" for score in scores]
+
+
+def _aligned(table: list[list[str]]) -> list[str]:
+    """The rows as lines: the first column to the left, the others to the right."""
+    first = max(len(cells[0]) for cells in table)
+    widths = [
+        max(len(cell) for cell in cells) for cells in zip(*(r[1:] for r in table), strict=True)
+    ]
+    return [
+        "  ".join(
+            [cells[0].ljust(first)]
+            + [cell.rjust(width) for cell, width in zip(cells[1:], widths, strict=True)]
+        ).rstrip()
+        for cells in table
+    ]

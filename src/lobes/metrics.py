@@ -10,7 +10,7 @@ examples; a correlation with a constant); F1 and Matthews are 0 where their deno
 scikit-learn. A row of predictions that holds NaN or infinity has the value NaN.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -26,8 +26,8 @@ Values = Float[np.ndarray, "rows resamples"]
 
 # Below this share of its second moment a variance is rounding error: the values are constant.
 _CONSTANT = 1e-12
-# Elements of the largest temporary array of the rank correlation: 16 MiB of float64.
-_CHUNK = 2_000_000
+# Elements of a temporary array: 16 MiB of float64.
+_BLOCK = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,13 @@ def get_metric(name: str) -> Metric:
     if name not in METRICS:
         raise ConfigError(f"{name!r} is not a metric: choose one of {', '.join(METRICS)}.")
     return METRICS[name]
+
+
+def blocks(n_rows: int, width: int) -> Iterator[slice]:
+    """Slices over `n_rows` rows of `width` numbers, each small enough for a temporary array."""
+    step = max(1, _BLOCK // max(1, width))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
 
 
 def _accuracy(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
@@ -182,9 +189,11 @@ def _spearman(labels: Labels, predictions: Predictions, weights: Weights) -> Val
     Ranks of repeated and tied examples are averaged over their multiplicities, so the value is
     that of the sample written out, not an approximation by the ranks of the original sample.
     """
-    step = max(1, _CHUNK // labels.size)
-    blocks = (weights[start : start + step] for start in range(0, len(weights), step))
-    return np.concatenate([_spearman_block(labels, predictions, block) for block in blocks], axis=1)
+    parts = [
+        _spearman_block(labels, predictions, weights[block])
+        for block in blocks(len(weights), labels.size)
+    ]
+    return np.concatenate(parts, axis=1)
 
 
 def _spearman_block(labels: Labels, predictions: Predictions, weights: Weights) -> Values:

@@ -1,0 +1,233 @@
+"""The three D-scores of METHOD section 5, and what is said of them.
+
+Formulas on plain arrays first, then the values that hold a result: `DScore`, `PairVerdict`,
+`Dissociation` and its verdict in words. `dissociation.py` computes them from a lesion matrix.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from lobes.statistics import UNDEFINED_SHARE, p_against_controls, percentile_interval
+
+DScoreName = Literal["row", "column", "relative"]
+
+# The level of the verdicts on pairs, and of what `verdict` calls evidence.
+ALPHA = 0.05
+
+
+def row(
+    matrix: Float[np.ndarray, "*#batch tasks tasks"], base: Float[np.ndarray, "*#batch tasks"]
+) -> Float[np.ndarray, "... tasks"]:
+    """100 · (mean_{j≠i} M[i][j] − M[i][i]) / B[i]: one lesion, the other tasks' raw scores.
+
+    The score of the published code. It mixes the tasks' scales: unequal bases alone move it.
+    """
+    return 100 * (_mean_of_others(matrix, -1) - _own(matrix)) / _divisor(base)
+
+
+def column(
+    matrix: Float[np.ndarray, "*#batch tasks tasks"], base: Float[np.ndarray, "*#batch tasks"]
+) -> Float[np.ndarray, "... tasks"]:
+    """100 · (mean_{j≠i} M[j][i] − M[i][i]) / B[i]: one task, the other tasks' lesions.
+
+    0 where every lesion costs the task the same. The headline.
+    """
+    return 100 * (_mean_of_others(matrix, -2) - _own(matrix)) / _divisor(base)
+
+
+def relative(
+    matrix: Float[np.ndarray, "*#batch tasks tasks"], base: Float[np.ndarray, "*#batch tasks"]
+) -> Float[np.ndarray, "... tasks"]:
+    """100 · (mean_{j≠i} M[i][j]/B[j] − M[i][i]/B[i]): as `row`, each task on its own scale."""
+    scaled = matrix / _divisor(base)[..., None, :]
+    return 100 * (_mean_of_others(scaled, -1) - _own(scaled))
+
+
+def _own(matrix: np.ndarray) -> np.ndarray:
+    return np.diagonal(matrix, axis1=-2, axis2=-1)
+
+
+def _mean_of_others(matrix: np.ndarray, axis: Literal[-1, -2]) -> np.ndarray:
+    n_tasks = matrix.shape[-1]
+    return np.where(np.eye(n_tasks, dtype=bool), 0.0, matrix).sum(axis=axis) / (n_tasks - 1)
+
+
+def _divisor(base: np.ndarray) -> np.ndarray:
+    return np.where(base == 0, np.nan, base)
+
+
+FORMULAS: Mapping[DScoreName, Callable[..., np.ndarray]] = {
+    "row": row,
+    "column": column,
+    "relative": relative,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DScore:
+    """One D-score of every task, in percent, with its statistics.
+
+    `values` [tasks], `interval` [tasks, 2] and `p_values` [tasks] are the tasks'; `mean`,
+    `mean_interval` and `mean_p` are the model's, over the tasks whose value is defined.
+    `control_values` [replicates, tasks] are the same score of the matched random lesions. `note`
+    says what is undefined, and why.
+    """
+
+    name: DScoreName
+    values: Float[np.ndarray, " tasks"]
+    mean: float
+    interval: Float[np.ndarray, "tasks 2"]
+    mean_interval: tuple[float, float]
+    control_values: Float[np.ndarray, "replicates tasks"]
+    p_values: Float[np.ndarray, " tasks"]
+    mean_p: float
+    note: str | None = None
+
+    @property
+    def control_means(self) -> Float[np.ndarray, " replicates"]:
+        """Each control replicate's mean over the tasks that `mean` is over."""
+        return _mean_where(np.isfinite(self.values), self.control_values)
+
+
+def d_score(
+    name: DScoreName,
+    values: Float[np.ndarray, " tasks"],
+    resampled: Float[np.ndarray, "resamples tasks"],
+    controls: Float[np.ndarray, "replicates tasks"],
+    level: float,
+    reasons: list[str],
+) -> DScore:
+    """A D-score from its values observed, resampled and under controls.
+
+    `reasons` are sentences on why tasks have no score; they become part of the note.
+    """
+    defined = np.isfinite(values)
+    mean = _mean_where(defined, values[None])
+    interval = percentile_interval(resampled, level)
+    mean_interval = percentile_interval(_mean_where(defined, resampled)[:, None], level)[0]
+    sentences = list(reasons)
+    if reasons and defined.any():
+        sentences.append(f"The mean is over the remaining {plural(int(defined.sum()), 'task')}.")
+    if np.isnan(interval[defined]).any():
+        sentences.append(
+            f"Where more than {UNDEFINED_SHARE:.0%} of the resamples are undefined, there is no "
+            f"interval."
+        )
+    mean_p = p_against_controls(mean, _mean_where(defined, controls)[:, None])[0]
+    return DScore(
+        name=name,
+        values=values,
+        mean=float(mean[0]),
+        interval=interval,
+        mean_interval=(float(mean_interval[0]), float(mean_interval[1])),
+        control_values=controls,
+        p_values=p_against_controls(values, controls),
+        mean_p=float(mean_p),
+        note=" ".join(sentences) or None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PairVerdict:
+    """Whether two tasks are doubly dissociated.
+
+    `effects` are M[second][first] − M[first][first] and M[first][second] − M[second][second]: how
+    much more a task's own lesion costs it than the other task's. `p_values` test each (paired,
+    one-sided). `p_holm` is the larger of the two, as both must hold, corrected for the number of
+    pairs.
+    """
+
+    first: str
+    second: str
+    effects: tuple[float, float]
+    p_values: tuple[float, float]
+    p_holm: float
+
+    @property
+    def is_double_dissociation(self) -> bool:
+        """Both effects are positive, and significant at 0.05 after correction."""
+        return min(self.effects) > 0 and self.p_holm <= ALPHA
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dissociation:
+    """The D-scores of a lesion matrix at one fraction, and the verdict on each pair of tasks."""
+
+    tasks: tuple[str, ...]
+    fraction: float
+    row: DScore
+    column: DScore
+    relative: DScore
+    pairs: tuple[PairVerdict, ...]
+    level: float
+    resamples: int
+    chance: bool = False
+
+    def verdict(self) -> str:
+        """In plain words: do heads specialise, how sure is that, and between which tasks."""
+        score = self.column
+        if math.isnan(score.mean):
+            return f"Whether heads specialise cannot be said. {score.note} {self._doubles()}"
+        low, high = score.mean_interval
+        interval = (
+            "no interval"
+            if math.isnan(low)
+            else f"{100 * self.level:g} % interval {low:+.1f} to {high:+.1f}"
+        )
+        opening = (
+            f"{self._judgement()}: with {100 * self.fraction:g} % of the heads ablated, the mean "
+            f"column D-score is {score.mean:+.1f} % ({interval}), {self._against_controls()}."
+        )
+        return " ".join(filter(None, (opening, score.note, self._doubles())))
+
+    def _judgement(self) -> str:
+        score = self.column
+        if self._too_few_controls:
+            return "Whether heads specialise cannot be said"
+        if score.mean_p > ALPHA:
+            return "There is no evidence that heads specialise"
+        if score.mean_interval[0] > 0:
+            return "The heads are specialised"
+        return "The evidence that heads specialise is weak"
+
+    def _against_controls(self) -> str:
+        n_controls = len(self.column.control_values)
+        if not n_controls:
+            return "and there are no matched random lesions to compare it with"
+        compared = (
+            f"p = {self.column.mean_p:.2g} against {plural(n_controls, 'set')} of matched random "
+            f"lesions"
+        )
+        if self._too_few_controls:
+            return f"{compared}; p can reach {ALPHA:g} from {round(1 / ALPHA) - 1} sets on"
+        return compared
+
+    @property
+    def _too_few_controls(self) -> bool:
+        return 1 / (1 + len(self.column.control_values)) > ALPHA
+
+    def _doubles(self) -> str:
+        found = sum(pair.is_double_dissociation for pair in self.pairs)
+        if len(self.pairs) == 1:
+            return f"The pair of tasks is {'' if found else 'not '}a double dissociation."
+        are = "is a double dissociation" if found == 1 else "are double dissociations"
+        return f"{found} of {len(self.pairs)} pairs of tasks {are}."
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _mean_where(
+    chosen: np.ndarray, values: Float[np.ndarray, "... tasks"]
+) -> Float[np.ndarray, "..."]:
+    """The mean over the chosen tasks (the last axis); NaN if none is chosen."""
+    if not chosen.any():
+        return np.full(values.shape[:-1], np.nan)
+    return values[..., chosen].mean(axis=-1)

@@ -1,0 +1,100 @@
+"""Resampling and tests: what turns stored predictions into intervals and p-values.
+
+General tools, with no lesion in them; `dissociation.py` applies them. Randomness comes in as a
+`Generator`. NumPy and SciPy only.
+"""
+
+import math
+import zlib
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+from scipy.special import bdtrc
+
+from lobes.metrics import Metric, blocks
+
+# Scores (at most 100 in size) closer than this are a tie: they differ by rounding only.
+TIE = 1e-9
+# An interval leaves out resamples with an undefined score, but not more than this share of them.
+UNDEFINED_SHARE = 0.05
+
+
+def resample_counts(
+    n_examples: int, resamples: int, generator: np.random.Generator
+) -> Int[np.ndarray, "resamples examples"]:
+    """Bootstrap resamples as multiplicities: how often each drew each of `n_examples` examples."""
+    drawn = generator.integers(n_examples, size=(resamples, n_examples))
+    drawn += n_examples * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * n_examples)
+    return counts.reshape(resamples, n_examples)
+
+
+def p_against_controls(
+    observed: Float[np.ndarray, " scores"], controls: Float[np.ndarray, "replicates scores"]
+) -> Float[np.ndarray, " scores"]:
+    """(1 + #{control ≥ observed}) / (1 + R), one-sided; NaN without controls.
+
+    A tie counts against the observation, and so does a control that is undefined.
+    """
+    if not len(controls):
+        return np.full(observed.shape, np.nan)
+    reached = ~(controls < observed - TIE)
+    return np.where(np.isnan(observed), np.nan, (1 + reached.sum(axis=0)) / (1 + len(controls)))
+
+
+def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """p-values corrected for their number (Holm 1979); an undefined one stays NaN but counts."""
+    known = np.where(np.isnan(p_values), 1.0, p_values)
+    order = np.argsort(known, kind="stable")
+    steps = known[order] * np.arange(len(known), 0, -1)
+    corrected = np.empty_like(known)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return np.where(np.isnan(p_values), np.nan, corrected)
+
+
+def paired_p_value(
+    metric: Metric,
+    labels: Num[np.ndarray, " examples"],
+    worse: Num[np.ndarray, " examples"],
+    better: Num[np.ndarray, " examples"],
+    *,
+    draws: int,
+    generator: np.random.Generator,
+) -> float:
+    """One-sided p that `better` predicts better than `worse`; NaN where a score is undefined.
+
+    A randomisation test: if the two lesions were the same to the task, exchanging the two
+    predictions of any example would change nothing. For accuracy it is exact (of the examples
+    that only one of the two gets right, a binomial share); otherwise it takes `draws` random
+    exchanges and p = (1 + #{difference ≥ observed}) / (1 + draws).
+    """
+    if metric.name == "accuracy":
+        wins = int(np.sum((better == labels) & (worse != labels)))
+        losses = int(np.sum((better != labels) & (worse == labels)))
+        return float(bdtrc(wins - 1, wins + losses, 0.5)) if wins else 1.0
+    observed = metric(labels, better) - metric(labels, worse)
+    if math.isnan(observed):
+        return float("nan")
+    once = np.ones((1, labels.size))
+    reached = 0
+    for block in blocks(draws, labels.size):
+        swap = generator.random((block.stop - block.start, labels.size)) < 0.5
+        upper = metric.weighted(labels, np.where(swap, worse, better), once)
+        lower = metric.weighted(labels, np.where(swap, better, worse), once)
+        reached += int(np.sum(~(upper - lower < observed - TIE)))
+    return (1 + reached) / (1 + draws)
+
+
+def percentile_interval(
+    samples: Float[np.ndarray, "resamples scores"], level: float
+) -> Float[np.ndarray, "scores 2"]:
+    """The central `level` of each column's resamples; NaN where too many are undefined."""
+    undefined = np.isnan(samples).mean(axis=0) > UNDEFINED_SHARE
+    known = np.where(undefined, 0.0, samples)
+    bounds = np.nanquantile(known, ((1 - level) / 2, (1 + level) / 2), axis=0)
+    return np.where(undefined, np.nan, bounds).T
+
+
+def named_generator(seed: int, *names: str) -> np.random.Generator:
+    """A stream of its own for each task (or task and lesions), whatever order they come in."""
+    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
