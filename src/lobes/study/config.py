@@ -150,7 +150,7 @@ class IapConfig(Section):
     fractions: Annotated[tuple[Share, ...], BeforeValidator(_tuple), Field(min_length=1)] = Field(
         (0.2, 0.3, 0.4), description="shares of all heads, each above 0 and at most 1"
     )
-    controls: Natural = Field(10, description="a number of random lesions from 0")
+    controls: Natural = Field(20, description="a number of random lesions from 0")
     matched: Literal["site", "total"] = Field("site", description='"site" or "total"')
     order: Literal["descending", "ascending"] = Field(
         "descending", description='"descending" or "ascending"'

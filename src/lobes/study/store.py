@@ -1,0 +1,276 @@
+"""A run's folder: locked while it is in use, every file whole or absent, each measurement once.
+
+    config.json           the resolved study, and fingerprints of its data
+    run.lock              who uses the folder; the lock is the kernel's and dies with its owner
+    checkpoints/          the training so far; gone when the training is done
+    model/                the trained model, and `training.json`, written last
+    measurements/         one Parquet file for each measurement, with a checksum
+    importance.parquet    all importance scores, one row for each head
+    predictions.parquet   all predictions, one row for each lesion and example
+    results.json          what the report reads
+    report.html
+
+Every file is written as `disk.py` does it, whole or not at all; so a run killed at any moment
+leaves nothing half-written, and the same command goes on from there.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from lobes.errors import RunError
+from lobes.study.config import differences
+from lobes.study.disk import (
+    TEMPORARY,
+    disk_faults,
+    read_folder,
+    read_json,
+    remove,
+    remove_folder,
+    to_json,
+    writing,
+    writing_folder,
+)
+from lobes.study.measurements import Measurements
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - a system without flock goes without the lock
+    fcntl = None  # type: ignore[assignment]
+
+SCHEMA = {"schema": "lobes-run", "version": 1}
+RESULT_FILES = ("results.json", "report.html", "importance.parquet", "predictions.parquet")
+logger = logging.getLogger("lobes")
+
+MODEL_MARKER = "training.json"
+
+# Where the study is told to write, how often, and what it is called change no number. Where a
+# task's files lie does not either: their content has a fingerprint of its own.
+FREE_KEYS = ("name", "output", "training.save_every", "trust_remote_code")
+FREE_TASK_KEYS = ("train", "validation")
+
+
+class RunFolder:
+    """One run's folder, held exclusively inside a `with` block.
+
+    Entering makes the folder where there is none, takes the lock, and compares the study with the
+    one that the folder holds. `begin` then writes the configuration: until it is called nothing
+    is kept, so a study that cannot start leaves no folder behind.
+
+    With `fresh`, `begin` first deletes what `lobes` itself wrote there, and nothing else.
+    Raises `RunError` on entry if another run holds the folder, if it holds another study or files
+    that are no run's, or if it cannot be written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], config: Mapping[str, Any], *, fresh: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.config = dict(config)
+        self.fresh = fresh
+        self._lock: IO[str] | None = None
+        self._made: list[Path] = []
+
+    def __enter__(self) -> "RunFolder":
+        _check_is_run(self.path)
+        self._made = _make_folder(self.path)
+        try:
+            self._lock = _locked(self.path / "run.lock")
+            _check_is_run(self.path)
+            self._sweep()
+            if not self.fresh:
+                self._compare()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            if not (self.path / "config.json").exists():
+                (self.path / "run.lock").unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+        for folder in self._made:  # innermost first; stays where something was written into it
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def begin(self, fingerprints: Mapping[str, str]) -> None:
+        """Write config.json, or check that the data are still those that the run began with.
+
+        `fingerprints` are those of what the study reads: {"data of sst2": …}. With `fresh`, what
+        an earlier run left here goes first: now, when it is known that the new one can start.
+        """
+        if self.fresh:
+            self._clear()
+            self.fresh = False
+        stored = self._stored()
+        if stored is None:
+            record = {**SCHEMA, "config": self.config, "fingerprints": dict(fingerprints)}
+            self.write_json("config.json", record)
+            return
+        changed = differences(stored["fingerprints"], dict(fingerprints))
+        if changed:
+            raise RunError(
+                f"{self.path} holds a run on other data: {', '.join(changed)} changed since it "
+                f"began; choose another output, or start again with --fresh."
+            )
+
+    def writing(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """A binary file that becomes `name` when the block ends, and nothing if it fails."""
+        return writing(self.path / name)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write `value` as JSON; arrays become lists and NaN becomes null."""
+        with self.writing(name) as file:
+            file.write(to_json(value))
+
+    def measurements(self, scope: str) -> Measurements:
+        """The measurements of this run that were made of `scope`."""
+        return Measurements(self.path / "measurements", scope)
+
+    def writing_model(self, record: Mapping[str, Any]) -> contextlib.AbstractContextManager[Path]:
+        """A folder that becomes `model/` when the block ends; `record` goes into it."""
+        return writing_folder(self.path / "model", record, MODEL_MARKER)
+
+    def model_record(self) -> dict[str, Any] | None:
+        """What `writing_model` recorded, or None while there is no whole trained model."""
+        model = self.path / "model"
+        record = read_folder(model, MODEL_MARKER)
+        if record is None and (model / MODEL_MARKER).exists():
+            logger.warning("%s is damaged; it is made again.", model)
+        return record
+
+    def _stored(self) -> dict[str, Any] | None:
+        path = self.path / "config.json"
+        if not path.exists():
+            return None
+        stored = read_json(path)
+        if not isinstance(stored, dict) or not {"config", "fingerprints"} <= set(stored):
+            raise RunError(
+                f"{path} is damaged; choose another output, or start again with --fresh."
+            )
+        return stored
+
+    def _compare(self) -> None:
+        stored = self._stored()
+        if stored is None:
+            return
+        changed = differences(_what_counts(stored["config"]), _what_counts(self.config))
+        if changed:
+            raise RunError(
+                f"{self.path} holds a run of another study: {', '.join(changed)} "
+                f"{'differs' if len(changed) == 1 else 'differ'}; choose another output, or start "
+                f"again with --fresh."
+            )
+
+    def _sweep(self) -> None:
+        """Remove what a killed run was writing."""
+        for folder in (self.path, self.path / "measurements"):
+            for path in folder.glob(f"{TEMPORARY}*"):
+                remove(path)
+
+    def _clear(self) -> None:
+        """Delete what `lobes` wrote here, and nothing else."""
+        with disk_faults(self.path):
+            for name in RESULT_FILES:
+                (self.path / name).unlink(missing_ok=True)
+            for path in (self.path / "measurements").glob("*-????????????????.parquet"):
+                path.unlink()
+            for path in (self.path / "checkpoints").glob("checkpoint-*"):
+                remove(path)
+            remove_folder(self.path / "model", MODEL_MARKER)
+            for name in ("measurements", "checkpoints"):
+                with contextlib.suppress(OSError):
+                    (self.path / name).rmdir()
+            # Last: it marks the folder as a run's, should this be interrupted.
+            (self.path / "config.json").unlink(missing_ok=True)
+
+
+def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved study that changes numbers, tasks by their names."""
+    counted = json.loads(json.dumps(config))
+    for key in FREE_KEYS:
+        *tables, last = key.split(".")
+        table = counted
+        for name in tables:
+            table = table.get(name, {})
+        table.pop(last, None)
+    tasks = counted.pop("tasks", [])
+    for task in tasks:
+        if task.get("dataset") is None:
+            for key in FREE_TASK_KEYS:
+                task.pop(key, None)
+    # The order of the tasks decides the order of their batches.
+    counted["tasks"] = {task["name"]: task for task in tasks}
+    counted["order of tasks"] = [task["name"] for task in tasks]
+    return counted
+
+
+def _check_is_run(path: Path) -> None:
+    """Refuse a folder with files in it that no run of `lobes` began."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; expected a folder for the run, or none yet.")
+    if not path.exists() or not any(path.iterdir()):
+        return
+    lock = path / "run.lock"
+    known = (read_json(p) for p in (path / "config.json", lock))
+    if any(isinstance(k, dict) and k.get("schema") == SCHEMA["schema"] for k in known):
+        return
+    if {p.name for p in path.iterdir()} == {"run.lock"} and not lock.stat().st_size:
+        return  # killed between opening the lock and writing into it
+    raise RunError(
+        f"{path} holds files but no run of lobes; choose another output, or an empty folder."
+    )
+
+
+def _make_folder(path: Path) -> list[Path]:
+    """Make the folder; what did not exist before, innermost first."""
+    missing = []
+    folder = Path(os.path.abspath(path))
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    with disk_faults(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _locked(path: Path) -> IO[str]:
+    """Open the lock file and take the lock, or say who has it."""
+    with disk_faults(path):
+        while True:
+            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open while the run lasts
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_same_file(file, path):  # not deleted by its owner in between
+                    break
+            except BlockingIOError:
+                owner = read_json(path) or {}
+                file.close()
+                raise RunError(
+                    f"{path.parent} is in use by another run (process {owner.get('pid', '?')} on "
+                    f"{owner.get('host', '?')}, since {owner.get('since', '?')}); wait for it, or "
+                    f"choose another output."
+                ) from None
+            file.close()
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        owner = {**SCHEMA, "pid": os.getpid(), "host": socket.gethostname(), "since": now}
+        file.truncate(0)
+        file.write(json.dumps(owner))
+        file.flush()
+        return file
+
+
+def _is_same_file(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,244 @@
+"""A run's folder: whose it is, what it holds, and what may be deleted from it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from lobes.errors import RunError
+from lobes.study.config import StudyConfig, override
+from lobes.study.store import RunFolder
+
+STUDY = StudyConfig.from_dict(
+    {
+        "name": "test",
+        "model": "some-model",
+        "tasks": [
+            {"name": "mood", "train": "t.csv", "validation": "v.csv", "text": "sentence"},
+            {"name": "topic", "dataset": "org/topics", "text": "sentence"},
+        ],
+    }
+)
+PRINTS = {"data of mood": "1", "data of topic": "2"}
+
+
+def opened(path, *settings, fresh=False):
+    return RunFolder(path, override(STUDY, *settings).to_dict(), fresh=fresh)
+
+
+def begin(path, *settings, prints=PRINTS, fresh=False):
+    with opened(path, *settings, fresh=fresh) as folder:
+        folder.begin(prints)
+
+
+def test_a_run_continues_with_the_same_study(tmp_path):
+    begin(tmp_path / "run")
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["schema"] == "lobes-run"
+    assert StudyConfig.from_dict(stored["config"]) == STUDY
+    begin(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == stored
+
+
+def test_what_changes_no_number_may_differ(tmp_path):
+    begin(tmp_path / "run")
+    begin(
+        tmp_path / "run",
+        "name=other",
+        "output=elsewhere",
+        "training.save_every=5",
+        "tasks.mood.train=moved.csv",
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        (["seed=1"], "seed differs"),
+        (["iap.controls=3", "training.steps=7"], "training.steps, iap.controls differ"),
+        (["tasks.mood.train_size=7"], "tasks.mood.train_size differs"),
+        (["tasks.topic.train=test"], "tasks.topic.train differs"),
+    ],
+)
+def test_another_study_is_refused_by_its_keys(tmp_path, settings, keys):
+    begin(tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(RunError) as caught, opened(tmp_path / "run", *settings):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} holds a run of another study: {keys}; choose another output, or "
+        f"start again with --fresh."
+    )
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_the_order_of_the_tasks_counts(tmp_path):
+    begin(tmp_path / "run")
+    turned = STUDY.model_copy(update={"tasks": STUDY.tasks[::-1]})
+    with (
+        pytest.raises(RunError, match="another study: order of tasks differs"),
+        RunFolder(tmp_path / "run", turned.to_dict()),
+    ):
+        pass
+
+
+def test_changed_data_are_refused(tmp_path):
+    begin(tmp_path / "run")
+    with pytest.raises(RunError) as caught:
+        begin(tmp_path / "run", prints={**PRINTS, "data of mood": "3"})
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} holds a run on other data: data of mood changed since it began; "
+        f"choose another output, or start again with --fresh."
+    )
+
+
+def test_a_study_that_never_began_leaves_nothing(tmp_path):
+    def fail():
+        with opened(tmp_path / "runs" / "a"):
+            assert (tmp_path / "runs" / "a" / "run.lock").exists()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with opened(tmp_path / "mine"):
+        pass
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_of_other_things_is_refused_untouched(tmp_path, fresh):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(RunError) as caught, opened(tmp_path, fresh=fresh):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path} holds files but no run of lobes; choose another output, or an empty folder."
+    )
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "thesis.tex"]
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="file is a file; expected a folder for the run"):
+        opened(tmp_path / "file").__enter__()
+    with pytest.raises(RunError, match=r"Cannot write .*run: Not a directory"):
+        opened(tmp_path / "file" / "run").__enter__()
+
+
+def test_fresh_deletes_what_lobes_wrote_and_nothing_else(tmp_path):
+    path = tmp_path / "run"
+    with opened(path) as folder:
+        folder.begin(PRINTS)
+        folder.measurements("scope").remember("x", lambda: {"a": np.zeros(3)})
+        folder.write_json("results.json", {})
+        (path / "checkpoints" / "checkpoint-7").mkdir(parents=True)
+        (path / "checkpoints" / "checkpoint-7" / "weights").write_text("")
+        with folder.writing_model({"steps": 3}) as model:
+            (model / "weights").write_text("")
+    (path / "notes.txt").write_text("mine")
+    (path / "measurements" / "mine.parquet").write_text("mine")
+    (path / "model" / "mine.txt").write_text("mine")
+    with pytest.raises(ZeroDivisionError), opened(path, "seed=1", fresh=True):
+        raise ZeroDivisionError  # the new study could not start: the old results stay
+    assert (path / "results.json").exists()
+    begin(path, "seed=1", fresh=True)
+    left = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+    assert left == [
+        "config.json",
+        "measurements/mine.parquet",
+        "model/mine.txt",
+        "notes.txt",
+        "run.lock",
+    ]
+    assert json.loads((path / "config.json").read_text())["config"]["seed"] == 1
+
+
+def test_a_damaged_configuration(tmp_path):
+    begin(tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text('{"schema"')
+    with pytest.raises(RunError) as caught, opened(tmp_path / "run"):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path / 'run' / 'config.json'} is damaged; choose another output, or start again "
+        f"with --fresh."
+    )
+    begin(tmp_path / "run", fresh=True)
+
+
+def test_a_folder_in_use_says_by_whom(tmp_path):
+    with opened(tmp_path / "run") as folder:
+        folder.begin(PRINTS)
+        with (
+            pytest.raises(
+                RunError, match=rf"is in use by another run \(process {os.getpid()} on .*, since "
+            ),
+            opened(tmp_path / "run"),
+        ):
+            pass
+        with pytest.raises(RunError, match="is in use"), opened(tmp_path / "run", fresh=True):
+            pass
+        assert (tmp_path / "run" / "config.json").exists()
+    begin(tmp_path / "run")
+
+
+def test_a_killed_run_leaves_no_lock_and_no_fragments(tmp_path):
+    script = """
+        import sys, time
+        from lobes.study.store import RunFolder
+        with RunFolder(sys.argv[1], {"seed": 0}) as folder:
+            folder.begin({})
+            with folder.writing("results.json") as file:
+                file.write(b"half")
+                file.flush()
+                print("writing", flush=True)
+                time.sleep(60)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), tmp_path / "run"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "writing\n"
+        with pytest.raises(RunError, match=rf"in use by another run \(process {process.pid} on"):
+            RunFolder(tmp_path / "run", {"seed": 0}).__enter__()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert (tmp_path / "run" / ".lobes-tmp-results.json").read_bytes() == b"half"
+    with RunFolder(tmp_path / "run", {"seed": 0}) as folder:
+        folder.begin({})
+    assert sorted(os.listdir(tmp_path / "run")) == ["config.json", "run.lock"]
+
+
+def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(RunError) as caught:
+        opened(tmp_path / "run").__enter__()
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} may not be written; choose another output or change its permissions."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_is_there_when_it_is_whole(tmp_path, caplog):
+    with opened(tmp_path / "run") as folder:
+        folder.begin(PRINTS)
+        assert folder.model_record() is None
+        with folder.writing_model({"steps": 3}) as model:
+            (model / "weights").write_text("12345")
+        assert folder.model_record()["steps"] == 3
+        assert caplog.messages == []
+        (folder.path / "model" / "weights").write_text("1")
+        assert folder.model_record() is None
+        assert caplog.messages == [f"{folder.path / 'model'} is damaged; it is made again."]
