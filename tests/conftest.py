@@ -8,4 +8,4 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("lobes", "beartype.beartype")
+install_import_hook("lobes", "typechecking.checked")

@@ -7,7 +7,7 @@ are numbered in the order of execution. What finds the sites inside a model is `
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -133,7 +133,7 @@ class HeadSet:
 
     heads: tuple[Head, ...] = ()
 
-    def __init__(self, heads: Iterable[Head] = ()) -> None:
+    def __init__(self, heads: Iterable[Any] = ()) -> None:
         pairs = set()
         for item in heads:
             try:
