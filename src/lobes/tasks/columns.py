@@ -33,7 +33,7 @@ def read_columns(where: str, data: TaskData, wanted: tuple[str, ...]) -> dict[st
         )
     if not len(data):
         raise DataError(f"{where} has no examples; give it some, or leave the split out.")
-    _check_present(where, wanted, list(data.columns if is_frame else data.column_names))
+    check_present(where, wanted, list(data.columns if is_frame else data.column_names))
     if hasattr(data, "with_format"):  # a Dataset may be set to give tensors
         data = data.with_format(None)
     return {column: _column_list(data[column]) for column in wanted}
@@ -56,11 +56,11 @@ def _read_rows(where: str, rows: Sequence[Any], wanted: tuple[str, ...]) -> dict
                 f"columns {listed(wanted)}."
             )
         if not row.keys() >= set(wanted):
-            _check_present(f"{where} row {number}" if number else where, wanted, list(row))
+            check_present(f"{where} row {number}" if number else where, wanted, list(row))
     return {column: [row[column] for row in rows] for column in wanted}
 
 
-def _check_present(where: str, wanted: tuple[str, ...], present: Sequence[Any]) -> None:
+def check_present(where: str, wanted: tuple[str, ...], present: Sequence[Any]) -> None:
     for column in wanted:
         if present.count(column) > 1:
             raise DataError(f"{where} has the column {column!r} twice; rename one of them.")

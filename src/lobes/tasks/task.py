@@ -308,8 +308,7 @@ def _read_examples(where: str, data: Examples, text: tuple[str, ...], label: str
     if any(len(example) != len(text) for example in data.texts):
         raise DataError(f"{where} has examples without one text for each of {listed(text)}.")
     whole = np.issubdtype(data.labels.dtype, np.integer)
-    kind = "index" if whole else "float"
-    return _RawSplit(where, label, data.texts, data.labels.tolist(), kind)
+    return _RawSplit(where, label, data.texts, data.labels.tolist(), "index" if whole else "float")
 
 
 def _infer_labels(
