@@ -64,7 +64,7 @@ def test_a_study_is_resolved_when_it_is_read(write):
     assert mood.train == str(path.parent / "data/train.csv")
     assert mood.text == ("sentence",)
     assert topic.text == ("first", "second")
-    assert (topic.train_split, topic.validation_split) == ("train", "validation")
+    assert (topic.train, topic.validation) == (None, None)
     assert study.training.length == (70, None)
     assert study.iap.fractions == (0.1, 0.3)
     assert study.iap_seed == study.seed == 0
@@ -185,17 +185,12 @@ def test_environment_variables_in_paths(write, monkeypatch):
         (
             'train = "data/train.csv"',
             "",
-            "tasks.mood.train is missing; expected a file, because the study trains.",
-        ),
-        (
-            'validation = "data/validation.csv"',
-            "",
-            "tasks.mood.validation is missing; expected a file, or `dataset` with a data set of "
-            "the hub.",
+            "tasks.mood.train is missing; expected a file, or `dataset` with a data set of the "
+            "hub.",
         ),
         (
             'dataset = "org/topics"',
-            'validation = "x.csv"',
+            'train = "x.csv"',
             'tasks.topic.config is "short", but tasks.topic.dataset is missing; `config` belongs '
             "to a data set of the hub.",
         ),

@@ -104,12 +104,16 @@ def test_other_errors_pass_unchanged(tmp_path):
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     with disk.writing_folder(tmp_path / "model", {"steps": 7}, "done.json") as folder:
         (folder / "weights").write_bytes(b"12345")
+        (folder / "inner").mkdir()
+        (folder / "inner" / "words").write_bytes(b"123")
         assert not (tmp_path / "model").exists()
     assert names(tmp_path) == ["model"]
     assert disk.read_folder(tmp_path / "model", "done.json") == {
         "steps": 7,
-        "files": {"weights": 5},
+        "files": {"inner/words": 3, "weights": 5},
     }
+    disk.remove_folder(tmp_path / "model", "done.json")
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_is_not_whole_is_not_read(tmp_path):
@@ -146,6 +150,16 @@ def test_only_the_listed_files_are_removed(tmp_path):
     (tmp_path / "model" / "notes.txt").write_text("mine")
     disk.remove_folder(tmp_path / "model", "done.json")
     assert names(tmp_path / "model") == ["notes.txt"]
+
+
+def test_a_forged_list_removes_nothing_elsewhere(tmp_path):
+    outside = tmp_path / "outside.txt"
+    outside.write_text("mine")
+    (tmp_path / "model").mkdir()
+    listed = {"files": {"../outside.txt": 4, str(outside): 4}}
+    (tmp_path / "model" / "done.json").write_text(json.dumps(listed))
+    disk.remove_folder(tmp_path / "model", "done.json")
+    assert names(tmp_path) == ["outside.txt"]
 
 
 def test_json_of_arrays_and_of_what_json_has_no_word_for(tmp_path):

@@ -45,7 +45,11 @@ class Section(BaseModel):
 
 
 class TaskConfig(Section):
-    """One `[[tasks]]` table: either files, or a data set of the hub and the names of its splits."""
+    """One `[[tasks]]` table: either files, or a data set of the hub and the names of its splits.
+
+    What is left out is as for `lobes.tasks.sources.load_task`: without `validation` a tenth of
+    the training examples is held out.
+    """
 
     name: Annotated[str, Field(pattern=f"^{NAME}$")] = Field(
         description="a name of letters, digits, - and _"
@@ -85,22 +89,12 @@ class TaskConfig(Section):
                 f"{where}.config is {_shown(self.config)}, but {where}.dataset is missing; "
                 f"`config` belongs to a data set of the hub"
             )
-        if self.dataset is None and self.validation is None:
+        if self.dataset is None and self.train is None:
             raise ValueError(
-                f"{where}.validation is missing; expected a file, or `dataset` with a data set "
-                f"of the hub"
+                f"{where}.train is missing; expected a file, or `dataset` with a data set of the "
+                f"hub"
             )
         return self
-
-    @property
-    def train_split(self) -> str:
-        """The split of `dataset` to train on."""
-        return self.train or "train"
-
-    @property
-    def validation_split(self) -> str:
-        """The split of `dataset` to evaluate on."""
-        return self.validation or "validation"
 
 
 class TrainingConfig(Section):
@@ -230,22 +224,7 @@ class StudyConfig(Section):
                     f"iap.lesion_tasks names {_shown(name)}; expected tasks of this study: "
                     f"{', '.join(names)}"
                 )
-        for task in self.tasks:
-            if self.needs_train and task.dataset is None and task.train is None:
-                raise ValueError(
-                    f"tasks.{task.name}.train is missing; expected a file, because "
-                    + (
-                        "the study trains"
-                        if self.training.enabled
-                        else 'iap.importance_split is "train"'
-                    )
-                )
         return self
-
-    @property
-    def needs_train(self) -> bool:
-        """Whether any stage reads training examples."""
-        return self.training.enabled or self.iap.importance_split == "train"
 
     @property
     def iap_seed(self) -> int:

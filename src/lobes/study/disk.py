@@ -74,10 +74,11 @@ def writing_folder(target: Path, record: Mapping[str, Any], marker: str) -> Iter
 def mark_folder(folder: Path, record: Mapping[str, Any], marker: str) -> None:
     """Flush the folder's files to the disk, then write `marker`: `record` and their sizes."""
     files = {}
-    for path in sorted(folder.iterdir()):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        files[path.name] = path.stat().st_size
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / marker:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            files[path.relative_to(folder).as_posix()] = path.stat().st_size
     with writing(folder / marker) as file:
         file.write(to_json({**record, "files": files}))
 
@@ -95,12 +96,17 @@ def read_folder(folder: Path, marker: str) -> dict[str, Any] | None:
 
 
 def remove_folder(folder: Path, marker: str) -> None:
-    """Remove the files that `marker` lists, then the folder if nothing else is in it."""
+    """Remove the files that `marker` lists, then each folder that nothing else is in."""
     record = read_json(folder / marker) or {}
+    folders = {folder}
     for name in [*record.get("files", {}), marker]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            continue  # not written by us: nothing outside the folder is ever removed
         (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+        folders |= {folder / parent for parent in Path(name).parents}
+    for path in sorted(folders, reverse=True):  # what is inside a folder comes before it
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def remove(path: Path) -> None:
