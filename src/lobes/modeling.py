@@ -161,9 +161,7 @@ class MultiTaskModel(TaskModel):
         wanted = self.tasks if task is None else (self.spec(task),)
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         pooled = self.dropout(self.pooled(input_ids=input_ids, **inputs))
-        logits = {
-            spec.name: _at_least_float32(self.classifiers[spec.name](pooled)) for spec in wanted
-        }
+        logits = {spec.name: self._classify(spec, pooled) for spec in wanted}
         if task is None:
             return TaskOutput(logits=logits)
         loss = None if labels is None else task_loss(wanted[0], logits[task], labels)
@@ -176,6 +174,12 @@ class MultiTaskModel(TaskModel):
     def pooled(self, **inputs: Tensor | None) -> Float[Tensor, "batch width"]:
         """What the classifiers read, before dropout, at least in float32."""
         return self._pool(run_encoder(self.encoder, inputs), inputs.get("attention_mask"))
+
+    def _classify(
+        self, spec: TaskSpec, pooled: Float[Tensor, "batch width"]
+    ) -> Float[Tensor, "batch _"]:
+        classifier = self.classifiers[spec.name]
+        return _at_least_float32(classifier(pooled.to(classifier.weight.dtype)))
 
     def _pool(
         self, outputs: Any, mask: Int[Tensor, "batch length"] | None
@@ -535,7 +539,8 @@ def _position_limit(encoder: nn.Module) -> int | None:
 
 
 def _check_padding(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> None:
-    embeddings = getattr(encoder.get_input_embeddings(), "num_embeddings", None)
+    table = encoder.get_input_embeddings() if hasattr(encoder, "get_input_embeddings") else None
+    embeddings = getattr(table, "num_embeddings", None)
     if embeddings is not None and tokenizer.pad_token_id >= embeddings:
         raise ModelError(
             f"The tokenizer pads with token {tokenizer.pad_token_id}, but the encoder knows only "

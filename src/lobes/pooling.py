@@ -30,7 +30,7 @@ def run_encoder(encoder: nn.Module, inputs: Mapping[str, Tensor | None]) -> Any:
     given = {
         name: value for name, value in inputs.items() if value is not None and name in accepted
     }
-    if encoder.config.is_encoder_decoder:
+    if _is_encoder_decoder(encoder):
         given["decoder_input_ids"] = _shifted_right(given["input_ids"], encoder.config)
         if "attention_mask" in given:
             # shifted by one, the real positions of an example are as many and as far left
@@ -78,7 +78,7 @@ def choose_pooling(encoder: nn.Module, *, trained_pooler: bool) -> Pooling:
     """
     if trained_pooler:
         return "pooler"
-    if encoder.config.is_encoder_decoder or _is_causal(encoder):
+    if _is_encoder_decoder(encoder) or _is_causal(encoder):
         return "last"
     return "first"
 
@@ -104,7 +104,7 @@ def probe(encoder: nn.Module, last: int = 0) -> Any:
     padding = getattr(encoder.config, "pad_token_id", None)
     harmless = [i for i in range(4) if i != padding]
     ids = torch.tensor([[*[harmless[0]] * 4, harmless[last]]], device=_device(encoder))
-    with _evaluation_mode(encoder), torch.no_grad():
+    with evaluation_mode(encoder), torch.no_grad():
         try:
             outputs = run_encoder(encoder, {"input_ids": ids, "attention_mask": ids * 0 + 1})
             outputs.last_hidden_state  # noqa: B018
@@ -116,6 +116,10 @@ def probe(encoder: nn.Module, last: int = 0) -> Any:
     return outputs
 
 
+def _is_encoder_decoder(encoder: nn.Module) -> bool:
+    return getattr(encoder.config, "is_encoder_decoder", False)
+
+
 def _is_causal(encoder: nn.Module) -> bool:
     """Whether the first token's state stays the same to the bit when the last token changes."""
     one, other = (probe(encoder, last).last_hidden_state[:, 0] for last in (0, 1))
@@ -123,7 +127,8 @@ def _is_causal(encoder: nn.Module) -> bool:
 
 
 @contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """The module and its parts in evaluation mode; each as it was when the block ends."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
