@@ -47,6 +47,7 @@ class Metric:
     ratio_safe: bool
     formula: Callable[[Labels, Predictions, Weights], Values] = field(repr=False)
     chance_level: Callable[[Labels], float] = field(repr=False)
+    scaling: Callable[[Labels], Labels] = field(repr=False)
 
     @property
     def span(self) -> float:
@@ -96,6 +97,16 @@ class Metric:
         the correlations: 0.
         """
         return self.chance_level(labels) if labels.size else float("nan")
+
+    def on_common_scale(
+        self, predictions: Num[np.ndarray, " examples"]
+    ) -> Num[np.ndarray, " examples"]:
+        """The predictions without what the metric ignores, so that two models' can be mixed.
+
+        Class indices as they are; standard scores for Pearson, centred average ranks for Spearman.
+        The metric is the same before and after. A constant becomes 0.
+        """
+        return self.scaling(predictions)
 
 
 def get_metric(name: str) -> Metric:
@@ -222,6 +233,20 @@ def _centred_ranks(values: Labels, weights: Weights) -> Float[np.ndarray, "resam
     return (up_to - own / 2 - up_to[:, -1:] / 2)[:, group]
 
 
+def _as_given(values: Labels) -> Labels:
+    return values
+
+
+def _standard_scores(values: Labels) -> Labels:
+    moved = _standardized(values[None])[0]
+    deviation = moved.std()
+    return moved / deviation if deviation else moved
+
+
+def _average_ranks(values: Labels) -> Labels:
+    return _centred_ranks(values, np.ones((1, values.size)))[0]
+
+
 def _largest_share(labels: Labels) -> float:
     return float(np.unique(labels, return_counts=True)[1].max() / labels.size)
 
@@ -240,11 +265,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         metric.name: metric
         for metric in (
-            Metric("accuracy", 0.0, 1.0, True, False, True, _accuracy, _largest_share),
-            Metric("f1", 0.0, 1.0, True, False, True, _f1, _always_positive),
-            Metric("matthews", -1.0, 1.0, True, False, False, _matthews, _zero),
-            Metric("spearman", -1.0, 1.0, True, True, False, _spearman, _zero),
-            Metric("pearson", -1.0, 1.0, True, True, False, _pearson, _zero),
+            Metric("accuracy", 0.0, 1.0, True, False, True, _accuracy, _largest_share, _as_given),
+            Metric("f1", 0.0, 1.0, True, False, True, _f1, _always_positive, _as_given),
+            Metric("matthews", -1.0, 1.0, True, False, False, _matthews, _zero, _as_given),
+            Metric("spearman", -1.0, 1.0, True, True, False, _spearman, _zero, _average_ranks),
+            Metric("pearson", -1.0, 1.0, True, True, False, _pearson, _zero, _standard_scores),
         )
     }
 )

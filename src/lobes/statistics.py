@@ -67,6 +67,9 @@ def paired_p_value(
     predictions of any example would change nothing. For accuracy it is exact (of the examples
     that only one of the two gets right, a binomial share); otherwise it takes `draws` random
     exchanges and p = (1 + #{difference ≥ observed}) / (1 + draws).
+
+    A lesion may shift or stretch a regression's outputs, which the correlations ignore but a
+    mixture of two lesions' outputs would not: they are exchanged on a common scale.
     """
     if metric.name == "accuracy":
         wins = int(np.sum((better == labels) & (worse != labels)))
@@ -75,6 +78,7 @@ def paired_p_value(
     observed = metric(labels, better) - metric(labels, worse)
     if math.isnan(observed):
         return float("nan")
+    worse, better = metric.on_common_scale(worse), metric.on_common_scale(better)
     once = np.ones((1, labels.size))
     reached = 0
     for block in blocks(draws, labels.size):

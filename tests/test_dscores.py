@@ -1,0 +1,220 @@
+"""The three D-scores by hand and by law, and the verdict in words."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from lobes.dscores import (
+    FORMULAS,
+    Dissociation,
+    DScore,
+    PairVerdict,
+    column,
+    d_score,
+    relative,
+    row,
+)
+
+SCORES = st.floats(0, 1, width=32)
+
+
+@st.composite
+def measurements(draw):
+    n_tasks = draw(st.integers(2, 5))
+    matrix = draw(arrays.arrays(np.float64, (n_tasks, n_tasks), elements=SCORES))
+    base = draw(arrays.arrays(np.float64, n_tasks, elements=st.floats(0.25, 1)))
+    return matrix, base
+
+
+def plain(name, matrix, base):
+    """METHOD's definitions, as loops."""
+    n_tasks = len(base)
+    values = []
+    for i in range(n_tasks):
+        others = [j for j in range(n_tasks) if j != i]
+        if name == "row":
+            difference = np.mean([matrix[i][j] for j in others]) - matrix[i][i]
+            values.append(100 * difference / base[i])
+        elif name == "column":
+            difference = np.mean([matrix[j][i] for j in others]) - matrix[i][i]
+            values.append(100 * difference / base[i])
+        else:
+            other = np.mean([matrix[i][j] / base[j] for j in others])
+            values.append(100 * (other - matrix[i][i] / base[i]))
+    return np.array(values)
+
+
+def test_the_example_where_nothing_is_dissociated():
+    """Bases 0.9 and 0.7, every lesion costs 10 points everywhere: only `row` sees something."""
+    base = np.array([0.9, 0.7])
+    matrix = np.array([[0.8, 0.6], [0.8, 0.6]])
+    np.testing.assert_allclose(row(matrix, base), [-22.2, 28.6], atol=0.05)
+    assert row(matrix, base).mean() == pytest.approx(3.2, abs=0.05)
+    np.testing.assert_allclose(column(matrix, base), [0, 0], atol=1e-12)
+    np.testing.assert_allclose(relative(matrix, base), [-22 / 7 - 2 / 63, 22 / 7 + 2 / 63])
+
+
+def test_three_tasks_by_hand():
+    base = np.array([0.8, 0.5, 1.0])
+    matrix = np.array([[0.4, 0.5, 0.9], [0.7, 0.2, 0.8], [0.6, 0.4, 0.3]])
+    np.testing.assert_allclose(row(matrix, base), [37.5, 110, 20])
+    np.testing.assert_allclose(column(matrix, base), [31.25, 50, 55])
+    np.testing.assert_allclose(relative(matrix, base), [45, 43.75, 47.5])
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@given(measured=measurements())
+def test_equals_the_plain_definition(name, measured):
+    np.testing.assert_allclose(FORMULAS[name](*measured), plain(name, *measured), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@given(measured=measurements(), random=st.randoms(use_true_random=False))
+def test_permuting_tasks_permutes_the_scores(name, measured, random):
+    matrix, base = measured
+    order = random.sample(range(len(base)), len(base))
+    permuted = FORMULAS[name](matrix[np.ix_(order, order)], base[order])
+    np.testing.assert_allclose(permuted, FORMULAS[name](matrix, base)[order], atol=1e-9)
+
+
+@given(measured=measurements(), costs=arrays.arrays(np.float64, 5, elements=st.floats(-1, 1)))
+def test_what_every_lesion_costs_a_task_alike_moves_no_column_score(measured, costs):
+    matrix, base = measured
+    shifted = matrix + costs[: len(base)]
+    np.testing.assert_allclose(column(shifted, base), column(matrix, base), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["column", "relative"])
+@given(measured=measurements(), units=arrays.arrays(np.float64, 5, elements=st.floats(0.5, 9)))
+def test_column_and_relative_do_not_depend_on_a_task_s_units(name, measured, units):
+    matrix, base = measured
+    units = units[: len(base)]
+    scaled = FORMULAS[name](matrix * units, base * units)
+    np.testing.assert_allclose(scaled, FORMULAS[name](matrix, base), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_leading_axes_are_batches(name):
+    generator = np.random.default_rng(3)
+    matrices, bases = generator.random((2, 7, 5, 5)), generator.random((2, 7, 5)) + 0.3
+    batched = FORMULAS[name](matrices, bases)
+    one_base = FORMULAS[name](matrices, bases[0, 0])
+    assert batched.shape == one_base.shape == (2, 7, 5)
+    for index in np.ndindex(2, 7):
+        np.testing.assert_allclose(batched[index], FORMULAS[name](matrices[index], bases[index]))
+        np.testing.assert_allclose(one_base[index], FORMULAS[name](matrices[index], bases[0, 0]))
+
+
+def test_a_base_of_zero_gives_nan_and_no_warning():
+    matrix, base = np.array([[0.1, 0.2], [0.3, 0.4]]), np.array([0.0, 0.5])
+    assert np.isnan(row(matrix, base)).tolist() == [True, False]
+    assert np.isnan(column(matrix, base)).tolist() == [True, False]
+    assert np.isnan(relative(matrix, base)).all()
+
+
+def score(*, mean=8.0, low=5.0, controls=(), note=None):
+    """A D-score of two tasks whose controls have the given means."""
+    return d_score(
+        "column",
+        np.array([mean, mean]),
+        np.linspace(low, 2 * mean - low, 1001)[:, None] * np.ones(2),
+        np.array(controls, dtype=np.float64).reshape(-1, 1) * np.ones(2),
+        1 - 1e-9,
+        [note] if note else [],
+    )
+
+
+def pair(*effects, p=0.01):
+    return PairVerdict("a", "b", effects, (p, p), p)
+
+
+def found(column_score, *pairs):
+    return Dissociation(
+        ("a", "b"), 0.3, column_score, column_score, column_score, pairs, 0.95, 1001
+    )
+
+
+def test_the_mean_is_tested_and_interval_taken_over_the_defined_tasks():
+    values = np.array([3.0, np.nan, 5.0])
+    resampled = np.stack([np.arange(11.0), np.full(11, np.nan), np.arange(11.0) + 2], axis=1)
+    controls = np.array([[9.0, np.nan, 1.0], [0.0, np.nan, 1.0], [1.0, np.nan, 6.9]])
+    result = d_score("row", values, resampled, controls, 0.8, ["Task b is undefined."])
+    assert result.mean == 4
+    assert result.mean_interval == pytest.approx((2, 10))
+    np.testing.assert_allclose(result.control_means, [5, 0.5, 3.95])
+    assert result.mean_p == pytest.approx(2 / 4)
+    np.testing.assert_allclose(result.p_values, [2 / 4, np.nan, 2 / 4])
+    np.testing.assert_allclose(result.interval, [[1, 9], [np.nan, np.nan], [3, 11]])
+    assert result.note == "Task b is undefined. The mean is over the remaining 2 tasks."
+
+
+def test_without_any_defined_task_all_is_nan():
+    nothing = np.full((7, 2), np.nan)
+    result = d_score("row", nothing[0], nothing, nothing[:3], 0.95, ["No.", "Neither."])
+    assert isinstance(result, DScore)
+    assert np.isnan([result.mean, result.mean_p, *result.mean_interval]).all()
+    assert np.isnan(result.control_means).all()
+    assert result.note == "No. Neither."
+
+
+def test_a_missing_interval_is_explained():
+    resampled = np.stack([np.arange(11.0), np.full(11, np.nan)], axis=1)
+    result = d_score("row", np.array([1.0, 2.0]), resampled, np.empty((0, 2)), 0.8, [])
+    assert result.note == (
+        "Where more than 5% of the resamples are undefined, there is no interval."
+    )
+    assert "(no interval)" in found(result).verdict()
+
+
+def test_verdict_yes():
+    assert found(score(controls=range(-19, 0)), pair(0.1, 0.2)).verdict() == (
+        "The heads are specialised: with 30 % of the heads ablated, the mean column D-score is "
+        "+8.0 % (95 % interval +5.0 to +11.0), p = 0.05 against 19 sets of matched random "
+        "lesions. The pair of tasks is a double dissociation."
+    )
+
+
+def test_verdict_no():
+    text = found(score(controls=range(30)), pair(0.1, -0.2), pair(0.1, 0.2), pair(0.3, 0.1, p=0.06))
+    assert text.verdict().startswith("There is no evidence that heads specialise: ")
+    assert "p = 0.74 against 30 sets of matched random lesions." in text.verdict()
+    assert text.verdict().endswith(" 1 of 3 pairs of tasks is a double dissociation.")
+
+
+def test_verdict_weak_where_the_interval_reaches_zero():
+    text = found(score(low=-1.0, controls=[0.0] * 30), pair(0.1, 0.0)).verdict()
+    assert text.startswith("The evidence that heads specialise is weak: ")
+    assert text.endswith("The pair of tasks is not a double dissociation.")
+
+
+@pytest.mark.parametrize("n_controls", [1, 18])
+def test_verdict_needs_enough_controls(n_controls):
+    text = found(score(controls=[0.0] * n_controls), pair(0.1, 0.1), pair(0.1, 0.1)).verdict()
+    assert text.startswith("Whether heads specialise cannot be said: with 30 % of the heads")
+    sets = "1 set" if n_controls == 1 else "18 sets"
+    assert f"against {sets} of matched random lesions; p can reach 0.05 from 19 sets on." in text
+    assert text.endswith("2 of 2 pairs of tasks are double dissociations.")
+
+
+def test_verdict_without_controls_or_without_a_score():
+    text = found(score(), pair(0.1, 0.1)).verdict()
+    assert text.startswith("Whether heads specialise cannot be said: with 30 %")
+    assert "and there are no matched random lesions to compare it with." in text
+    undefined = found(score(mean=np.nan, note="All bases are zero."), pair(0.1, 0.1)).verdict()
+    assert undefined.startswith("Whether heads specialise cannot be said. All bases are zero. ")
+
+
+@pytest.mark.parametrize(
+    ("effects", "p", "double"),
+    [
+        ((0.1, 0.2), 0.05, True),
+        ((0.1, 0.2), 0.051, False),
+        ((0.1, -0.2), 0.01, False),
+        ((0.0, 0.2), 0.01, False),
+        ((float("nan"), 0.2), float("nan"), False),
+    ],
+)
+def test_a_double_dissociation_takes_two_significant_effects(effects, p, double):
+    assert pair(*effects, p=p).is_double_dissociation is double
