@@ -6,7 +6,7 @@ examples, keeps padding under 5 % for ordinary text.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,9 +36,12 @@ class Encoded:
     token_type_ids: Int[np.ndarray, " tokens"] | None = None
 
     def __post_init__(self) -> None:
-        for array in (self.input_ids, self.offsets, self.token_type_ids):
+        for name in ("input_ids", "offsets", "token_type_ids"):
+            array = getattr(self, name)
             if array is not None:
+                array = array.view()
                 array.setflags(write=False)
+                object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -219,7 +222,7 @@ def _columns(texts: Sequence[tuple[str, ...]]) -> list[list[str]]:
 
 
 def _flat(rows: list[list[int]]) -> Int[np.ndarray, " tokens"]:
-    return np.fromiter((token for row in rows for token in row), dtype=np.int32)
+    return np.fromiter(chain.from_iterable(rows), dtype=np.int32)
 
 
 def _offsets(lengths: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " boundaries"]:
