@@ -120,10 +120,10 @@ def test_the_time_of_a_stored_measurement_counts(tmp_path):
     for key in ("importance-a", "importance-b", "predictions-0"):
         first.remember(key, Counter({}))
     second = Measurements(tmp_path, "scope")
-    assert second.seconds() == 0
+    assert second.seconds == {}
     second.remember("importance-b", Counter({}))
-    assert 0 < second.seconds("importance") < first.seconds("importance") < first.seconds()
-    assert second.seconds("predictions") == 0
+    assert second.seconds == {"importance-b": first.seconds["importance-b"]}
+    assert list(first.seconds) == ["importance-a", "importance-b", "predictions-0"]
 
 
 def test_a_measurement_that_fails_leaves_nothing(tmp_path):

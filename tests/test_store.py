@@ -140,6 +140,7 @@ def test_fresh_deletes_what_lobes_wrote_and_nothing_else(tmp_path):
         folder.write_json("results.json", {})
         (path / "checkpoints" / "checkpoint-7").mkdir(parents=True)
         (path / "checkpoints" / "checkpoint-7" / "weights").write_text("")
+        (path / "checkpoints" / "seconds.json").write_text("")
         with folder.writing_model({"steps": 3}) as model:
             (model / "weights").write_text("")
     (path / "notes.txt").write_text("mine")

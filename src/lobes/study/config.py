@@ -110,8 +110,8 @@ class TrainingConfig(Section):
         2e-5, description="a number above 0, such as 2e-5"
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="a number from 0")
-    warmup: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="the share of the steps, 0 to 1"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="a share of the steps from 0 and below 1"
     )
     sampling: Literal["proportional"] = Field("proportional", description='"proportional"')
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
@@ -283,6 +283,16 @@ def override(study: StudyConfig, *settings: str) -> StudyConfig:
     for setting in settings:
         _set(data, setting)
     return StudyConfig.from_dict(data, source="--set")
+
+
+def with_trained_model(study: StudyConfig, model: str) -> StudyConfig:
+    """The study without its training, on a model that was trained elsewhere.
+
+    `model` is a folder (relative to the working directory) or the name of a model on the hub.
+    """
+    training = study.training.model_copy(update={"enabled": False})
+    name = _model(model, "--model", Path())
+    return study.model_copy(update={"model": name, "training": training})
 
 
 def differences(first: Any, second: Any, prefix: str = "") -> list[str]:

@@ -49,9 +49,10 @@ class Measurements:
             file.write(content)
         return arrays
 
-    def seconds(self, prefix: str = "") -> float:
-        """How long the results returned so far took to measure, in whichever session."""
-        return sum(value for key, value in self._seconds.items() if key.startswith(prefix))
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """{key: how long its result took to measure, in whichever session}."""
+        return dict(self._seconds)
 
     def _file_name(self, key: str) -> str:
         slug = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "-" for c in key)

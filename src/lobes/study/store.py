@@ -49,6 +49,7 @@ RESULT_FILES = ("results.json", "report.html", "importance.parquet", "prediction
 logger = logging.getLogger("lobes")
 
 MODEL_MARKER = "training.json"
+SECONDS = "seconds.json"
 
 # Where the study is told to write, how often, and what it is called change no number. Where a
 # task's files lie does not either: their content has a fingerprint of its own.
@@ -183,7 +184,8 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
             for path in (self.path / "measurements").glob("*-????????????????.parquet"):
                 path.unlink()
-            for path in (self.path / "checkpoints").glob("checkpoint-*"):
+            checkpoints = self.path / "checkpoints"
+            for path in (*checkpoints.glob("checkpoint-*"), checkpoints / SECONDS):
                 remove(path)
             remove_folder(self.path / "model", MODEL_MARKER)
             for name in ("measurements", "checkpoints"):

