@@ -1,0 +1,197 @@
+"""What a report is made of: frozen values, every number already text.
+
+`view.py` fills them from results; the templates and the terminal lay them out.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lobes.report.figures import LineChart, StripPlot
+from lobes.report.findings import Findings
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A label and its value."""
+
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A task's base score; `base_x` and `chance_x` are places from 0 to 100 on the same track."""
+
+    name: str
+    metric: str
+    outputs: str
+    n_train: str
+    n_validation: str
+    base: str
+    chance: str
+    above: str
+    skill: str
+    base_x: float | None
+    chance_x: float | None
+    near_chance: bool
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """A head: its importance in percent of the largest, and where it stands in the order.
+
+    `shade` and `rank_shade` index the palette; `lesioned` lists the fractions (as indices) whose
+    lesion for this task contains the head.
+    """
+
+    text: str
+    score: str
+    rank: int
+    shade: int
+    rank_shade: int
+    lesioned: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One task's importance map; a cell is None where a site has no such head."""
+
+    task: str
+    largest: str
+    rows: tuple[tuple[HeatCell | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class SiteLabel:
+    """The head of a map's row: the site's number, what tells its path apart, the whole path."""
+
+    number: int
+    short: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Importance:
+    """All maps, how they were estimated, and the most important heads of every task."""
+
+    method: str
+    n_heads: int
+    columns: int
+    label_width: int
+    sites: tuple[SiteLabel, ...]
+    maps: tuple[HeatMap, ...]
+    top: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """A score under a lesion; `tint` is negative for a loss, positive for a gain, up to ±10."""
+
+    text: str
+    tint: int
+    own: bool
+    lowest: bool
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """A lesion and what it does to every task."""
+
+    label: str
+    kind: Literal["base", "task", "control"]
+    cells: tuple[MatrixCell, ...]
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One line of a table of D-scores; `beyond` says p < 0.05."""
+
+    label: str
+    value: str
+    interval: str
+    controls: str
+    p: str
+    beyond: bool
+    is_mean: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One definition of the D-score at one fraction."""
+
+    definition: str
+    is_headline: bool
+    note: str
+    plot: StripPlot | None
+    rows: tuple[ScoreRow, ...]
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """A pair of tasks: what each loses by its own lesion more than by the other's."""
+
+    first: str
+    second: str
+    effects: tuple[str, str]
+    p_values: tuple[str, str]
+    p_holm: str
+    double: bool
+
+
+@dataclass(frozen=True)
+class Fraction:
+    """Everything that belongs to one fraction of lesioned heads."""
+
+    index: int
+    label: str
+    title: str
+    controls: str
+    smallest_p: str
+    raw: tuple[MatrixRow, ...]
+    change: tuple[MatrixRow, ...]
+    panels: tuple[Panel, ...]
+    pairs: tuple[PairRow, ...]
+    n_double: int
+
+
+@dataclass(frozen=True)
+class AcrossRow:
+    """The model's D-score by one definition at every fraction: (value, interval, p) each."""
+
+    definition: str
+    cells: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the model was trained, with a loss curve and a score curve for each task."""
+
+    facts: tuple[Fact, ...]
+    charts: tuple[tuple[str, LineChart | None, LineChart | None], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled list of settings."""
+
+    title: str
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a report shows."""
+
+    name: str
+    created: str
+    version: str
+    findings: Findings
+    facts: tuple[Fact, ...]
+    tasks: tuple[TaskRow, ...]
+    importance: Importance | None
+    largest_change: str
+    fractions: tuple[Fraction, ...]
+    headline_fraction: int
+    across: tuple[AcrossRow, ...]
+    training: Training | None
+    settings: tuple[Section, ...]

@@ -1,0 +1,105 @@
+"""The short form of the report, for the terminal: rich tables and the same sentences.
+
+Names come from data: they are shown as plain text, never read as rich's markup.
+"""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lobes.report.findings import Findings, Results
+from lobes.report.parts import Fraction, Report
+from lobes.report.view import view
+from lobes.report.words import GAP
+
+_TONES = {"yes": "green", "no": "bold", "open": "yellow"}
+
+
+def tables(results: Results) -> list[RenderableType]:
+    """What the terminal shows of a `results.json`, from top to bottom.
+
+    Base scores; then, at the largest fraction, the lesion matrix and the D-scores; then the
+    findings in words. Raises `RunError` when the results are damaged.
+    """
+    report = view(results)
+    shown: list[RenderableType] = [_base(report)]
+    if report.fractions:
+        headline = report.fractions[report.headline_fraction]
+        shown.append(_matrix(report, headline))
+        if headline.panels:
+            shown.append(_d_scores(headline))
+    return [*shown, _words(report.findings)]
+
+
+def _table(*columns: str, left: int = 1) -> Table:
+    """A plain table whose first `left` columns are text, the others numbers."""
+    table = Table(box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        justify = "left" if index < left else "right"
+        table.add_column(Text(column), justify=justify, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def _base(report: Report) -> Group:
+    table = _table("task", "metric", "base", "chance", "above chance", left=2)
+    for task in report.tasks:
+        name = Text(task.name)
+        if task.near_chance:
+            name.append(" (near chance)", style="yellow")
+        table.add_row(
+            name, Text(task.metric), Text(task.base, "bold"), Text(task.chance), Text(task.above)
+        )
+    return Group(_title("Base scores"), table)
+
+
+def _title(text: str) -> Text:
+    return Text(_unbound(text), "bold underline")
+
+
+def _unbound(text: str) -> str:
+    """Without the page's no-break spaces, at which rich breaks a line all the same."""
+    return text.replace(f"{GAP}%", "%").replace(GAP, " ")
+
+
+def _matrix(report: Report, fraction: Fraction) -> Group:
+    names = [task.name for task in report.tasks]
+    table = _table("ablated", *names)
+    for row in fraction.raw:
+        quiet = "" if row.kind == "task" else "dim"
+        cells = [
+            Text(cell.text + ("▾" if cell.lowest else " "), "bold" if cell.own else quiet)
+            for cell in row.cells
+        ]
+        table.add_row(Text(row.label, quiet), *cells)
+    title = f"Scores under lesions of {fraction.title}; rows: whose heads are ablated"
+    key = Text("bold: a task under its own lesion; ▾: the lowest of its column", "dim")
+    return Group(_title(title), table, key)
+
+
+def _d_scores(fraction: Fraction) -> Group:
+    table = _table("definition", "task", "D", "interval", "random lesions", "p", left=2)
+    title = _title(f"D-scores in percent at {fraction.title}, against {fraction.controls}")
+    notes = []
+    for panel in fraction.panels:
+        for row in panel.rows:
+            table.add_row(
+                Text(panel.definition if row.is_mean else "", "bold"),
+                Text(row.label, "bold" if row.is_mean else ""),
+                Text(row.value, "bold" if row.is_mean else ""),
+                Text(row.interval),
+                Text(row.controls),
+                Text(row.p, "green" if row.beyond else ""),
+            )
+        if panel.note:
+            notes.append(Text(f"{panel.definition}: {panel.note}", "yellow"))
+    return Group(title, table, *notes)
+
+
+def _words(findings: Findings) -> Group:
+    lines = [
+        Text(findings.question),
+        Text(_unbound(findings.headline), f"bold {_TONES[findings.answer]}"),
+    ]
+    lines += [Text(f"  {_unbound(sentence)}") for sentence in findings.sentences]
+    lines += [Text(f"  ! {_unbound(caveat)}", "yellow") for caveat in findings.caveats]
+    return Group(*lines)

@@ -1,0 +1,255 @@
+"""Made-up results of a study, of any size, with known content: what the report is tested with.
+
+The D-scores are computed from the made-up matrices by their definitions (METHOD section 5), so
+that the numbers of a report belong together.
+"""
+
+from typing import Any
+
+import numpy as np
+
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(2)>',
+    "a&b<c\u202e\x1b[31m",
+)
+
+_DEMO = ("sentiment", "domain", "domain-pair", "entailment", "paraphrase", "acceptability")
+_CHANCE = (0.52, 0.44, 0.5, 0.35, 0.63, 0.0)
+_BASE = (0.846, 0.912, 0.781, 0.803, 0.867, 0.552)
+
+
+def fake_results(
+    *,
+    tasks: int | tuple[str, ...] = 3,
+    sites: tuple[int, ...] = (12,) * 6,
+    fractions: tuple[float, ...] = (0.1, 0.2, 0.3),
+    controls: int = 10,
+    effect: float = 0.3,
+    bases: tuple[float, ...] | None = None,
+    site_names: tuple[str, ...] | None = None,
+    training: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Results in the schema of `results.json`.
+
+    `sites` are the numbers of heads. `effect` is the share of its score above chance that a task
+    loses by its own lesion at the largest fraction, beyond what any lesion costs: 0 plants no
+    dissociation.
+    """
+    rng = np.random.default_rng(seed)
+    names = tasks if isinstance(tasks, tuple) else tuple(_name(k) for k in range(tasks))
+    chance = np.array([_CHANCE[k % len(_CHANCE)] for k in range(len(names))])
+    base = np.array(bases or [_BASE[k % len(_BASE)] for k in range(len(names))])
+    importance = [_importance(rng, sites) for _ in names]
+    widths = range(max(sites))
+    return {
+        "schema": "lobes-results",
+        "version": 1,
+        "name": "demo",
+        "created": "2026-03-01T12:34:56+00:00",
+        "lobes": "0.1.0",
+        "model": {
+            "name": "all-MiniLM-L6-v2",
+            "pooling": "mean",
+            "n_parameters": 22713216,
+            "sites": [
+                {
+                    "index": s,
+                    "name": site_names[s] if site_names else f"encoder.layer.{s}.attention.self",
+                    "n_heads": n,
+                    "head_dim": 32,
+                    "kind": "self",
+                }
+                for s, n in enumerate(sites)
+            ],
+        },
+        "tasks": [
+            {
+                "name": name,
+                "metric": "matthews" if c == 0 else "accuracy",
+                "labels": ["no", "yes"] if c else None,
+                "n_train": 10000,
+                "n_validation": 2003,
+                "chance": float(c),
+                "base": float(b),
+            }
+            for name, c, b in zip(names, chance, base, strict=True)
+        ],
+        "training": _training(rng, names, base) if training else None,
+        "importance": [
+            {
+                "task": name,
+                "method": "taylor",
+                "aggregate": "token",
+                "normalize": "none",
+                "n_examples": 2000,
+                "n_tokens": 51234,
+                "seconds": 12.5,
+                "values": [
+                    [float(f"{row[h]:.6g}") if h < len(row) else None for h in widths]
+                    for row in values
+                ],
+            }
+            for name, values in zip(names, importance, strict=True)
+        ],
+        "fractions": [
+            _fraction(rng, p, p / max(fractions), names, importance, base, chance, controls, effect)
+            for p in fractions
+        ],
+        "iap": {
+            "fractions": list(fractions),
+            "controls": controls,
+            "matched": "site",
+            "order": "descending",
+            "exact": False,
+            "keep_per_site": 0,
+            "importance_split": "train",
+            "resamples": 1000,
+            "level": 0.95,
+            "seed": 0,
+        },
+        "environment": {
+            "python": "3.11.9",
+            "torch": "2.13.0",
+            "transformers": "5.23.0",
+            "numpy": "2.2.0",
+            "platform": "Linux-x86_64",
+            "cpu": "a processor with AMX",
+            "threads": 2,
+            "precision": "bf16",
+        },
+        "times": {"training": 151.0, "importance": 31.5, "evaluation": 66.0, "total": 248.5},
+        "config": {
+            "name": "demo",
+            "model": {"name": "all-MiniLM-L6-v2", "pooling": "auto"},
+            "train": {"steps": 300, "learning_rate": 2e-05, "sampling": "proportional"},
+            "tasks": [{"name": name, "text": ["sentence"]} for name in names],
+        },
+    }
+
+
+def _name(index: int) -> str:
+    return _DEMO[index] if index < len(_DEMO) else f"{_DEMO[index % len(_DEMO)]}-{index}"
+
+
+def _importance(rng: np.random.Generator, sites: tuple[int, ...]) -> list[np.ndarray]:
+    return [
+        rng.gamma(1.3, 0.004, size=n) * (0.6 + 0.8 * s / len(sites)) for s, n in enumerate(sites)
+    ]
+
+
+def _top(values: list[np.ndarray], number: int) -> str:
+    heads = sorted((-v, s, h) for s, row in enumerate(values) for h, v in enumerate(row))
+    by_site: dict[int, list[int]] = {}
+    for _, site, head in heads[:number]:
+        by_site.setdefault(site, []).append(head)
+    return " ".join(f"{s}:{','.join(map(str, sorted(by_site[s])))}" for s in sorted(by_site))
+
+
+def _fraction(rng, p, weight, names, importance, base, chance, controls, effect) -> dict[str, Any]:
+    n = len(names)
+    above = base - chance
+    damage = weight * (0.06 + 0.02 * rng.random((n, n)) + effect * np.eye(n))
+    scores = base - np.abs(above) * damage
+    noise = weight * (0.05 + 0.03 * rng.random((controls, n, n)))
+    control_scores = base - np.abs(above) * noise
+    number = int(p * sum(len(row) for row in importance[0]) + 1e-9)
+    return {
+        "fraction": p,
+        "n_heads": number,
+        "lesions": {k: _top(v, number) for k, v in zip(names, importance, strict=True)},
+        "n_controls": controls,
+        "matched": "site",
+        "scores": scores.round(6).tolist(),
+        "control_scores": control_scores.round(6).tolist(),
+        "dissociation": _dissociation(scores, control_scores, base) if n > 1 else None,
+        "pairs": _pairs(names, scores),
+    }
+
+
+def d_scores(matrix: np.ndarray, base: np.ndarray) -> dict[str, np.ndarray]:
+    """The three definitions, [tasks] each, in percent."""
+    n = len(base)
+    own = np.diag(matrix)
+    share = matrix / base
+    return {
+        "row": 100 * ((matrix.sum(1) - own) / (n - 1) - own) / base,
+        "column": 100 * ((matrix.sum(0) - own) / (n - 1) - own) / base,
+        "relative": 100 * ((share.sum(1) - np.diag(share)) / (n - 1) - np.diag(share)),
+    }
+
+
+def _dissociation(scores, control_scores, base) -> dict[str, Any]:
+    observed = d_scores(scores, base)
+    random = [d_scores(matrix, base) for matrix in control_scores]
+    result = {}
+    for name, values in observed.items():
+        control = np.array([d[name] for d in random]).reshape(len(random), len(base))
+        means = control.mean(1)
+        p = (1 + (control >= values).sum(0)) / (1 + len(control)) if len(control) else None
+        mean_p = (1 + (means >= values.mean()).sum()) / (1 + len(control)) if len(control) else None
+        result[name] = {
+            "values": values.round(6).tolist(),
+            "mean": round(float(values.mean()), 6),
+            "interval": [[round(v - 2.1, 6), round(v + 2.3, 6)] for v in values.tolist()],
+            "mean_interval": [float(values.mean() - 1.3), float(values.mean() + 1.4)],
+            "control_values": control.round(6).tolist(),
+            "control_means": means.round(6).tolist(),
+            "p_values": [None] * len(base) if p is None else p.tolist(),
+            "mean_p": None if mean_p is None else float(mean_p),
+            "note": None,
+        }
+    return result
+
+
+def _pairs(names, scores) -> list[dict[str, Any]]:
+    pairs = []
+    for i in range(len(names)):
+        for j in range(i + 1, len(names)):
+            effects = [
+                round(float(scores[j, i] - scores[i, i]), 6),
+                round(float(scores[i, j] - scores[j, j]), 6),
+            ]
+            p_values = [0.0004 if effect > 0.01 else 0.31 for effect in effects]
+            p_holm = min(1.0, max(p_values) * len(names))
+            pairs.append(
+                {
+                    "first": names[i],
+                    "second": names[j],
+                    "effects": effects,
+                    "p_values": p_values,
+                    "p_holm": p_holm,
+                    "double_dissociation": p_holm < 0.05,
+                }
+            )
+    return pairs
+
+
+def _training(rng, names, base) -> dict[str, Any]:
+    losses = [
+        {
+            "step": step,
+            "task": names[step % len(names)],
+            "loss": float(0.25 + 0.6 * np.exp(-step / 90) + 0.05 * rng.random()),
+        }
+        for step in range(1, 301)
+    ]
+    scores = [
+        {
+            "step": step,
+            "scores": {
+                name: float(b * (1 - 0.4 * np.exp(-step / 80)))
+                for name, b in zip(names, base, strict=True)
+            },
+        }
+        for step in range(50, 301, 50)
+    ]
+    return {
+        "steps": 300,
+        "seconds": 151.0,
+        "seed": 0,
+        "precision": "bf16",
+        "losses": losses,
+        "scores": scores,
+    }

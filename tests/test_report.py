@@ -1,0 +1,749 @@
+"""The report: what it says, that its numbers are those of the results, that its page is sound.
+
+`tests/gold/report_view.json` holds the whole view of a small study. After an intended change look
+at the difference and renew it: `LOBES_RENEW_GOLD=1 pytest tests/test_report.py -k gold`.
+"""
+
+import base64
+import copy
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from fake_results import HOSTILE, fake_results
+from lobes.errors import RunError
+from lobes.heads import HeadScores, HeadSet
+from lobes.report import figures, words
+from lobes.report.findings import findings, near_chance
+from lobes.report.html import render, write_report
+from lobes.report.source import read_results
+from lobes.report.terminal import tables
+from lobes.report.view import view
+
+GOLD = Path(__file__).parent / "gold" / "report_view.json"
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+CASES = {
+    "planted": {"controls": 23},
+    "few controls": {"controls": 7},
+    "null": {"effect": 0.0, "controls": 23, "training": False},
+    "one task": {"tasks": 1},
+    "no controls": {"controls": 0},
+    "hostile": {"tasks": HOSTILE, "sites": (7, 5, 11), "controls": 19},
+    "twelve tasks": {"tasks": 12, "sites": (16,) * 24, "controls": 29},
+}
+
+
+class Page(HTMLParser):
+    """A page as a list of elements (tag, attributes, text), with its nesting checked."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[dict] = []
+        self.open: list[dict] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {[element['tag'] for element in self.open]}"
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"an attribute twice in <{tag}>"
+        parents = [element["tag"] for element in self.open]
+        element = {"tag": tag, "text": "", "inside": parents, "children": [], **dict(attrs)}
+        if self.open:
+            self.open[-1]["children"].append(element)
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert [e["tag"] for e in self.open[-1:]] == [tag], f"</{tag}> closes nothing"
+        self.open.pop()
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] += data
+
+    def all(self, tag, **attributes):
+        return [
+            element
+            for element in self.elements
+            if element["tag"] == tag
+            and all(element.get(name) == value for name, value in attributes.items())
+        ]
+
+    def table(self, caption_id):
+        """The table whose caption has this id, as rows of cells' texts."""
+        table = next(
+            table for table in self.all("table") if table["children"][0].get("id") == caption_id
+        )
+        body = next(part for part in table["children"] if part["tag"] == "tbody")
+        return [[visible(cell) for cell in row["children"]] for row in body["children"]]
+
+
+def visible(element):
+    """An element's text without what only screen readers and nobody else get."""
+    text = element["text"]
+    for child in element["children"]:
+        if child.get("class") in ("sr", "low"):
+            text = text.replace(child["text"], "", 1)
+    return text.strip()
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    results = fake_results(**CASES[request.param])
+    text = render(results)
+    return results, text, Page(text)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    results = fake_results(**CASES["planted"])
+    return results, Page(render(results))
+
+
+# --- the page is sound ---------------------------------------------------------------------------
+
+
+def test_page_is_well_formed_with_unique_ids_and_no_dead_references(case):
+    page = case[2]
+    ids = [element["id"] for element in page.elements if "id" in element]
+    assert len(ids) == len(set(ids))
+    for element in page.elements:
+        wanted = (element.get("aria-labelledby") or "").split()
+        href = element.get("href", "")
+        if element["tag"] == "a":
+            assert href.startswith("#")
+            wanted.append(href[1:])
+        assert set(wanted) <= set(ids)
+
+
+def test_page_refers_to_nothing_outside_itself(case):
+    _, text, page = case
+    for element in page.elements:
+        assert not {"src", "srcset", "action", "data", "poster", "xlink:href"} & element.keys()
+        if element["tag"] == "link":
+            assert element["href"] == "data:,"
+    assert not re.search(r"https?:|url\(|@import|//[a-z]+\.[a-z]", text)
+
+
+def test_only_the_reports_own_script_may_run(case):
+    page = case[2]
+    (script,) = page.all("script")
+    digest = base64.b64encode(hashlib.sha256(script["text"].encode()).digest()).decode()
+    policy = next(meta for meta in page.all("meta") if "http-equiv" in meta)["content"]
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    handlers = [name for e in page.elements for name in e if name.startswith("on")]
+    assert not handlers
+
+
+def test_every_figure_and_table_has_words(case):
+    page = case[2]
+    for svg in page.all("svg"):
+        if svg.get("aria-hidden") == "true":
+            continue
+        assert svg["role"] == "img"
+        title, description = svg["children"][:2]
+        assert (title["tag"], description["tag"]) == ("title", "desc")
+        assert title["text"].strip()
+        assert description["text"].strip()
+        assert svg["aria-labelledby"].split() == [title["id"], description["id"]]
+    for table in page.all("table"):
+        assert table["children"][0]["tag"] == "caption"
+        assert table["children"][0]["text"].strip()
+    assert all(cell["scope"] in ("col", "row") and cell["text"].strip() for cell in page.all("th"))
+    assert all(e.get("tabindex") in (None, "0") for e in page.elements)
+
+
+def test_headings_do_not_skip_a_level(case):
+    levels = [int(e["tag"][1]) for e in case[2].elements if re.fullmatch("h[1-6]", e["tag"])]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_hostile_names_are_text_everywhere():
+    page = Page(render(fake_results(**CASES["hostile"])))
+    assert len(page.all("script")) == 1
+    assert not page.all("img")
+    shown = [e["text"] for e in page.all("bdi")]
+    assert HOSTILE[0] in shown
+    assert HOSTILE[1] in shown
+    assert "a&b<c\ufffd\ufffd[31m" in shown
+    assert {table["data-task"] for table in page.all("table", **{"class": "heat"})} >= {HOSTILE[0]}
+
+
+def test_hostile_settings_are_text_everywhere():
+    results = fake_results()
+    results["config"] = {"<b>": ["</style><img>", {"x": "<i>"}], "\ud800": "\x00"}
+    results["name"] = "</title><img>"
+    results["model"]["name"] = "<img>"
+    results["model"]["sites"][0]["name"] = '"><img>'
+    results["fractions"][-1]["dissociation"]["row"]["note"] = "<img>"
+    results["tasks"][0]["metric"] = "<img>"
+    results["created"] = '"><img>'
+    page = render(results)
+    assert "<img>" not in page
+    page.encode("utf-8")
+
+
+def test_a_page_of_twelve_tasks_stays_small():
+    assert len(render(fake_results(**CASES["twelve tasks"]))) < 1_000_000
+
+
+def test_every_fraction_has_its_panels_and_the_largest_is_chosen(planted):
+    _, page = planted
+    radios = page.all("input", name="fraction")
+    assert [radio["id"] for radio in radios] == ["fraction-0", "fraction-1", "fraction-2"]
+    assert [radio for radio in radios if "checked" in radio] == [radios[-1]]
+    for index in range(3):
+        assert len(page.all("div", **{"class": f"fraction only-{index}"})) == 3
+
+
+# --- the numbers are those of the results --------------------------------------------------------
+
+
+def as_number(text):
+    return float(text.replace("−", "-").replace("\u202f", "").rstrip(" %"))
+
+
+def test_base_scores(planted):
+    results, page = planted
+    for task, row in zip(results["tasks"], page.table("base-caption"), strict=True):
+        name, metric, base, chance, above, share, _, n_validation, n_train = row
+        assert name == task["name"]
+        assert metric.startswith(task["metric"])
+        assert as_number(base) == pytest.approx(task["base"], abs=5e-4)
+        assert as_number(chance) == pytest.approx(task["chance"], abs=5e-4)
+        assert as_number(above) == pytest.approx(task["base"] - task["chance"], abs=5e-4)
+        expected = 100 * (task["base"] - task["chance"]) / (1 - task["chance"])
+        assert as_number(share) == pytest.approx(expected, abs=0.5)
+        assert as_number(n_validation) == task["n_validation"]
+        assert as_number(n_train) == task["n_train"]
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_lesion_matrices(planted, index):
+    results, page = planted
+    entry = results["fractions"][index]
+    bases = [task["base"] for task in results["tasks"]]
+    raw, change = page.table(f"raw-{index}"), page.table(f"change-{index}")
+    assert [row[0] for row in raw] == [
+        "nothing (base)",
+        *(task["name"] for task in results["tasks"]),
+        "random heads (mean)",
+    ]
+    controls = [
+        sum(row[j] for control in entry["control_scores"] for row in control)
+        / (3 * len(entry["control_scores"]))
+        for j in range(3)
+    ]
+    expected = [bases, *entry["scores"], controls]
+    for texts, changes, scores in zip(raw, change, expected, strict=True):
+        for text, shift, score, base in zip(texts[1:], changes[1:], scores, bases, strict=True):
+            assert as_number(text) == pytest.approx(score, abs=5.1e-4)
+            assert as_number(shift) == pytest.approx(100 * (score - base) / base, abs=0.051)
+
+
+def test_own_lesions_and_lowest_scores_are_marked(planted):
+    results, page = planted
+    table = next(t for t in page.all("table") if t["children"][0].get("id") == "raw-2")
+    rows = table["children"][2]["children"][1:-1]
+    scores = results["fractions"][2]["scores"]
+    for i, row in enumerate(rows):
+        for j, cell in enumerate(row["children"][1:]):
+            assert ("own" in cell["class"].split()) == (i == j)
+            lowest = scores[i][j] == min(line[j] for line in scores)
+            assert ("lowest of its column" in cell["text"]) == lowest
+
+
+@pytest.mark.parametrize("index", [0, 2])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_d_scores(planted, index, place):
+    results, page = planted
+    data = results["fractions"][index]["dissociation"][("column", "row", "relative")[place]]
+    rows = page.table(f"scores-{index}-{place}")
+    assert [row[0] for row in rows] == ["all tasks", *(task["name"] for task in results["tasks"])]
+    values = [data["mean"], *data["values"]]
+    intervals = [data["mean_interval"], *data["interval"]]
+    controls = [data["control_means"], *zip(*data["control_values"], strict=True)]
+    p_values = [data["mean_p"], *data["p_values"]]
+    for k, (_, value, interval, spread, p) in enumerate(rows):
+        assert as_number(value) == pytest.approx(values[k], abs=0.051)
+        ends = [as_number(end) for end in interval.split(" to ")]
+        assert ends == pytest.approx(intervals[k], abs=0.051)
+        ends = [as_number(end) for end in spread.split(" to ")]
+        assert ends == pytest.approx([min(controls[k]), max(controls[k])], abs=0.051)
+        assert as_number(p) == pytest.approx(p_values[k], abs=5.1e-4)
+
+
+def test_pairs(planted):
+    results, page = planted
+    pairs = results["fractions"][0]["pairs"]
+    for row, pair in zip(page.table("pairs-0"), pairs, strict=True):
+        assert row[:2] == [pair["first"], pair["second"]]
+        effects = [as_number(row[2]), as_number(row[4])]
+        assert effects == pytest.approx(pair["effects"], abs=5.1e-4)
+        assert row[7] == ("yes" if pair["double_dissociation"] else "not shown")
+
+
+def test_heat_maps_of_sites_with_different_numbers_of_heads():
+    sites = (5, 2, 7)
+    results = fake_results(tasks=2, sites=sites, fractions=(0.2, 0.5))
+    page = Page(render(results))
+    tables_ = page.all("table", **{"class": "heat"})
+    for table, entry in zip(tables_, results["importance"], strict=True):
+        rows = [[math.nan if v is None else v for v in row] for row in entry["values"]]
+        scores = HeadScores(np.array(rows))
+        ranked = scores.ranked()
+        body = table["children"][2]["children"]
+        lesions = [HeadSet.parse(f["lesions"][entry["task"]]) for f in results["fractions"]]
+        for s, row in enumerate(body):
+            cells = row["children"][1:]
+            assert len(cells) == 7
+            for h, cell in enumerate(cells):
+                if h >= sites[s]:
+                    assert cell["class"] == "none"
+                    assert "data-rank" not in cell
+                    continue
+                assert ranked[int(cell["data-rank"]) - 1] == (s, h)
+                assert as_number(cell["data-score"]) == pytest.approx(scores[s, h], rel=6e-3)
+                share = 100 * scores[s, h] / scores[ranked[0]]
+                assert int(visible(cell)) == pytest.approx(share, abs=0.51)
+                marks = [f"f{k}" for k, lesion in enumerate(lesions) if (s, h) in lesion]
+                assert [c for c in cell["class"].split() if c[0] == "f"] == marks
+                assert ("lesioned" in cell["text"]) == bool(marks)
+
+
+def test_strip_plot_puts_values_on_the_scale_of_its_ticks():
+    strips = [
+        figures.Strip("a", 4.0, 2.0, 6.0, [-1.0, 1.0], is_mean=True),
+        figures.Strip("b", math.nan, math.nan, math.nan, []),
+    ]
+    plot = figures.strip_plot(strips, "title")
+    places = {tick.label: tick.at for tick in plot.ticks}
+    first, second = plot.rows
+    assert first.observed == places["4"]
+    assert (first.low, first.high) == (places["2"], places["6"])
+    assert plot.zero == places["0"]
+    unit = (places["2"] - places["0"]) / 2
+    dots = [float(x) for x in re.findall(r"M([\d.]+) ", first.dots)]
+    assert dots == pytest.approx([plot.zero - unit, plot.zero + unit], abs=0.11)
+    assert second.observed is None
+    assert second.dots == ""
+    assert plot.description.startswith("a: +4.0 %, interval +2.0 to +6.0, random lesions −1.0 to")
+    assert figures.strip_plot(strips[1:], "title") is None
+
+
+def test_line_chart_averages_long_curves_and_refuses_a_single_point():
+    chart = figures.line_chart([(step, 2.0) for step in range(1, 1009)], "loss")
+    assert chart.line.count("L") == 79
+    assert len(set(re.findall(r"[ML][\d.]+ ([\d.]+)", chart.line))) == 1
+    assert figures.line_chart([(1, 2.0), (2, math.nan)], "loss") is None
+
+
+def test_palette_is_readable_and_grows_lighter():
+    shades = [
+        [int(shade.background[k : k + 2], 16) for k in (1, 3, 5)] for shade in figures.palette()
+    ]
+    light = [figures.luminance(*shade) for shade in shades]
+    assert len(light) == figures.SHADES
+    assert all(a < b for a, b in itertools.pairwise(light))
+    for value, shade in zip(light, figures.palette(), strict=True):
+        other = {"#fff": 1.0, "#000": 0.0}[shade.text]
+        contrast = (max(value, other) + 0.05) / (min(value, other) + 0.05)
+        assert contrast >= 4.5
+
+
+# --- the sentences -------------------------------------------------------------------------------
+
+
+def changed(base=None, **column):
+    """Results of a planted study whose headline D-score at the largest fraction is replaced."""
+    results = fake_results(controls=23, bases=base)
+    results["fractions"][-1]["dissociation"]["column"].update(column)
+    return results
+
+
+@pytest.mark.parametrize(
+    ("results", "answer", "headline"),
+    [
+        (fake_results(controls=23), "yes", "Yes: each task’s own heads matter more to it"),
+        (
+            fake_results(controls=7),
+            "open",
+            "Cannot be said yet: the D-score exceeds all 7 random lesions, but so few allow no p "
+            "below 0.125.",
+        ),
+        (fake_results(controls=0), "open", "Cannot be said: no random lesions were measured"),
+        (
+            fake_results(controls=23, effect=0.0),
+            "no",
+            "No: the D-score does not stand out from random lesions of the same size.",
+        ),
+        (fake_results(tasks=1), "open", "Cannot be said: a dissociation needs at least two tasks"),
+        (
+            changed(mean_interval=[-0.5, 3.0]),
+            "open",
+            "Cannot be said: the D-score beats chance, but its interval includes 0.",
+        ),
+        (
+            changed(mean=-2.0, mean_interval=[-3.0, -1.0]),
+            "no",
+            "No: the tasks suffer less from their own lesion",
+        ),
+        (
+            changed(mean=None, mean_interval=[None, None], mean_p=None, note="Base near 0."),
+            "open",
+            "Cannot be said: the D-score is undefined here.",
+        ),
+        (
+            changed(base=(0.53, 0.45, 0.51)),
+            "open",
+            "Cannot be said: the model does none of the tasks better than chance.",
+        ),
+        ({**fake_results(), "fractions": []}, "open", "Cannot be said: no lesions were measured."),
+    ],
+)
+def test_answer(results, answer, headline):
+    found = findings(results)
+    assert found.answer == answer
+    assert found.headline.startswith(headline)
+    assert found.question.startswith(("Do the 3 tasks (sentiment, domain and dom", "Does the task"))
+
+
+def spaced(sentences):
+    return [sentence.replace("\u00a0", " ") for sentence in sentences]
+
+
+def test_sentences_of_a_planted_study():
+    results = fake_results(controls=23)
+    column = results["fractions"][-1]["dissociation"]["column"]
+    main, others, alone, pairs, fractions = spaced(findings(results).sentences)
+    assert main.startswith("At 30 % of the heads (21 heads for each task) the model’s column D-sc")
+    assert f"is {words.points(column['mean'])} % (95 % interval " in main
+    assert main.endswith("of 23 random lesions matched by site, none does as much (p = 0.042).")
+    assert others.startswith("By the other two definitions: row +")
+    assert alone == "One at a time (uncorrected), every task is beyond random lesions."
+    assert pairs == "All 3 pairs of tasks show a double dissociation (Holm-corrected p < 0.05)."
+    assert fractions.startswith("At the other fractions the column D-score is +")
+    assert findings(results).caveats == ()
+
+
+def test_sentences_count_controls_tasks_and_pairs():
+    results = fake_results(controls=23)
+    entry = results["fractions"][-1]
+    column = entry["dissociation"]["column"]
+    column["control_means"][:2] = [column["mean"], column["mean"] + 1]
+    column["p_values"] = [0.01, 0.2, 0.3]
+    entry["pairs"][0]["double_dissociation"] = False
+    entry["pairs"][2]["double_dissociation"] = False
+    main, _, alone, pairs, _ = spaced(findings(results).sentences)
+    assert "of 23 random lesions matched by site, 2 do as much" in main
+    assert alone == ("One at a time (uncorrected), sentiment is beyond random lesions, 1 of 3.")
+    assert pairs == (
+        "Of 3 pairs of tasks, 1 shows a double dissociation (Holm-corrected p < 0.05): "
+        "sentiment with domain-pair."
+    )
+
+
+def test_sentence_of_one_task_compares_with_random_lesions():
+    results = fake_results(tasks=1, controls=11)
+    (sentence,) = spaced(findings(results).sentences)
+    assert sentence.startswith("Ablating the 30 % of heads most important to sentiment takes its ")
+    assert "11 random lesions matched by site take it to 0.8" in sentence
+
+
+def test_caveats_name_what_weakens_the_answer():
+    few = spaced(findings(fake_results(controls=10)).caveats)
+    assert few == [
+        "10 random lesions can give no p below 0.091: set 19 controls or more to be able to reach "
+        "p < 0.05, 99 or more for p < 0.01."
+    ]
+    weak = findings(fake_results(controls=23, bases=(0.85, 0.45, 0.8))).caveats
+    assert weak[0].startswith("The model is near chance on domain: ")
+    none = findings(fake_results(controls=0)).caveats
+    assert none == ("Without random lesions nothing tells specialisation from mere damage.",)
+    wide = findings(changed(mean_interval=[-1.0, 2.0], note="A note.")).caveats
+    assert wide[0].startswith("The interval of the headline D-score includes 0")
+    assert wide[1] == "On column: A note."
+    ascending = fake_results(controls=23)
+    ascending["iap"]["order"] = "ascending"
+    assert "least important heads first" in findings(ascending).caveats[0]
+
+
+@pytest.mark.parametrize(
+    ("base", "n", "expected"),
+    [(0.54, 2003, True), (0.56, 2003, False), (0.56, 41, True), (None, 2003, True)],
+)
+def test_near_chance_knows_the_size_of_the_validation_set(base, n, expected):
+    task = {"metric": "accuracy", "base": base, "chance": 0.5, "n_validation": n}
+    assert near_chance(task) is expected
+
+
+def test_page_and_terminal_say_the_same_sentences(case):
+    results, _, page = case
+    found = view(results).findings
+    shown = printed(results, width=2000)
+    said = [e["text"] for e in page.all("li") + page.all("p")]
+    assert page.all("h2")[0]["text"] == found.headline
+    for sentence in (*found.sentences, *found.caveats):
+        assert sentence in said
+        assert sentence.replace("\u00a0%", "%").replace("\u00a0", " ") in shown
+    assert found.headline.replace("\u00a0", " ") in shown
+
+
+# --- the terminal --------------------------------------------------------------------------------
+
+
+def printed(results, width=100):
+    console = Console(width=width, force_terminal=False, color_system=None)
+    with console.capture() as capture:
+        for part in tables(results):
+            console.print(part)
+    return capture.get()
+
+
+def test_terminal_shows_the_headline_fraction_and_reads_no_markup():
+    text = printed(fake_results(tasks=("[red]a[/red]", "b\x1b[2J"), controls=19))
+    assert "[red]a[/red]" in text
+    assert "\x1b" not in text
+    assert "Scores under lesions of 30% of the heads (21 heads)" in text
+    assert "D-scores in percent at 30% of the heads" in text
+    assert text.count("all tasks") == 3
+
+
+def test_terminal_of_one_task_has_no_d_scores():
+    text = printed(fake_results(tasks=1))
+    assert "Base scores" in text
+    assert "D-scores" not in text
+    assert "Cannot be said" in text
+
+
+# --- reading and writing -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(fake_results()), encoding="utf-8")
+    return tmp_path
+
+
+def test_results_are_read_from_a_file_or_a_folder(run):
+    assert read_results(run) == read_results(run / "results.json") == fake_results()
+
+
+def test_nan_written_by_another_program_is_undefined(run):
+    text = (run / "results.json").read_text().replace('"base": 0.846', '"base": NaN')
+    (run / "results.json").write_text(text)
+    assert read_results(run)["tasks"][0]["base"] is None
+    assert view(read_results(run)).tasks[0].base == "–"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "has version 2, newer than the 1 that this lobes reads: update lobes"),
+        ({"version": "1"}, "is damaged: its version is '1'"),
+        ({"schema": "other"}, '"schema" is not "lobes-results"'),
+        ({"tasks": None}, 'is damaged: "tasks" is missing or broken'),
+        ({"fractions": {}}, 'is damaged: "fractions" is missing or broken'),
+    ],
+)
+def test_results_of_another_kind_are_refused(run, change, message):
+    (run / "results.json").write_text(json.dumps({**fake_results(), **change}))
+    with pytest.raises(RunError, match=re.escape(message)):
+        read_results(run)
+
+
+def test_damaged_and_missing_files_are_refused(tmp_path):
+    path = tmp_path / "results.json"
+    with pytest.raises(RunError, match=r"There is no .*results\.json: give the folder of a finish"):
+        read_results(tmp_path)
+    path.write_text('{"schema": "lobes-results",\n "vers')
+    with pytest.raises(RunError, match="is damaged: line 2 is not JSON"):
+        read_results(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RunError, match="is damaged: it is not UTF-8"):
+        read_results(path)
+    path.write_text("[1]")
+    with pytest.raises(RunError, match='"schema" is not'):
+        read_results(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [("tasks", 0, "base"), ("fractions", 2, "scores"), ("importance", 0, "values"), ("iap",)],
+)
+def test_a_missing_part_is_one_clear_sentence(path):
+    results = fake_results()
+    place = results
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    with pytest.raises(RunError, match=rf"damaged.*{path[-1]}.*[Rr]un the study again"):
+        render(results)
+
+
+def test_optional_parts_may_be_absent():
+    results = fake_results(training=False)
+    for part in ("environment", "times", "config", "created", "lobes", "name"):
+        del results[part]
+    results["importance"] = []
+    page = Page(render(results))
+    assert not page.all("section", id="importance")
+    assert not page.all("section", id="training")
+
+
+def test_undefined_numbers_are_dashes_not_zeros():
+    results = fake_results(tasks=2, controls=19)
+    results["tasks"][0]["base"] = 0.01
+    results["fractions"][-1]["scores"][1] = [None, None]
+    for data in results["fractions"][-1]["dissociation"].values():
+        data.update(values=[None, None], interval=[[None, None]] * 2, p_values=[None, None])
+        data.update(mean=None, mean_interval=[None, None], mean_p=None, control_values=[])
+        data.update(control_means=[], note="The base is near 0.")
+    last = view(results).fractions[-1]
+    assert [cell.text for cell in last.raw[2].cells] == ["–", "–"]
+    assert last.change[1].cells[0].text == "–"
+    assert last.panels[0].plot is None
+    assert [row.value for row in last.panels[0].rows] == ["–", "–", "–"]
+    assert "The base is near 0." in Page(render(results)).all("p", **{"class": "note"})[0]["text"]
+
+
+def test_writing_replaces_the_page_in_one_step(run, monkeypatch):
+    page = run / "out" / "report.html"
+    assert write_report(run, page) == page
+    first = page.read_text(encoding="utf-8")
+    assert first == render(fake_results())
+    mask = os.umask(0)
+    os.umask(mask)
+    assert page.stat().st_mode & 0o777 == 0o666 & ~mask
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(RunError, match=r"Cannot write the report .*report\.html: No space left"):
+        write_report(run, page)
+    assert page.read_text(encoding="utf-8") == first
+    assert [path.name for path in page.parent.iterdir()] == ["report.html"]
+
+
+def test_rendering_changes_nothing_and_is_repeatable():
+    results = fake_results()
+    before = copy.deepcopy(results)
+    assert render(results) == render(results)
+    assert results == before
+
+
+def test_the_report_loads_neither_torch_nor_transformers():
+    code = (
+        "import sys, lobes.report.html, lobes.report.terminal; "
+        "sys.exit(bool({'torch', 'transformers', 'plotly'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- gold ----------------------------------------------------------------------------------------
+
+
+def test_view_equals_the_gold_file():
+    results = fake_results(tasks=2, sites=(3, 2), fractions=(0.2, 0.4), controls=5)
+    losses = results["training"]["losses"]
+    results["training"]["losses"] = losses[:7]
+    found = json.loads(json.dumps(dataclasses.asdict(view(results)), ensure_ascii=False))
+    if os.environ.get("LOBES_RENEW_GOLD"):
+        GOLD.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    assert found == json.loads(GOLD.read_text(encoding="utf-8"))
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (words.fixed(-0.0004), "0.000"),
+        (words.fixed(-0.0315), "−0.032"),
+        (words.points(12.44), "+12.4"),
+        (words.points(math.nan), "–"),
+        (words.p_value(0.04996), "0.0500"),
+        (words.p_value(0.0499), "0.0499"),
+        (words.p_value(0.00001), "< 0.001"),
+        (words.percent(0.3), "30\u00a0%"),
+        (words.percent(0.125), "12.5\u00a0%"),
+        (words.thousands(22713216), "22\u202f713\u202f216"),
+        (words.duration(4.24), "4.2 s"),
+        (words.duration(185), "3 min 05 s"),
+        (words.duration(4321), "1 h 12 min"),
+        (words.listing(["a", "b", "c"]), "a, b and c"),
+        (words.significant(-0.00012345), "−0.000123"),
+    ],
+)
+def test_words(text, expected):
+    assert text == expected
+
+
+def test_site_labels_keep_what_differs():
+    assert words.site_labels([f"encoder.layer.{k}.attention" for k in range(3)]) == ("0", "1", "2")
+    assert words.site_labels(
+        [
+            "encoder.block.0.layer.0.SelfAttention",
+            "decoder.block.0.layer.0.SelfAttention",
+            "decoder.block.0.layer.1.EncDecAttention",
+        ]
+    ) == ("encoder.0.SelfAttn", "decoder.0.SelfAttn", "decoder.1.EncDecAttn")
+    assert words.site_labels(["m.a.x", "m.b"]) == ("a.x", "b")
+
+
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=6), st.integers(5, 30))
+def test_site_labels_are_as_many_as_sites_and_short(names, width):
+    labels = words.site_labels(names, width)
+    assert len(labels) == len(names)
+    assert all(len(label) <= width for label in labels)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.integers(3, 9))
+def test_ticks_enclose_their_range_in_equal_round_steps(a, b, most):
+    low, high = min(a, b), max(a, b)
+    if 0 < high - low < 1e-6:
+        return
+    ticks = figures.nice_ticks(low, high, most)
+    step = ticks[1] - ticks[0]
+    slack = 1e-6 * max(1.0, step)
+    assert 2 <= len(ticks) <= most
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= high - slack
+    assert all(y - x == pytest.approx(step, rel=1e-6) for x, y in itertools.pairwise(ticks))
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
+def test_cleaning_twice_is_cleaning_once(value):
+    once = words.clean(value)
+    assert words.clean(once) == once
+    json.dumps(once, ensure_ascii=False).encode("utf-8")
