@@ -289,6 +289,9 @@ def test_scores_measured_from_chance():
     np.testing.assert_allclose(
         above.row.values, [100 * (0.3 - -0.1) / 0.2, 100 * (0.0 - 0.1) / 0.4]
     )
+    for score in (above.row, above.column, above.relative):
+        assert (score.interval[:, 0] < score.values).all()
+        assert (score.values < score.interval[:, 1]).all()
 
 
 @pytest.mark.parametrize(("right", "defined"), [(55, True), (54, False), (50, False), (30, False)])

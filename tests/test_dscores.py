@@ -218,3 +218,7 @@ def test_verdict_without_controls_or_without_a_score():
 )
 def test_a_double_dissociation_takes_two_significant_effects(effects, p, double):
     assert pair(*effects, p=p).is_double_dissociation is double
+
+
+def test_only_the_corrected_p_decides_on_a_pair():
+    assert not PairVerdict("a", "b", (0.1, 0.1), (0.001, 0.03), 0.09).is_double_dissociation

@@ -177,6 +177,19 @@ def test_pearson_keeps_its_digits_at_any_scale(scale, shift):
     assert value == pytest.approx(METRICS["pearson"](labels, predictions[0]), abs=1e-6)
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_a_common_scale_leaves_the_metric_and_takes_away_units(name):
+    labels, (predictions, *_) = sample(name, np.random.default_rng(31), 41, 2)
+    metric = METRICS[name]
+    scaled = metric.on_common_scale(predictions)
+    assert metric(labels, scaled) == pytest.approx(metric(labels, predictions))
+    if metric.for_regression:
+        np.testing.assert_allclose(metric.on_common_scale(7 * predictions - 3), scaled, atol=1e-12)
+        assert metric.on_common_scale(np.full(3, 0.1)).tolist() == [0, 0, 0]
+    else:
+        np.testing.assert_array_equal(scaled, predictions)
+
+
 def test_chance_levels():
     labels = np.array([0, 0, 0, 1, 2, 2])
     assert METRICS["accuracy"].chance(labels) == 0.5

@@ -126,6 +126,12 @@ def test_random_exchanges_agree_with_all_exchanges(name):
     assert p == pytest.approx(exact, abs=4 * np.sqrt(exact / 8_000))
 
 
+def test_the_observed_assignment_counts_as_one_exchange():
+    labels = np.arange(40) % 2
+    call = {"draws": 99, "generator": np.random.default_rng(0)}
+    assert paired_p_value(METRICS["f1"], labels, 1 - labels, labels, **call) == 1 / 100
+
+
 def test_the_pair_test_is_nan_where_a_score_is_and_1_where_nothing_differs():
     labels, varied, constant = np.array([0.0, 1.0, 2.0]), np.array([1.0, 0.0, 2.0]), np.ones(3)
     call = {"draws": 99, "generator": np.random.default_rng(0)}
