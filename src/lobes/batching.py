@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # How many examples one tokenizer call gets: enough for its threads, little enough for memory.
 _CHUNK = 8192
 
+# A batch of its own costs a fixed time, about what this share of a full batch's tokens takes.
+_BATCH_COST = 1 / 64
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
@@ -143,19 +146,24 @@ def token_batches(
     """Indices of the examples in batches of similar length, shortest first.
 
     A batch padded to its longest example has at most `tokens_per_batch` tokens; an example longer
-    than that is a batch of its own. Examples of one length keep their order.
+    than that is a batch of its own. Examples of one length keep their order. A batch also ends
+    where a longer example would widen it by more tokens than another batch costs: so padding stays
+    small in sets of few batches, too.
     """
     if tokens_per_batch < 1:
         raise ConfigError(f"A batch holds at least 1 token, not {tokens_per_batch}.")
     order = np.argsort(lengths, kind="stable")
+    ascending = lengths[order].tolist()
     batches: list[np.ndarray] = []
     start = 0
-    for end, length in enumerate(lengths[order].tolist()):
+    for end in range(1, len(ascending)):
         # In ascending order the newest example is the longest: it sets the width of the batch.
-        if end > start and (end + 1 - start) * length > tokens_per_batch:
+        number, width = end - start, ascending[end]
+        widening = number * (width - ascending[end - 1])
+        if (number + 1) * width > tokens_per_batch or widening > tokens_per_batch * _BATCH_COST:
             batches.append(order[start:end])
             start = end
-    if start < len(order):
+    if len(order):
         batches.append(order[start:])
     return batches
 

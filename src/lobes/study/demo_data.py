@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -401,14 +401,14 @@ def _extract_sentences(archive: Path, folder: Path) -> None:
                 _copy(_member(inner, f"hutto_ICWSM_2014/{name}"), folder / name)
 
 
-def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
-    """The content of one file: no path, link or mode that the archive states has any effect."""
+def _member(archive: tarfile.TarFile, name: str) -> Any:
+    """One file, opened: no path, link or mode that the archive states has any effect."""
     source = archive.extractfile(name)
     if source is None:
         raise KeyError(f"{name} is not a file")
     return source
 
 
-def _copy(source: IO[bytes], target: Path) -> None:
+def _copy(source: Any, target: Path) -> None:
     with source, target.open("wb") as copy:
         shutil.copyfileobj(source, copy)

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
 from lobes.errors import DataError
 from lobes.tasks.task import Examples
@@ -53,7 +53,7 @@ class Pairs:
 
 def ag_pairs(
     texts: Sequence[str],
-    topics: Sequence[str] | Sequence[int] | Int[np.ndarray, " articles"],
+    topics: Sequence[str] | Sequence[int] | Shaped[np.ndarray, " articles"],
     *,
     seed: int | np.random.Generator = 0,
 ) -> Pairs:

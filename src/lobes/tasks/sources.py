@@ -56,11 +56,16 @@ def load_task(
     settings that do not fit together.
     """
     if dataset is None and train is None:
-        raise ConfigError(f"Task {name!r} has no training data: name a file with train=…")
+        raise ConfigError(
+            f"Task {name!r} has no training data: name a file with train=…, or a data set."
+        )
     if dataset is None and config is not None:
         raise ConfigError(
             f"Task {name!r} has config={config!r} but no dataset that it could be of."
         )
+    for size, value in (("train_size", train_size), ("validation_size", validation_size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"Task {name!r} has {size}={value}: a sample has at least 1 example.")
     columns = (text,) if isinstance(text, str) else tuple(text)
     given = {"train": train or "train", "validation": validation}
     data = {
@@ -127,16 +132,13 @@ def _load_from_hub(dataset: str, config: str | None, split: str) -> TaskData:
 def _sampled(task: Task, train_size: int | None, validation_size: int | None, seed: int) -> Task:
     """The task with its validation data held out if it has none, and its splits cut to size."""
     train, validation = task.train, task.validation
-    if train is None:
-        raise ConfigError(f"Task {task.name!r} has no training data.")
+    assert train is not None  # `load_task` has made the task with it
     if validation is None:
-        train, validation = _hold_out(train, np.random.default_rng([seed, 0]))
-    train = _draw(train, train_size, np.random.default_rng([seed, 1]))
-    validation = _draw(validation, validation_size, np.random.default_rng([seed, 2]))
+        train, validation = _hold_out(task.name, train, np.random.default_rng([seed, 0]))
     return Task(
         task.name,
-        train=train,
-        validation=validation,
+        train=_draw(train, train_size, np.random.default_rng([seed, 1])),
+        validation=_draw(validation, validation_size, np.random.default_rng([seed, 2])),
         text=task.text,
         label=task.label,
         labels=task.labels,
@@ -147,24 +149,22 @@ def _sampled(task: Task, train_size: int | None, validation_size: int | None, se
 def _draw(examples: Examples, size: int | None, generator: np.random.Generator) -> Examples:
     if size is None or size >= len(examples):
         return examples
-    if size < 1:
-        raise ConfigError(f"A sample has at least 1 example, not {size}.")
     return examples.select(np.sort(generator.choice(len(examples), size=size, replace=False)))
 
 
 def _hold_out(
-    examples: Examples, generator: np.random.Generator, share: float = HELD_OUT
+    name: str, examples: Examples, generator: np.random.Generator
 ) -> tuple[Examples, Examples]:
-    """Split off at least `share` of the examples, whole groups of equal texts at a time."""
+    """Split off a share `HELD_OUT` of the examples, whole groups of equal texts at a time."""
     group_of: dict[tuple[str, ...], int] = {}
     group = np.array([group_of.setdefault(text, len(group_of)) for text in examples.texts])
     order = generator.permutation(len(group_of))
     sizes = np.bincount(group)[order]
-    needed = int(np.searchsorted(np.cumsum(sizes), share * len(examples))) + 1
+    needed = int(np.searchsorted(np.cumsum(sizes), HELD_OUT * len(examples))) + 1
     if needed >= len(order):
         raise DataError(
-            f"Cannot hold out {share:.0%} of {len(examples)} examples with {len(order)} different "
-            f"texts for validation: give validation data."
+            f"Task {name!r}: cannot hold out {HELD_OUT:.0%} of {len(examples)} training examples "
+            f"with {len(order)} different texts for validation: give validation data."
         )
     held_out = np.isin(group, order[:needed])
     return examples.select(np.flatnonzero(~held_out)), examples.select(np.flatnonzero(held_out))

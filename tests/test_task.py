@@ -1,0 +1,409 @@
+"""Tasks: what is accepted, and the sentence with which everything else is refused."""
+
+import json
+import pickle
+from dataclasses import FrozenInstanceError
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from lobes.errors import ConfigError, DataError
+from lobes.tasks.task import Examples, Task, TaskSpec, check_task_names
+
+ROWS = [
+    {"sentence": "a fine day", "label": "good"},
+    {"sentence": "a dull day", "label": "bad"},
+    {"sentence": "a sad day", "label": "bad"},
+]
+
+
+def rows(*labels: object) -> list[dict[str, object]]:
+    return [{"sentence": f"day {i}", "label": label} for i, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        list,
+        tuple,
+        pd.DataFrame,
+        pa.Table.from_pylist,
+        datasets.Dataset.from_list,
+        lambda given: datasets.Dataset.from_list(given).with_format("numpy"),
+    ],
+    ids=["list", "tuple", "pandas", "arrow", "datasets", "datasets-numpy"],
+)
+def test_every_kind_of_data_gives_the_same_task(convert):
+    task = Task("mood", train=convert(ROWS), text="sentence")
+    assert task.train.texts == (("a fine day",), ("a dull day",), ("a sad day",))
+    assert task.train.labels.tolist() == [1, 0, 0]
+    assert task.train.labels.dtype == np.int64
+    assert task.labels == ("bad", "good")
+    assert (task.metric, task.n_outputs, task.is_regression) == ("accuracy", 2, False)
+    assert task.validation is None
+
+
+def test_pairs_of_texts_keep_the_order_of_the_columns():
+    data = [{"b": "two", "a": "one", "y": 0}, {"b": "four", "a": "three", "y": 1}]
+    task = Task("pair", train=data, text=("a", "b"), label="y")
+    assert task.train.texts == (("one", "two"), ("three", "four"))
+    assert (task.name, task.text, task.label) == ("pair", ("a", "b"), "y")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "given"),
+    [
+        ((2, 0, 1), ("0", "1", "2"), None),
+        ((True, False), ("0", "1"), None),
+        ((1.0, 0.0), ("no", "yes"), ("no", "yes")),
+        ((3, 1, 2), ("1", "2", "3"), ("1", "2", "3")),
+        ((0, 1), ("1", "0"), ("1", "0")),
+        (("b", "a"), ("b", "a"), ("b", "a")),
+        (("NA", "null"), ("NA", "null"), None),
+        ((np.int64(1), np.int8(0)), ("0", "1"), None),
+    ],
+)
+def test_labels_become_class_indices(labels, names, given):
+    task = Task("x", train=rows(*labels), text="sentence", labels=given)
+    assert task.labels == names
+    expected = (
+        [names.index(v if isinstance(v, str) else str(int(v))) for v in labels]
+        if (given is None or given[0] not in ("no", "yes"))
+        else [int(v) for v in labels]
+    )
+    assert task.train.labels.tolist() == expected
+
+
+def test_names_of_a_class_label_feature_are_kept():
+    data = datasets.Dataset.from_list(rows(0, 1, 1)).cast_column(
+        "label", datasets.ClassLabel(names=["spam", "ham", "neither"])
+    )
+    task = Task("x", train=data, text="sentence")
+    assert task.labels == ("spam", "ham", "neither")
+    assert task.train.labels.tolist() == [0, 1, 1]
+
+
+def test_fractions_mean_regression():
+    task = Task("x", train=rows(0.5, 2, 3.0), text="sentence")
+    assert (task.labels, task.metric, task.n_outputs) == (None, "spearman", 1)
+    assert task.train.labels.dtype == np.float64
+    assert task.train.labels.tolist() == [0.5, 2.0, 3.0]
+
+
+def test_a_metric_for_regression_makes_whole_numbers_targets():
+    task = Task("x", train=rows(1, 5, 5), text="sentence", metric="pearson")
+    assert task.is_regression
+    assert task.train.labels.tolist() == [1.0, 5.0, 5.0]
+
+
+def test_whole_floats_are_classes_where_the_metric_says_so():
+    task = Task("x", train=rows(1.0, 0.0), text="sentence", metric="matthews")
+    assert task.labels == ("0", "1")
+
+
+def test_validation_alone_gives_the_label_names():
+    assert Task("x", validation=ROWS, text="sentence").labels == ("bad", "good")
+
+
+def test_examples_are_taken_as_they_are():
+    examples = Examples((("one",), ("two",), ("three",)), np.array([1, 0, 1], dtype=np.int32))
+    task = Task("x", train=examples, text="sentence", labels=("1", "0"))
+    assert task.train.texts is examples.texts
+    assert task.train.labels.tolist() == [1, 0, 1]
+    regression = Examples((("one",), ("two",)), np.array([0.5, 1.0], dtype=np.float32))
+    assert Task("x", train=regression, text="sentence").is_regression
+
+
+def test_select_keeps_the_given_order():
+    chosen = Task("x", train=ROWS, text="sentence").train.select([2, 0])
+    assert chosen.texts == (("a sad day",), ("a fine day",))
+    assert chosen.labels.tolist() == [0, 1]
+    assert len(chosen.select(np.array([], dtype=np.int64))) == 0
+
+
+def test_tasks_and_examples_are_frozen():
+    task = Task("x", train=ROWS, text="sentence")
+    with pytest.raises(FrozenInstanceError):
+        task.spec = None
+    with pytest.raises(ValueError, match="read-only"):
+        task.train.labels[0] = 1
+
+
+def test_a_task_survives_pickling():
+    task = Task("x", train=ROWS, text="sentence")
+    again = pickle.loads(pickle.dumps(task))
+    assert again.spec == task.spec
+    assert again.train.texts == task.train.texts
+
+
+def test_the_repr_gives_sizes_and_no_data():
+    assert repr(Task("x", train=ROWS, text="sentence")) == (
+        "Task('x', train: 3, validation: none, labels=('bad', 'good'), metric='accuracy')"
+    )
+
+
+def test_a_task_without_data_needs_its_labels():
+    task = Task("x", text="sentence", labels=("a", "b"))
+    assert (task.train, task.validation, task.n_outputs) == (None, None, 2)
+    with pytest.raises(DataError) as error:
+        Task("x", text="sentence")
+    assert str(error.value) == (
+        "Task 'x' has neither data nor labels: give one of train, validation or labels, for "
+        'example labels=("negative", "positive").'
+    )
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), None])
+def test_a_spec_survives_json(labels):
+    metric = "spearman" if labels is None else "f1"
+    spec = TaskSpec("x", ("a", "b"), "label", labels, metric)
+    assert TaskSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+LISTED = "its columns are 'sentence', 'label'."
+
+REFUSED = {
+    "missing text column": (
+        {"train": ROWS, "text": "sentense"},
+        f"Task 'x': train has no column 'sentense'; {LISTED} Did you mean 'sentence'?",
+    ),
+    "missing label column": (
+        {"train": pd.DataFrame(ROWS), "label": "class"},
+        f"Task 'x': train has no column 'class'; {LISTED}",
+    ),
+    "one row without a column": (
+        {"train": [*ROWS, {"sentence": "no label here"}]},
+        "Task 'x': train row 3 has no column 'label'; its columns are 'sentence'.",
+    ),
+    "a column twice": (
+        {"train": pd.DataFrame([["a", "b", 0]], columns=["sentence", "sentence", "label"])},
+        "Task 'x': train has the column 'sentence' twice; rename one of them.",
+    ),
+    "unknown label": (
+        {"train": rows("a", "b"), "validation": rows("a", "b", "bb"), "labels": ("a", "b")},
+        "Task 'x': validation row 2 has the label 'bb' in column 'label', which is not one of "
+        "the labels 'a', 'b'. Did you mean 'b'?",
+    ),
+    "label that training never shows": (
+        {"train": rows("a", "b"), "validation": rows("a", "c")},
+        "Task 'x': validation row 1 has the label 'c' in column 'label', which is not one of "
+        "the labels 'a', 'b'.",
+    ),
+    "index out of range": (
+        {"train": rows(0, 1, 2), "labels": ("a", "b")},
+        "Task 'x': train row 2 has the label 2 in column 'label', which is not a class: expected "
+        "a whole number from 0 to 1, for the labels 'a', 'b'.",
+    ),
+    "hidden label": (
+        {"train": rows(0, 1), "validation": rows(-1, -1)},
+        "Task 'x': validation row 0 has the label -1 in column 'label', which is not a class: "
+        "expected a whole number from 0 to 1, for the labels '0', '1'. Labels of -1 mark hidden "
+        "answers: use a split with labels.",
+    ),
+    "number that no name says": (
+        {"train": rows(1, 2, 0), "labels": ("1", "2")},
+        "Task 'x': train row 2 has the label 0 in column 'label', which is not one of the labels "
+        "'1', '2'.",
+    ),
+    "class with a fraction": (
+        {"train": rows(0, 1, 0.5), "labels": ("a", "b")},
+        "Task 'x': train row 2 has the label 0.5 in column 'label', which is not a class: "
+        "expected a whole number from 0 to 1, for the labels 'a', 'b'.",
+    ),
+    "gap between indices": (
+        {"train": rows(1, 2, 1)},
+        "Task 'x': train has the labels 1, 2 in column 'label'; without label names they must be "
+        "0 to 1 without a gap: give the names with labels=(…).",
+    ),
+    "classes or targets": (
+        {"train": rows(1.0, 2.0)},
+        "Task 'x': train has whole numbers stored as floats in the label column 'label' (row 0: "
+        "1.0), which could be classes or targets: give labels=(…) for classes, or "
+        'metric="spearman" for regression.',
+    ),
+    "targets with a metric for classes": (
+        {"train": rows(1.0, 0.5), "metric": "accuracy"},
+        "Task 'x': train has the label 0.5 in column 'label', but the metric 'accuracy' is for "
+        'classes: use metric="spearman" for regression, or another column.',
+    ),
+    "text for regression": (
+        {"train": ROWS, "metric": "spearman"},
+        "Task 'x': train has text labels in column 'label' (row 0: 'good'), but a regression "
+        'task needs numbers; use a metric for classes, such as "accuracy", or another label '
+        "column.",
+    ),
+    "empty list": (
+        {"train": []},
+        "Task 'x': train has no examples; give it some, or leave the split out.",
+    ),
+    "empty frame": (
+        {"train": ROWS, "validation": pd.DataFrame(ROWS)[:0]},
+        "Task 'x': validation has no examples; give it some, or leave the split out.",
+    ),
+    "empty examples": (
+        {"train": Examples((), np.array([], dtype=np.int64)), "labels": ("a", "b")},
+        "Task 'x': train has no examples; give it some, or leave the split out.",
+    ),
+    "one class in train": (
+        {"train": rows("a", "a", "a")},
+        "Task 'x': train has one class only: all 3 examples have the label 'a'; a task needs two "
+        "classes or more in each split.",
+    ),
+    "one class in validation": (
+        {"train": rows(0, 1), "validation": rows(1, 1)},
+        "Task 'x': validation has one class only: all 2 examples have the label 1; a task needs "
+        "two classes or more in each split.",
+    ),
+    "label None": (
+        {"train": rows("a", None, "b")},
+        "Task 'x': train row 1 has no label in column 'label' (None); correct or remove the row.",
+    ),
+    "label NaN": (
+        {"train": pd.DataFrame(rows(0.0, 1.0, float("nan"))), "labels": ("a", "b")},
+        "Task 'x': train row 2 has no label in column 'label' (nan); correct or remove the row.",
+    ),
+    "label NA": (
+        {"train": rows(0, 1, pd.NA)},
+        "Task 'x': train row 2 has no label in column 'label' (<NA>); correct or remove the row.",
+    ),
+    "labels of two kinds": (
+        {"train": rows("a", "b", 1)},
+        "Task 'x': train mixes text and numbers in the label column 'label': row 0 has 'a', row 2 "
+        "has 1; use one kind.",
+    ),
+    "label of another kind": (
+        {"train": rows(0, [1])},
+        "Task 'x': train row 1 has the label [1] in column 'label', which is a list; expected "
+        "text or a number.",
+    ),
+    "infinite target": (
+        {"train": rows(0.5, float("inf"))},
+        "Task 'x': train row 1 has the target inf: targets are finite numbers; correct or remove "
+        "the row.",
+    ),
+    "text None": (
+        {"train": [*ROWS, {"sentence": None, "label": "bad"}]},
+        "Task 'x': train row 3 has no text in column 'sentence' (None); correct or remove the row.",
+    ),
+    "text NaN": (
+        {"train": pd.DataFrame([*ROWS, {"sentence": float("nan"), "label": "bad"}])},
+        "Task 'x': train row 3 has no text in column 'sentence' (nan); correct or remove the row.",
+    ),
+    "text of numbers": (
+        {"train": rows("a", "b"), "text": "n", "validation": None},
+        "Task 'x': train has no column 'n'; its columns are 'sentence', 'label'.",
+    ),
+    "numbers for text": (
+        {"train": [{"sentence": 7.5, "label": 0}, {"sentence": 1.5, "label": 1}]},
+        "Task 'x': train row 0 has 7.5 in the text column 'sentence', which is a number and not "
+        "text; name another column, or turn it into text.",
+    ),
+    "blank text": (
+        {"train": [*ROWS, {"sentence": " \n", "label": "bad"}]},
+        "Task 'x': train row 3 has an empty text in 'sentence'; correct or remove it.",
+    ),
+    "unsupported data": (
+        {"train": {"sentence": ["a"], "label": [0]}},
+        "Task 'x': train is a builtins.dict: expected a datasets.Dataset, a pandas.DataFrame, a "
+        "pyarrow.Table or a list of dicts, holding one split.",
+    ),
+    "streaming data": (
+        {"train": datasets.Dataset.from_list(ROWS).to_iterable_dataset()},
+        "Task 'x': train is a datasets.iterable_dataset.IterableDataset: expected a "
+        "datasets.Dataset, a pandas.DataFrame, a pyarrow.Table or a list of dicts, holding one "
+        "split.",
+    ),
+    "rows that are no dicts": (
+        {"train": [("a", 0)]},
+        "Task 'x': train row 0 is a tuple: expected a dict with the columns 'sentence', 'label'.",
+    ),
+    "bad name": (
+        {"name": "my task", "train": ROWS},
+        "'my task' cannot be a task's name: use letters, digits, '-' and '_' only, since files "
+        "are named after it.",
+    ),
+    "label name twice": (
+        {"train": ROWS, "labels": ("good", "bad", "good")},
+        "Task 'x' has the label name 'good' twice.",
+    ),
+    "label name that is no text": (
+        {"train": ROWS, "labels": ("good", "")},
+        "Task 'x' has the label name '': names are text, such as "
+        'labels=("negative", "positive").',
+    ),
+    "one label name": (
+        {"train": ROWS, "labels": ("good",)},
+        "Task 'x' has 1 label names: expected two or more, or None for regression.",
+    ),
+    "three text columns": (
+        {"train": ROWS, "text": ("a", "b", "c")},
+        "Task 'x' has 3 text columns: expected one, or two for pairs of texts.",
+    ),
+    "label as text": (
+        {"train": ROWS, "text": ("sentence", "label")},
+        "Task 'x' takes column 'label' both as text and as label.",
+    ),
+    "examples of another width": (
+        {"train": Examples((("a",), ("b",)), np.array([0, 1])), "text": ("a", "b")},
+        "Task 'x': train has examples without one text for each of 'a', 'b'.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused_in_one_sentence(case):
+    arguments, message = REFUSED[case]
+    with pytest.raises(DataError) as error:
+        Task(**{"name": "x", "text": "sentence", **arguments})
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"metric": "acuracy"},
+            "'acuracy' is not a metric: choose one of accuracy, f1, matthews, spearman, pearson.",
+        ),
+        (
+            {"metric": "spearman", "labels": ("bad", "good")},
+            "Task 'x' has classes, which the metric 'spearman' cannot judge: use \"accuracy\", or "
+            "another metric for classes.",
+        ),
+        (
+            {"metric": "f1", "labels": ("bad", "good", "neither")},
+            "Task 'x' has 3 classes, but the metric 'f1' is for two: use \"accuracy\" or "
+            '"matthews".',
+        ),
+    ],
+)
+def test_a_metric_that_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ConfigError) as error:
+        Task("x", train=ROWS, text="sentence", **arguments)
+    assert str(error.value) == message
+
+
+def test_a_spec_for_regression_refuses_a_metric_for_classes():
+    with pytest.raises(ConfigError, match="has regression, which the metric 'accuracy' cannot"):
+        TaskSpec("x", ("a",), "label", None, "accuracy")
+
+
+def test_examples_need_a_label_for_each_text():
+    with pytest.raises(DataError, match=r"^1 texts and 2 labels: expected one label for each"):
+        Examples((("a",),), np.array([0, 1]))
+
+
+def test_task_names_differ():
+    task = Task("x", train=ROWS, text="sentence")
+    other = Task("y", train=ROWS, text="sentence")
+    check_task_names([task, other])
+    with pytest.raises(DataError) as error:
+        check_task_names([task, other, task])
+    assert str(error.value) == (
+        "Two tasks are called 'x': give each its own name, since results are kept by name."
+    )
+    with pytest.raises(DataError, match=r"^No task was given: expected one or more"):
+        check_task_names([])
