@@ -5,7 +5,7 @@ trying: change the last token, and see whether the first token's state moves.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal, get_args
@@ -26,7 +26,7 @@ def run_encoder(encoder: nn.Module, inputs: Mapping[str, Tensor | None]) -> Any:
     encoder-decoder reads the text again in its decoder, shifted right by one, as its
     sequence-classification class does.
     """
-    accepted = accepted_inputs(type(encoder))
+    accepted = accepted_inputs(encoder)
     given = {
         name: value for name, value in inputs.items() if value is not None and name in accepted
     }
@@ -40,10 +40,14 @@ def run_encoder(encoder: nn.Module, inputs: Mapping[str, Tensor | None]) -> Any:
     return encoder(**given)
 
 
+def accepted_inputs(module: nn.Module) -> frozenset[str]:
+    """The names of the arguments that the module's forward pass takes."""
+    return _parameters_of(type(module).forward)
+
+
 @cache
-def accepted_inputs(encoder_class: type[nn.Module]) -> frozenset[str]:
-    """The names of the arguments that the class's forward pass takes."""
-    return frozenset(inspect.signature(encoder_class.forward).parameters)
+def _parameters_of(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def pool(
@@ -88,7 +92,7 @@ def has_pooler(encoder: nn.Module) -> bool:
     return getattr(encoder, "pooler", None) is not None
 
 
-def has_trained_pooler(encoder: nn.Module) -> bool:
+def has_trained_pooler(encoder: Any) -> bool:
     """Whether it has one, and no bias of it is still all zero, as every bias is at first."""
     if not has_pooler(encoder):
         return False

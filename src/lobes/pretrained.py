@@ -4,11 +4,12 @@ What is read here was made elsewhere. Weights come from safetensors files alone 
 code when it is loaded), and a repository's own Python code runs only when the caller says so.
 """
 
+import json
 import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
@@ -25,8 +25,6 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from lobes.errors import ModelError
-
-_LOADERS = {"encoder": AutoModel, "classifier": AutoModelForSequenceClassification}
 
 
 @contextmanager
@@ -39,9 +37,7 @@ def quiet() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     hub.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
@@ -52,7 +48,7 @@ def quiet() -> Iterator[None]:
 def load_model(
     name_or_folder: str | os.PathLike[str],
     *,
-    kind: str = "encoder",
+    loader: Any = AutoModel,
     trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
@@ -60,7 +56,7 @@ def load_model(
 ) -> tuple[torch.nn.Module, frozenset[str]]:
     """Load a model and the names of the weights that its checkpoint does not hold.
 
-    `kind` is "encoder" (`AutoModel`) or "classifier" (`AutoModelForSequenceClassification`).
+    `loader` is the class whose `from_pretrained` does it, such as `AutoModel`.
     Weights missing from the checkpoint start from `seed`; the global random state is not touched.
     Raises `ModelError` where there is no model, or none that can be loaded safely.
     """
@@ -68,7 +64,7 @@ def load_model(
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model, info = _LOADERS[kind].from_pretrained(
+            model, info = loader.from_pretrained(
                 name,
                 subfolder=subfolder,
                 trust_remote_code=trust_remote_code,
@@ -130,19 +126,15 @@ def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
             f"The tokenizer {type(tokenizer).__name__} has neither a padding nor an end-of-text "
             f"token: give it one (tokenizer.pad_token = ...) so that texts can share a batch."
         )
-    from copy import deepcopy
-
     copy = deepcopy(tokenizer)
     copy.pad_token = copy.eos_token
     return copy
 
 
-def read_json(
+def _read_json(
     name_or_folder: str | os.PathLike[str], file: str, *, subfolder: str = ""
 ) -> Any | None:
     """The content of a JSON file of a folder or hub repository; None where there is none."""
-    import json
-
     with quiet():
         try:
             path = cached_file(
@@ -164,13 +156,13 @@ def sentence_pooling(name_or_folder: str | os.PathLike[str]) -> tuple[str | None
     The pooling is "mean", "first" or "last"; None where the model is of another make, or pools in
     a way (maximum, weighted mean, several at once) that is not offered here.
     """
-    modules = read_json(name_or_folder, "modules.json")
+    modules = _read_json(name_or_folder, "modules.json")
     if not isinstance(modules, list) or not all(isinstance(part, Mapping) for part in modules):
         return None, ""
     subfolder = str(modules[0].get("path", "")) if modules else ""
     for part in modules:
         if str(part.get("type", "")).endswith(".Pooling"):
-            config = read_json(name_or_folder, "config.json", subfolder=str(part.get("path", "")))
+            config = _read_json(name_or_folder, "config.json", subfolder=str(part.get("path", "")))
             return _pooling_of(config or {}), subfolder
     return None, subfolder
 

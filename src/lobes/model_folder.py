@@ -1,0 +1,136 @@
+"""A saved `MultiTaskModel` on disk: what is written, in which order, and what is refused.
+
+encoder/                  the encoder and its tokenizer; `AutoModel` alone can load it
+classifiers.safetensors   weight and bias of each task's classifier
+lobes.json                what they belong to; removed first and written last, so a folder
+                          without it is an unfinished one
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lobes.errors import ModelError
+from lobes.tasks.task import TaskSpec
+
+SCHEMA = "lobes-model"
+VERSION = 1
+CARD = "lobes.json"
+CLASSIFIERS = "classifiers.safetensors"
+ENCODER = "encoder"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What `lobes.json` says of a model."""
+
+    tasks: tuple[TaskSpec, ...]
+    pooling: str
+    dropout: float
+    max_length: int
+
+
+def is_saved_model(name_or_folder: str | os.PathLike[str]) -> bool:
+    """Whether `MultiTaskModel.save_pretrained` wrote the folder, be it finished or not."""
+    folder = Path(name_or_folder)
+    return (folder / CARD).is_file() or (folder / CLASSIFIERS).is_file()
+
+
+def open_folder(folder: Path) -> None:
+    """Make the folder, and mark what is in it as unfinished."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
+
+
+def write_classifiers(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write the classifiers' weights, by their names in the `ModuleDict`."""
+    tensors = {name: value.contiguous() for name, value in weights.items()}
+    save_file(tensors, folder / CLASSIFIERS, metadata={"format": "pt"})
+
+
+def close_folder(folder: Path, card: Card) -> None:
+    """Write `lobes.json`, all at once: the folder is complete now."""
+    content = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "tasks": [spec.to_dict() for spec in card.tasks],
+        "pooling": card.pooling,
+        "dropout": card.dropout,
+        "max_length": card.max_length,
+    }
+    unfinished = folder / f"{CARD}.unfinished"
+    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    os.replace(unfinished, folder / CARD)
+
+
+def read_card(folder: Path) -> Card:
+    """What `lobes.json` says; `ModelError` where it is missing, damaged or from the future."""
+    if not (folder / CARD).is_file():
+        raise ModelError(
+            f"The model in {str(folder)!r} was not written to the end ({CARD} is missing): save "
+            f"it again."
+        )
+    damaged = ModelError(
+        f"{str(folder / CARD)!r} does not describe a saved MultiTaskModel: expected what "
+        f"save_pretrained writes."
+    )
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        schema, version = card["schema"], int(card["version"])
+    except (ValueError, KeyError, TypeError):
+        raise damaged from None
+    if schema == SCHEMA and version > VERSION:
+        raise ModelError(
+            f"The model in {str(folder)!r} was saved by a newer lobes (format {version}, this one "
+            f"reads up to {VERSION}): upgrade lobes."
+        )
+    try:
+        tasks = tuple(TaskSpec.from_dict(spec) for spec in card["tasks"])
+        known = Card(tasks, card["pooling"], float(card["dropout"]), int(card["max_length"]))
+    except (ValueError, KeyError, TypeError):
+        raise damaged from None
+    if schema != SCHEMA or not tasks:
+        raise damaged
+    return known
+
+
+def read_classifiers(folder: Path) -> dict[str, Tensor]:
+    """The classifiers' weights, by their names in the `ModuleDict`."""
+    try:
+        return load_file(folder / CLASSIFIERS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"The classifiers in {str(folder)!r} are missing or damaged ({error}): copy the whole "
+            f"folder again."
+        ) from None
+
+
+def matching_specs(
+    folder: Path, saved: Sequence[TaskSpec], wanted: Sequence[TaskSpec] | None
+) -> list[TaskSpec]:
+    """The saved tasks, or the wanted ones in their place where they have the same labels."""
+    given = {spec.name: spec for spec in wanted or ()}
+    if wanted is not None and set(given) != {spec.name for spec in saved}:
+        raise ModelError(
+            f"The model in {str(folder)!r} has the tasks {listed(saved)}, not "
+            f"{listed(given.values())}."
+        )
+    for spec in saved:
+        if spec.name in given and given[spec.name].labels != spec.labels:
+            raise ModelError(
+                f"In {str(folder)!r} the task {spec.name!r} has the labels {spec.labels}, not "
+                f"{given[spec.name].labels}: give it the labels it was trained with, in their "
+                f"order."
+            )
+    return [given.get(spec.name, spec) for spec in saved]
+
+
+def listed(specs: Iterable[TaskSpec]) -> str:
+    """The tasks' names, for a message."""
+    return ", ".join(repr(spec.name) for spec in specs)

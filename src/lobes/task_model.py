@@ -1,0 +1,139 @@
+"""What every model that can be measured has in common: its face, its inputs, its loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
+
+from lobes.errors import ConfigError, ModelError
+from lobes.model_folder import listed
+from lobes.tasks.task import Task, TaskSpec, check_task_names
+
+LONGEST_BY_DEFAULT = 512
+
+
+@dataclass
+class TaskOutput(ModelOutput):
+    """What a forward pass gives: the loss if labels were given, and the logits.
+
+    `logits` are [batch, outputs] of the task asked for, or a dict of every task's.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | dict[str, Tensor] | None = None
+
+
+class TaskModel(nn.Module):
+    """The face that importance, evaluation and training look at.
+
+    `tokenizer` makes the inputs, texts are cut to `max_length` tokens, and `logits` gives every
+    task's logits from one pass of the encoder.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    config: Any
+    tasks: tuple[TaskSpec, ...]
+    max_length: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next(self.parameters()).device
+
+    def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
+        """Every task's logits, at least in float32, from one pass of the encoder.
+
+        `inputs` are `input_ids`, `attention_mask` and, if the tokenizer makes them,
+        `token_type_ids`, each [batch, length].
+        """
+        raise NotImplementedError
+
+    def spec(self, task: str) -> TaskSpec:
+        """The task called `task`, or `ConfigError` listing those that the model has."""
+        for spec in self.tasks:
+            if spec.name == task:
+                return spec
+        raise ConfigError(f"The model has no task {task!r}; it has {listed(self.tasks)}.")
+
+
+def task_loss(
+    spec: TaskSpec,
+    logits: Float[Tensor, "batch outputs"],
+    labels: Int[Tensor, " batch"] | Float[Tensor, " batch"],
+) -> Float[Tensor, ""]:
+    """The mean over the batch of the cross-entropy, or of the squared error for a regression."""
+    if spec.is_regression:
+        return nn.functional.mse_loss(logits[:, 0], labels.to(logits.dtype))
+    return nn.functional.cross_entropy(logits, labels)
+
+
+def specs_of(tasks: Sequence[Task | TaskSpec]) -> tuple[TaskSpec, ...]:
+    """The tasks without their data; refuses names that cannot stand in one model."""
+    specs = tuple(task if isinstance(task, TaskSpec) else task.spec for task in tasks)
+    check_task_names(specs)
+    for spec in specs:
+        if hasattr(nn.ModuleDict, spec.name) or spec.name == "training":
+            raise ConfigError(
+                f"A task cannot be called {spec.name!r}, which torch.nn.ModuleDict needs for "
+                f"itself: choose another name, such as '{spec.name}-task'."
+            )
+    return specs
+
+
+def longest_input(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module, given: int | None) -> int:
+    """The number of tokens to cut texts to: as given, or what both can take, at most 512."""
+    limit = _position_limit(encoder)
+    if given is None:
+        return min(LONGEST_BY_DEFAULT, int(tokenizer.model_max_length), limit or LONGEST_BY_DEFAULT)
+    if given < 1 or (limit is not None and given > limit):
+        raise ConfigError(
+            f"max_length = {given} does not fit {type(encoder).__name__}, which takes 1 to "
+            f"{limit or 'any number of'} tokens."
+        )
+    return given
+
+
+def _position_limit(encoder: nn.Module) -> int | None:
+    """How many tokens the encoder has positions for; None where it does not say.
+
+    RoBERTa and its kin number positions after the padding index, so that many are lost.
+    """
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    reserved = [
+        module.padding_idx + 1
+        for name, module in encoder.named_modules()
+        if name.endswith("position_embeddings")
+        and isinstance(module, nn.Embedding)
+        and module.padding_idx is not None
+    ]
+    return positions - max(reserved, default=0)
+
+
+def check_padding(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> None:
+    """Raise `ModelError` where the tokenizer pads with a token that the encoder does not know."""
+    get = getattr(encoder, "get_input_embeddings", None)
+    table = None if get is None else get()
+    embeddings = getattr(table, "num_embeddings", None)
+    if embeddings is not None and tokenizer.pad_token_id >= embeddings:
+        raise ModelError(
+            f"The tokenizer pads with token {tokenizer.pad_token_id}, but the encoder knows only "
+            f"{embeddings} tokens: they do not belong together, or the encoder needs "
+            f"resize_token_embeddings({len(tokenizer)})."
+        )
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The type of the module's parameters."""
+    return next(module.parameters()).dtype
+
+
+def at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The values in float32, or as they are where that is more precise."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
