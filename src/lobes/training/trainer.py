@@ -1,0 +1,346 @@
+"""Multi-task training on `transformers.Trainer` (METHOD section 8): one task for each batch.
+
+The Trainer does mixed precision, accumulation, clipping, schedules, checkpoints and several
+processes. Ours are the order of the batches, the evaluation of every task, checkpoints that
+`MultiTaskModel.from_pretrained` can read, and stopping when the loss is no longer a number.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import TrainOutput
+
+from lobes.batching import Encoded, collate, encode, padding_id
+from lobes.errors import ConfigError, LobesError, RunError
+from lobes.evaluation import Workload, examples_of, predictions_of, prepare
+from lobes.metrics import get_metric
+from lobes.modeling import MultiTaskModel
+from lobes.pooling import evaluation_mode
+from lobes.pretrained import quiet
+from lobes.tasks.task import Task, check_task_names
+from lobes.training.arguments import training_arguments
+from lobes.training.checkpoints import (
+    LOSSES,
+    PARTS,
+    discard,
+    is_complete,
+    last_checkpoint,
+)
+from lobes.training.sampling import TaskBatchSampler
+
+OnStep = Callable[[int, int, str, float], None]
+
+
+class MultiTaskTrainer(Trainer):
+    """Train a `MultiTaskModel` on its tasks' training data, each batch from one task.
+
+    `tasks` need training data, and validation data to be evaluated. `args` as
+    `training_arguments` builds them (None: those defaults, no checkpoints). `group_lengths` puts
+    examples of similar length into a batch, see `TaskBatchSampler`. `on_step(step, total, task,
+    loss)` is called after each optimizer step with its last batch's task and loss.
+
+    Texts are tokenised once, here. A seed fixes the run: dropout draws from the global random
+    state, which `train` sets from `args.seed` as the Trainer does.
+    """
+
+    control: Any
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        args: TrainingArguments | None = None,
+        *,
+        tasks: Sequence[Task],
+        sampling: str = "proportional",
+        group_lengths: bool = True,
+        on_step: OnStep | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        check_task_names(tasks)
+        _check_tasks(model, tasks)
+        self.tasks = tuple(tasks)
+        self.data = TrainingData(model, tasks)
+        args = args or training_arguments("lobes-training")
+        self.sampler = TaskBatchSampler(
+            self.data.sizes,
+            args.train_batch_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            sampling=sampling,
+            drop_last=args.dataloader_drop_last,
+            lengths=self.data.inputs.lengths if group_lengths else None,
+            processes=args.world_size,
+            process=args.process_index,
+        )
+        self.losses: list[dict[str, Any]] = []
+        self._pending: dict[str, list[float]] = {}
+        self._last = ("", math.nan)
+        self._on_step = on_step
+        self._validation: Workload | None = None
+        uses_cache = getattr(model.config, "use_cache", None)
+        with quiet():
+            super().__init__(
+                model,
+                args,
+                train_dataset=self.data,
+                eval_dataset={task.name: task.validation for task in tasks},
+                callbacks=[_Progress(self), *callbacks],
+            )
+        self.remove_callback(PrinterCallback)
+        if uses_cache is not None:
+            # the Trainer switches it off in the configuration, which is saved with the encoder
+            model.config.use_cache = uses_cache
+
+    # Training
+
+    def train(
+        self,
+        resume_from_checkpoint: str | os.PathLike[str] | bool | None = None,
+        **others: Any,
+    ) -> TrainOutput:
+        """Train to the end, from the beginning or from a checkpoint.
+
+        `resume_from_checkpoint=True` takes the newest complete checkpoint of `args.output_dir`,
+        or begins anew where there is none. On a CPU in fp32 the resumed run ends with the same
+        weights, to the bit, as one that was never interrupted. Raises `RunError` when the loss
+        is not a number, or a checkpoint cannot be written or read.
+        """
+        checkpoint = self._checkpoint(resume_from_checkpoint)
+        self.losses, self._pending = [], {}
+        if checkpoint is None:
+            set_seed(self.args.seed)
+        else:
+            record = json.loads((checkpoint / LOSSES).read_text(encoding="utf-8"))
+            self.losses, self._pending = record["losses"], record["pending"]
+        with quiet():
+            return super().train(None if checkpoint is None else os.fspath(checkpoint), **others)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The batches of one epoch, those of this process."""
+        return _TaskLoader(
+            self.data,
+            batch_sampler=self.sampler,
+            collate_fn=self.data.collate,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward pass of one batch; its loss."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        value = float(loss)
+        if not math.isfinite(value):
+            raise RunError(self._diverged(f"the loss of task {inputs['task']!r} is {value}"))
+        self._last = inputs["task"], value
+        total = self._pending.setdefault(inputs["task"], [0.0, 0])
+        total[0] += value
+        total[1] += 1
+        return loss
+
+    def autocast_smart_context_manager(
+        self, cache_enabled: bool | None = True
+    ) -> AbstractContextManager:
+        """The run's precision; the model's own forward pass stays as it is."""
+        return self.accelerator.autocast()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean loss of each task since the last time, kept in `losses`."""
+        if "loss" in logs:
+            for task, (total, number) in self._pending.items():
+                logs[f"loss_{task}"] = total / number
+                self.losses.append(
+                    {"step": self.state.global_step, "task": task, "loss": total / number}
+                )
+            self._pending = {}
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """The main metric of every task on its validation data, and their mean.
+
+        The keys are `eval_TASK_METRIC` and `eval_mean`. Raises `DataError` for a task without
+        validation data. The model is left in the mode it was in.
+        """
+        scores = self._scores()
+        metrics = {
+            f"{metric_key_prefix}_{task.name}_{task.metric}": scores[task.name]
+            for task in self.tasks
+        }
+        metrics[f"{metric_key_prefix}_mean"] = float(np.mean(list(scores.values())))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _scores(self) -> dict[str, float]:
+        model = self._task_model()
+        work = self._validation or prepare(model, self.tasks, split="validation")
+        self._validation = work
+        logits = {
+            spec.name: np.empty((1, len(work.places[spec.name]), spec.n_outputs), np.float32)
+            for spec in work.specs
+        }
+        with evaluation_mode(model), torch.no_grad(), self.accelerator.autocast():
+            for batch in work.batches:
+                work.scatter(logits, 0, batch, model.logits(**work.collate(batch, model)))
+        scores = {}
+        for spec in work.specs:
+            predictions = predictions_of(logits[spec.name][0, work.examples[spec.name]], spec)
+            scores[spec.name] = float(get_metric(spec.metric)(work.labels[spec.name], predictions))
+        return scores
+
+    # Checkpoints
+
+    def _checkpoint(self, wanted: str | os.PathLike[str] | bool | None) -> Path | None:
+        if wanted is None or wanted is False:
+            return None
+        if wanted is True:
+            return last_checkpoint(self.args.output_dir)
+        if not is_complete(Path(wanted)):
+            raise RunError(
+                f"{os.fspath(wanted)!r} is not a complete checkpoint: expected a folder that "
+                f"holds {', '.join(PARTS)}."
+            )
+        return Path(wanted)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+        if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+            raise RunError(self._diverged("the weights are no longer numbers"))
+        if self.args.should_save:
+            discard(folder)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        except LobesError:
+            raise
+        except (OSError, RuntimeError, SafetensorError) as error:
+            discard(folder)
+            raise RunError(
+                f"The checkpoint {str(folder)!r} could not be written ({error}): make room or "
+                f"choose another folder, then run the same command again to continue."
+            ) from None
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        self._task_model().save_pretrained(folder)
+        record = {"losses": self.losses, "pending": self._pending}
+        (folder / LOSSES).write_text(json.dumps(record), encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._task_model().load_weights(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        self._task_model().load_weights(self.state.best_model_checkpoint)
+
+    def _task_model(self) -> MultiTaskModel:
+        return cast(MultiTaskModel, self.accelerator.unwrap_model(self.model))
+
+    def _diverged(self, what: str) -> str:
+        kept = last_checkpoint(self.args.output_dir)
+        where = f"the last checkpoint is {str(kept)!r}" if kept else "there is no checkpoint"
+        return (
+            f"Training failed at step {self.state.global_step + 1}: {what}; {where}. Lower the "
+            f"learning rate ({self.args.learning_rate:g}), or check the task's data."
+        )
+
+
+class TrainingData(Dataset):
+    """All tasks' training examples, tokenised, one task after the other."""
+
+    def __init__(self, model: MultiTaskModel, tasks: Sequence[Task]) -> None:
+        examples = [examples_of(task, "train") for task in tasks]
+        self.names = [task.name for task in tasks]
+        self.sizes = [len(part) for part in examples]
+        self.starts = np.cumsum([0, *self.sizes])
+        self.labels = [part.labels for part in examples]
+        self.inputs = Encoded.concatenate(
+            [encode(model.tokenizer, part.texts, model.max_length) for part in examples]
+        )
+        self._padding = padding_id(model.tokenizer)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def collate(self, indices: list[int]) -> dict[str, Any]:
+        """One task's examples as a batch: inputs [batch, length], labels [batch], task."""
+        task = int(np.searchsorted(self.starts, indices[0], side="right")) - 1
+        labels = self.labels[task][np.array(indices) - self.starts[task]]
+        return {
+            **collate(self.inputs, indices, self._padding),
+            "labels": torch.from_numpy(
+                labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
+            ),
+            "task": self.names[task],
+        }
+
+
+class _TaskLoader(DataLoader):
+    """Tells the batch sampler which epoch it is, as the Trainer tells its loader.
+
+    The sampler deals out the batches to the processes by itself: accelerate would drop a task's
+    smaller last batch, or fill it up with another task's examples.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        cast(TaskBatchSampler, self.batch_sampler).set_epoch(epoch)
+
+
+class _Progress(TrainerCallback):
+    """Calls the trainer's `on_step`, and takes accelerate's precision off the model's forward."""
+
+    def __init__(self, trainer: MultiTaskTrainer) -> None:
+        self.trainer = trainer
+        self.patched = False
+
+    def on_init_end(self, *_: Any, **__: Any) -> None:
+        self.patched = "forward" in self.trainer.model.__dict__
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        # accelerate replaces the forward method of the model it is given, for good; the precision
+        # belongs to the training step, not to whoever uses the model later
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model, keep_fp32_wrapper=False)
+        if not self.patched:
+            model.__dict__.pop("forward", None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer._on_step is not None:
+            self.trainer._on_step(state.global_step, state.max_steps, *self.trainer._last)
+
+
+def _check_tasks(model: MultiTaskModel, tasks: Sequence[Task]) -> None:
+    if not isinstance(model, MultiTaskModel):
+        raise ConfigError(
+            f"MultiTaskTrainer trains a MultiTaskModel, not a {type(model).__name__}: build one "
+            f"with MultiTaskModel.from_pretrained(name, tasks=...)."
+        )
+    for task in tasks:
+        if model.spec(task.name).labels != task.labels:
+            raise ConfigError(
+                f"The model's labels for task {task.name!r} are {model.spec(task.name).labels}, "
+                f"the task's are {task.labels}."
+            )
