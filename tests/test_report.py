@@ -277,6 +277,16 @@ def test_own_lesions_and_lowest_scores_are_marked(planted):
             assert ("lowest of its column" in cell["text"]) == lowest
 
 
+def test_no_score_is_marked_lowest_where_all_are_equal():
+    results = fake_results(tasks=2)
+    results["fractions"][-1]["scores"] = [[0.5, 0.6], [0.5, 0.7]]
+    raw = view(results).fractions[-1].raw
+    assert [[cell.lowest for cell in row.cells] for row in raw[1:3]] == [
+        [False, True],
+        [False, False],
+    ]
+
+
 @pytest.mark.parametrize("index", [0, 2])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_d_scores(planted, index, place):
@@ -333,6 +343,16 @@ def test_heat_maps_of_sites_with_different_numbers_of_heads():
                 marks = [f"f{k}" for k, lesion in enumerate(lesions) if (s, h) in lesion]
                 assert [c for c in cell["class"].split() if c[0] == "f"] == marks
                 assert ("lesioned" in cell["text"]) == bool(marks)
+
+
+def test_heat_map_of_scores_below_zero_is_in_percent_of_the_largest_size():
+    results = fake_results(tasks=2, sites=(3,))
+    results["importance"][0]["values"] = [[-0.04, 0.01, 0.02]]
+    shown = view(results).importance.maps[0]
+    assert shown.largest == "0.04"
+    assert [cell.text for cell in shown.rows[0]] == ["−100", "25", "50"]
+    assert [cell.rank for cell in shown.rows[0]] == [3, 2, 1]
+    assert [cell.shade for cell in shown.rows[0]] == [0, 17, 20]
 
 
 def test_strip_plot_puts_values_on_the_scale_of_its_ticks():
@@ -420,7 +440,7 @@ def changed(base=None, **column):
         (
             changed(base=(0.53, 0.45, 0.51)),
             "open",
-            "Cannot be said: the model does none of the tasks better than chance.",
+            "Cannot be said: the model does none of the tasks clearly better than chance.",
         ),
         ({**fake_results(), "fractions": []}, "open", "Cannot be said: no lesions were measured."),
     ],
@@ -455,6 +475,7 @@ def test_sentences_count_controls_tasks_and_pairs():
     entry = results["fractions"][-1]
     column = entry["dissociation"]["column"]
     column["control_means"][:2] = [column["mean"], column["mean"] + 1]
+    column["mean_p"] = 3 / 24
     column["p_values"] = [0.01, 0.2, 0.3]
     entry["pairs"][0]["double_dissociation"] = False
     entry["pairs"][2]["double_dissociation"] = False

@@ -6,7 +6,7 @@ in the units of the figure's own view box.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lobes.report import words
@@ -141,25 +141,10 @@ def strip_plot(strips: Sequence[Strip], title: str) -> StripPlot | None:
     def x(value: float) -> float:
         return round(left + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (right - left), 1)
 
-    def place(value: float) -> float | None:
-        return x(value) if math.isfinite(value) else None
-
-    rows = []
-    for index, (strip, label) in enumerate(zip(strips, labels, strict=True)):
-        y = 10 + row_height * (index + 0.5)
-        dots = [x(value) for value in thinned(strip.controls)]
-        rows.append(
-            StripRow(
-                label=label,
-                title=strip.label,
-                y=y,
-                dots=_dots(dots, y),
-                observed=place(strip.value),
-                low=place(strip.low),
-                high=place(strip.high),
-                is_mean=strip.is_mean,
-            )
-        )
+    rows = [
+        _strip_row(strip, label, 10 + row_height * (index + 0.5), x)
+        for index, (strip, label) in enumerate(zip(strips, labels, strict=True))
+    ]
     digits = _digits(ticks)
     return StripPlot(
         width=width,
@@ -172,6 +157,23 @@ def strip_plot(strips: Sequence[Strip], title: str) -> StripPlot | None:
         rows=tuple(rows),
         title=title,
         description=" ".join(_in_words(strip) for strip in strips),
+    )
+
+
+def _strip_row(strip: Strip, label: str, y: float, x: Callable[[float], float]) -> StripRow:
+    """One row at height `y`; `x` takes a D-score to its place, undefined ones have none."""
+    observed, low, high = (
+        x(value) if math.isfinite(value) else None for value in (strip.value, strip.low, strip.high)
+    )
+    return StripRow(
+        label=label,
+        title=strip.label,
+        y=y,
+        dots=_dots([x(value) for value in thinned(strip.controls)], y),
+        observed=observed,
+        low=low,
+        high=high,
+        is_mean=strip.is_mean,
     )
 
 
@@ -217,7 +219,8 @@ def line_chart(points: Sequence[tuple[float, float]], title: str) -> LineChart |
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most `most` round numbers in equal steps that enclose [low, high]."""
     if not high > low:
-        low, high = low - 0.5, high + 0.5
+        margin = abs(low) / 10 or 0.5
+        low, high = low - margin, high + margin
     size = 10 ** math.floor(math.log10((high - low) / most))
     for factor in (1, 2, 5, 10, 20, 50, 100):
         step = factor * size

@@ -44,8 +44,11 @@ class Score:
 
     @property
     def reached(self) -> int:
-        """How many random lesions dissociate at least as much."""
-        return sum(value >= self.mean for value in self.controls)
+        """How many random lesions dissociate at least as much: p = (1 + reached) / (1 + R).
+
+        Taken back from p, so that the sentence and p agree also where values tie but for rounding.
+        """
+        return round(self.p * (1 + len(self.controls))) - 1 if math.isfinite(self.p) else 0
 
 
 def findings(results: Results) -> Findings:
@@ -144,7 +147,10 @@ def _verdict(results: Results) -> tuple[Answer, str]:
         return "open", "Cannot be said: the D-score is undefined here."
     weak = [near_chance(task) for task in results["tasks"]]
     if all(weak):
-        return "open", "Cannot be said: the model does none of the tasks better than chance."
+        return (
+            "open",
+            "Cannot be said: the model does none of the tasks clearly better than chance.",
+        )
     return _tested(entry, score)
 
 

@@ -209,7 +209,7 @@ def _heat_map(task: str, scores: HeadScores, lesions: Sequence[HeadSet]) -> Heat
     n_sites, width = values.shape
     return HeatMap(
         task=task,
-        largest=words.significant(float(np.nanmax(values))),
+        largest=words.significant(peak),
         rows=tuple(tuple(cell(s, h) for h in range(width)) for s in range(n_sites)),
     )
 
@@ -257,10 +257,7 @@ def _matrices(
     """The lesion matrix as scores and as changes in percent of the base."""
     names = [task["name"] for task in results["tasks"]]
     scores = [[words.number(value) for value in row] for row in entry["scores"]]
-    lowest = [
-        min((row[j] for row in scores if row[j] == row[j]), default=math.nan)
-        for j in range(len(names))
-    ]
+    lowest = [_lowest([row[j] for row in scores]) for j in range(len(names))]
     rows: list[tuple[str, Literal["base", "task", "control"], list[float]]] = [
         ("nothing (base)", "base", [words.number(task["base"]) for task in results["tasks"]])
     ]
@@ -275,13 +272,19 @@ def _matrices(
             (
                 _tint(shift, widest),
                 kind == "task" and index - 1 == j,
-                kind == "task" and len(names) > 1 and value == lowest[j],
+                kind == "task" and value == lowest[j],
             )
             for j, (value, shift) in enumerate(zip(values, shifts, strict=True))
         ]
         raw.append(_row(label, kind, [words.fixed(value) for value in values], marks))
         change.append(_row(label, kind, [words.points(shift) for shift in shifts], marks))
     return tuple(raw), tuple(change)
+
+
+def _lowest(column: Sequence[float]) -> float:
+    """The lowest defined score; nan where it does not differ from the others."""
+    finite = [value for value in column if math.isfinite(value)]
+    return min(finite) if len(set(finite)) > 1 else math.nan
 
 
 def _row(
