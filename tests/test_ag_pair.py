@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lobes.errors import DataError
-from lobes.tasks.ag_pair import LABELS, Pairs, ag_pairs
+from lobes.tasks.ag_pair import LABELS, Pairs, _part_twins, ag_pairs
 
 topic_sizes = st.lists(st.integers(1, 23), min_size=1, max_size=11)
 seeds = st.integers(0, 2**32 - 1)
@@ -69,6 +69,7 @@ def partitions(n, largest=None):
 @example([13, 13], 0)  # two topics, 26 pairs: 13 of them *same* is impossible
 @example([2, 1, 1], 0)  # the pair of the first topic must occur twice
 @example([23, *[1] * 11], 0)
+@example([8, 2, *[1] * 6], 0)
 def test_invariants_hold_or_the_corpus_is_refused(sizes, seed):
     topics = topics_of(sizes)
     n = len(topics)
@@ -86,7 +87,9 @@ def test_invariants_hold_or_the_corpus_is_refused(sizes, seed):
     assert abs(2 * pairs.is_same.sum() - n) <= (1 if n % 2 else 2)
     if len(sizes) > 2 and min(sizes) > 2 and 2 * max(sizes) <= n:
         assert pairs.is_same.sum() == n // 2
-    if min(sizes) > 2:
+    # A pair need occur twice only where there are too few *different* pairs to give each topic of
+    # one or two articles a path.
+    if sum(size <= 2 for size in sizes) <= n - pairs.is_same.sum():
         assert max(occurrences(pairs).values()) == 1
 
 
@@ -105,6 +108,17 @@ def test_every_small_corpus_gets_the_best_that_exists(n):
             pairs = pair(topics, seed)
             repeats = max(occurrences(pairs).values()) == 2
             assert (pairs.is_same.sum(), repeats) == (best, (best, False) not in possible)
+
+
+@given(st.lists(st.permutations(range(3)), min_size=2, max_size=11), seeds)
+def test_articles_that_follow_each_other_are_parted(topics, seed):
+    topic = np.array([t for pair in topics for t in pair[:2]])
+    following = np.arange(len(topic)) ^ 1  # 0 and 1 follow each other, 2 and 3, …
+    is_lone = np.ones(len(topic), dtype=bool)
+    _part_twins(following, topic, is_lone, np.random.default_rng(seed))
+    assert sorted(following.tolist()) == list(range(len(topic)))
+    assert (topic != topic[following]).all()
+    assert (following[following] != np.arange(len(topic))).all()
 
 
 @given(st.lists(st.integers(1, 11).map(lambda k: 2 * k), min_size=2, max_size=7), seeds)
@@ -135,6 +149,9 @@ def test_order_and_sides_are_random():
     n = len(pairs)
     assert abs((pairs.first < pairs.second).mean() - 0.5) < 4 / np.sqrt(n)
     assert abs(pairs.is_same[: n // 2].mean() - 0.5) < 4 / np.sqrt(n)
+    # An article may stand twice on the same side.
+    twice_first = (np.bincount(pairs.first, minlength=n) == 2).mean()
+    assert abs(twice_first - 0.25) < 4 / np.sqrt(n)
     # The partner's topic is any of the other three, as often.
     topic = np.repeat(np.arange(4), 1009)
     steps = (topic[pairs.second] - topic[pairs.first])[~pairs.is_same] % 4

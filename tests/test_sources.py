@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lobes.errors import ConfigError, DataError
@@ -78,6 +78,7 @@ def test_a_quote_in_tsv_is_a_character(tmp_path):
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=2, max_size=13))
+@example(["a\u2028b", "c\x85d\x1c", "\r", "\n\ufeff"])
 def test_any_text_survives_csv_and_json_lines(tmp_path_factory, texts):
     import csv
 
@@ -102,6 +103,7 @@ def test_any_text_survives_csv_and_json_lines(tmp_path_factory, texts):
         (("0.5", "2", "-1e-1"), None, None, [0.5, 2.0, -0.1]),
         (("001", "002", "001"), None, ("001", "002"), [0, 1, 0]),
         (("1", "2", "1"), ("2", "1"), ("2", "1"), [1, 0, 1]),
+        (("2.0", "1.0", "1.0"), ("1.0", "2.0"), ("1.0", "2.0"), [1, 0, 0]),
         (("1", "b", "1"), None, ("1", "b"), [0, 1, 0]),
         (("NA", "null", "NA"), None, ("NA", "null"), [0, 1, 0]),
     ],

@@ -32,9 +32,8 @@ def rows(*labels: object) -> list[dict[str, object]]:
         pd.DataFrame,
         pa.Table.from_pylist,
         datasets.Dataset.from_list,
-        lambda given: datasets.Dataset.from_list(given).with_format("numpy"),
     ],
-    ids=["list", "tuple", "pandas", "arrow", "datasets", "datasets-numpy"],
+    ids=["list", "tuple", "pandas", "arrow", "datasets"],
 )
 def test_every_kind_of_data_gives_the_same_task(convert):
     task = Task("mood", train=convert(ROWS), text="sentence")
@@ -44,6 +43,11 @@ def test_every_kind_of_data_gives_the_same_task(convert):
     assert task.labels == ("bad", "good")
     assert (task.metric, task.n_outputs, task.is_regression) == ("accuracy", 2, False)
     assert task.validation is None
+
+
+def test_a_data_set_that_gives_tensors_is_read_all_the_same():
+    data = datasets.Dataset.from_list(rows(2, 0, 1)).with_format("torch")
+    assert Task("x", train=data, text="sentence").train.labels.tolist() == [2, 0, 1]
 
 
 def test_pairs_of_texts_keep_the_order_of_the_columns():
