@@ -84,11 +84,11 @@ def mark_folder(folder: Path, record: Mapping[str, Any], marker: str) -> None:
 
 
 def read_folder(folder: Path, marker: str) -> dict[str, Any] | None:
-    """The record of a marked folder, or None if the folder is not there or not whole."""
+    """What `mark_folder` was given, or None if the folder is not there or not whole."""
     record = read_json(folder / marker)
     if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
         return None
-    for name, size in record["files"].items():
+    for name, size in record.pop("files").items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             return None

@@ -6,7 +6,7 @@ only thing that a report reads.
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,7 @@ from lobes.study.config import StudyConfig
 from lobes.tasks.task import Task
 
 SCHEMA = {"schema": "lobes-results", "version": 1}
+ROWS_IN_A_GROUP = 2**18  # of predictions.parquet: what is in memory at once
 
 
 def study_results(
@@ -226,39 +227,43 @@ def write_predictions(matrix: LesionMatrix, file: IO[bytes]) -> None:
     task, example (its place in the validation data), label and prediction (class indices, or
     values of a regression).
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    writer = None
-    for table in _prediction_tables(matrix):
-        writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
-        writer.write_table(table)
+    writer, waiting = None, []
+    for number in range(len(matrix.lesions)):
+        waiting += [_predictions(matrix, number, task) for task in matrix.tasks]
+        if number == len(matrix.lesions) - 1 or sum(map(len, waiting)) >= ROWS_IN_A_GROUP:
+            group = pa.concat_tables(waiting).unify_dictionaries()
+            writer = writer or pq.ParquetWriter(file, group.schema, compression="zstd")
+            writer.write_table(group)
+            waiting = []
     if writer is not None:
         writer.close()
 
 
-def _prediction_tables(matrix: LesionMatrix) -> Iterator[Any]:
-    """One table for each lesion and task, so that no more than one is in memory."""
+def _predictions(matrix: LesionMatrix, number: int, task: str) -> Any:
+    """One task's predictions under one lesion, as a table; what all rows share is stored once."""
     import pyarrow as pa
 
-    def same(value: Any, kind: Any, n: int) -> Any:
+    labels, predictions = matrix.labels[task], matrix.predictions[task][number]
+    lesion, n = matrix.lesions[number], len(matrix.labels[task])
+
+    def same(value: Any, kind: Any) -> Any:
         dictionary = pa.array([value], kind)
         return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, "int32")), dictionary)
 
-    for number, lesion in enumerate(matrix.lesions):
-        for task in matrix.tasks:
-            labels, predictions = matrix.labels[task], matrix.predictions[task][number]
-            n = len(labels)
-            yield pa.table(
-                {
-                    "lesion": same(number, pa.int32(), n),
-                    "kind": same(lesion.kind, pa.string(), n),
-                    "lesioned_task": same(lesion.task, pa.string(), n),
-                    "fraction": same(lesion.fraction, pa.float64(), n),
-                    "replicate": same(lesion.replicate, pa.int32(), n),
-                    "heads": same(str(lesion.heads), pa.string(), n),
-                    "task": same(task, pa.string(), n),
-                    "example": pa.array(np.arange(n), pa.int32()),
-                    "label": pa.array(labels, pa.float64()),
-                    "prediction": pa.array(predictions, pa.float64()),
-                }
-            )
+    return pa.table(
+        {
+            "lesion": same(number, pa.int32()),
+            "kind": same(lesion.kind, pa.string()),
+            "lesioned_task": same(lesion.task, pa.string()),
+            "fraction": same(lesion.fraction, pa.float64()),
+            "replicate": same(lesion.replicate, pa.int32()),
+            "heads": same(str(lesion.heads), pa.string()),
+            "task": same(task, pa.string()),
+            "example": pa.array(np.arange(n), pa.int32()),
+            "label": pa.array(labels, pa.float64()),
+            "prediction": pa.array(predictions, pa.float64()),
+        }
+    )

@@ -1,0 +1,304 @@
+"""A study from its files to its results, interrupted wherever it can be."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from lobes.dissociation import Lesion, LesionMatrix
+from lobes.errors import ConfigError, DataError, ModelError, RunError
+from lobes.heads import HeadScores, HeadSet
+from lobes.report.source import read_results
+from lobes.study import run as run_module
+from lobes.study.config import load_study, override, with_trained_model
+from lobes.study.run import find_model_heads, run_study
+from tiny_study import timeless, write_study
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study's file, after its run has gone to the end in the folder `run` beside it."""
+    path = write_study(tmp_path_factory.mktemp("study"))
+    results = run_study(load_study(path))
+    assert results == read_results(path.parent / "run")
+    return path
+
+
+@pytest.fixture
+def study(finished, tmp_path):
+    """The same study, its run still to be made."""
+    return load_study(finished).model_copy(update={"output": str(tmp_path / "run")})
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """The same study, with a copy of its finished run."""
+    shutil.copytree(finished.parent / "run", tmp_path / "run")
+    return load_study(finished).model_copy(update={"output": str(tmp_path / "run")})
+
+
+@pytest.fixture(scope="module")
+def expected(finished):
+    return timeless(read_results(finished.parent / "run"))
+
+
+def test_what_a_finished_run_holds(finished):
+    folder = finished.parent / "run"
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [
+        "config.json",
+        "importance.parquet",
+        "measurements",
+        "model",
+        "predictions.parquet",
+        "report.html",
+        "results.json",
+        "run.lock",
+    ]
+    results = read_results(folder)
+    assert results["model"]["name"] == "model"
+    assert [site["n_heads"] for site in results["model"]["sites"]] == [5, 5]
+    assert [task["n_validation"] for task in results["tasks"]] == [53, 47]
+    assert results["training"]["steps"] == 23
+    assert results["training"]["scores"][-1]["step"] == 23
+    assert [entry["n_heads"] for entry in results["fractions"]] == [2, 5]
+    assert np.shape(results["fractions"][0]["control_scores"]) == (3, 2, 2)
+    assert results["environment"]["precision"] == "fp32"
+    assert results["times"]["total"] == pytest.approx(
+        sum(results["times"][key] for key in ("training", "importance", "evaluation"))
+    )
+    assert all(results["times"].values())
+
+
+def test_the_tables_hold_what_the_results_say(finished):
+    """Everything in results.json that is a statistic follows from the two tables."""
+    folder = finished.parent / "run"
+    results = read_results(folder)
+    rows = pq.read_table(folder / "predictions.parquet").to_pandas()
+    tasks = tuple(task["name"] for task in results["tasks"])
+    lesions, predictions = [], {task: [] for task in tasks}
+    for _, part in rows.groupby("lesion", observed=True, sort=True):
+        first = part.iloc[0]
+        heads = HeadSet.parse(first["heads"])
+        about = (first["lesioned_task"], float(first["fraction"]), int(first["replicate"]))
+        lesions.append(Lesion(heads, first["kind"], *about))
+        for task in tasks:
+            predictions[task].append(part[part["task"] == task]["prediction"].to_numpy("int64"))
+    base = rows[rows["lesion"] == 0]
+    matrix = LesionMatrix(
+        tasks,
+        tuple(task["metric"] for task in results["tasks"]),
+        {task: base[base["task"] == task]["label"].to_numpy("int64") for task in tasks},
+        tuple(lesions),
+        {task: np.array(rows) for task, rows in predictions.items()},
+    )
+    for entry in results["fractions"]:
+        found = matrix.dissociation(entry["fraction"], resamples=50, seed=0)
+        np.testing.assert_array_equal(matrix.scores(entry["fraction"]), entry["scores"])
+        np.testing.assert_allclose(found.column.values, entry["dissociation"]["column"]["values"])
+        np.testing.assert_allclose(
+            found.column.interval, entry["dissociation"]["column"]["interval"]
+        )
+    scores = pq.read_table(folder / "importance.parquet").to_pylist()
+    for entry in results["importance"]:
+        values = np.array(entry["values"])
+        mine = [row for row in scores if row["task"] == entry["task"]]
+        assert [values[row["site"], row["head"]] for row in mine] == [
+            row["importance"] for row in mine
+        ]
+        chosen = HeadScores(values).top(0.5)
+        assert results["fractions"][1]["lesions"][entry["task"]] == str(chosen)
+
+
+def test_nothing_is_done_twice(copied, expected, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("this was done already")
+
+    monkeypatch.setattr(run_module, "train", never)
+    monkeypatch.setattr(run_module, "lesion_matrix", never)
+    monkeypatch.setattr(run_module, "load_task_model", never)
+    os.remove(os.path.join(copied.output, "report.html"))
+    assert timeless(run_study(copied)) == expected
+    assert os.path.exists(os.path.join(copied.output, "report.html"))
+
+
+@pytest.mark.parametrize(
+    "lost",
+    ["results.json", "measurements", "model/encoder/model.safetensors", "importance.parquet"],
+)
+def test_what_is_lost_or_damaged_is_made_again(copied, expected, lost):
+    path = os.path.join(copied.output, lost)
+    if os.path.isdir(path):
+        for name in os.listdir(path):
+            with open(os.path.join(path, name), "r+b") as file:
+                file.truncate(99)
+    elif lost == "importance.parquet":
+        os.remove(path)
+    else:
+        with open(path, "r+b") as file:
+            file.truncate(99)
+        if lost.startswith("model"):
+            os.remove(os.path.join(copied.output, "results.json"))
+    assert timeless(run_study(copied)) == expected
+
+
+def test_an_interruption_anywhere_changes_no_number(study, expected):
+    """Stop at the first call of `progress`, then at the next stage or some steps later, and on."""
+
+    class Stop(KeyboardInterrupt):
+        pass
+
+    seen = set()
+
+    def progress(stage, done, total):
+        point = (stage, done if stage != "training" else done // 8)
+        if point not in seen:
+            seen.add(point)
+            raise Stop
+
+    for _ in range(100):
+        try:
+            results = run_study(study, progress=progress)
+            break
+        except Stop:
+            continue
+    assert len(seen) > 10
+    assert {stage for stage, _ in seen} == {
+        "reading data",
+        "training",
+        "importance of mood",
+        "importance of topic",
+        "lesions",
+    }
+    assert timeless(results) == expected
+    assert not os.path.exists(os.path.join(study.output, "checkpoints"))
+
+
+def test_one_stage_at_a_time(study, expected):
+    with pytest.raises(RunError) as caught:
+        run_study(study, stages=("iap", "report"))
+    assert str(caught.value) == (
+        f"There is no trained model in {study.output} yet: run `lobes train` or `lobes run` with "
+        f"this study first, or name a model with --model."
+    )
+    assert not os.path.exists(study.output)
+    training = run_study(study, stages=("train",))
+    assert training["losses"] == expected["training"]["losses"]
+    assert run_study(study, stages=("train",)) == training
+    assert timeless(run_study(study, stages=("iap", "report"))) == expected
+
+
+def test_a_model_trained_elsewhere(finished, study, expected):
+    elsewhere = with_trained_model(study, str(finished.parent / "run" / "model"))
+    results = timeless(run_study(elsewhere))
+    assert results["training"] is None
+    assert results["fractions"] == expected["fractions"]
+    with pytest.raises(ConfigError, match=r"^training\.enabled is false, so there is nothing to"):
+        run_study(elsewhere, stages=("train",))
+
+
+def test_one_task_has_no_dissociation(finished, tmp_path):
+    study = override(
+        load_study(finished), 'iap.lesion_tasks=["mood"]', f"output={tmp_path / 'run'}"
+    )
+    results = run_study(with_trained_model(study, str(finished.parent / "run" / "model")))
+    assert [entry["dissociation"] for entry in results["fractions"]] == [None, None]
+    assert results["fractions"][0]["scores"][1] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "sentence"),
+    [
+        (
+            "iap.fractions=[0.05]",
+            ConfigError,
+            "iap.fractions names 0.05, which of 10 heads is not one; expected at least 0.1.",
+        ),
+        ("iap.keep_per_site=5", ConfigError, None),
+        ("tasks.mood.label=mood", DataError, None),
+        ("model=org/unknown", ModelError, None),
+    ],
+)
+def test_what_cannot_start_leaves_nothing(study, setting, error, sentence):
+    with pytest.raises(error) as caught:
+        run_study(override(study, setting))
+    assert sentence is None or str(caught.value) == sentence
+    assert "\n" not in str(caught.value)
+    assert not os.path.exists(study.output)
+
+
+def test_a_model_without_attention(study, tmp_path):
+    from transformers import FNetConfig, FNetModel
+
+    from tiny_tasks import tiny_tokenizer
+
+    config = FNetConfig(
+        vocab_size=61, hidden_size=30, num_hidden_layers=2, intermediate_size=37, type_vocab_size=2
+    )
+    FNetModel(config).save_pretrained(tmp_path / "fnet")
+    tiny_tokenizer().save_pretrained(tmp_path / "fnet")
+    with pytest.raises(ModelError) as caught:
+        run_study(override(study, f"model={tmp_path / 'fnet'}"))
+    assert "attention" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not os.path.exists(study.output)
+
+
+def test_data_that_changed_since_the_run_began(copied, finished, tmp_path):
+    lines = (finished.parent / "mood.train.csv").read_text().splitlines()
+    (tmp_path / "fewer.csv").write_text("\n".join(lines[:-1]))
+    moved = tmp_path / "moved.csv"
+    moved.write_text("\n".join(lines))
+    run_study(override(copied, f"tasks.mood.train={moved}"))
+    with pytest.raises(RunError, match="holds a run on other data: data of mood changed"):
+        run_study(override(copied, f"tasks.mood.train={tmp_path / 'fewer.csv'}"))
+
+
+def test_a_disk_that_fills_up_loses_nothing(study, expected, monkeypatch):
+    """The first, second or third write of a session fails: a sentence, no fragments, and on."""
+    replace, writes, sentences = os.replace, [], []
+
+    def full(*paths):
+        writes.append(paths)
+        if len(writes) == 1 + len(sentences) % 3:
+            raise OSError(28, "No space left on device")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", full)
+    for _ in range(30):
+        writes.clear()
+        try:
+            results = run_study(study)
+            break
+        except RunError as error:
+            sentences.append(str(error))
+        names = [name for _, _, files in os.walk(study.output) for name in files]
+        assert not [name for name in names if "tmp" in name]
+    assert len(sentences) > 4
+    said = (
+        r"The (disk is full: cannot write .*; make room, then|checkpoint .* could not be written)"
+    )
+    assert all(re.match(said, text) for text in sentences)
+    assert timeless(results) == expected
+
+
+def test_heads_of_a_folder(finished):
+    layout = find_model_heads(str(finished.parent / "model"))
+    assert layout.total == find_model_heads(str(finished.parent / "run" / "model")).total == 10
+    with pytest.raises(ModelError):
+        find_model_heads(str(finished.parent))
+
+
+def test_fresh_starts_again(copied):
+    changed = override(copied, "training.steps=3")
+    with pytest.raises(RunError, match=r"another study: training\.steps differs"):
+        run_study(changed)
+    results = run_study(changed, fresh=True)
+    assert results["training"]["steps"] == 3
+    stored = json.loads(Path(copied.output, "config.json").read_text())
+    assert stored["config"]["training"]["steps"] == 3
