@@ -99,12 +99,14 @@ def evaluate(
         for spec in workload.specs
     }
     with measuring(model, precision) as measured, torch.no_grad():
-        replay = None
+        # Tried out on two examples: whether layers can be shared does not depend on the batch.
+        probe = partial(measured.logits, **workload.collate(workload.batches[0][:2], measured))
+        share_layers = share_layers and sum(map(bool, lesions)) > 1
+        replay = Replay(measured, layout, probe, share=share_layers)
         for done, batch in enumerate(workload.batches):
             if progress:
                 progress(done, len(workload.batches))
             run = partial(measured.logits, **workload.collate(batch, measured))
-            replay = replay or Replay(measured, layout, run, share=share_layers)
             for index, outputs in replay.runs(run, lesions):
                 workload.scatter(logits, index, batch, outputs)
     if progress:
@@ -164,10 +166,10 @@ class Workload:
 
     specs: tuple[TaskSpec, ...]
     inputs: Encoded
-    places: Mapping[str, Int[np.ndarray, " used"]]
-    examples: Mapping[str, Int[np.ndarray, " examples"]]
+    places: Mapping[str, Int[np.ndarray, " _"]]
+    examples: Mapping[str, Int[np.ndarray, " _"]]
     labels: Mapping[str, np.ndarray]
-    batches: Sequence[Int[np.ndarray, " batch"]]
+    batches: Sequence[Int[np.ndarray, " _"]]
 
     @property
     def tokens(self) -> int:
@@ -181,7 +183,7 @@ class Workload:
 
     def scatter(
         self,
-        logits: Mapping[str, Float[np.ndarray, "lesions used outputs"]],
+        logits: Mapping[str, Float[np.ndarray, "lesions _ _"]],
         lesion: int,
         batch: Int[np.ndarray, " batch"],
         outputs: Mapping[str, Tensor],

@@ -39,7 +39,7 @@ class IapSettings:
     `lesion_tasks`: the tasks whose heads are ablated, all if None.
     """
 
-    fractions: tuple[float, ...] = (0.2, 0.3, 0.4)
+    fractions: Sequence[float] = (0.2, 0.3, 0.4)
     controls: int = 20
     matched: str = "site"
     order: str = "descending"
@@ -50,11 +50,11 @@ class IapSettings:
     method: str = "taylor"
     aggregate: str = "token"
     normalize: str = "none"
-    lesion_tasks: tuple[str, ...] | None = None
+    lesion_tasks: Sequence[str] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fractions", check_fractions(self.fractions))
+        object.__setattr__(self, "fractions", check_fractions(self.fractions))  # a tuple
         if self.lesion_tasks is not None:
             object.__setattr__(self, "lesion_tasks", tuple(self.lesion_tasks))
         for name, allowed in (
@@ -115,8 +115,6 @@ def _with_options(settings: IapSettings, options: Mapping[str, Any]) -> IapSetti
     for name in options:
         if name not in known:
             raise ConfigError(f"There is no IAP setting {name!r}: expected {', '.join(known)}.")
-    if "fractions" in options:
-        options = {**options, "fractions": tuple(options["fractions"])}
     return replace(settings, **options)
 
 

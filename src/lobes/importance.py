@@ -147,7 +147,7 @@ class _TaskSteps:
 
     def __iter__(self) -> Iterator[_Step]:
         for batch in self.batches:
-            inputs = collate(self.encoded, batch, self.padding_id(model.tokenizer))
+            inputs = collate(self.encoded, batch, padding_id(self.model.tokenizer))
             inputs = {name: values.to(self.device) for name, values in inputs.items()}
             gold = torch.as_tensor(self.labels[batch], device=self.device)
             yield _Step(

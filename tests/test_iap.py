@@ -1,0 +1,150 @@
+"""The lesion matrix: which heads are ablated, what they are compared with, what is remembered."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from lobes.discovery import find_heads
+from lobes.errors import ConfigError
+from lobes.evaluation import evaluate
+from lobes.heads import HeadSet
+from lobes.iap import IapSettings, lesion_matrix
+from lobes.importance import head_importance
+from lobes.modeling import MultiTaskModel
+from tiny_models import tiny_model
+from tiny_tasks import mood_task, tiny_tokenizer, topic_task
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return [mood_task(n_train=31, n_validation=23), topic_task(n_train=29, n_validation=19)]
+
+
+@pytest.fixture(scope="module")
+def model(tasks):
+    return MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), tasks, pooling="mean").eval()
+
+
+def test_lesions_are_the_top_heads_and_scores_those_of_evaluate(model, tasks):
+    matrix = lesion_matrix(model, tasks, fractions=[0.5, 0.3], controls=2)
+    assert matrix.fractions == (0.3, 0.5)
+    assert [lesion.kind for lesion in matrix.lesions] == ["none"] + ["task"] * 4 + ["control"] * 8
+    for i, task in enumerate(tasks):
+        scores = head_importance(model, task)
+        np.testing.assert_array_equal(matrix.importance[task.name].values, scores.values)
+        for fraction in (0.3, 0.5):
+            measured = evaluate(model, tasks, [HeadSet(), scores.top(fraction)]).scores()
+            np.testing.assert_array_equal(matrix.base, measured[0])
+            np.testing.assert_array_equal(matrix.scores(fraction)[i], measured[1])
+
+
+@pytest.mark.parametrize("matched", ["site", "total"])
+def test_controls_match_the_lesion_they_belong_to(model, tasks, matched):
+    matrix = lesion_matrix(model, tasks, fractions=[0.3, 0.5], controls=5, matched=matched)
+    lesions = {(one.task, one.fraction): one.heads for one in matrix.lesions if one.kind == "task"}
+    controls = [lesion for lesion in matrix.lesions if lesion.kind == "control"]
+    assert len(controls) == 20
+    for control in controls:
+        heads = lesions[control.task, control.fraction]
+        assert len(control.heads) == len(heads)
+        if matched == "site":
+            assert control.heads.counts() == heads.counts()
+    assert len({control.heads for control in controls}) > 5
+
+
+def test_more_controls_keep_those_there_were(model, tasks):
+    few, many = (
+        lesion_matrix(model, tasks, fractions=[0.5], controls=n, seed=3).lesions for n in (2, 4)
+    )
+    assert many[: len(few)] == few
+
+
+def test_every_option_changes_what_it_says(model, tasks):
+    layout = find_heads(model)
+    ascending = lesion_matrix(model, tasks, fractions=[0.3], controls=0, order="ascending")
+    scores = ascending.importance["mood"]
+    assert ascending.lesions[1].heads == scores.bottom(0.3)
+    kept = lesion_matrix(model, tasks, fractions=[0.6], controls=0, keep_per_site=1)
+    for lesion in kept.lesions[1:]:
+        for site, count in lesion.heads.counts().items():
+            assert count < layout.sites[site].n_heads
+    only = lesion_matrix(model, tasks, fractions=[0.3], controls=1, lesion_tasks=["topic"])
+    assert {lesion.task for lesion in only.lesions} == {"", "topic"}
+    held_out = lesion_matrix(
+        model, tasks, fractions=[0.3], controls=0, importance_split="validation"
+    )
+    np.testing.assert_array_equal(
+        held_out.importance["mood"].values,
+        head_importance(model, tasks[0], split="validation").values,
+    )
+    sample = lesion_matrix(model, tasks, fractions=[0.3], controls=0, importance_examples=7)
+    assert sample.importance["mood"].settings["examples"] == 7
+
+
+def test_exact_estimates_again_with_the_chosen_heads_ablated(model, tasks):
+    matrix = lesion_matrix(model, tasks, fractions=[0.2, 0.4], controls=0, exact=True)
+    first, second = (
+        next(o.heads for o in matrix.lesions if (o.task, o.fraction) == ("mood", fraction))
+        for fraction in (0.2, 0.4)
+    )
+    assert first == head_importance(model, tasks[0]).top(0.2)
+    again = head_importance(model, tasks[0], ablated=first)
+    assert second == again.select(0.4, given=first)
+
+
+def test_every_measurement_is_remembered_once_and_taken_back(model, tasks):
+    stored, computed = {}, []
+
+    def remember(key, compute):
+        if key not in stored:
+            computed.append(key)
+            stored[key] = compute()
+        return stored[key]
+
+    options = {"fractions": [0.3], "controls": 17, "exact": True}
+    one = lesion_matrix(model, tasks, remember=remember, **options)
+    assert len(computed) == len(set(computed)) == 2 + 2
+    del stored["predictions-00032"]
+    two = lesion_matrix(model, tasks, remember=remember, **options)
+    assert computed[-1] == "predictions-00032"
+    assert len(computed) == 5
+    assert one.lesions == two.lesions
+    for task in tasks:
+        np.testing.assert_array_equal(one.predictions[task.name], two.predictions[task.name])
+
+
+def test_progress_comes_to_its_end_in_every_stage(model, tasks):
+    seen = {}
+
+    def progress(stage, done, total):
+        assert seen.get(stage, (0, total))[0] <= done <= total
+        seen[stage] = done, total
+
+    lesion_matrix(model, tasks, fractions=[0.3], controls=20, progress=progress)
+    assert list(seen) == ["importance of mood", "importance of topic", "lesions"]
+    assert all(done == total for done, total in seen.values())
+
+
+def test_one_task_has_a_matrix_but_no_dissociation(model, tasks):
+    matrix = lesion_matrix(model, tasks[:1], fractions=[0.3], controls=2)
+    assert matrix.scores(0.3).shape == (1, 1)
+    with pytest.raises(ConfigError, match=r"[Tt]wo"):
+        matrix.dissociation()
+
+
+def test_settings_that_cannot_be_are_refused(model, tasks):
+    for option, value in {
+        "matched": "layer", "order": "up", "importance_split": "test", "method": "x",
+        "aggregate": "x", "normalize": "x", "controls": -1, "keep_per_site": -1,
+        "importance_examples": 0, "fractions": (1.2,),
+    }.items():  # fmt: skip
+        with pytest.raises(ConfigError):
+            replace(IapSettings(), **{option: value})
+    with pytest.raises(ConfigError, match="no IAP setting 'fraction': expected fractions, "):
+        lesion_matrix(model, tasks, fraction=0.3)
+    with pytest.raises(ConfigError, match="'mod', which is not a task: the tasks are 'mood'"):
+        lesion_matrix(model, tasks, lesion_tasks=["mod"])
+    with pytest.raises(ConfigError, match="is not one head: take at least"):
+        lesion_matrix(model, tasks, fractions=[0.01])
+    assert len(fields(IapSettings)) == 13

@@ -1,0 +1,239 @@
+"""Importance equals its definition, whatever the batches; and leaves the model as it was."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lobes.ablation import ablate
+from lobes.discovery import find_heads
+from lobes.errors import ConfigError, DataError
+from lobes.evaluation import example_losses
+from lobes.heads import HeadSet
+from lobes.importance import head_importance
+from lobes.modeling import MultiTaskModel
+from lobes.tasks.task import Task
+from tiny_models import tiny_model
+from tiny_tasks import mood_task, pair_task, tiny_tokenizer, warmth_task
+
+
+def model_for(name, *tasks):
+    return MultiTaskModel(tiny_model(name), tiny_tokenizer(), tasks, pooling="mean").eval()
+
+
+def one_by_one(model, examples, name):
+    """Each example alone: its inputs without padding, its label, and the model's own loss."""
+    for texts, label in zip(examples.texts, examples.labels, strict=True):
+        inputs = dict(model.tokenizer(*texts, return_tensors="pt"))
+        logits = model(**inputs, task=name).logits
+        yield inputs, example_losses(logits, torch.tensor([label]), model.spec(name))
+
+
+def naive_taylor(model, task, aggregate):
+    """METHOD section 3 by autograd, one example at a time, hooks written out."""
+    layout = find_heads(model)
+    seen = {}
+    handles = [
+        model.get_submodule(site.projection).register_forward_pre_hook(
+            lambda _, args, site=site.index: seen.setdefault(site, []).append(args[0])
+        )
+        for site in layout.sites
+    ]
+    totals, tokens = np.zeros(layout.shape), 0
+    for inputs, loss in one_by_one(model, task.train, task.name):
+        length = inputs["input_ids"].shape[1]
+        tokens += length
+        for site in layout.sites:
+            calls = seen[site.index]
+            gradients = torch.autograd.grad(loss.sum(), calls, retain_graph=True)
+            terms = sum(
+                (c * g).reshape(length, site.n_heads, site.head_dim)
+                for c, g in zip(calls, gradients, strict=True)
+            )
+            for head in range(site.n_heads):
+                per_token = terms[:, head].sum(-1)
+                value = per_token.abs().sum() if aggregate == "token" else per_token.sum().abs()
+                totals[site.index, head] += value.item()
+        seen.clear()
+    for handle in handles:
+        handle.remove()
+    return totals / (tokens if aggregate == "token" else len(task.train))
+
+
+@pytest.mark.parametrize("aggregate", ["token", "sequence"])
+@pytest.mark.parametrize("name", ["bert", "albert", "gpt2", "llama", "t5"])
+def test_taylor_equals_its_definition(name, aggregate):
+    task = mood_task(n_train=23)
+    model = model_for(name, task)
+    found = head_importance(model, task, aggregate=aggregate)
+    np.testing.assert_allclose(
+        found.values, naive_taylor(model, task, aggregate), rtol=2e-4, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("make", [pair_task, warmth_task])
+def test_taylor_of_pairs_and_of_regression(make):
+    task = make(n_train=17)
+    model = model_for("bert", task)
+    np.testing.assert_allclose(
+        head_importance(model, task).values, naive_taylor(model, task, "token"), rtol=2e-4
+    )
+
+
+def test_single_ablations_are_the_rise_of_the_loss():
+    task = mood_task(n_train=19)
+    model = model_for("bert", task)
+
+    def mean_loss():
+        with torch.no_grad():
+            return np.mean([loss.item() for _, loss in one_by_one(model, task.train, "mood")])
+
+    base = mean_loss()
+    found = head_importance(model, task, method="ablation")
+    for head in find_heads(model):
+        with ablate(model, HeadSet([head])):
+            assert found[head] == pytest.approx(mean_loss() - base, rel=1e-3, abs=2e-7)
+
+
+def test_heads_ablated_throughout_have_no_importance_left():
+    task = mood_task(n_train=19)
+    model = model_for("bert", task)
+    lesion = HeadSet([(0, 1), (1, 2)])
+    found = head_importance(model, task, ablated=lesion)
+    with ablate(model, lesion):
+        expected = naive_taylor(model, task, "token")
+    np.testing.assert_allclose(found.values, expected, rtol=2e-4, atol=1e-9)
+    assert found[0, 1] == found[1, 2] == 0
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 400), st.integers(0, 9))
+def test_neither_batch_size_nor_order_matters(tokens_per_batch, seed):
+    task = mood_task(n_train=29)
+    model = model_for("bert", task)
+    order = np.random.default_rng(seed).permutation(len(task.train))
+    shuffled = Task(
+        "mood",
+        train=task.train.select(order),
+        validation=task.validation,
+        text="text",
+        label="mood",
+        labels=task.labels,
+    )
+    np.testing.assert_allclose(
+        head_importance(model, shuffled, tokens_per_batch=tokens_per_batch).values,
+        head_importance(model, task).values,
+        rtol=1e-4,
+    )
+
+
+def test_layer_normalisation_is_applied_on_top():
+    task = mood_task(n_train=19)
+    model = model_for("bert", task)
+    plain, normal = head_importance(model, task), head_importance(model, task, normalize="layer")
+    np.testing.assert_allclose(normal.values, plain.normalized().values)
+    assert normal.settings["normalize"] == "layer"
+
+
+def test_a_sample_of_the_examples_is_seeded():
+    task = mood_task(n_train=43)
+    model = model_for("bert", task)
+    one, same, other = (
+        head_importance(model, task, max_examples=11, seed=seed).values for seed in (3, 3, 4)
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert head_importance(model, task, max_examples=11).settings["examples"] == 11
+
+
+def test_a_model_of_ones_own_with_batches_and_a_loss():
+    task = mood_task(n_train=23)
+    model = model_for("bert", task)
+    rows = [model.tokenizer(*texts) for texts in task.train.texts]
+    batches = []
+    for start in (0, 7, 14):
+        chunk = slice(start, start + 7 if start < 14 else 23)
+        batch = dict(model.tokenizer.pad(rows[chunk], return_tensors="pt"))
+        batches.append(batch | {"labels": torch.tensor(task.train.labels[chunk])})
+
+    class Bare(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        @property
+        def config(self):
+            return model.config
+
+        def forward(self, input_ids, attention_mask=None, token_type_ids=None, labels=None):
+            return model(input_ids, attention_mask, token_type_ids, task="mood").logits
+
+    def loss(outputs, batch):
+        return torch.nn.functional.cross_entropy(outputs, batch["labels"], reduction="none")
+
+    found = head_importance(Bare(), batches=batches, loss=loss)
+    np.testing.assert_allclose(found.values, head_importance(model, task).values, rtol=1e-4)
+    with pytest.raises(ConfigError, match="each example's own loss"):
+        head_importance(Bare(), batches=batches, loss=lambda o, b: loss(o, b).mean())
+
+
+def state(model):
+    return (
+        [module.training for module in model.modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+        [parameter.grad is None for parameter in model.parameters()],
+        [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()],
+        torch.is_grad_enabled(),
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["taylor", "ablation"])
+def test_the_model_is_left_as_it_was(method, precision):
+    task = mood_task(n_train=13)
+    model = model_for("bert", task).train()
+    model.encoder.embeddings.requires_grad_(False)
+    before, weights = state(model), [p.clone() for p in model.parameters()]
+    head_importance(model, task, method=method, precision=precision)
+    assert state(model) == before
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), weights, strict=True))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("method", ["taylor", "ablation"])
+def test_the_model_is_left_as_it_was_after_a_failure(method, error):
+    task = mood_task(n_train=13)
+    model = model_for("bert", task).train()
+    before = state(model)
+
+    def stop(done, total):
+        if done:
+            raise error
+
+    with pytest.raises(error):
+        head_importance(model, task, method=method, tokens_per_batch=50, progress=stop)
+    assert state(model) == before
+
+
+def test_bf16_ranks_heads_as_fp32_does():
+    task = mood_task(n_train=31)
+    model = model_for("bert", task)
+    full, half = (head_importance(model, task, precision=p).values for p in ("fp32", "bf16"))
+    np.testing.assert_allclose(half, full, rtol=0.1, atol=0.02 * full.max())
+
+
+def test_what_cannot_be_scored_is_refused():
+    task = mood_task(n_train=13)
+    model = model_for("bert", task)
+    for option, value in (("method", "taylr"), ("aggregate", "mean"), ("normalize", "l2")):
+        with pytest.raises(ConfigError, match=f"{option} is one of .*, not '{value}'"):
+            head_importance(model, task, **{option: value})
+    with pytest.raises(ConfigError, match="Give either a task, or batches together with a loss"):
+        head_importance(model)
+    with pytest.raises(ConfigError, match="not on a BertModel: for any other model give batches"):
+        head_importance(model.encoder, task)
+    with pytest.raises(DataError, match="not made for task 'warmth': it knows 'mood'"):
+        head_importance(model, warmth_task())
+    with pytest.raises(DataError, match="not one batch"):
+        head_importance(model.encoder, batches=[], loss=lambda o, b: o)

@@ -1,0 +1,47 @@
+"""The public surface: few names, documented, and light to import."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lobes
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_public_names_are_sorted_and_all_there():
+    assert lobes.__all__ == sorted(lobes.__all__)
+    for name in lobes.__all__:
+        assert getattr(lobes, name).__name__ == name
+        assert getattr(lobes, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'prun'"):
+        lobes.prun  # noqa: B018
+
+
+def test_the_public_names_are_those_that_the_design_lists():
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    listed = re.search(r"## Public names\n(.*?)\n## ", text, re.S)[1]
+    assert re.findall(r"^\| `(\w+)`", listed, re.M) == lobes.__all__
+
+
+def modules_after(statement: str) -> set[str]:
+    """The modules that a fresh interpreter holds after a statement."""
+    code = f"import sys\n{statement}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import lobes; lobes.HeadSet; lobes.HeadScores; lobes.LesionMatrix; lobes.LobesError",
+        "import lobes.report.html, lobes.report.terminal",
+        "import lobes.cli",
+    ],
+)
+def test_values_statistics_report_and_command_line_import_no_torch(statement):
+    heavy = {"torch", "transformers", "datasets", "sklearn", "pandas"}
+    assert not heavy & modules_after(statement)
