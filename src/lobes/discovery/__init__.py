@@ -1,0 +1,69 @@
+"""Find the attention heads of a model by running it once: the only part that looks inside.
+
+There is no table of architectures. A forward pass is watched (`tracing`): wherever attention
+probabilities meet their softmax, and wherever a linear projection runs, the autograd graph is cut
+and begins anew. What a projection reads can then be told from its short graph (`graph`), and the
+gradient of each slice of its input shows which rows of which projections one head owns (`sites`).
+Where no example is given, the inputs are guessed from the model's own description (`inputs`).
+
+What it cannot do, and refuses with the reason: attention whose softmax torch does not show
+(kernels of their own, `torch.nn.MultiheadAttention`), heads that are mixed before the output
+projection, and output projections that are not modules.
+"""
+
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from lobes.discovery.inputs import guess_inputs
+from lobes.discovery.sites import sites_of
+from lobes.discovery.tracing import trace
+from lobes.errors import ModelError
+from lobes.heads import HeadLayout
+
+_Fingerprint = tuple[tuple[str, tuple[int, ...]], ...]
+_known: WeakKeyDictionary[nn.Module, tuple[_Fingerprint, HeadLayout]] = WeakKeyDictionary()
+
+
+def find_heads(
+    model: nn.Module, *, example_inputs: Mapping[str, Tensor] | None = None
+) -> HeadLayout:
+    """All attention heads of `model`: its sites in the order of execution.
+
+    `example_inputs` are keyword arguments for one forward pass; a model from transformers needs
+    none. Only what runs in that pass is found. The pass leaves the model, its gradients, its
+    modes and the random state as they were, also when it fails.
+
+    The layout is remembered until the model goes or the names or shapes of its parameters
+    change; a call with `example_inputs` looks afresh, and later calls without give what it found.
+
+    Raises `ModelError`, saying why and what to do, for a model without attention, one whose
+    inputs cannot be guessed, and one whose heads cannot be told apart safely.
+    """
+    fingerprint = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
+    if example_inputs is None and model in _known:
+        before, layout = _known[model]
+        if before == fingerprint:
+            return layout
+    layout = _discover(model, example_inputs)
+    _known[model] = fingerprint, layout
+    return layout
+
+
+def _discover(model: nn.Module, example_inputs: Mapping[str, Tensor] | None) -> HeadLayout:
+    inputs = guess_inputs(model) if example_inputs is None else example_inputs
+    try:
+        seen = trace(model, inputs)
+        still = trace(model, inputs, noise=0.0)
+    except ModelError:
+        raise
+    except Exception as error:
+        if example_inputs is not None:
+            raise
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+        raise ModelError(
+            f"{type(model).__name__} could not be run on the inputs guessed for it ({shapes}): "
+            f"{type(error).__name__}: {error}. Give find_heads example_inputs={{name: tensor}}."
+        ) from error
+    return HeadLayout(sites_of(model, seen, still))

@@ -1,0 +1,169 @@
+"""From footprints to a row plan: which rows a head owns, and whether cutting them removes it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from lobes.discovery.footprints import Footprints
+from lobes.discovery.tracing import Call
+from lobes.heads import OwnedRows
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """The rows of a site's projections that each head owns; `reason` says why not to cut them."""
+
+    rows: tuple[OwnedRows, ...]
+    reason: str
+
+
+def row_plan(
+    model: nn.Module,
+    footprints: Footprints,
+    calls: Mapping[int, Call],
+    at_rest: list[Tensor] | None,
+) -> RowPlan:
+    """Which rows of which parameters each head of a site owns, and whether they are all.
+
+    `calls` are the projections by the id of their output's leaf. `at_rest` are the scores of the
+    site's events where queries and keys are zero.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    owned: dict[str, tuple[int, Tensor]] = {}
+    reasons: list[str] = []
+    for leaf in footprints.leaves:
+        if id(leaf) in calls:
+            parts, reason = _of_projection(footprints, leaf, calls[id(leaf)], names)
+        else:
+            parts, reason = _of_parameter(footprints, leaf, names.get(id(leaf), ""))
+        reasons += [reason] if reason else []
+        for name, (axis, masks) in parts.items():
+            if name in owned:  # a projection that runs twice, as for positions in DeBERTa
+                masks = masks | owned[name][1]
+            owned[name] = axis, masks
+    reasons += _coupling(footprints, calls)
+    reasons += _bias(footprints, at_rest)
+    rows = tuple(
+        OwnedRows(name, axis, tuple(tuple(_ranges(mask)) for mask in masks))
+        for name, (axis, masks) in owned.items()
+    )
+    return RowPlan(rows, reasons[0] if reasons else "")
+
+
+_Parts = dict[str, tuple[int, Tensor]]
+
+
+def _of_projection(
+    footprints: Footprints, leaf: Tensor, call: Call, names: Mapping[int, str]
+) -> tuple[_Parts, str]:
+    """The rows of a projection's weight and bias, or why they cannot be said."""
+    masks = _merged(footprints, leaf)
+    if not masks.any():
+        return {}, ""
+    weight, axis = names.get(id(call.weight)), _output_axis(call)
+    if weight is None or axis is None:
+        where = call.path or "a function"
+        return {}, f"the weight of {where} is packed or computed, so it has no rows to cut"
+    parts = {weight: (axis, masks)}
+    if call.bias is not None and id(call.bias) in names:
+        parts[names[id(call.bias)]] = 0, masks
+    return parts, ""
+
+
+def _of_parameter(footprints: Footprints, leaf: Tensor, name: str) -> tuple[_Parts, str]:
+    """The slices of a parameter that is no projection's weight, or why they cannot be cut.
+
+    A parameter that works on all heads alike (a norm within each head) belongs to none.
+    """
+    roles = [role[id(leaf)] for role in (footprints.scores, footprints.values) if id(leaf) in role]
+    merged = [torch.stack(axis).any(0) for axis in zip(*roles, strict=True)]
+    apart = [axis for axis, masks in enumerate(merged) if not (masks == masks[0]).all()]
+    if not name or not apart:
+        return {}, ""
+    masks = merged[apart[0]]
+    if len(apart) > 1 or masks.shape[1] <= footprints.n_heads < footprints.n_heads * (
+        footprints.head_dim
+    ):
+        return {}, f"{name} holds numbers for each head beside its projections"
+    return {name: (apart[0], masks)}, ""
+
+
+def _merged(footprints: Footprints, leaf: Tensor) -> Bool[Tensor, "heads rows"]:
+    """Which entries of a projection's output belong to each head, in whatever role."""
+    roles = (footprints.scores, footprints.values)
+    return torch.stack([role[id(leaf)][-1] for role in roles if id(leaf) in role]).any(0)
+
+
+def _coupling(footprints: Footprints, calls: Mapping[int, Call]) -> Iterator[str]:
+    """Why rows cannot be cut although each head's context is its own: a norm across heads.
+
+    Keys and values may be shared by a group of heads, and then their rows are as many as one
+    head's. Where a norm works across heads, every head depends on the rows of all.
+    """
+    projected = {key for key in (*footprints.scores, *footprints.values) if key in calls}
+    scored = [footprints.scores[key][-1] for key in projected if key in footprints.scores]
+    if not scored:
+        yield "no projections of its queries and keys were found"
+        return
+    masks = torch.cat(scored, dim=1)
+    owners = masks.sum(0)
+    alone, shared = (masks & (owners == 1)).sum(1), (masks & (owners > 1)).sum(1)
+    if footprints.n_heads > 1 and (shared > alone).any():
+        yield "its heads share rows of the query or key projection, as with a norm across heads"
+    valued = [
+        footprints.values[key][-1].sum(1)
+        for key in projected
+        if key in footprints.values and key not in footprints.gates
+    ]
+    if not any((counts > 0).all() for counts in valued):
+        yield "no projection of its values was found"
+    elif not all(((counts == 0) | (counts == footprints.head_dim)).all() for counts in valued):
+        yield "its heads share rows of the value projection, as with a norm across heads"
+
+
+def _bias(footprints: Footprints, at_rest: list[Tensor] | None) -> Iterator[str]:
+    """Whether heads differ where all queries and keys are zero: by a bias or a mask of their own.
+
+    The bias may be no parameter (ALiBi) or belong to another layer (T5), so that cutting the
+    projections' rows would put it to the wrong heads.
+    """
+    if at_rest is None:
+        yield "its attention changes with the numbers in it, so that a bias cannot be ruled out"
+        return
+    for scores, rows, dim in zip(at_rest, footprints.rows, footprints.dims, strict=True):
+        flat = scores.movedim(dim, -1)
+        first = flat[rows[0]]
+        if not all(torch.equal(flat[row], first) for row in rows[1:]):
+            yield "its scores have a position bias or a mask of their own for each head"
+            return
+
+
+def _output_axis(call: Call) -> int | None:
+    """The axis of a projection's weight that runs along its output: 0, or 1 if transposed.
+
+    A square weight is told by multiplying one row, and one column, with the input. None where
+    the weight is not what the input is multiplied by (quantised, or rescaled).
+    """
+    rows, columns = call.leaf.shape[-1], call.input.shape[-1]
+    weight = call.weight.detach()
+    if not weight.is_floating_point() or sorted(weight.shape) != sorted((rows, columns)):
+        return None
+    if rows != columns:
+        return 0 if weight.shape[0] == rows else 1
+    given = call.input.detach().flatten(0, -2).float()
+    answer = call.answer[..., 0].flatten().float()
+    if call.bias is not None:
+        answer = answer - call.bias.detach()[0].float()
+    errors = [(given @ weight.select(axis, 0).float() - answer).norm() for axis in (0, 1)]
+    axis = int(errors[1] < errors[0])
+    return axis if errors[axis] <= 0.05 * answer.norm() + 1e-6 else None
+
+
+def _ranges(mask: Bool[Tensor, " rows"]) -> Iterator[tuple[int, int]]:
+    """The half-open ranges in which a mask is true."""
+    steps = torch.diff(mask.int(), prepend=torch.zeros(1), append=torch.zeros(1))
+    starts, stops = (torch.nonzero(steps == sign).flatten().tolist() for sign in (1, -1))
+    yield from zip(starts, stops, strict=True)

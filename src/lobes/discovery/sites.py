@@ -1,0 +1,243 @@
+"""From a trace to sites: which projection reads which attention, and what each head owns.
+
+The evidence is gradients. Slice h of an output projection's input must depend on exactly one row
+of attention probabilities at each position, and no two slices on the same row; then slice h is a
+head. The entries of the query, key and value projections' outputs that have a gradient from that
+row of scores, or from the slice itself, are the head's own.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NoReturn
+
+from torch import Tensor, nn
+
+from lobes.discovery.footprints import Footprints, head_number
+from lobes.discovery.graph import edges_of, leaf_of, products, sources, walk
+from lobes.discovery.ownership import row_plan
+from lobes.discovery.tracing import Call, Event, Frame, Trace
+from lobes.errors import ModelError
+from lobes.heads import Site
+
+
+@dataclass(slots=True, eq=False)
+class _Block:
+    """One run of an attention block: the projection that read the contexts of its events."""
+
+    call: Call
+    events: list[Event]
+    others: list[Call | None]  # what else read the contexts; None is the model's output
+
+
+def sites_of(model: nn.Module, seen: Trace, still: Trace) -> tuple[Site, ...]:
+    """The sites of a model, from a trace with random and one with zero projections.
+
+    Raises `ModelError` where there is no attention or where heads cannot be told apart.
+    """
+    blocks = list(_blocks(seen))
+    if not blocks:
+        raise ModelError(
+            f"No attention was seen in {type(model).__name__}: its forward pass called neither "
+            f"torch's softmax on three or more dimensions nor scaled_dot_product_attention before "
+            f"a projection. If it runs attention in a kernel of its own, load it with "
+            f'attn_implementation="sdpa" or "eager".'
+        )
+    return _numbered([_site(model, block, seen, still) for block in blocks])
+
+
+def _blocks(seen: Trace) -> Iterator[_Block]:
+    """Pair each attention event with the projections that read its contexts."""
+    readers: dict[Event, list[Call | None]] = {}
+    pending: list[Event] = []
+    for step in seen.steps:
+        if isinstance(step, Event):
+            # What reads an event late, after the next one, can only be a way around a block, and
+            # that would have met the next block's own projections first.
+            pending = [event for event in pending if not readers[event]]
+            pending.append(step)
+            readers[step] = []
+        else:
+            for event in _read(step.input, pending):
+                readers[event].append(step)
+    for tensor in _tensors(seen.outputs):
+        for event in _read(tensor, pending):
+            readers[event].append(None)
+    groups: dict[Call | None, list[Event]] = {}
+    for event, found in readers.items():
+        if found:
+            groups.setdefault(found[0], []).append(event)
+    for call, events in groups.items():
+        if call is None:
+            _refuse(events, "goes to the model's output without an output projection")
+        others = {reader: None for event in events for reader in readers[event]}
+        yield _Block(call, events, [reader for reader in others if reader is not call])
+
+
+def _read(tensor: Tensor, events: list[Event]) -> list[Event]:
+    """The events whose probabilities reach a tensor through a matrix product with the values.
+
+    Probabilities that weigh experts (a router's) do not pass one, so they are no attention.
+    """
+    if not events:
+        return []
+    since = min(event.since for event in events)
+    found: set[int] = set()
+    for pair in products(edges_of(tensor), since=since):
+        found |= {id(leaf_of(node)) for node, _ in walk(pair, since=since)}
+    return [event for event in events if id(event.leaf) in found]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _tensors(one)
+    elif isinstance(value, (tuple, list)):
+        for one in value:
+            yield from _tensors(one)
+
+
+def _site(model: nn.Module, block: _Block, seen: Trace, still: Trace) -> Site:
+    """The site of one run of a block, numbered 0; raises `ModelError` where it is not clear."""
+    call, events = block.call, block.events
+    frame = _projection_frame(block)
+    n_heads = head_number(call.input, events)
+    footprints = Footprints(call.input, events, n_heads) if n_heads else None
+    if footprints is None or not footprints.separate:
+        _refuse(
+            events,
+            f"does not reach {frame.path} head by head: its heads are mixed, or laid out in "
+            f"another way than one after the other, before the output projection",
+        )
+    calls = {id(step.leaf): step for step in seen.steps if isinstance(step, Call)}
+    around = _surroundings(frame, call, footprints, calls)
+    plan = row_plan(model, footprints, calls, _at_rest(events, seen, still))
+    return Site(
+        index=0,
+        name=around[0].path,
+        projection=frame.path,
+        n_heads=n_heads,
+        head_dim=call.input.shape[-1] // n_heads,
+        kind=_kind(call, events, around, calls),
+        rows=plan.rows,
+        prunable=not plan.reason,
+        reason=plan.reason,
+    )
+
+
+def _projection_frame(block: _Block) -> Frame:
+    """The module call whose input is the contexts, and through which everything reads them."""
+    call = block.call
+    if not block.others and call.path:
+        return call.frames[-1]
+    readers = [call, *(other for other in block.others if other is not None)]
+    shared = [
+        frame
+        for frame in call.frames
+        if frame.argument is call.input and all(frame in other.frames for other in readers)
+    ]
+    if None in block.others or not shared:
+        named = ", ".join(_named(reader) for reader in (call, *block.others))
+        _refuse(
+            block.events,
+            f"is read by {named}: expected one module that takes the concatenated contexts and "
+            f"nothing else that does",
+        )
+    return shared[-1]
+
+
+def _named(reader: Call | None) -> str:
+    if reader is None:
+        return "the model's output"
+    return reader.path or f"a function inside {reader.frames[-1].path or 'the model'}"
+
+
+def _refuse(events: list[Event], why: str) -> NoReturn:
+    frame = events[0].frames[-1]
+    place = frame.path or "the model"
+    raise ModelError(
+        f"The attention of {place} ({type(frame.module).__name__}) {why}. Heads can be ablated "
+        f"only at an output projection that is a module of its own; give the part of the model "
+        f"without this attention, or one whose attention has such a projection."
+    )
+
+
+def _surroundings(
+    frame: Frame, call: Call, footprints: Footprints, calls: Mapping[int, Call]
+) -> list[Frame]:
+    """The block's module call and the one around it, if any.
+
+    The block is the innermost module around the output projection that also holds one of the
+    projections that its heads own.
+    """
+    outer = call.frames[: call.frames.index(frame)]
+    owned = [calls[id(leaf)] for leaf in footprints.leaves if id(leaf) in calls]
+    depth = max((sum(f in one.frames for f in outer) for one in owned), default=len(outer))
+    around = list(outer[: max(depth, 1)]) or [frame]
+    return around[-2:][::-1]
+
+
+def _kind(
+    call: Call, events: list[Event], around: list[Frame], calls: Mapping[int, Call]
+) -> Literal["self", "cross"]:
+    """Whether queries come from what keys and values come from, seen from the block or around.
+
+    "self" where the values' sources feed both sides of the scores, and the queries have no source
+    of their own beside them.
+    """
+    pairs = [pair for event in events for pair in products(edges_of(event.scores))]
+    if pairs:
+        sides = [[pair[i] for pair in pairs] for i in range(2)]
+    else:
+        sides = [edges_of(*(event.scores for event in events))] * 2
+    probabilities = {id(event.leaf) for event in events}
+    values = [
+        edge
+        for pair in products(edges_of(call.input))
+        for edge in pair
+        if probabilities.isdisjoint(id(leaf_of(node)) for node, _ in walk([edge]))
+    ]
+    for frame in around:
+        query, key, value = (sources(edges, frame.since, calls) for edges in (*sides, values))
+        if value <= query and value <= key and query <= key | value:
+            return "self"
+    return "cross"
+
+
+def _at_rest(events: list[Event], seen: Trace, still: Trace) -> list[Tensor] | None:
+    """The scores of the same events where queries and keys are zero; None if they differ."""
+    numbers = {event: number for number, event in enumerate(seen.events)}
+    if [e.scores.shape for e in seen.events] != [e.scores.shape for e in still.events]:
+        return None
+    return [still.events[numbers[event]].scores.detach() for event in events]
+
+
+def _numbered(found: Iterable[Site]) -> tuple[Site, ...]:
+    """Each site once, in the order of its first run, with the names made unique.
+
+    Parameters that several sites own make each of these sites not prunable by itself.
+    """
+    sites: dict[str, Site] = {}
+    for site in found:
+        if sites.setdefault(site.projection, site) != site:
+            raise ModelError(
+                f"The attention of {site.name} runs several times in one pass, each time in "
+                f"another way: lobes needs a module for each way. Give the part of the model "
+                f"without it."
+            )
+    owners: dict[str, list[str]] = {}
+    for site in sites.values():
+        for rows in site.rows:
+            owners.setdefault(rows.parameter, []).append(site.projection)
+    names = [site.name for site in sites.values()]
+    numbered = []
+    for index, site in enumerate(sites.values()):
+        name = site.name if site.name and names.count(site.name) == 1 else site.projection
+        shared = next((r.parameter for r in site.rows if len(owners[r.parameter]) > 1), "")
+        reason = site.reason
+        if shared and not reason:
+            others = [path for path in owners[shared] if path != site.projection]
+            reason = f"{shared} also belongs to {', '.join(others)}"
+        numbered.append(replace(site, index=index, name=name, reason=reason, prunable=not reason))
+    return tuple(numbered)

@@ -1,0 +1,307 @@
+"""Watch one forward pass, cutting the autograd graph where attention and projections compute.
+
+Every linear projection's output is replaced by a leaf of random numbers, and the probabilities of
+every attention by a leaf of their values. So each piece of graph between two cuts is short, no
+gradient crosses a block, and what a gradient shows does not depend on the weights: a head whose
+weights are all zero is found like any other.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
+
+from lobes.errors import ModelError
+
+_SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax)
+
+
+@dataclass(slots=True, eq=False)
+class Frame:
+    """One call of a module. `since` counts the autograd nodes made before it; see `clock`."""
+
+    module: nn.Module
+    path: str
+    since: int
+    argument: Tensor | None
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """One computation of attention probabilities.
+
+    `scores` go into the softmax over `dim`; `leaf`, of the same shape, stands for what comes out.
+    """
+
+    frames: tuple[Frame, ...]
+    since: int
+    scores: Tensor
+    leaf: Tensor
+    dim: int
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of a linear projection; `leaf` stands for its output.
+
+    `path` is the module's, or empty where the weight was applied without calling a module.
+    `answer` is what the projection really computed from `input`.
+    """
+
+    path: str
+    frames: tuple[Frame, ...]
+    since: int
+    input: Tensor
+    leaf: Tensor
+    answer: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(eq=False)
+class Trace(TorchFunctionMode):
+    """What one forward pass did: attention events and projections, in the order of execution."""
+
+    model: nn.Module
+    noise: float
+    steps: list[Event | Call] = field(default_factory=list)
+    outputs: Any = None
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._stack: list[Frame] = []
+        self._anchor = torch.zeros((), requires_grad=True)
+        self._generators: dict[torch.device, torch.Generator] = {}
+        self._parameters = {id(parameter) for parameter in self.model.parameters()}
+        linear = {module for module in self.model.modules() if _matrix(module) is not None}
+        # A wrapper around projections (LoRA) is cut inside, at those.
+        self._linear = {
+            module
+            for module in linear
+            if not any(inner in linear for inner in module.modules() if inner is not module)
+        }
+
+    @property
+    def events(self) -> list[Event]:
+        """The attention events, in the order of execution."""
+        return [step for step in self.steps if isinstance(step, Event)]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            raise refuse_functional(self._stack[-1])
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if func in _SOFTMAX and output.is_floating_point() and output.dim() >= 3:
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            return self._event(args[0] if args else kwargs["input"], output, dim)
+        if func is F.linear and self._stack[-1].module not in self._linear:
+            return self._functional(output, *args, **kwargs)
+        return output
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> Tensor:
+        """Scaled dot-product attention as three steps, so that its scores can be seen.
+
+        What is causal or how it is scaled does not matter to which head reads what.
+        """
+        repeats = query.shape[-3] // key.shape[-3] if query.dim() > 3 else 1
+        if repeats > 1:
+            key, value = (one.repeat_interleave(repeats, -3) for one in (key, value))
+        scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, -torch.inf)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        probabilities = scores.nan_to_num(neginf=-1e4).softmax(-1).to(value.dtype)
+        return self._event(scores, probabilities, -1) @ value
+
+    def _event(self, scores: Tensor, probabilities: Tensor, dim: int | None) -> Tensor:
+        leaf = probabilities.detach().clone().requires_grad_()
+        since = self.clock()
+        dim = -1 if dim is None else dim
+        self.steps.append(Event(tuple(self._stack), since, scores, leaf, dim))
+        return leaf.clone()  # not the leaf itself, which nothing may change in place
+
+    def _functional(
+        self, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """A weight of the model applied by `torch.nn.functional.linear`, outside its module."""
+        if id(weight) not in self._parameters:
+            return output
+        own = bias is None or id(bias) in self._parameters
+        cut = self._cut("", input, output, weight, bias if own else None)
+        # A bias put together from parts (EVA) stays in the graph, with the value 0.
+        return cut if own or bias is None else cut + (bias - bias.detach())
+
+    def _cut(
+        self, path: str, input: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        since = self.clock()
+        leaf = self._random(output).requires_grad_()
+        answer = output.detach()
+        self.steps.append(Call(path, tuple(self._stack), since, input, leaf, answer, weight, bias))
+        return leaf.clone()
+
+    def _random(self, like: Tensor) -> Tensor:
+        device = like.device
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(0)
+        numbers = torch.randn(like.shape, device=device, generator=self._generators[device])
+        return (self.noise * numbers).to(like.dtype)
+
+    def clock(self) -> int:
+        """A number larger than that of every autograd node so far, and at most any later one's."""
+        with torch.enable_grad():
+            node: Any = self._anchor.view_as(self._anchor).grad_fn
+        return node._sequence_nr()
+
+    def enter(self, path: str) -> Callable[..., None]:
+        """A forward pre-hook for the module called `path`."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if isinstance(module, nn.MultiheadAttention):
+                raise refuse_functional(Frame(module, path, 0, None))
+            argument = args[0] if args and isinstance(args[0], Tensor) else None
+            self._stack.append(Frame(module, path, self.clock(), argument))
+
+        return hook
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """A forward hook for every module; it replaces the output of a projection."""
+        path, argument = self._stack[-1].path, self._stack[-1].argument
+        try:
+            if module in self._linear and argument is not None and _maps(module, argument, output):
+                return self._cut(
+                    path, argument, output, _matrix(module), getattr(module, "bias", None)
+                )
+            return None
+        finally:
+            self._stack.pop()
+
+
+def trace(model: nn.Module, inputs: Mapping[str, Tensor], *, noise: float = 0.5) -> Trace:
+    """Run `model` once and watch it; everything is as before afterwards, whatever happens.
+
+    `noise` is the standard deviation of what replaces the projections' outputs. With 0 only what
+    does not come from queries and keys is left in the scores.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    watch = Trace(model, noise)
+    with ExitStack() as stack:
+        stack.enter_context(_held(model))
+        for path, module in model.named_modules():
+            # First, to see the input before any mask: before the hooks of an ablation.
+            before = module.register_forward_pre_hook(watch.enter(path), prepend=True)
+            stack.callback(before.remove)
+            stack.callback(module.register_forward_hook(watch.leave).remove)
+        given = {
+            name: _graphed(value.to(device)) if isinstance(value, Tensor) else value
+            for name, value in inputs.items()
+        }
+        stack.enter_context(watch)
+        watch.outputs = model(**given)
+    return watch
+
+
+def _graphed(value: Tensor) -> Tensor:
+    """The same numbers as the start of an autograd graph; tokens as they are."""
+    return value.detach().clone().requires_grad_().clone() if value.is_floating_point() else value
+
+
+@contextmanager
+def _held(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, gradients on, random state kept; all put back in the end."""
+    training = [(module, module.training) for module in model.modules()]
+    frozen = [
+        parameter
+        for parameter in model.parameters()
+        if parameter.is_leaf
+        and parameter.is_floating_point()
+        and not parameter.requires_grad
+        and not parameter.is_inference()
+    ]
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=sorted(devices)))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_visible_attention(model))
+        try:
+            for module, _ in training:
+                module.training = False
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+            for module, mode in training:
+                module.training = mode
+
+
+@contextmanager
+def _visible_attention(model: nn.Module) -> Iterator[None]:
+    """Eager attention in place of kernels of their own (flash attention), for the time being.
+
+    The layout does not depend on what computes the attention.
+    """
+    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    configs = {id(config): config for config in found}
+    before = {
+        key: config._attn_implementation
+        for key, config in configs.items()
+        if getattr(config, "_attn_implementation", None) not in (None, "eager", "sdpa")
+    }
+    try:
+        for key in before:
+            configs[key]._attn_implementation_internal = "eager"
+        yield
+    finally:
+        for key, implementation in before.items():
+            configs[key]._attn_implementation_internal = implementation
+
+
+def _matrix(module: nn.Module) -> Any:
+    """A module's weight of two dimensions, or None; lookup tables count for nothing."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or not isinstance(weight, Tensor):
+        return None
+    return weight if weight.dim() == 2 else None
+
+
+def _maps(module: nn.Module, argument: Tensor, output: Any) -> bool:
+    """Whether this call was a linear map from the last dimension to the last dimension."""
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return False
+    if not argument.is_floating_point() or output.dim() != argument.dim():
+        return False
+    ends = argument.shape[-1], output.shape[-1]
+    declared = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    shape = tuple(_matrix(module).shape)
+    return ends in (shape, shape[::-1], declared)
+
+
+def refuse_functional(frame: Frame) -> ModelError:
+    """The refusal of attention that runs inside one function, output projection included."""
+    return ModelError(
+        f"The attention of {frame.path or 'the model'} ({type(frame.module).__name__}) is "
+        f"torch.nn.MultiheadAttention's, which applies its output projection inside one function: "
+        f"its heads cannot be reached. Use an attention whose output projection is a module of "
+        f"its own, or give only the part of the model without this one."
+    )
