@@ -134,33 +134,31 @@ def show_results(results: dict[str, Any]) -> None:
 def show_training(training: dict[str, Any]) -> None:
     """Every task's score at the end of a training, on stdout."""
     last = training["scores"][-1]["scores"] if training["scores"] else {}
-    table = _table(f"Trained for {training['steps']} steps in {training['seconds']:.0f} s")
-    table.add_column("task")
-    table.add_column("score", justify="right")
+    table = _table("task", "score")
     for task, score in last.items():
         table.add_row(_text(task), "–" if score is None else f"{score:.3f}")
-    _console().print(table)
+    _console().print(f"Trained for {training['steps']} steps in {training['seconds']:.0f} s", table)
 
 
 def show_heads(layout: "lobes.heads.HeadLayout", name: str) -> None:
     """Where a model's heads are, on stdout."""
-    console = _console()
-    table = _table(f"{name}: {layout.total} heads in {len(layout.sites)} sites")
-    for title, right in (("site", 1), ("module", 0), ("kind", 0), ("heads", 1), ("size", 1)):
-        table.add_column(title, justify="right" if right else "left", overflow="fold")
-    table.add_column("can be pruned", overflow="fold")
+    table = _table("site", "module", "kind", "heads", "size", "can be pruned")
     for site in layout.sites:
         cells = (site.index, _text(site.name), site.kind, site.n_heads, site.head_dim)
         pruned = "yes" if site.prunable else f"no: {_text(site.reason)}"
         table.add_row(*(str(cell) for cell in cells), pruned)
-    console.print(table)
+    _console().print(f"{_text(name)}: {layout.total} heads in {len(layout.sites)} sites", table)
 
 
-def _table(title: str) -> "rich.table.Table":
+def _table(*columns: str) -> "rich.table.Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    return Table(title=_text(title), title_justify="left", box=SIMPLE_HEAD, caption_justify="left")
+    table = Table(box=SIMPLE_HEAD)
+    for column in columns:
+        numbers = column in ("site", "heads", "size", "score")
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    return table
 
 
 def _text(text: str) -> str:

@@ -133,6 +133,7 @@ def _trained_model(
         folder.begin(fingerprints)
         return None, train(study, folder, new, tasks, progress)
     folder.begin(fingerprints)
+    folder.remove_checkpoints()  # still there where the run was killed right after the training
     return None, record
 
 

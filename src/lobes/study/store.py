@@ -140,6 +140,14 @@ class RunFolder:
         """A folder that becomes `model/` when the block ends; `record` goes into it."""
         return writing_folder(self.path / "model", record, MODEL_MARKER)
 
+    def remove_checkpoints(self) -> None:
+        """Remove what a training leaves on its way, and nothing else that lies there."""
+        checkpoints = self.path / "checkpoints"
+        for path in (*checkpoints.glob("checkpoint-*"), checkpoints / SECONDS):
+            remove(path)
+        with contextlib.suppress(OSError):
+            checkpoints.rmdir()
+
     def model_record(self) -> dict[str, Any] | None:
         """What `writing_model` recorded, or None while there is no whole trained model."""
         model = self.path / "model"
@@ -184,13 +192,10 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
             for path in (self.path / "measurements").glob("*-????????????????.parquet"):
                 path.unlink()
-            checkpoints = self.path / "checkpoints"
-            for path in (*checkpoints.glob("checkpoint-*"), checkpoints / SECONDS):
-                remove(path)
+            self.remove_checkpoints()
             remove_folder(self.path / "model", MODEL_MARKER)
-            for name in ("measurements", "checkpoints"):
-                with contextlib.suppress(OSError):
-                    (self.path / name).rmdir()
+            with contextlib.suppress(OSError):
+                (self.path / "measurements").rmdir()
             # Last: it marks the folder as a run's, should this be interrupted.
             (self.path / "config.json").unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from lobes.modeling import MultiTaskModel
 from lobes.study.config import StudyConfig
-from lobes.study.disk import disk_faults, plain, read_json, remove, to_json, writing
+from lobes.study.disk import disk_faults, plain, read_json, to_json, writing
 from lobes.study.store import SECONDS, RunFolder
 from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
@@ -53,10 +53,7 @@ def train(
     }
     with folder.writing_model(record) as unfinished:
         model.save_pretrained(unfinished)
-    for path in (*checkpoints.glob("checkpoint-*"), checkpoints / SECONDS):
-        remove(path)
-    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
-        checkpoints.rmdir()
+    folder.remove_checkpoints()
     return plain(record)
 
 

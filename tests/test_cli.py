@@ -1,0 +1,381 @@
+"""The command line: what it prints where, how it ends, and that an interruption costs nothing."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import resource
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lobes import __version__
+from lobes.cli import app
+from lobes.study.store import RunFolder
+from lobes.terminal import Progress
+from tiny_study import as_before, timeless, write_study  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("as_before")
+
+HEAVY = ("torch", "transformers", "pandas", "plotly", "numpy", "pydantic", "datasets", "pyarrow")
+COMMANDS = ("demo", "run", "train", "iap", "report", "heads")
+LOBES = [sys.executable, "-c", "from lobes.cli import main; main()"]
+LIMIT = 120
+
+
+def lobes(*arguments):
+    """Run a command in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def start(*arguments, **others):
+    """Start a command as a user does, in a process of its own."""
+    return subprocess.Popen(
+        [*LOBES, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **others,
+    )
+
+
+def finish(process):
+    """(exit code, stdout, stderr)."""
+    out, err = process.communicate(timeout=LIMIT)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study file; `run` beside it holds its finished run."""
+    path = write_study(tmp_path_factory.mktemp("study"))
+    code, out, err = finish(start("run", path, "--json"))
+    assert code == 0, err
+    assert err == f"Report: {path.parent / 'run' / 'report.html'}\n"
+    assert json.loads(out)["schema"] == "lobes-results"
+    return path
+
+
+@pytest.fixture
+def new_run(study, tmp_path):
+    """Options for a run of its own."""
+    return (study, "--output", tmp_path / "run")
+
+
+# Help and usage
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys\nfrom lobes.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT, check=True
+    )
+    assert done.stdout.endswith("[]\n")
+    for command in COMMANDS:
+        assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    for flag in ("--help", "-h"):
+        result = lobes(command, flag)
+        assert result.exit_code == 0
+        assert f"Example: lobes {command}" in result.stdout
+        assert result.stderr == ""
+
+
+def test_the_version():
+    result = lobes("--version")
+    assert (result.exit_code, result.stdout) == (0, f"lobes {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run"], ["fly"], ["run", "a.toml", "--sett"], ["report", "a", "b"], ["--verbose"]],
+)
+def test_wrong_usage_is_2(arguments):
+    result = lobes(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Usage: " in result.stderr
+
+
+# What goes wrong
+
+
+def refusal(*arguments, code=1):
+    """The one line on stderr with which a command ends."""
+    result = lobes(*arguments)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line.removeprefix("Error: ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (['iap.lesion_tasks=["modd"]'], "expected tasks of this study: mood, topic."),
+        (["iap.fractions=[30]"], "expected shares of all heads, each above 0 and at most 1."),
+        (["tasks.topic.name=mood"], 'tasks names "mood" 2 times;'),
+        (["tasks.mood.lable=x"], "unknown key tasks.mood.lable; did you mean label?"),
+        (["tasks.mood.text=words"], "'words'"),
+        (['tasks.mood.labels=["sad", "glad"]'], "'sad', 'glad'"),
+        (["model=./nowhere"], "there is no folder"),
+        (["model=org/unknown"], "'org/unknown'"),
+        (["training.steps"], "expected KEY=VALUE"),
+    ],
+)
+def test_a_study_that_cannot_be(new_run, tmp_path, settings, sentence):
+    options = [part for setting in settings for part in ("--set", setting)]
+    assert sentence in refusal("run", *new_run, *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing.csv", None, "missing.csv"),
+        ("empty.csv", b"", "empty"),
+        ("header.csv", b"sentence,label\n", ""),
+        ("one.csv", b"sentence,label\na,good\nb,good\n", ""),
+        ("latin.csv", "sentence,label\ncaf\xe9,good\n".encode("latin-1"), "UTF-8"),
+        ("half.parquet", b"PAR1 and no more", "Parquet"),
+        ("nan.jsonl", b'{"sentence": "a", "label": NaN}\n', ""),
+        ("numbers.jsonl", b'{"sentence": 1, "label": "good"}\n', ""),
+        ("broken.jsonl", b'{"sentence": \n', "line 1"),
+        ("kind.xlsx", b"PK", ".xlsx"),
+    ],
+)
+def test_a_file_that_cannot_be_used(new_run, tmp_path, name, content, words):
+    path = tmp_path / "files" / name
+    path.parent.mkdir()
+    if content is not None:
+        path.write_bytes(content)
+    for split in ("train", "validation") if name != "one.csv" else ("train",):
+        line = refusal("run", *new_run, "--set", f"tasks.mood.{split}={path}")
+        assert "mood" in line
+        assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_study_file_that_is_not_there(tmp_path):
+    path = tmp_path / "none.toml"
+    assert refusal("run", path) == f"There is no study file {path}; expected a TOML file."
+
+
+def test_a_folder_in_use(new_run, tmp_path):
+    with RunFolder(tmp_path / "run", {}) as folder:
+        folder.begin({})
+        assert f"{tmp_path / 'run'} is in use by another run (process {os.getpid()} on " in (
+            refusal("run", *new_run)
+        )
+
+
+def test_a_folder_of_something_else(new_run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("")
+    assert "holds files but no run of lobes" in refusal("run", *new_run, "--fresh")
+
+
+def test_a_run_that_is_not_there(tmp_path):
+    assert "give the folder of a finished run" in refusal("report", tmp_path / "none")
+    (tmp_path / "results.json").write_text('{"schema": "lobes-res')
+    assert "is damaged" in refusal("report", tmp_path)
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    assert str(tmp_path) in refusal("heads", tmp_path)
+    assert "org/unknown" in refusal("heads", "org/unknown")
+
+
+def test_a_fault_of_ours_is_one_line_and_debug_shows_where(monkeypatch, tmp_path):
+    def fail(*_):
+        raise ZeroDivisionError("secret\x1b[31m")
+
+    monkeypatch.setattr("lobes.report.source.read_results", fail)
+    line = refusal("report", tmp_path)
+    assert line == (
+        "lobes failed in a way it should not (ZeroDivisionError: secret\ufffd[31m); --debug "
+        "shows where."
+    )
+    assert "in fail" in lobes("report", tmp_path, "--debug").stderr
+
+
+def test_an_error_shows_its_place_only_with_debug(tmp_path):
+    assert "Traceback" in lobes("run", tmp_path / "none.toml", "--debug").stderr
+
+
+# What is shown
+
+
+def test_tables_and_where_the_report_is(study):
+    folder = study.parent / "run"
+    result = lobes("report", folder)
+    assert result.exit_code == 0
+    assert result.stderr == f"Report: {folder / 'report.html'}\n"
+    for words in ("Base scores", "D-scores", "mood", "topic", "random heads"):
+        assert words in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_a_report_elsewhere_and_as_json(study, tmp_path):
+    folder, page = study.parent / "run", tmp_path / "page.html"
+    result = lobes("report", folder, "--html", page, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == json.loads((folder / "results.json").read_text())
+    assert page.read_text(encoding="utf-8").startswith("<!")
+    assert result.stderr == f"Report: {page}\n"
+
+
+def test_heads(study):
+    result = lobes("heads", study.parent / "model")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "10 heads in 2 sites" in result.stdout
+    found = json.loads(lobes("heads", study.parent / "model", "--json").stdout)
+    assert found["n_heads"] == 10
+    assert [site["n_heads"] for site in found["sites"]] == [5, 5]
+    assert {"name", "kind", "head_dim", "prunable", "reason"} < set(found["sites"][0])
+
+
+def test_train_then_iap(new_run, study, tmp_path):
+    assert "There is no trained model in" in refusal("iap", *new_run)
+    result = lobes("train", *new_run)
+    assert result.exit_code == 0, result.stderr
+    assert "Trained for 23 steps" in result.stdout
+    assert result.stderr == f"Model: {tmp_path / 'run' / 'model'}\n"
+    result = lobes("iap", *new_run, "--json")
+    assert result.exit_code == 0, result.stderr
+    reference = json.loads((study.parent / "run" / "results.json").read_text())
+    assert timeless(json.loads(result.stdout)) == timeless(reference)
+
+
+def test_a_model_trained_elsewhere(new_run, study):
+    result = lobes("iap", *new_run, "--model", study.parent / "run" / "model", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["training"] is None
+    assert "has no trained classifier" in refusal(
+        "iap", study, "--output", "unused", "--model", study.parent / "model"
+    )
+    assert not Path("unused").exists()
+
+
+def test_progress_on_a_terminal_only(study, tmp_path, capsys):
+    shutil.copytree(study.parent / "run", tmp_path / "run")
+    for path in (tmp_path / "run" / "results.json", *(tmp_path / "run" / "measurements").iterdir()):
+        path.unlink()
+    shown = _on_terminal("iap", study, "--output", tmp_path / "run")
+    for words in ("importance of mood", "lesions", "left"):
+        assert words in shown
+    for quiet in (True, False):  # pytest's stderr is no terminal
+        with Progress(quiet=quiet) as progress:
+            progress("training", 1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def _on_terminal(*arguments):
+    """What a command writes to stderr when that is a terminal of 100 columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    process = subprocess.Popen(
+        [*LOBES, *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(theirs)
+    shown, deadline = b"", time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):  # Linux says EIO when the other side has closed
+            if select.select([ours], [], [], 0.1)[0]:
+                part = os.read(ours, 65536)
+                shown += part
+                if part:
+                    continue
+        if process.poll() is not None:
+            break
+    os.close(ours)
+    assert process.wait(timeout=LIMIT) == 0, shown.decode()
+    return shown.decode()
+
+
+# Interruptions
+
+
+def _started(folder):
+    return (folder / "config.json").exists()
+
+
+def _has_checkpoint(folder):
+    return any(folder.glob("checkpoints/checkpoint-*/trainer_state.json"))
+
+
+def _is_trained(folder):
+    return (folder / "model").exists()
+
+
+def _has_measured(folder):
+    return any(folder.glob("measurements/importance-*"))
+
+
+def _wait(process, happened, folder):
+    deadline = time.monotonic() + LIMIT
+    while not happened(folder):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_numbers(new_run, study, tmp_path):
+    folder = tmp_path / "run"
+    for happened in (_started, _has_checkpoint, _is_trained, _has_measured):
+        process = start("run", *new_run)
+        _wait(process, happened, folder)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+    code, out, err = finish(start("run", *new_run, "--json"))
+    assert code == 0, err
+    reference = json.loads((study.parent / "run" / "results.json").read_text())
+    assert timeless(json.loads(out)) == timeless(reference)
+    left = {path.name for path in folder.iterdir()}
+    assert left == {path.name for path in (study.parent / "run").iterdir()}
+
+
+def test_ctrl_c_is_130_and_says_that_the_command_continues(new_run, tmp_path):
+    process = start("run", *new_run, "--set", "training.steps=100000")
+    _wait(process, _has_checkpoint, tmp_path / "run")
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert (code, out) == (130, "")
+    assert err == "Interrupted. The same command continues where it stopped.\n"
+    assert _has_checkpoint(tmp_path / "run")
+
+
+def test_a_disk_that_is_full(new_run, tmp_path):
+    """No file may grow beyond the size of the configuration: the training cannot be kept."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    code, out, err = finish(start("train", *new_run, preexec_fn=limit))
+    assert (code, out) == (1, "")
+    (line,) = err.splitlines()
+    assert line.startswith("Error: The ")
+    assert "make room" in line
+    assert not _has_checkpoint(tmp_path / "run")
+    assert not _is_trained(tmp_path / "run")
