@@ -18,7 +18,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import TrainOutput
 
 from lobes.batching import Encoded, collate, encode, padding_id
@@ -33,9 +40,11 @@ from lobes.training.arguments import training_arguments
 from lobes.training.checkpoints import (
     LOSSES,
     PARTS,
+    STATE,
     discard,
     is_complete,
     last_checkpoint,
+    steps_of,
 )
 from lobes.training.sampling import TaskBatchSampler
 
@@ -122,8 +131,26 @@ class MultiTaskTrainer(Trainer):
         else:
             record = json.loads((checkpoint / LOSSES).read_text(encoding="utf-8"))
             self.losses, self._pending = record["losses"], record["pending"]
+            if (steps_of(checkpoint) or 0) >= self.total_steps:
+                return self._finished(checkpoint)
         with quiet():
             return super().train(None if checkpoint is None else os.fspath(checkpoint), **others)
+
+    @property
+    def total_steps(self) -> int:
+        """How many optimizer steps the whole run takes."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        steps_in_epoch = math.ceil(len(self.sampler) / self.args.gradient_accumulation_steps)
+        return math.ceil(self.args.num_train_epochs * steps_in_epoch)
+
+    def _finished(self, checkpoint: Path) -> TrainOutput:
+        """Take over a run that ended; the Trainer would train one step more."""
+        self._load_from_checkpoint(os.fspath(checkpoint))
+        self.state = TrainerState.load_from_json(os.fspath(checkpoint / STATE))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+        return TrainOutput(self.state.global_step, math.nan, {})
 
     def get_train_dataloader(self) -> DataLoader:
         """The batches of one epoch, those of this process."""
