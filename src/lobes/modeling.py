@@ -3,7 +3,7 @@
 `MultiTaskModel` (METHOD section 8) puts a linear classifier or regressor for each task on the
 pooled output of any `AutoModel` encoder. `SingleTaskModel` gives an
 `AutoModelForSequenceClassification` the same face. "Heads" always means attention heads.
-What a saved `MultiTaskModel` looks like on disk is in `model_folder.py`.
+What a saved `MultiTaskModel` looks like on disk is in `saved.py`.
 """
 
 import os
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from lobes.errors import ConfigError, ModelError
-from lobes.model_folder import (
+from lobes.saved import (
     ENCODER,
     Card,
     close_folder,
@@ -86,7 +86,7 @@ class MultiTaskModel(TaskModel):
         tasks: Sequence[Task | TaskSpec],
         *,
         pooling: str = "auto",
-        dropout: int | float = 0.1,
+        dropout: float = 0.1,
         max_length: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -191,7 +191,7 @@ class MultiTaskModel(TaskModel):
         *,
         trust_remote_code: bool = False,
         pooling: str = "auto",
-        dropout: int | float | None = None,
+        dropout: float | None = None,
         max_length: int | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,

@@ -14,11 +14,11 @@ def training_arguments(
     folder: str | os.PathLike[str],
     *,
     steps: int | None = None,
-    epochs: int | float | None = None,
+    epochs: float | None = None,
     batch_size: int = 32,
-    learning_rate: int | float = 2e-5,
-    weight_decay: int | float = 0.0,
-    warmup: int | float = 0,
+    learning_rate: float = 2e-5,
+    weight_decay: float = 0.0,
+    warmup: float = 0,
     accumulate: int = 1,
     precision: str = "auto",
     seed: int = 0,
@@ -83,7 +83,7 @@ def training_arguments(
         raise ConfigError(f"These training settings cannot be used: {error}") from None
 
 
-def _check_positive(**numbers: int | float | None) -> None:
+def _check_positive(**numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is not None and not number > 0:
             raise ConfigError(f"{name} is a number above 0, not {number:g}.")

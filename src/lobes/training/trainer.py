@@ -148,6 +148,7 @@ class MultiTaskTrainer(Trainer):
         """Take over a run that ended; the Trainer would train one step more."""
         self._load_from_checkpoint(os.fspath(checkpoint))
         self.state = TrainerState.load_from_json(os.fspath(checkpoint / STATE))
+        self._mean_losses()
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self._load_best_model()
         return TrainOutput(self.state.global_step, math.nan, {})
@@ -184,14 +185,17 @@ class MultiTaskTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean loss of each task since the last time, kept in `losses`."""
-        if "loss" in logs:
-            for task, (total, number) in self._pending.items():
-                logs[f"loss_{task}"] = total / number
-                self.losses.append(
-                    {"step": self.state.global_step, "task": task, "loss": total / number}
-                )
-            self._pending = {}
+        if "loss" in logs or "train_loss" in logs:
+            logs |= self._mean_losses()
         super().log(logs, start_time)
+
+    def _mean_losses(self) -> dict[str, float]:
+        """{"loss_TASK": mean} over the batches since the last time; adds them to `losses`."""
+        means = {task: total / number for task, (total, number) in self._pending.items()}
+        self._pending = {}
+        for task, loss in means.items():
+            self.losses.append({"step": self.state.global_step, "task": task, "loss": loss})
+        return {f"loss_{task}": loss for task, loss in means.items()}
 
     # Evaluation
 
