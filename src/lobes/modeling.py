@@ -18,17 +18,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from lobes.errors import ConfigError, ModelError
-from lobes.saved import (
-    ENCODER,
-    Card,
-    close_folder,
-    is_saved_model,
-    matching_specs,
-    open_folder,
-    read_card,
-    read_classifiers,
-    write_classifiers,
-)
 from lobes.pooling import (
     Pooling,
     accepted_inputs,
@@ -48,6 +37,17 @@ from lobes.pretrained import (
     quiet,
     sentence_pooling,
     with_padding,
+)
+from lobes.saved import (
+    ENCODER,
+    Card,
+    close_folder,
+    is_saved_model,
+    matching_specs,
+    open_folder,
+    read_card,
+    read_classifiers,
+    write_classifiers,
 )
 from lobes.task_model import (
     TaskModel,

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
     PrinterCallback,
@@ -163,19 +163,24 @@ class MultiTaskTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory,
         )
 
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> Tensor:
-        """Forward and backward pass of one batch; its loss."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        value = float(loss)
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The mean loss of one batch; `RunError` where it is not a number."""
+        task = inputs["task"]
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        value = float(loss.detach())
         if not math.isfinite(value):
-            raise RunError(self._diverged(f"the loss of task {inputs['task']!r} is {value}"))
-        self._last = inputs["task"], value
-        total = self._pending.setdefault(inputs["task"], [0.0, 0])
+            raise RunError(self._diverged(f"the loss of task {task!r} is {value}"))
+        self._last = task, value
+        total = self._pending.setdefault(task, [0.0, 0])
         total[0] += value
         total[1] += 1
-        return loss
+        return (loss, outputs) if return_outputs else loss
 
     def autocast_smart_context_manager(
         self, cache_enabled: bool | None = True
