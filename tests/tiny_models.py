@@ -32,7 +32,7 @@ class Tiny:
     config: Callable[[], Any]
     sites: tuple[SiteShape, ...]
     projection: str | tuple[str, ...]
-    prunable: bool = True
+    prunable: bool | tuple[bool, ...] = True  # one for all sites, or one for each
     attentions: tuple[str, ...] = ("eager", "sdpa")
 
 
@@ -234,7 +234,7 @@ TINY: dict[str, Tiny] = {
         ),
         (*((6, 4, "self"),) * 2, *((6, 4, "self"), (6, 4, "cross")) * 2),
         ("SelfAttention.o", "EncDecAttention.o"),
-        prunable=False,
+        prunable=(*(False,) * 2, *(False, True) * 2),
     ),
     "bart": Tiny(
         _config("Bart", _BART, max_position_embeddings=POSITIONS),

@@ -12,30 +12,34 @@ Marks = tuple[Tensor, ...]  # for each axis of a leaf, bool [heads, length of th
 def head_number(contexts: Tensor, events: list[Event]) -> int:
     """How many heads lie side by side in `contexts` [..., width]; 0 where none can be told apart.
 
-    Tried on the first two slices: each must depend on as many rows of probabilities as there are
-    positions, and not on the same. That fits one number only, the right one.
+    One channel at one position must depend on a single row of probabilities. Then each of the
+    first two slices must depend on as many rows as one channel does, and not on the same. That
+    fits one number only, the right one.
     """
     width = contexts.shape[-1]
-    positions = contexts.numel() // width
-    rows = sum(event.leaf.numel() // event.leaf.shape[event.dim] for event in events)
+    alone = torch.zeros_like(contexts)
+    alone.view(-1, width)[0, 0] = 1
+    if _touched(contexts, events, alone).sum() != 1:
+        return 0
+    # Positions that padding left without contexts have no rows.
+    rows = _touched(contexts, events, _only(contexts, slice(0, 1))).sum()
+    every = sum(event.leaf.numel() // event.leaf.shape[event.dim] for event in events)
+    guess = every // (contexts.numel() // width)
     divisors = [number for number in range(width, 0, -1) if width % number == 0]
-    guess = rows // positions
     for number in sorted(divisors, key=lambda n: n != guess):
         size = width // number
-        touched = [
-            _touched(contexts, events, slice(h * size, (h + 1) * size))
-            for h in range(min(number, 2))
-        ]
-        if all(one.sum() == positions for one in touched) and not _overlap(torch.stack(touched)):
+        starts = [_only(contexts, slice(h * size, (h + 1) * size)) for h in range(min(number, 2))]
+        touched = torch.stack([_touched(contexts, events, start) for start in starts])
+        if (touched.sum(1) == rows).all() and not _overlap(touched):
             return number
     return 0
 
 
-def _touched(contexts: Tensor, events: list[Event], channels: slice) -> Tensor:
-    """Which rows of all events' probabilities a slice depends on, flat."""
-    gradients = _gradients([contexts], [_only(contexts, channels)], [e.leaf for e in events])
+def _touched(contexts: Tensor, events: list[Event], start: Tensor) -> Tensor:
+    """Which rows of all events' probabilities a part of the contexts depends on, flat."""
+    found = _gradients([contexts], [start], [event.leaf for event in events])
     return torch.cat(
-        [_rows(g, event).flatten() for g, event in zip(gradients, events, strict=True)]
+        [_rows(one, event).flatten() for one, event in zip(found, events, strict=True)]
     )
 
 
@@ -55,7 +59,6 @@ class Footprints:
     def __init__(self, contexts: Tensor, events: list[Event], n_heads: int) -> None:
         self.n_heads, self.head_dim = n_heads, contexts.shape[-1] // n_heads
         self.dims = [event.dim for event in events]
-        self.positions = contexts.numel() // contexts.shape[-1]
         probabilities = {id(event.leaf) for event in events}
         behind = [leaf for leaf in leaves(edges_of(contexts)) if id(leaf) not in probabilities]
         direct = leaves(edges_of(contexts), into_products=False)
@@ -84,11 +87,10 @@ class Footprints:
 
     @property
     def separate(self) -> bool:
-        """Whether every head has rows of probabilities of its own, one for each position."""
-        counts = torch.stack([rows.flatten(1).sum(1) for rows in self.rows]).sum(0)
+        """Whether every head has rows of each event's probabilities, its own, and as many."""
+        counts = torch.stack([rows.flatten(1).sum(1) for rows in self.rows])
         alone = not any(_overlap(rows) for rows in self.rows)
-        everywhere = all(bool(rows.flatten(1).any(1).all()) for rows in self.rows)
-        return alone and everywhere and bool((counts == self.positions).all())
+        return alone and bool((counts > 0).all() and (counts == counts[:, :1]).all())
 
 
 def _gradients(

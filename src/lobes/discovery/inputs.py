@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lobes.errors import ModelError
 
-_BATCH, _LENGTH, _DECODER_LENGTH = 2, 13, 11
+_LENGTH, _DECODER_LENGTH = 13, 11
 # where the configuration leaves the size open
 _IMAGE_SIDE, _CHANNELS = 64, 3
 _SAMPLES, _FRAMES = 8191, 101
@@ -68,20 +68,23 @@ def _guesses(
 ) -> Iterator[tuple[str, Tensor]]:
     main = getattr(model, "main_input_name", "input_ids")
     compares = hasattr(model, "get_text_features") and hasattr(model, "get_image_features")
+    # Pictures and sound are long: one is enough.
+    batch = 2 if main == "input_ids" and not compares else 1
     if vocabulary := _vocabulary(model, config):
-        yield "input_ids", _tokens(config, vocabulary, _LENGTH, generator)
+        yield "input_ids", _tokens(config, vocabulary, (batch, _LENGTH), generator)
     if getattr(config, "is_encoder_decoder", False):
         decoder = getattr(config, "decoder", config)
         if vocabulary := getattr(decoder, "vocab_size", vocabulary):
-            ids = _tokens(decoder, vocabulary, _DECODER_LENGTH, generator)
-            yield "decoder_input_ids", ids
-    if main == "pixel_values" or compares:
+            shape = batch, _DECODER_LENGTH
+            yield "decoder_input_ids", _tokens(decoder, vocabulary, shape, generator)
+    required = inspect.signature(model.forward).parameters.get("pixel_values")
+    if main == "pixel_values" or compares or (required and required.default is required.empty):
         channels = _look(config, "num_channels") or _CHANNELS
         side = _look(config, "image_size") or _IMAGE_SIDE
         sides = (side, side) if isinstance(side, int) else tuple(side)
-        yield "pixel_values", torch.randn(_BATCH, channels, *sides, generator=generator)
+        yield "pixel_values", torch.randn(batch, channels, *sides, generator=generator)
     if main in ("input_features", "input_values"):
-        yield main, torch.randn(_BATCH, *_sound_shape(config, main), generator=generator)
+        yield main, torch.randn(batch, *_sound_shape(config, main), generator=generator)
 
 
 def _vocabulary(model: nn.Module, config: Any) -> int:
@@ -94,7 +97,9 @@ def _vocabulary(model: nn.Module, config: Any) -> int:
     return _look(config, "vocab_size") or 0
 
 
-def _tokens(config: Any, vocabulary: int, length: int, generator: torch.Generator) -> Tensor:
+def _tokens(
+    config: Any, vocabulary: int, shape: tuple[int, int], generator: torch.Generator
+) -> Tensor:
     """Random ordinary tokens [batch, length]; the last one ends the text, where there is such."""
     parts = [config, *(getattr(config, part, None) for part in _PARTS)]
     named = {
@@ -107,7 +112,7 @@ def _tokens(config: Any, vocabulary: int, length: int, generator: torch.Generato
     special = torch.tensor([*named.values()], dtype=torch.int64)
     ordinary = torch.arange(min(vocabulary, 1000))
     ordinary = ordinary[~torch.isin(ordinary, special)]
-    picks = torch.randint(len(ordinary), (_BATCH, length), generator=generator)
+    picks = torch.randint(len(ordinary), shape, generator=generator)
     ids = ordinary[picks]
     end = _look(config, "eos_token_id")
     if isinstance(end, int) and 0 <= end < vocabulary:

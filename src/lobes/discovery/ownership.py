@@ -32,20 +32,25 @@ def row_plan(
     site's events where queries and keys are zero.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    owned: dict[str, tuple[int, Tensor]] = {}
+    owned: _Parts = {}
+    beside: _Parts = {}
     reasons: list[str] = []
-    for leaf in footprints.leaves:
-        if id(leaf) in calls:
-            parts, reason = _of_projection(footprints, leaf, calls[id(leaf)], names)
-        else:
-            parts, reason = _of_parameter(footprints, leaf, names.get(id(leaf), ""))
+    projected = set(map(id, footprints.leaves))
+    for call in (call for key, call in calls.items() if key in projected):
+        parts, reason = _of_projection(footprints, call, names)
         reasons += [reason] if reason else []
         for name, (axis, masks) in parts.items():
-            if name in owned:  # a projection that runs twice, as for positions in DeBERTa
-                masks = masks | owned[name][1]
-            owned[name] = axis, masks
+            # a projection may run twice, as for positions in DeBERTa
+            owned[name] = axis, masks | owned[name][1] if name in owned else masks
+    for leaf in footprints.leaves:
+        if id(leaf) not in calls:
+            parts, reason = _of_parameter(footprints, leaf, names.get(id(leaf), ""))
+            reasons += [reason] if reason else []
+            beside |= parts
     reasons += _coupling(footprints, calls)
     reasons += _bias(footprints, at_rest)
+    if not reasons:
+        owned |= beside  # needed to cut, and nothing else
     rows = tuple(
         OwnedRows(name, axis, tuple(tuple(_ranges(mask)) for mask in masks))
         for name, (axis, masks) in owned.items()
@@ -57,10 +62,10 @@ _Parts = dict[str, tuple[int, Tensor]]
 
 
 def _of_projection(
-    footprints: Footprints, leaf: Tensor, call: Call, names: Mapping[int, str]
+    footprints: Footprints, call: Call, names: Mapping[int, str]
 ) -> tuple[_Parts, str]:
     """The rows of a projection's weight and bias, or why they cannot be said."""
-    masks = _merged(footprints, leaf)
+    masks = _merged(footprints, call.leaf)
     if not masks.any():
         return {}, ""
     weight, axis = names.get(id(call.weight)), _output_axis(call)

@@ -6,12 +6,13 @@ head. The entries of the query, key and value projections' outputs that have a g
 row of scores, or from the slice itself, are the head's own.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor, nn
 
+from lobes.discovery.blocks import Block, asks, blocks_of, named, refuse
 from lobes.discovery.footprints import Footprints, head_number
 from lobes.discovery.graph import edges_of, leaf_of, products, sources, walk
 from lobes.discovery.ownership import row_plan
@@ -20,97 +21,40 @@ from lobes.errors import ModelError
 from lobes.heads import Site
 
 
-@dataclass(slots=True, eq=False)
-class _Block:
-    """One run of an attention block: the projection that read the contexts of its events."""
-
-    call: Call
-    events: list[Event]
-    others: list[Call | None]  # what else read the contexts; None is the model's output
-
-
 def sites_of(model: nn.Module, seen: Trace, still: Trace) -> tuple[Site, ...]:
     """The sites of a model, from a trace with random and one with zero projections.
 
     Raises `ModelError` where there is no attention or where heads cannot be told apart.
     """
-    blocks = list(_blocks(seen))
-    if not blocks:
+    found = [_site(model, block, seen, still) for block in blocks_of(seen)]
+    sites = [site for site in found if site is not None]
+    if not sites:
         raise ModelError(
             f"No attention was seen in {type(model).__name__}: its forward pass called neither "
             f"torch's softmax on three or more dimensions nor scaled_dot_product_attention before "
             f"a projection. If it runs attention in a kernel of its own, load it with "
             f'attn_implementation="sdpa" or "eager".'
         )
-    return _numbered([_site(model, block, seen, still) for block in blocks])
+    return _numbered(sites)
 
 
-def _blocks(seen: Trace) -> Iterator[_Block]:
-    """Pair each attention event with the projections that read its contexts."""
-    readers: dict[Event, list[Call | None]] = {}
-    pending: list[Event] = []
-    for step in seen.steps:
-        if isinstance(step, Event):
-            # What reads an event late, after the next one, can only be a way around a block, and
-            # that would have met the next block's own projections first.
-            pending = [event for event in pending if not readers[event]]
-            pending.append(step)
-            readers[step] = []
-        else:
-            for event in _read(step.input, pending):
-                readers[event].append(step)
-    for tensor in _tensors(seen.outputs):
-        for event in _read(tensor, pending):
-            readers[event].append(None)
-    groups: dict[Call | None, list[Event]] = {}
-    for event, found in readers.items():
-        if found:
-            groups.setdefault(found[0], []).append(event)
-    for call, events in groups.items():
-        if call is None:
-            _refuse(events, "goes to the model's output without an output projection")
-        others = {reader: None for event in events for reader in readers[event]}
-        yield _Block(call, events, [reader for reader in others if reader is not call])
+def _site(model: nn.Module, block: Block, seen: Trace, still: Trace) -> Site | None:
+    """The site of one run of a block, numbered 0; raises `ModelError` where it is not clear.
 
-
-def _read(tensor: Tensor, events: list[Event]) -> list[Event]:
-    """The events whose probabilities reach a tensor through a matrix product with the values.
-
-    Probabilities that weigh experts (a router's) do not pass one, so they are no attention.
+    None for one head without queries: a learned pooling, not multi-head attention.
     """
-    if not events:
-        return []
-    since = min(event.since for event in events)
-    found: set[int] = set()
-    for pair in products(edges_of(tensor), since=since):
-        found |= {id(leaf_of(node)) for node, _ in walk(pair, since=since)}
-    return [event for event in events if id(event.leaf) in found]
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _tensors(one)
-    elif isinstance(value, (tuple, list)):
-        for one in value:
-            yield from _tensors(one)
-
-
-def _site(model: nn.Module, block: _Block, seen: Trace, still: Trace) -> Site:
-    """The site of one run of a block, numbered 0; raises `ModelError` where it is not clear."""
-    call, events = block.call, block.events
-    frame = _projection_frame(block)
+    call, events, calls = block.call, block.events, seen.calls
     n_heads = head_number(call.input, events)
+    if n_heads <= 1 and not any(asks(event, seen) for event in events):
+        return None
+    frame = _projection_frame(block)
     footprints = Footprints(call.input, events, n_heads) if n_heads else None
     if footprints is None or not footprints.separate:
-        _refuse(
+        refuse(
             events,
             f"does not reach {frame.path} head by head: its heads are mixed, or laid out in "
             f"another way than one after the other, before the output projection",
         )
-    calls = {id(step.leaf): step for step in seen.steps if isinstance(step, Call)}
     around = _surroundings(frame, call, footprints, calls)
     plan = row_plan(model, footprints, calls, _at_rest(events, seen, still))
     return Site(
@@ -126,7 +70,7 @@ def _site(model: nn.Module, block: _Block, seen: Trace, still: Trace) -> Site:
     )
 
 
-def _projection_frame(block: _Block) -> Frame:
+def _projection_frame(block: Block) -> Frame:
     """The module call whose input is the contexts, and through which everything reads them."""
     call = block.call
     if not block.others and call.path:
@@ -138,29 +82,13 @@ def _projection_frame(block: _Block) -> Frame:
         if frame.argument is call.input and all(frame in other.frames for other in readers)
     ]
     if None in block.others or not shared:
-        named = ", ".join(_named(reader) for reader in (call, *block.others))
-        _refuse(
+        named = ", ".join(named(reader) for reader in (call, *block.others))
+        refuse(
             block.events,
             f"is read by {named}: expected one module that takes the concatenated contexts and "
             f"nothing else that does",
         )
     return shared[-1]
-
-
-def _named(reader: Call | None) -> str:
-    if reader is None:
-        return "the model's output"
-    return reader.path or f"a function inside {reader.frames[-1].path or 'the model'}"
-
-
-def _refuse(events: list[Event], why: str) -> NoReturn:
-    frame = events[0].frames[-1]
-    place = frame.path or "the model"
-    raise ModelError(
-        f"The attention of {place} ({type(frame.module).__name__}) {why}. Heads can be ablated "
-        f"only at an output projection that is a module of its own; give the part of the model "
-        f"without this attention, or one whose attention has such a projection."
-    )
 
 
 def _surroundings(

@@ -91,6 +91,11 @@ class Trace(TorchFunctionMode):
         """The attention events, in the order of execution."""
         return [step for step in self.steps if isinstance(step, Event)]
 
+    @property
+    def calls(self) -> dict[int, Call]:
+        """The calls of projections, in order, by the `id` of the leaf that stands for each."""
+        return {id(step.leaf): step for step in self.steps if isinstance(step, Call)}
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:

@@ -1,0 +1,134 @@
+"""Pair attention probabilities with the projections that read the contexts made from them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from torch import Tensor, nn
+
+from lobes.discovery.graph import Edge, edges_of, leaves, products
+from lobes.discovery.tracing import Call, Event, Trace
+from lobes.errors import ModelError
+
+Reader = Call | None  # None is the model's output
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """One run of an attention block: the projection that read the contexts of its events.
+
+    `others` is what else read them.
+    """
+
+    call: Call
+    events: list[Event]
+    others: list[Reader]
+
+
+@dataclass(slots=True, eq=False)
+class _Readers:
+    """What reads an event's contexts, and what reads its probabilities as they are."""
+
+    contexts: list[Reader]
+    probabilities: list[Call]
+
+
+def blocks_of(seen: Trace) -> Iterator[Block]:
+    """Every run of an attention block in a trace, in order.
+
+    Probabilities that never meet values in a matrix product are no attention (a router's weigh
+    experts), unless their scores are a product of queries and keys: that is refused.
+    """
+    groups: dict[Reader, list[Event]] = {}
+    readers = _readers(seen)
+    for event, found in readers.items():
+        if found.contexts:
+            groups.setdefault(found.contexts[0], []).append(event)
+        elif found.probabilities and asks(event, seen):
+            first = named(found.probabilities[0])
+            refuse([event], f"has probabilities that {first} reads before they meet values")
+    for call, events in groups.items():
+        if call is not None:
+            others = {reader: None for event in events for reader in readers[event].contexts}
+            yield Block(call, events, [reader for reader in others if reader is not call])
+        elif any(asks(event, seen) for event in events):
+            refuse(events, "goes to the model's output without an output projection")
+
+
+def _readers(seen: Trace) -> dict[Event, _Readers]:
+    readers: dict[Event, _Readers] = {}
+    pending: list[Event] = []
+    for step in seen.steps:
+        if isinstance(step, Event):
+            # What reads an event late, after the next one, can only be a way around a block, and
+            # that would have met the next block's own projections first.
+            pending = [e for e in pending if not (readers[e].contexts or readers[e].probabilities)]
+            pending.append(step)
+            readers[step] = _Readers([], [])
+        else:
+            for event, as_contexts in _read(step.input, pending):
+                found = readers[event]
+                (found.contexts if as_contexts else found.probabilities).append(step)
+    for tensor in _tensors(seen.outputs):
+        for event, as_contexts in _read(tensor, pending):
+            readers[event].contexts += [None] if as_contexts else []
+    return readers
+
+
+def _read(tensor: Tensor, events: list[Event]) -> Iterator[tuple[Event, bool]]:
+    """The events whose probabilities a tensor depends on; whether by a product with values."""
+    if not events:
+        return
+    since = min(event.since for event in events)
+    start = edges_of(tensor)
+    reached = {id(leaf) for leaf in leaves(start, since=since)}
+    factors = [edge for pair in products(start, since=since) for edge in pair]
+    weighed = {id(leaf) for leaf in leaves(factors, since=since)}
+    for event in events:
+        if id(event.leaf) in reached:
+            yield event, id(event.leaf) in weighed
+
+
+def asks(event: Event, seen: Trace) -> bool:
+    """Whether an event's scores are a product of queries and keys, at most one projection away."""
+    direct = edges_of(event.scores)
+    if _multiplies(direct):
+        return True
+    calls = seen.calls
+    behind = [calls[id(leaf)].input for leaf in leaves(direct) if id(leaf) in calls]
+    return any(_multiplies(edges_of(tensor)) for tensor in behind)
+
+
+def _multiplies(edges: list[Edge]) -> bool:
+    """Whether the nearest products are of two tensors that are both more than parameters."""
+    return any(
+        all(any(not isinstance(leaf, nn.Parameter) for leaf in leaves([edge])) for edge in pair)
+        for pair in products(edges)
+    )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _tensors(one)
+    elif isinstance(value, (tuple, list)):
+        for one in value:
+            yield from _tensors(one)
+
+
+def named(reader: Call | None) -> str:
+    if reader is None:
+        return "the model's output"
+    return reader.path or f"a function inside {reader.frames[-1].path or 'the model'}"
+
+
+def refuse(events: list[Event], why: str) -> NoReturn:
+    frame = events[0].frames[-1]
+    place = frame.path or "the model"
+    raise ModelError(
+        f"The attention of {place} ({type(frame.module).__name__}) {why}. Heads can be ablated "
+        f"only at an output projection that is a module of its own; give the part of the model "
+        f"without this attention, or one whose attention has such a projection."
+    )
