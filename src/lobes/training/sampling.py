@@ -78,9 +78,9 @@ class TaskBatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._batches()
-        extra = len(self) * self.processes - len(batches)
-        for batch in (batches + batches[:extra])[self.process :: self.processes]:
-            yield batch.tolist()
+        for step in range(len(self)):
+            place = step * self.processes + self.process
+            yield batches[place % len(batches)].tolist()
 
     def _batches(self) -> list[Int[np.ndarray, " batch"]]:
         """The epoch's batches over all processes."""

@@ -32,7 +32,7 @@ from lobes.batching import Encoded, collate, encode, padding_id
 from lobes.errors import ConfigError, LobesError, RunError
 from lobes.evaluation import Workload, examples_of, predictions_of, prepare
 from lobes.metrics import get_metric
-from lobes.modeling import MultiTaskModel
+from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.pooling import evaluation_mode
 from lobes.pretrained import quiet
 from lobes.tasks.task import Task, check_task_names
@@ -67,7 +67,7 @@ class MultiTaskTrainer(Trainer):
 
     def __init__(
         self,
-        model: MultiTaskModel,
+        model: TaskModel,
         args: TrainingArguments | None = None,
         *,
         tasks: Sequence[Task],
@@ -76,8 +76,7 @@ class MultiTaskTrainer(Trainer):
         on_step: OnStep | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        check_task_names(tasks)
-        _check_tasks(model, tasks)
+        model = _trainable(model, tasks)
         self.tasks = tuple(tasks)
         self.data = TrainingData(model, tasks)
         args = args or training_arguments("lobes-training")
@@ -133,8 +132,12 @@ class MultiTaskTrainer(Trainer):
             self.losses, self._pending = record["losses"], record["pending"]
             if (steps_of(checkpoint) or 0) >= self.total_steps:
                 return self._finished(checkpoint)
-        with quiet():
-            return super().train(None if checkpoint is None else os.fspath(checkpoint), **others)
+        try:
+            with quiet():
+                return super().train(checkpoint and os.fspath(checkpoint), **others)
+        finally:
+            # accelerate marks the model as its own
+            self._task_model().__dict__.pop("_is_accelerate_prepared", None)
 
     @property
     def total_steps(self) -> int:
@@ -368,15 +371,18 @@ class _Progress(TrainerCallback):
             self.trainer._on_step(state.global_step, state.max_steps, *self.trainer._last)
 
 
-def _check_tasks(model: MultiTaskModel, tasks: Sequence[Task]) -> None:
+def _trainable(model: TaskModel, tasks: Sequence[Task]) -> MultiTaskModel:
+    """The model, if it can be trained on the tasks."""
     if not isinstance(model, MultiTaskModel):
         raise ConfigError(
             f"MultiTaskTrainer trains a MultiTaskModel, not a {type(model).__name__}: build one "
             f"with MultiTaskModel.from_pretrained(name, tasks=...)."
         )
+    check_task_names(tasks)
     for task in tasks:
         if model.spec(task.name).labels != task.labels:
             raise ConfigError(
                 f"The model's labels for task {task.name!r} are {model.spec(task.name).labels}, "
                 f"the task's are {task.labels}."
             )
+    return model
