@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 
 from lobes import __version__
 from lobes.cli import app
+from lobes.study.config import load_study
+from lobes.study.demo_data import DemoAssets
 from lobes.study.store import RunFolder
 from lobes.terminal import Progress
 from tiny_study import as_before, timeless, write_study  # noqa: F401
@@ -243,6 +245,18 @@ def test_a_report_elsewhere_and_as_json(study, tmp_path):
     assert result.stderr == f"Report: {page}\n"
 
 
+def test_a_terminal_with_few_letters(study):
+    done = subprocess.run(
+        [*LOBES, "report", str(study.parent / "run")],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count(b"\n")) == (0, 1)
+    assert b"D-scores" in done.stdout
+
+
 def test_heads(study):
     result = lobes("heads", study.parent / "model")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -251,6 +265,22 @@ def test_heads(study):
     assert found["n_heads"] == 10
     assert [site["n_heads"] for site in found["sites"]] == [5, 5]
     assert {"name", "kind", "head_dim", "prunable", "reason"} < set(found["sites"][0])
+
+
+def test_the_demo_is_an_ordinary_study(study, tmp_path, monkeypatch):
+    """With a tiny model and its tasks in place of the packages."""
+    tasks = load_study(study).to_dict()["tasks"]
+    assets = DemoAssets(study.parent / "model", tmp_path)
+    monkeypatch.setattr("lobes.study.demo_data.fetch", lambda log=None: log("Fetched.") or assets)
+    monkeypatch.setattr("lobes.study.demo.write_demo_data", lambda *_, **__: tasks)
+    result = lobes("demo", "--fetch-only")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "Fetched.\n")
+    small = ("training.steps=3", "iap.fractions=[0.5]", "iap.controls=2", "max_length=31")
+    options = [part for setting in small for part in ("--set", setting)]
+    result = lobes("demo", "--output", tmp_path / "run", *options)
+    assert result.exit_code == 0, result.stderr
+    assert "mood" in result.stdout
+    assert result.stderr == f"Fetched.\nReport: {tmp_path / 'run' / 'report.html'}\n"
 
 
 def test_train_then_iap(new_run, study, tmp_path):

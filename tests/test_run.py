@@ -193,6 +193,14 @@ def test_one_stage_at_a_time(study, expected):
     assert timeless(run_study(study, stages=("iap", "report"))) == expected
 
 
+def test_texts_are_cut_to_what_the_model_takes(study):
+    """`max_length` left out: 256, or fewer where the tokenizer or the positions end before."""
+    shorter = study.model_copy(update={"max_length": None})
+    tasks = run_module.load_tasks(shorter)
+    assert run_module._new_model(shorter, tasks).max_length == 37
+    assert run_module._new_model(study, tasks).max_length == 31
+
+
 def test_a_model_trained_elsewhere(finished, study, expected):
     elsewhere = with_trained_model(study, str(finished.parent / "run" / "model"))
     results = timeless(run_study(elsewhere))

@@ -50,7 +50,10 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and librar
 
 def main() -> None:
     """The entry point of the command `lobes`."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before a command could say so itself
+        sys.exit(130)
 
 
 def _command(*, resumable: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -1,5 +1,6 @@
 """What a terminal shows: progress on stderr, tables on stdout, nothing of other libraries."""
 
+import io
 import logging
 import os
 import sys
@@ -36,6 +37,9 @@ class _Lines(logging.Handler):
 
 def set_up(*, debug: bool) -> None:
     """Keep other libraries' notices off the terminal; `debug` lets them through."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "−" gets "?", not an error
     logger = logging.getLogger("lobes")
     logger.handlers = [_Lines()]
     logger.propagate = False

@@ -190,7 +190,10 @@ class StudyConfig(Section):
     pooling: Literal["auto", "pooler", "first", "mean", "last"] = Field(
         "auto", description='"auto", "pooler", "first", "mean" or "last"'
     )
-    max_length: Annotated[int, Field(ge=2)] = Field(256, description="a number of tokens from 2")
+    # None: 256 (METHOD section 8), or what the model takes where that is less
+    max_length: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="a number of tokens from 2"
+    )
     trust_remote_code: bool = Field(False, description="true or false")
     tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(_tuple), Field(min_length=1)] = Field(
         description="one or more [[tasks]] tables"

@@ -36,6 +36,7 @@ from lobes.tasks.task import Task
 Progress = Callable[[str, int, int], None]
 
 STAGES = ("train", "iap", "report")
+LONGEST_BY_DEFAULT = 256
 
 
 def run_study(
@@ -64,7 +65,9 @@ def run_study(
             return training
         results = _finished(folder)
         if results is None:
-            model = model or load_task_model(folder.path / "model", tasks)
+            model = model or load_task_model(
+                folder.path / "model", tasks, trust_remote_code=study.trust_remote_code
+            )
             results = _measure(study, folder, model, tasks, training, progress)
         if "report" in stages:
             with folder.writing("report.html") as file:
@@ -120,21 +123,28 @@ def _trained_model(
                 f"There is no trained model in {folder.path} yet: run `lobes train` or `lobes "
                 f"run` with this study first, or name a model with --model."
             )
-        new = MultiTaskModel.from_pretrained(
-            study.model,
-            tasks,
-            trust_remote_code=study.trust_remote_code,
-            pooling=study.pooling,
-            dropout=study.training.dropout,
-            max_length=study.max_length,
-            seed=study.seed,
-        )
+        new = _new_model(study, tasks)
         _check_fractions(study, find_heads(new))
         folder.begin(fingerprints)
         return None, train(study, folder, new, tasks, progress)
     folder.begin(fingerprints)
     folder.remove_checkpoints()  # still there where the run was killed right after the training
     return None, record
+
+
+def _new_model(study: StudyConfig, tasks: Sequence[Task]) -> MultiTaskModel:
+    model = MultiTaskModel.from_pretrained(
+        study.model,
+        tasks,
+        trust_remote_code=study.trust_remote_code,
+        pooling=study.pooling,
+        dropout=study.training.dropout,
+        max_length=study.max_length,
+        seed=study.seed,
+    )
+    if study.max_length is None:
+        model.max_length = min(model.max_length, LONGEST_BY_DEFAULT)
+    return model
 
 
 def _check_fractions(study: StudyConfig, layout: HeadLayout) -> None:
