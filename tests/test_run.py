@@ -153,20 +153,24 @@ def test_an_interruption_anywhere_changes_no_number(study, expected):
     class Stop(KeyboardInterrupt):
         pass
 
-    seen = set()
+    seen, first_steps = set(), []
 
     def progress(stage, done, total):
+        if stage == "training" and len(first_steps) == session:
+            first_steps.append(done)
         point = (stage, done if stage != "training" else done // 8)
         if point not in seen:
             seen.add(point)
             raise Stop
 
     for _ in range(100):
+        session = len(first_steps)
         try:
             results = run_study(study, progress=progress)
             break
         except Stop:
             continue
+    assert first_steps == [1, 1, 6, 16]  # a checkpoint every 5 steps; stops at 1, 8 and 16
     assert len(seen) > 10
     assert {stage for stage, _ in seen} == {
         "reading data",
