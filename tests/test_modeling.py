@@ -1,6 +1,7 @@
 """Task models: what they compute, what they save, and what they refuse."""
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -128,7 +129,9 @@ def test_initial_classifiers_depend_on_seed_and_name_alone() -> None:
     weight = one.classifiers["topic"].weight
     assert torch.equal(weight, alone.classifiers["topic"].weight)
     assert not torch.equal(weight, other.classifiers["topic"].weight)
-    assert not torch.equal(weight[:2], one.classifiers["mood"].weight)
+    renamed = dataclasses.replace(specs()[1], name="subject")
+    named = MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), [renamed], seed=3)
+    assert not torch.equal(weight, named.classifiers["subject"].weight)
     assert 0.01 < weight.std() < 0.03
     assert not one.classifiers["topic"].bias.any()
 

@@ -126,8 +126,14 @@ def test_grouping_by_length_saves_padding_and_stays_shuffled() -> None:
     grouped = list(TaskBatchSampler(sizes, 16, lengths=lengths))
     assert padding(plain) > 0.4
     assert padding(grouped) < 0.15
-    means = [float(lengths[batch].mean()) for batch in grouped]
-    # long and short batches alternate: no run of one kind, no trend
+
+
+def test_batches_grouped_by_length_come_in_random_order() -> None:
+    lengths = lengths_of([2003])
+    batches = list(TaskBatchSampler([2003], 16, lengths=lengths))
+    means = np.array([lengths[batch].mean() for batch in batches])
+    assert means.std() > 15  # short batches and long ones …
+    # … with no run of one kind and no trend: 3 standard errors over 126 batches are 0.27
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.3
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
 
