@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from lobes.discovery.graph import Edge, edges_of, leaves, products
+from lobes.discovery.graph import Edge, edges_of, leaf_of, leaves, products, walk
 from lobes.discovery.tracing import Call, Event, Trace
 from lobes.errors import ModelError
 
@@ -90,21 +90,30 @@ def _read(tensor: Tensor, events: list[Event]) -> Iterator[tuple[Event, bool]]:
 
 
 def asks(event: Event, seen: Trace) -> bool:
-    """Whether an event's scores are a product of queries and keys, at most one projection away."""
-    direct = edges_of(event.scores)
-    if _multiplies(direct):
-        return True
-    calls = seen.calls
-    behind = [calls[id(leaf)].input for leaf in leaves(direct) if id(leaf) in calls]
-    return any(_multiplies(edges_of(tensor)) for tensor in behind)
+    """Whether an event's scores are a product of queries and keys made by the same module.
 
-
-def _multiplies(edges: list[Edge]) -> bool:
-    """Whether the nearest products are of two tensors that are both more than parameters."""
+    One projection may come between, as where talking heads mix the scores.
+    """
+    around = [frame for frame in event.frames if next(frame.module.children(), None) is not None]
+    since = around[-1].since if around else 0
+    start = edges_of(event.scores)
+    found = leaves(start, since=since)
+    calls = [seen.calls[id(leaf)] for leaf in found if id(leaf) in seen.calls]
+    between = [edges_of(call.input) for call in calls if call.since >= since]
     return any(
-        all(any(not isinstance(leaf, nn.Parameter) for leaf in leaves([edge])) for edge in pair)
-        for pair in products(edges)
+        all(_is_computed(edge) for edge in pair)
+        for edges in (start, *between)
+        for pair in products(edges, since=since)
     )
+
+
+def _is_computed(edge: Edge) -> bool:
+    """Whether a tensor depends on the model's inputs, not on parameters alone."""
+    for node, _ in walk([edge]):
+        leaf = leaf_of(node)
+        if node.name().startswith("Embedding") or not isinstance(leaf, nn.Parameter | None):
+            return True
+    return False
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ def head_number(contexts: Tensor, events: list[Event]) -> int:
     """
     width = contexts.shape[-1]
     alone = torch.zeros_like(contexts)
-    alone.view(-1, width)[0, 0] = 1
+    alone[(0,) * contexts.dim()] = 1
     if _touched(contexts, events, alone).sum() != 1:
         return 0
     # Positions that padding left without contexts have no rows.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lobes.errors import ModelError
 
-_LENGTH, _DECODER_LENGTH = 13, 11
+_LENGTH = 13
 # where the configuration leaves the size open
 _IMAGE_SIDE, _CHANNELS = 64, 3
 _SAMPLES, _FRAMES = 8191, 101
@@ -75,8 +75,8 @@ def _guesses(
     if getattr(config, "is_encoder_decoder", False):
         decoder = getattr(config, "decoder", config)
         if vocabulary := getattr(decoder, "vocab_size", vocabulary):
-            shape = batch, _DECODER_LENGTH
-            yield "decoder_input_ids", _tokens(decoder, vocabulary, shape, generator)
+            ids = _tokens(decoder, vocabulary, (batch, _LENGTH), generator)
+            yield "decoder_input_ids", ids
     required = inspect.signature(model.forward).parameters.get("pixel_values")
     if main == "pixel_values" or compares or (required and required.default is required.empty):
         channels = _look(config, "num_channels") or _CHANNELS

@@ -82,11 +82,11 @@ def _projection_frame(block: Block) -> Frame:
         if frame.argument is call.input and all(frame in other.frames for other in readers)
     ]
     if None in block.others or not shared:
-        named = ", ".join(named(reader) for reader in (call, *block.others))
+        everything = ", ".join(named(reader) for reader in (call, *block.others))
         refuse(
             block.events,
-            f"is read by {named}: expected one module that takes the concatenated contexts and "
-            f"nothing else that does",
+            f"is read by {everything}: expected one module that takes the concatenated contexts, "
+            f"and nothing else that does",
         )
     return shared[-1]
 
@@ -148,12 +148,8 @@ def _numbered(found: Iterable[Site]) -> tuple[Site, ...]:
     """
     sites: dict[str, Site] = {}
     for site in found:
-        if sites.setdefault(site.projection, site) != site:
-            raise ModelError(
-                f"The attention of {site.name} runs several times in one pass, each time in "
-                f"another way: lobes needs a module for each way. Give the part of the model "
-                f"without it."
-            )
+        earlier = sites.get(site.projection)
+        sites[site.projection] = site if earlier is None else _merged(earlier, site)
     owners: dict[str, list[str]] = {}
     for site in sites.values():
         for rows in site.rows:
@@ -169,3 +165,20 @@ def _numbered(found: Iterable[Site]) -> tuple[Site, ...]:
             reason = f"{shared} also belongs to {', '.join(others)}"
         numbered.append(replace(site, index=index, name=name, reason=reason, prunable=not reason))
     return tuple(numbered)
+
+
+def _merged(first: Site, second: Site) -> Site:
+    """Two runs of one site (layers shared by several depths; two streams, as in ProphetNet)."""
+    if (first.n_heads, first.head_dim) != (second.n_heads, second.head_dim):
+        raise ModelError(
+            f"The output projection {first.projection} runs several times in one pass, with "
+            f"{first.n_heads} and with {second.n_heads} heads: such a module cannot be handled. "
+            f"Give the part of the model without it."
+        )
+    rows = {one.parameter: one for one in first.rows}
+    known = {one.parameter: one for one in second.rows}
+    conflict = next((name for name in rows if known.get(name, rows[name]) != rows[name]), "")
+    reason = first.reason or second.reason
+    if conflict and not reason:
+        reason = f"its runs in one pass use {conflict} in different ways"
+    return replace(first, rows=tuple({**known, **rows}.values()), reason=reason)

@@ -247,6 +247,8 @@ def _held(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_visible_attention(model))
+        if any(map(_is_compiled, model.modules())):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             for module, _ in training:
                 module.training = False
@@ -258,6 +260,10 @@ def _held(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(False)
             for module, mode in training:
                 module.training = mode
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
 
 
 @contextmanager
