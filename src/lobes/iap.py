@@ -6,6 +6,7 @@ these lesions and under random lesions matched to them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -254,7 +255,11 @@ class _Plan:
                 )
                 return {task.name: found.predictions(task.name) for task in self.tasks}
 
-            parts.append(remember(f"predictions-{start:05d}", compute))
+            # The heads are part of the name: predictions are never taken back for other lesions.
+            heads = "|".join(map(str, group)).encode()
+            parts.append(
+                remember(f"predictions-{start:05d}-{sha256(heads).hexdigest()[:8]}", compute)
+            )
         return {
             task.name: np.concatenate([part[task.name] for part in parts]) for task in self.tasks
         }

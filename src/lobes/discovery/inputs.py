@@ -24,6 +24,7 @@ def guess_inputs(model: nn.Module) -> dict[str, Tensor]:
     sound (`input_values`, `input_features`). Raises `ModelError` for any other required argument
     and for a model without a configuration.
     """
+    model = _described(model)
     config = getattr(model, "config", None)
     parameters = inspect.signature(model.forward).parameters
     if config is None:
@@ -45,6 +46,18 @@ def guess_inputs(model: nn.Module) -> dict[str, Tensor]:
     if not guesses:
         raise _unknown(model, "the inputs")
     return _placed(guesses, model)
+
+
+def _described(model: nn.Module) -> nn.Module:
+    """The model, or the first module in it that names its arguments, if it passes all on.
+
+    So do compiled models and adapters.
+    """
+    for module in model.modules():
+        parameters = inspect.signature(module.forward).parameters.values()
+        if any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+            return module
+    return model
 
 
 def _unknown(model: nn.Module, what: str) -> ModelError:

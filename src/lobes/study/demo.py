@@ -7,7 +7,7 @@ from lobes.study.demo_data import DemoAssets, cache_folder, write_demo_data
 
 # Chosen so that the whole run takes at most five minutes on two CPU cores.
 TRAIN_SIZE = 6400
-VALIDATION_SIZE = 1600
+VALIDATION_SIZE = 400
 STEPS = 400
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-4
