@@ -207,9 +207,9 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor], *, noise: float = 0.5)
     does not come from queries and keys is left in the scores.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    watch = Trace(model, noise)
     with ExitStack() as stack:
         stack.enter_context(_held(model))
+        watch = Trace(model, noise)
         for path, module in model.named_modules():
             # First, to see the input before any mask: before the hooks of an ablation.
             before = module.register_forward_pre_hook(watch.enter(path), prepend=True)
@@ -225,8 +225,9 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor], *, noise: float = 0.5)
 
 
 def _graphed(value: Tensor) -> Tensor:
-    """The same numbers as the start of an autograd graph; tokens as they are."""
-    return value.detach().clone().requires_grad_().clone() if value.is_floating_point() else value
+    """A copy of an input; numbers (not tokens) begin an autograd graph."""
+    copy = value.detach().clone()
+    return copy.requires_grad_().clone() if copy.is_floating_point() else copy
 
 
 @contextmanager
