@@ -214,7 +214,10 @@ TINY: dict[str, Tiny] = {
     "qwen3": Tiny(_config("Qwen3", _LLAMA, head_dim=4), _GROUPED, "self_attn.o_proj"),
     "phi3": Tiny(_config("Phi3", _LLAMA, _SPECIAL, hidden_size=24), _GROUPED, "self_attn.o_proj"),
     "gemma2": Tiny(
-        _config("Gemma2", _LLAMA, hidden_size=18, head_dim=4), _GROUPED, "self_attn.o_proj"
+        _config("Gemma2", _LLAMA, hidden_size=18, head_dim=4),
+        _GROUPED,
+        "self_attn.o_proj",
+        attentions=("eager",),
     ),
     "olmo2": Tiny(
         _config("Olmo2", _LLAMA, hidden_size=24), _GROUPED, "self_attn.o_proj", prunable=False

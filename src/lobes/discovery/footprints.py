@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lobes.discovery.graph import edges_of, leaves
+from lobes.discovery.graph import edges_of, leaves, products
 from lobes.discovery.tracing import Event
 
 Marks = tuple[Tensor, ...]  # for each axis of a leaf, bool [heads, length of the axis]
@@ -53,7 +53,8 @@ class Footprints:
     `rows[event]` are bool [heads, *rows], the rows of probabilities that belong to each head.
     `scores` and `values` say, for each leaf tensor behind the scores and behind the contexts,
     where along each of its axes a head's gradient is not zero; for a projection's output only the
-    last axis is kept. `gates` are leaves that multiply the contexts and are no values.
+    last axis is kept. `gates` are leaves that multiply the contexts and are no values. `asked`
+    says whether the scores are products of what the projections gave, with nothing in between.
     """
 
     def __init__(self, contexts: Tensor, events: list[Event], n_heads: int) -> None:
@@ -64,6 +65,7 @@ class Footprints:
         direct = leaves(edges_of(contexts), into_products=False)
         self.gates = {id(leaf) for leaf in direct}
         scores = [event.scores for event in events]
+        self.asked = all(products(edges_of(score)) for score in scores)
         before = leaves(edges_of(*scores))
         self.leaves = list({id(leaf): leaf for leaf in (*before, *behind)}.values())
         marks: list[list[Marks]] = []

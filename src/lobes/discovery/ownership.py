@@ -110,8 +110,8 @@ def _coupling(footprints: Footprints, calls: Mapping[int, Call]) -> Iterator[str
     """
     projected = {key for key in (*footprints.scores, *footprints.values) if key in calls}
     scored = [footprints.scores[key][-1] for key in projected if key in footprints.scores]
-    if not scored:
-        yield "no projections of its queries and keys were found"
+    if not scored or not footprints.asked:
+        yield "no projections that its queries and keys come straight from were found"
         return
     masks = torch.cat(scored, dim=1)
     owners = masks.sum(0)
