@@ -62,8 +62,9 @@ def test_every_site_is_found_with_its_heads(name: str, attention: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_neither_kernel_nor_precision_changes_the_layout(name: str):
+def test_neither_kernel_nor_precision_nor_freezing_changes_the_layout(name: str):
     layout = find_heads(tiny_model(name))
+    assert find_heads(tiny_model(name).requires_grad_(False)) == layout
     for attention in TINY[name].attentions[1:]:
         assert find_heads(tiny_model(name, attention=attention)) == layout
     for dtype in (torch.bfloat16, torch.float16):

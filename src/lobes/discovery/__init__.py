@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lobes.discovery.inputs import guess_inputs
 from lobes.discovery.sites import sites_of
-from lobes.discovery.tracing import trace
+from lobes.discovery.tracing import held, trace
 from lobes.errors import ModelError
 from lobes.heads import HeadLayout
 
@@ -52,18 +52,18 @@ def find_heads(
 
 
 def _discover(model: nn.Module, example_inputs: Mapping[str, Tensor] | None) -> HeadLayout:
-    inputs = guess_inputs(model) if example_inputs is None else example_inputs
-    try:
-        seen = trace(model, inputs)
-        still = trace(model, inputs, noise=0.0)
-    except ModelError:
-        raise
-    except Exception as error:
-        if example_inputs is not None:
+    with held(model):
+        inputs = guess_inputs(model) if example_inputs is None else example_inputs
+        try:
+            seen, still = trace(model, inputs), trace(model, inputs, noise=0.0)
+        except ModelError:
             raise
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
-        raise ModelError(
-            f"{type(model).__name__} could not be run on the inputs guessed for it ({shapes}): "
-            f"{type(error).__name__}: {error}. Give find_heads example_inputs={{name: tensor}}."
-        ) from error
-    return HeadLayout(sites_of(model, seen, still))
+        except Exception as error:
+            if example_inputs is not None:
+                raise
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+            raise ModelError(
+                f"{type(model).__name__} could not be run on the inputs guessed for it ({shapes}): "
+                f"{type(error).__name__}: {error}. Give find_heads example_inputs={{name: tensor}}."
+            ) from error
+        return HeadLayout(sites_of(model, seen, still))

@@ -201,15 +201,14 @@ class Trace(TorchFunctionMode):
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Tensor], *, noise: float = 0.5) -> Trace:
-    """Run `model` once and watch it; everything is as before afterwards, whatever happens.
+    """Run `model` once, `held`, and watch it; its hooks are gone afterwards, whatever happens.
 
     `noise` is the standard deviation of what replaces the projections' outputs. With 0 only what
     does not come from queries and keys is left in the scores.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    watch = Trace(model, noise)
     with ExitStack() as stack:
-        stack.enter_context(_held(model))
-        watch = Trace(model, noise)
         for path, module in model.named_modules():
             # First, to see the input before any mask: before the hooks of an ablation.
             before = module.register_forward_pre_hook(watch.enter(path), prepend=True)
@@ -231,8 +230,11 @@ def _graphed(value: Tensor) -> Tensor:
 
 
 @contextmanager
-def _held(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, gradients on, random state kept; all put back in the end."""
+def held(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, gradients on, for as long as a trace of the model is made and read.
+
+    Every flag and the random state are put back in the end, whichever way the block ends.
+    """
     training = [(module, module.training) for module in model.modules()]
     frozen = [
         parameter

@@ -1,0 +1,284 @@
+"""Ablation equals attention probabilities of 0, in whatever batch, and leaves nothing behind."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
+
+from lobes.ablation import ablate, record_contexts
+from lobes.discovery import find_heads
+from lobes.errors import HeadError
+from lobes.heads import HeadLayout, HeadSet
+from tiny_models import NAMES, TINY, tiny_inputs, tiny_model
+
+BOTH = [(name, attention) for name in NAMES for attention in TINY[name].attentions]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny products are slower on several threads than on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """What the model computes from a batch: its last states, or CLIP's similarities."""
+    with torch.no_grad():
+        outputs = model(**inputs)
+    if "last_hidden_state" in outputs:
+        return outputs.last_hidden_state
+    return outputs.logits_per_image
+
+
+@pytest.mark.parametrize(("name", "attention"), BOTH)
+def test_with_nothing_ablated_the_model_is_itself(name: str, attention: str):
+    model = tiny_model(name, attention=attention)
+    inputs = tiny_inputs(model)
+    before = run(model, inputs)
+    with ablate(model, HeadSet()):
+        assert torch.equal(run(model, inputs), before)
+    with ablate(model, [HeadSet(), HeadSet()]):
+        assert torch.equal(run(model, inputs), before)
+    with ablate(model, find_heads(model).all_heads()):
+        assert not torch.equal(run(model, inputs), before)
+    assert torch.equal(run(model, inputs), before)
+
+
+class Silenced(TorchFunctionMode):
+    """Sets the attention probabilities of heads to 0 in an eager model.
+
+    The number of a softmax in the pass is the number of the site it belongs to.
+    """
+
+    def __init__(self, heads: HeadSet, first_site: int = 0) -> None:
+        super().__init__()
+        self.by_site, self.site = heads.by_site(), first_site
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in (F.softmax, torch.softmax, Tensor.softmax) and output.dim() == 4:
+            output[:, list(self.by_site.get(self.site, ()))] = 0  # [batch, heads, queries, keys]
+            self.site += 1
+        return output
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "vit", "swin", "bart", "clip"])
+def test_ablating_equals_probabilities_of_zero(name: str):
+    model = tiny_model(name)
+    inputs, layout = tiny_inputs(model), find_heads(model)
+    before = run(model, inputs)
+    every_third = HeadSet(list(layout)[::3])
+    one_of_each = HeadSet((site.index, site.index % site.n_heads) for site in layout.sites)
+    for heads in (every_third, one_of_each, HeadSet([(1, 0)]), layout.all_heads()):
+        with Silenced(heads) as silenced:
+            expected = run(model, inputs)
+        assert silenced.site == len(layout.sites)
+        with ablate(model, heads):
+            ablated = run(model, inputs)
+        torch.testing.assert_close(ablated, expected, rtol=0, atol=1e-6)
+        assert (ablated - before).abs().max() > 1e-3
+
+
+def test_a_layer_that_runs_twice_is_ablated_each_time():
+    model = tiny_model("albert")
+    inputs, heads = tiny_inputs(model), HeadSet([(0, 1), (0, 4)])
+    both_depths = HeadSet([(depth, head) for depth in (0, 1) for _, head in heads])
+    with Silenced(both_depths):
+        expected = run(model, inputs)
+    with ablate(model, heads):
+        torch.testing.assert_close(run(model, inputs), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        (n, a)
+        for n, a in BOTH
+        if n in ("bert", "modernbert", "gpt2", "llama", "t5", "bart", "vit", "swin")
+    ],
+)
+def test_a_set_for_each_example_equals_one_run_for_each_set(name, attention, dtype):
+    model = tiny_model(name, attention=attention).to(dtype)
+    inputs = {
+        key: value.to(dtype) if value.is_floating_point() else value
+        for key, value in tiny_inputs(model, batch=3).items()
+    }
+    every = list(find_heads(model))
+    sets = [HeadSet(every[::2]), HeadSet(), HeadSet([every[1], every[-1]])]
+    with ablate(model, sets):
+        together = run(model, inputs)
+    for row, heads in enumerate(sets):
+        with ablate(model, heads):
+            # the same shapes, so the same bits
+            assert torch.equal(run(model, inputs)[row], together[row])
+            alone = run(model, {key: value[row : row + 1] for key, value in inputs.items()})
+        tolerance = 1e-5 if dtype == torch.float32 else 0.1
+        torch.testing.assert_close(alone[0], together[row], rtol=tolerance, atol=tolerance)
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_nested_blocks_ablate_the_union(data):
+    layout = find_heads(MODEL)
+    heads = st.sets(st.sampled_from(list(layout))).map(HeadSet)
+    outer, inner = data.draw(heads), data.draw(heads)
+    with ablate(MODEL, outer), ablate(MODEL, inner):
+        nested = run(MODEL, INPUTS)
+    with ablate(MODEL, outer | inner):
+        assert torch.equal(run(MODEL, INPUTS), nested)
+
+
+MODEL = tiny_model("bert")
+INPUTS = tiny_inputs(MODEL)
+
+
+# Contexts and their gradients.
+
+
+@pytest.mark.parametrize(("name", "attention"), BOTH)
+def test_recorded_contexts_are_those_of_the_heads_that_are_left(name: str, attention: str):
+    model = tiny_model(name, attention=attention)
+    layout, inputs = find_heads(model), tiny_inputs(model)
+    heads = HeadSet((site.index, site.n_heads - 1) for site in layout.sites)
+    with ablate(model, heads), record_contexts(model) as record:
+        run(model, inputs)
+    for site in layout.sites:
+        contexts = record.contexts(site.index)
+        assert contexts.shape[-2:] == (site.n_heads, site.head_dim)
+        assert (contexts[..., -1, :] == 0).all()
+        assert (contexts[..., :-1, :] != 0).any(-1).any(-1).all()
+
+
+def test_gradients_need_none_of_the_weights():
+    model = tiny_model("t5").requires_grad_(False)
+    layout = find_heads(model)
+    with record_contexts(model, gradients=True) as record:
+        loss = model(**tiny_inputs(model)).last_hidden_state.square().sum()
+    gradients = record.gradients(loss)
+    assert len(gradients) == len(layout.sites)
+    for site, calls in zip(layout.sites, gradients, strict=True):
+        (gradient,) = calls
+        assert gradient.shape == record.calls[site.index][0].shape
+        assert (record.split(site.index, gradient) != 0).flatten(0, 1).any(-1).any(0).all()
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_heads_gradient_is_the_slope_of_the_loss_as_it_fades():
+    """∂L/∂mask = Σ context · ∂L/∂context, against the difference quotient of a mask."""
+    model = tiny_model("gpt2").double()
+    inputs = tiny_inputs(model)
+
+    def loss() -> Tensor:
+        return model(**inputs).last_hidden_state.square().sum()
+
+    with record_contexts(model, gradients=True) as record:
+        gradients = record.gradients(loss())
+    contexts, gradient = record.contexts(1), record.split(1, gradients[1][0])
+    slopes = (contexts * gradient).sum((0, 1, 3)).tolist()
+    projection = model.get_submodule(find_heads(model).sites[1].projection)
+
+    def faded(head: int, step: float) -> float:
+        factors = torch.ones(30, dtype=torch.float64)
+        factors[6 * head : 6 * head + 6] += step
+        hook = projection.register_forward_pre_hook(lambda _, args: (args[0] * factors,))
+        with torch.no_grad():
+            value = float(loss())
+        hook.remove()
+        return value
+
+    for head, slope in enumerate(slopes):
+        quotient = (faded(head, 1e-4) - faded(head, -1e-4)) / 2e-4
+        assert slope == pytest.approx(quotient, rel=1e-5)
+
+
+# Nothing is left behind.
+
+
+class Fails(nn.Module):
+    """Stands for a layer that raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        raise self.error
+
+
+def _hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+@contextmanager
+def _both(model: nn.Module, layout: HeadLayout) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(ablate(model, layout.all_heads(), layout=layout))
+        stack.enter_context(record_contexts(model, layout=layout, gradients=True))
+        assert _hooks(model) == 2 * len(layout.sites)
+        yield
+
+
+@pytest.mark.parametrize(
+    "error", [None, RuntimeError("no"), KeyboardInterrupt(), SystemExit(), GeneratorExit()]
+)
+def test_no_hook_flag_or_gradient_is_left(error):
+    model = tiny_model("bert").train()
+    layout = find_heads(model)
+    model.encoder.layer[0].requires_grad_(False)
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    if error is not None:
+        model.encoder.layer[1].intermediate = Fails(error)
+    inputs = tiny_inputs(model)
+    with nullcontext() if error is None else pytest.raises(type(error)), _both(model, layout):
+        model(**inputs)
+    assert _hooks(model) == 0
+    assert model.training
+    if error is None:
+        assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.is_grad_enabled()
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        (HeadSet([(2, 0)]), r"Head 2:0 does not exist: the model has 2 sites, 0 to 1\."),
+        (
+            HeadSet([(1, 4), (1, 5)]),
+            r"Head 1:5 does not exist: site 1 \(encoder.layer.1.attention\) has 5 heads, 0 to 4\.",
+        ),
+    ],
+)
+def test_heads_that_do_not_exist_are_refused(heads, message):
+    for given_heads in (heads, [HeadSet(), heads]):
+        with pytest.raises(HeadError, match=message), ablate(MODEL, given_heads):
+            pass
+        assert _hooks(MODEL) == 0
+
+
+def test_a_number_of_sets_that_does_not_fit_the_batch_is_refused():
+    message = r"3 head sets were given for a batch whose contexts at site 1 .* have 2 rows"
+    with ablate(MODEL, [HeadSet([(1, 0)])] * 3), pytest.raises(HeadError, match=message):
+        run(MODEL, INPUTS)
+    assert _hooks(MODEL) == 0
+
+
+def test_contexts_of_a_site_that_has_not_run_are_refused():
+    with record_contexts(MODEL) as record, pytest.raises(HeadError, match=r"Site 1 .* has not run"):
+        record.contexts(1)
