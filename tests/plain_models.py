@@ -158,6 +158,25 @@ class Mixed(Attention):
         return self.out(join(self._mixed(scores).softmax(-1) @ v))
 
 
+class Transposed(nn.Module):
+    """A linear map whose weight has its output along the second axis."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(linear.weight.detach().T.clone()), linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+class Square(Attention):
+    """Attention as wide as its input, queries and keys with transposed weights."""
+
+    def __init__(self) -> None:
+        super().__init__(1, WIDTH)
+        self.q, self.k = Transposed(self.q), Transposed(self.k)
+
+
 class Normed(Attention):
     """A norm over all heads: of the contexts, the values, or the queries."""
 
@@ -182,6 +201,37 @@ class Alibi(Attention):
         bias = -slopes * (places[:, None] - places).abs()
         parts = (split(one(x), 3) for one in (self.q, self.k, self.v))
         return self.out(join(attend(*parts, lambda scores: scores + bias)))
+
+
+class Twice(nn.Module):
+    """A fused projection called once for the queries and once for the keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(WIDTH, 30), nn.Linear(10, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(x).chunk(3, -1)[0], *self.qkv(x).chunk(3, -1)[1:]
+        return self.out(join(attend(*(split(one, 2) for one in parts))))
+
+
+class TwoKinds(Attention):
+    """The first 2 of 4 heads attend in one way, the others in another."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (split(one(x), 4).split(2, 1) for one in (self.q, self.k, self.v))
+        near = attend(q[0], k[0], v[0])
+        return self.out(join(torch.cat([near, attend(q[1], k[1], v[1], torch.square)], 1)))
+
+
+class Restless(nn.Module):
+    """Draws from the global random state, also in evaluation mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.rand_like(x)
 
 
 class Unprojected(nn.Module):

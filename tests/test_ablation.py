@@ -154,6 +154,10 @@ def test_recorded_contexts_are_those_of_the_heads_that_are_left(name: str, atten
     heads = HeadSet((site.index, site.n_heads - 1) for site in layout.sites)
     with ablate(model, heads), record_contexts(model) as record:
         run(model, inputs)
+    with record_contexts(model) as around, ablate(model, heads):
+        run(model, inputs)
+    for inner, outer in zip(record.calls, around.calls, strict=True):
+        assert all(map(torch.equal, inner, outer))
     for site in layout.sites:
         contexts = record.contexts(site.index)
         assert contexts.shape[-2:] == (site.n_heads, site.head_dim)

@@ -28,8 +28,12 @@ from plain_models import (
     Functional,
     Mixed,
     Normed,
+    Restless,
     Routed,
     SelfAndCross,
+    Square,
+    Twice,
+    TwoKinds,
     Unprojected,
 )
 from tiny_models import NAMES, TINY, tiny_inputs, tiny_model
@@ -259,6 +263,19 @@ def test_with_an_adapter_the_wrapper_is_the_projection():
     }
 
 
+def test_a_projection_that_is_called_twice_owns_what_both_calls_give():
+    for rows in _only_site(Encoder(Twice())).rows:
+        assert rows.ranges[1] == ((5, 10), (15, 20), (25, 30))
+
+
+def test_square_weights_tell_their_axis():
+    axes = {rows.parameter: rows.axis for rows in _only_site(Encoder(Square())).rows}
+    assert axes == {
+        "blocks.0.q.weight": 1, "blocks.0.k.weight": 1, "blocks.0.v.weight": 0,
+        "blocks.0.q.bias": 0, "blocks.0.k.bias": 0, "blocks.0.v.bias": 0,
+    }  # fmt: skip
+
+
 def test_a_block_run_several_times_is_one_site():
     layout = find_heads(Encoder(Attention(), Attention(), depth=3), example_inputs=_sentence())
     assert [site.name for site in layout.sites] == ["blocks.0", "blocks.1"]
@@ -340,6 +357,7 @@ def test_heads_without_any_weight_are_found_too():
          "blocks.1.self_attn (MultiheadAttention) is torch.nn.MultiheadAttention's, which"),
         (Encoder(Normed("contexts")), "The attention of blocks.0 (Normed) does not reach "
          "blocks.0.out head by head"),
+        (Encoder(TwoKinds()), "The attention of blocks.0 (TwoKinds) does not reach blocks.0.out"),
         (Encoder(Mixed(after=True)), "The attention of blocks.0 (Mixed) has probabilities that "
          "blocks.0.mix reads before they meet values"),
         (Encoder(Attention(), Unprojected()), "The attention of blocks.1 (Unprojected)"),
@@ -400,7 +418,7 @@ class Bomb(nn.Module):
 
 @pytest.mark.parametrize("error", [None, ValueError("no"), KeyboardInterrupt()])
 def test_the_model_and_the_random_state_are_as_before(error):
-    blocks = [Attention(), Attention()] + ([Bomb(error)] if error else [])
+    blocks = [Attention(), Attention(), Restless()] + ([Bomb(error)] if error else [])
     model = Encoder(*blocks).train()
     model.blocks[0].eval()
     model.blocks[1].q.requires_grad_(False)
