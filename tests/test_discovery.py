@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import lobes.discovery
-from lobes.ablation import record_contexts
+from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ModelError
 from lobes.heads import HeadLayout, OwnedRows, Site
@@ -452,6 +452,14 @@ def test_it_works_where_no_gradient_is_wanted():
         with mode():
             assert find_heads(model) == expected
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_heads_that_are_ablated_meanwhile_are_found_too():
+    model = tiny_model("bert")
+    layout = find_heads(model)
+    lobes.discovery._known.clear()
+    with ablate(model, layout.all_heads(), layout=layout):
+        assert find_heads(model) == layout
 
 
 def test_a_kernel_of_its_own_is_exchanged_for_the_time_of_the_trace():
