@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
+export OMP_WAIT_POLICY ?= passive
 export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 
 .PHONY: help setup assets demo test check bench format clean

@@ -5,6 +5,8 @@ import os
 # Before torch and transformers are imported: nothing under test may reach the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# As the command line does: waiting threads sleep, also in what the tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from jaxtyping import install_import_hook
 
