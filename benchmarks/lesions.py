@@ -4,7 +4,7 @@ Plain: fp32; batches of 32 (importance) and 64 (evaluation) in the order of arri
 longest; a full backward pass; one evaluation pass for each task and lesion. Ours: the library, in
 fp32 and in bf16. Both in this process, on the same model, examples and lesions.
 
-    python -m benchmarks.lesions [--train 600] [--validation 300] [--controls 10] [--steps 60]
+    python -m benchmarks.lesions [--train 400] [--validation 200] [--controls 5] [--steps 60]
 """
 
 import argparse
@@ -165,9 +165,9 @@ def prepare(arguments: argparse.Namespace) -> tuple[MultiTaskModel, list[Task]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", type=int, default=600, help="sentences for the importance")
-    parser.add_argument("--validation", type=int, default=300, help="sentences to evaluate on")
-    parser.add_argument("--controls", type=int, default=10, help="random lesions for each task's")
+    parser.add_argument("--train", type=int, default=400, help="sentences for the importance")
+    parser.add_argument("--validation", type=int, default=200, help="sentences to evaluate on")
+    parser.add_argument("--controls", type=int, default=5, help="random lesions for each task's")
     parser.add_argument("--steps", type=int, default=60, help="fine-tuning before the measurement")
     arguments = parser.parse_args()
     model, tasks = prepare(arguments)
