@@ -7,7 +7,7 @@ the number of real tokens and L_x the loss of example x by itself. Only the grad
 contexts are computed: the parameters are frozen and the graph begins at the first site.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -167,7 +167,7 @@ class _BatchSteps:
         self.examples, self.tokens = 0, 0
 
     def __len__(self) -> int:
-        return len(self.batches) if hasattr(self.batches, "__len__") else 0
+        return len(self.batches) if isinstance(self.batches, Sized) else 0
 
     def __iter__(self) -> Iterator[_Step]:
         parameter = next(self.model.parameters())

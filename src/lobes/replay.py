@@ -103,7 +103,7 @@ class Replay:
             for module, numbers in calls.items():
                 before = module.__dict__.get("forward", _ABSENT)
                 stack.callback(_restore_forward, module, before)
-                module.forward = self._player(module, numbers)  # type: ignore[method-assign]
+                module.forward = self._player(module, numbers)
             yield
 
     def _player(self, module: nn.Module, numbers: set[int]) -> Callable[..., Any]:
