@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobes.dissociation import Lesion, LesionMatrix, column, relative, row
+from lobes.dissociation.statistics import named_generator, paired_p_value
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadSet
 from lobes.metrics import METRICS
-from lobes.statistics import named_generator, paired_p_value
 
 ONE_HEAD = HeadSet([(0, 1)])
 NONE = Lesion(HeadSet(), "none")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lobes.dscores import (
+from lobes.dissociation.dscores import (
     FORMULAS,
     Dissociation,
     DScore,

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lobes.errors import ConfigError, ModelError
-from lobes.pooling import (
+from lobes.modeling.pooling import (
     check_pooling,
     choose_pooling,
     evaluation_mode,

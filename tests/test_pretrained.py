@@ -10,7 +10,7 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from lobes.errors import ModelError
-from lobes.pretrained import (
+from lobes.modeling.pretrained import (
     load_config,
     load_model,
     load_tokenizer,

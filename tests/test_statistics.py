@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from lobes.metrics import METRICS
-from lobes.statistics import (
+from lobes.dissociation.statistics import (
     holm,
     named_generator,
     p_against_controls,
@@ -19,6 +18,7 @@ from lobes.statistics import (
     percentile_interval,
     resample_counts,
 )
+from lobes.metrics import METRICS
 
 P_VALUES = arrays.arrays(np.float64, st.integers(1, 13), elements=st.floats(0, 1))
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from lobes import __version__
 from lobes.dissociation import LesionMatrix
-from lobes.dscores import Dissociation, DScore
+from lobes.dissociation.dscores import Dissociation, DScore
 from lobes.heads import HeadLayout, HeadScores
 from lobes.metrics import get_metric
 from lobes.study.config import StudyConfig

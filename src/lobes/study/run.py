@@ -90,7 +90,7 @@ def load_tasks(study: StudyConfig, progress: Progress | None = None) -> list[Tas
 
 def find_model_heads(name_or_folder: str, *, trust_remote_code: bool = False) -> HeadLayout:
     """Where the heads of a model of the hub, or in a folder, are."""
-    from lobes.pretrained import load_model
+    from lobes.modeling.pretrained import load_model
 
     if is_saved_model(name_or_folder):
         return find_heads(

@@ -33,8 +33,8 @@ from lobes.errors import ConfigError, LobesError, RunError
 from lobes.evaluation import Workload, examples_of, predictions_of, prepare
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel, TaskModel
-from lobes.pooling import evaluation_mode
-from lobes.pretrained import quiet
+from lobes.modeling.pooling import evaluation_mode
+from lobes.modeling.pretrained import quiet
 from lobes.tasks.task import Task, check_task_names
 from lobes.training.arguments import training_arguments
 from lobes.training.checkpoints import (

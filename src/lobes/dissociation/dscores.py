@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from lobes.statistics import UNDEFINED_SHARE, p_against_controls, percentile_interval
+from lobes.dissociation.statistics import UNDEFINED_SHARE, p_against_controls, percentile_interval
 
 DScoreName = Literal["row", "column", "relative"]
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from lobes.errors import ConfigError, ModelError
-from lobes.saved import listed
+from lobes.modeling.saved import listed
 from lobes.tasks.task import Task, TaskSpec, check_task_names
 
 LONGEST_BY_DEFAULT = 512

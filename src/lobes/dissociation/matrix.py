@@ -20,33 +20,18 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from lobes.dscores import (
+from lobes.dissociation.dscores import (
     ALPHA,
     FORMULAS,
     Dissociation,
-    DScore,
     PairVerdict,
-    column,
     d_score,
     plural,
-    relative,
-    row,
 )
+from lobes.dissociation.statistics import holm, named_generator, paired_p_value, resample_counts
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadScores, HeadSet
 from lobes.metrics import Metric, blocks, get_metric
-from lobes.statistics import holm, named_generator, paired_p_value, resample_counts
-
-__all__ = [
-    "DScore",
-    "Dissociation",
-    "Lesion",
-    "LesionMatrix",
-    "PairVerdict",
-    "column",
-    "relative",
-    "row",
-]
 
 # A base score below this share of its metric's range makes a ratio to it meaningless.
 NEAR_ZERO = 0.05

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from lobes.errors import ConfigError, ModelError
-from lobes.pooling import (
+from lobes.modeling.pooling import (
     Pooling,
     accepted_inputs,
     check_pooling,
@@ -29,7 +29,7 @@ from lobes.pooling import (
     probe,
     run_encoder,
 )
-from lobes.pretrained import (
+from lobes.modeling.pretrained import (
     checked_name,
     load_config,
     load_model,
@@ -38,7 +38,7 @@ from lobes.pretrained import (
     sentence_pooling,
     with_padding,
 )
-from lobes.saved import (
+from lobes.modeling.saved import (
     ENCODER,
     Card,
     close_folder,
@@ -49,7 +49,7 @@ from lobes.saved import (
     read_classifiers,
     write_classifiers,
 )
-from lobes.task_model import (
+from lobes.modeling.task_model import (
     TaskModel,
     TaskOutput,
     at_least_float32,
