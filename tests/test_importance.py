@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
-from lobes.evaluation import example_losses
 from lobes.heads import HeadSet
 from lobes.importance import head_importance
-from lobes.modeling import MultiTaskModel
+from lobes.modeling import MultiTaskModel, example_losses
 from lobes.tasks.task import Task
 from tiny_models import tiny_model
 from tiny_tasks import mood_task, pair_task, tiny_tokenizer, warmth_task

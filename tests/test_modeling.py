@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from lobes import modeling
+from lobes.modeling import multi_task as modeling
 from lobes.errors import ConfigError, LobesError, ModelError
 from lobes.modeling import MultiTaskModel, SingleTaskModel, load_task_model
 from lobes.modeling.pretrained import quiet

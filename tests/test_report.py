@@ -498,8 +498,8 @@ def test_sentence_of_one_task_compares_with_random_lesions():
 def test_caveats_name_what_weakens_the_answer():
     few = spaced(findings(fake_results(controls=10)).caveats)
     assert few == [
-        "10 random lesions can give no p below 0.091: set 19 controls or more to be able to reach "
-        "p < 0.05, 99 or more for p < 0.01."
+        "10 random lesions can give no p below 0.091: set 20 controls or more to be able to reach "
+        "p < 0.05, 100 or more for p < 0.01."
     ]
     weak = findings(fake_results(controls=23, bases=(0.85, 0.45, 0.8))).caveats
     assert weak[0].startswith("The model is near chance on domain: ")

@@ -124,15 +124,6 @@ def predictions_of(logits: np.ndarray, spec: TaskSpec) -> np.ndarray:
     return logits[..., 0].astype(np.float64) if spec.is_regression else logits.argmax(-1)
 
 
-def example_losses(
-    logits: Float[Tensor, "batch outputs"], labels: Tensor, spec: TaskSpec
-) -> Float[Tensor, " batch"]:
-    """Each example's own loss: cross-entropy, or the squared error for a regression."""
-    if spec.is_regression:
-        return (logits[:, 0].float() - labels.float()) ** 2
-    return torch.nn.functional.cross_entropy(logits.float(), labels.long(), reduction="none")
-
-
 @contextmanager
 def measuring(model: M, precision: str) -> Iterator[M]:
     """The model in evaluation mode, all parameters frozen, at a precision.

@@ -22,14 +22,13 @@ from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
 from lobes.evaluation import (
     Progress,
-    example_losses,
     examples_of,
     measuring,
     spec_of,
     tokens_in_a_batch,
 )
 from lobes.heads import HeadLayout, HeadScores, HeadSet
-from lobes.modeling import TaskModel
+from lobes.modeling import TaskModel, example_losses
 from lobes.replay import Replay
 from lobes.tasks.task import Task
 

@@ -7,6 +7,13 @@ what others trained, safely and quietly; `pooling` turns an encoder's states int
 
 from lobes.modeling.multi_task import MultiTaskModel, SingleTaskModel, load_task_model
 from lobes.modeling.saved import is_saved_model
-from lobes.modeling.task_model import TaskModel
+from lobes.modeling.task_model import TaskModel, example_losses
 
-__all__ = ["MultiTaskModel", "SingleTaskModel", "TaskModel", "is_saved_model", "load_task_model"]
+__all__ = [
+    "MultiTaskModel",
+    "SingleTaskModel",
+    "TaskModel",
+    "example_losses",
+    "is_saved_model",
+    "load_task_model",
+]

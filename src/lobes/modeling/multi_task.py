@@ -55,9 +55,9 @@ from lobes.modeling.task_model import (
     at_least_float32,
     check_padding,
     dtype_of,
+    example_losses,
     longest_input,
     specs_of,
-    task_loss,
 )
 from lobes.tasks.task import Task, TaskSpec
 
@@ -128,7 +128,7 @@ class MultiTaskModel(TaskModel):
         logits = {spec.name: self._classify(spec, pooled) for spec in wanted}
         if task is None:
             return TaskOutput(logits=logits)
-        loss = None if labels is None else task_loss(wanted[0], logits[task], labels)
+        loss = None if labels is None else example_losses(logits[task], labels, wanted[0]).mean()
         return TaskOutput(loss=loss, logits=logits[task])
 
     def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:

@@ -61,15 +61,15 @@ class TaskModel(nn.Module):
         raise ConfigError(f"The model has no task {task!r}; it has {listed(self.tasks)}.")
 
 
-def task_loss(
-    spec: TaskSpec,
+def example_losses(
     logits: Float[Tensor, "batch outputs"],
     labels: Int[Tensor, " batch"] | Float[Tensor, " batch"],
-) -> Float[Tensor, ""]:
-    """The mean over the batch of the cross-entropy, or of the squared error for a regression."""
+    spec: TaskSpec,
+) -> Float[Tensor, " batch"]:
+    """Each example's own loss: cross-entropy, or the squared error for a regression task."""
     if spec.is_regression:
-        return nn.functional.mse_loss(logits[:, 0], labels.to(logits.dtype))
-    return nn.functional.cross_entropy(logits, labels)
+        return (logits[:, 0] - labels.to(logits.dtype)) ** 2
+    return nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
 def specs_of(tasks: Sequence[Task | TaskSpec]) -> tuple[TaskSpec, ...]:

@@ -322,7 +322,7 @@ def _control_caveats(entry: Results) -> list[str]:
         return []
     return [
         f"{words.plural(controls, 'random lesion')} can give no p below {words.p_value(floor)}: "
-        f"set 19 controls or more to be able to reach p < {LEVEL}, 99 or more for p < 0.01."
+        f"set 20 controls or more to be able to reach p < {LEVEL}, 100 or more for p < 0.01."
     ]
 
 

