@@ -5,6 +5,8 @@ import os
 # Before torch and transformers are imported: nothing under test may reach the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# One thread, here and in the processes that tests start: the last bits of a training depend on it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As the command line does: waiting threads sleep, also in what the tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

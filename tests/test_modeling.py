@@ -13,9 +13,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from lobes.modeling import multi_task as modeling
 from lobes.errors import ConfigError, LobesError, ModelError
 from lobes.modeling import MultiTaskModel, SingleTaskModel, load_task_model
+from lobes.modeling import multi_task as modeling
 from lobes.modeling.pretrained import quiet
 from lobes.tasks.task import Task, TaskSpec
 from tiny_models import TINY, tiny_model
