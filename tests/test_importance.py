@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lobes.ablation import ablate
+from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadSet
@@ -175,6 +175,29 @@ def test_a_model_of_ones_own_with_batches_and_a_loss():
     np.testing.assert_allclose(found.values, head_importance(model, task).values, rtol=1e-4)
     with pytest.raises(ConfigError, match="each example's own loss"):
         head_importance(Bare(), batches=batches, loss=lambda o, b: loss(o, b).mean())
+
+
+def test_padding_is_not_counted_even_where_the_loss_reads_it():
+    model = tiny_model("bert").eval()
+    tokenizer = tiny_tokenizer()
+    batch = dict(tokenizer.pad([tokenizer("the sad boat"), tokenizer("soup")], return_tensors="pt"))
+    mask = batch["attention_mask"]
+    assert mask.sum() < mask.numel()
+
+    def loss(outputs, batch):
+        return (outputs.last_hidden_state**2).sum((1, 2))
+
+    with record_contexts(model, gradients=True) as record:
+        gradients = record.gradients(loss(model(**batch), batch).sum())
+    expected = [
+        (record.split(site, calls[0] * gradients[site][0]).sum(-1).abs() * mask[..., None])
+        .sum((0, 1))
+        .detach()
+        / mask.sum()
+        for site, calls in enumerate(record.calls)
+    ]
+    found = head_importance(model, batches=[batch], loss=loss)
+    np.testing.assert_allclose(found.values, torch.stack(expected).numpy(), rtol=1e-5)
 
 
 def state(model):
