@@ -45,6 +45,8 @@ def tiny_model(name: str, *, attention: str = "eager", seed: int = 0) -> nn.Modu
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = TINY[name].config()
+        if not transformers.AutoModel._model_mapping[type(config)]._supports_sdpa:
+            attention = "eager"  # T5 in older transformers
         model = transformers.AutoModel.from_config(config, attn_implementation=attention)
         with torch.no_grad():
             for parameter in model.parameters():

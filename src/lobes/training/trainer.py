@@ -350,7 +350,10 @@ class _TaskLoader(DataLoader):
 
 
 class _Progress(TrainerCallback):
-    """Calls the trainer's `on_step`, and takes accelerate's precision off the model's forward."""
+    """Calls the trainer's `on_step`, and mends two things that its libraries do.
+
+    The sampler learns in which epoch it is, and the model's forward loses accelerate's precision.
+    """
 
     def __init__(self, trainer: MultiTaskTrainer) -> None:
         self.trainer = trainer
@@ -365,6 +368,11 @@ class _Progress(TrainerCallback):
         model = self.trainer.accelerator.unwrap_model(self.trainer.model, keep_fp32_wrapper=False)
         if not self.patched:
             model.__dict__.pop("forward", None)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # transformers before 5.18 wraps the sampler when it goes on in the middle of an epoch, and
+        # then tells the wrapper which epoch it is; the share of the epoch that is done is dropped
+        self.trainer.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer._on_step is not None:
