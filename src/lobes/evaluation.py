@@ -128,7 +128,8 @@ def predictions_of(logits: np.ndarray, spec: TaskSpec) -> np.ndarray:
 def measuring(model: M, precision: str) -> Iterator[M]:
     """The model in evaluation mode, all parameters frozen, at a precision.
 
-    In bf16 that is a copy; in fp32 the model itself, whose modes and flags are put back.
+    In bf16 that is a copy; in fp32 the model itself, in whatever precision it was loaded, whose
+    modes and flags are put back.
     """
     device = next(model.parameters()).device
     if resolve_precision(precision, device) == "bf16":

@@ -169,22 +169,17 @@ class _Plan:
                     given=heads if self.settings.exact else None,
                 )
                 chosen[fraction, task.name] = heads
-        lesions = [Lesion(HeadSet(), "none")]
-        lesions += [
-            Lesion(heads, "task", task, fraction)
-            for (fraction, task), heads in sorted(
-                chosen.items(), key=lambda item: item[0][0]
-            )  # stable: within a fraction the tasks keep their order
+        of_tasks = [
+            Lesion(chosen[fraction, task.name], "task", task.name, fraction)
+            for fraction in self.settings.fractions
+            for task in self.lesioned
         ]
-        lesions += [
-            Lesion(
-                self._control(lesion, replicate), "control", lesion.task, lesion.fraction, replicate
-            )
+        controls = [
+            self._control(lesion, replicate)
             for replicate in range(self.settings.controls)
-            for lesion in lesions
-            if lesion.kind == "task"
+            for lesion in of_tasks
         ]
-        return importance, tuple(lesions)
+        return importance, (Lesion(HeadSet(), "none"), *of_tasks, *controls)
 
     def _importance(
         self, task: Task, ablated: HeadSet, remember: Remember, progress: Progress | None
@@ -225,15 +220,16 @@ class _Plan:
             },
         )
 
-    def _control(self, lesion: Lesion, replicate: int) -> HeadSet:
+    def _control(self, lesion: Lesion, replicate: int) -> Lesion:
         """A random lesion matched to `lesion`; which one does not depend on how many there are."""
         names = [task.name for task in self.tasks]
         place = self.settings.fractions.index(lesion.fraction), names.index(lesion.task)
         generator = np.random.default_rng([self.settings.seed, *place, replicate])
         matched = self.settings.matched == "site"
-        return self.layout.random(
+        heads = self.layout.random(
             lesion.heads.counts() if matched else len(lesion.heads), generator
         )
+        return Lesion(heads, "control", lesion.task, lesion.fraction, replicate)
 
     def measure(
         self, lesions: Sequence[Lesion], remember: Remember, progress: Progress | None
