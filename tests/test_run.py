@@ -229,7 +229,7 @@ def test_one_task_has_no_dissociation(finished, tmp_path):
         (
             "iap.fractions=[0.05]",
             ConfigError,
-            "iap.fractions names 0.05, which of 10 heads is not one; expected at least 0.1.",
+            "A fraction of 0.05 of 10 heads is not one head: take at least 0.1.",
         ),
         ("iap.keep_per_site=5", ConfigError, None),
         ("tasks.mood.label=mood", DataError, None),

@@ -15,7 +15,7 @@ from lobes.discovery import find_heads
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.errors import ConfigError
 from lobes.evaluation import evaluate, spec_of
-from lobes.heads import HeadLayout, HeadScores, HeadSet, check_fractions, head_count
+from lobes.heads import HeadLayout, HeadScores, HeadSet, check_fractions
 from lobes.importance import head_importance
 from lobes.modeling import TaskModel
 from lobes.tasks.task import Task, check_task_names
@@ -111,6 +111,22 @@ def lesion_matrix(
     )
 
 
+def check_lesions(settings: IapSettings, layout: HeadLayout) -> None:
+    """Raise `ConfigError` for lesions that cannot be made of these heads, whatever their scores.
+
+    That is a fraction of less than one head, or of more than the sites may lose.
+    """
+    alike = np.full(layout.shape, np.nan)
+    for site in layout.sites:
+        alike[site.index, : site.n_heads] = 0.0
+    for fraction in settings.fractions:
+        if not HeadScores(alike).select(fraction, keep_per_site=settings.keep_per_site):
+            raise ConfigError(
+                f"A fraction of {fraction:g} of {layout.total} heads is not one head: take at "
+                f"least {1 / layout.total:.3g}."
+            )
+
+
 def _with_options(settings: IapSettings, options: Mapping[str, Any]) -> IapSettings:
     known = [field.name for field in fields(IapSettings)]
     for name in options:
@@ -138,12 +154,7 @@ class _Plan:
                     f"lesion_tasks names {name!r}, which is not a task: the tasks are "
                     f"{', '.join(map(repr, names))}."
                 )
-        for fraction in self.settings.fractions:
-            if head_count(fraction, self.layout.total) == 0:
-                raise ConfigError(
-                    f"A fraction of {fraction:g} of {self.layout.total} heads is not one head: "
-                    f"take at least {1 / self.layout.total:.3g}."
-                )
+        check_lesions(self.settings, self.layout)
 
     @property
     def lesioned(self) -> list[Task]:

@@ -13,8 +13,8 @@ import torch
 
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, RunError
-from lobes.heads import HeadLayout, HeadScores
-from lobes.iap import IapSettings, lesion_matrix
+from lobes.heads import HeadLayout
+from lobes.iap import IapSettings, check_lesions, lesion_matrix
 from lobes.modeling import MultiTaskModel, TaskModel, is_saved_model, load_task_model
 from lobes.precision import resolve_precision
 from lobes.report.html import render
@@ -113,7 +113,7 @@ def _trained_model(
     """
     if not study.training.enabled:
         model = load_task_model(study.model, tasks, trust_remote_code=study.trust_remote_code)
-        _check_fractions(study, find_heads(model))
+        check_lesions(_settings(study), find_heads(model))
         folder.begin(fingerprints)
         return model, None
     record = None if folder.fresh else folder.model_record()
@@ -124,7 +124,8 @@ def _trained_model(
                 f"run` with this study first, or name a model with --model."
             )
         new = _new_model(study, tasks)
-        _check_fractions(study, find_heads(new))
+        # before hours are spent on the training
+        check_lesions(_settings(study), find_heads(new))
         folder.begin(fingerprints)
         return None, train(study, folder, new, tasks, progress)
     folder.begin(fingerprints)
@@ -147,18 +148,9 @@ def _new_model(study: StudyConfig, tasks: Sequence[Task]) -> MultiTaskModel:
     return model
 
 
-def _check_fractions(study: StudyConfig, layout: HeadLayout) -> None:
-    """Refuse lesions that cannot be made of this model before hours are spent on training it."""
-    flat = np.full(layout.shape, np.nan)
-    for site in layout.sites:
-        flat[site.index, : site.n_heads] = 0.0
-    for fraction in study.iap.fractions:
-        chosen = HeadScores(flat).select(fraction, keep_per_site=study.iap.keep_per_site)
-        if not chosen:
-            raise ConfigError(
-                f"iap.fractions names {fraction:g}, which of {layout.total} heads is not one; "
-                f"expected at least {1 / layout.total:.3g}."
-            )
+def _settings(study: StudyConfig) -> IapSettings:
+    settings = study.iap.model_dump(exclude={"resamples", "level"})
+    return IapSettings(**{**settings, "seed": study.iap_seed})
 
 
 def _finished(folder: RunFolder) -> dict[str, Any] | None:
@@ -185,11 +177,10 @@ def _measure(
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     precision = resolve_precision(study.precision, model.device)
     measurements = folder.measurements(_scope(model, tasks, precision))
-    settings = {k: v for k, v in study.iap.model_dump().items() if k not in ("resamples", "level")}
     matrix = lesion_matrix(
         model,
         tasks,
-        IapSettings(**{**settings, "seed": study.iap_seed}),
+        _settings(study),
         precision=precision,
         progress=progress,
         remember=measurements.remember,
