@@ -51,7 +51,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and librar
 def main() -> None:
     """The entry point of the command `lobes`."""
     # Before torch starts its threads: one that waits for another sleeps instead of spinning. On a
-    # quiet machine that costs nothing; beside another busy process, spinning threads keep the
+    # quiet machine that costs a few per cent at most; beside another busy process, spinning threads keep the
     # cores from those they wait for, and every operation takes about ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
@@ -122,7 +122,7 @@ def demo(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """The whole pipeline on a packaged model and 23,700 real sentences.
+    """The whole pipeline on a packaged model and real sentences of four domains.
 
     Example: lobes demo --output runs/demo
     """
