@@ -51,8 +51,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and librar
 def main() -> None:
     """The entry point of the command `lobes`."""
     # Before torch starts its threads: one that waits for another sleeps instead of spinning. On a
-    # quiet machine that costs a few per cent at most; beside another busy process, spinning threads keep the
-    # cores from those they wait for, and every operation takes about ten times as long.
+    # quiet machine that costs a few per cent at most; beside another busy process, spinning
+    # threads keep the cores from those they wait for, and all takes about ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
