@@ -12,13 +12,14 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lobes.errors import ConfigError
 from lobes.heads import check_fractions
 from lobes.metrics import METRICS
+from lobes.training.sampling import Sampling
 
 NAME = r"[A-Za-z0-9_-]+"
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
@@ -113,7 +114,12 @@ class TrainingConfig(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="a share of the steps from 0 and below 1"
     )
-    sampling: Literal["proportional"] = Field("proportional", description='"proportional"')
+    sampling: Sampling = Field(
+        "proportional", description=f"one of {', '.join(get_args(Sampling))}"
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="a number above 0, for sampling by temperature"
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="a number from 0 and below 1"
     )
@@ -136,6 +142,26 @@ class TrainingConfig(Section):
         if self.steps is None and self.epochs is None:
             return None, 3.0
         return self.steps, self.epochs
+
+
+class IatConfig(Section):
+    """The `[iat]` table: what `lobes.IAT` takes. Without it training is the ordinary one."""
+
+    alpha: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.3, description="a share of all heads from 0 to 1"
+    )
+    delta: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="a share of the steps from 0 to 1"
+    )
+    share: bool = Field(True, description="true or false")
+    train_other: bool = Field(True, description="true or false")
+    strict: bool = Field(True, description="true or false")
+    refresh: Positive | None = Field(None, description="a number of steps from 1")
+    importance_examples: Positive = Field(10_000, description="a number of examples from 1")
+    method: Literal["taylor", "ablation"] = Field("taylor", description='"taylor" or "ablation"')
+    aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
+    normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
+    seed: Natural | None = Field(None, description="a whole number from 0")
 
 
 class IapConfig(Section):
@@ -201,6 +227,7 @@ class StudyConfig(Section):
     training: TrainingConfig = Field(
         default_factory=lambda: TrainingConfig.model_validate({}), description="a table [training]"
     )
+    iat: IatConfig | None = Field(None, description="a table [iat]")
     iap: IapConfig = Field(
         default_factory=lambda: IapConfig.model_validate({}), description="a table [iap]"
     )
@@ -221,6 +248,11 @@ class StudyConfig(Section):
                     f"tasks names {_shown(name)} {names.count(name)} times; expected a name of "
                     f"its own for every task"
                 )
+        if self.iat is not None and len(names) < 2:
+            raise ValueError(
+                f"iat is there, but the study has one task, {_shown(names[0])}; expected two or "
+                f"more tasks, since IAT keeps tasks from disturbing each other"
+            )
         for name in self.iap.lesion_tasks or ():
             if name not in names:
                 raise ValueError(
@@ -337,7 +369,9 @@ def _set(data: dict[str, Any], setting: str) -> None:
 def _entry(table: Any, part: str, setting: str) -> Any:
     """One step down: into a table by its key, into the list of tasks by name or number."""
     if isinstance(table, dict):
-        return table.setdefault(part, {})
+        if table.get(part) is None:  # a table that the study leaves out
+            table[part] = {}
+        return table[part]
     if isinstance(table, list):
         names = [entry.get("name") if isinstance(entry, dict) else None for entry in table]
         if part in names:
@@ -460,6 +494,7 @@ SECTIONS: dict[str, type[Section]] = {
     "": StudyConfig,
     "tasks": TaskConfig,
     "training": TrainingConfig,
+    "iat": IatConfig,
     "iap": IapConfig,
 }
 
