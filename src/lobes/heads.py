@@ -44,6 +44,8 @@ class Site:
     its last dimension is `n_heads * head_dim` long and `[h * head_dim : (h + 1) * head_dim]` is
     head h. `rows` are the rows of the query, key and value projections that each head owns.
     `prunable` says whether cutting those rows removes exactly that head; if not, `reason` says why.
+    `gateable` says whether they are all that the head has, so that it can be trained alone (IAT);
+    if not, `gate_reason` says why.
     """
 
     index: int
@@ -55,6 +57,8 @@ class Site:
     rows: tuple[OwnedRows, ...] = ()
     prunable: bool = True
     reason: str = ""
+    gateable: bool = True
+    gate_reason: str = ""
 
     @property
     def width(self) -> int:

@@ -14,10 +14,15 @@ from lobes.heads import OwnedRows
 
 @dataclass(frozen=True, slots=True)
 class RowPlan:
-    """The rows of a site's projections that each head owns; `reason` says why not to cut them."""
+    """The rows of a site's projections that each head owns.
+
+    `reason` says why cutting them would not remove a head, `gate_reason` why training them would
+    not train that head alone.
+    """
 
     rows: tuple[OwnedRows, ...]
     reason: str
+    gate_reason: str
 
 
 def row_plan(
@@ -34,20 +39,21 @@ def row_plan(
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     owned: _Parts = {}
     beside: _Parts = {}
-    reasons: list[str] = []
+    gate_reasons: list[str] = []
     projected = set(map(id, footprints.leaves))
     for call in (call for key, call in calls.items() if key in projected):
         parts, reason = _of_projection(footprints, call, names)
-        reasons += [reason] if reason else []
+        gate_reasons += [reason] if reason else []
         for name, (axis, masks) in parts.items():
             # a projection may run twice, as for positions in DeBERTa
             owned[name] = axis, masks | owned[name][1] if name in owned else masks
+    gate_reasons += _coupling(footprints, calls)
+    reasons = list(gate_reasons)
     for leaf in footprints.leaves:
         if id(leaf) not in calls:
             parts, reason = _of_parameter(footprints, leaf, names.get(id(leaf), ""))
             reasons += [reason] if reason else []
             beside |= parts
-    reasons += _coupling(footprints, calls)
     reasons += _bias(footprints, at_rest)
     if not reasons:
         owned |= beside  # needed to cut, and nothing else
@@ -55,7 +61,7 @@ def row_plan(
         OwnedRows(name, axis, tuple(tuple(_ranges(mask)) for mask in masks))
         for name, (axis, masks) in owned.items()
     )
-    return RowPlan(rows, reasons[0] if reasons else "")
+    return RowPlan(rows, *(found[0] if found else "" for found in (reasons, gate_reasons)))
 
 
 _Parts = dict[str, tuple[int, Tensor]]

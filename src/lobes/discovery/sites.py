@@ -67,6 +67,8 @@ def _site(model: nn.Module, block: Block, seen: Trace, still: Trace) -> Site | N
         rows=plan.rows,
         prunable=not plan.reason,
         reason=plan.reason,
+        gateable=not plan.gate_reason,
+        gate_reason=plan.gate_reason,
     )
 
 
