@@ -101,7 +101,7 @@ def test_environment_variables_in_paths(write, monkeypatch):
             "[training]",
             "[oven]",
             "unknown key oven; expected one of name, model, output, seed, precision, pooling, "
-            "max_length, trust_remote_code, tasks, training, iap.",
+            "max_length, trust_remote_code, tasks, training, iat, iap, compare, transfer.",
         ),
         (
             "label",

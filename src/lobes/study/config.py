@@ -24,6 +24,9 @@ from lobes.training.sampling import Sampling
 NAME = r"[A-Za-z0-9_-]+"
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
 
+Method = Literal["single", "multi", "iat", "frozen", "probe"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
 
 def _tuple(value: object) -> object:
     """TOML and JSON know lists only; a single string stands for a list of one."""
@@ -74,9 +77,14 @@ class TaskConfig(Section):
     train_size: Positive | None = Field(None, description="a number of examples from 1")
     validation_size: Positive | None = Field(None, description="a number of examples from 1")
 
+    @property
+    def where(self) -> str:
+        """The table's dotted key, for messages."""
+        return f"tasks.{self.name}"
+
     @model_validator(mode="after")
     def _consistent(self) -> "TaskConfig":
-        where = f"tasks.{self.name}"
+        where = self.where
         if self.metric is not None and self.metric not in METRICS:
             raise ValueError(
                 f"{where}.metric is {_shown(self.metric)}; expected one of {', '.join(METRICS)}"
@@ -201,6 +209,74 @@ class IapConfig(Section):
         return self
 
 
+class CompareConfig(Section):
+    """The `[compare]` table: what `lobes compare` trains, how often, and what it chooses by."""
+
+    seeds: Positive = Field(5, description="a number of seeds from 1")
+    methods: Annotated[tuple[Method, ...], BeforeValidator(_tuple), Field(min_length=1)] = Field(
+        METHODS, description=f"one or more of {', '.join(METHODS)}"
+    )
+    held_out: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        0.1, description="a share of the training data above 0 and at most 0.5"
+    )
+    evaluations: Positive = Field(10, description="a number of evaluations from 1")
+    # A linear layer on features that stay as they are needs larger steps than a whole encoder.
+    frozen_learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-3, description="a number above 0, such as 1e-3"
+    )
+    penalties: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_tuple), Field(min_length=1)
+    ] = Field((1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), description="numbers above 0, such as [0.1, 1]")
+
+    @model_validator(mode="after")
+    def _once(self) -> "CompareConfig":
+        for key in ("methods", "penalties"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"compare.{key} is {_shown(values)}; expected each once")
+        ordered = tuple(method for method in METHODS if method in self.methods)
+        object.__setattr__(self, "methods", ordered)
+        object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))
+        return self
+
+
+class NewTaskConfig(TaskConfig):
+    """The `[transfer.task]` table: the task that is transferred to, described as in [[tasks]]."""
+
+    @property
+    def where(self) -> str:
+        """The table's dotted key, for messages."""
+        return "transfer.task"
+
+
+class TransferConfig(Section):
+    """The `[transfer]` table: to which task `lobes transfer` goes, and with how much of its data.
+
+    Where batch size or learning rate are left out, they are those of [training].
+    """
+
+    task: NewTaskConfig = Field(description="a table [transfer.task], as one of [[tasks]]")
+    fractions: Annotated[tuple[Share, ...], BeforeValidator(_tuple), Field(min_length=1)] = Field(
+        (0.001, 0.01, 0.1, 1.0),
+        description="shares of the new task's training data, each above 0 and at most 1",
+    )
+    seeds: Positive = Field(5, description="a number of seeds from 1")
+    steps: Positive = Field(200, description="a number of steps from 1")
+    batch_size: Positive | None = Field(None, description="a number of examples from 1")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="a number above 0, such as 2e-5"
+    )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "TransferConfig":
+        if len(set(self.fractions)) < len(self.fractions):
+            raise ValueError(
+                f"transfer.fractions is {_shown(self.fractions)}; expected each share once"
+            )
+        object.__setattr__(self, "fractions", tuple(sorted(self.fractions)))
+        return self
+
+
 class StudyConfig(Section):
     """A whole study, resolved: nothing left to look up but the model and the data themselves."""
 
@@ -231,6 +307,8 @@ class StudyConfig(Section):
     iap: IapConfig = Field(
         default_factory=lambda: IapConfig.model_validate({}), description="a table [iap]"
     )
+    compare: CompareConfig | None = Field(None, description="a table [compare]")
+    transfer: TransferConfig | None = Field(None, description="a table [transfer]")
 
     @model_validator(mode="before")
     @classmethod
@@ -259,6 +337,11 @@ class StudyConfig(Section):
                     f"iap.lesion_tasks names {_shown(name)}; expected tasks of this study: "
                     f"{', '.join(names)}"
                 )
+        if self.transfer is not None and self.transfer.task.name in names:
+            raise ValueError(
+                f"transfer.task.name is {_shown(self.transfer.task.name)}, which is one of "
+                f"[[tasks]]; expected a new task under a name of its own"
+            )
         return self
 
     @property
@@ -401,25 +484,28 @@ def _toml_value(text: str, setting: str) -> Any:
 
 def _resolved(study: StudyConfig, source: str, folder: Path) -> StudyConfig:
     """Expand variables and make the paths of data and of a model's folder absolute."""
-    tasks = tuple(
-        task
-        if task.dataset is not None
-        else task.model_copy(
-            update={
-                key: _path(value, f"tasks.{task.name}.{key}", source, folder)
-                for key in ("train", "validation")
-                if (value := getattr(task, key)) is not None
-            }
-        )
-        for task in study.tasks
+    transfer = study.transfer and study.transfer.model_copy(
+        update={"task": _resolved_task(study.transfer.task, source, folder)}
     )
     return study.model_copy(
         update={
-            "tasks": tasks,
+            "tasks": tuple(_resolved_task(task, source, folder) for task in study.tasks),
+            "transfer": transfer,
             "model": _model(study.model, source, folder),
             "output": _expanded(study.output, "output", source),
         }
     )
+
+
+def _resolved_task(task: TaskConfig, source: str, folder: Path) -> TaskConfig:
+    if task.dataset is not None:
+        return task
+    paths = {
+        key: _path(value, f"{task.where}.{key}", source, folder)
+        for key in ("train", "validation")
+        if (value := getattr(task, key)) is not None
+    }
+    return task.model_copy(update=paths)
 
 
 def _model(name: str, source: str, folder: Path) -> str:
@@ -496,20 +582,23 @@ SECTIONS: dict[str, type[Section]] = {
     "training": TrainingConfig,
     "iat": IatConfig,
     "iap": IapConfig,
+    "compare": CompareConfig,
+    "transfer": TransferConfig,
+    "transfer.task": NewTaskConfig,
 }
 
 
 def _section(location: Sequence[int | str]) -> type[Section]:
-    return SECTIONS[str(location[0]) if location else ""]
+    return SECTIONS[".".join(part for part in location if isinstance(part, str))]
 
 
 def _field(location: Sequence[int | str]) -> Any:
     """The field that a fault's location lies in; list positions inside it do not matter."""
-    first = str(location[0])
-    names = [part for part in location[1:] if isinstance(part, str)]
-    if first in SECTIONS and names:
-        return SECTIONS[first].model_fields[names[0]]
-    return StudyConfig.model_fields[first]
+    names = [part for part in location if isinstance(part, str)]
+    table: list[str] = []
+    while names[1:] and ".".join([*table, names[0]]) in SECTIONS:
+        table.append(names.pop(0))
+    return SECTIONS[".".join(table)].model_fields[names[0]]
 
 
 def _key(location: Sequence[int | str], data: Mapping[str, Any]) -> str:
