@@ -1,26 +1,44 @@
 """Which task's batch comes next (METHOD section 8): pure functions of sizes, seed and epoch.
 
-Every batch is of one task, and every example of a task is seen once in an epoch. Indices count
-through all tasks: task i's example e is `sizes[0] + … + sizes[i - 1] + e`.
+Every batch is of one task, and every example of a task is seen once before any is seen twice.
+Indices count through all tasks: task i's example e is `sizes[0] + … + sizes[i - 1] + e`.
 """
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from lobes.errors import ConfigError
 
-Sampling = Literal["proportional"]
+Sampling = Literal[
+    "proportional", "square_root", "annealed", "temperature", "uniform", "round_robin"
+]
 
 
 class TaskBatchSampler:
     """Batches of one task each, in an order drawn from `seed` and the epoch alone.
 
-    "proportional": a task comes as often as it has batches, in random order. A task's last batch
-    may be smaller, and is left out with `drop_last`. The same epoch gives the same batches
-    whenever it is asked for, so that a run can continue at any step; `set_epoch` moves on.
+    `sampling` says how many of an epoch's batches are each task's, n_i its training examples:
+
+    - "proportional": as many as it takes to see every example of the task once;
+    - "square_root": in proportion to n_i^0.5;
+    - "annealed": to n_i^a, a = 1 - 0.8 (e - 1)/(E - 1) in epoch e of E = `epochs`, counted from 1;
+      a = 1 where E = 1, and epochs after the last have its a;
+    - "temperature": to n_i^(1/T), T = `temperature`;
+    - "uniform": as many of each;
+    - "round_robin": the tasks in turn, in their order, also from one epoch to the next.
+
+    An epoch has as many batches as "proportional" gives, whatever the sampling; each task has one
+    or more, and they come in random order ("round_robin" apart).
+
+    A task's examples are walked through in cycles, each in a random order of its own. A cycle that
+    an epoch does not end goes on in the next one. A cycle's last batch may be smaller, and is left
+    out with `drop_last`. The same epoch gives the same batches whenever it is asked for, so that a
+    run can continue at any step; `set_epoch` moves on.
 
     With `lengths` (tokens of each example, all tasks) batches hold examples of similar length:
     each task's shuffled examples are sorted within runs of `group` batches, and the batches
@@ -37,44 +55,48 @@ class TaskBatchSampler:
         *,
         seed: int = 0,
         sampling: str = "proportional",
+        temperature: float = 2.0,
+        epochs: int = 1,
         drop_last: bool = False,
         lengths: Int[np.ndarray, " examples"] | None = None,
         group: int = 8,
         processes: int = 1,
         process: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"A batch holds at least 1 example, not {batch_size}.")
-        if sampling not in get_args(Sampling):
-            raise ConfigError(f'Unknown sampling {sampling!r}: expected "proportional".')
-        if not sizes or min(sizes) < (batch_size if drop_last else 1):
-            raise ConfigError(
-                f"Each task needs {batch_size if drop_last else 1} or more training examples for "
-                f"one batch; the tasks have {list(sizes)}."
-            )
-        if lengths is not None and len(lengths) != sum(sizes):
-            raise ConfigError(f"{len(lengths)} lengths were given for {sum(sizes)} examples.")
+        _check_sizes(sizes, batch_size, drop_last, lengths)
+        _check_sampling(sampling, temperature, epochs)
         self.sizes = tuple(sizes)
         self.batch_size = batch_size
-        self.drop_last = drop_last
         self.seed = seed
+        self.sampling = sampling
+        self.temperature = temperature
+        self.epochs = epochs
+        self.drop_last = drop_last
         self.lengths = lengths
         self.group = group
         self.processes, self.process = processes, process
         self.epoch = 0
+        # the quotas of the epochs that differ: of all but "annealed", one row
+        different = epochs if sampling == "annealed" else 1
+        self._quotas = np.array([self._quotas_of(epoch) for epoch in range(different)])
+
+    @property
+    def batches_in_cycle(self) -> tuple[int, ...]:
+        """How many batches it takes to see every example of each task once."""
+        spare = 0 if self.drop_last else self.batch_size - 1
+        return tuple((size + spare) // self.batch_size for size in self.sizes)
 
     @property
     def batches_of_task(self) -> tuple[int, ...]:
-        """How many batches each task has in an epoch, over all processes."""
-        spare = 0 if self.drop_last else self.batch_size - 1
-        return tuple((size + spare) // self.batch_size for size in self.sizes)
+        """How many batches each task has in the present epoch, over all processes."""
+        return tuple((self._before(self.epoch + 1) - self._before(self.epoch)).tolist())
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration give the batches of `epoch`, counted from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-sum(self.batches_of_task) // self.processes)
+        return -(-self._total // self.processes)
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._batches()
@@ -82,19 +104,60 @@ class TaskBatchSampler:
             place = step * self.processes + self.process
             yield batches[place % len(batches)].tolist()
 
+    @property
+    def _total(self) -> int:
+        """How many batches an epoch has, over all tasks and processes."""
+        return sum(self.batches_in_cycle)
+
+    def _quotas_of(self, epoch: int) -> Int[np.ndarray, " tasks"]:
+        """How many batches each task has in one of the first epochs; not for "round_robin"."""
+        if self.sampling == "proportional":
+            return np.array(self.batches_in_cycle)
+        progress = epoch / (self.epochs - 1) if self.epochs > 1 else 0.0
+        exponents = {
+            "square_root": 0.5,
+            "annealed": 1 - 0.8 * progress,
+            "temperature": 1 / self.temperature,
+        }
+        exponent = exponents.get(self.sampling, 0.0)
+        # divided by the largest, so that no exponent overflows
+        weights = (np.array(self.sizes) / max(self.sizes)) ** exponent
+        return apportion(weights, self._total)
+
+    def _before(self, epoch: int) -> Int[np.ndarray, " tasks"]:
+        """How many batches of each task the epochs before `epoch` have, together."""
+        if self.sampling == "round_robin":
+            turns = epoch * self._total - np.arange(len(self.sizes))
+            return -(-turns // len(self.sizes))
+        changing = min(epoch, len(self._quotas) - 1)
+        return self._quotas[:changing].sum(0) + (epoch - changing) * self._quotas[-1]
+
     def _batches(self) -> list[Int[np.ndarray, " batch"]]:
         """The epoch's batches over all processes."""
-        starts = np.cumsum([0, *self.sizes[:-1]])
-        queues = [iter(self._batches_of(task, int(start))) for task, start in enumerate(starts)]
-        order = np.repeat(np.arange(len(self.sizes)), self.batches_of_task)
-        self._generator(len(self.sizes)).shuffle(order)
-        return [next(queues[task]) for task in order]
+        before = self._before(self.epoch).tolist()
+        walks = [self._walk(task, place) for task, place in enumerate(before)]
+        return [next(walks[task]) for task in self._order()]
 
-    def _batches_of(self, task: int, start: int) -> list[Int[np.ndarray, " batch"]]:
+    def _order(self) -> Int[np.ndarray, " batches"]:
+        """The task of each of the epoch's batches."""
+        if self.sampling == "round_robin":
+            return (self.epoch * self._total + np.arange(self._total)) % len(self.sizes)
+        order = np.repeat(np.arange(len(self.sizes)), self.batches_of_task)
+        self._generator(self.epoch, len(self.sizes)).shuffle(order)
+        return order
+
+    def _walk(self, task: int, place: int) -> Iterator[Int[np.ndarray, " batch"]]:
+        """A task's batches, cycle after cycle without end, from its batch `place` on."""
+        cycle, done = divmod(place, self.batches_in_cycle[task])
+        for number in itertools.count(cycle):
+            yield from self._cycle(task, number)[done:]
+            done = 0
+
+    def _cycle(self, task: int, number: int) -> list[Int[np.ndarray, " batch"]]:
         """One task's examples in random order, cut into batches."""
-        generator = self._generator(task)
-        order = start + generator.permutation(self.sizes[task])
-        order = order[: self.batches_of_task[task] * self.batch_size]
+        generator = self._generator(number, task)
+        order = sum(self.sizes[:task]) + generator.permutation(self.sizes[task])
+        order = order[: self.batches_in_cycle[task] * self.batch_size]
         if self.lengths is None:
             return _cut(order, self.batch_size)
         batches = []
@@ -103,10 +166,62 @@ class TaskBatchSampler:
         shuffled = generator.permutation(len(batches))
         return [batches[i] for i in shuffled]
 
-    def _generator(self, stream: int) -> np.random.Generator:
-        """A generator of its own for each task, and one more for the order of tasks."""
-        return np.random.default_rng([self.seed, self.epoch, stream])
+    def _generator(self, number: int, stream: int) -> np.random.Generator:
+        """A generator for each cycle of each task, and one more for each epoch's order of tasks."""
+        return np.random.default_rng([self.seed, number, stream])
+
+
+def apportion(weights: Float[np.ndarray, " tasks"], total: int) -> Int[np.ndarray, " tasks"]:
+    """Share out `total` batches in proportion to the weights, by the largest remainders.
+
+    No share is below 1: a task that would get less gets 1, and the others share the rest. Equal
+    remainders go to the first. `total` is at least the number of tasks.
+    """
+    large = np.ones(len(weights), dtype=bool)
+    while True:
+        rest = total - int((~large).sum())
+        # rounded, so that a share of exactly 1, or a tie, does not hang on the last bit
+        exact = (weights * (rest / weights[large].sum())).round(9)
+        if (exact[large] >= 1).all():
+            break
+        large &= exact >= 1
+    exact[~large] = 1
+    shares = np.floor(exact).astype(np.int64)
+    order = np.argsort(shares - exact, kind="stable")
+    shares[order[: total - shares.sum()]] += 1
+    return shares
 
 
 def _cut(order: Int[np.ndarray, " examples"], size: int) -> list[Int[np.ndarray, " batch"]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _check_sizes(
+    sizes: Sequence[int],
+    batch_size: int,
+    drop_last: bool,
+    lengths: Int[np.ndarray, " examples"] | None,
+) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"A batch holds at least 1 example, not {batch_size}.")
+    if not sizes or min(sizes) < (batch_size if drop_last else 1):
+        raise ConfigError(
+            f"Each task needs {batch_size if drop_last else 1} or more training examples for "
+            f"one batch; the tasks have {list(sizes)}."
+        )
+    if lengths is not None and len(lengths) != sum(sizes):
+        raise ConfigError(f"{len(lengths)} lengths were given for {sum(sizes)} examples.")
+
+
+def _check_sampling(sampling: str, temperature: float, epochs: int) -> None:
+    names = get_args(Sampling)
+    if sampling not in names:
+        known = ", ".join(f'"{name}"' for name in names[:-1])
+        raise ConfigError(f'Unknown sampling {sampling!r}: expected {known} or "{names[-1]}".')
+    if not 0 < temperature < math.inf:
+        raise ConfigError(
+            f"The sampling temperature is a number above 0, not {temperature:g}: 1 samples in "
+            f"proportion to the tasks' sizes, a larger number more evenly."
+        )
+    if epochs < 1:
+        raise ConfigError(f"The number of epochs is at least 1, not {epochs}.")
