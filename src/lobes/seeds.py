@@ -143,7 +143,7 @@ def _d_score_summary(entry: Mapping[str, Any], level: float) -> dict[str, Any]:
     that has none in some seed of either method, so that the same tasks stand on both sides.
     """
     multi, iat = (np.array(entry[method], dtype=np.float64) for method in ("multi", "iat"))
-    defined = np.asarray(np.isfinite(multi + iat)).all(axis=0)
+    defined = np.isfinite([multi, iat]).all(axis=(0, 1))
     means = [_mean_where(defined, values) for values in (multi, iat)]
     return {
         "fraction": entry["fraction"],
