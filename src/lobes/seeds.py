@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 from lobes.dissociation.statistics import TIE, holm
@@ -143,8 +143,8 @@ def _d_score_summary(entry: Mapping[str, Any], level: float) -> dict[str, Any]:
     that has none in some seed of either method, so that the same tasks stand on both sides.
     """
     multi, iat = (np.array(entry[method], dtype=np.float64) for method in ("multi", "iat"))
-    defined = np.isfinite([multi, iat]).all(axis=(0, 1))
-    means = [_mean_where(defined, values) for values in (multi, iat)]
+    defined = np.flatnonzero(np.isfinite(multi + iat).all(axis=0))
+    means = [_mean_over(defined, values) for values in (multi, iat)]
     return {
         "fraction": entry["fraction"],
         "definition": entry["definition"],
@@ -188,13 +188,11 @@ def _each_difference(
     ]
 
 
-def _mean_where(
-    chosen: np.ndarray, values: Float[np.ndarray, "seeds tasks"]
+def _mean_over(
+    tasks: Int[np.ndarray, " chosen"], values: Float[np.ndarray, "seeds tasks"]
 ) -> Float[np.ndarray, " seeds"]:
     """The mean over the chosen tasks; NaN if none is chosen."""
-    if not chosen.any():
-        return np.full(len(values), np.nan)
-    return values[:, chosen].mean(axis=1)
+    return values[:, tasks].mean(axis=1) if tasks.size else np.full(len(values), np.nan)
 
 
 def _defined(value: float) -> float | None:
