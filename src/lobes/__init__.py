@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lobes.modeling import MultiTaskModel, load_task_model
     from lobes.tasks.ag_pair import ag_pairs
     from lobes.tasks.task import Task
+    from lobes.training.iat import IAT
     from lobes.training.trainer import MultiTaskTrainer
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ _HOMES = {
     "HeadLayout": "heads",
     "HeadScores": "heads",
     "HeadSet": "heads",
+    "IAT": "training.iat",
     "LesionMatrix": "dissociation",
     "LobesError": "errors",
     "MultiTaskModel": "modeling",
@@ -45,6 +47,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "IAT",
     "Dissociation",
     "HeadLayout",
     "HeadScores",

@@ -8,16 +8,18 @@ processes. Ours are the order of the batches, the evaluation of every task, chec
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -28,9 +30,8 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput
 
-from lobes.batching import Encoded, collate, encode, padding_id
 from lobes.errors import ConfigError, LobesError, RunError
-from lobes.evaluation import Workload, examples_of, predictions_of, prepare
+from lobes.evaluation import Workload, predictions_of, prepare
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.modeling.pooling import evaluation_mode
@@ -46,6 +47,8 @@ from lobes.training.checkpoints import (
     last_checkpoint,
     steps_of,
 )
+from lobes.training.data import TaskLoader, TrainingData
+from lobes.training.iat import IAT, IatPhase
 from lobes.training.sampling import TaskBatchSampler
 
 OnStep = Callable[[int, int, str, float], None]
@@ -55,9 +58,11 @@ class MultiTaskTrainer(Trainer):
     """Train a `MultiTaskModel` on its tasks' training data, each batch from one task.
 
     `tasks` need training data, and validation data to be evaluated. `args` as
-    `training_arguments` builds them (None: those defaults, no checkpoints). `group_lengths` puts
-    examples of similar length into a batch, see `TaskBatchSampler`. `on_step(step, total, task,
-    loss)` is called after each optimizer step with its last batch's task and loss.
+    `training_arguments` builds them (None: those defaults, no checkpoints). `sampling` says which
+    task comes how often (with its `temperature`), `group_lengths` puts examples of similar length
+    into a batch: see `TaskBatchSampler`. `iat` turns, late in the training, to training each
+    task's important heads only: see `IAT`. `on_step(step, total, task, loss)` is called after
+    each optimizer step with its last batch's task and loss.
 
     Texts are tokenised once, here. A seed fixes the run: dropout draws from the global random
     state, which `train` sets from `args.seed` as the Trainer does.
@@ -72,7 +77,9 @@ class MultiTaskTrainer(Trainer):
         *,
         tasks: Sequence[Task],
         sampling: str = "proportional",
+        temperature: float = 2.0,
         group_lengths: bool = True,
+        iat: IAT | None = None,
         on_step: OnStep | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
@@ -80,19 +87,13 @@ class MultiTaskTrainer(Trainer):
         self.tasks = tuple(tasks)
         self.data = TrainingData(model, tasks)
         args = args or training_arguments("lobes-training")
-        self.sampler = TaskBatchSampler(
-            self.data.sizes,
-            args.train_batch_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            sampling=sampling,
-            drop_last=args.dataloader_drop_last,
-            lengths=self.data.inputs.lengths if group_lengths else None,
-            processes=args.world_size,
-            process=args.process_index,
-        )
+        self.sampler = _sampler(args, self.data, sampling, temperature, group_lengths)
+        self._own = model
+        self._iat = None if iat is None else self._phase(iat, args)
         self.losses: list[dict[str, Any]] = []
         self._pending: dict[str, list[float]] = {}
         self._last = ("", math.nan)
+        self._counted = (time.perf_counter(), 0)
         self._on_step = on_step
         self._validation: Workload | None = None
         uses_cache = getattr(model.config, "use_cache", None)
@@ -102,7 +103,7 @@ class MultiTaskTrainer(Trainer):
                 args,
                 train_dataset=self.data,
                 eval_dataset={task.name: task.validation for task in tasks},
-                callbacks=[_Progress(self), *callbacks],
+                callbacks=[_Progress(self), *([self._iat] if self._iat else []), *callbacks],
             )
         self.remove_callback(PrinterCallback)
         if uses_cache is not None:
@@ -125,19 +126,45 @@ class MultiTaskTrainer(Trainer):
         """
         checkpoint = self._checkpoint(resume_from_checkpoint)
         self.losses, self._pending = [], {}
+        record = {}
         if checkpoint is None:
             set_seed(self.args.seed)
         else:
             record = json.loads((checkpoint / LOSSES).read_text(encoding="utf-8"))
             self.losses, self._pending = record["losses"], record["pending"]
-            if (steps_of(checkpoint) or 0) >= self.total_steps:
-                return self._finished(checkpoint)
+        steps = 0 if checkpoint is None else steps_of(checkpoint) or 0
+        if self._iat is not None:
+            self._iat.prepare(self.total_steps, steps, record.get("iat"))
+        elif record.get("iat") is not None:
+            raise RunError(
+                f"The checkpoint {str(checkpoint)!r} is in the IAT phase of a training: give the "
+                f"trainer the same iat=IAT(…), or train from the beginning."
+            )
+        if checkpoint is not None and steps >= self.total_steps:
+            return self._finished(checkpoint)
         try:
             with quiet():
                 return super().train(checkpoint and os.fspath(checkpoint), **others)
         finally:
+            if self._iat is not None:
+                self._iat.end()
             # accelerate marks the model as its own
             self._task_model().__dict__.pop("_is_accelerate_prepared", None)
+
+    @property
+    def switch_step(self) -> int | None:
+        """How many steps are ordinary before the IAT phase; None where all are."""
+        return None if self._iat is None else self._iat.settings.switch_step(self.total_steps)
+
+    @property
+    def iat_record(self) -> dict[str, Any] | None:
+        """What IAT chose: None before its phase and without it, else a dict for JSON.
+
+        "switch_step" and "steps" of the phase, "seconds" that the importance took, "settings",
+        "heads": {task: the heads it trains}, "importance": {task: [sites][heads]}, "chosen_at":
+        the steps after which heads were chosen, "n_heads" of the model.
+        """
+        return None if self._iat is None else self._iat.record
 
     @property
     def total_steps(self) -> int:
@@ -158,7 +185,7 @@ class MultiTaskTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The batches of one epoch, those of this process."""
-        return _TaskLoader(
+        return TaskLoader(
             self.data,
             batch_sampler=self.sampler,
             collate_fn=self.data.collate,
@@ -174,12 +201,20 @@ class MultiTaskTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The mean loss of one batch; `RunError` where it is not a number."""
-        task = inputs["task"]
+        task, examples = inputs["task"], inputs.pop("examples", ())
+        if self._iat is not None:
+            self._iat.select(task)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise RunError(self._diverged(f"the loss of task {task!r} is {value}"))
+            raise RunError(
+                self._diverged(
+                    f"the loss of task {task!r} is {value} on the batch of its training examples "
+                    f"{', '.join(map(str, examples))}"
+                )
+            )
         self._last = task, value
+        self._counted = self._counted[0], self._counted[1] + len(inputs["input_ids"])
         total = self._pending.setdefault(task, [0.0, 0])
         total[0] += value
         total[1] += 1
@@ -192,9 +227,11 @@ class MultiTaskTrainer(Trainer):
         return self.accelerator.autocast()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean loss of each task since the last time, kept in `losses`."""
+        """Add each task's mean loss since the last time, the speed, and whether IAT is on."""
         if "loss" in logs or "train_loss" in logs:
-            logs |= self._mean_losses()
+            logs |= self._mean_losses() | self._pace()
+            if self._iat is not None:
+                logs["iat"] = float(self._iat.active)
         super().log(logs, start_time)
 
     def _mean_losses(self) -> dict[str, float]:
@@ -204,6 +241,35 @@ class MultiTaskTrainer(Trainer):
         for task, loss in means.items():
             self.losses.append({"step": self.state.global_step, "task": task, "loss": loss})
         return {f"loss_{task}": loss for task, loss in means.items()}
+
+    def _pace(self) -> dict[str, float]:
+        """Training examples per second since the last time, all processes together."""
+        now, (before, examples) = time.perf_counter(), self._counted
+        self._counted = now, 0
+        return {"examples_per_second": round(examples * self.args.world_size / (now - before), 1)}
+
+    def _phase(self, iat: IAT, args: TrainingArguments) -> IatPhase:
+        if args.n_gpu > 1:
+            raise ConfigError(
+                f"IAT trains on one device in each process, and this one sees {args.n_gpu}: start "
+                f"it with torchrun --nproc-per-node {args.n_gpu}, or set CUDA_VISIBLE_DEVICES."
+            )
+        return IatPhase(
+            iat,
+            self._own,
+            self.tasks,
+            everywhere=self._in_all_processes,
+            autocast=lambda: self.accelerator.autocast(),
+        )
+
+    def _in_all_processes(self, tasks: set[str]) -> set[str]:
+        """The tasks that any process had in this step."""
+        if self.args.world_size == 1:
+            return tasks
+        names = [task.name for task in self.tasks]
+        here = torch.tensor([name in tasks for name in names], device=self.args.device)
+        anywhere = self.accelerator.reduce(here.float(), "sum").tolist()
+        return {name for name, number in zip(names, anywhere, strict=True) if number}
 
     # Evaluation
 
@@ -284,7 +350,7 @@ class MultiTaskTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         self._task_model().save_pretrained(folder)
-        record = {"losses": self.losses, "pending": self._pending}
+        record = {"losses": self.losses, "pending": self._pending, "iat": self.iat_record}
         (folder / LOSSES).write_text(json.dumps(record), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -294,7 +360,7 @@ class MultiTaskTrainer(Trainer):
         self._task_model().load_weights(self.state.best_model_checkpoint)
 
     def _task_model(self) -> MultiTaskModel:
-        return cast(MultiTaskModel, self.accelerator.unwrap_model(self.model))
+        return self._own
 
     def _diverged(self, what: str) -> str:
         kept = last_checkpoint(self.args.output_dir)
@@ -303,50 +369,6 @@ class MultiTaskTrainer(Trainer):
             f"Training failed at step {self.state.global_step + 1}: {what}; {where}. Lower the "
             f"learning rate ({self.args.learning_rate:g}), or check the task's data."
         )
-
-
-class TrainingData(Dataset):
-    """All tasks' training examples, tokenised, one task after the other."""
-
-    def __init__(self, model: MultiTaskModel, tasks: Sequence[Task]) -> None:
-        examples = [examples_of(task, "train") for task in tasks]
-        self.names = [task.name for task in tasks]
-        self.sizes = [len(part) for part in examples]
-        self.starts = np.cumsum([0, *self.sizes])
-        self.labels = [part.labels for part in examples]
-        self.inputs = Encoded.concatenate(
-            [encode(model.tokenizer, part.texts, model.max_length) for part in examples]
-        )
-        self._padding = padding_id(model.tokenizer)
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-    def collate(self, indices: list[int]) -> dict[str, Any]:
-        """One task's examples as a batch: inputs [batch, length], labels [batch], task."""
-        task = int(np.searchsorted(self.starts, indices[0], side="right")) - 1
-        labels = self.labels[task][np.array(indices) - self.starts[task]]
-        return {
-            **collate(self.inputs, indices, self._padding),
-            "labels": torch.from_numpy(
-                labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
-            ),
-            "task": self.names[task],
-        }
-
-
-class _TaskLoader(DataLoader):
-    """Tells the batch sampler which epoch it is, as the Trainer tells its loader.
-
-    The sampler deals out the batches to the processes by itself: accelerate would drop a task's
-    smaller last batch, or fill it up with another task's examples.
-    """
-
-    def set_epoch(self, epoch: int) -> None:
-        cast(TaskBatchSampler, self.batch_sampler).set_epoch(epoch)
 
 
 class _Progress(TrainerCallback):
@@ -377,6 +399,32 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer._on_step is not None:
             self.trainer._on_step(state.global_step, state.max_steps, *self.trainer._last)
+
+
+def _sampler(
+    args: TrainingArguments,
+    data: TrainingData,
+    sampling: str,
+    temperature: float,
+    group_lengths: bool,
+) -> TaskBatchSampler:
+    """The batches of a training, those of this process."""
+    new = partial(
+        TaskBatchSampler,
+        data.sizes,
+        args.train_batch_size,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        sampling=sampling,
+        temperature=temperature,
+        drop_last=args.dataloader_drop_last,
+        lengths=data.inputs.lengths if group_lengths else None,
+        processes=args.world_size,
+        process=args.process_index,
+    )
+    if args.max_steps > 0:
+        steps_in_epoch = math.ceil(len(new()) / args.gradient_accumulation_steps)
+        return new(epochs=math.ceil(args.max_steps / steps_in_epoch))
+    return new(epochs=math.ceil(args.num_train_epochs))
 
 
 def _trainable(model: TaskModel, tasks: Sequence[Task]) -> MultiTaskModel:

@@ -1,0 +1,63 @@
+"""All tasks' training examples, and the loader that hands them out in batches of one task."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lobes.batching import Encoded, collate, encode, padding_id
+from lobes.evaluation import examples_of
+from lobes.modeling import MultiTaskModel
+from lobes.tasks.task import Task
+from lobes.training.sampling import TaskBatchSampler
+
+
+class TrainingData(Dataset):
+    """All tasks' training examples, tokenised, one task after the other."""
+
+    def __init__(self, model: MultiTaskModel, tasks: Sequence[Task]) -> None:
+        examples = [examples_of(task, "train") for task in tasks]
+        self.names = [task.name for task in tasks]
+        self.sizes = [len(part) for part in examples]
+        self.starts = np.cumsum([0, *self.sizes])
+        self.labels = [part.labels for part in examples]
+        self.inputs = Encoded.concatenate(
+            [encode(model.tokenizer, part.texts, model.max_length) for part in examples]
+        )
+        self._padding = padding_id(model.tokenizer)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def collate(self, indices: list[int]) -> dict[str, Any]:
+        """One task's examples as a batch: inputs [batch, length], labels [batch], task, examples.
+
+        "examples" are their places in the task's training data.
+        """
+        task = int(np.searchsorted(self.starts, indices[0], side="right")) - 1
+        examples = np.array(indices) - self.starts[task]
+        labels = self.labels[task][examples]
+        return {
+            **collate(self.inputs, indices, self._padding),
+            "labels": torch.from_numpy(
+                labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
+            ),
+            "task": self.names[task],
+            "examples": examples.tolist(),
+        }
+
+
+class TaskLoader(DataLoader):
+    """Tells the batch sampler which epoch it is, as the Trainer tells its loader.
+
+    The sampler deals out the batches to the processes by itself: accelerate would drop a task's
+    smaller last batch, or fill it up with another task's examples.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        cast(TaskBatchSampler, self.batch_sampler).set_epoch(epoch)

@@ -1,0 +1,324 @@
+"""Important Attention-head Training (METHOD section 7): late in a training, each task trains only
+the heads that matter to it.
+
+The first ⌈(1 − δ)·T⌉ of T optimizer steps are ordinary. Then each task's importance is computed on
+its training data, and its top α of all heads chosen; from there on a batch of task i trains the
+query, key and value rows of task i's heads only (`row_gate.py`). Everything else trains as
+before, or, with `train_other=False`, nothing else but the classifiers.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from lobes.discovery import find_heads
+from lobes.errors import ConfigError, ModelError, RunError
+from lobes.heads import HeadLayout, HeadScores, HeadSet, head_count
+from lobes.importance import head_importance
+from lobes.modeling import MultiTaskModel, example_losses
+from lobes.modeling.pooling import evaluation_mode
+from lobes.tasks.task import Task
+from lobes.training.row_gate import KeptRows, RowGate, check_gateable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IAT:
+    """When and how a `MultiTaskTrainer` turns to training important heads only.
+
+    `alpha`: the share of all heads that each task trains; `delta`: the share of the steps, at the
+    end, in which it does. `share=True` lets a head that matters to several tasks be trained by
+    each of them; False takes it from all. `train_other=True` trains all other parameters as
+    before; False the classifiers only. `strict=True` keeps the rows that no batch of a step may
+    train the same to the bit; False lets the optimizer's momentum and weight decay go on moving
+    them, as the published code did. `refresh=k` chooses the heads anew every k steps.
+
+    `importance_examples` of each task's training data (drawn with `seed`), `method`, `aggregate`
+    and `normalize` say how importance is computed: see `head_importance`.
+    Raises `ConfigError` for a value that cannot be.
+    """
+
+    alpha: float = 0.3
+    delta: float = 0.1
+    share: bool = True
+    train_other: bool = True
+    strict: bool = True
+    refresh: int | None = None
+    importance_examples: int | None = 10_000
+    method: str = "taylor"
+    aggregate: str = "token"
+    normalize: str = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, what in (("alpha", "heads"), ("delta", "steps")):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not 0 <= value <= 1:
+                raise ConfigError(
+                    f"{name} is a share of all {what} from 0 to 1, not {value!r}; for 30 % write "
+                    f"0.3."
+                )
+        for name in ("refresh", "importance_examples"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name} is a whole number from 1, or None, not {value!r}.")
+        for name, allowed in (
+            ("method", ("taylor", "ablation")),
+            ("aggregate", ("token", "sequence")),
+            ("normalize", ("none", "layer")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"{name} is {' or '.join(map(repr, allowed))}, not {getattr(self, name)!r}."
+                )
+
+    def switch_step(self, total: int) -> int | None:
+        """How many of `total` steps are ordinary; None where all are (delta = 0)."""
+        if self.delta == 0:
+            return None
+        steps = head_count(self.delta, total)
+        if steps == 0:
+            raise ConfigError(
+                f"delta={self.delta:g} of {total} steps is not one step: raise delta or the steps."
+            )
+        return total - steps
+
+
+def choose_heads(
+    importance: Mapping[str, HeadScores], alpha: float, *, share: bool = True
+) -> dict[str, HeadSet]:
+    """The heads that each task trains: its top `alpha`, without `share` only those of it alone."""
+    top = {task: scores.top(alpha) for task, scores in importance.items()}
+    if share:
+        return top
+    return {
+        task: HeadSet(
+            head
+            for head in heads
+            if not any(head in others for name, others in top.items() if name != task)
+        )
+        for task, heads in top.items()
+    }
+
+
+class IatPhase(TrainerCallback):
+    """One training's IAT: when it begins, what it trains, and the end of it.
+
+    `select(task)` is called before each batch's forward pass. `record` says what was chosen and
+    goes into checkpoints; `resume` takes it back. `everywhere` gives the tasks of this step over
+    all processes, `precision` the context in which importance is computed.
+    """
+
+    def __init__(
+        self,
+        settings: IAT,
+        model: MultiTaskModel,
+        tasks: Sequence[Task],
+        *,
+        everywhere: Callable[[set[str]], set[str]],
+        autocast: Callable[[], AbstractContextManager],
+    ) -> None:
+        if len(tasks) < 2:
+            raise ConfigError(
+                f"IAT needs two or more tasks, which it keeps from disturbing each other; there "
+                f"is one, {tasks[0].name!r}: leave iat out, or add a task."
+            )
+        self.settings, self.model, self.tasks = settings, model, tuple(tasks)
+        self.layout = find_heads(model)
+        check_gateable(self.layout)
+        check_gate(model, self.layout)
+        self.record: dict[str, Any] | None = None
+        self.switch: int | None = None
+        self._everywhere, self._autocast = everywhere, autocast
+        self._gate: RowGate | None = None
+        self._kept: KeptRows | None = None
+        self._frozen: list[nn.Parameter] = []
+        self._seen: set[str] = set()
+
+    # Before and after a training
+
+    def prepare(self, total: int, step: int, record: dict[str, Any] | None) -> None:
+        """Get ready for a training of `total` steps that goes on after `step` of them.
+
+        `record` is what a checkpoint holds. Raises `RunError` where it belongs to other settings.
+        """
+        self.switch = self.settings.switch_step(total)
+        self.record = None
+        if record is not None:
+            _check_record(record, self.settings, self.switch, self.layout)
+            self.record = record
+        elif self.switch is not None and step > self.switch:
+            raise RunError(
+                f"The checkpoint has {step} steps behind it, all without IAT, whose phase begins "
+                f"after {self.switch} of {total}: continue from a checkpoint at or before that "
+                f"step, or train from the beginning."
+            )
+
+    def end(self) -> None:
+        """Take the gate away and let every parameter train again."""
+        if self._gate is not None:
+            self._gate.__exit__()
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._gate, self._kept, self._frozen = None, None, []
+
+    # During a training
+
+    @property
+    def active(self) -> bool:
+        """Whether the training is in its IAT phase."""
+        return self._gate is not None
+
+    def select(self, task: str) -> None:
+        """Let the next batch, one of `task`, train this task's heads only."""
+        if self._gate is not None:
+            self._gate.select(task)
+            self._seen.add(task)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.switch is None or state.global_step < self.switch:
+            return
+        self._seen = set()
+        if self._due(state.global_step):
+            self.end()
+            self._choose(state.global_step, state.max_steps)
+        if self._gate is None:
+            self._begin()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        if self._kept is not None:
+            self._kept.keep(self._everywhere(self._seen))
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        if self._kept is not None:
+            self._kept.restore()
+
+    def _due(self, step: int) -> bool:
+        """Whether the heads are to be chosen before the step after `step`."""
+        if self.record is None:
+            return True
+        every = self.settings.refresh
+        if every is None or step == self.record["chosen_at"][-1]:
+            return False
+        return (step - self.record["switch_step"]) % every == 0
+
+    def _choose(self, step: int, total: int) -> None:
+        """Compute each task's importance and choose its heads; leaves no gradient and no mode."""
+        start = time.perf_counter()
+        before = self.record or {"seconds": 0.0, "chosen_at": []}
+        settings = self.settings
+        importance = {}
+        for task in self.tasks:
+            with self._autocast():
+                importance[task.name] = head_importance(
+                    self.model,
+                    task,
+                    method=settings.method,
+                    aggregate=settings.aggregate,
+                    normalize=settings.normalize,
+                    max_examples=settings.importance_examples,
+                    seed=settings.seed,
+                    layout=self.layout,
+                )
+        heads = choose_heads(importance, settings.alpha, share=settings.share)
+        assert self.switch is not None
+        self.record = {
+            "switch_step": self.switch,
+            "steps": total - self.switch,
+            "seconds": before["seconds"] + time.perf_counter() - start,
+            "settings": asdict(settings),
+            "n_heads": self.layout.total,
+            "chosen_at": [*before["chosen_at"], step],
+            "heads": {task: str(chosen) for task, chosen in heads.items()},
+            "importance": {
+                task: [
+                    [None if math.isnan(x) else x for x in row] for row in scores.values.tolist()
+                ]
+                for task, scores in importance.items()
+            },
+        }
+
+    def _begin(self) -> None:
+        """Gate the projections and freeze what is not to be trained."""
+        assert self.record is not None
+        chosen = {task: HeadSet.parse(text) for task, text in self.record["heads"].items()}
+        other = self.settings.train_other
+        self._gate = RowGate(self.model, self.layout, chosen, train_other=other).__enter__()
+        if self.settings.strict:
+            self._kept = KeptRows(self._gate)
+        if not other:
+            gated = {rows.parameter for site in self.layout.sites for rows in site.rows}
+            for name, parameter in self.model.named_parameters():
+                mine = name in gated or name.startswith("classifiers.")
+                if parameter.requires_grad and not mine:
+                    parameter.requires_grad_(False)
+                    parameter.grad = None
+                    self._frozen.append(parameter)
+
+
+def check_gate(model: MultiTaskModel, layout: HeadLayout) -> None:
+    """Try the gate on one example: with no head allowed, no head's rows may get a gradient.
+
+    Raises `ModelError` where some do, which means that the model reads a projection's weight from
+    somewhere else than the projection's own forward pass.
+    """
+    ids = model.tokenizer("", return_tensors="pt")["input_ids"].to(model.device)
+    if ids.shape[1] == 0:
+        ids = torch.full((1, 1), int(model.tokenizer.pad_token_id or 0), device=model.device)
+    spec = model.tasks[0]
+    labels = torch.zeros(1, dtype=torch.float32 if spec.is_regression else torch.int64)
+    with (
+        evaluation_mode(model),
+        RowGate(model, layout, {spec.name: HeadSet()}) as gate,
+        torch.enable_grad(),
+    ):
+        gate.select(spec.name)
+        parameters = [part.module._parameters[part.attribute] for part in gate.parts]
+        wanted = [parameter for parameter in parameters if parameter.requires_grad]  # type: ignore[union-attr]
+        logits = model.logits(input_ids=ids, attention_mask=torch.ones_like(ids))[spec.name]
+        loss = example_losses(logits, labels.to(model.device), spec).sum()
+        found = torch.autograd.grad(loss, wanted, allow_unused=True)  # type: ignore[arg-type]
+        for part, parameter in zip(gate.parts, parameters, strict=True):
+            gradient = _of(parameter, wanted, found)
+            blocked = ~part.shaped(part.learns[spec.name])
+            if gradient is not None and bool((gradient * blocked).any()):
+                raise ModelError(
+                    f"{part.attribute} of {type(part.module).__name__} gets a gradient past the "
+                    f"gate: {type(model.encoder).__name__} reads it outside the projection's own "
+                    f"forward pass, so IAT cannot train its heads one by one; train without iat."
+                )
+
+
+def _of(
+    parameter: Tensor | None, wanted: Sequence[Tensor | None], found: Sequence[Tensor | None]
+) -> Tensor | None:
+    return next((g for p, g in zip(wanted, found, strict=True) if p is parameter), None)
+
+
+def _table(scores: HeadScores) -> list[list[float | None]]:
+    """[sites][heads], None where a site has fewer heads."""
+    return [[None if math.isnan(x) else x for x in row] for row in scores.values.tolist()]
+
+
+def _check_record(
+    record: Mapping[str, Any], settings: IAT, switch: int | None, layout: HeadLayout
+) -> None:
+    """Refuse to go on with heads that were chosen under other settings."""
+    given, stored = asdict(settings), record["settings"]
+    changed = [name for name in given if given[name] != stored.get(name)]
+    if record["switch_step"] != switch:
+        changed.append("the switch step")
+    if record["n_heads"] != layout.total:
+        changed.append("the number of heads")
+    if changed:
+        raise RunError(
+            f"The checkpoint is in the IAT phase of a training with other settings: "
+            f"{', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'}; use those it "
+            f"began with, or train from the beginning."
+        )

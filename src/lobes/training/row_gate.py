@@ -1,0 +1,279 @@
+"""The row gate: a batch trains the rows of some heads only (METHOD section 7).
+
+A head's rows are those of the projections that its queries, keys and values come from: weights
+and biases, wherever discovery found them (separate or fused, interleaved, transposed). Every
+gated projection reads its weight through a function that is the identity forward, to the bit, and
+backward lets no gradient through to the rows of other heads. So a gradient obeys its own batch's
+task before anything else sees it: accumulation, clipping, the reduction over processes.
+
+Heads that share rows (grouped-query attention shares keys and values in a group) train them when
+any of them may. Rows that belong to no head are like any other parameter.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MethodType, TracebackType
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from lobes.errors import ModelError
+from lobes.heads import HeadLayout, HeadSet, Site
+
+_GATE = "_lobes_gate"
+
+
+class RowGate:
+    """Lets each task train only its own heads' rows, while the block it guards lasts.
+
+    `heads[task]` are the heads that the task may train. Between entering and leaving, `select`
+    says whose batch comes next; until it is called, every row trains. Names and values of the
+    parameters stay as they are, and nothing is left behind afterwards.
+
+    Raises `ModelError` for a model with a head whose rows are not known to be all of it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: HeadLayout,
+        heads: Mapping[str, HeadSet],
+        *,
+        train_other: bool = True,
+    ) -> None:
+        check_gateable(layout)
+        for chosen in heads.values():
+            layout.check(chosen)
+        self.tasks = tuple(heads)
+        self.parts = [
+            _part(model, name, axis, layout, heads, train_other)
+            for name, axis in owned_parameters(layout)
+        ]
+
+    def __enter__(self) -> "RowGate":
+        for module, parts in self._by_module():
+            gates = {part.attribute: part.gate for part in parts}
+            module.__dict__[_GATE] = _Gated(module.forward, "forward" in module.__dict__, gates)
+            # a method, so that a copy of the module calls its own
+            module.__dict__["forward"] = MethodType(_gated_forward, module)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        for module, _ in self._by_module():
+            gated = module.__dict__.pop(_GATE, None)
+            if gated is None:
+                continue
+            if gated.own:
+                module.__dict__["forward"] = gated.plain
+            else:
+                del module.__dict__["forward"]
+
+    def select(self, task: str | None) -> None:
+        """Let the next batches train the rows that `task` may; all rows for None."""
+        for part in self.parts:
+            mask = part.everything if task is None else part.learns[task]
+            part.gate.learns = part.shaped(mask)
+
+    def _by_module(self) -> Iterator[tuple[nn.Module, list["_Part"]]]:
+        modules = {id(part.module): part.module for part in self.parts}
+        for key, module in modules.items():
+            yield module, [part for part in self.parts if id(part.module) == key]
+
+
+class KeptRows:
+    """Strict mode: the rows that nobody may train keep their values through an optimizer step.
+
+    A gradient of zero does not keep a row still: AdamW's momentum goes on moving it, and weight
+    decay shrinks it. `keep` before the step and `restore` after it put such rows back to the bit,
+    whatever the optimizer does. Its state goes on: a row's momentum fades while it rests.
+    Parameters may be sharded over processes (FSDP2): each process keeps its own part.
+    """
+
+    def __init__(self, gate: RowGate) -> None:
+        self._gate = gate
+        self._views: dict[frozenset[str], tuple[list[Tensor], list[Tensor]]] = {}
+        self._kept: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    def keep(self, tasks: Iterable[str]) -> None:
+        """Remember the rows that none of `tasks` may train."""
+        key = frozenset(tasks)
+        if key not in self._views:
+            rows = [view for part in self._gate.parts for view in part.resting(key)]
+            self._views[key] = rows, [torch.empty_like(view) for view in rows]
+        rows, copies = self._kept = self._views[key]
+        if rows:
+            torch._foreach_copy_(copies, rows)
+
+    def restore(self) -> None:
+        """Put back what `keep` remembered."""
+        rows, copies = self._kept
+        if rows:
+            torch._foreach_copy_(rows, copies)
+
+
+def check_gateable(layout: HeadLayout) -> None:
+    """Raise `ModelError` naming the first site whose heads cannot be trained one by one."""
+    for site in layout.sites:
+        if not site.gateable or not site.rows:
+            reason = site.gate_reason or "no projection that belongs to one head was found"
+            raise ModelError(
+                f"The heads of site {site.index} ({site.name}) cannot be trained one by one: "
+                f"{reason}. IAT needs a model whose query, key and value projections have rows "
+                f"for each head; train this one without iat."
+            )
+
+
+def owned_parameters(layout: HeadLayout) -> list[tuple[str, int]]:
+    """(name, axis) of each parameter that holds rows of heads, once, in the order of the sites."""
+    return list({(rows.parameter, rows.axis): None for site in layout.sites for rows in site.rows})
+
+
+def learning_rows(
+    layout: HeadLayout,
+    parameter: str,
+    length: int,
+    heads: HeadSet,
+    *,
+    train_other: bool = True,
+) -> Bool[Tensor, " rows"]:
+    """Which of a parameter's `length` rows train when only `heads` may.
+
+    Those are the rows of these heads, and with `train_other` those that belong to no head at all.
+    """
+    owned, allowed = torch.zeros(2, length, dtype=torch.bool)
+    chosen = heads.by_site()
+    for site in layout.sites:
+        for rows in _of(site, parameter):
+            for head, spans in enumerate(rows.ranges):
+                for start, stop in spans:
+                    owned[start:stop] = True
+                    if head in chosen.get(site.index, ()):
+                        allowed[start:stop] = True
+    return allowed | ~owned if train_other else allowed
+
+
+def _of(site: Site, parameter: str) -> list[Any]:
+    return [rows for rows in site.rows if rows.parameter == parameter]
+
+
+@dataclass(eq=False)
+class _Gate:
+    """What the forward pass of a gated projection reads: which rows train, broadcast to it."""
+
+    learns: Tensor
+
+
+@dataclass(eq=False)
+class _Gated:
+    """A module's gates by the names of its parameters, and its forward pass without them."""
+
+    plain: Any
+    own: bool
+    gates: dict[str, _Gate]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One gated parameter: where it is, and which of its rows each task trains."""
+
+    module: nn.Module
+    attribute: str
+    axis: int
+    gate: _Gate
+    everything: Bool[Tensor, " rows"]
+    learns: Mapping[str, Tensor]
+
+    def shaped(self, mask: Bool[Tensor, " rows"]) -> Tensor:
+        """A mask over the rows in the form that broadcasts to the parameter."""
+        dimensions = self.module._parameters[self.attribute].dim()  # type: ignore[union-attr]
+        return mask.reshape([-1 if axis == self.axis else 1 for axis in range(dimensions)])
+
+    def resting(self, tasks: frozenset[str]) -> list[Tensor]:
+        """Views of this process's part of the rows that none of the tasks trains."""
+        parameter = self.module._parameters[self.attribute]
+        assert parameter is not None
+        resting = ~torch.stack([self.learns[task] for task in sorted(tasks)]).any(0)
+        local, mask = _local(parameter.detach(), resting, self.axis)
+        return [local.narrow(self.axis, start, size) for start, size in _runs(mask)]
+
+
+def _part(
+    model: nn.Module,
+    name: str,
+    axis: int,
+    layout: HeadLayout,
+    heads: Mapping[str, HeadSet],
+    train_other: bool,
+) -> _Part:
+    path, _, attribute = name.rpartition(".")
+    parameter = model.get_parameter(name)
+    length, device = parameter.shape[axis], parameter.device
+    learns = {
+        task: learning_rows(layout, name, length, chosen, train_other=train_other).to(device)
+        for task, chosen in heads.items()
+    }
+    everything = torch.ones(length, dtype=torch.bool, device=device)
+    part = _Part(model.get_submodule(path), attribute, axis, _Gate(everything), everything, learns)
+    part.gate.learns = part.shaped(everything)
+    return part
+
+
+class _Pass(torch.autograd.Function):
+    """The identity; its gradient reaches only the rows that train."""
+
+    @staticmethod
+    def forward(weight: Tensor, learns: Tensor) -> Tensor:  # type: ignore[override]
+        return weight.view_as(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (learns,) = ctx.saved_tensors
+        # not a product: what is not a number times 0 is not 0
+        return torch.where(learns, gradient, 0), None
+
+
+def _gated_forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A module's own forward pass; it finds gated weights where its parameters were."""
+    gated = module.__dict__[_GATE]
+    for attribute, gate in gated.gates.items():
+        # an instance's own attribute comes before the parameter of that name
+        module.__dict__[attribute] = _Pass.apply(module._parameters[attribute], gate.learns)
+    try:
+        return gated.plain(*args, **kwargs)
+    finally:
+        for attribute in gated.gates:
+            del module.__dict__[attribute]
+
+
+def _local(
+    parameter: Tensor, mask: Bool[Tensor, " rows"], axis: int
+) -> tuple[Tensor, Bool[Tensor, " _"]]:
+    """This process's part of a parameter, and of a mask along its `axis`."""
+    if not isinstance(parameter, DTensor):
+        return parameter, mask
+    placements = [
+        Shard(0) if isinstance(placement, Shard) and placement.dim == axis else Replicate()
+        for placement in parameter.placements
+    ]
+    local = distribute_tensor(mask, parameter.device_mesh, placements)
+    return parameter.to_local(), local.to_local()
+
+
+def _runs(mask: Bool[Tensor, " rows"]) -> Iterator[tuple[int, int]]:
+    """(start, length) of each run of true entries."""
+    edges = torch.diff(mask.cpu().int(), prepend=torch.zeros(1), append=torch.zeros(1))
+    starts, stops = (torch.nonzero(edges == sign).flatten().tolist() for sign in (1, -1))
+    for start, stop in zip(starts, stops, strict=True):
+        yield start, stop - start
