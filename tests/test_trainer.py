@@ -429,7 +429,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
         trainer.train()
     said = str(caught.value)
-    assert said.startswith("Training failed at step 7: the loss of task 'mood' is nan; the last ")
+    assert said.startswith("Training failed at step 7: the loss of task 'mood' is nan on the batch")
+    named = re.search(r"its training examples ([\d, ]+); the last ", said)[1]
+    batch = list(trainer.sampler)[6]
+    assert [int(place) for place in named.split(", ")] == batch
     assert f"checkpoint is {str(tmp_path / 'checkpoint-4')!r}. Lower the learning rate" in said
     assert is_complete(tmp_path / "checkpoint-4")
 

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +20,9 @@ from lobes.errors import ConfigError
 from lobes.heads import check_fractions
 from lobes.metrics import METRICS
 from lobes.training.sampling import Sampling
+
+if TYPE_CHECKING:
+    from lobes.training.iat import IAT
 
 NAME = r"[A-Za-z0-9_-]+"
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
@@ -170,6 +173,13 @@ class IatConfig(Section):
     aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
     normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
     seed: Natural | None = Field(None, description="a whole number from 0")
+
+    def settings(self, seed: int) -> "IAT":
+        """The same as the trainer takes it; `seed` where the table has none of its own."""
+        from lobes.training.iat import IAT
+
+        given = self.model_dump(exclude={"seed"})
+        return IAT(**given, seed=seed if self.seed is None else self.seed)
 
 
 class IapConfig(Section):

@@ -48,6 +48,8 @@ def train(
         "seconds": clock.seconds(),
         "seed": study.seed,
         "precision": "bf16" if trainer.args.bf16 else "fp32",
+        "sampling": study.training.sampling,
+        "iat": trainer.iat_record,
         "losses": trainer.losses,
         "scores": _scores(trainer),
     }
@@ -89,6 +91,8 @@ def _trainer(
         args,
         tasks=tasks,
         sampling=settings.sampling,
+        temperature=settings.temperature,
+        iat=None if study.iat is None else study.iat.settings(study.seed),
         on_step=(lambda step, total, *_: progress("training", step, total)) if progress else None,
         callbacks=[clock],
     )
