@@ -29,13 +29,15 @@ def fake_results(
     bases: tuple[float, ...] | None = None,
     site_names: tuple[str, ...] | None = None,
     training: bool = True,
+    iat: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Results in the schema of `results.json`.
 
     `sites` are the numbers of heads. `effect` is the share of its score above chance that a task
     loses by its own lesion at the largest fraction, beyond what any lesion costs: 0 plants no
-    dissociation.
+    dissociation. With `iat` the training had an IAT phase, which trained every task's 30 % of heads
+    that some map of importance ranks first.
     """
     rng = np.random.default_rng(seed)
     names = tasks if isinstance(tasks, tuple) else tuple(_name(k) for k in range(tasks))
@@ -76,7 +78,7 @@ def fake_results(
             }
             for name, c, b in zip(names, chance, base, strict=True)
         ],
-        "training": _training(rng, names, base) if training else None,
+        "training": _training(rng, names, base, sites, iat) if training else None,
         "importance": [
             {
                 "task": name,
@@ -226,7 +228,7 @@ def _pairs(names, scores) -> list[dict[str, Any]]:
     return pairs
 
 
-def _training(rng, names, base) -> dict[str, Any]:
+def _training(rng, names, base, sites, iat) -> dict[str, Any]:
     losses = [
         {
             "step": step,
@@ -250,6 +252,34 @@ def _training(rng, names, base) -> dict[str, Any]:
         "seconds": 151.0,
         "seed": 0,
         "precision": "bf16",
+        "sampling": "proportional",
+        "iat": iat_record(names, sites) if iat else None,
         "losses": losses,
         "scores": scores,
+    }
+
+
+def iat_record(names, sites, *, seed: int = 1) -> dict[str, Any]:
+    """What a training with an IAT phase records; each task's 30 % of heads, seeded."""
+    rng = np.random.default_rng(seed)
+    number = int(0.3 * sum(sites) + 1e-9)
+    return {
+        "switch_step": 270,
+        "steps": 30,
+        "seconds": 4.5,
+        "settings": {
+            "alpha": 0.3,
+            "delta": 0.1,
+            "share": True,
+            "train_other": True,
+            "strict": True,
+            "refresh": None,
+            "importance_examples": 10000,
+            "method": "taylor",
+            "aggregate": "token",
+            "normalize": "none",
+            "seed": 0,
+        },
+        "n_heads": sum(sites),
+        "heads": {name: _top(_importance(rng, sites), number) for name in names},
     }

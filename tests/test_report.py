@@ -4,10 +4,8 @@
 at the difference and renew it: `LOBES_RENEW_GOLD=1 pytest tests/test_report.py -k gold`.
 """
 
-import base64
 import copy
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
@@ -15,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +30,9 @@ from lobes.report.html import render, write_report
 from lobes.report.source import read_results
 from lobes.report.terminal import tables
 from lobes.report.view import view
+from pages import Page, as_number, visible
 
 GOLD = Path(__file__).parent / "gold" / "report_view.json"
-VOID = {"meta", "link", "br", "img", "input", "hr"}
 CASES = {
     "planted": {"controls": 23},
     "few controls": {"controls": 7},
@@ -43,69 +40,8 @@ CASES = {
     "one task": {"tasks": 1},
     "no controls": {"controls": 0},
     "hostile": {"tasks": HOSTILE, "sites": (7, 5, 11), "controls": 19},
-    "twelve tasks": {"tasks": 12, "sites": (16,) * 24, "controls": 29},
+    "twelve tasks": {"tasks": 12, "sites": (16,) * 24, "controls": 29, "iat": True},
 }
-
-
-class Page(HTMLParser):
-    """A page as a list of elements (tag, attributes, text), with its nesting checked."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[dict] = []
-        self.open: list[dict] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {[element['tag'] for element in self.open]}"
-
-    def handle_starttag(self, tag, attrs):
-        names = [name for name, _ in attrs]
-        assert len(names) == len(set(names)), f"an attribute twice in <{tag}>"
-        parents = [element["tag"] for element in self.open]
-        element = {"tag": tag, "text": "", "inside": parents, "children": [], **dict(attrs)}
-        if self.open:
-            self.open[-1]["children"].append(element)
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert [e["tag"] for e in self.open[-1:]] == [tag], f"</{tag}> closes nothing"
-        self.open.pop()
-
-    def handle_data(self, data):
-        for element in self.open:
-            element["text"] += data
-
-    def all(self, tag, **attributes):
-        return [
-            element
-            for element in self.elements
-            if element["tag"] == tag
-            and all(element.get(name) == value for name, value in attributes.items())
-        ]
-
-    def table(self, caption_id):
-        """The table whose caption has this id, as rows of cells' texts."""
-        table = next(
-            table for table in self.all("table") if table["children"][0].get("id") == caption_id
-        )
-        body = next(part for part in table["children"] if part["tag"] == "tbody")
-        return [[visible(cell) for cell in row["children"]] for row in body["children"]]
-
-
-def visible(element):
-    """An element's text without what only screen readers and nobody else get."""
-    text = element["text"]
-    for child in element["children"]:
-        if child.get("class") in ("sr", "low"):
-            text = text.replace(child["text"], "", 1)
-    return text.strip()
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -121,65 +57,7 @@ def planted():
     return results, Page(render(results))
 
 
-# --- the page is sound ---------------------------------------------------------------------------
-
-
-def test_page_is_well_formed_with_unique_ids_and_no_dead_references(case):
-    page = case[2]
-    ids = [element["id"] for element in page.elements if "id" in element]
-    assert len(ids) == len(set(ids))
-    for element in page.elements:
-        wanted = (element.get("aria-labelledby") or "").split()
-        href = element.get("href", "")
-        if element["tag"] == "a":
-            assert href.startswith("#")
-            wanted.append(href[1:])
-        assert set(wanted) <= set(ids)
-
-
-def test_page_refers_to_nothing_outside_itself(case):
-    _, text, page = case
-    for element in page.elements:
-        assert not {"src", "srcset", "action", "data", "poster", "xlink:href"} & element.keys()
-        if element["tag"] == "link":
-            assert element["href"] == "data:,"
-    assert not re.search(r"https?:|url\(|@import|//[a-z]+\.[a-z]", text)
-
-
-def test_only_the_reports_own_script_may_run(case):
-    page = case[2]
-    (script,) = page.all("script")
-    digest = base64.b64encode(hashlib.sha256(script["text"].encode()).digest()).decode()
-    policy = next(meta for meta in page.all("meta") if "http-equiv" in meta)["content"]
-    assert f"script-src 'sha256-{digest}'" in policy
-    assert policy.startswith("default-src 'none'")
-    handlers = [name for e in page.elements for name in e if name.startswith("on")]
-    assert not handlers
-
-
-def test_every_figure_and_table_has_words(case):
-    page = case[2]
-    for svg in page.all("svg"):
-        if svg.get("aria-hidden") == "true":
-            continue
-        assert svg["role"] == "img"
-        title, description = svg["children"][:2]
-        assert (title["tag"], description["tag"]) == ("title", "desc")
-        assert title["text"].strip()
-        assert description["text"].strip()
-        assert svg["aria-labelledby"].split() == [title["id"], description["id"]]
-    for table in page.all("table"):
-        assert table["children"][0]["tag"] == "caption"
-        assert table["children"][0]["text"].strip()
-    assert all(cell["scope"] in ("col", "row") and cell["text"].strip() for cell in page.all("th"))
-    assert all(e.get("tabindex") in (None, "0") for e in page.elements)
-
-
-def test_headings_do_not_skip_a_level(case):
-    levels = [int(e["tag"][1]) for e in case[2].elements if re.fullmatch("h[1-6]", e["tag"])]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+# --- names and sizes ---------------------------------------------------------------------------
 
 
 def test_hostile_names_are_text_everywhere():
@@ -221,10 +99,6 @@ def test_every_fraction_has_its_panels_and_the_largest_is_chosen(planted):
 
 
 # --- the numbers are those of the results --------------------------------------------------------
-
-
-def as_number(text):
-    return float(text.replace("−", "-").replace("\u202f", "").rstrip(" %"))
 
 
 def test_base_scores(planted):
@@ -626,6 +500,14 @@ def test_a_missing_part_is_one_clear_sentence(path):
         render(results)
 
 
+def test_a_training_recorded_before_there_was_iat_still_shows():
+    results = fake_results()
+    del results["training"]["iat"], results["training"]["sampling"]
+    page = Page(render(results))
+    assert page.all("section", id="training")
+    assert not page.all("section", id="trained")
+
+
 def test_optional_parts_may_be_absent():
     results = fake_results(training=False)
     for part in ("environment", "times", "config", "created", "lobes", "name"):
@@ -690,7 +572,7 @@ def test_the_report_loads_neither_torch_nor_transformers():
 
 
 def test_view_equals_the_gold_file():
-    results = fake_results(tasks=2, sites=(3, 2), fractions=(0.2, 0.4), controls=5)
+    results = fake_results(tasks=2, sites=(3, 2), fractions=(0.2, 0.4), controls=5, iat=True)
     losses = results["training"]["losses"]
     results["training"]["losses"] = losses[:7]
     found = json.loads(json.dumps(dataclasses.asdict(view(results)), ensure_ascii=False))

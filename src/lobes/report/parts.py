@@ -171,6 +171,41 @@ class Training:
 
 
 @dataclass(frozen=True)
+class CountCell:
+    """A head and who trained it: the tasks, or the seeds; `tint` grows with their number to 10."""
+
+    text: str
+    tint: int
+    who: str
+
+
+@dataclass(frozen=True)
+class CountMap:
+    """A titled map of all heads; a cell is None where a site has no such head."""
+
+    title: str
+    rows: tuple[tuple[CountCell | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The heads that IAT trained: a table with a row for each task, and maps.
+
+    `header` names the columns after the task's.
+    """
+
+    facts: tuple[Fact, ...]
+    sentence: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lists: tuple[tuple[str, str], ...]
+    columns: int
+    label_width: int
+    sites: tuple[SiteLabel, ...]
+    maps: tuple[CountMap, ...]
+
+
+@dataclass(frozen=True)
 class Section:
     """A titled list of settings."""
 
@@ -194,4 +229,5 @@ class Report:
     headline_fraction: int
     across: tuple[AcrossRow, ...]
     training: Training | None
+    trained: Trained | None
     settings: tuple[Section, ...]

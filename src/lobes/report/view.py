@@ -4,16 +4,14 @@
 it out. Sentences come from `findings.py`, coordinates from `figures.py`.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from lobes.errors import HeadError, RunError
 from lobes.heads import HeadScores, HeadSet
-from lobes.report import figures, words
+from lobes.report import figures, settings, trained, words
 from lobes.report.findings import (
     DEFINITIONS,
     HEADLINE,
@@ -42,11 +40,11 @@ from lobes.report.parts import (
     Report,
     ScoreRow,
     Section,
-    SiteLabel,
     TaskRow,
+    Trained,
     Training,
 )
-from lobes.report.source import check_results
+from lobes.report.source import check_results, damage_named
 
 MOST_TOP_HEADS = 12
 TINTS = 10
@@ -58,13 +56,8 @@ def view(results: Results) -> Report:
     Raises `RunError` when a part of the results is missing or has the wrong shape.
     """
     results = check_results(results)
-    try:
+    with damage_named():
         return _view(results)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, HeadError) as error:
-        detail = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise RunError(
-            f"The results are damaged ({detail}): run the study again, it continues where it was."
-        ) from error
 
 
 def _view(results: Results) -> Report:
@@ -86,6 +79,7 @@ def _view(results: Results) -> Report:
         headline_fraction=len(entries) - 1,
         across=_across(entries),
         training=_training(results),
+        trained=_trained(results, head),
         settings=_settings(results),
     )
 
@@ -134,13 +128,8 @@ def _importance(results: Results, entries: Sequence[Results]) -> Importance | No
     maps = results["importance"]
     if not maps:
         return None
-    sites = results["model"]["sites"]
     scores = [_scores(entry) for entry in maps]
-    shorts = words.site_labels([site["name"] for site in sites])
-    labels = tuple(
-        SiteLabel(index, "" if short == str(index) else short, site["name"])
-        for index, (site, short) in enumerate(zip(sites, shorts, strict=True))
-    )
+    labels = trained.site_labels(results["model"]["sites"])
     ranked = [score.ranked() for score in scores]
     top = [
         (str(rank + 1), *(f"{order[rank][0]}:{order[rank][1]}" for order in ranked))
@@ -393,9 +382,10 @@ def _training(results: Results) -> Training | None:
         return None
     facts = (
         Fact("Steps", words.thousands(training.get("steps"))),
+        Fact("Sampling", str(training.get("sampling") or words.UNDEFINED)),
         Fact("Time", words.duration(words.number(training.get("seconds")))),
         Fact("Precision", str(training.get("precision") or words.UNDEFINED)),
-        Fact("Seed", _plain(training.get("seed"))),
+        Fact("Seed", settings.plain(training.get("seed"))),
     )
     charts = []
     for task in results["tasks"]:
@@ -419,38 +409,29 @@ def _training(results: Results) -> Training | None:
     return Training(facts, tuple(charts))
 
 
+def _trained(results: Results, head: Results | None) -> Trained | None:
+    """Which heads IAT trained, and how many of them are still among the task's most important."""
+    record = _iat(results)
+    if not record:
+        return None
+    names = [task["name"] for task in results["tasks"]]
+    lesions = {name: _lesion(head, name) for name in names} if head is not None else {}
+    size = words.percent(words.number(head["fraction"])) if head is not None else ""
+    return trained.by_tasks(record, results["model"]["sites"], names, lesions, size)
+
+
 def _settings(results: Results) -> tuple[Section, ...]:
-    times = {
-        label: words.duration(words.number(seconds))
-        for label, seconds in (results.get("times") or {}).items()
-    }
-    sections = [
-        Section("Lesions and statistics", _flat(results["iap"])),
-        Section("Environment", _flat(results.get("environment") or {})),
-        Section("Time", _flat(times)),
-        Section("Configuration", _flat(results.get("config") or {})),
-    ]
-    return tuple(section for section in sections if section.facts)
+    return settings.sections(
+        {
+            "Lesions and statistics": results["iap"],
+            "IAT": trained.settings_of(_iat(results)),
+            "Environment": results.get("environment") or {},
+            "Time": settings.durations(results.get("times")),
+            "Configuration": results.get("config") or {},
+        }
+    )
 
 
-def _flat(value: object, prefix: str = "") -> tuple[Fact, ...]:
-    """Nested settings as one list, `iap.controls` → `20`; lists of plain values on one line."""
-    if isinstance(value, dict) and value:
-        items = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        items = [(f"{prefix}.{index}", item) for index, item in enumerate(value)]
-    else:
-        return (Fact(prefix, _plain(value)),) if prefix else ()
-    return tuple(fact for label, item in items for fact in _flat(item, label))
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return words.UNDEFINED
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return ", ".join(_plain(item) for item in value) or words.UNDEFINED
-    return json.dumps(value, ensure_ascii=False)
+def _iat(results: Results) -> Results:
+    """What the training recorded of IAT; empty where there was none."""
+    return (results.get("training") or {}).get("iat") or {}

@@ -2,7 +2,7 @@
 // Links the heat maps: the head under the pointer or the focus is shown in every task.
 // The page reads without this script; names reach the page only as text, never as markup.
 (() => {
-  const maps = Array.from(document.querySelectorAll("table.heat"));
+  const maps = Array.from(document.querySelectorAll("table.heat[data-task]"));
   const readout = document.getElementById("readout");
   if (!maps.length || !readout) return;
   document.querySelectorAll(".js-only").forEach((element) => { element.hidden = false; });

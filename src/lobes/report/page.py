@@ -1,0 +1,74 @@
+"""One HTML page that needs nothing but itself: style, script and figures are in the page.
+
+A content security policy forbids every load from elsewhere, and every script but the page's own.
+"""
+
+import base64
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lobes.errors import RunError
+
+
+def render_page(template: str, *, script: str = "", **shown: Any) -> str:
+    """The page of a template that extends `page.html`; `shown` are its variables.
+
+    `script` names the template folder's file that holds the page's own script, if it has one.
+    """
+    environment = Environment(
+        loader=PackageLoader("lobes.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    code = _own_text(environment, script) if script else ""
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    return environment.get_template(template).render(
+        **shown,
+        style=Markup(_own_text(environment, "report.css")),
+        script=Markup(code),
+        script_hash=f"sha256-{digest}",
+    )
+
+
+def write_page(page: str, html_path: str | Path) -> Path:
+    """Write the page in one step and return where it is.
+
+    A reader of `html_path` sees the old page or the new one, never half of it. Raises `RunError`
+    when it cannot be written.
+    """
+    target = Path(html_path)
+    temporary = ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+        # mkstemp makes the file private; the page gets the rights of any new file.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise RunError(f"Cannot write the report {target}: {error.strerror}.") from None
+    return target
+
+
+def _own_text(environment: Environment, name: str) -> str:
+    """One of the package's own files, put into the page as it is."""
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

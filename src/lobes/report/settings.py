@@ -1,0 +1,45 @@
+"""Settings as labelled facts: nested values as one list that a reader can scan."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lobes.report import words
+from lobes.report.parts import Fact, Section
+
+
+def sections(titled: Mapping[str, object]) -> tuple[Section, ...]:
+    """A section for each title whose settings hold anything."""
+    found = (Section(title, flat(value)) for title, value in titled.items())
+    return tuple(section for section in found if section.facts)
+
+
+def durations(times: Mapping[str, Any] | None) -> dict[str, str]:
+    """{label: seconds} as {label: text}."""
+    return {
+        label: words.duration(words.number(seconds)) for label, seconds in (times or {}).items()
+    }
+
+
+def flat(value: object, prefix: str = "") -> tuple[Fact, ...]:
+    """Nested settings as one list, `iap.controls` → `20`; lists of plain values on one line."""
+    if isinstance(value, dict) and value:
+        items = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = [(f"{prefix}.{index}", item) for index, item in enumerate(value)]
+    else:
+        return (Fact(prefix, plain(value)),) if prefix else ()
+    return tuple(fact for label, item in items for fact in flat(item, label))
+
+
+def plain(value: object) -> str:
+    """One value as text: `yes`, `0.3`, `0, 1, 2`, `–` for null."""
+    if value is None:
+        return words.UNDEFINED
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return ", ".join(plain(item) for item in value) or words.UNDEFINED
+    return json.dumps(value, ensure_ascii=False)

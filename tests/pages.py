@@ -1,0 +1,70 @@
+"""A page as its elements, for tests that read what a report shows."""
+
+from html.parser import HTMLParser
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """A page as a list of elements (tag, attributes, text), with its nesting checked."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[dict] = []
+        self.open: list[dict] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {[element['tag'] for element in self.open]}"
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"an attribute twice in <{tag}>"
+        parents = [element["tag"] for element in self.open]
+        element = {"tag": tag, "text": "", "inside": parents, "children": [], **dict(attrs)}
+        if self.open:
+            self.open[-1]["children"].append(element)
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert [e["tag"] for e in self.open[-1:]] == [tag], f"</{tag}> closes nothing"
+        self.open.pop()
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] += data
+
+    def all(self, tag, **attributes):
+        return [
+            element
+            for element in self.elements
+            if element["tag"] == tag
+            and all(element.get(name) == value for name, value in attributes.items())
+        ]
+
+    def table(self, caption_id):
+        """The table whose caption has this id, as rows of cells' texts."""
+        table = next(
+            table for table in self.all("table") if table["children"][0].get("id") == caption_id
+        )
+        body = next(part for part in table["children"] if part["tag"] == "tbody")
+        return [[visible(cell) for cell in row["children"]] for row in body["children"]]
+
+
+def visible(element):
+    """An element's text without what only screen readers and nobody else get."""
+    text = element["text"]
+    for child in element["children"]:
+        if child.get("class") in ("sr", "low"):
+            text = text.replace(child["text"], "", 1)
+    return text.strip()
+
+
+def as_number(text):
+    return float(text.replace("−", "-").replace("\u202f", "").rstrip(" %"))
