@@ -10,6 +10,9 @@
     results.json          what the report reads
     report.html
 
+`lobes compare` and `lobes transfer` have folders of their own, with `comparison.json` or
+`transfer.json` and the page beside it; `model-*` are models that they need for a while.
+
 Every file is written as `disk.py` does it, whole or not at all; so a run killed at any moment
 leaves nothing half-written, and the same command goes on from there.
 """
@@ -45,7 +48,16 @@ except ImportError:  # pragma: no cover - a system without flock goes without th
     fcntl = None  # type: ignore[assignment]
 
 SCHEMA = {"schema": "lobes-run", "version": 1}
-RESULT_FILES = ("results.json", "report.html", "importance.parquet", "predictions.parquet")
+RESULT_FILES = (
+    "results.json",
+    "report.html",
+    "importance.parquet",
+    "predictions.parquet",
+    "comparison.json",
+    "comparison.html",
+    "transfer.json",
+    "transfer.html",
+)
 logger = logging.getLogger("lobes")
 
 MODEL_MARKER = "training.json"
@@ -55,6 +67,29 @@ SECONDS = "seconds.json"
 # task's files lie does not either: their content has a fingerprint of its own.
 FREE_KEYS = ("name", "output", "training.save_every", "trust_remote_code")
 FREE_TASK_KEYS = ("train", "validation")
+# What changes no number of a command's, or only which of its measurements there are.
+FREE_TABLES = {
+    "run": ("compare", "transfer"),
+    "compare": (
+        "compare.seeds",
+        "compare.methods",
+        "transfer",
+        "iap.controls",
+        "iap.matched",
+        "iap.lesion_tasks",
+        "iap.resamples",
+        "iap.level",
+    ),
+    "transfer": (
+        "transfer.seeds",
+        "transfer.fractions",
+        "compare.seeds",
+        "compare.methods",
+        "compare.frozen_learning_rate",
+        "compare.penalties",
+        "iap",
+    ),
+}
 
 
 class RunFolder:
@@ -64,16 +99,24 @@ class RunFolder:
     one that the folder holds. `begin` then writes the configuration: until it is called nothing
     is kept, so a study that cannot start leaves no folder behind.
 
+    `command` says what is run there: a comparison's folder is no study's.
+
     With `fresh`, `begin` first deletes what `lobes` itself wrote there, and nothing else.
     Raises `RunError` on entry if another run holds the folder, if it holds another study or files
     that are no run's, or if it cannot be written.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], config: Mapping[str, Any], *, fresh: bool = False
+        self,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        *,
+        command: str = "run",
+        fresh: bool = False,
     ) -> None:
         self.path = Path(path)
         self.config = dict(config)
+        self.command = command
         self.fresh = fresh
         self._lock: IO[str] | None = None
         self._made: list[Path] = []
@@ -113,7 +156,12 @@ class RunFolder:
             self.fresh = False
         stored = self._stored()
         if stored is None:
-            record = {**SCHEMA, "config": self.config, "fingerprints": dict(fingerprints)}
+            record = {
+                **SCHEMA,
+                "command": self.command,
+                "config": self.config,
+                "fingerprints": dict(fingerprints),
+            }
             self.write_json("config.json", record)
             return
         changed = differences(stored["fingerprints"], dict(fingerprints))
@@ -136,9 +184,18 @@ class RunFolder:
         """The measurements of this run that were made of `scope`."""
         return Measurements(self.path / "measurements", scope)
 
-    def writing_model(self, record: Mapping[str, Any]) -> contextlib.AbstractContextManager[Path]:
-        """A folder that becomes `model/` when the block ends; `record` goes into it."""
-        return writing_folder(self.path / "model", record, MODEL_MARKER)
+    def writing_model(
+        self, record: Mapping[str, Any], name: str = "model"
+    ) -> contextlib.AbstractContextManager[Path]:
+        """A folder that becomes `model/` when the block ends; `record` goes into it.
+
+        Another `name` begins with "model-".
+        """
+        return writing_folder(self.path / name, record, MODEL_MARKER)
+
+    def remove_model(self, name: str) -> None:
+        """Remove what `writing_model` wrote."""
+        remove_folder(self.path / name, MODEL_MARKER)
 
     def remove_checkpoints(self) -> None:
         """Remove what a training leaves on its way, and nothing else that lies there."""
@@ -148,9 +205,9 @@ class RunFolder:
         with contextlib.suppress(OSError):
             checkpoints.rmdir()
 
-    def model_record(self) -> dict[str, Any] | None:
+    def model_record(self, name: str = "model") -> dict[str, Any] | None:
         """What `writing_model` recorded, or None while there is no whole trained model."""
-        model = self.path / "model"
+        model = self.path / name
         record = read_folder(model, MODEL_MARKER)
         if record is None and (model / MODEL_MARKER).exists():
             logger.warning("%s is damaged; it is made again.", model)
@@ -171,7 +228,15 @@ class RunFolder:
         stored = self._stored()
         if stored is None:
             return
-        changed = differences(_what_counts(stored["config"]), _what_counts(self.config))
+        command = stored.get("command", "run")
+        if command != self.command:
+            raise RunError(
+                f"{self.path} holds what `lobes {command}` made; choose another output, or start "
+                f"again with --fresh."
+            )
+        changed = differences(
+            _what_counts(stored["config"], command), _what_counts(self.config, command)
+        )
         if changed:
             raise RunError(
                 f"{self.path} holds a run of another study: {', '.join(changed)} "
@@ -193,24 +258,26 @@ class RunFolder:
             for path in (self.path / "measurements").glob("*-????????????????.parquet"):
                 path.unlink()
             self.remove_checkpoints()
-            remove_folder(self.path / "model", MODEL_MARKER)
+            for model in (self.path / "model", *self.path.glob("model-*")):
+                remove_folder(model, MODEL_MARKER)
             with contextlib.suppress(OSError):
                 (self.path / "measurements").rmdir()
             # Last: it marks the folder as a run's, should this be interrupted.
             (self.path / "config.json").unlink(missing_ok=True)
 
 
-def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved study that changes numbers, tasks by their names."""
+def _what_counts(config: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """The part of a resolved study that changes a command's numbers, tasks by their names."""
     counted = json.loads(json.dumps(config))
-    for key in FREE_KEYS:
+    for key in (*FREE_KEYS, *FREE_TABLES[command]):
         *tables, last = key.split(".")
         table = counted
         for name in tables:
-            table = table.get(name, {})
+            table = table.get(name) or {}
         table.pop(last, None)
     tasks = counted.pop("tasks", [])
-    for task in tasks:
+    new_task = (counted.get("transfer") or {}).get("task")
+    for task in [*tasks, new_task] if new_task else tasks:
         if task.get("dataset") is None:
             for key in FREE_TASK_KEYS:
                 task.pop(key, None)

@@ -1,0 +1,116 @@
+"""Parts of a task's training data: one held out to choose by, and ever larger ones to learn from.
+
+Both are drawn by a seed, class by class, so that every part has the classes in nearly the same
+shares. The validation data, which are what is reported, are never touched.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from lobes.errors import DataError
+from lobes.tasks.task import Examples, Task
+
+# So few examples of a class, or of a regression, can still be divided between two parts.
+LEAST = 2
+
+
+def hold_out(task: Task, share: float, seed: int) -> Task:
+    """The task with `share` of its training data held out, in the place of its validation data.
+
+    Of every class that share (one example at least, and never all); examples of the same text are
+    never on both sides. Raises `DataError` for a task with too few examples for that.
+    """
+    assert task.train is not None  # `load_task` makes no task without
+    generator = np.random.default_rng([seed, 3, *task.name.encode()])
+    chosen = np.zeros(len(task.train), dtype=bool)
+    for examples in _groups_by_class(task):
+        wanted = _rounded(share * sum(map(len, examples)))
+        taken = 0
+        for group in generator.permutation(len(examples))[: len(examples) - 1]:
+            if taken >= wanted:
+                break
+            chosen[examples[group]] = True
+            taken += len(examples[group])
+    held_out = task.train.select(np.flatnonzero(chosen))
+    rest = task.train.select(np.flatnonzero(~chosen))
+    for part in (held_out, rest):
+        if len(set(part.labels.tolist())) < LEAST:
+            raise DataError(
+                f"Task {task.name!r}: {len(task.train)} training examples are too few to hold out "
+                f"{100 * share:g} % of them for choosing a checkpoint: "
+                + (
+                    "four or more with different targets are needed."
+                    if task.is_regression
+                    else f"{LEAST} or more different texts of {LEAST} or more classes are needed."
+                )
+            )
+    return with_data(task, rest, held_out)
+
+
+def with_data(task: Task, train: Examples, validation: Examples | None) -> Task:
+    """The same task with other data."""
+    return Task(
+        task.name,
+        train=train,
+        validation=validation,
+        text=task.text,
+        label=task.label,
+        labels=task.labels,
+        metric=task.metric,
+    )
+
+
+def growing_order(task: Task, seed: int) -> Int[np.ndarray, " examples"]:
+    """The training examples in an order whose every beginning has the classes in their shares.
+
+    The first examples are one of each class, so that none is missing from a beginning of
+    `subset_sizes`.
+    """
+    assert task.train is not None
+    generator = np.random.default_rng([seed, 4, *task.name.encode()])
+    place = np.empty(len(task.train))
+    for examples in _classes(task):
+        order = generator.permutation(examples)
+        place[order] = (np.arange(len(order)) + 0.5) / len(order)
+        place[order[0]] = 0.0
+    return np.argsort(place, kind="stable")
+
+
+def subset_sizes(task: Task, fractions: Sequence[float]) -> list[int]:
+    """How many training examples each fraction is: at least one of each class."""
+    assert task.train is not None
+    least = len(_classes(task))
+    return [max(least, _rounded(fraction * len(task.train))) for fraction in fractions]
+
+
+def _rounded(number: float) -> int:
+    """The nearest whole number, at least 1; halves go up."""
+    return max(1, math.floor(number + 0.5))
+
+
+def _classes(task: Task) -> list[Int[np.ndarray, " _"]]:
+    """The places of each class's training examples; a regression is one class."""
+    assert task.train is not None
+    labels = task.train.labels
+    if task.is_regression:
+        return [np.arange(len(labels))]
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def _groups_by_class(task: Task) -> list[list[Int[np.ndarray, " _"]]]:
+    """For each class the groups of training examples with the same text.
+
+    A text with several labels counts to the class of its first example.
+    """
+    assert task.train is not None
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for place, text in enumerate(task.train.texts):
+        groups.setdefault(text, []).append(place)
+    found: list[list[Int[np.ndarray, " _"]]] = []
+    for examples in _classes(task):
+        own = set(examples.tolist())
+        found.append([np.array(g) for g in groups.values() if g[0] in own])
+    return [groups for groups in found if groups]
