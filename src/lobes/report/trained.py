@@ -193,9 +193,11 @@ def _steadiness(runs: Sequence[Mapping[str, HeadSet]], tasks: Sequence[str]) -> 
     ]
     if not within:
         return text + "."
-    return (
-        f"{text}; two tasks of a seed share {words.percent(round(sum(within) / len(within), 2))}."
-    )
+    return f"{text}; two tasks of a seed share {_mean_percent(within)}."
+
+
+def _mean_percent(shares: Sequence[float]) -> str:
+    return words.percent(round(sum(shares) / len(shares), 2))
 
 
 def _overlap(first: HeadSet, second: HeadSet) -> float:
