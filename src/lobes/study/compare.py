@@ -8,16 +8,12 @@ is said in `methods.py`; `comparison.json` holds what the page and the tables sh
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from lobes import __version__
 from lobes.discovery import find_heads
-from lobes.heads import HeadSet
 from lobes.iap import IapSettings, check_lesions, lesion_matrix
-from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.seeds import summarize_comparison
 from lobes.study.config import METHODS, StudyConfig
@@ -25,16 +21,24 @@ from lobes.study.disk import plain
 from lobes.study.measurements import Arrays, Measurements
 from lobes.study.methods import Progress, SeedRun, Trained, forget, with_defaults
 from lobes.study.probe import pooled_features, probe
-from lobes.study.results import describe_environment, describe_model
+from lobes.study.records import (
+    PAIR,
+    StageProgress,
+    described_tasks,
+    heading,
+    iat_record,
+    joined,
+    part_of,
+    shared,
+    training_arrays,
+)
+from lobes.study.results import describe_environment
 from lobes.study.run import _scope, _settings, _task_fingerprint, load_tasks
 from lobes.study.store import RunFolder
 from lobes.tasks.task import Task
 
 SCHEMA = {"schema": "lobes-comparison", "version": 1}
 DEFINITIONS = ("column", "row", "relative")
-StageProgress = Callable[[str, int, int], None]
-# Compared by their D-scores before and after.
-DISSOCIATED = ("multi", "iat")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Unit:
 
     key: str
     weight: float
-    compute: Callable[[Progress | None], Arrays]
+    compute: Callable[[Progress], Arrays]
 
 
 def compare_study(
@@ -64,14 +68,14 @@ def compare_study(
         model = checked_model(runs[0], study.compare.methods)
         fingerprints = {f"data of {task.name}": _task_fingerprint(task) for task in tasks}
         scope = _scope(model, tasks, runs[0].precision)
-        described = described_model(study, model)
+        head = heading(study, model)
         del model
         folder.begin(fingerprints)
         folder.remove_checkpoints()
         measurements = folder.measurements(scope)
         records = [_measured(run, measurements, progress) for run in runs]
         folder.remove_checkpoints()
-        comparison = _comparison(study, runs, records, described, measurements)
+        comparison = _comparison(study, runs, records, head, measurements)
         folder.write_json("comparison.json", comparison)
         from lobes.report.comparison import read_comparison, render
 
@@ -91,44 +95,12 @@ def checked_model(run: SeedRun, methods: Sequence[str]) -> MultiTaskModel:
     """A new model, after it is known that it can be trained and measured in all these ways."""
     model = run.new_model()
     layout = find_heads(model)
-    if set(DISSOCIATED) <= set(methods):
+    if set(PAIR) <= set(methods):
         check_lesions(_lesions(run), layout)
     iat = run.iat if "iat" in methods else None
     trainer = run.trainer(model, run.parts, iat=iat)
     assert iat is None or trainer.switch_step is not None  # computing it checks it
     return model
-
-
-def described_model(study: StudyConfig, model: MultiTaskModel) -> dict[str, Any]:
-    """The model's part of the results."""
-    number = sum(parameter.numel() for parameter in model.parameters())
-    return describe_model(study.model, model.pooling, number, find_heads(model))
-
-
-def described_tasks(run: SeedRun) -> list[dict[str, Any]]:
-    """The tasks' part of the results."""
-    return [
-        {
-            **described_task(task),
-            "n_train": len(part.train),  # type: ignore[arg-type]
-            "n_held_out": len(part.validation),  # type: ignore[arg-type]
-        }
-        for task, part in zip(run.tasks, run.parts, strict=True)
-    ]
-
-
-def described_task(task: Task) -> dict[str, Any]:
-    """One task's part of the results."""
-    assert task.train is not None
-    assert task.validation is not None
-    return {
-        "name": task.name,
-        "metric": task.metric,
-        "labels": task.labels,
-        "n_train": len(task.train),
-        "n_validation": len(task.validation),
-        "chance": get_metric(task.metric).chance(task.validation.labels),
-    }
 
 
 # One seed
@@ -139,18 +111,17 @@ def _measured(
 ) -> dict[str, Arrays]:
     """{method: its arrays}, from the stored measurements of one seed or from new ones.
 
-    The arrays: "scores" and "held_out" [tasks], "steps", "seconds"; of IAT also "heads"; of both
-    multi-task methods "d_scores" [fractions, definitions, tasks].
+    The arrays: those of `training_arrays`, "scores" [tasks]; of the multi-task methods, where
+    both are compared, "d_scores" [fractions, definitions, tasks].
     """
     found: dict[str, Arrays] = {}
     units = list(_units(run))
     stage, total, done = f"seed {run.study.seed}", sum(unit.weight for unit in units), 0.0
     for unit in units:
         share = shared(progress, stage, done, unit.weight, total)
-        if share is not None:
-            share(0, 1)
+        share(0, 1)
 
-        def compute(unit: Unit = unit, share: Progress | None = share) -> Arrays:
+        def compute(unit: Unit = unit, share: Progress = share) -> Arrays:
             try:
                 return unit.compute(share)
             finally:
@@ -158,20 +129,8 @@ def _measured(
 
         found[unit.key] = measurements.remember(unit.key, compute)
         done += unit.weight
-        if share is not None:
-            share(1, 1)
+        share(1, 1)
     return _by_method(run, found)
-
-
-def shared(
-    progress: StageProgress | None, stage: str, before: float, part: float, whole: float
-) -> Progress | None:
-    """A part's own progress as that of the whole, in thousandths."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(
-        stage, round(1000 * (before + part * done / max(total, 1))), round(1000 * whole)
-    )
 
 
 def _units(run: SeedRun) -> Iterator[Unit]:
@@ -184,7 +143,7 @@ def _units(run: SeedRun) -> Iterator[Unit]:
                 run.steps / len(run.tasks),
                 lambda progress, number=number: _single(run, number, progress),  # type: ignore[misc]
             )
-    if set(DISSOCIATED) <= set(methods):
+    if set(PAIR) <= set(methods):
         yield Unit(f"multi-iat-seed-{seed}", 1.5 * run.steps, lambda progress: _pair(run, progress))
     else:
         for method, train in (("multi", run.multi), ("iat", run.with_iat)):
@@ -204,38 +163,23 @@ def _units(run: SeedRun) -> Iterator[Unit]:
         yield Unit(f"probe-seed-{seed}", run.steps / 10, lambda progress: _probe(run))
 
 
-def _single(run: SeedRun, number: int, progress: Progress | None) -> Arrays:
+def _single(run: SeedRun, number: int, progress: Progress) -> Arrays:
     return _record(run, run.single(number, progress), run.tasks[number : number + 1])
 
 
-def _pair(run: SeedRun, progress: Progress | None) -> Arrays:
+def _pair(run: SeedRun, progress: Progress) -> Arrays:
     """Multi-task training and IAT, and the D-scores of both."""
-    share = progress or (lambda done, total: None)
-    trained = run.pair(lambda done, total: share(8 * done, 10 * total))
-    arrays: Arrays = {}
-    for number, (method, each) in enumerate(zip(DISSOCIATED, trained, strict=True)):
-        share(8 + number, 10)
+    trained = run.pair(lambda done, total: progress(8 * done, 10 * total))
+    parts: dict[str, Arrays] = {}
+    for number, (method, each) in enumerate(zip(PAIR, trained, strict=True)):
+        progress(8 + number, 10)
         scores, d_scores = _d_scores(run, each.model)
-        record = {**_record(run, each, run.tasks, scores), "d_scores": d_scores}
-        arrays |= {f"{method}-{name}": array for name, array in record.items()}
-    return arrays
+        parts[method] = {**training_arrays(each), "scores": scores, "d_scores": d_scores}
+    return joined(parts)
 
 
-def _record(
-    run: SeedRun, trained: Trained, tasks: Sequence[Task], scores: np.ndarray | None = None
-) -> Arrays:
-    record = {
-        "scores": run.scores(trained.model, tasks) if scores is None else scores,
-        "held_out": trained.held_out,
-        "steps": np.array([trained.step]),
-        "seconds": np.array([trained.seconds]),
-    }
-    if trained.iat is not None:
-        record |= {
-            "heads": heads_to_array([trained.iat["heads"][task.name] for task in tasks]),
-            "importance_seconds": np.array([trained.iat["seconds"]]),
-        }
-    return record
+def _record(run: SeedRun, trained: Trained, tasks: Sequence[Task]) -> Arrays:
+    return {**training_arrays(trained), "scores": run.scores(trained.model, tasks)}
 
 
 def _probe(run: SeedRun) -> Arrays:
@@ -277,22 +221,6 @@ def _lesions(run: SeedRun) -> IapSettings:
     return _settings(run.study.model_copy(update={"iap": iap}))
 
 
-def heads_to_array(heads: Sequence[str]) -> np.ndarray:
-    """[heads, 3]: the number of a task, and a site and head that it trains."""
-    rows = [
-        (task, *head) for task, each in enumerate(heads) for head in sorted(HeadSet.parse(each))
-    ]
-    return np.array(rows, dtype=np.int64).reshape(-1, 3)
-
-
-def array_to_heads(array: np.ndarray, tasks: Sequence[Task]) -> dict[str, str]:
-    """{task: "0:1,5 3:2"}, what `heads_to_array` was made of."""
-    return {
-        task.name: str(HeadSet((int(s), int(h)) for t, s, h in array if t == number))
-        for number, task in enumerate(tasks)
-    }
-
-
 def _by_method(run: SeedRun, found: Mapping[str, Arrays]) -> dict[str, Arrays]:
     """The measurements of one seed in the order of the methods."""
     seed = run.study.seed
@@ -306,12 +234,7 @@ def _by_method(run: SeedRun, found: Mapping[str, Arrays]) -> dict[str, Arrays]:
         elif f"{method}-seed-{seed}" in found:
             by_method[method] = found[f"{method}-seed-{seed}"]
         else:
-            pair = found[f"multi-iat-seed-{seed}"]
-            by_method[method] = {
-                name.removeprefix(f"{method}-"): array
-                for name, array in pair.items()
-                if name.startswith(f"{method}-")
-            }
+            by_method[method] = part_of(found[f"multi-iat-seed-{seed}"], method)
     return by_method
 
 
@@ -322,7 +245,7 @@ def _comparison(
     study: StudyConfig,
     runs: Sequence[SeedRun],
     records: Sequence[Mapping[str, Arrays]],
-    model: Mapping[str, Any],
+    head: Mapping[str, Any],
     measurements: Measurements,
 ) -> dict[str, Any]:
     """Everything for `comparison.json`."""
@@ -337,10 +260,7 @@ def _comparison(
     d_scores = _d_score_entries(study, records)
     return {
         **SCHEMA,
-        "name": study.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "lobes": __version__,
-        "model": dict(model),
+        **head,
         "tasks": described_tasks(runs[0]),
         "seeds": [run.study.seed for run in runs],
         "methods": methods,
@@ -352,7 +272,9 @@ def _comparison(
         },
         "seconds": seconds,
         "iat": (
-            iat_record(runs, [seed["iat"] for seed in records], model) if "iat" in methods else None
+            iat_record(runs[0], [seed["iat"] for seed in records], head["model"])
+            if "iat" in methods
+            else None
         ),
         "training": training_record(runs[0]),
         "d_scores": d_scores,
@@ -370,24 +292,6 @@ def _steps(record: Arrays) -> int | list[int]:
     return steps if len(steps) > 1 else steps[0]
 
 
-def iat_record(
-    runs: Sequence[SeedRun], records: Sequence[Arrays], model: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What IAT did, for each seed."""
-    run = runs[0]
-    assert run.study.iat is not None
-    switch = run.iat.switch_step(run.steps)
-    assert switch is not None  # `with_defaults` has refused an IAT without a phase
-    return {
-        "switch_step": switch,
-        "steps": run.steps - switch,
-        "n_heads": sum(site["n_heads"] for site in model["sites"]),
-        "settings": run.study.iat.model_dump(mode="json"),
-        "seconds": [float(record["importance_seconds"][0]) for record in records],
-        "heads": [array_to_heads(record["heads"], run.tasks) for record in records],
-    }
-
-
 def training_record(run: SeedRun) -> dict[str, Any]:
     """The settings of the trainings, with what follows from them."""
     settings = run.study.training.model_dump(mode="json", exclude={"enabled", "save_every"})
@@ -399,7 +303,7 @@ def _d_score_entries(
     study: StudyConfig, records: Sequence[Mapping[str, Arrays]]
 ) -> list[dict[str, Any]]:
     """The D-scores of both multi-task methods, at every fraction and by every definition."""
-    if not all("d_scores" in records[0].get(method, ()) for method in DISSOCIATED):
+    if not all("d_scores" in records[0].get(method, ()) for method in PAIR):
         return []
     return [
         {
@@ -407,7 +311,7 @@ def _d_score_entries(
             "definition": definition,
             **{
                 method: plain([seed[method]["d_scores"][i, j] for seed in records])
-                for method in DISSOCIATED
+                for method in PAIR
             },
         }
         for i, fraction in enumerate(study.iap.fractions)
