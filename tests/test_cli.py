@@ -30,7 +30,7 @@ from tiny_study import as_before, timeless, write_study  # noqa: F401
 pytestmark = pytest.mark.usefixtures("as_before")
 
 HEAVY = ("torch", "transformers", "pandas", "plotly", "numpy", "pydantic", "datasets", "pyarrow")
-COMMANDS = ("demo", "run", "train", "iap", "report", "heads")
+COMMANDS = ("demo", "run", "train", "iap", "compare", "transfer", "export", "report", "heads")
 LOBES = [sys.executable, "-c", "from lobes.cli import main; main()"]
 LIMIT = 120
 
@@ -210,7 +210,7 @@ def test_a_fault_of_ours_is_one_line_and_debug_shows_where(monkeypatch, tmp_path
     def fail(*_):
         raise ZeroDivisionError("secret\x1b[31m")
 
-    monkeypatch.setattr("lobes.report.source.read_results", fail)
+    monkeypatch.setattr("lobes.report.html.read_results", fail)
     line = refusal("report", tmp_path)
     assert line == (
         "lobes failed in a way it should not (ZeroDivisionError: secret\ufffd[31m); --debug "

@@ -40,6 +40,13 @@ Output = Annotated[
     Path | None,
     typer.Option(help="The run's folder, instead of the study's `output`.", show_default=False),
 ]
+Beside = Annotated[
+    Path | None,
+    typer.Option(
+        help="The folder, instead of the study's `output` with the command's name added.",
+        show_default=False,
+    ),
+]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Start again: delete what an earlier run left there.")
 ]
@@ -201,9 +208,86 @@ def iap(
     _run_stages(chosen, ("iap", "report"), fresh, as_json, quiet)
 
 
+@_command(resumable=True)
+def compare(
+    study: Study,
+    settings: Settings = None,
+    output: Beside = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare single-task, multi-task, IAT, frozen and probed models, over several seeds.
+
+    Example: lobes compare study.toml --set compare.seeds=3
+    """
+    from lobes.study.compare import compare_study
+    from lobes.terminal import Progress
+
+    chosen = _beside(_study(study, settings, output), output, "compare")
+    with Progress(quiet=quiet) as progress:
+        results = compare_study(chosen, fresh=fresh, progress=progress)
+    _show(results, Path(chosen.output, "comparison.html"), as_json)
+
+
+@_command(resumable=True)
+def transfer(
+    study: Study,
+    settings: Settings = None,
+    output: Beside = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune on a new task after training on several, with IAT and without.
+
+    Example: lobes transfer study.toml --set transfer.seeds=3
+    """
+    from lobes.study.transfer import transfer_study
+    from lobes.terminal import Progress
+
+    chosen = _beside(_study(study, settings, output), output, "transfer")
+    with Progress(quiet=quiet) as progress:
+        results = transfer_study(chosen, fresh=fresh, progress=progress)
+    _show(results, Path(chosen.output, "transfer.html"), as_json)
+
+
+@_command()
+def export(
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a run, or a saved model.", show_default=False)
+    ],
+    task: Annotated[
+        str, typer.Option(help="Which of the model's tasks to export.", show_default=False)
+    ],
+    to: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """One task of a trained model, as a folder that transformers loads without lobes.
+
+    Example: lobes export runs/demo --task sentiment --to sentiment-model
+    """
+    from lobes.study.export import export_run
+    from lobes.terminal import say
+
+    folder = export_run(run, task, to)
+    if as_json:
+        print(json.dumps({"task": task, "folder": str(folder)}))
+    say(f"Model: {folder}")
+
+
 @_command()
 def report(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder of a finished run, comparison or transfer study.", show_default=False
+        ),
+    ],
     html: Annotated[
         Path | None,
         typer.Option(help="Where to write the page, instead of into the run's folder."),
@@ -216,13 +300,10 @@ def report(
 
     Example: lobes report runs/demo --html demo.html
     """
-    from lobes.report.html import write_report
-    from lobes.report.source import read_results
+    from lobes.study.reports import report_again
 
-    results = read_results(run)
-    folder = run if run.is_dir() else run.parent
-    write_report(run, html or folder / "report.html")
-    _show(results, folder, as_json, html)
+    results, page = report_again(run, html)
+    _show(results, page, as_json)
 
 
 @_command()
@@ -272,6 +353,15 @@ def _study(
     return study if output is None else study.model_copy(update={"output": str(output)})
 
 
+def _beside(
+    study: "lobes.study.config.StudyConfig", output: Path | None, command: str
+) -> "lobes.study.config.StudyConfig":
+    """The study with a folder of its own for the command, beside the run's."""
+    if output is not None:
+        return study
+    return study.model_copy(update={"output": f"{study.output.rstrip('/')}-{command}"})
+
+
 def _run_stages(
     study: "lobes.study.config.StudyConfig",
     stages: tuple[str, ...],
@@ -284,22 +374,29 @@ def _run_stages(
 
     with Progress(quiet=quiet) as progress:
         results = run_study(study, stages=stages, fresh=fresh, progress=progress)
-    _show(results, study.output, as_json)
+    if "iap" in stages:
+        _show(results, Path(study.output, "report.html"), as_json)
+    else:
+        _show_training(results, Path(study.output, "model"), as_json)
 
 
-def _show(
-    results: dict[str, Any], folder: str | Path, as_json: bool, html: Path | None = None
-) -> None:
-    """Results on stdout, and on stderr where they lie."""
-    from lobes.terminal import say, show_results, show_training
+def _show_training(training: dict[str, Any], model: Path, as_json: bool) -> None:
+    """What a training recorded on stdout, and on stderr where its model lies."""
+    from lobes.terminal import say, show_training
+
+    if as_json:
+        print(json.dumps(training, ensure_ascii=False, indent=1))
+    else:
+        show_training(training)
+    say(f"Model: {model}")
+
+
+def _show(results: dict[str, Any], page: Path, as_json: bool) -> None:
+    """Results on stdout, and on stderr where their page lies."""
+    from lobes.terminal import say, show_results
 
     if as_json:
         print(json.dumps(results, ensure_ascii=False, indent=1))
-    elif "fractions" in results:
+    else:
         show_results(results)
-    else:
-        show_training(results)
-    if "fractions" in results:
-        say(f"Report: {html or Path(folder, 'report.html')}")
-    else:
-        say(f"Model: {Path(folder, 'model')}")
+    say(f"Report: {page}")

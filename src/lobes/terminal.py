@@ -127,11 +127,13 @@ class Progress:
 
 
 def show_results(results: dict[str, Any]) -> None:
-    """The tables and findings of a study's results, on stdout."""
-    from lobes.report.terminal import tables
+    """The tables and findings of a study, a comparison or a transfer study, on stdout."""
+    from importlib import import_module
 
+    kinds = {"lobes-comparison": "comparison", "lobes-transfer": "transfer"}
+    shown = import_module(f"lobes.report.{kinds.get(results['schema'], 'terminal')}")
     console = _console()
-    for table in tables(results):
+    for table in shown.tables(results):
         console.print(table, "")
 
 

@@ -1,0 +1,22 @@
+"""`lobes export`: one task of a trained model, for transformers alone."""
+
+from pathlib import Path
+
+from lobes.errors import RunError
+from lobes.modeling import MultiTaskModel, is_saved_model
+from lobes.modeling.export import export_task
+
+
+def export_run(run: Path, task: str, to: Path) -> Path:
+    """Write `task` of a run's trained model to the folder `to`, and return where it is.
+
+    `run` is a run's folder, or one that `MultiTaskModel.save_pretrained` wrote. Raises `RunError`
+    where there is no trained model, otherwise what `export_task` raises.
+    """
+    for folder in (run / "model", run):
+        if is_saved_model(folder):
+            return export_task(MultiTaskModel.from_pretrained(folder), task, to)
+    raise RunError(
+        f"There is no trained model in {run}: give the folder of a run that was trained, or one "
+        f"that MultiTaskModel.save_pretrained wrote."
+    )
