@@ -7,7 +7,7 @@ What a saved `MultiTaskModel` looks like on disk is in `saved.py`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +42,7 @@ from lobes.modeling.saved import (
     ENCODER,
     Card,
     close_folder,
+    encoder_type,
     is_saved_model,
     matching_specs,
     open_folder,
@@ -57,6 +58,7 @@ from lobes.modeling.task_model import (
     dtype_of,
     example_losses,
     longest_input,
+    original_class,
     specs_of,
 )
 from lobes.tasks.task import Task, TaskSpec
@@ -155,9 +157,12 @@ class MultiTaskModel(TaskModel):
             mask = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
         return at_least_float32(pool(states, mask, self.pooling))
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, state_dict: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Write the model to `folder`, replacing what an earlier call wrote there.
 
+        `state_dict` are its weights where the model itself holds only a part (FSDP).
         `lobes.json` goes first and comes last: a folder whose writing was interrupted is refused
         by `from_pretrained`. Raises `ModelError` where the encoder cannot be saved.
         """
@@ -169,19 +174,42 @@ class MultiTaskModel(TaskModel):
         folder = Path(folder)
         open_folder(folder)
         with quiet():
-            self.encoder.save_pretrained(folder / ENCODER)
+            given = None if state_dict is None else _under("encoder.", state_dict)
+            self.encoder.save_pretrained(folder / ENCODER, state_dict=given)
             self.tokenizer.save_pretrained(folder / ENCODER)
-        write_classifiers(folder, self.classifiers.state_dict())
+        weights = _under("classifiers.", state_dict or self.state_dict())
+        write_classifiers(folder, weights)
         close_folder(folder, Card(self.tasks, self.pooling, float(self.dropout.p), self.max_length))
 
     def load_weights(self, folder: str | os.PathLike[str]) -> None:
-        """Take over the weights of the same model, as `save_pretrained` wrote them to `folder`."""
-        read_card(Path(folder))
-        saved, _ = load_model(
-            folder, loader=type(self.encoder), subfolder=ENCODER, dtype=dtype_of(self.encoder)
+        """Take over the weights of the same model, as `save_pretrained` wrote them to `folder`.
+
+        Raises `ModelError` where they are another model's, or of other tasks.
+        """
+        self.load_state_dict(self.saved_weights(folder))
+
+    def saved_weights(self, folder: str | os.PathLike[str]) -> dict[str, Tensor]:
+        """The weights of the same model that `save_pretrained` wrote; see `load_weights`."""
+        matching_specs(Path(folder), read_card(Path(folder)).tasks, self.tasks)
+        other = ModelError(
+            f"The weights in {os.fspath(folder)!r} are those of another model: expected a "
+            f"{original_class(self.encoder).__name__} with the same sizes."
         )
-        self.encoder.load_state_dict(saved.state_dict())
-        self.classifiers.load_state_dict(read_classifiers(Path(folder)))
+        if encoder_type(Path(folder)) != getattr(self.config, "model_type", None):
+            raise other
+        saved, _ = load_model(
+            folder,
+            loader=original_class(self.encoder),
+            subfolder=ENCODER,
+            dtype=dtype_of(self.encoder),
+        )
+        weights = {f"encoder.{name}": value for name, value in saved.state_dict().items()}
+        for name, value in read_classifiers(Path(folder)).items():
+            weights[f"classifiers.{name}"] = value
+        own = {name: value.shape for name, value in self.state_dict().items()}
+        if own != {name: value.shape for name, value in weights.items()}:
+            raise other
+        return weights
 
     @classmethod
     def from_pretrained(
@@ -336,6 +364,15 @@ def load_task_model(
     return SingleTaskModel(
         model, load_tokenizer(name_or_folder, trust_remote_code=trust_remote_code), tasks[0]
     )
+
+
+def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights whose names begin with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
 
 
 def _restore(

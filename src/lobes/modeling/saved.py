@@ -100,6 +100,15 @@ def read_card(folder: Path) -> Card:
     return known
 
 
+def encoder_type(folder: Path) -> str | None:
+    """What kind of model the saved encoder is ("bert"), as its configuration says."""
+    try:
+        config = json.loads((folder / ENCODER / "config.json").read_text(encoding="utf-8"))
+        return config.get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def read_classifiers(folder: Path) -> dict[str, Tensor]:
     """The classifiers' weights, by their names in the `ModuleDict`."""
     try:

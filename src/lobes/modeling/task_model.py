@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
@@ -127,6 +128,12 @@ def check_padding(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> Non
             f"{embeddings} tokens: they do not belong together, or the encoder needs "
             f"resize_token_embeddings({len(tokenizer)})."
         )
+
+
+def original_class(module: nn.Module) -> Any:
+    """The module's class, also where FSDP put one of its own in front of it."""
+    kind = type(module)
+    return kind.__mro__[2] if issubclass(kind, FSDPModule) else kind
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

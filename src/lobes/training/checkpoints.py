@@ -12,7 +12,8 @@ from pathlib import Path
 
 STATE = "trainer_state.json"
 LOSSES = "losses.json"
-PARTS = ("lobes.json", LOSSES, "optimizer.pt", "scheduler.pt", STATE)
+PARTS = ("lobes.json", LOSSES, "scheduler.pt", STATE)
+OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_0")  # the last two are FSDP's
 
 
 def last_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
@@ -31,6 +32,7 @@ def is_complete(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to the end."""
     return (
         all((checkpoint / part).is_file() for part in PARTS)
+        and any((checkpoint / name).exists() for name in OPTIMIZERS)
         and any(checkpoint.glob("rng_state*.pth"))
         and steps_of(checkpoint) is not None
     )

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -36,10 +37,12 @@ from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.modeling.pooling import evaluation_mode
 from lobes.modeling.pretrained import quiet
+from lobes.modeling.saved import matching_specs, read_card
 from lobes.tasks.task import Task, check_task_names
 from lobes.training.arguments import training_arguments
 from lobes.training.checkpoints import (
     LOSSES,
+    OPTIMIZERS,
     PARTS,
     STATE,
     discard,
@@ -318,14 +321,16 @@ class MultiTaskTrainer(Trainer):
     def _checkpoint(self, wanted: str | os.PathLike[str] | bool | None) -> Path | None:
         if wanted is None or wanted is False:
             return None
-        if wanted is True:
-            return last_checkpoint(self.args.output_dir)
-        if not is_complete(Path(wanted)):
+        found = last_checkpoint(self.args.output_dir) if wanted is True else Path(wanted)
+        if found is None:
+            return None
+        if not is_complete(found):
             raise RunError(
                 f"{os.fspath(wanted)!r} is not a complete checkpoint: expected a folder that "
-                f"holds {', '.join(PARTS)}."
+                f"holds {', '.join((*PARTS, OPTIMIZERS[0]))}."
             )
-        return Path(wanted)
+        matching_specs(found, read_card(found).tasks, self._own.tasks)
+        return found
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
@@ -345,19 +350,28 @@ class MultiTaskTrainer(Trainer):
                 f"choose another folder, then run the same command again to continue."
             ) from None
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model to `output_dir`, as `MultiTaskModel.save_pretrained` does."""
+        if self.is_fsdp_enabled:  # every process holds a part
+            self._save(output_dir, self.accelerator.get_state_dict(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        self._task_model().save_pretrained(folder)
+        self._task_model().save_pretrained(folder, state_dict=state_dict)
         record = {"losses": self.losses, "pending": self._pending, "iat": self.iat_record}
         (folder / LOSSES).write_text(json.dumps(record), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._task_model().load_weights(resume_from_checkpoint)
+        weights = self._task_model().saved_weights(resume_from_checkpoint)
+        whole = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(self._task_model(), weights, options=whole)
 
     def _load_best_model(self) -> None:
-        self._task_model().load_weights(self.state.best_model_checkpoint)
+        self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))
 
     def _task_model(self) -> MultiTaskModel:
         return self._own
