@@ -38,19 +38,21 @@ def plain_steps(
     steps: Sequence[Sequence[Mapping[str, Any]]],
     *,
     rates: Sequence[float],
+    switch: int = 0,
     strict: bool = True,
     clip: float = 1.0,
 ) -> None:
     """AdamW over `steps`, each a list of micro-batches, whose mean gradient is taken.
 
-    The gradient of a micro-batch reaches the rows of its own task's heads only; with `strict`,
-    rows that no micro-batch of a step may train are put back after it.
+    After the first `switch` steps the gradient of a micro-batch reaches the rows of its own
+    task's heads only; with `strict`, rows that no micro-batch of a step may train are put back.
     """
     masks = {task: masks_of(model, layout, chosen) for task, chosen in heads.items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=rates[0], eps=EPSILON, weight_decay=0.0)
     names = dict(model.named_parameters())
     model.train()
-    for batches, rate in zip(steps, rates, strict=True):
+    for number, (batches, rate) in enumerate(zip(steps, rates, strict=True)):
+        held = number >= switch
         total: dict[str, Tensor] = {}
         for batch in batches:
             given = {key: value for key, value in batch.items() if key != "examples"}
@@ -60,7 +62,7 @@ def plain_steps(
                 if parameter.grad is None:
                     continue
                 mask = masks[batch["task"]].get(name, torch.ones(()))
-                gradient = parameter.grad * mask
+                gradient = parameter.grad * mask if held else parameter.grad.clone()
                 total[name] = total[name] + gradient if name in total else gradient
         before = {name: parameter.detach().clone() for name, parameter in names.items()}
         for name, parameter in names.items():
@@ -68,7 +70,7 @@ def plain_steps(
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        if strict:
+        if strict and held:
             with torch.no_grad():
                 for name in masks[batches[0]["task"]]:
                     trained = sum(masks[batch["task"]][name] for batch in batches)

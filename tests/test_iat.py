@@ -98,7 +98,7 @@ class Watch(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         assert self.clean
         assert self.training
-        tasks = set(self.trainer._iat._seen)
+        tasks = set(self.trainer._seen)
         self.steps.append((self.before, weights(self.trainer._own), tasks))
 
 

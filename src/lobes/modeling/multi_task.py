@@ -103,6 +103,9 @@ class MultiTaskModel(TaskModel):
         self.max_length = longest_input(self.tokenizer, encoder, max_length)
         self.pooling: Pooling = _resolve_pooling(pooling, encoder)
         self.dropout = nn.Dropout(dropout)
+        # FSDP reduces the gradients that are there, and processes may have batches of different
+        # tasks: its trainer lets every loss give every classifier one, of zero.
+        self.reaches_all = False
         width = self._pool(probe(encoder), None).shape[-1]
         self.classifiers = nn.ModuleDict(
             {spec.name: _new_classifier(encoder, width, spec, seed) for spec in self.tasks}
@@ -131,6 +134,9 @@ class MultiTaskModel(TaskModel):
         if task is None:
             return TaskOutput(logits=logits)
         loss = None if labels is None else example_losses(logits[task], labels, wanted[0]).mean()
+        if loss is not None and self.reaches_all:
+            others = [self._classify(spec, pooled) for spec in self.tasks if spec.name != task]
+            loss = loss + sum(0 * values.sum() for values in others)
         return TaskOutput(loss=loss, logits=logits[task])
 
     def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
@@ -174,12 +180,21 @@ class MultiTaskModel(TaskModel):
         folder = Path(folder)
         open_folder(folder)
         with quiet():
-            given = None if state_dict is None else _under("encoder.", state_dict)
-            self.encoder.save_pretrained(folder / ENCODER, state_dict=given)
+            self._whole_encoder(state_dict).save_pretrained(folder / ENCODER)
             self.tokenizer.save_pretrained(folder / ENCODER)
         weights = _under("classifiers.", state_dict or self.state_dict())
         write_classifiers(folder, weights)
         close_folder(folder, Card(self.tasks, self.pooling, float(self.dropout.p), self.max_length))
+
+    def _whole_encoder(self, state_dict: Mapping[str, Tensor] | None) -> Any:
+        """The encoder; where `state_dict` holds its weights, another one with those."""
+        if state_dict is None:
+            return self.encoder
+        with torch.device("meta"):
+            whole = original_class(self.encoder)(self.encoder.config)
+        whole.load_state_dict(_under("encoder.", state_dict), assign=True)
+        whole.tie_weights()
+        return whole
 
     def load_weights(self, folder: str | os.PathLike[str]) -> None:
         """Take over the weights of the same model, as `save_pretrained` wrote them to `folder`.

@@ -111,8 +111,8 @@ class IatPhase(TrainerCallback):
     """One training's IAT: when it begins, what it trains, and the end of it.
 
     `select(task)` is called before each batch's forward pass. `record` says what was chosen and
-    goes into checkpoints; `resume` takes it back. `everywhere` gives the tasks of this step over
-    all processes, `precision` the context in which importance is computed.
+    goes into checkpoints; `prepare` takes it back. `tasks_of_step` gives the tasks of this step's
+    batches in all processes, `autocast` the precision in which importance is computed.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class IatPhase(TrainerCallback):
         model: MultiTaskModel,
         tasks: Sequence[Task],
         *,
-        everywhere: Callable[[set[str]], set[str]],
+        tasks_of_step: Callable[[], set[str]],
         autocast: Callable[[], AbstractContextManager],
     ) -> None:
         if len(tasks) < 2:
@@ -135,11 +135,10 @@ class IatPhase(TrainerCallback):
         check_gate(model, self.layout)
         self.record: dict[str, Any] | None = None
         self.switch: int | None = None
-        self._everywhere, self._autocast = everywhere, autocast
+        self._tasks_of_step, self._autocast = tasks_of_step, autocast
         self._gate: RowGate | None = None
         self._kept: KeptRows | None = None
         self._frozen: list[nn.Parameter] = []
-        self._seen: set[str] = set()
 
     # Before and after a training
 
@@ -179,12 +178,10 @@ class IatPhase(TrainerCallback):
         """Let the next batch, one of `task`, train this task's heads only."""
         if self._gate is not None:
             self._gate.select(task)
-            self._seen.add(task)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.switch is None or state.global_step < self.switch:
             return
-        self._seen = set()
         if self._due(state.global_step):
             self.end()
             self._choose(state.global_step, state.max_steps)
@@ -193,7 +190,7 @@ class IatPhase(TrainerCallback):
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         if self._kept is not None:
-            self._kept.keep(self._everywhere(self._seen))
+            self._kept.keep(self._tasks_of_step())
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         if self._kept is not None:

@@ -19,7 +19,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -97,6 +101,7 @@ class MultiTaskTrainer(Trainer):
         self._pending: dict[str, list[float]] = {}
         self._last = ("", math.nan)
         self._counted = (time.perf_counter(), 0)
+        self._seen: set[str] = set()  # the tasks of this step's batches
         self._on_step = on_step
         self._validation: Workload | None = None
         uses_cache = getattr(model.config, "use_cache", None)
@@ -109,6 +114,7 @@ class MultiTaskTrainer(Trainer):
                 callbacks=[_Progress(self), *([self._iat] if self._iat else []), *callbacks],
             )
         self.remove_callback(PrinterCallback)
+        model.reaches_all = self.is_fsdp_enabled
         if uses_cache is not None:
             # the Trainer switches it off in the configuration, which is saved with the encoder
             model.config.use_cache = uses_cache
@@ -205,6 +211,7 @@ class MultiTaskTrainer(Trainer):
     ) -> Any:
         """The mean loss of one batch; `RunError` where it is not a number."""
         task, examples = inputs["task"], inputs.pop("examples", ())
+        self._seen.add(task)
         if self._iat is not None:
             self._iat.select(task)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -261,16 +268,16 @@ class MultiTaskTrainer(Trainer):
             iat,
             self._own,
             self.tasks,
-            everywhere=self._in_all_processes,
+            tasks_of_step=self._tasks_of_step,
             autocast=lambda: self.accelerator.autocast(),
         )
 
-    def _in_all_processes(self, tasks: set[str]) -> set[str]:
-        """The tasks that any process had in this step."""
+    def _tasks_of_step(self) -> set[str]:
+        """The tasks that this step's batches had so far, in any process."""
         if self.args.world_size == 1:
-            return tasks
+            return set(self._seen)
         names = [task.name for task in self.tasks]
-        here = torch.tensor([name in tasks for name in names], device=self.args.device)
+        here = torch.tensor([name in self._seen for name in names], device=self.args.device)
         anywhere = self.accelerator.reduce(here.float(), "sum").tolist()
         return {name for name, number in zip(names, anywhere, strict=True) if number}
 
@@ -353,7 +360,8 @@ class MultiTaskTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model to `output_dir`, as `MultiTaskModel.save_pretrained` does."""
         if self.is_fsdp_enabled:  # every process holds a part
-            self._save(output_dir, self.accelerator.get_state_dict(self.model))
+            whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            self._save(output_dir, get_model_state_dict(self._own, options=whole))
         else:
             super().save_model(output_dir, _internal_call)
 
@@ -386,9 +394,10 @@ class MultiTaskTrainer(Trainer):
 
 
 class _Progress(TrainerCallback):
-    """Calls the trainer's `on_step`, and mends two things that its libraries do.
+    """Calls the trainer's `on_step`, and mends what its libraries do.
 
-    The sampler learns in which epoch it is, and the model's forward loses accelerate's precision.
+    The sampler learns in which epoch it is, the model's forward loses accelerate's precision, and
+    a classifier without a batch in a step has no gradient, also under FSDP.
     """
 
     def __init__(self, trainer: MultiTaskTrainer) -> None:
@@ -409,6 +418,16 @@ class _Progress(TrainerCallback):
         # transformers before 5.18 wraps the sampler when it goes on in the middle of an epoch, and
         # then tells the wrapper which epoch it is; the share of the epoch that is done is dropped
         self.trainer.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer._seen = set()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        model = self.trainer._own
+        if model.reaches_all:
+            # a gradient of zero is not none: the optimizer's momentum would move the classifier
+            for task in {spec.name for spec in model.tasks} - self.trainer._tasks_of_step():
+                model.classifiers[task].zero_grad(set_to_none=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer._on_step is not None:

@@ -1,0 +1,119 @@
+"""IAT in two processes, under DDP and FSDP2: the same rows, and the plain reference's weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distributed_iat import CHECKPOINT, SETTINGS, STEPS
+from lobes.discovery import find_heads
+from lobes.heads import HeadSet
+from lobes.modeling import MultiTaskModel
+from lobes.training.data import TrainingData
+from lobes.training.sampling import TaskBatchSampler
+from plain_iat import masks_of, plain_steps
+from test_iat import without_dropout
+from test_trainer import TASKS, global_random_states, new_model  # noqa: F401
+
+PROCESSES = 2
+SWITCH = SETTINGS.switch_step(STEPS)
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of three trainings in two processes."""
+    folder = tmp_path_factory.mktemp(request.param)
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+    command += [
+        "--nproc-per-node",
+        str(PROCESSES),
+        str(Path(__file__).parent / "distributed_iat.py"),
+    ]
+    done = subprocess.run(
+        [*command, str(folder), request.param],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        text=True,
+        capture_output=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def seen(folder: Path, rank: int) -> tuple[list, list, dict]:
+    """(the weights before each step and at the end, the tasks of each step, the heads)."""
+    tasks = json.loads((folder / f"tasks-{rank}.json").read_text())
+    heads = json.loads((folder / f"heads-{rank}.json").read_text())
+    return torch.load(folder / f"weights-{rank}.pt"), tasks, heads
+
+
+def batches(model: MultiTaskModel, accumulate: int) -> list[list[dict]]:
+    """The micro-batches of each step, over both processes."""
+    data = TrainingData(model, TASKS)
+    stream = TaskBatchSampler(data.sizes, 7, lengths=data.inputs.lengths)
+    every = [data.collate(indices) for indices in stream]
+    size = accumulate * PROCESSES
+    return [every[i : i + size] for i in range(0, STEPS * size, size)]
+
+
+@pytest.mark.parametrize(("run", "accumulate"), [("one", 1), ("two", 2)])
+def test_two_processes_train_what_the_plain_reference_trains(
+    run: str, accumulate: int, trained: Path
+) -> None:
+    weights, tasks, heads = seen(trained / run, 0)
+    _, others, same = seen(trained / run, 1)
+    assert heads == same
+    plain = without_dropout(new_model())
+    steps = batches(plain, accumulate)
+    for step, mine, theirs in zip(steps, tasks, others, strict=True):
+        dealt = [batch["task"] for batch in step]
+        assert (mine, theirs) == (dealt[::2], dealt[1::2])
+    assert any(set(mine) != set(theirs) for mine, theirs in zip(tasks, others, strict=True))
+    plain_steps(
+        plain,
+        find_heads(plain),
+        {task: HeadSet.parse(text) for task, text in heads.items()},
+        steps,
+        rates=[3e-3 * (1 - step / STEPS) for step in range(STEPS)],
+        switch=SWITCH,
+    )
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(weights[-1][name], value, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("run", ["one", "two"])
+def test_rows_that_no_process_may_train_stay_the_same_to_the_bit(run: str, trained: Path) -> None:
+    weights, tasks, heads = seen(trained / run, 0)
+    _, others, _ = seen(trained / run, 1)
+    model = new_model()
+    layout = find_heads(model)
+    masks = {task: masks_of(model, layout, HeadSet.parse(text)) for task, text in heads.items()}
+    for step in range(SWITCH, STEPS):
+        present = {*tasks[step], *others[step]}
+        for name in masks["mood"]:
+            allowed = torch.stack([masks[task][name] for task in sorted(present)]).any(0)
+            moved = weights[step + 1][name] != weights[step][name]
+            assert not moved[~allowed].any(), name
+            if name.endswith("weight") and allowed.any():
+                assert moved[allowed].float().mean() > 0.9, name
+        for task in masks:  # a classifier without a batch rests, as in one process
+            name = f"classifiers.{task}.weight"
+            same = torch.equal(weights[step + 1][name], weights[step][name])
+            assert same is (task not in present)
+
+
+def test_a_run_goes_on_from_a_checkpoint_in_its_iat_phase(trained: Path) -> None:
+    assert SWITCH < CHECKPOINT
+    whole, _, heads = seen(trained / "two", 0)
+    continued, _, same = seen(trained / "on", 0)
+    assert heads == same
+    assert len(continued) == STEPS - CHECKPOINT + 1
+    for name, value in whole[-1].items():
+        assert torch.equal(continued[-1][name], value), name
+    saved = MultiTaskModel.from_pretrained(trained / "two" / f"checkpoint-{STEPS}", TASKS)
+    for name, value in saved.state_dict().items():
+        assert torch.equal(value, whole[-1][name]), name
