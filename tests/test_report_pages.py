@@ -7,7 +7,9 @@ import re
 
 import pytest
 
+from fake_comparisons import fake_comparison, fake_transfer
 from fake_results import HOSTILE, fake_results
+from lobes.report import comparison, transfer
 from lobes.report.html import render
 from pages import Page
 
@@ -19,7 +21,31 @@ REPORTS = {
     "hostile": {"tasks": HOSTILE, "sites": (7, 5, 11), "controls": 19, "iat": True},
     "twelve tasks": {"tasks": 12, "sites": (16,) * 24, "controls": 29, "iat": True},
 }
+COMPARISONS = {
+    "planted": {},
+    "one task": {"tasks": 1},
+    "one seed": {"seeds": 1},
+    "one method": {"methods": ("multi",)},
+    "without IAT": {"methods": ("single", "multi", "probe")},
+    "mostly early": {"seeds": 3, "early": 2},
+    "hostile": {"tasks": HOSTILE, "sites": (7, 5, 11)},
+    "twelve tasks": {"tasks": 12, "sites": (16,) * 24},
+}
+TRANSFERS = {
+    "planted": {},
+    "one seed": {"seeds": 1},
+    "one start": {"starts": ("pretrained",)},
+    "one size": {"sizes": (170,)},
+    "hostile": {"name": HOSTILE[0], "sites": (7, 5, 11)},
+}
 PAGES = {f"report: {name}": (render, fake_results, case) for name, case in REPORTS.items()}
+PAGES |= {
+    f"comparison: {name}": (comparison.render, fake_comparison, case)
+    for name, case in COMPARISONS.items()
+}
+PAGES |= {
+    f"transfer: {name}": (transfer.render, fake_transfer, case) for name, case in TRANSFERS.items()
+}
 
 
 @pytest.fixture(scope="module", params=PAGES)
@@ -87,3 +113,10 @@ def test_headings_do_not_skip_a_level(rendered):
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_names_are_text_and_never_markup(rendered):
+    text, page = rendered
+    assert not page.all("img")
+    assert "\x1b" not in text
+    assert len(text) < 1_000_000

@@ -27,6 +27,7 @@ _VIRIDIS = (
 SHADES = 21
 MOST_DOTS = 150
 _MOST_POINTS = 80
+_EQUAL = 1e-9  # what lies closer together differs by rounding only
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class StripPlot:
     zero: float
     ticks: tuple[Tick, ...]
     rows: tuple[StripRow, ...]
+    axis: str
     title: str
     description: str
 
@@ -126,8 +128,16 @@ def luminance(red: int, green: int, blue: int) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def strip_plot(strips: Sequence[Strip], title: str) -> StripPlot | None:
-    """Lay out a strip plot; None where nothing is defined."""
+def strip_plot(
+    strips: Sequence[Strip],
+    title: str,
+    axis: str = "D-score, %",
+    in_words: Callable[[Strip], str] | None = None,
+) -> StripPlot | None:
+    """Lay out a strip plot; None where nothing is defined.
+
+    `axis` names the unit, `in_words` says a row for those who do not see it.
+    """
     shown = [value for strip in strips for value in _values(strip)]
     if not any(math.isfinite(strip.value) for strip in strips):
         return None
@@ -145,7 +155,7 @@ def strip_plot(strips: Sequence[Strip], title: str) -> StripPlot | None:
         _strip_row(strip, label, 10 + row_height * (index + 0.5), x)
         for index, (strip, label) in enumerate(zip(strips, labels, strict=True))
     ]
-    digits = _digits(ticks)
+    digits = digits_of(ticks)
     return StripPlot(
         width=width,
         height=bottom + 40,
@@ -155,8 +165,9 @@ def strip_plot(strips: Sequence[Strip], title: str) -> StripPlot | None:
         zero=x(0.0),
         ticks=tuple(Tick(x(tick), words.fixed(tick, digits)) for tick in ticks),
         rows=tuple(rows),
+        axis=axis,
         title=title,
-        description=" ".join(_in_words(strip) for strip in strips),
+        description=" ".join((in_words or _in_words)(strip) for strip in strips),
     )
 
 
@@ -196,7 +207,7 @@ def line_chart(points: Sequence[tuple[float, float]], title: str) -> LineChart |
         share = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return round(bottom - share * (bottom - top), 1)
 
-    digits = _digits(y_ticks)
+    digits = digits_of(y_ticks)
     return LineChart(
         width=width,
         height=height,
@@ -218,7 +229,7 @@ def line_chart(points: Sequence[tuple[float, float]], title: str) -> LineChart |
 
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most `most` round numbers in equal steps that enclose [low, high]."""
-    if not high > low:
+    if high - low < _EQUAL:
         margin = abs(low) / 10 or 0.5
         low, high = low - margin, high + margin
     size = 10 ** math.floor(math.log10((high - low) / most))
@@ -250,7 +261,7 @@ def _dots(places: Sequence[float], y: float) -> str:
     )
 
 
-def _digits(ticks: Sequence[float]) -> int:
+def digits_of(ticks: Sequence[float]) -> int:
     """The decimals that tell neighbouring ticks apart."""
     return max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
 

@@ -251,7 +251,7 @@ def _tasks_alone(results: Results, entry: Results) -> list[str]:
     elif not beyond:
         which = "no task is"
     else:
-        which = f"{_some(beyond)} {'is' if len(beyond) == 1 else 'are'}"
+        which = f"{some(beyond)} {'is' if len(beyond) == 1 else 'are'}"
     rest = f", {len(beyond)} of {len(names)}" if 0 < len(beyond) < len(names) else ""
     return [f"One at a time (uncorrected), {which} beyond random lesions{rest}."]
 
@@ -269,14 +269,14 @@ def _pairs(entry: Results) -> list[str]:
     if len(double) == len(pairs):
         return [f"All {len(pairs)} pairs of tasks show {test}."]
     verb = "shows" if len(double) == 1 else "show"
-    return [f"Of {len(pairs)} pairs of tasks, {len(double)} {verb} {test}: {_some(double)}."]
+    return [f"Of {len(pairs)} pairs of tasks, {len(double)} {verb} {test}: {some(double)}."]
 
 
 def _is_double(pair: Results) -> bool:
     return bool(pair["double_dissociation"])
 
 
-def _some(items: Sequence[str], most: int = 6) -> str:
+def some(items: Sequence[str], most: int = 6) -> str:
     """A listing that stops after `most` items and says how many it leaves out."""
     if len(items) <= most:
         return words.listing(items)
@@ -302,7 +302,7 @@ def _caveats(results: Results) -> list[str]:
     weak = [task["name"] for task in results["tasks"] if near_chance(task)]
     if weak:
         caveats.append(
-            f"The model is near chance on {_some(weak)}: where there is little to lose, a lesion "
+            f"The model is near chance on {some(weak)}: where there is little to lose, a lesion "
             f"can show little, and ratios to the base score mislead."
         )
     if entry is not None and len(results["tasks"]) > 1:

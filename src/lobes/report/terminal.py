@@ -28,10 +28,10 @@ def tables(results: Results) -> list[RenderableType]:
         shown.append(_matrix(report, headline))
         if headline.panels:
             shown.append(_d_scores(headline))
-    return [*shown, _words(report.findings)]
+    return [*shown, findings_lines(report.findings)]
 
 
-def _table(*columns: str, left: int = 1) -> Table:
+def plain_table(*columns: str, left: int = 1) -> Table:
     """A plain table whose first `left` columns are text, the others numbers."""
     table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
@@ -41,7 +41,7 @@ def _table(*columns: str, left: int = 1) -> Table:
 
 
 def _base(report: Report) -> Group:
-    table = _table("task", "metric", "base", "chance", "above chance", left=2)
+    table = plain_table("task", "metric", "base", "chance", "above chance", left=2)
     for task in report.tasks:
         name = Text(task.name)
         if task.near_chance:
@@ -49,21 +49,22 @@ def _base(report: Report) -> Group:
         table.add_row(
             name, Text(task.metric), Text(task.base, "bold"), Text(task.chance), Text(task.above)
         )
-    return Group(_title("Base scores"), table)
+    return Group(title_line("Base scores"), table)
 
 
-def _title(text: str) -> Text:
-    return Text(_unbound(text), "bold underline")
+def title_line(text: str) -> Text:
+    """The title over a table."""
+    return Text(unbound(text), "bold underline")
 
 
-def _unbound(text: str) -> str:
-    """Without the page's no-break spaces, at which rich breaks a line all the same."""
+def unbound(text: str) -> str:
+    """The text without the page's no-break spaces, at which rich breaks a line all the same."""
     return text.replace(f"{GAP}%", "%").replace(GAP, " ")
 
 
 def _matrix(report: Report, fraction: Fraction) -> Group:
     names = [task.name for task in report.tasks]
-    table = _table("ablated", *names)
+    table = plain_table("ablated", *names)
     for row in fraction.raw:
         quiet = "" if row.kind == "task" else "dim"
         cells = [
@@ -73,12 +74,12 @@ def _matrix(report: Report, fraction: Fraction) -> Group:
         table.add_row(Text(row.label, quiet), *cells)
     title = f"Scores under lesions of {fraction.title}; rows: whose heads are ablated"
     key = Text("bold: a task under its own lesion; ▾: the lowest of its column", "dim")
-    return Group(_title(title), table, key)
+    return Group(title_line(title), table, key)
 
 
 def _d_scores(fraction: Fraction) -> Group:
-    table = _table("definition", "task", "D", "interval", "random lesions", "p", left=2)
-    title = _title(f"D-scores in percent at {fraction.title}, against {fraction.controls}")
+    table = plain_table("definition", "task", "D", "interval", "random lesions", "p", left=2)
+    title = title_line(f"D-scores in percent at {fraction.title}, against {fraction.controls}")
     notes = []
     for panel in fraction.panels:
         for row in panel.rows:
@@ -95,11 +96,12 @@ def _d_scores(fraction: Fraction) -> Group:
     return Group(title, table, *notes)
 
 
-def _words(findings: Findings) -> Group:
+def findings_lines(findings: Findings) -> Group:
+    """The question, the answer in colour, the sentences and what weakens them."""
     lines = [
         Text(findings.question),
-        Text(_unbound(findings.headline), f"bold {_TONES[findings.answer]}"),
+        Text(unbound(findings.headline), f"bold {_TONES[findings.answer]}"),
     ]
-    lines += [Text(f"  {_unbound(sentence)}") for sentence in findings.sentences]
-    lines += [Text(f"  ! {_unbound(caveat)}", "yellow") for caveat in findings.caveats]
+    lines += [Text(f"  {unbound(sentence)}") for sentence in findings.sentences]
+    lines += [Text(f"  ! {unbound(caveat)}", "yellow") for caveat in findings.caveats]
     return Group(*lines)

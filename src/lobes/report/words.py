@@ -7,7 +7,7 @@ text, `–` for what is undefined.
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 UNDEFINED = "–"
 GAP = "\u00a0"  # between a number and its unit: no line may break there
@@ -38,11 +38,16 @@ def points(value: float) -> str:
     return fixed(value, 1, sign=True)
 
 
-def interval(low: float, high: float) -> str:
-    """`+9.8 to +15.1`."""
+def difference(value: float) -> str:
+    """A difference of two scores in the metric's units, signed: `+0.0061`."""
+    return fixed(value, 4, sign=True)
+
+
+def interval(low: float, high: float, show: Callable[[float], str] = points) -> str:
+    """`+9.8 to +15.1`; `show` writes each end."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return UNDEFINED
-    return f"{points(low)} to {points(high)}"
+    return f"{show(low)} to {show(high)}"
 
 
 def p_value(value: float) -> str:

@@ -1,0 +1,285 @@
+"""The comparison of ways to train, over seeds: a function of `comparison.json` and nothing else."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from lobes.report import comparison_findings, over_seeds, settings, trained, words
+from lobes.report.findings import HEADLINE, Results, near_chance
+from lobes.report.over_seeds import NAMES, mean, numbers, score_cell
+from lobes.report.page import render_page
+from lobes.report.parts import (
+    Comparison,
+    DifferencePanel,
+    DScoreRow,
+    Fact,
+    MeanRow,
+    SeedTable,
+    Trained,
+)
+from lobes.report.source import COMPARISON, check, damage_named, read
+from lobes.report.terminal import findings_lines, plain_table, title_line
+from lobes.report.view import TINTS
+
+ALL_TASKS = "all tasks (mean)"
+
+
+def read_comparison(path: str | Path) -> dict[str, Any]:
+    """The content of a `comparison.json`; `path` is the file or the folder that holds it.
+
+    Raises `RunError` when there is no such file, when it is damaged, when it is something else,
+    or when a newer version of lobes wrote it.
+    """
+    return read(path, COMPARISON)
+
+
+def render(comparison: Results) -> str:
+    """The whole page. Raises `RunError` when the comparison is damaged or of a newer version."""
+    return render_page("comparison.html", report=view(comparison), tints=TINTS)
+
+
+def tables(comparison: Results) -> list[RenderableType]:
+    """What the terminal shows: scores, differences, D-scores, and the findings in words.
+
+    Raises `RunError` when the comparison is damaged or of a newer version.
+    """
+    shown = view(comparison)
+    title = f"Scores on the validation examples, means over seeds with {shown.level} intervals"
+    parts: list[RenderableType] = [
+        over_seeds.means_table(title.replace(words.GAP, " "), "task", shown.methods, shown.scores)
+    ]
+    if shown.panels:
+        parts.append(over_seeds.difference_table("Differences", "task", shown.panels))
+    if shown.d_scores:
+        parts.append(_d_score_table(shown))
+    parts.append(findings_lines(shown.findings))
+    if shown.specialisation is not None:
+        parts.append(findings_lines(shown.specialisation))
+    return parts
+
+
+def view(comparison: Results) -> Comparison:
+    """What the page of this comparison shows; `comparison` as `read_comparison` returns it.
+
+    Raises `RunError` when a part is missing or has the wrong shape.
+    """
+    comparison = check(comparison, COMPARISON, "The comparison")
+    with damage_named():
+        return _view(comparison)
+
+
+def _view(comparison: Results) -> Comparison:
+    return Comparison(
+        name=comparison.get("name") or "lobes",
+        created=str(comparison.get("created") or ""),
+        version=str(comparison.get("lobes") or ""),
+        findings=comparison_findings.performance(comparison),
+        facts=_facts(comparison),
+        specialisation=comparison_findings.specialisation(comparison),
+        methods=tuple(NAMES[method] for method in comparison["methods"]),
+        scores=_scores(comparison),
+        panels=_panels(comparison),
+        d_scores=_d_scores(comparison),
+        d_panel=_d_panel(comparison),
+        trained=_trained(comparison),
+        seeds=_seeds(comparison),
+        tasks=over_seeds.compared_tasks(comparison["tasks"]),
+        level=over_seeds.level_of(comparison),
+        settings=_settings(comparison),
+    )
+
+
+def _facts(comparison: Results) -> tuple[Fact, ...]:
+    model, training = comparison["model"], comparison.get("training") or {}
+    sites = model["sites"]
+    total = sum(site["n_heads"] for site in sites)
+    return (
+        Fact("Model", str(model.get("name") or words.UNDEFINED)),
+        Fact("Parameters", words.thousands(model.get("n_parameters"))),
+        Fact("Attention heads", f"{total} in {words.plural(len(sites), 'site')}"),
+        Fact("Tasks", str(len(comparison["tasks"]))),
+        Fact("Seeds", str(len(comparison["seeds"]))),
+        Fact("Steps", words.thousands(training.get("steps"))),
+    )
+
+
+def _scores(comparison: Results) -> tuple[MeanRow, ...]:
+    """A row for each task and one for their mean; near chance where no method does it better."""
+    methods = [comparison["summary"]["methods"][method] for method in comparison["methods"]]
+    rows = []
+    for index, task in enumerate(comparison["tasks"]):
+        found = [method["tasks"][index] for method in methods]
+        rows.append(
+            MeanRow(
+                label=task["name"],
+                chance=words.fixed(words.number(task["chance"])),
+                cells=tuple(score_cell(each) for each in found),
+                is_mean=False,
+                near_chance=near_chance({**task, "base": over_seeds.best(found)}),
+            )
+        )
+    if len(rows) > 1:
+        chance = mean([words.number(task["chance"]) for task in comparison["tasks"]])
+        cells = tuple(score_cell(method["mean"]) for method in methods)
+        rows.append(MeanRow(ALL_TASKS, words.fixed(chance), cells, True, False))
+    return tuple(rows)
+
+
+def _panels(comparison: Results) -> tuple[DifferencePanel, ...]:
+    panels = []
+    for number, entry in enumerate(comparison["summary"]["differences"]):
+        first, second = (numbers(comparison["scores"][entry[side]]) for side in ("first", "second"))
+        labels, found, singles = _rows(comparison, entry, first, second)
+        panels.append(
+            over_seeds.panel(
+                entry,
+                labels,
+                found,
+                singles,
+                axis="difference in score",
+                headline=number == 0,
+            )
+        )
+    return tuple(panels)
+
+
+def _rows(
+    comparison: Results,
+    entry: Results,
+    first: Sequence[Sequence[float]],
+    second: Sequence[Sequence[float]],
+) -> tuple[list[str], list[Results], list[list[float]]]:
+    """Labels, estimates and single seeds' differences: the mean over tasks first, then each."""
+    labels = [task["name"] for task in comparison["tasks"]]
+    differences = [
+        [a - b for a, b in zip(*pair, strict=True)] for pair in zip(first, second, strict=True)
+    ]
+    singles = [list(column) for column in zip(*differences, strict=True)]
+    if len(labels) == 1:
+        return labels, entry["tasks"], singles
+    kept = [k for k, each in enumerate(entry["tasks"]) if each["mean"] is not None]
+    if entry["mean"]["mean"] is None:
+        kept = []
+    means = [mean([row[k] for k in kept]) for row in differences]
+    return [ALL_TASKS, *labels], [entry["mean"], *entry["tasks"]], [means, *singles]
+
+
+def _d_scores(comparison: Results) -> tuple[DScoreRow, ...]:
+    """The model's D-scores: the largest fraction first, the headline definition first."""
+    entries = comparison["summary"].get("d_scores") or []
+    largest = max((entry["fraction"] for entry in entries), default=None)
+    return tuple(
+        DScoreRow(
+            fraction=words.percent(words.number(entry["fraction"])),
+            definition=entry["definition"],
+            cells=(
+                score_cell(entry["multi"]["mean"], words.points),
+                score_cell(entry["iat"]["mean"], words.points),
+            ),
+            difference=over_seeds.difference_row(
+                entry["definition"], entry["difference"]["mean"], words.points
+            ),
+            is_headline=entry["fraction"] == largest and entry["definition"] == HEADLINE,
+        )
+        for entry in sorted(entries, key=lambda entry: -entry["fraction"])
+    )
+
+
+def _d_panel(comparison: Results) -> DifferencePanel | None:
+    """The headline's D-scores task by task."""
+    summaries = [
+        each
+        for each in comparison["summary"].get("d_scores") or []
+        if each["definition"] == HEADLINE
+    ]
+    if not summaries:
+        return None
+    summary = max(summaries, key=lambda each: each["fraction"])
+    entry = next(
+        each
+        for each in comparison["d_scores"]
+        if (each["fraction"], each["definition"]) == (summary["fraction"], HEADLINE)
+    )
+    labels, found, singles = _rows(
+        comparison, summary["difference"], numbers(entry["iat"]), numbers(entry["multi"])
+    )
+    return over_seeds.panel(
+        {"first": "iat", "second": "multi"},
+        labels,
+        found,
+        singles,
+        axis=f"difference in {HEADLINE} D-score, %",
+        show=words.points,
+        headline=True,
+    )
+
+
+def _trained(comparison: Results) -> Trained | None:
+    record = comparison.get("iat")
+    if not record:
+        return None
+    names = [task["name"] for task in comparison["tasks"]]
+    return trained.by_seeds(record, comparison["model"]["sites"], names, comparison["seeds"])
+
+
+def _seeds(comparison: Results) -> SeedTable:
+    """Each seed's mean score by each method, the step of its checkpoint, and the time."""
+    methods, early = comparison["methods"], set(comparison_findings.chosen_before_iat(comparison))
+    header = [f"{NAMES[method]}: {what}" for method in methods for what in ("score", "checkpoint")]
+    rows = []
+    for index, seed in enumerate(comparison["seeds"]):
+        row = [str(seed)]
+        for method in methods:
+            scores = numbers(comparison["scores"][method])[index]
+            selected = (comparison["selected"].get(method) or {}) and (
+                comparison["selected"][method][index]
+            )
+            before = " (before IAT)" if method == "iat" and seed in early else ""
+            row += [words.fixed(mean(scores)), f"{_steps(selected)}{before}"]
+        rows.append(row)
+    return over_seeds.seed_table(header, rows)
+
+
+def _steps(selected: object) -> str:
+    """One step, or those of several models; – for a method without checkpoints."""
+    if isinstance(selected, list):
+        return ", ".join(words.thousands(step) for step in selected)
+    return words.thousands(selected)
+
+
+def _settings(comparison: Results) -> tuple[Any, ...]:
+    seconds = {
+        NAMES[method]: words.number(comparison["summary"]["methods"][method]["seconds"]["mean"])
+        for method in comparison["methods"]
+    }
+    times = {**comparison.get("times", {}), **{f"{k}, a seed": v for k, v in seconds.items()}}
+    return settings.sections(
+        {
+            "Training": comparison.get("training") or {},
+            "IAT": trained.settings_of(comparison.get("iat") or {}),
+            "Environment": comparison.get("environment") or {},
+            "Time": settings.durations(times),
+            "Configuration": comparison.get("config") or {},
+        }
+    )
+
+
+def _d_score_table(shown: Comparison) -> RenderableType:
+    table = plain_table(
+        "heads", "D-score", "multi-task", "IAT", "difference", "interval", "p", left=2
+    )
+    for row in shown.d_scores:
+        style = "bold" if row.is_headline else ""
+        table.add_row(
+            Text(row.fraction.replace(words.GAP, " "), style),
+            Text(row.definition, style),
+            Text(row.cells[0].value, style),
+            Text(row.cells[1].value, style),
+            Text(row.difference.value, style),
+            Text(row.difference.interval),
+            Text(row.difference.p, "green" if row.difference.beyond else ""),
+        )
+    return Group(title_line("D-scores in percent, means over tasks and seeds"), table)

@@ -1,0 +1,291 @@
+"""What a comparison found, in words: does IAT improve performance, does it specialise heads?
+
+The method's claims 4 and 3 (METHOD section 1), each with its own answer; `differences.py` says when
+a difference over seeds counts.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from lobes.report import words
+from lobes.report.differences import (
+    AFTER,
+    NEGLIGIBLE_D_SCORE,
+    NEGLIGIBLE_SCORE,
+    Difference,
+    difference_of,
+    highest,
+    in_words,
+    main_pair,
+    model_of,
+    seed_caveats,
+    seeds_of,
+    unusable,
+)
+from lobes.report.findings import (
+    DEFINITIONS,
+    HEADLINE,
+    Answer,
+    Findings,
+    Results,
+    near_chance,
+    some,
+)
+
+
+def chosen_before_iat(comparison: Results) -> list[int]:
+    """The seeds whose selected checkpoint is from before IAT began: both methods are one there."""
+    record = comparison.get("iat") or {}
+    selected = (comparison.get("selected") or {}).get("iat") or ()
+    switch = words.number(record.get("switch_step"))
+    pairs = zip(comparison["seeds"], selected, strict=False)
+    return [seed for seed, step in pairs if words.number(step) <= switch]
+
+
+def performance(comparison: Results) -> Findings:
+    """Claim 4: whether training the important heads makes the model better at its tasks."""
+    entry = main_pair(comparison["summary"])
+    names = [task["name"] for task in comparison["tasks"]]
+    tasks = f"the task {names[0]}" if len(names) == 1 else f"the {len(names)} tasks"
+    if 1 < len(names) <= 4:
+        tasks += f" ({words.listing(names)})"
+    if entry is None:
+        return Findings(
+            question=f"How good is {model_of(comparison)} at {tasks}?",
+            answer="open",
+            headline="There is nothing to compare: only one method was run.",
+            sentences=(),
+            caveats=tuple(seed_caveats(comparison)),
+        )
+    first, second = AFTER[entry["first"]], AFTER[entry["second"]]
+    answer, headline = _performance_answer(comparison, entry)
+    return Findings(
+        question=f"Is {model_of(comparison)} better at {tasks} {first} than {second}?",
+        answer=answer,
+        headline=headline,
+        sentences=tuple(_performance_sentences(comparison, entry)),
+        caveats=tuple(_performance_caveats(comparison, entry)),
+    )
+
+
+def specialisation(comparison: Results) -> Findings | None:
+    """Claim 3: whether IAT raises the D-scores; None where they were not measured."""
+    entries = comparison["summary"].get("d_scores") or []
+    if not entries:
+        return None
+    fraction = max(entry["fraction"] for entry in entries)
+    by_definition = {e["definition"]: e for e in entries if e["fraction"] == fraction}
+    entry = by_definition[HEADLINE]
+    answer, headline = _specialisation_answer(comparison, entry)
+    return Findings(
+        question=f"Does IAT make the attention heads of {model_of(comparison)} more specialised?",
+        answer=answer,
+        headline=headline,
+        sentences=tuple(_specialisation_sentences(comparison, entry, by_definition, entries)),
+        caveats=tuple(_specialisation_caveats(comparison, entry)),
+    )
+
+
+def _mostly_before(comparison: Results) -> str:
+    """The headline where too few seeds show IAT at all, or nothing."""
+    early, count = len(chosen_before_iat(comparison)), len(comparison["seeds"])
+    if 2 * early <= count:
+        return ""
+    which = "every seed" if early == count else f"{early} of {count} seeds"
+    return (
+        f"Cannot be said: in {which} the chosen checkpoint is from before IAT began, so that both "
+        f"are one and the same model."
+    )
+
+
+def _performance_answer(comparison: Results, entry: Results) -> tuple[Answer, str]:
+    found = Difference.of(entry["mean"])
+    first, second = AFTER[entry["first"]], AFTER[entry["second"]]
+    reason = unusable(comparison, found, "a score")
+    if reason:
+        return "open", reason
+    if all(_near_chance(comparison, entry)):
+        return "open", "Cannot be said: no task is done clearly better than chance."
+    if entry["first"] == "iat" and _mostly_before(comparison):
+        return "open", _mostly_before(comparison)
+    if found.is_better:
+        return "yes", f"Yes: the mean score over the tasks is higher {first}."
+    if found.is_worse:
+        return "no", f"No: the mean score over the tasks is lower {first}."
+    if found.low == found.high == 0:
+        return "no", "No: in every seed both reach the same mean score."
+    if found.high < NEGLIGIBLE_SCORE:
+        return "no", f"No: if there is any gain {first}, it is below {NEGLIGIBLE_SCORE}."
+    return "open", f"Cannot be said: the seeds do not tell the score {first} from that {second}."
+
+
+def _performance_sentences(comparison: Results, entry: Results) -> list[str]:
+    first, second = entry["first"], entry["second"]
+    methods = comparison["summary"]["methods"]
+    scores = [words.fixed(words.number(methods[m]["mean"]["mean"])) for m in (first, second)]
+    n_tasks = len(comparison["tasks"])
+    what = f"the mean score of the {n_tasks} tasks" if n_tasks > 1 else "the score"
+    sentences = [
+        f"Over {seeds_of(comparison)}, {what} is {scores[0]} {AFTER[first]} and {scores[1]} "
+        f"{AFTER[second]}: a difference of {in_words(comparison, Difference.of(entry['mean']))}."
+    ]
+    if n_tasks > 1:
+        sentences += _task_by_task(comparison, entry["tasks"], f"the score {AFTER[first]}")
+    against = difference_of(comparison["summary"], "multi", "single")
+    if against is not None and against is not entry and first == "iat":
+        sentences.append(_negative_transfer(comparison, Difference.of(against["mean"])))
+    against = difference_of(comparison["summary"], "iat", "single")
+    if against is not None and first == "iat" and second != "single":
+        text = in_words(comparison, Difference.of(against["mean"]))
+        sentences.append(f"Against single-task training, IAT makes a difference of {text}.")
+    return sentences
+
+
+def _negative_transfer(comparison: Results, found: Difference) -> str:
+    numbers = in_words(comparison, found)
+    if found.is_worse:
+        return (
+            f"Ordinary multi-task training falls behind single-task training, by {numbers}: there "
+            f"is negative transfer to undo."
+        )
+    if found.is_better:
+        return f"Ordinary multi-task training is ahead of single-task training, by {numbers}."
+    return (
+        f"Whether ordinary multi-task training harms the tasks cannot be told: against "
+        f"single-task training it makes a difference of {numbers}."
+    )
+
+
+def _task_by_task(comparison: Results, entries: Sequence[Results], what: str) -> list[str]:
+    """On which tasks `what` differs, each by its own corrected test; silent for one seed."""
+    if len(comparison["seeds"]) < 2:
+        return []
+    names = [task["name"] for task in comparison["tasks"]]
+    found = [Difference.of(entry, "p_holm") for entry in entries]
+    better = [n for n, each in zip(names, found, strict=True) if each.is_better]
+    worse = [n for n, each in zip(names, found, strict=True) if each.is_worse]
+    parts = []
+    if better:
+        parts.append(f"higher on {some(better)}")
+    if worse:
+        parts.append(f"lower on {some(worse)}")
+    if not parts:
+        return ["Task by task, no difference can be told (Holm-corrected)."]
+    return [f"Task by task (Holm-corrected), {what} is {words.listing(parts)}."]
+
+
+def _performance_caveats(comparison: Results, entry: Results) -> list[str]:
+    caveats = seed_caveats(comparison)
+    if entry["first"] == "iat":
+        caveats += _before_caveats(comparison)
+    weak = [
+        task["name"]
+        for task, is_weak in zip(comparison["tasks"], _near_chance(comparison, entry), strict=True)
+        if is_weak
+    ]
+    if weak:
+        caveats.append(
+            f"Near chance on {some(weak)}: there a difference between two trainings says little."
+        )
+    metrics = sorted({task["metric"] for task in comparison["tasks"]})
+    if len(metrics) > 1:
+        caveats.append(
+            f"The mean over tasks adds different metrics ({words.listing(metrics)}); see the tasks "
+            f"one by one."
+        )
+    return caveats
+
+
+def _near_chance(comparison: Results, entry: Results) -> list[bool]:
+    """For each task, whether even the better of the two methods is near chance."""
+    methods = comparison["summary"]["methods"]
+    weak = []
+    for index, task in enumerate(comparison["tasks"]):
+        means = [methods[entry[side]]["tasks"][index]["mean"] for side in ("first", "second")]
+        weak.append(near_chance({**task, "base": highest(means)}))
+    return weak
+
+
+def _before_caveats(comparison: Results) -> list[str]:
+    early = chosen_before_iat(comparison)
+    if not early:
+        return []
+    seeds = f"seed {early[0]}" if len(early) == 1 else f"seeds {some([str(s) for s in early])}"
+    return [
+        f"In {seeds} ({len(early)} of {len(comparison['seeds'])}) the checkpoint chosen on held-out"
+        f" data is from before IAT began: there the two methods give the same model, and a "
+        f"difference of 0."
+    ]
+
+
+def _specialisation_answer(comparison: Results, entry: Results) -> tuple[Answer, str]:
+    found = Difference.of(entry["difference"]["mean"])
+    reason = unusable(comparison, found, "the D-score")
+    if reason:
+        return "open", reason
+    if _mostly_before(comparison):
+        return "open", _mostly_before(comparison)
+    if found.is_better:
+        return "yes", "Yes: after IAT the tasks depend more on heads of their own."
+    if found.is_worse:
+        return "no", "No: after IAT the tasks depend less on heads of their own."
+    if found.high < NEGLIGIBLE_D_SCORE:
+        return "no", f"No: if IAT raises the D-score, it is by less than {NEGLIGIBLE_D_SCORE:g} %."
+    return "open", "Cannot be said: the seeds do not tell the D-scores with and without IAT apart."
+
+
+def _specialisation_sentences(
+    comparison: Results,
+    entry: Results,
+    by_definition: Mapping[str, Results],
+    entries: Sequence[Results],
+) -> list[str]:
+    means = {m: words.points(words.number(entry[m]["mean"]["mean"])) for m in ("multi", "iat")}
+    found = Difference.of(entry["difference"]["mean"])
+    sentences = [
+        f"At {_of_heads(entry)} the model’s {HEADLINE} D-score, over {seeds_of(comparison)}, is "
+        f"{means['multi']}{words.GAP}% {AFTER['multi']} and {means['iat']}{words.GAP}% "
+        f"{AFTER['iat']}: a difference of {in_words(comparison, found, words.points)}.",
+        *_task_by_task(comparison, entry["difference"]["tasks"], "the D-score"),
+    ]
+    others = [
+        f"{name} {_briefly(by_definition[name])}"
+        for name in DEFINITIONS
+        if name != HEADLINE and name in by_definition
+    ]
+    if others:
+        sentences.append(f"By the other definitions the difference is: {words.listing(others)}.")
+    rest = [
+        f"{_briefly(other)} at {_of_heads(other)}"
+        for other in sorted(entries, key=lambda other: other["fraction"])
+        if other["definition"] == HEADLINE and other is not entry
+    ]
+    if rest:
+        sentences.append(f"At the other fractions the {HEADLINE} difference is {'; '.join(rest)}.")
+    return sentences
+
+
+def _specialisation_caveats(comparison: Results, entry: Results) -> list[str]:
+    caveats = _before_caveats(comparison)
+    names = [task["name"] for task in comparison["tasks"]]
+    undefined = [
+        name
+        for name, task in zip(names, entry["difference"]["tasks"], strict=True)
+        if not math.isfinite(words.number(task["mean"]))
+    ]
+    if undefined:
+        caveats.append(
+            f"The mean leaves out {some(undefined)}, without a D-score in some seed: the base "
+            f"score lies too near 0."
+        )
+    return caveats
+
+
+def _of_heads(entry: Results) -> str:
+    return f"{words.percent(words.number(entry['fraction']))} of the heads"
+
+
+def _briefly(entry: Results) -> str:
+    found = Difference.of(entry["difference"]["mean"])
+    tail = f" ({words.p_equals(found.p)})" if math.isfinite(found.p) else ""
+    return f"{words.points(found.mean)}{tail}"

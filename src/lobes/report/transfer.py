@@ -1,0 +1,198 @@
+"""Transfer to a new task, over seeds: a function of `transfer.json` and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from lobes.report import over_seeds, settings, trained, words
+from lobes.report.findings import Results, near_chance
+from lobes.report.learning import LearningCurves, Start, learning_curves
+from lobes.report.over_seeds import NAMES, numbers, score_cell
+from lobes.report.page import render_page
+from lobes.report.parts import (
+    DifferencePanel,
+    Fact,
+    MeanRow,
+    Section,
+    SeedTable,
+    Trained,
+    Transfer,
+)
+from lobes.report.source import TRANSFER, check, damage_named, read
+from lobes.report.terminal import findings_lines
+from lobes.report.transfer_findings import transfer_findings
+from lobes.report.view import TINTS
+
+
+def read_transfer(path: str | Path) -> dict[str, Any]:
+    """The content of a `transfer.json`; `path` is the file or the folder that holds it.
+
+    Raises `RunError` when there is no such file, when it is damaged, when it is something else,
+    or when a newer version of lobes wrote it.
+    """
+    return read(path, TRANSFER)
+
+
+def render(transfer: Results) -> str:
+    """The whole page. Raises `RunError` when the study is damaged or of a newer version."""
+    return render_page("transfer.html", report=view(transfer), tints=TINTS)
+
+
+def tables(transfer: Results) -> list[RenderableType]:
+    """What the terminal shows: scores, differences, and the findings in words.
+
+    Raises `RunError` when the study is damaged or of a newer version.
+    """
+    shown = view(transfer)
+    title = f"{shown.metric} on the new task, means over seeds with {shown.level} intervals"
+    title = title.replace(words.GAP, " ")
+    parts: list[RenderableType] = [
+        over_seeds.means_table(title, "training", shown.starts, shown.scores)
+    ]
+    if shown.panels:
+        parts.append(over_seeds.difference_table("Differences", "training", shown.panels))
+    return [*parts, findings_lines(shown.findings)]
+
+
+def view(transfer: Results) -> Transfer:
+    """What the page of this study shows; `transfer` as `read_transfer` returns it.
+
+    Raises `RunError` when a part is missing or has the wrong shape.
+    """
+    transfer = check(transfer, TRANSFER, "The transfer study")
+    with damage_named():
+        return _view(transfer)
+
+
+def _view(transfer: Results) -> Transfer:
+    return Transfer(
+        name=transfer.get("name") or "lobes",
+        created=str(transfer.get("created") or ""),
+        version=str(transfer.get("lobes") or ""),
+        findings=transfer_findings(transfer),
+        facts=_facts(transfer),
+        metric=str(transfer["task"]["metric"]),
+        starts=tuple(NAMES[start] for start in transfer["starts"]),
+        curves=_curves(transfer),
+        scores=_scores(transfer),
+        panels=_panels(transfer),
+        trained=_trained(transfer),
+        seeds=_seeds(transfer),
+        sources=over_seeds.compared_tasks(transfer["sources"]),
+        level=over_seeds.level_of(transfer),
+        settings=_settings(transfer),
+    )
+
+
+def _facts(transfer: Results) -> tuple[Fact, ...]:
+    model, task = transfer["model"], transfer["task"]
+    return (
+        Fact("Model", str(model.get("name") or words.UNDEFINED)),
+        Fact("New task", f"{task['name']} ({task['metric']}, {over_seeds.outputs(task)})"),
+        Fact("Its training examples", words.thousands(task.get("n_train"))),
+        Fact("Its validation examples", words.thousands(task.get("n_validation"))),
+        Fact("Trained before on", words.plural(len(transfer["sources"]), "task")),
+        Fact("Seeds", str(len(transfer["seeds"]))),
+    )
+
+
+def _labels(transfer: Results) -> list[str]:
+    """`17 (1 %)` for each size."""
+    pairs = zip(transfer["sizes"], transfer["fractions"], strict=True)
+    return [f"{words.thousands(size)} ({words.percent(share)})" for size, share in pairs]
+
+
+def _curves(transfer: Results) -> LearningCurves | None:
+    summary, task = transfer["summary"]["starts"], transfer["task"]
+
+    def each(start: str, part: str) -> list[float]:
+        return [words.number(estimate[part]) for estimate in summary[start]]
+
+    starts = [
+        Start(start, NAMES[start], each(start, "mean"), each(start, "low"), each(start, "high"))
+        for start in transfer["starts"]
+    ]
+    seeds = [
+        value
+        for start in transfer["starts"]
+        for row in numbers(transfer["scores"][start])
+        for value in row
+    ]
+    title = f"{task['name']}: {task['metric']} against the number of training examples"
+    chance = words.number(task["chance"])
+    return learning_curves(starts, transfer["sizes"], seeds, chance, title)
+
+
+def _scores(transfer: Results) -> tuple[MeanRow, ...]:
+    task, summary = transfer["task"], transfer["summary"]["starts"]
+    rows = []
+    for index, label in enumerate(_labels(transfer)):
+        found = [summary[start][index] for start in transfer["starts"]]
+        rows.append(
+            MeanRow(
+                label=label,
+                chance=words.fixed(words.number(task["chance"])),
+                cells=tuple(score_cell(each) for each in found),
+                is_mean=False,
+                near_chance=near_chance({**task, "base": over_seeds.best(found)}),
+            )
+        )
+    return tuple(rows)
+
+
+def _panels(transfer: Results) -> tuple[DifferencePanel, ...]:
+    panels = []
+    for number, entry in enumerate(transfer["summary"]["differences"]):
+        first, second = (numbers(transfer["scores"][entry[side]]) for side in ("first", "second"))
+        seeds = zip(first, second, strict=True)
+        differences = [[a - b for a, b in zip(*pair, strict=True)] for pair in seeds]
+        panels.append(
+            over_seeds.panel(
+                entry,
+                _labels(transfer),
+                entry["fractions"],
+                [list(column) for column in zip(*differences, strict=True)],
+                axis=f"difference in {transfer['task']['metric']}",
+                headline=number == 0,
+            )
+        )
+    return tuple(panels)
+
+
+def _trained(transfer: Results) -> Trained | None:
+    record = transfer.get("iat")
+    if not record:
+        return None
+    names = [task["name"] for task in transfer["sources"]]
+    return trained.by_seeds(record, transfer["model"]["sites"], names, transfer["seeds"])
+
+
+def _seeds(transfer: Results) -> SeedTable:
+    """Every single score: a row for each seed, a column for each start and size."""
+    starts = transfer["starts"]
+    header = [
+        f"{NAMES[start]}, {words.thousands(size)}" for start in starts for size in transfer["sizes"]
+    ]
+    scores = [numbers(transfer["scores"][start]) for start in starts]
+    rows = [
+        [str(seed), *(words.fixed(value) for each in scores for value in each[index])]
+        for index, seed in enumerate(transfer["seeds"])
+    ]
+    return over_seeds.seed_table(header, rows)
+
+
+def _settings(transfer: Results) -> tuple[Section, ...]:
+    seconds = {
+        f"{NAMES[start]}, all trainings": sum(map(words.number, values))
+        for start, values in (transfer.get("seconds") or {}).items()
+    }
+    return settings.sections(
+        {
+            "Fine-tuning": transfer.get("training") or {},
+            "IAT": trained.settings_of(transfer.get("iat") or {}),
+            "Environment": transfer.get("environment") or {},
+            "Time": settings.durations({**transfer.get("times", {}), **seconds}),
+            "Configuration": transfer.get("config") or {},
+        }
+    )

@@ -1,0 +1,170 @@
+"""Made-up comparisons and transfer studies with known content, for the tests of their pages.
+
+The summaries are computed from the made-up scores by `lobes.seeds`, as in a real study.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fake_results import fake_results, iat_record
+from lobes.seeds import summarize_comparison, summarize_transfer
+
+METHODS = ("single", "multi", "iat", "frozen", "probe")
+STARTS = ("pretrained", "multi", "iat")
+_HEIGHT = {"single": 0.0, "multi": 0.004, "frozen": -0.13, "probe": -0.09, "pretrained": -0.05}
+
+
+def fake_comparison(
+    *,
+    tasks: int | tuple[str, ...] = 3,
+    seeds: int = 5,
+    methods: tuple[str, ...] = METHODS,
+    gain: float = 0.02,
+    d_gain: float = 2.0,
+    noise: float = 0.006,
+    early: int = 0,
+    sites: tuple[int, ...] = (12,) * 6,
+    fractions: tuple[float, ...] = (0.1, 0.3),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """A comparison in the schema of `comparison.json`.
+
+    IAT is better than ordinary multi-task training by `gain`, and its D-scores higher by `d_gain`
+    percent, in each of which seeds differ by `noise` (and 100 · `noise`). In the first `early`
+    seeds the checkpoint of IAT is from before its switch, so that both are the same.
+    """
+    rng = np.random.default_rng(seed)
+    study = fake_results(tasks=tasks, sites=sites, training=False)
+    names = [task["name"] for task in study["tasks"]]
+    base = np.array([task["base"] for task in study["tasks"]])
+    shape = seeds, len(names)
+    shared = base + noise * rng.normal(size=shape)
+    scores = {
+        method: shared + _HEIGHT.get(method, 0.0) + noise * rng.normal(size=shape) / 3
+        for method in methods
+    }
+    both = {"multi", "iat"} <= set(methods)
+    if "iat" in methods:
+        before = scores["multi"] if both else shared
+        scores["iat"] = before + gain + noise * rng.normal(size=shape) / 3
+        scores["iat"][:early] = before[:early]
+    seconds = {method: 60.0 + rng.random(seeds) for method in methods}
+    d_scores = _d_scores(rng, shape, fractions, d_gain, 100 * noise, early) if both else []
+    plain = [{key: _lists(value) for key, value in entry.items()} for entry in d_scores]
+    return {
+        **_opening("lobes-comparison", study),
+        "tasks": [
+            {**task, "n_train": 9000, "n_held_out": 1000}
+            for task in ({k: v for k, v in t.items() if k != "base"} for t in study["tasks"])
+        ],
+        "seeds": list(range(seeds)),
+        "methods": list(methods),
+        "scores": {method: _lists(values) for method, values in scores.items()},
+        "held_out": {method: _lists(values + 0.01) for method, values in scores.items()},
+        "selected": {method: _selected(method, shape, early) for method in methods},
+        "seconds": {method: _lists(values) for method, values in seconds.items()},
+        "iat": _iat(names, sites, seeds) if "iat" in methods else None,
+        "d_scores": plain,
+        "summary": summarize_comparison(scores, seconds, plain),
+        **_closing(study),
+    }
+
+
+def fake_transfer(
+    *,
+    seeds: int = 5,
+    starts: tuple[str, ...] = STARTS,
+    sizes: tuple[int, ...] = (2, 17, 170, 1702),
+    gain: float = 0.03,
+    noise: float = 0.008,
+    name: str = "entailment",
+    sites: tuple[int, ...] = (12,) * 6,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """A transfer study in the schema of `transfer.json`.
+
+    From IAT the score is higher than from ordinary training by `gain` at every size but the
+    smallest, where every start is near chance.
+    """
+    rng = np.random.default_rng(seed)
+    study = fake_comparison(sites=sites, methods=("multi", "iat"))
+    reached = 0.5 + 0.1 * np.log10(np.array(sizes) / min(sizes))
+    scores = {
+        start: reached
+        + np.where(np.array(sizes) > min(sizes), _HEIGHT.get(start, gain), 0.0)
+        + noise * rng.normal(size=(seeds, len(sizes)))
+        for start in starts
+    }
+    return {
+        **_opening("lobes-transfer", study),
+        "sources": study["tasks"],
+        "task": {
+            "name": name,
+            "metric": "accuracy",
+            "labels": ["no", "yes"],
+            "n_train": max(sizes),
+            "n_validation": 2003,
+            "chance": 0.5,
+        },
+        "fractions": [float(f"{size / max(sizes):.2g}") for size in sizes],
+        "sizes": list(sizes),
+        "seeds": list(range(seeds)),
+        "starts": list(starts),
+        "scores": {start: _lists(values) for start, values in scores.items()},
+        "seconds": {start: [12.5] * seeds for start in starts},
+        "iat": _iat([t["name"] for t in study["tasks"]], sites, seeds) if "iat" in starts else None,
+        "summary": summarize_transfer(scores),
+        **_closing(study),
+    }
+
+
+def _opening(schema: str, study: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": schema, "version": 1} | {
+        key: study[key] for key in ("name", "created", "lobes", "model")
+    }
+
+
+def _closing(study: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "training": {"steps": 300, "batch_size": 32, "sampling": "proportional"},
+        "level": 0.95,
+        "config": study["config"],
+        "environment": study["environment"],
+        "times": {"total": 1234.5},
+    }
+
+
+def _d_scores(rng, shape, fractions, gain, noise, early) -> list[dict[str, Any]]:
+    entries = []
+    for fraction in fractions:
+        for definition in ("column", "row", "relative"):
+            multi = 40 * fraction + noise * rng.normal(size=shape)
+            iat = multi + gain + noise * rng.normal(size=shape)
+            iat[:early] = multi[:early]
+            entries.append(
+                {"fraction": fraction, "definition": definition, "multi": multi, "iat": iat}
+            )
+    return entries
+
+
+def _selected(method, shape, early) -> list[Any] | None:
+    seeds, tasks = shape
+    if method == "probe":
+        return None
+    if method == "single":
+        return [[100 + 10 * task for task in range(tasks)] for _ in range(seeds)]
+    return [250 if method == "iat" and seed < early else 290 for seed in range(seeds)]
+
+
+def _iat(names, sites, seeds) -> dict[str, Any]:
+    records = [iat_record(names, sites, seed=seed) for seed in range(seeds)]
+    return {
+        **records[0],
+        "seconds": [record["seconds"] for record in records],
+        "heads": [record["heads"] for record in records],
+    }
+
+
+def _lists(values: Any) -> Any:
+    return values.tolist() if isinstance(values, np.ndarray) else values
