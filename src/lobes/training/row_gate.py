@@ -230,7 +230,7 @@ class _Pass(torch.autograd.Function):
     """The identity; its gradient reaches only the rows that train."""
 
     @staticmethod
-    def forward(weight: Tensor, learns: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(weight: Tensor, learns: Tensor) -> Tensor:
         return weight.view_as(weight)
 
     @staticmethod
@@ -238,7 +238,7 @@ class _Pass(torch.autograd.Function):
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (learns,) = ctx.saved_tensors
         # not a product: what is not a number times 0 is not 0
         return torch.where(learns, gradient, 0), None

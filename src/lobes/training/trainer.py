@@ -374,7 +374,7 @@ class MultiTaskTrainer(Trainer):
         (folder / LOSSES).write_text(json.dumps(record), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        weights = self._task_model().saved_weights(resume_from_checkpoint)
+        weights: dict[str, Any] = self._task_model().saved_weights(resume_from_checkpoint)
         whole = StateDictOptions(full_state_dict=True)
         set_model_state_dict(self._task_model(), weights, options=whole)
 
