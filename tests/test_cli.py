@@ -210,13 +210,13 @@ def test_a_fault_of_ours_is_one_line_and_debug_shows_where(monkeypatch, tmp_path
     def fail(*_):
         raise ZeroDivisionError("secret\x1b[31m")
 
-    monkeypatch.setattr("lobes.report.html.read_results", fail)
-    line = refusal("report", tmp_path)
+    monkeypatch.setattr("lobes.study.reports.read_json", fail)
+    line = refusal("report", tmp_path / "x")
     assert line == (
         "lobes failed in a way it should not (ZeroDivisionError: secret\ufffd[31m); --debug "
         "shows where."
     )
-    assert "in fail" in lobes("report", tmp_path, "--debug").stderr
+    assert "in fail" in lobes("report", tmp_path / "x", "--debug").stderr
 
 
 def test_an_error_shows_its_place_only_with_debug(tmp_path):

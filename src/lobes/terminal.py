@@ -128,12 +128,12 @@ class Progress:
 
 def show_results(results: dict[str, Any]) -> None:
     """The tables and findings of a study, a comparison or a transfer study, on stdout."""
-    from importlib import import_module
+    from lobes.report import comparison, terminal, transfer
 
-    kinds = {"lobes-comparison": "comparison", "lobes-transfer": "transfer"}
-    shown = import_module(f"lobes.report.{kinds.get(results['schema'], 'terminal')}")
+    kinds = {"lobes-comparison": comparison.tables, "lobes-transfer": transfer.tables}
+    tables = kinds.get(results["schema"], terminal.tables)
     console = _console()
-    for table in shown.tables(results):
+    for table in tables(results):
         console.print(table, "")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from lobes.discovery import find_heads
 from lobes.iap import IapSettings, check_lesions, lesion_matrix
 from lobes.modeling import MultiTaskModel
+from lobes.report.comparison import read_comparison, render
 from lobes.seeds import summarize_comparison
 from lobes.study.config import METHODS, StudyConfig
 from lobes.study.disk import plain
@@ -77,8 +78,6 @@ def compare_study(
         folder.remove_checkpoints()
         comparison = _comparison(study, runs, records, head, measurements)
         folder.write_json("comparison.json", comparison)
-        from lobes.report.comparison import read_comparison, render
-
         comparison = read_comparison(folder.path)
         with folder.writing("comparison.html") as file:
             file.write(render(comparison).encode())
@@ -97,9 +96,7 @@ def checked_model(run: SeedRun, methods: Sequence[str]) -> MultiTaskModel:
     layout = find_heads(model)
     if set(PAIR) <= set(methods):
         check_lesions(_lesions(run), layout)
-    iat = run.iat if "iat" in methods else None
-    trainer = run.trainer(model, run.parts, iat=iat)
-    assert iat is None or trainer.switch_step is not None  # computing it checks it
+    run.check(model, run.iat if "iat" in methods else None)
     return model
 
 

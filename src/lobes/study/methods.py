@@ -16,6 +16,7 @@ together: the second goes on from a checkpoint of the first, and with the best w
 first had kept by then. Where those stay the best of both, the two models are the same.
 """
 
+import contextlib
 import gc
 import math
 import time
@@ -187,6 +188,18 @@ class SeedRun:
         finally:
             remove(path)
         return multi, iat
+
+    def check(
+        self, model: MultiTaskModel, iat: IAT | None = None, parts: Sequence[Task] | None = None
+    ) -> None:
+        """Raise what can be known to be wrong with a training before it begins."""
+        try:
+            trainer = self.trainer(model, parts or self.parts, iat=iat)
+            if iat is not None:
+                iat.switch_step(trainer.total_steps)
+        finally:
+            with contextlib.suppress(OSError):
+                self.checkpoints.rmdir()  # the Trainer makes it
 
     def trainer(
         self,

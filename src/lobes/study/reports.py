@@ -1,10 +1,12 @@
 """What a folder holds to report: the results of a study, a comparison, or a transfer study."""
 
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lobes.report import comparison, html, transfer
 from lobes.report.page import write_page
+from lobes.report.source import read_results
 from lobes.study.disk import read_json
 
 
@@ -13,20 +15,18 @@ class Kind(NamedTuple):
 
     file: str
     page: str
-    room: str
-    read: str
-
-    def __call__(self, path: Path) -> tuple[dict[str, Any], str]:
-        """The results, and their page."""
-        room = import_module(f"lobes.report.{self.room}")
-        results = getattr(room, self.read)(path)
-        return results, room.render(results)
+    read: Callable[[Path], dict[str, Any]]
+    render: Callable[[dict[str, Any]], str]
 
 
 KINDS = {
-    "lobes-results": Kind("results.json", "report.html", "html", "read_results"),
-    "lobes-comparison": Kind("comparison.json", "comparison.html", "comparison", "read_comparison"),
-    "lobes-transfer": Kind("transfer.json", "transfer.html", "transfer", "read_transfer"),
+    "lobes-results": Kind("results.json", "report.html", read_results, html.render),
+    "lobes-comparison": Kind(
+        "comparison.json", "comparison.html", comparison.read_comparison, comparison.render
+    ),
+    "lobes-transfer": Kind(
+        "transfer.json", "transfer.html", transfer.read_transfer, transfer.render
+    ),
 }
 
 
@@ -37,9 +37,9 @@ def report_again(path: Path, page: Path | None = None) -> tuple[dict[str, Any], 
     Raises `RunError` where there is nothing to report, or it is damaged.
     """
     kind = _kind_of(path)
-    results, text = kind(path)
+    results = kind.read(path)
     folder = path if path.is_dir() else path.parent
-    return results, write_page(text, page or folder / kind.page)
+    return results, write_page(kind.render(results), page or folder / kind.page)
 
 
 def _kind_of(path: Path) -> Kind:

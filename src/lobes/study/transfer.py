@@ -20,6 +20,7 @@ import numpy as np
 
 from lobes.errors import ConfigError
 from lobes.modeling import MultiTaskModel
+from lobes.report.transfer import read_transfer, render
 from lobes.seeds import summarize_transfer
 from lobes.study.compare import checked_model
 from lobes.study.config import StudyConfig, TransferConfig
@@ -73,8 +74,6 @@ def transfer_study(
         records = [each.measured(measurements, progress) for each in transfers]
         folder.remove_checkpoints()
         folder.write_json("transfer.json", _results(study, transfers, records, head, measurements))
-        from lobes.report.transfer import read_transfer, render
-
         results = read_transfer(folder.path)
         with folder.writing("transfer.html") as file:
             file.write(render(results).encode())
@@ -108,7 +107,7 @@ class _Transfer:
 
     def check(self) -> None:
         """Raise what can be known to be wrong with the new task before the first training."""
-        self.run.trainer(self.run.new_model((self.task,)), self.subsets()[:1])
+        self.run.check(self.run.new_model((self.task,)), parts=self.subsets()[:1])
 
     def subsets(self) -> list[Task]:
         """The new task with each fraction of its training data, the smaller part of the larger."""
