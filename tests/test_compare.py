@@ -371,7 +371,7 @@ def test_iat_with_its_defaults_where_the_study_has_none(finished, tmp_path):
         (["iat.delta=0.05"], ConfigError, None),
         (["iap.fractions=[0.05]"], ConfigError, None),
         (
-            ["tasks.mood.train_size=3"],
+            ["tasks.mood.train_size=3", "seed=1"],
             DataError,
             "Task 'mood': 3 training examples are too few to hold out 20 % of them for choosing a "
             "checkpoint: 2 or more different texts of 2 or more classes are needed.",
