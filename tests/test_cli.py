@@ -69,6 +69,45 @@ def study(tmp_path_factory):
     return path
 
 
+# A comparison and a transfer that take a few seconds.
+SMALL = """
+[compare]
+seeds = 2
+evaluations = 2
+methods = ["multi", "iat", "probe"]
+
+[transfer]
+fractions = [0.5, 1.0]
+seeds = 1
+steps = 5
+
+[transfer.task]
+name = "subject"
+train = "topic.train.jsonl"
+validation = "topic.validation.jsonl"
+text = "sentence"
+"""
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A study file; beside it its finished comparison and transfer, where they go by default."""
+    path = write_study(tmp_path_factory.mktemp("compared"))
+    path.write_text(path.read_text().replace("steps = 23", "steps = 11") + SMALL)
+    for command in ("compare", "transfer"):
+        result = lobes(command, path)
+        assert result.exit_code == 0, result.stderr
+        page = path.parent / f"run-{command}" / PAGES[command]
+        assert result.stderr.splitlines()[-1] == f"Report: {page}"
+        assert "IAT − multi-task" in result.stdout
+        assert page.exists()
+    assert not (path.parent / "run").exists()
+    return path
+
+
+PAGES = {"compare": "comparison.html", "transfer": "transfer.html"}
+
+
 @pytest.fixture
 def new_run(study, tmp_path):
     """Options for a run of its own."""
@@ -245,6 +284,42 @@ def test_a_report_elsewhere_and_as_json(study, tmp_path):
     assert result.stderr == f"Report: {page}\n"
 
 
+@pytest.mark.parametrize("command", ["compare", "transfer"])
+def test_the_report_of_a_comparison_or_a_transfer(compared, tmp_path, command):
+    folder = compared.parent / f"run-{command}"
+    stored = folder / PAGES[command].replace("html", "json")
+    (folder / PAGES[command]).unlink()
+    for given in (folder, stored):
+        result = lobes("report", given)
+        assert (result.exit_code, result.stderr) == (0, f"Report: {folder / PAGES[command]}\n")
+        assert "IAT − multi-task" in result.stdout
+    assert (folder / PAGES[command]).read_text(encoding="utf-8").startswith("<!")
+    result = lobes("report", folder, "--html", tmp_path / "page.html", "--json")
+    assert json.loads(result.stdout) == json.loads(stored.read_text())
+    assert (tmp_path / "page.html").exists()
+    stored.rename(tmp_path / "else.json")
+    assert "give the folder of a finished run" in refusal("report", folder)
+    (tmp_path / "else.json").rename(stored)
+
+
+def test_an_exported_task(study, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    for number, run in enumerate((study.parent / "run", study.parent / "run" / "model")):
+        target = tmp_path / str(number)
+        result = lobes("export", run, "--task", "topic", "--to", target)
+        assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+        assert result.stderr == f"Model: {target}\n"
+        model = AutoModelForSequenceClassification.from_pretrained(target)
+        assert list(model.config.id2label.values()) == ["food", "sea", "sky"]
+    assert refusal("export", study.parent, "--task", "topic", "--to", tmp_path / "no") == (
+        f"There is no trained model in {study.parent}: give the folder of a run that was trained, "
+        f"or one that MultiTaskModel.save_pretrained wrote."
+    )
+    assert "'mood', 'topic'" in refusal("export", run, "--task", "taste", "--to", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_terminal_with_few_letters(study):
     done = subprocess.run(
         [*LOBES, "report", str(study.parent / "run")],
@@ -384,6 +459,42 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(new_run, study, tmp_
     assert timeless(json.loads(out)) == timeless(reference)
     left = {path.name for path in folder.iterdir()}
     assert left == {path.name for path in (study.parent / "run").iterdir()}
+
+
+def _has_compared(folder):
+    return any(folder.glob("measurements/multi-iat-*"))
+
+
+def _has_models(folder):
+    return any(folder.glob("model-*/training.json"))
+
+
+def _has_tuned(folder):
+    return any(folder.glob("measurements/multi-*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "moments"),
+    [
+        ("compare", (_started, _has_checkpoint, _has_compared)),
+        ("transfer", (_has_checkpoint, _has_models, _has_tuned)),
+    ],
+)
+def test_a_killed_comparison_ends_with_the_same_numbers(compared, tmp_path, command, moments):
+    folder = tmp_path / "run"
+    options = (command, compared, "--output", folder)
+    for happened in moments:
+        process = start(*options)
+        _wait(process, happened, folder)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+    code, out, err = finish(start(*options, "--json"))
+    assert code == 0, err
+    whole = compared.parent / f"run-{command}"
+    reference = json.loads((whole / PAGES[command].replace("html", "json")).read_text())
+    for key in ("scores", "selected", "held_out"):
+        assert json.loads(out)[key] == reference[key]
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
 
 
 def test_ctrl_c_is_130_and_says_that_the_command_continues(new_run, tmp_path):

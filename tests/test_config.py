@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobes.errors import ConfigError
-from lobes.study.config import StudyConfig, differences, load_study, override
+from lobes.study.config import METHODS, StudyConfig, differences, load_study, override
 
 STUDY = """
 model = "org/some-model"
@@ -78,6 +78,23 @@ def test_a_folder_beside_the_study_is_the_model(write):
     path = write(STUDY.replace("org/some-model", "org/here"))
     (path.parent / "org" / "here").mkdir(parents=True)
     assert load_study(path).model == str(path.parent / "org" / "here")
+
+
+def test_what_to_compare_and_where_to_transfer(write):
+    study = load_study(
+        write(
+            STUDY + '[compare]\nmethods = ["probe", "multi"]\npenalties = [1.0, 0.1]\n[transfer]\n'
+            'fractions = [1.0, 0.1]\n[transfer.task]\nname = "new"\ntrain = "new.csv"\ntext = "a"\n'
+        ),
+        ["compare.seeds=3", "transfer.task.train_size=7"],
+    )
+    assert study.compare.methods == ("multi", "probe")
+    assert (study.compare.seeds, study.compare.penalties) == (3, (0.1, 1.0))
+    assert study.transfer.fractions == (0.1, 1.0)
+    assert study.transfer.task.train_size == 7
+    assert os.path.isabs(study.transfer.task.train)
+    plain = load_study(write(STUDY), ['compare.methods="iat"'])
+    assert (plain.compare.methods, plain.transfer) == (("iat",), None)
 
 
 def test_environment_variables_in_paths(write, monkeypatch):
@@ -195,6 +212,62 @@ def test_environment_variables_in_paths(write, monkeypatch):
             "to a data set of the hub.",
         ),
         ("[training]", "iap = 3\n[training]", None),
+        (
+            "[training]",
+            '[compare]\nmethods = ["multi", "lasso"]\n[training]',
+            'compare.methods.1 is "lasso"; expected one or more of single, multi, iat, frozen, '
+            "probe.",
+        ),
+        (
+            "[training]",
+            '[compare]\nmethods = ["iat", "iat"]\n[training]',
+            'compare.methods is ["iat", "iat"]; expected each once.',
+        ),
+        (
+            "[training]",
+            "[compare]\nheld_out = 0.7\n[training]",
+            "compare.held_out is 0.7; expected a share of the training data above 0 and at most "
+            "0.5.",
+        ),
+        (
+            "[training]",
+            "[compare]\npenalties = [0.1, 0.0]\n[training]",
+            "compare.penalties.1 is 0.0; expected numbers above 0, such as [0.1, 1].",
+        ),
+        (
+            "[training]",
+            "[transfer]\nsteps = 7\n[training]",
+            "transfer.task is missing; expected a table [transfer.task], as one of [[tasks]].",
+        ),
+        (
+            "[training]",
+            '[transfer.task]\nname = "new"\ntext = "a"\n[training]',
+            "transfer.task.train is missing; expected a file, or `dataset` with a data set of the "
+            "hub.",
+        ),
+        (
+            "[training]",
+            '[transfer.task]\nname = "new"\ntrain = "x.csv"\n[training]',
+            "transfer.task.text is missing; expected the name of one text column, or a list of "
+            "two.",
+        ),
+        (
+            "[training]",
+            '[transfer.task]\nname = "mood"\ndataset = "x"\ntext = "a"\n[training]',
+            'transfer.task.name is "mood", which is one of [[tasks]]; expected a new task under a '
+            "name of its own.",
+        ),
+        (
+            "[training]",
+            '[transfer]\nfractions = [0.1, 0.1]\n[transfer.task]\nname = "new"\ndataset = "x"\n'
+            'text = "a"\n[training]',
+            "transfer.fractions is [0.1, 0.1]; expected each share once.",
+        ),
+        (
+            "[training]",
+            "[transfer]\nepochs = 3\n[training]",
+            "unknown key transfer.epochs; it belongs in [training].",
+        ),
     ],
 )
 def test_what_a_study_may_not_say(write, old, new, sentence):
@@ -328,6 +401,18 @@ studies = st.fixed_dictionaries(
                 "exact": st.booleans(),
                 "level": st.floats(0.5, 0.999),
             },
+        ),
+        "compare": st.fixed_dictionaries(
+            {},
+            optional={
+                "seeds": st.integers(1, 9),
+                "methods": st.lists(st.sampled_from(METHODS), min_size=1, unique=True),
+                "penalties": st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=4, unique=True),
+            },
+        ),
+        "transfer": st.fixed_dictionaries(
+            {"task": tasks.map(lambda task: {**task, "name": "the-new-one"})},
+            optional={"fractions": st.lists(shares, min_size=1, max_size=4, unique=True)},
         ),
     },
 )

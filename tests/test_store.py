@@ -57,6 +57,59 @@ def test_what_changes_no_number_may_differ(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("command", "settings"),
+    [
+        ("run", ["compare.held_out=0.2"]),
+        ("compare", ["iap.controls=3", "iap.level=0.9"]),
+        ("transfer", ["iap.fractions=[0.1]"]),
+    ],
+)
+def test_what_a_command_does_not_use_may_differ(tmp_path, command, settings):
+    with RunFolder(tmp_path / "run", STUDY.to_dict(), command=command) as folder:
+        folder.begin(PRINTS)
+    changed = override(STUDY, *settings).to_dict()
+    with RunFolder(tmp_path / "run", changed, command=command) as folder:
+        folder.begin(PRINTS)
+
+
+def test_what_a_command_uses_may_not_differ(tmp_path):
+    config = override(STUDY, "compare.seeds=3").to_dict()
+    changed = override(STUDY, "compare.seeds=3", "compare.held_out=0.2").to_dict()
+    for command in ("compare", "transfer"):
+        with RunFolder(tmp_path / command, config, command=command) as folder:
+            folder.begin(PRINTS)
+        with (
+            pytest.raises(RunError, match=r"another study: compare\.held_out differs"),
+            RunFolder(tmp_path / command, changed, command=command),
+        ):
+            pass
+
+
+def test_the_folder_of_another_command_is_refused(tmp_path):
+    begin(tmp_path / "run")
+    with (
+        pytest.raises(RunError) as caught,
+        RunFolder(tmp_path / "run", STUDY.to_dict(), command="transfer"),
+    ):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} holds what `lobes run` made; choose another output, or start again "
+        f"with --fresh."
+    )
+
+
+def test_a_folder_from_before_there_were_other_commands(tmp_path):
+    begin(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    for key in ("iat", "compare", "transfer"):
+        del stored["config"][key]
+    del stored["command"]
+    path.write_text(json.dumps(stored))
+    begin(tmp_path / "run", "compare.seeds=3")
+
+
+@pytest.mark.parametrize(
     ("settings", "keys"),
     [
         (["seed=1"], "seed differs"),
@@ -141,6 +194,9 @@ def test_fresh_deletes_what_lobes_wrote_and_nothing_else(tmp_path):
         (path / "checkpoints" / "checkpoint-7").mkdir(parents=True)
         (path / "checkpoints" / "checkpoint-7" / "weights").write_text("")
         (path / "checkpoints" / "seconds.json").write_text("")
+        folder.write_json("comparison.json", {})
+        with folder.writing_model({}, "model-multi-seed-0") as model:
+            (model / "weights").write_text("")
         with folder.writing_model({"steps": 3}) as model:
             (model / "weights").write_text("")
     (path / "notes.txt").write_text("mine")
@@ -243,3 +299,15 @@ def test_the_model_is_there_when_it_is_whole(tmp_path, caplog):
         (folder.path / "model" / "weights").write_text("1")
         assert folder.model_record() is None
         assert caplog.messages == [f"{folder.path / 'model'} is damaged; it is made again."]
+
+
+def test_models_by_name(tmp_path):
+    with opened(tmp_path / "run") as folder:
+        folder.begin(PRINTS)
+        with folder.writing_model({"steps": 3}, "model-a") as model:
+            (model / "weights").write_text("12345")
+        assert folder.model_record() is None
+        assert folder.model_record("model-a") == {"steps": 3}
+        folder.remove_model("model-b")
+        folder.remove_model("model-a")
+        assert not (tmp_path / "run" / "model-a").exists()
