@@ -47,6 +47,7 @@ check: setup
 
 bench: setup assets
 	$(BIN)/python -m benchmarks.lesions
+	$(BIN)/python -m benchmarks.training
 
 format: setup
 	$(BIN)/ruff check --fix .
