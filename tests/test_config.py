@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobes.errors import ConfigError
-from lobes.study.config import METHODS, StudyConfig, differences, load_study, override
+from lobes.study.config import StudyConfig, differences, load_study, override
+from lobes.study.tables import METHODS
 
 STUDY = """
 model = "org/some-model"

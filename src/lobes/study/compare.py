@@ -17,7 +17,7 @@ from lobes.iap import IapSettings, check_lesions, lesion_matrix
 from lobes.modeling import MultiTaskModel
 from lobes.report.comparison import read_comparison, render
 from lobes.seeds import summarize_comparison
-from lobes.study.config import METHODS, StudyConfig
+from lobes.study.config import StudyConfig
 from lobes.study.disk import plain
 from lobes.study.measurements import Arrays, Measurements
 from lobes.study.methods import Progress, SeedRun, Trained, forget, with_defaults
@@ -36,6 +36,7 @@ from lobes.study.records import (
 from lobes.study.results import describe_environment
 from lobes.study.run import _scope, _settings, _task_fingerprint, load_tasks
 from lobes.study.store import RunFolder
+from lobes.study.tables import METHODS
 from lobes.tasks.task import Task
 
 SCHEMA = {"schema": "lobes-comparison", "version": 1}

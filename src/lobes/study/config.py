@@ -2,289 +2,36 @@
 
 `load_study` reads a file, `override` changes single values of what was read. Whatever the file
 says that is impossible is refused in one sentence: the file, the key, what it holds, what was
-expected. Every field's `description` is the second half of that sentence.
+expected. What each table may hold is in `tables.py`.
 """
 
 import difflib
-import json
 import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from lobes.errors import ConfigError
-from lobes.heads import check_fractions
-from lobes.metrics import METRICS
-from lobes.training.sampling import Sampling
+from lobes.study.tables import (
+    CompareConfig,
+    IapConfig,
+    IatConfig,
+    Natural,
+    NewTaskConfig,
+    Section,
+    TaskConfig,
+    Text,
+    TrainingConfig,
+    TransferConfig,
+    as_tuple,
+    shown,
+)
 
-if TYPE_CHECKING:
-    from lobes.training.iat import IAT
-
-NAME = r"[A-Za-z0-9_-]+"
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
-
-Method = Literal["single", "multi", "iat", "frozen", "probe"]
-METHODS: tuple[Method, ...] = get_args(Method)
-
-
-def _tuple(value: object) -> object:
-    """TOML and JSON know lists only; a single string stands for a list of one."""
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
-
-
-Text = Annotated[str, Field(min_length=1)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_tuple)]
-Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class Section(BaseModel):
-    """A table of the study file: frozen, no conversions between types, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class TaskConfig(Section):
-    """One `[[tasks]]` table: either files, or a data set of the hub and the names of its splits.
-
-    What is left out is as for `lobes.tasks.sources.load_task`: without `validation` a tenth of
-    the training examples is held out.
-    """
-
-    name: Annotated[str, Field(pattern=f"^{NAME}$")] = Field(
-        description="a name of letters, digits, - and _"
-    )
-    dataset: Text | None = Field(None, description='a data set of the hub, such as "nyu-mll/glue"')
-    config: Text | None = Field(None, description="the name of one configuration of `dataset`")
-    train: Text | None = Field(
-        None, description="a file (CSV, TSV, JSON lines, Parquet), or a split of `dataset`"
-    )
-    validation: Text | None = Field(
-        None, description="a file (CSV, TSV, JSON lines, Parquet), or a split of `dataset`"
-    )
-    text: Annotated[Texts, Field(min_length=1, max_length=2)] = Field(
-        description="the name of one text column, or a list of two"
-    )
-    label: Text = Field("label", description="the name of the label column")
-    labels: Annotated[Texts, Field(min_length=2)] | None = Field(
-        None, description="a list of two or more different class names"
-    )
-    metric: Text | None = Field(None, description=f"one of {', '.join(METRICS)}")
-    train_size: Positive | None = Field(None, description="a number of examples from 1")
-    validation_size: Positive | None = Field(None, description="a number of examples from 1")
-
-    @property
-    def where(self) -> str:
-        """The table's dotted key, for messages."""
-        return f"tasks.{self.name}"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "TaskConfig":
-        where = self.where
-        if self.metric is not None and self.metric not in METRICS:
-            raise ValueError(
-                f"{where}.metric is {_shown(self.metric)}; expected one of {', '.join(METRICS)}"
-            )
-        for key in ("text", "labels"):
-            values = getattr(self, key) or ()
-            if len(set(values)) < len(values):
-                raise ValueError(f"{where}.{key} is {_shown(values)}; expected different names")
-        if self.dataset is None and self.config is not None:
-            raise ValueError(
-                f"{where}.config is {_shown(self.config)}, but {where}.dataset is missing; "
-                f"`config` belongs to a data set of the hub"
-            )
-        if self.dataset is None and self.train is None:
-            raise ValueError(
-                f"{where}.train is missing; expected a file, or `dataset` with a data set of the "
-                f"hub"
-            )
-        return self
-
-
-class TrainingConfig(Section):
-    """The `[training]` table; METHOD section 8 has the published values."""
-
-    enabled: bool = Field(True, description="true, or false for a model that was trained elsewhere")
-    steps: Positive | None = Field(None, description="a number of steps from 1")
-    epochs: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="a number of epochs above 0"
-    )
-    batch_size: Positive = Field(32, description="a number of examples from 1")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        2e-5, description="a number above 0, such as 2e-5"
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="a number from 0")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="a share of the steps from 0 and below 1"
-    )
-    sampling: Sampling = Field(
-        "proportional", description=f"one of {', '.join(get_args(Sampling))}"
-    )
-    temperature: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="a number above 0, for sampling by temperature"
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="a number from 0 and below 1"
-    )
-    save_every: Positive | None = Field(
-        None, description="a number of steps from 1 between two checkpoints"
-    )
-
-    @model_validator(mode="after")
-    def _one_length(self) -> "TrainingConfig":
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError(
-                f"training.steps is {self.steps} and training.epochs is {self.epochs:g}; "
-                f"expected one of the two"
-            )
-        return self
-
-    @property
-    def length(self) -> tuple[int | None, float | None]:
-        """(steps, epochs), one of them None; three epochs where the study names neither."""
-        if self.steps is None and self.epochs is None:
-            return None, 3.0
-        return self.steps, self.epochs
-
-
-class IatConfig(Section):
-    """The `[iat]` table: what `lobes.IAT` takes. Without it training is the ordinary one."""
-
-    alpha: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.3, description="a share of all heads from 0 to 1"
-    )
-    delta: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="a share of the steps from 0 to 1"
-    )
-    share: bool = Field(True, description="true or false")
-    train_other: bool = Field(True, description="true or false")
-    strict: bool = Field(True, description="true or false")
-    refresh: Positive | None = Field(None, description="a number of steps from 1")
-    importance_examples: Positive = Field(10_000, description="a number of examples from 1")
-    method: Literal["taylor", "ablation"] = Field("taylor", description='"taylor" or "ablation"')
-    aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
-    normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
-    seed: Natural | None = Field(None, description="a whole number from 0")
-
-    def settings(self, seed: int) -> "IAT":
-        """The same as the trainer takes it; `seed` where the table has none of its own."""
-        from lobes.training.iat import IAT
-
-        given = self.model_dump(exclude={"seed"})
-        return IAT(**given, seed=seed if self.seed is None else self.seed)
-
-
-class IapConfig(Section):
-    """The `[iap]` table: what `lobes.iap.IapSettings` takes, and the statistics' settings."""
-
-    fractions: Annotated[tuple[Share, ...], BeforeValidator(_tuple), Field(min_length=1)] = Field(
-        (0.2, 0.3, 0.4), description="shares of all heads, each above 0 and at most 1"
-    )
-    controls: Natural = Field(20, description="a number of random lesions from 0")
-    matched: Literal["site", "total"] = Field("site", description='"site" or "total"')
-    order: Literal["descending", "ascending"] = Field(
-        "descending", description='"descending" or "ascending"'
-    )
-    exact: bool = Field(False, description="true or false")
-    keep_per_site: Natural = Field(0, description="a number of heads from 0")
-    importance_split: Literal["train", "validation"] = Field(
-        "train", description='"train" or "validation"'
-    )
-    importance_examples: Positive = Field(10_000, description="a number of examples from 1")
-    method: Literal["taylor", "ablation"] = Field("taylor", description='"taylor" or "ablation"')
-    aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
-    normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
-    lesion_tasks: Annotated[Texts, Field(min_length=1)] | None = Field(
-        None, description="names of tasks of this study"
-    )
-    seed: Natural | None = Field(None, description="a whole number from 0")
-    resamples: Natural = Field(1000, description="a number of bootstrap resamples from 0")
-    level: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.95, description="a number between 0 and 1, such as 0.95"
-    )
-
-    @model_validator(mode="after")
-    def _ascending(self) -> "IapConfig":
-        if len(set(self.fractions)) < len(self.fractions):
-            raise ValueError(f"iap.fractions is {_shown(self.fractions)}; expected each share once")
-        object.__setattr__(self, "fractions", check_fractions(self.fractions))
-        return self
-
-
-class CompareConfig(Section):
-    """The `[compare]` table: what `lobes compare` trains, how often, and what it chooses by."""
-
-    seeds: Positive = Field(5, description="a number of seeds from 1")
-    methods: Annotated[tuple[Method, ...], BeforeValidator(_tuple), Field(min_length=1)] = Field(
-        METHODS, description=f"one or more of {', '.join(METHODS)}"
-    )
-    held_out: Annotated[float, Field(gt=0, le=0.5)] = Field(
-        0.1, description="a share of the training data above 0 and at most 0.5"
-    )
-    evaluations: Positive = Field(10, description="a number of evaluations from 1")
-    # A linear layer on features that stay as they are needs larger steps than a whole encoder.
-    frozen_learning_rate: Annotated[float, Field(gt=0)] = Field(
-        1e-3, description="a number above 0, such as 1e-3"
-    )
-    penalties: Annotated[
-        tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_tuple), Field(min_length=1)
-    ] = Field((1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), description="numbers above 0, such as [0.1, 1]")
-
-    @model_validator(mode="after")
-    def _once(self) -> "CompareConfig":
-        for key in ("methods", "penalties"):
-            values = getattr(self, key)
-            if len(set(values)) < len(values):
-                raise ValueError(f"compare.{key} is {_shown(values)}; expected each once")
-        ordered = tuple(method for method in METHODS if method in self.methods)
-        object.__setattr__(self, "methods", ordered)
-        object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))
-        return self
-
-
-class NewTaskConfig(TaskConfig):
-    """The `[transfer.task]` table: the task that is transferred to, described as in [[tasks]]."""
-
-    @property
-    def where(self) -> str:
-        """The table's dotted key, for messages."""
-        return "transfer.task"
-
-
-class TransferConfig(Section):
-    """The `[transfer]` table: to which task `lobes transfer` goes, and with how much of its data.
-
-    Where batch size or learning rate are left out, they are those of [training].
-    """
-
-    task: NewTaskConfig = Field(description="a table [transfer.task], as one of [[tasks]]")
-    fractions: Annotated[tuple[Share, ...], BeforeValidator(_tuple), Field(min_length=1)] = Field(
-        (0.001, 0.01, 0.1, 1.0),
-        description="shares of the new task's training data, each above 0 and at most 1",
-    )
-    seeds: Positive = Field(5, description="a number of seeds from 1")
-    steps: Positive = Field(200, description="a number of steps from 1")
-    batch_size: Positive | None = Field(None, description="a number of examples from 1")
-    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="a number above 0, such as 2e-5"
-    )
-
-    @model_validator(mode="after")
-    def _ascending(self) -> "TransferConfig":
-        if len(set(self.fractions)) < len(self.fractions):
-            raise ValueError(
-                f"transfer.fractions is {_shown(self.fractions)}; expected each share once"
-            )
-        object.__setattr__(self, "fractions", tuple(sorted(self.fractions)))
-        return self
 
 
 class StudyConfig(Section):
@@ -307,8 +54,8 @@ class StudyConfig(Section):
         None, description="a number of tokens from 2"
     )
     trust_remote_code: bool = Field(False, description="true or false")
-    tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(_tuple), Field(min_length=1)] = Field(
-        description="one or more [[tasks]] tables"
+    tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
+        Field(description="one or more [[tasks]] tables")
     )
     training: TrainingConfig = Field(
         default_factory=lambda: TrainingConfig.model_validate({}), description="a table [training]"
@@ -333,23 +80,23 @@ class StudyConfig(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(
-                    f"tasks names {_shown(name)} {names.count(name)} times; expected a name of "
+                    f"tasks names {shown(name)} {names.count(name)} times; expected a name of "
                     f"its own for every task"
                 )
         if self.iat is not None and len(names) < 2:
             raise ValueError(
-                f"iat is there, but the study has one task, {_shown(names[0])}; expected two or "
+                f"iat is there, but the study has one task, {shown(names[0])}; expected two or "
                 f"more tasks, since IAT keeps tasks from disturbing each other"
             )
         for name in self.iap.lesion_tasks or ():
             if name not in names:
                 raise ValueError(
-                    f"iap.lesion_tasks names {_shown(name)}; expected tasks of this study: "
+                    f"iap.lesion_tasks names {shown(name)}; expected tasks of this study: "
                     f"{', '.join(names)}"
                 )
         if self.transfer is not None and self.transfer.task.name in names:
             raise ValueError(
-                f"transfer.task.name is {_shown(self.transfer.task.name)}, which is one of "
+                f"transfer.task.name is {shown(self.transfer.task.name)}, which is one of "
                 f"[[tasks]]; expected a new task under a name of its own"
             )
         return self
@@ -445,14 +192,14 @@ def _set(data: dict[str, Any], setting: str) -> None:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError(
-            f"Cannot read the setting {_shown(setting)}: expected KEY=VALUE, for example "
+            f"Cannot read the setting {shown(setting)}: expected KEY=VALUE, for example "
             f"iap.controls=20."
         )
     table: Any = data
     for part in parts[:-1]:
         table = _entry(table, part, setting)
     if not isinstance(table, dict):
-        raise ConfigError(f"The setting {_shown(setting)} names no key of a study.")
+        raise ConfigError(f"The setting {shown(setting)} names no key of a study.")
     if not text.strip():
         table.pop(parts[-1], None)
     else:
@@ -472,10 +219,10 @@ def _entry(table: Any, part: str, setting: str) -> Any:
         if part.isdecimal() and int(part) < len(table):
             return table[int(part)]
         raise ConfigError(
-            f"The setting {_shown(setting)} names the task {_shown(part)}; expected one of "
+            f"The setting {shown(setting)} names the task {shown(part)}; expected one of "
             f"{', '.join(str(name) for name in names)}."
         )
-    raise ConfigError(f"The setting {_shown(setting)} names no key of a study.")
+    raise ConfigError(f"The setting {shown(setting)} names no key of a study.")
 
 
 def _toml_value(text: str, setting: str) -> Any:
@@ -487,7 +234,7 @@ def _toml_value(text: str, setting: str) -> Any:
         if re.fullmatch(r"[^\s\"'\[\]{}=,]+", text):
             return text  # a plain word or path, which a shell would strip of its quotes
     raise ConfigError(
-        f"Cannot read the value in the setting {_shown(setting)}: expected TOML, for example "
+        f"Cannot read the value in the setting {shown(setting)}: expected TOML, for example "
         f"iap.fractions=[0.1,0.2]."
     )
 
@@ -526,7 +273,7 @@ def _model(name: str, source: str, folder: Path) -> str:
         return str(path)
     if looks_like_path:
         raise ConfigError(
-            f"{source}: model is {_shown(name)}, and there is no folder {path}; expected a "
+            f"{source}: model is {shown(name)}, and there is no folder {path}; expected a "
             f"folder with a model, or the name of a model on the hub."
         )
     return name
@@ -545,18 +292,12 @@ def _expanded(text: str, key: str, source: str) -> str:
     def value(match: re.Match[str]) -> str:
         if not os.environ.get(match[1]):
             raise ConfigError(
-                f"{source}: {key} is {_shown(text)}, but the environment variable {match[1]} is "
+                f"{source}: {key} is {shown(text)}, but the environment variable {match[1]} is "
                 f"not set; set it, for example `export {match[1]}=FOLDER`."
             )
         return os.environ[match[1]]
 
     return os.path.expanduser(re.sub(r"\$\{(\w+)\}", value, text))
-
-
-def _shown(value: Any) -> str:
-    """A value as TOML would write it, cut to fit a sentence."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _sentence(error: ValidationError, data: Mapping[str, Any], source: str) -> str:
@@ -568,7 +309,7 @@ def _sentence(error: ValidationError, data: Mapping[str, Any], source: str) -> s
     if fault["type"] == "value_error":
         return f"{source}: {fault['ctx']['error']}."
     key = _key(fault["loc"], data)
-    state = "is missing" if fault["type"] == "missing" else f"is {_shown(fault['input'])}"
+    state = "is missing" if fault["type"] == "missing" else f"is {shown(fault['input'])}"
     return f"{source}: {key} {state}; expected {_field(fault['loc']).description}."
 
 

@@ -35,10 +35,11 @@ from lobes.errors import ConfigError
 from lobes.evaluation import evaluate
 from lobes.modeling import MultiTaskModel
 from lobes.precision import resolve_precision
-from lobes.study.config import CompareConfig, IatConfig, StudyConfig
+from lobes.study.config import StudyConfig
 from lobes.study.disk import disk_faults, remove
 from lobes.study.run import _new_model
 from lobes.study.splits import hold_out, with_data
+from lobes.study.tables import CompareConfig, IatConfig
 from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
 from lobes.training.iat import IAT

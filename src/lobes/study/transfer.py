@@ -23,7 +23,7 @@ from lobes.modeling import MultiTaskModel
 from lobes.report.transfer import read_transfer, render
 from lobes.seeds import summarize_transfer
 from lobes.study.compare import checked_model
-from lobes.study.config import StudyConfig, TransferConfig
+from lobes.study.config import StudyConfig
 from lobes.study.measurements import Arrays, Measurements
 from lobes.study.methods import SeedRun, forget, with_defaults
 from lobes.study.records import (
@@ -42,6 +42,7 @@ from lobes.study.results import describe_environment
 from lobes.study.run import _scope, _task_fingerprint, load_tasks
 from lobes.study.splits import growing_order, subset_sizes, with_data
 from lobes.study.store import RunFolder
+from lobes.study.tables import TransferConfig
 from lobes.tasks.task import Task
 
 SCHEMA = {"schema": "lobes-transfer", "version": 1}

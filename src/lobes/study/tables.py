@@ -1,0 +1,284 @@
+"""The tables of a study file: their keys, what each may hold, and what is refused.
+
+Every field's `description` is the second half of the sentence with which another value is
+refused: "training.steps is -1; expected a number of steps from 1."
+"""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from lobes.heads import check_fractions
+from lobes.metrics import METRICS
+from lobes.training.sampling import Sampling
+
+if TYPE_CHECKING:
+    from lobes.training.iat import IAT
+
+NAME = r"[A-Za-z0-9_-]+"
+
+Method = Literal["single", "multi", "iat", "frozen", "probe"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+def as_tuple(value: object) -> object:
+    """TOML and JSON know lists only; a single string stands for a list of one."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(as_tuple)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A table of the study file: frozen, no conversions between types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TaskConfig(Section):
+    """One `[[tasks]]` table: either files, or a data set of the hub and the names of its splits.
+
+    What is left out is as for `lobes.tasks.sources.load_task`: without `validation` a tenth of
+    the training examples is held out.
+    """
+
+    name: Annotated[str, Field(pattern=f"^{NAME}$")] = Field(
+        description="a name of letters, digits, - and _"
+    )
+    dataset: Text | None = Field(None, description='a data set of the hub, such as "nyu-mll/glue"')
+    config: Text | None = Field(None, description="the name of one configuration of `dataset`")
+    train: Text | None = Field(
+        None, description="a file (CSV, TSV, JSON lines, Parquet), or a split of `dataset`"
+    )
+    validation: Text | None = Field(
+        None, description="a file (CSV, TSV, JSON lines, Parquet), or a split of `dataset`"
+    )
+    text: Annotated[Texts, Field(min_length=1, max_length=2)] = Field(
+        description="the name of one text column, or a list of two"
+    )
+    label: Text = Field("label", description="the name of the label column")
+    labels: Annotated[Texts, Field(min_length=2)] | None = Field(
+        None, description="a list of two or more different class names"
+    )
+    metric: Text | None = Field(None, description=f"one of {', '.join(METRICS)}")
+    train_size: Positive | None = Field(None, description="a number of examples from 1")
+    validation_size: Positive | None = Field(None, description="a number of examples from 1")
+
+    @property
+    def where(self) -> str:
+        """The table's dotted key, for messages."""
+        return f"tasks.{self.name}"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TaskConfig":
+        where = self.where
+        if self.metric is not None and self.metric not in METRICS:
+            raise ValueError(
+                f"{where}.metric is {shown(self.metric)}; expected one of {', '.join(METRICS)}"
+            )
+        for key in ("text", "labels"):
+            values = getattr(self, key) or ()
+            if len(set(values)) < len(values):
+                raise ValueError(f"{where}.{key} is {shown(values)}; expected different names")
+        if self.dataset is None and self.config is not None:
+            raise ValueError(
+                f"{where}.config is {shown(self.config)}, but {where}.dataset is missing; "
+                f"`config` belongs to a data set of the hub"
+            )
+        if self.dataset is None and self.train is None:
+            raise ValueError(
+                f"{where}.train is missing; expected a file, or `dataset` with a data set of the "
+                f"hub"
+            )
+        return self
+
+
+class TrainingConfig(Section):
+    """The `[training]` table; METHOD section 8 has the published values."""
+
+    enabled: bool = Field(True, description="true, or false for a model that was trained elsewhere")
+    steps: Positive | None = Field(None, description="a number of steps from 1")
+    epochs: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="a number of epochs above 0"
+    )
+    batch_size: Positive = Field(32, description="a number of examples from 1")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        2e-5, description="a number above 0, such as 2e-5"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="a number from 0")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="a share of the steps from 0 and below 1"
+    )
+    sampling: Sampling = Field(
+        "proportional", description=f"one of {', '.join(get_args(Sampling))}"
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="a number above 0, for sampling by temperature"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="a number from 0 and below 1"
+    )
+    save_every: Positive | None = Field(
+        None, description="a number of steps from 1 between two checkpoints"
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainingConfig":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"training.steps is {self.steps} and training.epochs is {self.epochs:g}; "
+                f"expected one of the two"
+            )
+        return self
+
+    @property
+    def length(self) -> tuple[int | None, float | None]:
+        """(steps, epochs), one of them None; three epochs where the study names neither."""
+        if self.steps is None and self.epochs is None:
+            return None, 3.0
+        return self.steps, self.epochs
+
+
+class IatConfig(Section):
+    """The `[iat]` table: what `lobes.IAT` takes. Without it training is the ordinary one."""
+
+    alpha: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.3, description="a share of all heads from 0 to 1"
+    )
+    delta: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="a share of the steps from 0 to 1"
+    )
+    share: bool = Field(True, description="true or false")
+    train_other: bool = Field(True, description="true or false")
+    strict: bool = Field(True, description="true or false")
+    refresh: Positive | None = Field(None, description="a number of steps from 1")
+    importance_examples: Positive = Field(10_000, description="a number of examples from 1")
+    method: Literal["taylor", "ablation"] = Field("taylor", description='"taylor" or "ablation"')
+    aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
+    normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
+    seed: Natural | None = Field(None, description="a whole number from 0")
+
+    def settings(self, seed: int) -> "IAT":
+        """The same as the trainer takes it; `seed` where the table has none of its own."""
+        from lobes.training.iat import IAT
+
+        given = self.model_dump(exclude={"seed"})
+        return IAT(**given, seed=seed if self.seed is None else self.seed)
+
+
+class IapConfig(Section):
+    """The `[iap]` table: what `lobes.iap.IapSettings` takes, and the statistics' settings."""
+
+    fractions: Annotated[tuple[Share, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        (0.2, 0.3, 0.4), description="shares of all heads, each above 0 and at most 1"
+    )
+    controls: Natural = Field(20, description="a number of random lesions from 0")
+    matched: Literal["site", "total"] = Field("site", description='"site" or "total"')
+    order: Literal["descending", "ascending"] = Field(
+        "descending", description='"descending" or "ascending"'
+    )
+    exact: bool = Field(False, description="true or false")
+    keep_per_site: Natural = Field(0, description="a number of heads from 0")
+    importance_split: Literal["train", "validation"] = Field(
+        "train", description='"train" or "validation"'
+    )
+    importance_examples: Positive = Field(10_000, description="a number of examples from 1")
+    method: Literal["taylor", "ablation"] = Field("taylor", description='"taylor" or "ablation"')
+    aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
+    normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
+    lesion_tasks: Annotated[Texts, Field(min_length=1)] | None = Field(
+        None, description="names of tasks of this study"
+    )
+    seed: Natural | None = Field(None, description="a whole number from 0")
+    resamples: Natural = Field(1000, description="a number of bootstrap resamples from 0")
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.95, description="a number between 0 and 1, such as 0.95"
+    )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "IapConfig":
+        if len(set(self.fractions)) < len(self.fractions):
+            raise ValueError(f"iap.fractions is {shown(self.fractions)}; expected each share once")
+        object.__setattr__(self, "fractions", check_fractions(self.fractions))
+        return self
+
+
+class CompareConfig(Section):
+    """The `[compare]` table: what `lobes compare` trains, how often, and what it chooses by."""
+
+    seeds: Positive = Field(5, description="a number of seeds from 1")
+    methods: Annotated[tuple[Method, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        METHODS, description=f"one or more of {', '.join(METHODS)}"
+    )
+    held_out: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        0.1, description="a share of the training data above 0 and at most 0.5"
+    )
+    evaluations: Positive = Field(10, description="a number of evaluations from 1")
+    # A linear layer on features that stay as they are needs larger steps than a whole encoder.
+    frozen_learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-3, description="a number above 0, such as 1e-3"
+    )
+    penalties: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(as_tuple), Field(min_length=1)
+    ] = Field((1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), description="numbers above 0, such as [0.1, 1]")
+
+    @model_validator(mode="after")
+    def _once(self) -> "CompareConfig":
+        for key in ("methods", "penalties"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"compare.{key} is {shown(values)}; expected each once")
+        ordered = tuple(method for method in METHODS if method in self.methods)
+        object.__setattr__(self, "methods", ordered)
+        object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))
+        return self
+
+
+class NewTaskConfig(TaskConfig):
+    """The `[transfer.task]` table: the task that is transferred to, described as in [[tasks]]."""
+
+    @property
+    def where(self) -> str:
+        """The table's dotted key, for messages."""
+        return "transfer.task"
+
+
+class TransferConfig(Section):
+    """The `[transfer]` table: to which task `lobes transfer` goes, and with how much of its data.
+
+    Where batch size or learning rate are left out, they are those of [training].
+    """
+
+    task: NewTaskConfig = Field(description="a table [transfer.task], as one of [[tasks]]")
+    fractions: Annotated[tuple[Share, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        (0.001, 0.01, 0.1, 1.0),
+        description="shares of the new task's training data, each above 0 and at most 1",
+    )
+    seeds: Positive = Field(5, description="a number of seeds from 1")
+    steps: Positive = Field(200, description="a number of steps from 1")
+    batch_size: Positive | None = Field(None, description="a number of examples from 1")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="a number above 0, such as 2e-5"
+    )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "TransferConfig":
+        if len(set(self.fractions)) < len(self.fractions):
+            raise ValueError(
+                f"transfer.fractions is {shown(self.fractions)}; expected each share once"
+            )
+        object.__setattr__(self, "fractions", tuple(sorted(self.fractions)))
+        return self
+
+
+def shown(value: Any) -> str:
+    """A value as TOML would write it, cut to fit a sentence."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "…"
