@@ -368,6 +368,11 @@ def test_iat_with_its_defaults_where_the_study_has_none(finished, tmp_path):
             "iat.delta is 0, so that IAT would be ordinary training; expected a share of the steps "
             "above 0.",
         ),
+        (
+            ["training.enabled=false"],
+            ConfigError,
+            "training.enabled is false, so there are no trainings to compare; expected true.",
+        ),
         (["iat.delta=0.05"], ConfigError, None),
         (["iap.fractions=[0.05]"], ConfigError, None),
         (
@@ -394,6 +399,18 @@ def test_one_task_is_too_few(study):
         "The study has one task, 'mood'; multi-task training needs two or more: add a [[tasks]] "
         "table."
     )
+
+
+def test_a_model_that_is_trained_already(study, tmp_path):
+    MultiTaskModel.from_pretrained(study.model, [mood_task()]).save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError) as caught:
+        compare_study(override(study, f"model={tmp_path / 'model'}"))
+    assert str(caught.value) == (
+        f"The model {tmp_path / 'model'} is trained on tasks already; expected a pre-trained "
+        f"encoder to begin with. For the encoder of that model write model = "
+        f'"{tmp_path / "model" / "encoder"}".'
+    )
+    assert not os.path.exists(study.output)
 
 
 def test_another_comparison_is_refused(copied):

@@ -8,6 +8,7 @@ is said in `methods.py`; `comparison.json` holds what the page and the tables sh
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,8 @@ def compare_study(
     with RunFolder(study.output, study.to_dict(), command="compare", fresh=fresh) as folder:
         tasks = load_tasks(study, progress)
         checkpoints = folder.path / "checkpoints"
-        runs = [SeedRun(study, seed, tasks, checkpoints) for seed in seeds_of(study)]
+        seeds = range(study.seed, study.seed + study.compare.seeds)
+        runs = [SeedRun(study, seed, tasks, checkpoints) for seed in seeds]
         model = checked_model(runs[0], study.compare.methods)
         fingerprints = {f"data of {task.name}": _task_fingerprint(task) for task in tasks}
         scope = _scope(model, tasks, runs[0].precision)
@@ -83,12 +85,6 @@ def compare_study(
         with folder.writing("comparison.html") as file:
             file.write(render(comparison).encode())
         return comparison
-
-
-def seeds_of(study: StudyConfig, number: int | None = None) -> list[int]:
-    """The study's seed and those after it."""
-    assert study.compare is not None
-    return [study.seed + i for i in range(number or study.compare.seeds)]
 
 
 def checked_model(run: SeedRun, methods: Sequence[str]) -> MultiTaskModel:
@@ -139,30 +135,28 @@ def _units(run: SeedRun) -> Iterator[Unit]:
             yield Unit(
                 f"single-{task.name}-seed-{seed}",
                 run.steps / len(run.tasks),
-                lambda progress, number=number: _single(run, number, progress),  # type: ignore[misc]
+                partial(_trained, run, partial(run.single, number), (task,)),
             )
     if set(PAIR) <= set(methods):
-        yield Unit(f"multi-iat-seed-{seed}", 1.5 * run.steps, lambda progress: _pair(run, progress))
+        yield Unit(f"multi-iat-seed-{seed}", 1.5 * run.steps, partial(_pair, run))
     else:
         for method, train in (("multi", run.multi), ("iat", run.with_iat)):
             if method in methods:
-                yield Unit(
-                    f"{method}-seed-{seed}",
-                    run.steps,
-                    lambda progress, train=train: _record(run, train(progress), run.tasks),  # type: ignore[misc]
-                )
+                compute = partial(_trained, run, train, run.tasks)
+                yield Unit(f"{method}-seed-{seed}", run.steps, compute)
     if "frozen" in methods:
-        yield Unit(
-            f"frozen-seed-{seed}",
-            run.steps / 3,
-            lambda progress: _record(run, run.frozen(progress), run.tasks),
-        )
+        compute = partial(_trained, run, run.frozen, run.tasks)
+        yield Unit(f"frozen-seed-{seed}", run.steps / 3, compute)
     if "probe" in methods:
-        yield Unit(f"probe-seed-{seed}", run.steps / 10, lambda progress: _probe(run))
+        yield Unit(f"probe-seed-{seed}", run.steps / 10, partial(_probed, run))
 
 
-def _single(run: SeedRun, number: int, progress: Progress) -> Arrays:
-    return _record(run, run.single(number, progress), run.tasks[number : number + 1])
+def _trained(
+    run: SeedRun, train: Callable[[Progress], Trained], tasks: Sequence[Task], progress: Progress
+) -> Arrays:
+    """One model and its scores."""
+    trained = train(progress)
+    return {**training_arrays(trained), "scores": run.scores(trained.model, tasks)}
 
 
 def _pair(run: SeedRun, progress: Progress) -> Arrays:
@@ -176,19 +170,14 @@ def _pair(run: SeedRun, progress: Progress) -> Arrays:
     return joined(parts)
 
 
-def _record(run: SeedRun, trained: Trained, tasks: Sequence[Task]) -> Arrays:
-    return {**training_arrays(trained), "scores": run.scores(trained.model, tasks)}
-
-
-def _probe(run: SeedRun) -> Arrays:
+def _probed(run: SeedRun, progress: Progress) -> Arrays:
     """A linear probe of every task on the features of the encoder as it is."""
-    start = time.perf_counter()
     model = run.new_model()
-    features = {
-        "train": pooled_features(model, run.parts, "train", run.precision),
-        "held_out": pooled_features(model, run.parts, "validation", run.precision),
-        "validation": pooled_features(model, run.tasks, "validation", run.precision),
-    }
+    features = {"validation": pooled_features(model, run.tasks, "validation", run.precision)}
+    progress(1, 2)
+    start = time.perf_counter()
+    features["train"] = pooled_features(model, run.parts, "train", run.precision)
+    features["held_out"] = pooled_features(model, run.parts, "validation", run.precision)
     found = []
     for task, part in zip(run.tasks, run.parts, strict=True):
         own = {name: each[task.name] for name, each in features.items()}

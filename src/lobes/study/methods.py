@@ -33,7 +33,8 @@ from transformers import TrainerCallback
 
 from lobes.errors import ConfigError
 from lobes.evaluation import evaluate
-from lobes.modeling import MultiTaskModel
+from lobes.modeling import MultiTaskModel, is_saved_model
+from lobes.modeling.saved import ENCODER
 from lobes.precision import resolve_precision
 from lobes.study.config import StudyConfig
 from lobes.study.disk import disk_faults, remove
@@ -67,10 +68,21 @@ class Trained:
 
 
 def with_defaults(study: StudyConfig) -> StudyConfig:
-    """The study with tables [compare] and [iat], where it leaves them out; checks both.
+    """The study with tables [compare] and [iat], where it leaves them out.
 
-    Raises `ConfigError` for one task, and for an IAT phase of no step.
+    Raises `ConfigError` for a study that trains nothing, or on one task, or whose model is trained
+    on its tasks already, and for an IAT phase of no step.
     """
+    if not study.training.enabled:
+        raise ConfigError(
+            "training.enabled is false, so there are no trainings to compare; expected true."
+        )
+    if is_saved_model(study.model):
+        raise ConfigError(
+            f"The model {study.model} is trained on tasks already; expected a pre-trained encoder "
+            f"to begin with. For the encoder of that model write model = "
+            f'"{Path(study.model, ENCODER)}".'
+        )
     if len(study.tasks) < 2:
         raise ConfigError(
             f"The study has one task, {study.tasks[0].name!r}; multi-task training needs two or "
