@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import resource
 import select
 import shutil
@@ -391,6 +392,14 @@ def test_progress_on_a_terminal_only(study, tmp_path, capsys):
         with Progress(quiet=quiet) as progress:
             progress("training", 1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_training_on_a_terminal_says_how_it_goes(study, tmp_path):
+    settings = ("--set", "iat.delta=0.5", "--set", "training.steps=40", "--output", tmp_path / "new")
+    shown = _on_terminal("train", study, *settings)
+    for words in ("before IAT; loss ", "IAT phase; loss ", "learning rate ", " examples/s"):
+        assert words in shown
+    assert re.search(r"mood \d\.\d{3}", shown)
 
 
 def _on_terminal(*arguments):

@@ -12,6 +12,8 @@ from lobes.errors import LobesError
 from lobes.report.words import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import rich.console
     import rich.progress
     import rich.table
@@ -68,7 +70,8 @@ def tell(error: LobesError) -> None:
 class Progress:
     """A bar with the time remaining for each stage; nothing where stderr is no terminal.
 
-    Called as `progress(stage, done, total)`. A stage that is over within a second leaves no line.
+    Called as `progress(stage, done, total)`; `note` adds how it goes. A stage that is over within
+    a second leaves no line.
     """
 
     shown: "rich.progress.Progress | None" = None
@@ -76,6 +79,7 @@ class Progress:
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet or not sys.stderr.isatty()
         self._rows: dict[str, Any] = {}
+        self._note = ""
 
     def __enter__(self) -> "Progress":
         if self.quiet:
@@ -88,7 +92,16 @@ class Progress:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
-        from rich.progress import Progress as Bars
+        from rich.progress import Progress as PlainBars
+        from rich.text import Text
+
+        class Bars(PlainBars):
+            """The bars, and under them how the present stage goes."""
+
+            def get_renderables(bars) -> "Iterable[rich.console.RenderableType]":  # noqa: N805
+                yield from super().get_renderables()
+                if self._note:
+                    yield Text(self._note, "dim", no_wrap=True, overflow="ellipsis")
 
         Progress.shown = Bars(
             TextColumn("{task.description}"),
@@ -109,6 +122,7 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._note = ""
         bars, Progress.shown = Progress.shown, None
         if bars is not None:
             bars.stop()
@@ -119,11 +133,17 @@ class Progress:
             return
         if stage not in self._rows:
             self._rows[stage] = bars.add_task(str(clean(stage)), total=total, completed=done)
+            self._note = ""
         row = self._rows[stage]
         bars.update(row, completed=done, total=total)
         elapsed = bars.tasks[bars.task_ids.index(row)].elapsed
         if done >= total and (elapsed or 0.0) < 1:
             bars.update(row, visible=False)
+
+    def note(self, stage: str, text: str) -> None:
+        """Say under the bars how a stage goes, until the next one begins."""
+        if Progress.shown is not None and stage in self._rows:
+            self._note = str(clean(text))
 
 
 def show_results(results: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def _trainer(
         temperature=settings.temperature,
         iat=None if study.iat is None else study.iat.settings(study.seed),
         on_step=(lambda step, total, *_: progress("training", step, total)) if progress else None,
-        callbacks=[clock],
+        callbacks=[clock, _Notes(progress)],
     )
 
 
@@ -116,6 +116,30 @@ def _scores(trainer: MultiTaskTrainer) -> list[dict[str, Any]]:
         for entry in trainer.state.log_history
         if "eval_mean" in entry
     ]
+
+
+class _Notes(TrainerCallback):
+    """Tells a progress that can say more than a number how the training goes."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.tell = getattr(progress, "note", None)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if self.tell is not None and "loss" in (logs or {}):
+            self.tell("training", note_of(logs))
+
+
+def note_of(logs: Mapping[str, float]) -> str:
+    """A log entry of `MultiTaskTrainer` in words: phase, losses, learning rate, speed."""
+    losses = ", ".join(
+        f"{name.removeprefix('loss_')} {value:.3f}"
+        for name, value in logs.items()
+        if name.startswith("loss_")
+    )
+    parts = [f"loss {losses}", f"learning rate {logs['learning_rate']:.1e}"]
+    if "iat" in logs:
+        parts.insert(0, "IAT phase" if logs["iat"] else "before IAT")
+    return "; ".join([*parts, f"{logs['examples_per_second']:.0f} examples/s"])
 
 
 class _Clock(TrainerCallback):

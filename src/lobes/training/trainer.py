@@ -333,7 +333,7 @@ class MultiTaskTrainer(Trainer):
             return None
         if not is_complete(found):
             raise RunError(
-                f"{os.fspath(wanted)!r} is not a complete checkpoint: expected a folder that "
+                f"{str(found)!r} is not a complete checkpoint: expected a folder that "
                 f"holds {', '.join((*PARTS, OPTIMIZERS[0]))}."
             )
         matching_specs(found, read_card(found).tasks, self._own.tasks)
