@@ -27,7 +27,8 @@ def model():
     return str(fetch().model)
 
 
-def test_the_python_example_runs(model, capsys):
+def test_the_python_example_runs(model, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     exec(block("python").replace(HUB_NAME, model), {})
     assert "column D-score" in capsys.readouterr().out
 
@@ -56,7 +57,7 @@ def test_the_study_runs(model, tmp_path):
 
 def test_every_command_shown_exists():
     shown = set(re.findall(r"^lobes (\w+)", README, re.M))
-    assert shown == {"run", "iap", "heads", "report"}
+    assert shown == {"run", "iap", "heads", "report", "export", "compare", "transfer"}
     for command in shown:
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()
