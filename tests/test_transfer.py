@@ -132,7 +132,7 @@ def test_smaller_parts_are_in_larger_ones_and_the_same_for_every_start(transfer)
     small, large = (set(subset.train.texts) for subset in transfer.subsets())
     assert small < large < set(transfer.task.train.texts)
     assert set(transfer.subsets()[0].train.labels) == {0, 1, 2}
-    beginning = sorted(growing_order(transfer.task, 1)[:5])
+    beginning = np.sort(growing_order(transfer.task, 1)[:5])
     assert transfer.subsets()[0].train.texts == transfer.task.train.select(beginning).texts
 
 
