@@ -17,6 +17,7 @@ from lobes.report.source import read_results
 from lobes.study import run as run_module
 from lobes.study.config import load_study, override, with_trained_model
 from lobes.study.run import find_model_heads, run_study
+from lobes.study.subject import load_tasks, new_model
 from tiny_study import timeless, write_study
 
 
@@ -200,9 +201,9 @@ def test_one_stage_at_a_time(study, expected):
 def test_texts_are_cut_to_what_the_model_takes(study):
     """`max_length` left out: 256, or fewer where the tokenizer or the positions end before."""
     shorter = study.model_copy(update={"max_length": None})
-    tasks = run_module.load_tasks(shorter)
-    assert run_module._new_model(shorter, tasks).max_length == 37
-    assert run_module._new_model(study, tasks).max_length == 31
+    tasks = load_tasks(shorter)
+    assert new_model(shorter, tasks).max_length == 37
+    assert new_model(study, tasks).max_length == 31
 
 
 def test_a_model_trained_elsewhere(finished, study, expected):

@@ -46,12 +46,12 @@ _HOMES = {
     "record_contexts": "ablation",
 }
 
-__all__ = [
-    "IAT",
+__all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no constant
     "Dissociation",
     "HeadLayout",
     "HeadScores",
     "HeadSet",
+    "IAT",
     "LesionMatrix",
     "LobesError",
     "MultiTaskModel",

@@ -1,5 +1,6 @@
 """What every model that can be measured has in common: its face, its inputs, its loss."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
@@ -133,7 +133,9 @@ def check_padding(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> Non
 def original_class(module: nn.Module) -> Any:
     """The module's class, also where FSDP put one of its own in front of it."""
     kind = type(module)
-    return kind.__mro__[2] if issubclass(kind, FSDPModule) else kind
+    # not imported here: that takes most of a second, and who shards a model has done it
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return kind.__mro__[2] if fsdp and issubclass(kind, fsdp.FSDPModule) else kind
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

@@ -35,8 +35,8 @@ from lobes.study.records import (
     training_arrays,
 )
 from lobes.study.results import describe_environment
-from lobes.study.run import _scope, _settings, _task_fingerprint, load_tasks
 from lobes.study.store import RunFolder
+from lobes.study.subject import iap_settings, load_tasks, scope_of, task_fingerprint
 from lobes.study.tables import METHODS
 from lobes.tasks.task import Task
 
@@ -70,8 +70,8 @@ def compare_study(
         seeds = range(study.seed, study.seed + study.compare.seeds)
         runs = [SeedRun(study, seed, tasks, checkpoints) for seed in seeds]
         model = checked_model(runs[0], study.compare.methods)
-        fingerprints = {f"data of {task.name}": _task_fingerprint(task) for task in tasks}
-        scope = _scope(model, tasks, runs[0].precision)
+        fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in tasks}
+        scope = scope_of(model, tasks, runs[0].precision)
         head = heading(study, model)
         del model
         folder.begin(fingerprints)
@@ -205,7 +205,7 @@ def _d_scores(run: SeedRun, model: MultiTaskModel) -> tuple[np.ndarray, np.ndarr
 def _lesions(run: SeedRun) -> IapSettings:
     """The study's lesions, of every task, without controls."""
     iap = run.study.iap.model_copy(update={"controls": 0, "lesion_tasks": None})
-    return _settings(run.study.model_copy(update={"iap": iap}))
+    return iap_settings(run.study.model_copy(update={"iap": iap}))
 
 
 def _by_method(run: SeedRun, found: Mapping[str, Arrays]) -> dict[str, Arrays]:

@@ -38,8 +38,8 @@ from lobes.modeling.saved import ENCODER
 from lobes.precision import resolve_precision
 from lobes.study.config import StudyConfig
 from lobes.study.disk import disk_faults, remove
-from lobes.study.run import _new_model
 from lobes.study.splits import hold_out, with_data
+from lobes.study.subject import new_model
 from lobes.study.tables import CompareConfig, IatConfig
 from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
@@ -119,7 +119,7 @@ class SeedRun:
 
     def new_model(self, tasks: Sequence[Task] | None = None) -> MultiTaskModel:
         """The pre-trained encoder with new classifiers, those of the seed."""
-        return _new_model(self.study, tasks or self.tasks).to(self.device)
+        return new_model(self.study, tasks or self.tasks).to(self.device)
 
     @property
     def learnable(self) -> tuple[Task, ...]:

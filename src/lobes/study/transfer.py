@@ -39,9 +39,9 @@ from lobes.study.records import (
     training_arrays,
 )
 from lobes.study.results import describe_environment
-from lobes.study.run import _scope, _task_fingerprint, load_tasks
 from lobes.study.splits import growing_order, subset_sizes, with_data
 from lobes.study.store import RunFolder
+from lobes.study.subject import load_tasks, scope_of, task_fingerprint
 from lobes.study.tables import TransferConfig
 from lobes.tasks.task import Task
 
@@ -64,12 +64,12 @@ def transfer_study(
         seeds = range(study.seed, study.seed + study.transfer.seeds)
         runs = [SeedRun(study, seed, tasks, folder.path / "checkpoints") for seed in seeds]
         model = checked_model(runs[0], PAIR[1:])
-        scope = _scope(model, [*tasks, new], runs[0].precision)
+        scope = scope_of(model, [*tasks, new], runs[0].precision)
         head = heading(study, model)
         transfers = [_Transfer(run, folder, new, study.transfer, scope) for run in runs]
         transfers[0].check()
         del model
-        folder.begin({f"data of {task.name}": _task_fingerprint(task) for task in (*tasks, new)})
+        folder.begin({f"data of {task.name}": task_fingerprint(task) for task in (*tasks, new)})
         folder.remove_checkpoints()
         measurements = folder.measurements(scope)
         records = [each.measured(measurements, progress) for each in transfers]

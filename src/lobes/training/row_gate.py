@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from lobes.errors import ModelError
 from lobes.heads import HeadLayout, HeadSet, Site
+from lobes.training.sharding import own_part
 
 _GATE = "_lobes_gate"
 
@@ -201,7 +201,7 @@ class _Part:
         parameter = self.module._parameters[self.attribute]
         assert parameter is not None
         resting = ~torch.stack([self.learns[task] for task in sorted(tasks)]).any(0)
-        local, mask = _local(parameter.detach(), resting, self.axis)
+        local, mask = own_part(parameter.detach(), resting, self.axis)
         return [local.narrow(self.axis, start, size) for start, size in _runs(mask)]
 
 
@@ -255,20 +255,6 @@ def _gated_forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     finally:
         for attribute in gated.gates:
             del module.__dict__[attribute]
-
-
-def _local(
-    parameter: Tensor, mask: Bool[Tensor, " rows"], axis: int
-) -> tuple[Tensor, Bool[Tensor, " _"]]:
-    """This process's part of a parameter, and of a mask along its `axis`."""
-    if not isinstance(parameter, DTensor):
-        return parameter, mask
-    placements = [
-        Shard(0) if isinstance(placement, Shard) and placement.dim == axis else Replicate()
-        for placement in parameter.placements
-    ]
-    local = distribute_tensor(mask, parameter.device_mesh, placements)
-    return parameter.to_local(), local.to_local()
 
 
 def _runs(mask: Bool[Tensor, " rows"]) -> Iterator[tuple[int, int]]:

@@ -19,11 +19,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    set_model_state_dict,
-)
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -43,6 +38,7 @@ from lobes.modeling.pooling import evaluation_mode
 from lobes.modeling.pretrained import quiet
 from lobes.modeling.saved import matching_specs, read_card
 from lobes.tasks.task import Task, check_task_names
+from lobes.training import sharding
 from lobes.training.arguments import training_arguments
 from lobes.training.checkpoints import (
     LOSSES,
@@ -360,8 +356,7 @@ class MultiTaskTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model to `output_dir`, as `MultiTaskModel.save_pretrained` does."""
         if self.is_fsdp_enabled:  # every process holds a part
-            whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            self._save(output_dir, get_model_state_dict(self._own, options=whole))
+            self._save(output_dir, sharding.whole_weights(self._own))
         else:
             super().save_model(output_dir, _internal_call)
 
@@ -374,9 +369,11 @@ class MultiTaskTrainer(Trainer):
         (folder / LOSSES).write_text(json.dumps(record), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        weights: dict[str, Any] = self._task_model().saved_weights(resume_from_checkpoint)
-        whole = StateDictOptions(full_state_dict=True)
-        set_model_state_dict(self._task_model(), weights, options=whole)
+        weights = self._own.saved_weights(resume_from_checkpoint)
+        if self.is_fsdp_enabled:
+            sharding.load_whole(self._own, weights)
+        else:
+            self._own.load_state_dict(weights)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))
