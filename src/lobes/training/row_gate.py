@@ -215,7 +215,9 @@ def _part(
 ) -> _Part:
     path, _, attribute = name.rpartition(".")
     parameter = model.get_parameter(name)
-    length, device = parameter.shape[axis], parameter.device
+    # where the weight is when it is used: a sharded one may rest on the CPU
+    mesh = getattr(parameter, "device_mesh", None)
+    length, device = parameter.shape[axis], mesh.device_type if mesh else parameter.device
     learns = {
         task: learning_rows(layout, name, length, chosen, train_other=train_other).to(device)
         for task, chosen in heads.items()

@@ -111,6 +111,11 @@ class MultiTaskTrainer(Trainer):
             )
         self.remove_callback(PrinterCallback)
         model.reaches_all = self.is_fsdp_enabled
+        if self._iat is not None and self.is_deepspeed_enabled:
+            raise ConfigError(
+                "IAT does not run under DeepSpeed, whose optimizer works on weights of its own: "
+                "use DDP (torchrun alone) or FSDP, or leave iat out."
+            )
         if uses_cache is not None:
             # the Trainer switches it off in the configuration, which is saved with the encoder
             model.config.use_cache = uses_cache
