@@ -315,3 +315,26 @@ def test_fresh_starts_again(copied):
     assert results["training"]["steps"] == 3
     stored = json.loads(Path(copied.output, "config.json").read_text())
     assert stored["config"]["training"]["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("tracker", "said"), [("wandb", "requires wandb to be installed"), ("wnadb", "wnadb")]
+)
+def test_a_tracker_that_cannot_be_used_is_named(study, tracker, said):
+    with pytest.raises(ConfigError, match=r"training\.report_to is .* cannot be used") as caught:
+        run_study(override(study, f"training.report_to={tracker}"))
+    assert said in str(caught.value)
+
+
+def test_a_study_with_iat_keeps_what_it_chose(study):
+    results = run_study(override(study, "iat.delta=0.4", "iat.alpha=0.2", "iap.controls=1"))
+    record = results["training"]["iat"]
+    assert (record["switch_step"], record["steps"], record["n_heads"]) == (14, 9, 10)
+    assert {task: len(HeadSet.parse(text)) for task, text in record["heads"].items()} == {
+        "mood": 2,
+        "topic": 2,
+    }
+    assert record["settings"]["alpha"] == 0.2
+    assert results["training"]["sampling"] == "proportional"
+    page = (Path(study.output) / "report.html").read_text()
+    assert "Important attention-head training" in page

@@ -41,6 +41,7 @@ from lobes.study.tables import METHODS
 from lobes.tasks.task import Task
 
 SCHEMA = {"schema": "lobes-comparison", "version": 1}
+NOT_SHOWN = {"enabled", "save_every", "report_to"}
 DEFINITIONS = ("column", "row", "relative")
 
 
@@ -281,7 +282,7 @@ def _steps(record: Arrays) -> int | list[int]:
 
 def training_record(run: SeedRun) -> dict[str, Any]:
     """The settings of the trainings, with what follows from them."""
-    settings = run.study.training.model_dump(mode="json", exclude={"enabled", "save_every"})
+    settings = run.study.training.model_dump(mode="json", exclude=NOT_SHOWN)
     chosen = run.compare.model_dump(mode="json", exclude={"seeds", "methods"})
     return {**settings, **chosen, "steps": run.steps, "precision": run.precision}
 

@@ -65,7 +65,7 @@ SECONDS = "seconds.json"
 
 # Where the study is told to write, how often, and what it is called change no number. Where a
 # task's files lie does not either: their content has a fingerprint of its own.
-FREE_KEYS = ("name", "output", "training.save_every", "trust_remote_code")
+FREE_KEYS = ("name", "output", "training.save_every", "training.report_to", "trust_remote_code")
 FREE_TASK_KEYS = ("train", "validation")
 # What changes no number of a command's, or only which of its measurements there are.
 FREE_TABLES = {

@@ -128,6 +128,9 @@ class TrainingConfig(Section):
     save_every: Positive | None = Field(
         None, description="a number of steps from 1 between two checkpoints"
     )
+    report_to: Texts = Field(
+        (), description='names of trackers that transformers knows, such as ["tensorboard"]'
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingConfig":

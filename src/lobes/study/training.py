@@ -8,13 +8,14 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from lobes.errors import ConfigError
 from lobes.modeling import MultiTaskModel
 from lobes.study.config import StudyConfig
-from lobes.study.disk import disk_faults, plain, read_json, to_json, writing
+from lobes.study.disk import disk_faults, first_line, plain, read_json, to_json, writing
 from lobes.study.store import SECONDS, RunFolder
 from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
-from lobes.training.trainer import MultiTaskTrainer
+from lobes.training.trainer import MultiTaskTrainer, OnStep
 
 Progress = Callable[[str, int, int], None]
 
@@ -85,17 +86,30 @@ def _trainer(
         seed=study.seed,
         save_every=save_every,
         evaluate_every=math.ceil(total / EVALUATIONS),
+        report_to=list(settings.report_to) or "none",
     )
-    return MultiTaskTrainer(
-        model,
-        args,
-        tasks=tasks,
-        sampling=settings.sampling,
-        temperature=settings.temperature,
-        iat=None if study.iat is None else study.iat.settings(study.seed),
-        on_step=(lambda step, total, *_: progress("training", step, total)) if progress else None,
-        callbacks=[clock, _Notes(progress)],
-    )
+    try:
+        return MultiTaskTrainer(
+            model,
+            args,
+            tasks=tasks,
+            sampling=settings.sampling,
+            temperature=settings.temperature,
+            iat=None if study.iat is None else study.iat.settings(study.seed),
+            on_step=_counting(progress),
+            callbacks=[clock, _Notes(progress)],
+        )
+    except (RuntimeError, ImportError, ValueError) as error:
+        if not settings.report_to:
+            raise
+        raise ConfigError(
+            f"training.report_to is {list(settings.report_to)}, and the trackers cannot be used: "
+            f"{first_line(error)}"
+        ) from None
+
+
+def _counting(progress: Progress | None) -> OnStep | None:
+    return progress and (lambda step, total, *_: progress("training", step, total))
 
 
 def _steps_of(tasks: Sequence[Task], batch_size: int, epochs: float) -> int:
