@@ -89,7 +89,9 @@ def train(folder: Path, kind: str, accumulate: int, resume: Path | None = None) 
     trainer.compute_loss = noting  # type: ignore[method-assign]
     trainer.train(resume)
     assert kind == "ddp" or "FSDP" in type(trainer._own).__name__
+    scores = {k: v for k, v in trainer.evaluate().items() if k.startswith("eval_")}
     rank = dist.get_rank()
+    (folder / f"scores-{rank}.json").write_text(json.dumps(scores))
     (folder / f"tasks-{rank}.json").write_text(json.dumps(record.tasks))
     (folder / f"heads-{rank}.json").write_text(json.dumps(trainer.iat_record["heads"]))
     torch.save(record.weights, folder / f"weights-{rank}.pt")

@@ -11,6 +11,7 @@ import torch
 
 from distributed_iat import CHECKPOINT, SETTINGS, STEPS
 from lobes.discovery import find_heads
+from lobes.evaluation import evaluate
 from lobes.heads import HeadSet
 from lobes.modeling import MultiTaskModel
 from lobes.training.data import TrainingData
@@ -114,6 +115,18 @@ def test_a_run_goes_on_from_a_checkpoint_in_its_iat_phase(trained: Path) -> None
     assert len(continued) == STEPS - CHECKPOINT + 1
     for name, value in whole[-1].items():
         assert torch.equal(continued[-1][name], value), name
+
+
+def test_the_model_is_saved_whole_and_scored_the_same_everywhere(trained: Path) -> None:
+    whole, _, _ = seen(trained / "two", 0)
     saved = MultiTaskModel.from_pretrained(trained / "two" / f"checkpoint-{STEPS}", TASKS)
     for name, value in saved.state_dict().items():
         assert torch.equal(value, whole[-1][name]), name
+    first, second = (
+        json.loads((trained / "two" / f"scores-{rank}.json").read_text())
+        for rank in range(PROCESSES)
+    )
+    assert first == second
+    expected = evaluate(saved, TASKS).scores()[0]
+    for task, score in zip(TASKS, expected, strict=True):
+        assert first[f"eval_{task.name}_{task.metric}"] == pytest.approx(score, abs=1e-6)
