@@ -434,3 +434,11 @@ def test_differences_name_the_keys():
     second = {"seed": 0, "iap": {"controls": 2, "exact": False}, "tasks": [{"name": "b"}], "x": 1}
     assert differences(first, second) == ["iap.controls", "tasks", "x"]
     assert differences(first, first) == []
+
+
+@pytest.mark.parametrize("name", ["sst2-qnli", "unlike-tasks", "like-tasks"])
+def test_the_examples_are_studies(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOBES_DATA", str(tmp_path))
+    study = load_study(Path(__file__).parents[1] / "examples" / f"{name}.toml")
+    assert study.name == name
+    assert all(task.train.startswith(str(tmp_path)) for task in study.tasks)
