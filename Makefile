@@ -3,6 +3,8 @@
 #   make test     the whole suite
 PYTHON ?= python3
 VENV := .venv
+# how many processes the tests run in, each with one thread
+JOBS ?= 2
 BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= passive
@@ -37,7 +39,7 @@ demo: setup
 	$(BIN)/lobes demo
 
 test: setup assets
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .
