@@ -42,7 +42,11 @@ def lobes(*arguments):
 
 
 def start(*arguments, **others):
-    """Start a command as a user does, in a process of its own."""
+    """Start a command as a user does, in a process of its own, which Ctrl-C reaches.
+
+    A process that runs in the background hands on that it ignores Ctrl-C.
+    """
+    others.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     return subprocess.Popen(
         [*LOBES, *map(str, arguments)],
         stdout=subprocess.PIPE,
