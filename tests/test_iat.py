@@ -71,7 +71,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), *arguments],
         env={**os.environ, "PYTHONPATH": path},
-        timeout=200,
+        timeout=280,
         text=True,
         capture_output=True,
     )
