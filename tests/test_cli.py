@@ -59,7 +59,12 @@ def start(*arguments, **others):
 
 def finish(process):
     """(exit code, stdout, stderr)."""
-    out, err = process.communicate(timeout=LIMIT)
+    with process:
+        try:
+            out, err = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
     return process.returncode, out, err
 
 
