@@ -410,6 +410,16 @@ def test_a_model_that_cannot_be_gated_is_refused_before_anything_is_trained(tmp_
         training(tmp_path, name="olmo2")
 
 
+def test_projections_that_are_frozen_anyway_stay_so(tmp_path: Path) -> None:
+    model = new_model()
+    model.encoder.requires_grad_(False)
+    before = weights(model)
+    trainer = training(tmp_path, IAT(delta=0.5, train_other=False), model=model)
+    trainer.train()
+    assert {name.split(".")[0] for name in changed(before, model)} == {"classifiers"}
+    assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
+
+
 def test_a_weight_that_is_read_past_its_projection_is_noticed(tmp_path: Path) -> None:
     model = new_model("bert")
     attention = model.get_submodule("encoder.encoder.layer.0.attention.self")

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback
 
 from lobes.discovery import find_heads
@@ -233,12 +233,7 @@ class IatPhase(TrainerCallback):
             "n_heads": self.layout.total,
             "chosen_at": [*before["chosen_at"], step],
             "heads": {task: str(chosen) for task, chosen in heads.items()},
-            "importance": {
-                task: [
-                    [None if math.isnan(x) else x for x in row] for row in scores.values.tolist()
-                ]
-                for task, scores in importance.items()
-            },
+            "importance": {task: _table(scores) for task, scores in importance.items()},
         }
 
     def _begin(self) -> None:
@@ -255,7 +250,6 @@ class IatPhase(TrainerCallback):
                 mine = name in gated or name.startswith("classifiers.")
                 if parameter.requires_grad and not mine:
                     parameter.requires_grad_(False)
-                    parameter.grad = None
                     self._frozen.append(parameter)
 
 
@@ -276,13 +270,14 @@ def check_gate(model: MultiTaskModel, layout: HeadLayout) -> None:
         torch.enable_grad(),
     ):
         gate.select(spec.name)
-        parameters = [part.module._parameters[part.attribute] for part in gate.parts]
-        wanted = [parameter for parameter in parameters if parameter.requires_grad]  # type: ignore[union-attr]
+        parts = [part for part in gate.parts if part.parameter.requires_grad]
+        if not parts:
+            return  # projections that are frozen anyway
         logits = model.logits(input_ids=ids, attention_mask=torch.ones_like(ids))[spec.name]
         loss = example_losses(logits, labels.to(model.device), spec).sum()
-        found = torch.autograd.grad(loss, wanted, allow_unused=True)  # type: ignore[arg-type]
-        for part, parameter in zip(gate.parts, parameters, strict=True):
-            gradient = _of(parameter, wanted, found)
+        weights = [part.parameter for part in parts]
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
+        for part, gradient in zip(parts, found, strict=True):
             blocked = ~part.shaped(part.learns[spec.name])
             if gradient is not None and bool((gradient * blocked).any()):
                 raise ModelError(
@@ -290,12 +285,6 @@ def check_gate(model: MultiTaskModel, layout: HeadLayout) -> None:
                     f"gate: {type(model.encoder).__name__} reads it outside the projection's own "
                     f"forward pass, so IAT cannot train its heads one by one; train without iat."
                 )
-
-
-def _of(
-    parameter: Tensor | None, wanted: Sequence[Tensor | None], found: Sequence[Tensor | None]
-) -> Tensor | None:
-    return next((g for p, g in zip(wanted, found, strict=True) if p is parameter), None)
 
 
 def _table(scores: HeadScores) -> list[list[float | None]]:

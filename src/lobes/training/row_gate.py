@@ -191,17 +191,20 @@ class _Part:
     everything: Bool[Tensor, " rows"]
     learns: Mapping[str, Tensor]
 
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter as it is now: sharding puts another in its place."""
+        return self.module._parameters[self.attribute]  # type: ignore[return-value]
+
     def shaped(self, mask: Bool[Tensor, " rows"]) -> Tensor:
         """A mask over the rows in the form that broadcasts to the parameter."""
-        dimensions = self.module._parameters[self.attribute].dim()  # type: ignore[union-attr]
+        dimensions = self.parameter.dim()
         return mask.reshape([-1 if axis == self.axis else 1 for axis in range(dimensions)])
 
     def resting(self, tasks: frozenset[str]) -> list[Tensor]:
         """Views of this process's part of the rows that none of the tasks trains."""
-        parameter = self.module._parameters[self.attribute]
-        assert parameter is not None
         resting = ~torch.stack([self.learns[task] for task in sorted(tasks)]).any(0)
-        local, mask = own_part(parameter.detach(), resting, self.axis)
+        local, mask = own_part(self.parameter.detach(), resting, self.axis)
         return [local.narrow(self.axis, start, size) for start, size in _runs(mask)]
 
 
