@@ -159,7 +159,7 @@ class MultiTaskTrainer(Trainer):
             if self._iat is not None:
                 self._iat.end()
             # accelerate marks the model as its own
-            self._task_model().__dict__.pop("_is_accelerate_prepared", None)
+            self._own.__dict__.pop("_is_accelerate_prepared", None)
 
     @property
     def switch_step(self) -> int | None:
@@ -308,7 +308,7 @@ class MultiTaskTrainer(Trainer):
         return metrics
 
     def _scores(self) -> dict[str, float]:
-        model = self._task_model()
+        model = self._own
         work = self._validation or prepare(model, self.tasks, split="validation")
         self._validation = work
         logits = {
@@ -369,7 +369,7 @@ class MultiTaskTrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        self._task_model().save_pretrained(folder, state_dict=state_dict)
+        self._own.save_pretrained(folder, state_dict=state_dict)
         record = {"losses": self.losses, "pending": self._pending, "iat": self.iat_record}
         (folder / LOSSES).write_text(json.dumps(record), encoding="utf-8")
 
@@ -382,9 +382,6 @@ class MultiTaskTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))
-
-    def _task_model(self) -> MultiTaskModel:
-        return self._own
 
     def _diverged(self, what: str) -> str:
         kept = last_checkpoint(self.args.output_dir)
