@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lobes.discovery import find_heads
 from lobes.errors import ConfigError, HeadError
 from lobes.heads import (
     HeadLayout,
@@ -15,6 +18,7 @@ from lobes.heads import (
     check_fractions,
     head_count,
 )
+from tiny_models import tiny_model
 
 LAYOUT = HeadLayout(
     tuple(
@@ -176,7 +180,74 @@ def test_fractions_that_cannot_be(fractions):
     assert check_fractions([0.4, 0.2]) == (0.2, 0.4)
 
 
+def deepseek():
+    """A tiny model with multi-head latent attention, whose experts are left out."""
+    config = transformers.DeepseekV3Config(
+        vocab_size=61,
+        hidden_size=22,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        intermediate_size=34,
+        first_k_dense_replace=2,
+        kv_lora_rank=7,
+        q_lora_rank=9,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=3,
+        v_head_dim=5,
+        max_position_embeddings=64,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return transformers.AutoModel.from_config(config).eval()
+
+
+def alone(n_heads):
+    return tuple((head,) for head in range(n_heads))
+
+
+PAIRS = ((0, 1), (2, 3), (4, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "groups"),
+    [
+        ("bert", "multi-head", alone(5)),
+        ("gpt2", "multi-head", alone(5)),
+        ("gpt_neox", "multi-head", alone(5)),
+        ("deberta-v2", "multi-head", alone(5)),
+        ("llama", "grouped-query", PAIRS),
+        ("phi3", "grouped-query", PAIRS),
+        ("olmo2", "grouped-query", PAIRS),  # also has a norm across heads
+        ("falcon", "multi-query", (tuple(range(5)),)),
+        ("deepseek_v3", "low-rank", alone(6)),
+    ],
+)
+def test_the_kind_of_attention_is_told_by_the_rows(name, attention, groups):
+    model = deepseek() if name == "deepseek_v3" else tiny_model(name)
+    for site in find_heads(model).sites:
+        assert (site.attention, site.groups) == (attention, groups)
+
+
+def test_a_norm_across_heads_is_no_kind_of_attention():
+    def weight(name, *ranges):
+        return OwnedRows(name, 0, tuple((one,) for one in ranges))
+
+    normed = [weight(name, *[(0, 15)] * 5) for name in ("query", "key")]
+    value = weight("value", *((3 * head, 3 * head + 3) for head in range(5)))
+    site = Site(0, "attention", "output", 5, 3, "self", (*normed, value))
+    assert (site.attention, site.groups) == ("multi-head", alone(5))
+    assert Site(0, "attention", "output", 5, 3, "self").attention == "unknown"
+    one = Site(0, "attention", "output", 1, 3, "self", (weight("value", (0, 3)),))
+    assert (one.attention, one.groups) == ("multi-head", ((0,),))
+
+
 def test_owned_rows_joins_ranges():
     rows = OwnedRows("w", 0, (((0, 2), (6, 8)), ()))
     assert rows.rows(0).tolist() == [0, 1, 6, 7]
     assert rows.rows(1).tolist() == []
+    assert rows.owners().tolist() == [
+        [True, True, False, False, False, False, True, True],
+        [False] * 8,
+    ]

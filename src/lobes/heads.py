@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lobes.errors import ConfigError, HeadError
 
 Head = tuple[int, int]
+Attention = Literal["multi-head", "grouped-query", "multi-query", "low-rank", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,14 @@ class OwnedRows:
         """The indices that head `head` owns along `axis`, ascending."""
         spans = [np.arange(start, stop) for start, stop in self.ranges[head]]
         return np.concatenate(spans) if spans else np.arange(0)
+
+    def owners(self) -> Bool[np.ndarray, "heads rows"]:
+        """Which heads own which indices along `axis`, up to the last that any head owns."""
+        stops = [stop for ranges in self.ranges for _, stop in ranges]
+        owners = np.zeros((len(self.ranges), max(stops, default=0)), dtype=bool)
+        for head in range(len(self.ranges)):
+            owners[head, self.rows(head)] = True
+        return owners
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,48 @@ class Site:
     def width(self) -> int:
         """The length of the concatenated contexts, `n_heads * head_dim`."""
         return self.n_heads * self.head_dim
+
+    @property
+    def attention(self) -> Attention:
+        """The kind of attention, told by which heads share `rows`; "unknown" where there are none.
+
+        Groups of heads share keys and values in "grouped-query" attention, all heads do in
+        "multi-query". In "low-rank" (multi-head latent) attention all share a small part of their
+        keys, while each has values of its own. A norm across heads is no kind of its own.
+        """
+        if not self.rows:
+            return "unknown"
+        own, common, groups = self._sharing()
+        if len(groups) < self.n_heads:
+            return "grouped-query"
+        if self.n_heads == 1 or not common or common > 3 * own:
+            return "multi-head"
+        # all heads share a key and a value, beside the query that each has; or part of a key
+        return "multi-query" if common > own else "low-rank"
+
+    @property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """The heads by whom they share keys and values with: ((0, 1), (2, 3)) in two groups.
+
+        In multi-head and low-rank attention every head is alone, in multi-query all are together.
+        """
+        if self.attention == "multi-query":
+            return (tuple(range(self.n_heads)),)
+        return self._sharing()[2]
+
+    def _sharing(self) -> tuple[float, int, tuple[tuple[int, ...], ...]]:
+        """Rows that each head has alone and that all share; the heads by those they share with."""
+        alone = common = 0
+        together = np.eye(self.n_heads, dtype=bool)
+        for owned in self.rows:
+            owners = owned.owners()
+            number = owners.sum(axis=0)
+            alone += int((number == 1).sum())
+            common += int((number == self.n_heads).sum())
+            for some in np.unique(owners[:, (number > 1) & (number < self.n_heads)], axis=1).T:
+                together[np.ix_(some, some)] = True
+        groups = dict.fromkeys(tuple(np.flatnonzero(row).tolist()) for row in together)
+        return alone / self.n_heads, common, tuple(groups)
 
 
 @dataclass(frozen=True, slots=True)
