@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
@@ -44,6 +44,8 @@ RULES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?heads", HEADS),
     (r"(.*_)?head_dim|d_kv|d_head|attention_head_size|attention_head_dim|kv_channels", HEAD_DIM),
     # layers
+    (r"num_kv_shared_layers", 0),
+    (r"num_feat_extract_layers", 7),
     (r"num_hidden_groups|num_adapter_layers|c2f_num_blocks", 1),
     (r"depths|num_block_repeats|stage_num_blocks|layers_per_block", 1),
     (
@@ -61,6 +63,9 @@ RULES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?(intermediate_size|ffn_dim|ffn_hidden_size|mlp_dim|d_ff|d_inner|inner_dim)", INNER),
     (r"(.*_)?(dim_feedforward|feedforward_dim|intermediate_dim|feed_forward_size|dim_ff)", INNER),
     (r"n_inner", INNER),
+    (r"rotary_dim", 4),
+    (r"query_dim", 4),
+    (r"context_size", 32),
     (r"(.*_)?(hidden_sizes?|hidden_dim|d_model|n_embd|embed_dims?|embedding_size|emb_dim)", HIDDEN),
     (r"(.*_)?(model_dim|dim|projection_dim|embedding_dim|dim_model|output_dim|proj_dim)", HIDDEN),
     (r"(.*_)?(projection_size|output_size|proj_size|conv_dim|tdnn_dim|d_latents)", HIDDEN),
@@ -75,7 +80,107 @@ RULES: tuple[tuple[str, int], ...] = (
 _TOKEN_ID = re.compile(r".*token_(id|index)(_list)?|.*_token_ids?")
 _INDICES = re.compile(r".*(indexes|indices|idxs|attn_indexes|attention_blocks)")
 
-OVERRIDES: dict[str, dict[str, Any]] = {}
+
+def _resnet() -> PretrainedConfig:
+    """A convolutional backbone in place of one from timm."""
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16, 32, 32], "depths": [1, 1, 1, 1]}
+    return transformers.ResNetConfig(**sizes, out_features=["stage2", "stage3", "stage4"])
+
+
+def _clip_vision() -> PretrainedConfig:
+    """A vision transformer in place of one from timm."""
+    return tiny_config("clip_vision_model")
+
+
+_ONE_KEY_EACH = {"num_key_value_heads": HEADS}
+_HYBRID = ["linear_attention", "full_attention"]
+_RESNET = {"backbone_config": _resnet, "use_timm_backbone": False}
+_SERIES = {"prediction_length": 5, "context_length": 11, "lags_sequence": [1, 2, 3]}
+_SAM2_STAGES = {
+    "hidden_size": 16,
+    "embed_dim_per_stage": [16, 32, 64, 64],
+    "num_attention_heads_per_stage": [2, 4, 4, 4],
+    "blocks_per_stage": [1, 1, 1, 1],
+    "window_size_per_stage": [8, 4, 4, 4],
+    "global_attention_blocks": [2],
+    "image_size": 64,
+}
+_SAM2_VISION = {
+    "backbone_config": _SAM2_STAGES,
+    "backbone_channel_list": [64, 64, 32, 16],
+    "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+}
+_PARAKEET = {"subsampling_conv_channels": 8, "num_mel_bins": 16}
+_NEMOTRON_VOICE = {"hidden_size": 32}
+
+# What a type demands beyond the rules; a part's overrides stand under its name.
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "autoformer": _SERIES,
+    "bamba": {"attn_layer_indices": [1]},
+    "bridgetower": {
+        "hidden_size": 128,
+        "text_config": {"hidden_size": 128},
+        "vision_config": {"hidden_size": 128},
+    },
+    "chameleon": {"vocabulary_map": {"<image>": 90}},
+    "clap": {"audio_config": {"spec_size": 64}},
+    "cohere_compass": {"text_config": {"layer_types": ["full_attention"] * 2}},
+    "cohere_compass_text": {"layer_types": ["full_attention"] * 2},
+    "conditional_detr": _RESNET,
+    "dab-detr": _RESNET,
+    "dbrx": {"attn_config": {"kv_n_heads": GROUPS, "rope_theta": 10000.0}},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "deformable_detr": _RESNET,
+    "depth_pro": {"patch_size": 32},
+    "detr": _RESNET,
+    "donut-swin": {"window_size": 2},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
+    "emu3": {"vocabulary_map": {"<image>": 90}},
+    "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1},
+    "esmc": _ONE_KEY_EACH,
+    "fast_vlm": {"vision_config": _clip_vision},
+    "flava": {"image_config": {"image_size": 32}},
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
+    "glm5_next": {"text_config": {"index_topk": 16}},
+    "glm5_next_text": {"index_topk": 16},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "attention_layers": None},
+    "granite4_vision": {"deepstack_layer_map": [(-1, 0)]},
+    "granitemoehybrid": {"layer_types": _HYBRID},
+    "grounding-dino": {"backbone_config": {"image_size": 64, "window_size": 2}},
+    "informer": _SERIES,
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8},
+    "levit": {"image_size": 64},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lilt": {"channel_shrink_ratio": 4, "hidden_size": 48},
+    "lw_detr": {
+        "backbone_config": {"image_size": 64, "num_windows": 4, "window_block_indices": [0]}
+    },
+    "mamba2": {"num_heads": 8},
+    "mistral4": {"qk_rope_head_dim": 8},
+    "mm-grounding-dino": {"backbone_config": {"image_size": 64, "window_size": 2}},
+    "mobilebert": {"true_hidden_size": 32, "intra_bottleneck_size": 32},
+    "mobilevitv2": {"image_size": 64},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}},
+    "moonshine": {"encoder_num_key_value_heads": HEADS, "decoder_num_key_value_heads": HEADS},
+    "omdet-turbo": _RESNET,
+    "perception_lm": {"vision_config": _clip_vision},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"], "lru_width": HIDDEN},
+    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [4, 16]},
+    "sam2": {"vision_config": _SAM2_VISION},
+    "sam2_hiera_det_model": _SAM2_STAGES,
+    "sam2_vision_model": _SAM2_VISION,
+    "seggpt": {"merge_index": 0, "intermediate_hidden_state_indices": [1], "patch_size": 8},
+    "sew": {"squeeze_factor": 2},
+    "siglip2": {"vision_config": {"num_patches": 16}},
+    "step3p7": {"text_config": {"sliding_window": 8}},
+    "swin": {"window_size": 2},
+    "t5gemma2_encoder": {},
+    "table-transformer": _RESNET,
+    "time_series_transformer": _SERIES,
+    "xmod": {"default_language": "en_XX"},
+    "zaya": {"num_experts_per_tok": 1},
+}
 
 
 def tiny_config(kind: str) -> PretrainedConfig:
@@ -88,31 +193,37 @@ def _shrunk(
 ) -> PretrainedConfig:
     """A small configuration of the same class; `tokens` are the special tokens named so far."""
     settings = {name: value for name, value in vars(config).items() if name[:1] != "_"}
-    depth = getattr(config, "num_hidden_layers", None)
     changed: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, PretrainedConfig):
-            inner = overrides.get(name, {})
-            changed[name] = inner if inner is None else _shrunk(value, inner, tokens)
+        given = overrides.get(name, {})
+        if callable(given):
+            changed[name] = given()
+        elif isinstance(value, PretrainedConfig):
+            changed[name] = _shrunk(value, given, tokens)
         elif name not in overrides:
-            small = _small(name, value, depth, tokens)
+            small = _small(name, value, settings, tokens)
             if small is not value:
                 changed[name] = small
-    plain = {k: v for k, v in overrides.items() if not isinstance(changed.get(k), PretrainedConfig)}
+    plain = {k: v for k, v in overrides.items() if not callable(v) and k not in changed}
     return type(config)(**changed | plain)
 
 
-def _small(name: str, value: Any, depth: Any, tokens: dict[str, int]) -> Any:
+def _small(name: str, value: Any, settings: Mapping[str, Any], tokens: dict[str, int]) -> Any:
     if _TOKEN_ID.fullmatch(name):
         if isinstance(value, int) and value >= 40:
             return tokens.setdefault(name, VOCABULARY - 3 - len(tokens))
         return value
+    if name == "num_key_value_heads":
+        # latent attention has a key and a value for each head
+        return HEADS if "kv_lora_rank" in settings else GROUPS
+    if name == "head_dim" and "num_attention_heads" in settings:
+        return HEAD_DIM
     if isinstance(value, dict):
         return _small_rope(value)
-    if isinstance(value, (list, tuple)) and isinstance(depth, int) and len(value) == depth > 2:
+    if isinstance(value, (list, tuple)) and len(value) == _depth(settings) > 2:
         return _two(value)
     if isinstance(value, (list, tuple)) and _INDICES.fullmatch(name):
-        return type(value)(i for i in range(LAYERS))[-1:] if max(value, default=0) > 1 else value
+        return type(value)([1]) if max(value, default=0) > 1 else value
     if name == "image_size":
         return _like(value, 32)
     if name == "patch_size":
@@ -123,12 +234,18 @@ def _small(name: str, value: Any, depth: Any, tokens: dict[str, int]) -> Any:
     return value
 
 
+def _depth(settings: Mapping[str, Any]) -> int:
+    """How many layers the default configuration has; 0 where it has stages of layers."""
+    names = ("num_hidden_layers", "n_layer", "n_layers")
+    return next((settings[name] for name in names if isinstance(settings.get(name), int)), 0)
+
+
 def _two(values: Any) -> Any:
     """Two of a value for each layer: the first kind, and full attention or another kind."""
     kinds = list(dict.fromkeys(values)) if all(isinstance(v, str) for v in values) else []
     if len(kinds) < 2:
         return type(values)(values[:2])
-    full = [kind for kind in kinds if kind == "full_attention"]
+    full = [kind for kind in kinds if kind in ("full_attention", "attention", "hybrid")]
     first = next(kind for kind in kinds if kind not in full)
     return type(values)([first, (full or [k for k in kinds if k != first])[0]])
 
@@ -142,11 +259,10 @@ def _like(value: Any, small: int, smaller: bool = False) -> Any:
 
 
 def _small_rope(value: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(value.get("mrope_section"), (list, tuple)):
-        half = int(HEAD_DIM * value.get("partial_rotary_factor", 1.0)) // 2
-        sections = [half - 2 * (half // 3), half // 3, half // 3]
-        return {**value, "mrope_section": sections[: len(value["mrope_section"])]}
-    return value
+    if "rope_theta" not in value:
+        return value
+    half = int(HEAD_DIM * value.get("partial_rotary_factor", 1.0)) // 2
+    return {**value, "mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
 
 
 def build(kind: str, *, attention: str | None = "eager", seed: int = 0) -> nn.Module:
