@@ -26,6 +26,7 @@ from lobes.study.config import load_study
 from lobes.study.demo_data import DemoAssets
 from lobes.study.store import RunFolder
 from lobes.terminal import Progress
+from tiny_models import tiny_model
 from tiny_study import as_before, timeless, write_study  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("as_before")
@@ -343,13 +344,54 @@ def test_a_terminal_with_few_letters(study):
 
 
 def test_heads(study):
-    result = lobes("heads", study.parent / "model")
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert "10 heads in 2 sites" in result.stdout
+    for name in (study.parent / "model", study.parent / "run", study.parent / "run" / "model"):
+        result = lobes("heads", name)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert "10 heads in 2 sites" in result.stdout
+        assert "encoder.layer.*.attention" in result.stdout
+        assert "self-attention, multi-head: 5 heads of size 6" in result.stdout
+        assert "Of 10 heads all can be ablated, 10 trained alone and 10 pruned." in result.stdout
     found = json.loads(lobes("heads", study.parent / "model", "--json").stdout)
-    assert found["n_heads"] == 10
+    assert (found["n_heads"], found["n_prunable"], found["n_gateable"]) == (10, 10, 10)
     assert [site["n_heads"] for site in found["sites"]] == [5, 5]
-    assert {"name", "kind", "head_dim", "prunable", "reason"} < set(found["sites"][0])
+    first = found["sites"][0]
+    assert first["name"] == "encoder.layer.0.attention"
+    assert (first["kind"], first["attention"]) == ("self", "multi-head")
+    assert first["groups"] == [[0], [1], [2], [3], [4]]
+    assert (first["ablatable"], first["gateable"], first["prunable"]) == (True, True, True)
+    assert first["shares_parameters_with"] == []
+
+
+def test_heads_of_alike_layers_are_told_of_once(tmp_path):
+    model = tiny_model("olmo2")
+    model.config.num_hidden_layers = 7
+    model.config.layer_types = None
+    type(model)(model.config).save_pretrained(tmp_path)
+    shown = lobes("heads", tmp_path).stdout
+    assert "42 heads in 7 sites" in shown
+    assert shown.count("layers.*.self_attn") == 1
+    assert "  0–6 " in shown
+    assert "grouped-query: 6 heads of size 4 in 3 groups" in shown
+    assert "cannot be trained alone or pruned: its heads share rows of" in shown
+    (first, *_) = json.loads(lobes("heads", tmp_path, "--json").stdout)["sites"]
+    assert first["reason"] == first["gate_reason"] != ""
+    assert (first["gateable"], first["prunable"]) == (False, False)
+
+
+def test_heads_of_encoder_and_decoder(tmp_path):
+    tiny_model("bart").save_pretrained(tmp_path)
+    shown = lobes("heads", tmp_path).stdout
+    for words in ("  0, 1 ", "  2, 4 ", "  3, 5 ", "cross-attention, multi-head: 3 heads of size"):
+        assert words in shown
+
+
+def test_heads_of_a_run_without_a_model(new_run, study, tmp_path):
+    model = study.parent / "run" / "model"
+    assert lobes("iap", *new_run, "--model", model).exit_code == 0
+    assert refusal("heads", tmp_path / "run") == (
+        f"The run in {tmp_path / 'run'} has no trained model: expected one that has; for a run "
+        f"that measured a model trained elsewhere, name that model."
+    )
 
 
 def test_the_demo_is_an_ordinary_study(study, tmp_path, monkeypatch):

@@ -16,7 +16,8 @@ from lobes.heads import HeadScores, HeadSet
 from lobes.report.source import read_results
 from lobes.study import run as run_module
 from lobes.study.config import load_study, override, with_trained_model
-from lobes.study.run import find_model_heads, run_study
+from lobes.study.models import find_model_heads
+from lobes.study.run import run_study
 from lobes.study.subject import load_tasks, new_model
 from tiny_study import timeless, write_study
 

@@ -309,7 +309,11 @@ def report(
 @_command()
 def heads(
     model: Annotated[
-        str, typer.Argument(help="A model of the hub, or a folder.", show_default=False)
+        str,
+        typer.Argument(
+            help="A model of the hub, a folder that holds one, pruned or not, or a run's folder.",
+            show_default=False,
+        ),
     ],
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
@@ -318,28 +322,16 @@ def heads(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Where a model's attention heads are, and which can be pruned.
+    """Where a model's attention heads are, and which can be ablated, trained alone and pruned.
 
     Example: lobes heads bert-base-uncased
     """
-    from lobes.study.run import find_model_heads
+    from lobes.study.models import describe_heads, find_model_heads
     from lobes.terminal import show_heads
 
     layout = find_model_heads(model, trust_remote_code=trust_remote_code)
     if as_json:
-        sites = [
-            {
-                "index": site.index,
-                "name": site.name,
-                "kind": site.kind,
-                "n_heads": site.n_heads,
-                "head_dim": site.head_dim,
-                "prunable": site.prunable,
-                "reason": site.reason,
-            }
-            for site in layout.sites
-        ]
-        print(json.dumps({"model": model, "n_heads": layout.total, "sites": sites}, indent=1))
+        print(json.dumps({"model": model, **describe_heads(layout)}, indent=1))
     else:
         show_heads(layout, model)
 

@@ -133,6 +133,15 @@ class HeadLayout:
         """[sites, heads of the widest site]: the shape of an array with a value for each head."""
         return len(self.sites), max((site.n_heads for site in self.sites), default=0)
 
+    def sharing(self, site: int) -> tuple[int, ...]:
+        """The other sites that read the same parameters as this one, as where layers are tied."""
+        own = {owned.parameter for owned in self.sites[site].rows}
+        return tuple(
+            other.index
+            for other in self.sites
+            if other.index != site and not own.isdisjoint(row.parameter for row in other.rows)
+        )
+
     def __iter__(self) -> Iterator[Head]:
         for site in self.sites:
             for head in range(site.n_heads):

@@ -1,8 +1,10 @@
 """What a terminal shows: progress on stderr, tables on stdout, nothing of other libraries."""
 
 import io
+import itertools
 import logging
 import os
+import re
 import sys
 import warnings
 from types import TracebackType
@@ -167,13 +169,65 @@ def show_training(training: dict[str, Any]) -> None:
 
 
 def show_heads(layout: "lobes.heads.HeadLayout", name: str) -> None:
-    """Where a model's heads are, on stdout."""
-    table = _table("site", "module", "kind", "heads", "size", "can be pruned")
+    """Where a model's heads are and what can be done with them, on stdout.
+
+    Sites that differ in nothing but the numbers in their modules' names are told of together.
+    """
+    alike: dict[tuple[str, ...], list[int]] = {}
     for site in layout.sites:
-        cells = (site.index, _text(site.name), site.kind, site.n_heads, site.head_dim)
-        pruned = "yes" if site.prunable else f"no: {_text(site.reason)}"
-        table.add_row(*(str(cell) for cell in cells), pruned)
-    _console().print(f"{_text(name)}: {layout.total} heads in {len(layout.sites)} sites", table)
+        alike.setdefault(_described(site, layout), []).append(site.index)
+    table = _table("sites", "heads")
+    for lines, indices in alike.items():
+        table.add_row(_spans(indices), _text("\n".join(lines)))
+    gateable, prunable = (
+        sum(site.n_heads for site in layout.sites if can(site))
+        for can in (lambda site: site.gateable, lambda site: site.prunable)
+    )
+    _console().print(
+        f"{_text(name)}: {layout.total} heads in {len(layout.sites)} sites",
+        table,
+        f"Of {layout.total} heads all can be ablated, {gateable} trained alone and {prunable} "
+        f"pruned.",
+    )
+
+
+def _described(site: "lobes.heads.Site", layout: "lobes.heads.HeadLayout") -> tuple[str, ...]:
+    """A site in a few lines, with * for the numbers in names."""
+    groups = f" in {len(site.groups)} groups" if site.attention == "grouped-query" else ""
+    kind = "heads of unknown kind" if site.attention == "unknown" else site.attention
+    can, cannot = ["ablated"], dict[str, list[str]]()
+    for verb, possible, reason in (
+        ("trained alone", site.gateable, site.gate_reason),
+        ("pruned", site.prunable, site.reason),
+    ):
+        if possible:
+            can.append(verb)
+        else:
+            cannot.setdefault(reason, []).append(verb)
+    lines = [
+        site.name,
+        f"{site.kind}-attention, {kind}: {site.n_heads} heads of size {site.head_dim}{groups}",
+        f"can be {_and(can)}",
+        *(f"cannot be {' or '.join(verbs)}: {reason}" for reason, verbs in cannot.items()),
+    ]
+    if layout.sharing(site.index):
+        lines.append("has parameters that other sites have too")
+    return tuple(re.sub(r"(?<=\.)\d+(?=\.)", "*", line) for line in lines)
+
+
+def _and(words: list[str]) -> str:
+    """Words as a list in a sentence: "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _spans(indices: list[int]) -> str:
+    """Numbers in ascending order, where they are many as "0–11" or "12, 14, …, 34"."""
+    steps = {after - before for before, after in itertools.pairwise(indices)}
+    if len(indices) > 2 and steps == {1}:
+        return f"{indices[0]}–{indices[-1]}"
+    if len(indices) > 4 and len(steps) == 1:
+        return f"{indices[0]}, {indices[1]}, …, {indices[-1]}"
+    return ", ".join(map(str, indices))
 
 
 def _table(*columns: str) -> "rich.table.Table":
@@ -182,7 +236,7 @@ def _table(*columns: str) -> "rich.table.Table":
 
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
-        numbers = column in ("site", "heads", "size", "score")
+        numbers = column == "score"
         table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     return table
 

@@ -11,9 +11,8 @@ import torch
 
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, RunError
-from lobes.heads import HeadLayout
 from lobes.iap import check_lesions, lesion_matrix
-from lobes.modeling import MultiTaskModel, TaskModel, is_saved_model, load_task_model
+from lobes.modeling import TaskModel, load_task_model
 from lobes.precision import resolve_precision
 from lobes.report.html import render
 from lobes.report.source import read_results
@@ -69,17 +68,6 @@ def run_study(
             with folder.writing("report.html") as file:
                 file.write(render(results).encode())
         return results
-
-
-def find_model_heads(name_or_folder: str, *, trust_remote_code: bool = False) -> HeadLayout:
-    """Where the heads of a model of the hub, or in a folder, are."""
-    from lobes.modeling.pretrained import load_model
-
-    if is_saved_model(name_or_folder):
-        return find_heads(
-            MultiTaskModel.from_pretrained(name_or_folder, trust_remote_code=trust_remote_code)
-        )
-    return find_heads(load_model(name_or_folder, trust_remote_code=trust_remote_code)[0])
 
 
 def _trained_model(

@@ -1,0 +1,98 @@
+"""Open a model by whatever names it, and say where its heads are."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+
+from lobes.discovery import find_heads
+from lobes.errors import ModelError, RunError
+from lobes.heads import HeadLayout
+from lobes.modeling import MultiTaskModel, is_saved_model
+from lobes.modeling.pretrained import load_config, load_model
+from lobes.study.disk import read_json
+from lobes.study.store import SCHEMA
+
+
+def open_model(
+    name_or_folder: str | os.PathLike[str], *, trust_remote_code: bool = False
+) -> nn.Module:
+    """The model of a run's folder, of a saved `MultiTaskModel`, of any other folder or of the hub.
+
+    It is in evaluation mode and in float32. A model of transformers is of the class that its
+    configuration names, with all its layers. Raises `ModelError` where there is none that can be
+    loaded safely, and `RunError` for the folder of a run that has trained none.
+    """
+    for folder in (Path(name_or_folder, "model"), Path(name_or_folder)):
+        if is_saved_model(folder):
+            saved = MultiTaskModel.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            return saved.eval()
+    if _is_run(Path(name_or_folder)):
+        raise RunError(
+            f"The run in {name_or_folder} has no trained model: expected one that has; for a run "
+            f"that measured a model trained elsewhere, name that model."
+        )
+    config = load_config(name_or_folder, trust_remote_code=trust_remote_code)
+    return load_model(
+        name_or_folder, loader=_class_of(config), trust_remote_code=trust_remote_code
+    )[0].eval()
+
+
+def find_model_heads(
+    name_or_folder: str | os.PathLike[str], *, trust_remote_code: bool = False
+) -> HeadLayout:
+    """Where the heads of a model are; of one with unusual inputs, those of its base model."""
+    model = open_model(name_or_folder, trust_remote_code=trust_remote_code)
+    try:
+        return find_heads(model)
+    except ModelError:
+        base = getattr(model, "base_model", model)
+        if base is model:
+            raise
+        return find_heads(base)
+
+
+def describe_heads(layout: HeadLayout) -> dict[str, Any]:
+    """Everything that is known of a model's sites, with totals, as JSON takes it."""
+    sites = [
+        {
+            "index": site.index,
+            "name": site.name,
+            "projection": site.projection,
+            "kind": site.kind,
+            "n_heads": site.n_heads,
+            "head_dim": site.head_dim,
+            "attention": site.attention,
+            "groups": site.groups,
+            "shares_parameters_with": layout.sharing(site.index),
+            "ablatable": True,  # else discovery refuses the model
+            "gateable": site.gateable,
+            "gate_reason": site.gate_reason,
+            "prunable": site.prunable,
+            "reason": site.reason,
+        }
+        for site in layout.sites
+    ]
+    heads = {
+        "n_heads": layout.total,
+        "n_ablatable": layout.total,
+        "n_gateable": sum(site.n_heads for site in layout.sites if site.gateable),
+        "n_prunable": sum(site.n_heads for site in layout.sites if site.prunable),
+    }
+    return {**heads, "n_sites": len(sites), "sites": sites}
+
+
+def _class_of(config: Any) -> Any:
+    """The class that a configuration names, of transformers or of the model's own code."""
+    name = next(iter(getattr(config, "architectures", None) or ()), "")
+    for loader, reference in (getattr(config, "auto_map", None) or {}).items():
+        if str(reference).endswith(f".{name}") and hasattr(transformers, loader):
+            return getattr(transformers, loader)
+    return getattr(transformers, name, transformers.AutoModel)
+
+
+def _is_run(folder: Path) -> bool:
+    record = read_json(folder / "config.json")
+    return isinstance(record, dict) and record.get("schema") == SCHEMA["schema"]
