@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lobes.discovery import find_heads
+from lobes.discovery.functional import opened
 from lobes.errors import HeadError
 from lobes.heads import HeadLayout, HeadSet, Site
 
@@ -41,6 +42,8 @@ def ablate(
         layout.check(one)
     touched = sorted({site for one in sets for site, _ in one})
     with ExitStack() as stack:
+        if touched:  # all sites, so that an example's numbers do not depend on the others' sets
+            stack.enter_context(opened(model, [site.projection for site in layout.sites]))
         for index in touched:
             site = layout.sites[index]
             hook = _masking_hook(site, site_mask(site, sets))
@@ -145,6 +148,7 @@ def record_contexts(
         return hook
 
     with ExitStack() as stack:
+        stack.enter_context(opened(model, [site.projection for site in record.layout.sites]))
         for site in record.layout.sites:
             module = model.get_submodule(site.projection)
             stack.callback(module.register_forward_pre_hook(hook_of(site.index)).remove)

@@ -90,10 +90,10 @@ def head_importance(
             raise ConfigError("Give either a task, or batches together with a loss function.")
         shown = _with_progress(steps, progress)
         if method == "taylor":
-            values = _taylor(measured, shown, layout, aggregate)
+            values, examples = _taylor(measured, shown, layout, aggregate)
         else:
-            values = _single_ablations(measured, shown, layout)
-    settings |= {"examples": steps.examples, "tokens": steps.tokens}
+            values, examples = _single_ablations(measured, shown, layout)
+    settings |= {"examples": examples, "tokens": steps.tokens}
     scores = HeadScores(values, {**settings, "normalize": "none"})
     return scores.normalized() if normalize == "layer" else scores
 
@@ -109,7 +109,6 @@ class _Step:
 
     losses: Callable[[], Tensor]
     mask: Tensor | None
-    size: int
 
 
 class _TaskSteps:
@@ -139,7 +138,7 @@ class _TaskSteps:
         self.encoded = encode(model.tokenizer, examples.texts, model.max_length)
         budget = tokens_in_a_batch(tokens_per_batch, self.device)
         self.batches = token_batches(self.encoded.lengths, budget)
-        self.examples, self.tokens = len(examples), int(self.encoded.lengths.sum())
+        self.tokens = int(self.encoded.lengths.sum())
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -154,7 +153,6 @@ class _TaskSteps:
                     self.model.logits(**inputs)[self.spec.name], gold, self.spec
                 ),
                 inputs["attention_mask"],
-                len(batch),
             )
 
 
@@ -163,7 +161,7 @@ class _BatchSteps:
 
     def __init__(self, model: nn.Module, batches: Iterable[Mapping[str, Any]], loss: Loss) -> None:
         self.model, self.batches, self.loss = model, batches, loss
-        self.examples, self.tokens = 0, 0
+        self.tokens = 0
 
     def __len__(self) -> int:
         return len(self.batches) if isinstance(self.batches, Sized) else 0
@@ -183,11 +181,9 @@ class _BatchSteps:
                     )
                 return found
 
-            size = len(next(value for value in inputs.values() if isinstance(value, Tensor)))
             mask = inputs.get("attention_mask")
-            self.examples += size
             self.tokens += int(mask.sum()) if mask is not None else 0
-            yield _Step(losses, mask, size)
+            yield _Step(losses, mask)
 
 
 def _at(value: Any, parameter: Tensor) -> Any:
@@ -212,27 +208,35 @@ def _with_progress(steps: "_TaskSteps | _BatchSteps", progress: Progress | None)
 
 def _taylor(
     model: nn.Module, steps: Iterator[_Step], layout: HeadLayout, aggregate: str
-) -> Float[np.ndarray, "sites heads"]:
+) -> tuple[Float[np.ndarray, "sites heads"], int]:
+    """The scores, and from how many examples."""
     totals = [torch.zeros(site.n_heads, dtype=torch.float64) for site in layout.sites]
-    counts = [0] * len(totals)
+    counts, examples = [0] * len(totals), 0
     with record_contexts(model, layout=layout, gradients=True) as record:
         for step in steps:
             record.clear()
             with torch.enable_grad():
-                gradients = record.gradients(step.losses().sum())
+                losses = step.losses()
+                gradients = record.gradients(losses.sum())
+            examples += len(losses)
             for site, total in enumerate(totals):
-                terms = _head_terms(record, gradients, site, step)
+                terms = _head_terms(record, gradients, site, len(losses), step.mask)
                 if aggregate == "token":
                     total += terms.abs().sum((0, 1)).double().cpu()
                     counts[site] += _positions(terms, step.mask)
                 else:
                     total += terms.sum(1).abs().sum(0).double().cpu()
-                    counts[site] += step.size
-    return _table(layout, [total / count for total, count in zip(totals, counts, strict=True)])
+                    counts[site] += len(losses)
+    means = [total / count for total, count in zip(totals, counts, strict=True)]
+    return _table(layout, means), examples
 
 
 def _head_terms(
-    record: ContextRecord, gradients: list[list[Tensor]], site: int, step: _Step
+    record: ContextRecord,
+    gradients: list[list[Tensor]],
+    site: int,
+    batch: int,
+    mask: Tensor | None,
 ) -> Float[Tensor, "batch positions heads"]:
     """Σ_d c·∂L/∂c for each example, position and head; 0 at padding.
 
@@ -243,13 +247,13 @@ def _head_terms(
     for contexts, gradient in zip(record.calls[site], gradients[site], strict=True):
         product = record.split(site, contexts.detach().float() * gradient.float()).sum(-1)
         # Windows and flattened positions come example by example: give them back to their example.
-        product = product.reshape(step.size, -1, product.shape[-1])
+        product = product.reshape(batch, -1, product.shape[-1])
         terms = product if terms is None else terms + product
     if terms is None:
         name = record.layout.sites[site].name
         raise ConfigError(f"Site {site} ({name}) did not run on a batch: its importance is open.")
-    if step.mask is not None and step.mask.shape == terms.shape[:2]:
-        terms = terms * step.mask[..., None]
+    if mask is not None and mask.shape == terms.shape[:2]:
+        terms = terms * mask[..., None]
     return terms
 
 
@@ -261,7 +265,8 @@ def _positions(terms: Float[Tensor, "batch positions heads"], mask: Tensor | Non
 
 def _single_ablations(
     model: nn.Module, steps: Iterator[_Step], layout: HeadLayout
-) -> Float[np.ndarray, "sites heads"]:
+) -> tuple[Float[np.ndarray, "sites heads"], int]:
+    """The scores, and from how many examples."""
     heads = list(layout)
     lesions = [HeadSet(), *(HeadSet([head]) for head in heads)]
     totals = np.zeros(len(lesions))
@@ -271,15 +276,13 @@ def _single_ablations(
             replay = replay or Replay(model, layout, step.losses)
             for index, losses in replay.runs(step.losses, lesions):
                 totals[index] += losses.sum().item()
-            examples += step.size
+            examples += len(losses)
     rises = dict(zip(heads, (totals[1:] - totals[0]) / examples, strict=True))
-    return _table(
-        layout,
-        [
-            torch.tensor([rises[site.index, head] for head in range(site.n_heads)])
-            for site in layout.sites
-        ],
-    )
+    rows = [
+        torch.tensor([rises[site.index, head] for head in range(site.n_heads)])
+        for site in layout.sites
+    ]
+    return _table(layout, rows), examples
 
 
 def _table(layout: HeadLayout, rows: list[Tensor]) -> Float[np.ndarray, "sites heads"]:

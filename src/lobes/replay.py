@@ -11,7 +11,7 @@ every run is computed in full.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from lobes.ablation import ablate
+from lobes.discovery.functional import opened
 from lobes.heads import HeadLayout, HeadSet
 
 Run = Callable[[], Any]
@@ -52,7 +53,8 @@ class Replay:
         self.model, self.layout = model, layout
         self._outputs: dict[tuple[nn.Module, int], Any] = {}
         if share:
-            self._finished = _finished_before(layout, model, _trace(model, run))
+            with self._opened():
+                self._finished = _finished_before(layout, model, _trace(model, run))
         self.sharing = share and self.holds(run)
 
     def runs(self, run: Run, lesions: Sequence[HeadSet]) -> Iterator[tuple[int, Any]]:
@@ -65,15 +67,28 @@ class Replay:
                 yield index, output
             return
         try:
-            with self.recording(set(first.values())):
+            with self._opened(), self.recording(set(first.values())):
                 plain = run()
             yield from ((index, plain) for index, lesion in enumerate(lesions) if not lesion)
             for index, site in first.items():
-                with self.playing(site), ablate(self.model, lesions[index], layout=self.layout):
+                with self._played(site, lesions[index]):
                     output = run()
                 yield index, output
         finally:
             self._outputs.clear()
+
+    @contextmanager
+    def _played(self, site: int, lesion: HeadSet) -> Iterator[None]:
+        with (
+            self._opened(),
+            self.playing(site),
+            ablate(self.model, lesion, layout=self.layout),
+        ):
+            yield
+
+    def _opened(self) -> AbstractContextManager[None]:
+        """Every run alike where attention can run as one kernel, which rounds in another way."""
+        return opened(self.model, [site.projection for site in self.layout.sites])
 
     @contextmanager
     def recording(self, sites: set[int]) -> Iterator[None]:
@@ -120,13 +135,14 @@ class Replay:
     def holds(self, run: Run) -> bool:
         """Whether played runs equal full runs to the bit, for a lesion at each site in turn."""
         sites = {site.index for site in self.layout.sites}
-        with self.recording(sites):
+        with self._opened(), self.recording(sites):
             run()
         for site in sorted(sites):
-            with ablate(self.model, HeadSet([(site, 0)]), layout=self.layout):
+            lesion = HeadSet([(site, 0)])
+            with self._opened(), ablate(self.model, lesion, layout=self.layout):
                 full = run()
-                with self.playing(site):
-                    played = run()
+            with self._played(site, lesion):
+                played = run()
             if not _equal(full, played):
                 return False
         return True

@@ -1,8 +1,14 @@
-"""Guess inputs for one forward pass from a model's signature and its configuration."""
+"""Guess inputs for one forward pass from a model's signature and its configuration.
+
+A model says by the names of its arguments what it takes (text, pictures, video, sound), and by
+its configuration how large. Where that leaves several shapes open, they are tried in turn, the
+ones with the most media first, so that every encoder of a multimodal model runs.
+"""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import islice, product
 from typing import Any, cast
 
 import torch
@@ -12,40 +18,40 @@ from lobes.errors import ModelError
 
 _LENGTH = 13
 # where the configuration leaves the size open
-_IMAGE_SIDE, _CHANNELS = 64, 3
-_SAMPLES, _FRAMES = 8191, 101
-_PARTS = ("text_config", "vision_config", "audio_config", "encoder", "decoder")
+_IMAGE_SIDE, _CHANNELS, _PATCH, _PICTURES = 64, 3, 16, 2
+_SAMPLES, _FRAMES, _BANDS = 8191, 101, 80
+_TRIALS = 48
+_PARTS = ("text_config", "vision_config", "image_config", "audio_config", "encoder", "decoder")
+
+Inputs = dict[str, Tensor]
 
 
-def guess_inputs(model: nn.Module) -> dict[str, Tensor]:
+def guess_inputs(model: nn.Module) -> Inputs:
     """Keyword arguments for one forward pass of `model`, on its device and in its precision.
 
-    Known are text (`input_ids`, with what an encoder-decoder needs), images (`pixel_values`) and
-    sound (`input_values`, `input_features`). Raises `ModelError` for any other required argument
-    and for a model without a configuration.
+    Known are text (`input_ids`, with what an encoder-decoder needs, boxes on a page), pictures and
+    video (`pixel_values`, `pixel_values_videos`, as pictures or as rows of patches) and sound
+    (`input_values`, `input_features`), alone or with their places in a text. Raises `ModelError`
+    for any other required argument and for a model without a configuration.
     """
-    model = _described(model)
-    config = getattr(model, "config", None)
-    parameters = inspect.signature(model.forward).parameters
+    described = _described(model)
+    config = getattr(described, "config", None)
     if config is None:
         raise ModelError(
-            f"{type(model).__name__} has no configuration to guess its inputs from: give "
+            f"{type(described).__name__} has no configuration to guess its inputs from: give "
             f"find_heads example_inputs={{name: tensor}} for one forward pass."
         )
-    generator = torch.Generator().manual_seed(0)
-    guesses = {name: one for name, one in _guesses(model, config, generator) if name in parameters}
-    for name, parameter in parameters.items():
-        given = name in guesses or parameter.default is not parameter.empty
-        if name == "attention_mask" and not given and "input_ids" in guesses:
-            guesses[name] = torch.ones_like(guesses["input_ids"])
-        elif not given and parameter.kind in (
-            parameter.POSITIONAL_OR_KEYWORD,
-            parameter.KEYWORD_ONLY,
-        ):
-            raise _unknown(model, name)
-    if not guesses:
-        raise _unknown(model, "the inputs")
-    return _placed(guesses, model)
+    guess = _Guess(described, config)
+    candidates = (_placed(inputs, model) for inputs in guess.candidates())
+    tried = list(islice(candidates, 2))
+    if not tried:
+        raise _unknown(described, guess.missing() or "the inputs")
+    if len(tried) == 1:
+        return tried[0]
+    for inputs in (*tried, *islice(candidates, _TRIALS)):
+        if _runs(model, inputs):
+            return inputs
+    return tried[0]
 
 
 def _described(model: nn.Module) -> nn.Module:
@@ -67,7 +73,7 @@ def _unknown(model: nn.Module, what: str) -> ModelError:
     )
 
 
-def _placed(inputs: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _placed(inputs: Inputs, model: nn.Module) -> Inputs:
     """The inputs on the model's device, numbers in the precision of its first parameters."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     return {
@@ -76,28 +82,225 @@ def _placed(inputs: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _guesses(
-    model: nn.Module, config: Any, generator: torch.Generator
-) -> Iterator[tuple[str, Tensor]]:
-    main = getattr(model, "main_input_name", "input_ids")
-    compares = hasattr(model, "get_text_features") and hasattr(model, "get_image_features")
-    # Pictures and sound are long: one is enough.
-    batch = 2 if main == "input_ids" and not compares else 1
-    if vocabulary := _vocabulary(model, config):
-        yield "input_ids", _tokens(config, vocabulary, (batch, _LENGTH), generator)
-    if getattr(config, "is_encoder_decoder", False):
-        decoder = getattr(config, "decoder", config)
-        if vocabulary := getattr(decoder, "vocab_size", vocabulary):
-            ids = _tokens(decoder, vocabulary, (batch, _LENGTH), generator)
-            yield "decoder_input_ids", ids
-    required = inspect.signature(model.forward).parameters.get("pixel_values")
-    if main == "pixel_values" or compares or (required and required.default is required.empty):
-        channels = _look(config, "num_channels") or _CHANNELS
+def _runs(model: nn.Module, inputs: Inputs) -> bool:
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except Exception:
+        return False
+    return True
+
+
+# What each medium's argument is called, how a model is asked for its features, and the settings
+# that name the token which stands for one of them in a text.
+_MEDIA = {
+    "pixel_values_videos": ("get_video_features", ("video_token_id", "video_token_index")),
+    "pixel_values": ("get_image_features", ("image_token_id", "image_token_index")),
+    "input_features": ("get_audio_features", ("audio_token_id", "audio_token_index")),
+    "input_values": ("get_audio_features", ("audio_token_id", "audio_token_index")),
+    "hidden_states": ("", ()),  # patches, where the argument `grid_thw` stands beside it
+}
+_KINDS = {"pixel_values": 1, "pixel_values_videos": 2}  # of tokens, in mm_token_type_ids
+_TEXT = ("input_ids", "decoder_input_ids", "qformer_input_ids", "attention_mask")
+
+
+class _Guess:
+    """The guesses for one model, from the most to the least of what it can take at once."""
+
+    def __init__(self, model: nn.Module, config: Any) -> None:
+        self.model, self.config = model, config
+        self.parameters = inspect.signature(model.forward).parameters
+        self.required = [
+            name
+            for name, one in self.parameters.items()
+            if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        ]
+        self.main = getattr(model, "main_input_name", "input_ids")
+        self.generator = torch.Generator().manual_seed(0)
+        self.vocabulary = _vocabulary(model, config) if "input_ids" in self.parameters else 0
+
+    def missing(self) -> str:
+        """The first required argument that nothing is known about."""
+        known = (*_MEDIA, *_COMPANIONS, *_TEXT)
+        return next((n for n in self.required if n not in known and not _embeds(n)), "")
+
+    def candidates(self) -> Iterator[Inputs]:
+        """Whole sets of inputs, each with all that is required."""
+        if self.missing():
+            return
+        for chosen in self._selections():
+            for shapes in product(*(list(self._medium(name)) for name in chosen)):
+                media: Inputs = {name: one for shape in shapes for name, one in shape.items()}
+                for text in self._texts(chosen, media):
+                    inputs = self._named(text | media)
+                    if inputs and all(name in inputs for name in self.required):
+                        yield inputs
+
+    def _selections(self) -> Iterator[tuple[str, ...]]:
+        """Which media go in: all, then without video, then one by one, then none."""
+        media = [name for name in _MEDIA if name in self.parameters]
+        if "grid_thw" not in self.parameters and "hidden_states" in media:
+            media.remove("hidden_states")
+        needed = {name for name in media if name in self.required or name == self.main}
+        choices = [media, [n for n in media if n != "pixel_values_videos"], *([n] for n in media)]
+        if not needed:
+            choices.append([])
+        seen = [tuple(n for n in media if n in choice or n in needed) for choice in choices]
+        yield from dict.fromkeys(seen)
+
+    def _named(self, inputs: Inputs) -> Inputs:
+        return {name: value for name, value in inputs.items() if name in self.parameters}
+
+    # Text
+
+    def _texts(self, media: tuple[str, ...], given: Inputs) -> Iterator[Inputs]:
+        """Tokens, with a place for each feature of the media; with boxes, in either unit."""
+        places = self._places(media, given)
+        if places is None:
+            return
+        batch = 1 if media or (self.main != "input_ids") else 2
+        text: Inputs = {}
+        if self.vocabulary:
+            ids = _tokens(self.config, self.vocabulary, (batch, _LENGTH), self.generator)
+            kinds = [torch.full((count,), _KINDS.get(name, 3)) for name, _, count in places]
+            inside = [torch.full((count,), token) for _, token, count in places]
+            text["input_ids"] = _between(ids, inside)
+            text["mm_token_type_ids"] = _between(torch.zeros_like(ids), kinds)
+            if "attention_mask" in self.required:
+                text["attention_mask"] = torch.ones_like(text["input_ids"])
+        text |= self._other_texts(batch)
+        if "bbox" not in self.parameters or "input_ids" not in text:
+            yield text
+            return
+        boxes = torch.randint(0, 500, (*text["input_ids"].shape, 4), generator=self.generator)
+        boxes[..., 2:] += boxes[..., :2]
+        yield text | {"bbox": boxes}
+        yield text | {"bbox": boxes / 1000}
+
+    def _other_texts(self, batch: int) -> Inputs:
+        texts: Inputs = {}
+        if getattr(self.config, "is_encoder_decoder", False):
+            decoder = getattr(self.config, "decoder", self.config)
+            size = getattr(decoder, "vocab_size", None) or self.vocabulary
+            size = size or _look(self.config, "vocab_size")
+            if size:
+                ids = _tokens(decoder, size, (batch, _LENGTH), self.generator)
+                texts["decoder_input_ids"] = ids
+        if "qformer_input_ids" in self.parameters:
+            inner = self.config.qformer_config
+            ids = _tokens(inner, inner.vocab_size, (batch, _LENGTH), self.generator)
+            texts["qformer_input_ids"] = ids
+        for name in self.required:
+            if _embeds(name) and (width := _look(self.config, "hidden_size")):
+                texts[name] = self._noise(batch, _LENGTH, width)
+        return texts
+
+    def _places(self, media: tuple[str, ...], given: Inputs) -> list[tuple[str, int, int]] | None:
+        """(medium, its token, how many features it has) for each medium that has a token.
+
+        None where the model cannot compute the features of what it was given.
+        """
+        places = []
+        for name in media:
+            getter, settings = _MEDIA[name]
+            token = next((t for s in settings if (t := _look(self.config, s)) is not None), None)
+            if token is None or not self.vocabulary or not hasattr(self.model, getter):
+                continue
+            mine = _placed(_mine(name, given), self.model)
+            try:
+                with torch.no_grad():
+                    features = getattr(self.model, getter)(**mine)
+            except Exception:
+                return None
+            places.append((name, int(token), _count(features)))
+        return places
+
+    # Pictures, video and sound
+
+    def _medium(self, name: str) -> Iterator[Inputs]:
+        """The shapes that this medium may have: its argument, and those that go with it."""
+        if name in ("pixel_values", "pixel_values_videos", "hidden_states"):
+            yield from self._pictures(name)
+        else:
+            for shape in _sound_shapes(self.config, name):
+                sound = {name: self._noise(1, *shape)}
+                frames = shape[0] if shape[-1] == _bands(self.config) else shape[-1]
+                ones = torch.ones(1, frames, dtype=torch.int64)
+                yield sound | {"input_features_mask": ones, "feature_attention_mask": ones}
+
+    def _pictures(self, name: str) -> Iterator[Inputs]:
+        config = getattr(self.config, "vision_config", None) or self.config
+        channels = next(
+            (n for key in ("num_channels", "in_channels", "in_chans") if (n := _look(config, key))),
+            _CHANNELS,
+        )
+        channels = channels if isinstance(channels, int) else _CHANNELS
         side = _look(config, "image_size") or _IMAGE_SIDE
         sides = (side, side) if isinstance(side, int) else tuple(side)
-        yield "pixel_values", torch.randn(batch, channels, *sides, generator=generator)
-    if main in ("input_features", "input_values"):
-        yield main, torch.randn(batch, *_sound_shape(config, main), generator=generator)
+        patch = _look(config, "patch_size") or _PATCH
+        patch = patch if isinstance(patch, int) else patch[-1]
+        grid_name = _GRIDS[name]
+        if grid_name not in self.parameters and name == "pixel_values":
+            grid_name = "grid_thw"
+        grid = 2 * (_look(config, "spatial_merge_size") or 2)
+        if grid_name in self.parameters:
+            depth = _look(config, "temporal_patch_size") or 1
+            for values in dict.fromkeys((channels * depth * patch**2, channels * patch**2)):
+                rows = {name: self._noise(grid * grid, values)}
+                yield rows | {grid_name: torch.tensor([[1, grid, grid]])}
+        if "spatial_shapes" in self.parameters:
+            rows = {name: self._noise(1, grid * grid, channels * patch**2)}
+            mask = torch.ones(1, grid * grid, dtype=torch.int64)
+            sized = {"spatial_shapes": torch.tensor([[grid, grid]]), "pixel_attention_mask": mask}
+            yield rows | sized
+        size = {"image_sizes": torch.tensor([sides])}
+        if name == "pixel_values":
+            yield {name: self._noise(1, channels, *sides)} | size
+        frames = _look(config, "num_frames") or _PICTURES
+        for pictures in dict.fromkeys((frames, 1, 3, 5)):
+            yield {name: self._noise(1, pictures, channels, *sides)} | size
+
+    def _noise(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator)
+
+
+_GRIDS = {
+    "pixel_values": "image_grid_thw",
+    "pixel_values_videos": "video_grid_thw",
+    "hidden_states": "grid_thw",
+}
+# what goes with each medium
+_WITH = {
+    "pixel_values": ("image_grid_thw", "image_sizes", "spatial_shapes", "pixel_attention_mask"),
+    "pixel_values_videos": ("video_grid_thw",),
+    "input_features": ("input_features_mask", "feature_attention_mask"),
+}
+_COMPANIONS = ("grid_thw", *(name for names in _WITH.values() for name in names))
+
+
+def _mine(medium: str, given: Mapping[str, Tensor]) -> Inputs:
+    """What was given for one medium: its own argument and those that go with it."""
+    names = (medium, *_WITH.get(medium, ()))
+    return {name: given[name] for name in names if name in given}
+
+
+def _count(features: Any) -> int:
+    """How many features a model computed, in whatever it puts them."""
+    pooled = getattr(features, "pooler_output", None)
+    features = features if pooled is None else pooled
+    if isinstance(features, Tensor):
+        return features.numel() // features.shape[-1]
+    return sum(_count(one) for one in features)
+
+
+def _between(ids: Tensor, inside: list[Tensor]) -> Tensor:
+    """Tokens [batch, length] with others put into every text, after its first."""
+    rows = [one.to(ids).expand(len(ids), -1) for one in inside]
+    return torch.cat([ids[:, :1], *rows, ids[:, 1:]], dim=1)
+
+
+def _embeds(name: str) -> bool:
+    return name.endswith("_embeds")
 
 
 def _vocabulary(model: nn.Module, config: Any) -> int:
@@ -133,13 +336,25 @@ def _tokens(
     return ids
 
 
-def _sound_shape(config: Any, main: str) -> tuple[int, ...]:
-    """The shape of one recording: [bands, frames], [frames, bands] or [samples]."""
-    bands = _look(config, "num_mel_bins")
-    if main == "input_features":
-        return bands or 80, 2 * (_look(config, "max_source_positions") or 0) or _FRAMES
-    frames = _look(config, "max_length")
-    return (frames, bands) if bands and frames else (_SAMPLES,)
+def _bands(config: Any) -> int:
+    names = ("num_mel_bins", "feature_size", "input_feat_per_channel", "input_size")
+    return next((n for name in names if (n := _look(config, name))), _BANDS)
+
+
+def _sound_shapes(config: Any, name: str) -> Iterator[tuple[int, ...]]:
+    """The shapes that one recording may have: [bands, frames], [frames, bands] or [samples]."""
+    bands = _bands(config)
+    if name == "input_features":
+        frames = 2 * (_look(config, "max_source_positions") or 0) or _FRAMES
+        yield bands, frames
+        yield frames, bands
+        if width := _look(config, "feature_projection_input_dim"):
+            yield frames, width
+        return
+    if (frames := _look(config, "max_length")) and _look(config, "num_mel_bins"):
+        yield frames, bands
+    yield (_SAMPLES,)
+    yield 1, _SAMPLES
 
 
 def _look(config: Any, name: str) -> Any:

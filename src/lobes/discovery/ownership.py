@@ -38,30 +38,31 @@ def row_plan(
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     owned: _Parts = {}
-    beside: _Parts = {}
-    gate_reasons: list[str] = []
+    reasons: list[str] = []
     projected = set(map(id, footprints.leaves))
     for call in (call for key, call in calls.items() if key in projected):
         parts, reason = _of_projection(footprints, call, names)
-        gate_reasons += [reason] if reason else []
+        reasons += [reason] if reason else []
         for name, (axis, masks) in parts.items():
             # a projection may run twice, as for positions in DeBERTa
             owned[name] = axis, masks | owned[name][1] if name in owned else masks
-    gate_reasons += _coupling(footprints, calls)
-    reasons = list(gate_reasons)
+    reasons += _coupling(footprints, calls)
+    mixed = list(_normed(footprints, calls))
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    beside: _Parts = {}
     for leaf in footprints.leaves:
-        if id(leaf) not in calls:
+        # a table that positions are looked up in may serve several sites
+        if id(leaf) not in calls and id(leaf) not in tables:
             parts, reason = _of_parameter(footprints, leaf, names.get(id(leaf), ""))
             reasons += [reason] if reason else []
             beside |= parts
-    reasons += _bias(footprints, at_rest)
-    if not reasons:
-        owned |= beside  # needed to cut, and nothing else
+    if not mixed:
+        owned |= beside
     rows = tuple(
         OwnedRows(name, axis, tuple(tuple(_ranges(mask)) for mask in masks))
         for name, (axis, masks) in owned.items()
     )
-    return RowPlan(rows, *(found[0] if found else "" for found in (reasons, gate_reasons)))
+    return RowPlan(rows, *(found[0] if found else "" for found in (reasons, reasons + mixed)))
 
 
 _Parts = dict[str, tuple[int, Tensor]]
@@ -94,12 +95,9 @@ def _of_parameter(footprints: Footprints, leaf: Tensor, name: str) -> tuple[_Par
     apart = [axis for axis, masks in enumerate(merged) if not (masks == masks[0]).all()]
     if not name or not apart:
         return {}, ""
-    masks = merged[apart[0]]
-    if len(apart) > 1 or masks.shape[1] <= footprints.n_heads < footprints.n_heads * (
-        footprints.head_dim
-    ):
-        return {}, f"{name} holds numbers for each head beside its projections"
-    return {name: (apart[0], masks)}, ""
+    if len(apart) > 1:
+        return {}, f"{name} holds numbers for each head along several of its axes"
+    return {name: (apart[0], merged[apart[0]])}, ""
 
 
 def _merged(footprints: Footprints, leaf: Tensor) -> Bool[Tensor, "heads rows"]:
@@ -109,21 +107,14 @@ def _merged(footprints: Footprints, leaf: Tensor) -> Bool[Tensor, "heads rows"]:
 
 
 def _coupling(footprints: Footprints, calls: Mapping[int, Call]) -> Iterator[str]:
-    """Why rows cannot be cut although each head's context is its own: a norm across heads.
+    """Why rows cannot be cut although each head's context is its own.
 
-    Keys and values may be shared by a group of heads, and then their rows are as many as one
-    head's. Where a norm works across heads, every head depends on the rows of all.
+    Values may be shared by a group of heads, and then their rows are as many as one head's.
     """
-    projected = {key for key in (*footprints.scores, *footprints.values) if key in calls}
-    scored = [footprints.scores[key][-1] for key in projected if key in footprints.scores]
-    if not scored or not footprints.asked:
+    projected = _projected(footprints, calls)
+    if not _scored(footprints, calls) or not footprints.asked:
         yield "no projections that its queries and keys come straight from were found"
         return
-    masks = torch.cat(scored, dim=1)
-    owners = masks.sum(0)
-    alone, shared = (masks & (owners == 1)).sum(1), (masks & (owners > 1)).sum(1)
-    if footprints.n_heads > 1 and (shared > alone).any():
-        yield "its heads share rows of the query or key projection, as with a norm across heads"
     valued = [
         footprints.values[key][-1].sum(1)
         for key in projected
@@ -135,21 +126,28 @@ def _coupling(footprints: Footprints, calls: Mapping[int, Call]) -> Iterator[str
         yield "its heads share rows of the value projection, as with a norm across heads"
 
 
-def _bias(footprints: Footprints, at_rest: list[Tensor] | None) -> Iterator[str]:
-    """Whether heads differ where all queries and keys are zero: by a bias or a mask of their own.
+def _normed(footprints: Footprints, calls: Mapping[int, Call]) -> Iterator[str]:
+    """Whether a norm works across heads: then each depends on the query and key rows of all.
 
-    The bias may be no parameter (ALiBi) or belong to another layer (T5), so that cutting the
-    projections' rows would put it to the wrong heads.
+    Keys may be shared by a group of heads, but then most rows are a head's own.
     """
-    if at_rest is None:
-        yield "its attention changes with the numbers in it, so that a bias cannot be ruled out"
-        return
-    for scores, rows, dim in zip(at_rest, footprints.rows, footprints.dims, strict=True):
-        flat = scores.movedim(dim, -1)
-        first = flat[rows[0]]
-        if not all(torch.equal(flat[row], first) for row in rows[1:]):
-            yield "its scores have a position bias or a mask of their own for each head"
-            return
+    scored = _scored(footprints, calls)
+    if footprints.n_heads > 1 and scored:
+        masks = torch.cat(scored, dim=1)
+        owners = masks.sum(0)
+        alone, shared = (masks & (owners == 1)).sum(1), (masks & (owners > 1)).sum(1)
+        if (shared > alone).any():
+            yield "its heads share rows of the query or key projection, as with a norm across heads"
+
+
+def _projected(footprints: Footprints, calls: Mapping[int, Call]) -> set[int]:
+    return {key for key in (*footprints.scores, *footprints.values) if key in calls}
+
+
+def _scored(footprints: Footprints, calls: Mapping[int, Call]) -> list[Tensor]:
+    """[heads, rows] of each projection behind the scores."""
+    projected = _projected(footprints, calls)
+    return [footprints.scores[key][-1] for key in projected if key in footprints.scores]
 
 
 def _output_axis(call: Call) -> int | None:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from lobes.discovery.blocks import Block, asks, blocks_of, named, refuse
 from lobes.discovery.footprints import Footprints, head_number
+from lobes.discovery.functional import applies_inside
 from lobes.discovery.graph import edges_of, leaf_of, products, sources, walk
 from lobes.discovery.ownership import row_plan
 from lobes.discovery.tracing import Call, Event, Frame, Trace
 from lobes.errors import ModelError
-from lobes.heads import Site
+from lobes.heads import OwnedRows, Site
 
 
 def sites_of(model: nn.Module, seen: Trace, still: Trace) -> tuple[Site, ...]:
@@ -57,6 +58,8 @@ def _site(model: nn.Module, block: Block, seen: Trace, still: Trace) -> Site | N
         )
     around = _surroundings(frame, call, footprints, calls)
     plan = row_plan(model, footprints, calls, _at_rest(events, seen, still))
+    reason = plan.reason or _fixed_width(frame, call)
+    gate_reason = plan.gate_reason or _passed_over(plan.rows, events, footprints, calls)
     return Site(
         index=0,
         name=around[0].path,
@@ -65,11 +68,35 @@ def _site(model: nn.Module, block: Block, seen: Trace, still: Trace) -> Site | N
         head_dim=call.input.shape[-1] // n_heads,
         kind=_kind(call, events, around, calls),
         rows=plan.rows,
-        prunable=not plan.reason,
-        reason=plan.reason,
-        gateable=not plan.gate_reason,
-        gate_reason=plan.gate_reason,
+        prunable=not reason,
+        reason=reason,
+        gateable=not gate_reason,
+        gate_reason=gate_reason,
     )
+
+
+def _fixed_width(frame: Frame, call: Call) -> str:
+    """Why rows cannot be cut where torch's own function computes the attention; "" elsewhere."""
+    outer = call.frames[: call.frames.index(frame)]
+    if outer and applies_inside(outer[-1].module):
+        return "torch's multi-head attention cannot hold fewer channels than its embedding"
+    return ""
+
+
+def _passed_over(
+    rows: tuple[OwnedRows, ...],
+    events: list[Event],
+    footprints: Footprints,
+    calls: Mapping[int, Call],
+) -> str:
+    """Why rows cannot be trained apart: their module is not what applies them; "" where it is."""
+    steps: list[Event | Call] = [*events]
+    steps += [calls[id(leaf)] for leaf in footprints.leaves if id(leaf) in calls]
+    ran = {frame.path for step in steps for frame in step.frames}
+    for one in rows:
+        if one.parameter.rpartition(".")[0] not in ran:
+            return f"{one.parameter} is applied by another module than the one that holds it"
+    return ""
 
 
 def _projection_frame(block: Block) -> Frame:

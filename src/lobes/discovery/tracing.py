@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
+from lobes.discovery.functional import applies_inside, attend, projection_in
 from lobes.errors import ModelError
 
 _SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax)
@@ -101,7 +102,7 @@ class Trace(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
-            raise refuse_functional(self._stack[-1])
+            return self._whole_attention(args, kwargs)
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
         output = func(*args, **kwargs)
@@ -111,6 +112,15 @@ class Trace(TorchFunctionMode):
         if func is F.linear and self._stack[-1].module not in self._linear:
             return self._functional(output, *args, **kwargs)
         return output
+
+    def _whole_attention(self, args: Any, kwargs: Any) -> Any:
+        """torch's multi-head attention, its output projection called as a module."""
+        frame = self._stack[-1]
+        project = projection_in(frame.module, args, kwargs)
+        if project is None or not applies_inside(frame.module):
+            raise refuse_functional(frame)
+        with self:
+            return attend(project, args, kwargs)
 
     def _attention(
         self,
@@ -146,13 +156,29 @@ class Trace(TorchFunctionMode):
     def _functional(
         self, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        """A weight of the model applied by `torch.nn.functional.linear`, outside its module."""
-        if id(weight) not in self._parameters:
+        """A weight of the model applied by `torch.nn.functional.linear`, outside its module.
+
+        Where only some of a weight's rows are applied, the cut has room for all of them.
+        """
+        whole, rows = self._whole(weight)
+        if whole is None:
             return output
-        own = bias is None or id(bias) in self._parameters
-        cut = self._cut("", input, output, weight, bias if own else None)
+        whole_bias, bias_rows = (None, rows) if bias is None else self._whole(bias)
+        own = bias is None or (whole_bias is not None and bias_rows == rows)
+        if rows != slice(0, len(whole)) or not own:
+            output = F.linear(input, whole, whole_bias if own else None)
+        cut = self._cut("", input, output, whole, whole_bias if own else None)
+        cut = cut[..., rows].contiguous()
         # A bias put together from parts (EVA) stays in the graph, with the value 0.
         return cut if own or bias is None else cut + (bias - bias.detach())
+
+    def _whole(self, part: Tensor) -> tuple[Tensor | None, slice]:
+        """The parameter that a tensor is, or is some rows of, and which; None if it is neither."""
+        whole = part if part._base is None else part._base
+        if id(whole) not in self._parameters or whole.stride() != part.stride():
+            return None, slice(0)
+        first = part.storage_offset() // max(whole.stride(0), 1)
+        return whole, slice(first, first + len(part))
 
     def _cut(
         self, path: str, input: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None
@@ -180,8 +206,6 @@ class Trace(TorchFunctionMode):
         """A forward pre-hook for the module called `path`."""
 
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if isinstance(module, nn.MultiheadAttention):
-                raise refuse_functional(Frame(module, path, 0, None))
             argument = args[0] if args and isinstance(args[0], Tensor) else None
             self._stack.append(Frame(module, path, self.clock(), argument))
 
@@ -312,10 +336,10 @@ def _maps(module: nn.Module, argument: Tensor, output: Any) -> bool:
 
 
 def refuse_functional(frame: Frame) -> ModelError:
-    """The refusal of attention that runs inside one function, output projection included."""
+    """The refusal of a call of torch's multi-head attention that cannot be found again."""
     return ModelError(
-        f"The attention of {frame.path or 'the model'} ({type(frame.module).__name__}) is "
-        f"torch.nn.MultiheadAttention's, which applies its output projection inside one function: "
-        f"its heads cannot be reached. Use an attention whose output projection is a module of "
-        f"its own, or give only the part of the model without this one."
+        f"The attention of {frame.path or 'the model'} ({type(frame.module).__name__}) calls "
+        f"torch's multi_head_attention_forward with an output projection that is no linear module "
+        f"right inside it: its heads cannot be reached. Call the function from the module that "
+        f"holds the projection, or give only the part of the model without this attention."
     )
