@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from lobes.heads import HeadLayout, HeadScores, HeadSet, Site
     from lobes.iap import lesion_matrix
     from lobes.importance import head_importance
-    from lobes.modeling import MultiTaskModel, load_task_model
+    from lobes.modeling import MultiTaskModel, load_pruned, load_task_model
+    from lobes.pruning import prune
     from lobes.tasks.ag_pair import ag_pairs
     from lobes.tasks.task import Task
     from lobes.training.iat import IAT
@@ -42,7 +43,9 @@ _HOMES = {
     "find_heads": "discovery",
     "head_importance": "importance",
     "lesion_matrix": "iap",
+    "load_pruned": "modeling",
     "load_task_model": "modeling",
+    "prune": "pruning",
     "record_contexts": "ablation",
 }
 
@@ -64,7 +67,9 @@ __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no consta
     "find_heads",
     "head_importance",
     "lesion_matrix",
+    "load_pruned",
     "load_task_model",
+    "prune",
     "record_contexts",
 ]
 

@@ -1,11 +1,12 @@
 """Models that can be measured: one encoder with a classifier for each task.
 
 `multi_task` holds the models, `task_model` the face that they show to the rest; `pretrained` loads
-what others trained, safely and quietly; `pooling` turns an encoder's states into one vector; and
-`saved` knows what a saved model looks like on disk.
+what others trained, safely and quietly, and `pruned` what lost heads; `pooling` turns an encoder's
+states into one vector; and `saved` knows what a saved model looks like on disk.
 """
 
 from lobes.modeling.multi_task import MultiTaskModel, SingleTaskModel, load_task_model
+from lobes.modeling.pretrained import load_pruned
 from lobes.modeling.saved import is_saved_model
 from lobes.modeling.task_model import TaskModel, example_losses
 
@@ -15,5 +16,6 @@ __all__ = [
     "TaskModel",
     "example_losses",
     "is_saved_model",
+    "load_pruned",
     "load_task_model",
 ]

@@ -25,6 +25,8 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from lobes.errors import ModelError
+from lobes.modeling.pruned import PrunedLoader, is_pruned
+from lobes.modeling.saved import CARD
 
 
 @contextmanager
@@ -50,13 +52,15 @@ def load_model(
     *,
     loader: Any = AutoModel,
     trust_remote_code: bool = False,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str | None = torch.float32,
     seed: int = 0,
     subfolder: str = "",
+    **options: Any,
 ) -> tuple[torch.nn.Module, frozenset[str]]:
     """Load a model and the names of the weights that its checkpoint does not hold.
 
-    `loader` is the class whose `from_pretrained` does it, such as `AutoModel`.
+    `loader` is the class whose `from_pretrained` does it, such as `AutoModel`; `options` are
+    further arguments of that. A model that was pruned loads like any other.
     Weights missing from the checkpoint start from `seed`; the global random state is not touched.
     Raises `ModelError` where there is no model, or none that can be loaded safely.
     """
@@ -64,6 +68,11 @@ def load_model(
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
+            config = AutoConfig.from_pretrained(
+                name, subfolder=subfolder, trust_remote_code=trust_remote_code
+            )
+            if is_pruned(config) and not isinstance(loader, PrunedLoader):
+                loader = PrunedLoader(config, loader, name, trust_remote_code)
             model, info = loader.from_pretrained(
                 name,
                 subfolder=subfolder,
@@ -71,10 +80,47 @@ def load_model(
                 use_safetensors=True,
                 output_loading_info=True,
                 dtype=dtype,
+                **options,
             )
+        except ModelError:
+            raise
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             raise ModelError(_why(name, error, subfolder)) from None
     return model, frozenset(info["missing_keys"])
+
+
+def load_pruned(
+    folder: str | os.PathLike[str],
+    model_class: Any = None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device_map: Any = None,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> Any:
+    """Load a model that was pruned by `lobes.prune`, or by transformers 4 (`prune_heads`).
+
+    `folder` is a folder or a name on the Hugging Face hub. `model_class` is a class of
+    transformers, automatic ones included; without it, the class that the model was saved from.
+    `dtype`, `device_map` and `options` are arguments of its `from_pretrained`. Weights are read
+    from safetensors files only.
+
+    Raises `ModelError` where there is no pruned model, for a plan that is damaged or of a newer
+    version, and where the plan does not fit the architecture.
+    """
+    name = checked_name(folder)
+    if (Path(name) / CARD).is_file():
+        raise ModelError(
+            f"{name!r} holds a MultiTaskModel: load it with lobes.load_task_model, pruned or not."
+        )
+    config = load_config(name, trust_remote_code=trust_remote_code)
+    loader = PrunedLoader(config, model_class, name, trust_remote_code)
+    if device_map is not None:
+        options["device_map"] = device_map
+    model, _ = load_model(
+        name, loader=loader, trust_remote_code=trust_remote_code, dtype=dtype, **options
+    )
+    return model
 
 
 def load_config(name_or_folder: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Any:

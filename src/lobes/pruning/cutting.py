@@ -1,0 +1,210 @@
+"""Remove heads from a model for good: `prune`."""
+
+import copy
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lobes.ablation import ablate
+from lobes.discovery import find_heads
+from lobes.discovery.inputs import guess_inputs
+from lobes.errors import ConfigError, HeadError, ModelError
+from lobes.heads import HeadLayout, HeadSet, Site
+from lobes.pruning import special
+from lobes.pruning.compare import largest_difference, tensors, tolerance
+from lobes.pruning.exports import native, zeroed
+from lobes.pruning.plan import Plan, SitePlan, plans_of, store
+from lobes.pruning.search import Sample, block_path, plan_site
+from lobes.pruning.slots import Unfit
+from lobes.pruning.surgery import operate
+
+
+def prune(
+    model: nn.Module,
+    heads: HeadSet,
+    *,
+    layout: HeadLayout | None = None,
+    example_inputs: Mapping[str, Any] | None = None,
+    export: Literal["native", "zeroed"] | None = None,
+) -> nn.Module:
+    """A new model without `heads`: their parameters are gone. `model` stays as it is.
+
+    What the new model gives equals what `model` gives while the heads are ablated, to rounding;
+    this is tried out on one forward pass before the model is returned. It is smaller and faster,
+    trains and generates as before, and `save_pretrained` saves it in a form that
+    `lobes.load_pruned` loads. What is exact and what is not done: docs/pruning.md.
+
+    With `export` the new model is an ordinary one that transformers loads by itself: "native" has
+    a configuration with fewer heads, where the same number is left at every site and the
+    architecture can say so; "zeroed" has its full size, with zeros for the heads removed.
+
+    `layout` and `example_inputs` are those of `find_heads`, for models whose inputs cannot be
+    guessed. Raises `HeadError` for a head that the model does not have and when no head would be
+    left, and `ModelError`, naming the site and the reason, for what cannot be pruned exactly.
+    """
+    if export not in (None, "native", "zeroed"):
+        raise ConfigError(f'export is "native", "zeroed" or None, not {export!r}.')
+    _check_state(model)
+    if layout is None:
+        layout = find_heads(model, example_inputs=example_inputs)
+    layout.check(heads)
+    if len(heads) == layout.total:
+        raise HeadError(
+            f"All {layout.total} heads were to be pruned: a model without any attention head is "
+            f"no use; leave at least one."
+        )
+    inputs = guess_inputs(model) if example_inputs is None else example_inputs
+    if export == "zeroed":
+        return _tried(zeroed(model, layout, heads), model, layout, heads, inputs)
+    touched = [layout.sites[index] for index in heads.by_site()]
+    for site in touched:
+        if not site.prunable:
+            raise _cannot(site, site.reason)
+    samples = _samples(model, touched, inputs)
+    smaller = copy.deepcopy(model)
+    plans = special.own_tables(smaller, {block_path(site) for site in touched})
+    for plan in plans:
+        operate(smaller, plan)
+    for site in touched:
+        gone = heads.by_site()[site.index]
+        kept = [head for head in range(site.n_heads) if head not in gone]
+        try:
+            plans.append(plan_site(smaller, site, kept, samples[site.index]))
+        except Unfit as error:
+            raise _cannot(site, str(error)) from None
+        operate(smaller, plans[-1])
+    _remember(smaller, heads, plans)
+    smaller = _tried(smaller, model, layout, heads, inputs)
+    if export == "native":
+        return _tried(native(smaller), model, layout, heads, inputs)
+    return smaller
+
+
+def _cannot(site: Site, reason: str) -> ModelError:
+    return ModelError(
+        f"Heads of site {site.index} ({site.name}) cannot be pruned: {reason}. They can be ablated "
+        f'(lobes.ablate), or set to zero for good (lobes.prune with export="zeroed").'
+    )
+
+
+def _check_state(model: nn.Module) -> None:
+    """Raise `ModelError` for a model in a state in which it cannot be cut and compared."""
+    kind = type(model).__name__
+    parameters = list(model.parameters())
+    if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
+        raise ModelError(
+            f"{kind} is compiled: prune the model itself (model._orig_mod), and compile the result."
+        )
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise ModelError(
+            f"The model is wrapped in {kind}: prune the model inside (model.module), and wrap the "
+            f"result."
+        )
+    if any(hasattr(p, "device_mesh") for p in parameters) or "FSDP" in kind:
+        raise ModelError(
+            f"{kind} is sharded over processes: prune it before it is sharded, or save it whole "
+            f"and prune that."
+        )
+    if any(p.is_meta for p in parameters):
+        raise ModelError(
+            f"{kind} has parameters on the meta device, without values: load its weights first."
+        )
+    config = getattr(model, "config", None)
+    packed = [p for p in parameters if not p.is_floating_point()]
+    if packed or getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"{kind} is quantised, and rows of packed weights cannot be cut: prune the model in "
+            f"full precision, and quantise the result."
+        )
+    if any(hasattr(module, "base_layer") for module in model.modules()):
+        raise ModelError(
+            f"{kind} holds adapters (LoRA): merge them first (model.merge_and_unload()), and prune "
+            f"what that returns."
+        )
+    if any(module.training for module in model.modules()):
+        raise ModelError(
+            f"{kind} is in training mode, in which dropout hides whether pruning changed what it "
+            f"computes: call model.eval() first, and train() on the result."
+        )
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """No gradients, and the same random numbers each time: some models mask inputs at random."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _samples(
+    model: nn.Module, touched: Sequence[Site], inputs: Mapping[str, Any]
+) -> dict[int, Sample]:
+    """The first call of each touched site's block in one run of the model."""
+    samples: dict[int, Sample] = {}
+
+    def hook_of(index: int) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if index not in samples:
+                samples[index] = Sample(*copy.deepcopy((args, kwargs)))
+
+        return hook
+
+    with ExitStack() as stack:
+        stack.enter_context(_plainly())
+        for site in touched:
+            block = model.get_submodule(block_path(site))
+            hook = block.register_forward_pre_hook(hook_of(site.index), with_kwargs=True)
+            stack.callback(hook.remove)
+        model(**inputs)
+    return samples
+
+
+def _tried(
+    smaller: nn.Module,
+    model: nn.Module,
+    layout: HeadLayout,
+    heads: HeadSet,
+    inputs: Mapping[str, Any],
+) -> nn.Module:
+    """The smaller model, after a run in which it gave what the model gives under ablation."""
+    with _plainly(), ablate(model, heads, layout=layout):
+        expected = list(tensors(model(**inputs)))
+    with _plainly():
+        found = list(tensors(smaller(**inputs)))
+    difference = largest_difference(expected, found)
+    if difference > tolerance(expected):
+        raise ModelError(
+            f"{type(model).__name__} cannot be pruned exactly: without these heads it gives "
+            f"something else than while they are ablated (a difference of {difference:.2g} of the "
+            f"output's scale). They can be ablated (lobes.ablate)."
+        )
+    return smaller
+
+
+def _remember(smaller: nn.Module, heads: HeadSet, plans: Sequence[SitePlan]) -> None:
+    """Write the plan into the configuration of the part that `save_pretrained` can save."""
+    owners = [
+        (path, module)
+        for path, module in smaller.named_modules()
+        if hasattr(module, "save_pretrained") and hasattr(module, "config")
+    ]
+    for path, owner in owners:
+        prefix = f"{path}." if path else ""
+        inside = any(other != path and _is_in(path, other) for other, _ in owners)
+        own = tuple(plan for plan in plans if plan.projection.startswith(prefix))
+        if own and not inside:
+            plan = Plan(type(owner).__name__, str(heads), own)
+            plan = plan.renamed(functools.partial(_without, prefix))
+            store(owner.config, [*plans_of(owner.config), plan])
+
+
+def _is_in(path: str, other: str) -> bool:
+    return not other or path.startswith(f"{other}.")
+
+
+def _without(prefix: str, name: str) -> str:
+    return name.removeprefix(prefix)

@@ -1,0 +1,489 @@
+"""Find out how a site can be made smaller, by trying: cut rows, change numbers, run the block.
+
+Which numbers an attention module keeps (heads, widths, groups), and whether a bias with a slice
+for each head reaches it, differs between architectures. Instead of a list of them there is a
+test: a block without some heads must give what the whole block gave while they were ablated.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import combinations, islice, product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lobes.ablation import ablate
+from lobes.discovery import find_heads
+from lobes.errors import LobesError
+from lobes.heads import HeadLayout, HeadSet, Site
+from lobes.pruning import special
+from lobes.pruning.plan import PAD, Cut, Narrowing, Setting, SitePlan, runs
+from lobes.pruning.slots import (
+    Anatomy,
+    Arrangement,
+    Rows,
+    Unfit,
+    anatomy,
+    arrangements,
+    kept_rows,
+    new_length,
+    rows_by_slot,
+    rows_of,
+)
+from lobes.pruning.surgery import ChangedConfig, operate
+
+_TRIES = 400  # of settings, for each arrangement of the heads and each set of narrowings
+_TOLERANCE = 1e-4  # of the output's scale, in float32; what is wrong differs by much more
+
+
+@dataclass(eq=False)
+class Sample:
+    """What went into a block in one call."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def block_path(site: Site) -> str:
+    """The innermost module that holds a site's output projection and all that its heads own."""
+    paths = [site.projection.split(".")[:-1]]
+    paths += [rows.parameter.split(".")[:-1] for rows in site.rows]
+    shared = 0
+    while all(len(path) > shared for path in paths) and len({path[shared] for path in paths}) == 1:
+        shared += 1
+    return ".".join(paths[0][:shared])
+
+
+def plan_site(model: nn.Module, site: Site, kept: Sequence[int], sample: Sample) -> SitePlan:
+    """How to leave a site only its `kept` heads. `model` is changed and comes back as it was.
+
+    Raises `Unfit`, saying why, where nothing that was tried gives the same as ablation.
+    """
+    return _Search(model, site, kept, sample).run()
+
+
+class _Search:
+    def __init__(self, model: nn.Module, site: Site, kept: Sequence[int], sample: Sample) -> None:
+        self.model, self.site, self.kept, self.sample = model, site, tuple(kept), sample
+        self.path = block_path(site)
+        self.block = model.get_submodule(self.path)
+        self.tables = {
+            cut.parameter for cut in special.table_cuts(self.path, self.block, site.n_heads, ())
+        }
+        own = replace(site, rows=tuple(r for r in site.rows if r.parameter not in self.tables))
+        lengths = {r.parameter: _tensor(model, r.parameter).shape[r.axis] for r in own.rows}
+        self.body: Anatomy = anatomy(own, lengths)
+        self.input_axis = input_axis(model.get_submodule(site.projection), site)
+
+    def run(self) -> SitePlan:
+        with _single_precision(self.model, self.path):
+            self.pristine = self.model.get_submodule(self.path)
+            self.expected = self._ablated()
+            try:
+                for way in arrangements(self.body, self.kept):
+                    for narrowings, cuts in self._extras(way):
+                        found = self._try_all(way, narrowings, cuts)
+                        if found is not None:
+                            return found
+            finally:
+                _put(self.model, self.path, self.pristine)
+        raise Unfit(
+            "no way to cut its rows was found in which it gives what it gives under ablation"
+        )
+
+    def _try_all(
+        self, way: Arrangement, narrowings: tuple[Narrowing, ...], cuts: tuple[Cut, ...]
+    ) -> SitePlan | None:
+        whole = {n.module for n in narrowings if n.argument is None}
+        rows = [r for r in self.body.rows if r.parameter.rpartition(".")[0] not in whole]
+        counts = [(self.site.n_heads, len(way.slots))]
+        counts += [(len(self.body.groups), way.n_groups)] if self.body.shares else []
+        base = SitePlan(
+            self.site.projection,
+            way.slots,
+            self.site.head_dim,
+            tuple(counts),
+            narrowings=narrowings,
+        )
+        cuts = (*cuts, *self._projection_cut(way))
+        cuts += tuple(special.table_cuts(self.path, self.block, self.site.n_heads, way.slots))
+        sized = [_cut(r, self._plain_rows(r, way)) for r in rows]
+        first = replace(base, cuts=(*sized, *cuts))
+        try:
+            self._operate(first)
+        except (LobesError, RuntimeError, IndexError):
+            return None
+        for settings in self._settings(way, [*sized, *cuts]):
+            plan = replace(first, settings=settings)
+            with _set(self.model, settings):
+                output = self._output()
+                if output is None:
+                    continue
+                if way.plain and _close(output, self.expected):
+                    return plan
+                placed = self._placed(rows, way)
+            if placed is None:
+                continue
+            moved = replace(base, settings=settings, cuts=(*placed, *cuts))
+            self._operate(moved)
+            output = self._output()
+            if output is not None and _close(output, self.expected):
+                return moved
+            self._operate(first)
+        return None
+
+    def _ablated(self) -> Tensor | None:
+        """What the block gives while the heads that go are ablated."""
+        site = replace(self.site, index=0)
+        gone = HeadSet((0, head) for head in range(site.n_heads) if head not in self.kept)
+        with ablate(self.model, gone, layout=HeadLayout((site,))):
+            return self._output()
+
+    def _operate(self, plan: SitePlan) -> None:
+        """Put a fresh copy of the block into the model and carry the plan out on it."""
+        _put(self.model, self.path, copy.deepcopy(self.pristine))
+        operate(self.model, plan)
+
+    def _output(self) -> Tensor | None:
+        """What the block in the model gives for the sample; None where it fails."""
+        block = self.model.get_submodule(self.path)
+        args, kwargs = self._arguments_of_call()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                return first_tensor(block(*args, **kwargs))
+        except Exception:  # whatever it is that a wrong cut makes an unknown module raise
+            return None
+
+    def _arguments_of_call(self) -> tuple[Any, Any]:
+        """A fresh copy of the sample, which the block may change, in single precision."""
+        return _single(copy.deepcopy((self.sample.args, self.sample.kwargs)))
+
+    def _plain_rows(self, rows: Rows, way: Arrangement) -> np.ndarray:
+        if way.plain:
+            return kept_rows(rows, self.kept)
+        # only the length counts here: what stands where is found out from a block of this size
+        return np.arange(new_length(rows, self.body, way)) % rows.owners.shape[1]
+
+    def _projection_cut(self, way: Arrangement) -> list[Cut]:
+        width = self.site.head_dim
+        channels = [
+            PAD if head == PAD else head * width + channel
+            for head in way.slots
+            for channel in range(width)
+        ]
+        name = f"{self.site.projection}.weight"
+        return [Cut(name, self.input_axis, self.site.width, runs(channels))]
+
+    def _placed(self, rows: Sequence[Rows], way: Arrangement) -> list[Cut] | None:
+        """The cuts that put each new head's rows where the smaller block has them."""
+        block = self.model.get_submodule(self.path)
+        args, kwargs = self._arguments_of_call()
+        with suppress(LobesError, RuntimeError, ValueError, IndexError, TypeError):
+            layout = find_heads(_Call(block, args, kwargs), example_inputs={})
+            prefix = len(self.path) + 1 if self.path else 0
+            for site in layout.sites:
+                fits = site.projection == f"block.{self.site.projection[prefix:]}"
+                if not fits or (site.n_heads, site.head_dim) != (
+                    len(way.slots),
+                    self.site.head_dim,
+                ):
+                    continue
+                found = {one.parameter.removeprefix("block."): one for one in site.rows}
+                cuts = []
+                for one in rows:
+                    new = found[one.parameter[prefix:]]
+                    length = new_length(one, self.body, way)
+                    source = rows_by_slot(one, rows_of(new, len(way.slots), length), way)
+                    cuts.append(_cut(one, source))
+                return cuts
+        return None
+
+    def _extras(self, way: Arrangement) -> Iterator[tuple[tuple[Narrowing, ...], tuple[Cut, ...]]]:
+        """What else may have to be cut: a bias on its way, the output of a norm over all heads."""
+        yield (), ()
+        found: list[Narrowing | Cut] = [*self._arguments(way), *self._norms(way)]
+        found += self._buffers(way)
+        for number in (1, 2, 3):
+            for chosen in combinations(found, number):
+                yield (
+                    tuple(one for one in chosen if isinstance(one, Narrowing)),
+                    tuple(one for one in chosen if isinstance(one, Cut)),
+                )
+
+    def _arguments(self, way: Arrangement) -> Iterator[Narrowing]:
+        heads, kept = self.site.n_heads, runs(max(slot, 0) for slot in way.slots)
+        named = _bound(self.block, self.sample)
+        batch = next((len(t) for t in named.values() if t.dim()), 1)
+        for name, tensor in named.items():
+            for axis, size in enumerate(tensor.shape):
+                if size == heads or (axis == 0 and size == batch * heads):
+                    yield Narrowing(self.path, name, axis - tensor.dim(), heads, kept)
+
+    def _norms(self, way: Arrangement) -> Iterator[Narrowing]:
+        """Norms over all heads' queries or keys: they need them all, and what follows does not."""
+        width, groups = self.site.head_dim, self.body.groups
+        heads = [max(slot, 0) for slot in way.slots]
+        sources = {self.site.n_heads: heads}
+        if self.body.shares:
+            leaders = heads[:: way.per_group]
+            number = {head: index for index, group in enumerate(groups) for head in group}
+            sources[len(groups)] = [number[head] for head in leaders]
+        for path, module in self.block.named_modules():
+            weight = module._parameters.get("weight")
+            for count, chosen in sources.items():
+                if weight is not None and tuple(weight.shape) == (count * width,):
+                    channels = [c for one in chosen for c in range(one * width, (one + 1) * width)]
+                    yield Narrowing(_join(self.path, path), None, -1, count * width, runs(channels))
+
+    def _buffers(self, way: Arrangement) -> Iterator[Cut]:
+        for name, buffer in self.block.named_buffers():
+            for axis, size in enumerate(buffer.shape):
+                if size == self.site.n_heads:
+                    yield Cut(_join(self.path, name), axis, size, runs(way.slots))
+
+    def _settings(self, way: Arrangement, cuts: Sequence[Cut]) -> Iterator[tuple[Setting, ...]]:
+        """What the block's numbers may become, the likeliest first."""
+        changes = self._changes(way, cuts)
+        own = _choices(self.path, _numbers(self.block), changes)
+        yield from islice(_combined(own), _TRIES)
+        read = _choices(self.path, self._read_numbers(), changes)
+        if read:
+            yield from islice(_combined([*read, *own]), _TRIES)
+
+    def _changes(self, way: Arrangement, cuts: Sequence[Cut]) -> list[tuple[str, int, int]]:
+        """(kind, old, new) of every count or length that changes."""
+        site, groups = self.site, len(self.body.groups)
+        changes = [
+            ("heads", site.n_heads, len(way.slots)),
+            ("width", site.width, len(way.slots) * site.head_dim),
+        ]
+        if self.body.shares:
+            changes += [
+                ("groups", groups, way.n_groups),
+                ("per group", self.body.group_size, way.per_group),
+            ]
+        changes += [("length", cut.size, cut.new_size) for cut in cuts]
+        return changes
+
+    def _read_numbers(self) -> Iterator[tuple[str, str, int]]:
+        """(module, `config.` name, value) of the numbers that the block reads of configurations."""
+        before = self.model.get_submodule(self.path)
+        block: Any = copy.deepcopy(self.pristine)
+        _put(self.model, self.path, block)
+        watched = {}
+        for path, module in block.named_modules():
+            if hasattr(module, "config"):
+                module.config = watched[path] = _WatchedConfig(module.config)
+        self._output()
+        _put(self.model, self.path, before)
+        for path, config in watched.items():
+            for name in sorted(config.read):
+                value = getattr(config.original, name, None)
+                if type(value) is int:
+                    yield path, f"config.{name}", value
+
+
+class _WatchedConfig(ChangedConfig):
+    """A configuration that remembers what was read of it."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        self.read.add(name)
+        return value
+
+
+class _Call(nn.Module):
+    """A block together with the arguments of one call."""
+
+    def __init__(self, block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.block, self.call = block, (args, kwargs)
+
+    def forward(self) -> Any:
+        args, kwargs = copy.deepcopy(self.call)  # a cache among them grows with each run
+        return self.block(*args, **kwargs)
+
+
+def first_tensor(value: Any) -> Tensor:
+    """The first tensor of floating-point numbers in a module's output."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value
+    parts = value.values() if isinstance(value, Mapping) else value
+    if not isinstance(parts, Tensor) and hasattr(parts, "__iter__"):
+        for one in parts:
+            with suppress(TypeError):
+                return first_tensor(one)
+    raise TypeError("no tensor of floating-point numbers")
+
+
+def _close(found: Tensor, expected: Tensor | None) -> bool:
+    if expected is None or found.shape != expected.shape:
+        return False
+    scale = expected.abs().max().clamp_min(1e-6)
+    return bool(torch.allclose(found, expected, rtol=0, atol=float(_TOLERANCE * scale)))
+
+
+def _cut(rows: Rows, source: np.ndarray) -> Cut:
+    return Cut(rows.parameter, rows.axis, rows.owners.shape[1], runs(source.tolist()))
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    path, _, attribute = name.rpartition(".")
+    return getattr(model.get_submodule(path), attribute)
+
+
+def _join(path: str, name: str) -> str:
+    return ".".join(part for part in (path, name) if part)
+
+
+def _put(model: nn.Module, path: str, block: nn.Module) -> None:
+    if path:
+        parent, _, name = path.rpartition(".")
+        model.get_submodule(parent)._modules[name] = block
+    elif model is not block:
+        # the block is the whole model: take over all that the copy has
+        model.__dict__.clear()
+        model.__dict__.update(block.__dict__)
+
+
+def _bound(block: nn.Module, sample: Sample) -> dict[str, Tensor]:
+    """The tensors of a call by the names of the arguments."""
+    import inspect
+
+    names = list(inspect.signature(block.forward).parameters)
+    values = dict(zip(names, sample.args, strict=False)) | sample.kwargs
+    return {name: one for name, one in values.items() if isinstance(one, Tensor) and name in names}
+
+
+def input_axis(projection: Any, site: Site) -> int:
+    """The axis of an output projection's weight along which the contexts lie.
+
+    Raises `Unfit` where it is no plain linear map.
+    """
+    weight = getattr(projection, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() != 2 or site.width not in weight.shape:
+        raise Unfit(
+            f"its output projection {site.projection} ({type(projection).__name__}) is no plain "
+            f"linear map, so that columns could be cut"
+        )
+    if any(isinstance(child, nn.Linear) for child in projection.children()):
+        raise Unfit(
+            f"its output projection {site.projection} is wrapped ({type(projection).__name__}): "
+            f"merge an adapter first (merge_and_unload)"
+        )
+    if weight.shape[0] != weight.shape[1]:
+        return int(weight.shape[0] != site.width)
+    generator = torch.Generator(weight.device).manual_seed(0)
+    given = torch.randn(4, site.width, generator=generator, device=weight.device).to(weight)
+    with torch.no_grad():
+        answer = projection(given) - projection(torch.zeros_like(given))
+        errors = [(given @ w - answer).float().norm() for w in (weight, weight.T)]
+    return int(errors[1] < errors[0])
+
+
+def _single(value: Any) -> Any:
+    """Tensors of low precision as float32, wherever they stand in arguments."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    if isinstance(value, dict):
+        return {key: _single(one) for key, one in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_single(one) for one in value)
+    return value
+
+
+@contextmanager
+def _single_precision(model: nn.Module, path: str) -> Iterator[None]:
+    """A float32 copy of a block in its place, for as long as it is tried out."""
+    original = model.get_submodule(path)
+    low = any(p.dtype in (torch.float16, torch.bfloat16) for p in original.parameters())
+    if low and path:
+        _put(model, path, copy.deepcopy(original).float())
+    try:
+        yield
+    finally:
+        _put(model, path, original)
+
+
+@contextmanager
+def _set(model: nn.Module, settings: Sequence[Setting]) -> Iterator[None]:
+    """Numbers on modules, changed for the time of the block."""
+    before = [(model.get_submodule(s.module), s) for s in settings]
+    old = [
+        (module, s, module.config if s.name.startswith("config.") else getattr(module, s.name))
+        for module, s in before
+    ]
+    operate(model, SitePlan("", (), settings=tuple(settings)))
+    try:
+        yield
+    finally:
+        for module, setting, value in reversed(old):
+            name = "config" if setting.name.startswith("config.") else setting.name
+            setattr(module, name, value)
+
+
+def _numbers(block: nn.Module) -> Iterator[tuple[str, str, int]]:
+    """(module, name, value) of every whole number kept by the modules of a block.
+
+    Projections are left out: what they keep follows from their weights.
+    """
+    for path, module in block.named_modules():
+        if "weight" in module._parameters:
+            continue
+        for name, value in vars(module).items():
+            if type(value) is int and not name.startswith("_"):
+                yield path, name, value
+
+
+_Choice = tuple[str, str, int, list[int]]  # module, name, what it is, what it may become
+
+
+def _choices(
+    prefix: str, numbers: Iterator[tuple[str, str, int]], changes: Sequence[tuple[str, int, int]]
+) -> list[_Choice]:
+    found = []
+    for path, name, value in numbers:
+        options = [(kind, new) for kind, old, new in changes if old == value]
+        if all(new == value for _, new in options):
+            continue
+        options.sort(key=lambda option: not _suits(name, option[0]))
+        values = [new for _, new in options]
+        values.insert(0 if _is_size_of_one(name) else len(values), value)
+        found.append((_join(prefix, path), name, value, list(dict.fromkeys(values))))
+    return found
+
+
+def _suits(name: str, kind: str) -> bool:
+    """Whether a number's name says that it is of this kind."""
+    if "per_" in name or name.endswith("groups"):
+        return kind == "per group"
+    if "kv" in name or "key_value" in name:
+        return kind == "groups"
+    return kind != "per group"
+
+
+def _is_size_of_one(name: str) -> bool:
+    return any(part in name for part in ("head_dim", "head_size", "dim_head", "layer"))
+
+
+def _combined(choices: Sequence[_Choice]) -> Iterator[tuple[Setting, ...]]:
+    """All combinations, those nearest to everybody's first choice first; what changes of them."""
+    sizes = [range(len(options)) for *_, options in choices]
+    for away in range(len(choices) + 1):
+        for others in combinations(range(len(choices)), away):
+            for picks in product(*(sizes[i][1:] for i in others)):
+                picked = dict(zip(others, picks, strict=True))
+                yield tuple(
+                    Setting(module, name, options[picked.get(i, 0)])
+                    for i, (module, name, value, options) in enumerate(choices)
+                    if options[picked.get(i, 0)] != value
+                )

@@ -1,0 +1,170 @@
+"""Which new heads a site gets when some of its heads go, and which rows they come from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from lobes.heads import OwnedRows, Site
+from lobes.pruning.plan import PAD
+
+
+class Unfit(Exception):
+    """Heads of a site own rows in a way that cannot be cut; the message says which."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which entries of a parameter, along one axis, belong to which heads: bool [heads, length]."""
+
+    parameter: str
+    axis: int
+    owners: np.ndarray
+
+    @cached_property
+    def own(self) -> np.ndarray:
+        """[heads]: how many entries belong to each head alone."""
+        return (self.owners & (self.owners.sum(0) == 1)).sum(1)
+
+    @cached_property
+    def grouped(self) -> np.ndarray:
+        """[length]: entries of several heads, but not of all."""
+        owners = self.owners.sum(0)
+        return (owners > 1) & (owners < len(self.owners))
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The rows of a site's heads: each head's own, and those that a group of heads shares.
+
+    `groups` are the heads that share rows (grouped-query attention), in order; where no rows are
+    shared, or all heads share them, each head is a group of its own.
+    """
+
+    site: Site
+    rows: tuple[Rows, ...]
+    groups: tuple[tuple[int, ...], ...]
+
+    @property
+    def shares(self) -> bool:
+        """Whether groups of several heads share rows."""
+        return len(self.groups) < self.site.n_heads
+
+    @property
+    def group_size(self) -> int:
+        """How many heads share rows."""
+        return len(self.groups[0])
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The new heads of a site: `slots[j]` is an old head, or -1; each `per_group` share rows.
+
+    `plain` says that the rows that stay are in their old order.
+    """
+
+    slots: tuple[int, ...]
+    per_group: int
+    plain: bool
+
+    @property
+    def n_groups(self) -> int:
+        """How many groups of heads share rows."""
+        return len(self.slots) // self.per_group if self.per_group else 0
+
+
+def anatomy(site: Site, lengths: dict[str, int]) -> Anatomy:
+    """Read a site's row plan; `lengths` are its parameters' lengths along their axes.
+
+    Raises `Unfit` where heads own different numbers of rows, or share them in different groups.
+    """
+    rows = tuple(rows_of(one, site.n_heads, lengths[one.parameter]) for one in site.rows)
+    groups: set[tuple[int, ...]] = set()
+    for one in rows:
+        if (one.own != one.own[0]).any():
+            raise Unfit(f"its heads own different numbers of rows of {one.parameter}")
+        columns = np.unique(one.owners[:, one.grouped], axis=1).T
+        groups |= {tuple(np.flatnonzero(column).tolist()) for column in columns}
+    if not groups:
+        return Anatomy(site, rows, tuple((head,) for head in range(site.n_heads)))
+    ordered = tuple(sorted(groups))
+    flat = [head for group in ordered for head in group]
+    if flat != list(range(site.n_heads)) or len({len(group) for group in ordered}) > 1:
+        raise Unfit("its heads share rows in groups that overlap or differ in size")
+    return Anatomy(site, rows, ordered)
+
+
+def rows_of(one: OwnedRows, n_heads: int, length: int) -> Rows:
+    """The owners of every entry of a parameter along its axis, which is `length` long."""
+    owners = np.zeros((n_heads, length), dtype=bool)
+    for head in range(n_heads):
+        owners[head, one.rows(head)] = True
+    return Rows(one.parameter, one.axis, owners)
+
+
+def arrangements(body: Anatomy, kept: Sequence[int]) -> Iterator[Arrangement]:
+    """Ways to lay out the kept heads, the smallest first; no head more than there was.
+
+    Where groups of heads share rows and lose different numbers of heads, shared rows are repeated
+    for parts of a group, or heads of zeros fill the groups up, whichever is smaller.
+    """
+    total = body.site.n_heads
+    if not body.shares:
+        for pads in range(total - len(kept)):
+            yield Arrangement((*kept, *[PAD] * pads), 1, not pads)
+        return
+    members = [[head for head in group if head in set(kept)] for group in body.groups]
+    members = [group for group in members if group]
+    if not members:
+        yield Arrangement((), body.group_size, True)
+        yield Arrangement((PAD,), 1, False)
+        return
+    ways = []
+    for size in range(1, body.group_size + 1):
+        slots: list[int] = []
+        for group in members:
+            slots += [*group, *[PAD] * (-len(group) % size)]
+        cost = 2 * len(slots) + 2 * len(slots) // size  # q and o for a head, k and v for a group
+        plain = all(len(group) == size for group in members)
+        ways.append((cost, slots.count(PAD), Arrangement(tuple(slots), size, plain)))
+    limit = 2 * total + 2 * len(body.groups)
+    for cost, _, way in sorted(ways, key=lambda way: way[:2]):
+        if cost <= limit:
+            yield way
+
+
+def kept_rows(rows: Rows, kept: Sequence[int]) -> np.ndarray:
+    """The entries that stay in their old order: those of `kept` heads, and those of no head."""
+    gone = np.setdiff1d(np.arange(len(rows.owners)), kept)
+    shared_by_all = rows.owners.all(0) & (len(rows.owners) > 1)
+    lost = rows.owners[gone].any(0) & ~rows.owners[list(kept)].any(0) & ~shared_by_all
+    return np.flatnonzero(~lost)
+
+
+def new_length(rows: Rows, body: Anatomy, way: Arrangement) -> int:
+    """How long a parameter's axis is in an arrangement."""
+    own, grouped = int(rows.own[0]), int(rows.grouped.sum())
+    rest = rows.owners.shape[1] - own * body.site.n_heads - grouped
+    return rest + own * len(way.slots) + grouped // len(body.groups) * way.n_groups
+
+
+def rows_by_slot(rows: Rows, found: Rows, way: Arrangement) -> np.ndarray:
+    """Where the entries of a rearranged parameter come from: -1 for zeros.
+
+    `found` are the owners that were found in the new arrangement. A new head's entries come from
+    the old head's, in order. Raises `Unfit` where they are not as many.
+    """
+    source = np.full(found.owners.shape[1], PAD)
+    for slot, head in enumerate(way.slots):
+        if head == PAD:
+            continue
+        new, old = np.flatnonzero(found.owners[slot]), np.flatnonzero(rows.owners[head])
+        if len(new) != len(old):
+            raise Unfit(f"rows of {rows.parameter} cannot be told apart when they are rearranged")
+        source[new] = old
+    free, unowned = (np.flatnonzero(~one.owners.any(0)) for one in (found, rows))
+    if len(free) != len(unowned):
+        raise Unfit(f"rows of {rows.parameter} cannot be told apart when they are rearranged")
+    source[free] = unowned
+    return source

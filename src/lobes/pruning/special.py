@@ -1,0 +1,63 @@
+"""What one family of models needs beyond rows, numbers and arguments. There is one such family.
+
+T5 and its kin (T5, mT5, UMT5, LongT5, Switch, Pop2Piano, UDOP's decoder): the first layer of a
+stack computes a position bias with a slice for each head and hands it on, so that all layers
+share it. Once layers keep different heads there is no such bias. So each layer gets a copy of the
+table, keeps its own heads' columns, and computes its own bias, as UMT5 always does; what is
+handed on is ignored.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from lobes.pruning.plan import Cut, SitePlan, Table, runs
+
+_BIAS = "position_bias"
+
+
+def hands_on_bias(block: nn.Module) -> bool:
+    """Whether an attention block computes a bias for itself and for the layers above it."""
+    return hasattr(block, "has_relative_attention_bias") and hasattr(block, "compute_bias")
+
+
+def own_tables(model: nn.Module, touched: Iterable[str]) -> list[SitePlan]:
+    """What gives every layer of the touched blocks' stacks a bias of its own."""
+    stacks = {_stack(path) for path in touched if hands_on_bias(model.get_submodule(path))}
+    found = []
+    for stack in sorted(stacks):
+        blocks: dict[str, Any] = {
+            path: module for path, module in model.named_modules() if _stack(path) == stack
+        }
+        tables = {
+            name: (f"{path}.{name}", child)
+            for path, block in reversed(blocks.items())
+            for name, child in block.named_children()
+            if isinstance(child, nn.Embedding)
+        }
+        new = tuple(
+            Table(path, name, like, table.num_embeddings, table.embedding_dim)
+            for path, block in blocks.items()
+            for name, (like, table) in tables.items()
+            if not hasattr(block, name)
+        )
+        ignored = tuple((path, _BIAS) for path in blocks)
+        found.append(SitePlan(next(iter(blocks)), (), tables=new, ignored=ignored))
+    return found
+
+
+def table_cuts(path: str, block: nn.Module, n_heads: int, slots: tuple[int, ...]) -> list[Cut]:
+    """The columns that stay of a block's own tables."""
+    if not hands_on_bias(block):
+        return []
+    return [
+        Cut(f"{path}.{name}.weight", 1, n_heads, runs(slots))
+        for name, child in block.named_children()
+        if isinstance(child, nn.Embedding) and child.embedding_dim == n_heads
+    ]
+
+
+def _stack(path: str) -> str:
+    return re.sub(r"\.\d+\.", ".#.", path)

@@ -1,0 +1,200 @@
+"""Carry out a plan on a model: cut its parameters, change its numbers, hang in its hooks."""
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lobes.errors import ModelError
+from lobes.pruning.plan import PAD, Cut, Narrowing, Plan, Setting, SitePlan, Table, entries
+
+# What modules call the length of a weight's axis, and the classes that number them the other way.
+_LENGTHS = {0: ("out_features", "nf"), 1: ("in_features", "nx")}
+
+
+def carry_out(model: nn.Module, plan: Plan) -> None:
+    """Do to `model`, in place, what the plan says; its parameters may be on the meta device.
+
+    Raises `ModelError` where the plan does not fit the model.
+    """
+    for site in plan.sites:
+        operate(model, site)
+
+
+def operate(model: nn.Module, site: SitePlan) -> None:
+    """Do to `model`, in place, what is planned for one site."""
+    for table in site.tables:
+        _give_table(model, table)
+    for cut in site.cuts:
+        _cut(model, cut)
+    for setting in site.settings:
+        _set(_module(model, setting.module), setting)
+    for narrowing in site.narrowings:
+        _narrow(_module(model, narrowing.module), narrowing)
+    for path, argument in site.ignored:
+        module = _module(model, path)
+        hook = _Ignore(argument, _place(module, argument))
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def selected(tensor: Tensor, axis: int, kept: Iterable[int]) -> Tensor:
+    """The given entries of a tensor along an axis, in this order; zeros for -1."""
+    places = np.fromiter(kept, dtype=np.int64)
+    index, pads = (
+        torch.tensor(one, device=tensor.device)
+        for one in (places.clip(min=0), np.flatnonzero(places == PAD))
+    )
+    found = tensor.index_select(axis, index)
+    return found.index_fill(axis, pads, 0) if len(pads) else found
+
+
+def _module(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        raise _misfit(model, f"it names {path!r}, which there is none of") from None
+
+
+def _misfit(model: nn.Module, why: str) -> ModelError:
+    return ModelError(
+        f"The pruning plan does not fit {type(model).__name__}: {why}. A pruned model can only be "
+        f"loaded into the architecture that it was pruned in."
+    )
+
+
+def _cut(model: nn.Module, cut: Cut) -> None:
+    path, _, name = cut.parameter.rpartition(".")
+    module = _module(model, path)
+    tensor = module._parameters.get(name, module._buffers.get(name))
+    if tensor is None:
+        raise _misfit(model, f"it names {cut.parameter!r}, which there is none of")
+    if cut.axis >= tensor.dim() or tensor.shape[cut.axis] != cut.size:
+        raise _misfit(
+            model,
+            f"{cut.parameter} has the shape {list(tensor.shape)}, not {cut.size} along axis "
+            f"{cut.axis}",
+        )
+    with torch.no_grad():
+        smaller = selected(tensor.detach(), cut.axis, entries(cut.kept)).contiguous()
+    if isinstance(tensor, nn.Parameter):
+        module._parameters[name] = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
+        _declare(module, name, cut)
+    else:
+        module._buffers[name] = smaller
+
+
+def _declare(module: nn.Module, name: str, cut: Cut) -> None:
+    """Let a module's own numbers say the new length of its weight."""
+    if name != "weight":
+        return
+    changed: Any = module
+    if isinstance(module, nn.Embedding):
+        names: tuple[str, ...] = ("num_embeddings", "embedding_dim")[cut.axis : cut.axis + 1]
+    elif isinstance(module, nn.LayerNorm):
+        changed.normalized_shape = tuple(module.weight.shape)
+        return
+    else:
+        transposed = hasattr(module, "nf")  # Conv1D of GPT-2
+        names = _LENGTHS[1 - cut.axis if transposed and cut.axis < 2 else cut.axis]
+    for attribute in names:
+        if getattr(module, attribute, None) == cut.size:
+            setattr(changed, attribute, cut.new_size)
+
+
+def _set(module: nn.Module, setting: Setting) -> None:
+    owner: Any = module
+    if setting.name.startswith("config."):
+        if not isinstance(owner.config, ChangedConfig):
+            owner.config = ChangedConfig(owner.config)
+        owner.config.changes[setting.name.removeprefix("config.")] = setting.value
+    else:
+        setattr(owner, setting.name, setting.value)
+
+
+class ChangedConfig:
+    """A configuration that says something else of a few things, and the same of all others."""
+
+    def __init__(self, config: Any) -> None:
+        self.original = config
+        self.changes: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "changes" not in self.__dict__:
+            raise AttributeError(name)
+        return self.changes[name] if name in self.changes else getattr(self.original, name)
+
+
+def _narrow(module: nn.Module, narrowing: Narrowing) -> None:
+    if narrowing.argument is None:
+        module.register_forward_hook(_NarrowOutput(narrowing))
+    else:
+        hook = _NarrowArgument(narrowing, _place(module, narrowing.argument))
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _place(module: nn.Module, argument: str) -> int:
+    """Where an argument stands among those given by position."""
+    return list(inspect.signature(module.forward).parameters).index(argument)
+
+
+# Hooks are objects and not closures, so that models can be copied and pickled with them.
+class _Narrower:
+    def __init__(self, narrowing: Narrowing) -> None:
+        self.axis, self.size = narrowing.axis, narrowing.size
+        self.kept: list[int] = entries(narrowing.kept).clip(min=0).tolist()
+        self._index: Tensor | None = None  # made where it is used: models are built on meta
+
+    def narrow(self, tensor: Any) -> Any:
+        if not isinstance(tensor, Tensor) or tensor.shape[self.axis] == 1 < self.size:
+            return tensor  # nothing given, or the same for all heads
+        if self._index is None or self._index.device != tensor.device:
+            self._index = torch.tensor(self.kept, dtype=torch.int64, device=tensor.device)
+        axis = self.axis % tensor.dim()
+        parts = tensor.unflatten(axis, (-1, self.size)).index_select(axis + 1, self._index)
+        return parts.flatten(axis, axis + 1)
+
+
+class _NarrowOutput(_Narrower):
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return self.narrow(output)
+
+
+class _NarrowArgument(_Narrower):
+    def __init__(self, narrowing: Narrowing, place: int) -> None:
+        super().__init__(narrowing)
+        self.argument, self.place = str(narrowing.argument), place
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return _replaced(args, kwargs, self.argument, self.place, self.narrow)
+
+
+class _Ignore:
+    def __init__(self, argument: str, place: int) -> None:
+        self.argument, self.place = argument, place
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return _replaced(args, kwargs, self.argument, self.place, lambda _: None)
+
+
+def _replaced(args: Any, kwargs: Any, argument: str, place: int, change: Any) -> tuple[Any, Any]:
+    if argument in kwargs:
+        return args, {**kwargs, argument: change(kwargs[argument])}
+    if place < len(args):
+        return (*args[:place], change(args[place]), *args[place + 1 :]), kwargs
+    return args, kwargs
+
+
+def _give_table(model: nn.Module, table: Table) -> None:
+    module: Any = _module(model, table.module)
+    shared: Any = _module(model, table.like)
+    shape = (table.rows, table.columns)
+    weight = shared.weight.detach()
+    own = nn.Embedding(*shape, device=weight.device, dtype=weight.dtype)
+    if tuple(weight.shape) == shape:
+        with torch.no_grad():
+            own.weight.copy_(weight)
+    module.add_module(table.name, own.requires_grad_(shared.weight.requires_grad))
+    module.has_relative_attention_bias = True
