@@ -115,6 +115,7 @@ _NEMOTRON_VOICE = {"hidden_size": 32}
 
 # What a type demands beyond the rules; a part's overrides stand under its name.
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "aria": {"projector_patch_to_query_dict": {16: 4}},
     "autoformer": _SERIES,
     "bamba": {"attn_layer_indices": [1]},
     "bridgetower": {
@@ -141,6 +142,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "fast_vlm": {"vision_config": _clip_vision},
     "flava": {"image_config": {"image_size": 32}},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
+    "gemma3": {"mm_tokens_per_image": 4},
     "glm5_next": {"text_config": {"index_topk": 16}},
     "glm5_next_text": {"index_topk": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "attention_layers": None},
@@ -178,6 +180,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "t5gemma2_encoder": {},
     "table-transformer": _RESNET,
     "time_series_transformer": _SERIES,
+    "vipllava": {"vision_feature_layers": [-1, -2]},
+    "voxtral": {"audio_config": {"intermediate_size": 64}},
     "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
 }
@@ -220,6 +224,8 @@ def _small(name: str, value: Any, settings: Mapping[str, Any], tokens: dict[str,
         return HEAD_DIM
     if isinstance(value, dict):
         return _small_rope(value)
+    if name == "image_grid_pinpoints":
+        return [[32, 64], [64, 32]]
     if isinstance(value, (list, tuple)) and len(value) == _depth(settings) > 2:
         return _two(value)
     if isinstance(value, (list, tuple)) and _INDICES.fullmatch(name):

@@ -6,8 +6,10 @@ ones with the most media first, so that every encoder of a multimodal model runs
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice, product
 from typing import Any, cast
 
@@ -129,18 +131,24 @@ class _Guess:
         if self.missing():
             return
         for chosen in self._selections():
-            for shapes in product(*(list(self._medium(name)) for name in chosen)):
-                media: Inputs = {name: one for shape in shapes for name, one in shape.items()}
-                for text in self._texts(chosen, media):
-                    inputs = self._named(text | media)
+            for media in product(*(self._media[name] for name in chosen)):
+                for text in self._texts(media):
+                    inputs = text | {name: one for m in media for name, one in m.inputs.items()}
                     if inputs and all(name in inputs for name in self.required):
                         yield inputs
 
+    @cached_property
+    def _media(self) -> dict[str, list["_Medium"]]:
+        """The media that the model takes, and what each may look like."""
+        names = [name for name in _MEDIA if name in self.parameters]
+        if "grid_thw" not in self.parameters and "hidden_states" in names:
+            names.remove("hidden_states")
+        media = {name: list(self._forms(name)) for name in names}
+        return {name: forms for name, forms in media.items() if forms}
+
     def _selections(self) -> Iterator[tuple[str, ...]]:
         """Which media go in: all, then without video, then one by one, then none."""
-        media = [name for name in _MEDIA if name in self.parameters]
-        if "grid_thw" not in self.parameters and "hidden_states" in media:
-            media.remove("hidden_states")
+        media = list(self._media)
         needed = {name for name in media if name in self.required or name == self.main}
         choices = [media, [n for n in media if n != "pixel_values_videos"], *([n] for n in media)]
         if not needed:
@@ -148,31 +156,26 @@ class _Guess:
         seen = [tuple(n for n in media if n in choice or n in needed) for choice in choices]
         yield from dict.fromkeys(seen)
 
-    def _named(self, inputs: Inputs) -> Inputs:
-        return {name: value for name, value in inputs.items() if name in self.parameters}
-
     # Text
 
-    def _texts(self, media: tuple[str, ...], given: Inputs) -> Iterator[Inputs]:
+    def _texts(self, media: Sequence["_Medium"]) -> Iterator[Inputs]:
         """Tokens, with a place for each feature of the media; with boxes, in either unit."""
-        places = self._places(media, given)
-        if places is None:
-            return
-        batch = 1 if media or (self.main != "input_ids") else 2
+        batch = 1 if media or self.main != "input_ids" else 2
         text: Inputs = {}
         if self.vocabulary:
             ids = _tokens(self.config, self.vocabulary, (batch, _LENGTH), self.generator)
-            kinds = [torch.full((count,), _KINDS.get(name, 3)) for name, _, count in places]
-            inside = [torch.full((count,), token) for _, token, count in places]
-            text["input_ids"] = _between(ids, inside)
-            text["mm_token_type_ids"] = _between(torch.zeros_like(ids), kinds)
-            if "attention_mask" in self.required:
+            text["input_ids"] = _between(ids, [torch.full((m.places,), m.token) for m in media])
+            if media or "attention_mask" in self.required:
                 text["attention_mask"] = torch.ones_like(text["input_ids"])
+            if media and "mm_token_type_ids" in self.parameters:
+                kinds = [torch.full((m.places,), _KINDS.get(m.name, 3)) for m in media]
+                text["mm_token_type_ids"] = _between(torch.zeros_like(ids), kinds)
         text |= self._other_texts(batch)
         if "bbox" not in self.parameters or "input_ids" not in text:
             yield text
             return
-        boxes = torch.randint(0, 500, (*text["input_ids"].shape, 4), generator=self.generator)
+        half = min(1000, _look(self.config, "max_2d_position_embeddings") or 1000) // 2
+        boxes = torch.randint(half, (*text["input_ids"].shape, 4), generator=self.generator)
         boxes[..., 2:] += boxes[..., :2]
         yield text | {"bbox": boxes}
         yield text | {"bbox": boxes / 1000}
@@ -195,38 +198,39 @@ class _Guess:
                 texts[name] = self._noise(batch, _LENGTH, width)
         return texts
 
-    def _places(self, media: tuple[str, ...], given: Inputs) -> list[tuple[str, int, int]] | None:
-        """(medium, its token, how many features it has) for each medium that has a token.
-
-        None where the model cannot compute the features of what it was given.
-        """
-        places = []
-        for name in media:
-            getter, settings = _MEDIA[name]
-            token = next((t for s in settings if (t := _look(self.config, s)) is not None), None)
-            if token is None or not self.vocabulary or not hasattr(self.model, getter):
-                continue
-            mine = _placed(_mine(name, given), self.model)
-            try:
-                with torch.no_grad():
-                    features = getattr(self.model, getter)(**mine)
-            except Exception:
-                return None
-            places.append((name, int(token), _count(features)))
-        return places
-
     # Pictures, video and sound
 
-    def _medium(self, name: str) -> Iterator[Inputs]:
-        """The shapes that this medium may have: its argument, and those that go with it."""
-        if name in ("pixel_values", "pixel_values_videos", "hidden_states"):
-            yield from self._pictures(name)
-        else:
-            for shape in _sound_shapes(self.config, name):
-                sound = {name: self._noise(1, *shape)}
-                frames = shape[0] if shape[-1] == _bands(self.config) else shape[-1]
-                ones = torch.ones(1, frames, dtype=torch.int64)
-                yield sound | {"input_features_mask": ones, "feature_attention_mask": ones}
+    def _forms(self, name: str) -> Iterator["_Medium"]:
+        """What a medium may look like: the first form whose features the model can compute.
+
+        All forms, where it has no method that computes them by themselves.
+        """
+        getter, settings = _MEDIA[name]
+        token = next((t for one in settings if (t := _look(self.config, one)) is not None), None)
+        pictures = name in ("pixel_values", "pixel_values_videos", "hidden_states")
+        shapes = self._pictures(name) if pictures else self._sounds(name)
+        features = getattr(self.model, getter, None) if getter else None
+        known = {*self.parameters, *(inspect.signature(features).parameters if features else ())}
+        for shape in shapes:
+            inputs = {key: value for key, value in shape.items() if key in known}
+            mine = {key: value for key, value in inputs.items() if key in self.parameters}
+            if features is None:
+                yield _Medium(name, mine, token or 0, 0 if token is None else 1)
+                continue
+            try:
+                with torch.no_grad():
+                    count = _count(features(**_placed(inputs, self.model)))
+            except Exception:
+                continue
+            yield _Medium(name, mine, token or 0, 0 if token is None else count)
+            return
+
+    def _sounds(self, name: str) -> Iterator[Inputs]:
+        for shape in _sound_shapes(self.config, name):
+            frames = shape[0] if shape[-1] == _bands(self.config) else shape[-1]
+            ones = torch.ones(1, frames, dtype=torch.int64)
+            masks = {"input_features_mask": ones, "feature_attention_mask": ones}
+            yield {name: self._noise(1, *shape)} | masks
 
     def _pictures(self, name: str) -> Iterator[Inputs]:
         config = getattr(self.config, "vision_config", None) or self.config
@@ -244,21 +248,25 @@ class _Guess:
             grid_name = "grid_thw"
         grid = 2 * (_look(config, "spatial_merge_size") or 2)
         if grid_name in self.parameters:
-            depth = _look(config, "temporal_patch_size") or 1
-            for values in dict.fromkeys((channels * depth * patch**2, channels * patch**2)):
-                rows = {name: self._noise(grid * grid, values)}
-                yield rows | {grid_name: torch.tensor([[1, grid, grid]])}
+            merge = torch.tensor([grid // 2])
+            sized = {grid_name: torch.tensor([[1, grid, grid]])}
+            sized |= {n: merge for n in _COMPANIONS if n.endswith("merge_sizes")}
+            square = patch**2
+            for depth in dict.fromkeys((_look(config, "temporal_patch_size") or 1, 1, 2)):
+                yield {name: self._noise(grid * grid, channels * depth * square)} | sized
+            yield {name: self._noise(grid * grid, channels, patch, patch)} | sized
         if "spatial_shapes" in self.parameters:
             rows = {name: self._noise(1, grid * grid, channels * patch**2)}
             mask = torch.ones(1, grid * grid, dtype=torch.int64)
             sized = {"spatial_shapes": torch.tensor([[grid, grid]]), "pixel_attention_mask": mask}
             yield rows | sized
-        size = {"image_sizes": torch.tensor([sides])}
-        if name == "pixel_values":
-            yield {name: self._noise(1, channels, *sides)} | size
         frames = _look(config, "num_frames") or _PICTURES
-        for pictures in dict.fromkeys((frames, 1, 3, 5)):
-            yield {name: self._noise(1, pictures, channels, *sides)} | size
+        counts = [(n,) for n in dict.fromkeys((frames, 1, 3, 5))]
+        for pictures in [(), *counts] if name == "pixel_values" else counts:
+            pixels = {name: self._noise(1, *pictures, channels, *sides)}
+            yield pixels
+            if "image_sizes" in self.parameters:
+                yield pixels | {"image_sizes": torch.tensor([sides])}
 
     def _noise(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator)
@@ -269,19 +277,22 @@ _GRIDS = {
     "pixel_values_videos": "video_grid_thw",
     "hidden_states": "grid_thw",
 }
-# what goes with each medium
-_WITH = {
-    "pixel_values": ("image_grid_thw", "image_sizes", "spatial_shapes", "pixel_attention_mask"),
-    "pixel_values_videos": ("video_grid_thw",),
-    "input_features": ("input_features_mask", "feature_attention_mask"),
-}
-_COMPANIONS = ("grid_thw", *(name for names in _WITH.values() for name in names))
+# arguments that go with those above
+_COMPANIONS = (
+    *("grid_thw", "image_grid_thw", "video_grid_thw", "spatial_shapes", "image_sizes"),
+    *("merge_sizes", "image_merge_sizes", "video_merge_sizes", "pixel_attention_mask"),
+    *("input_features_mask", "feature_attention_mask", "bbox"),
+)
 
 
-def _mine(medium: str, given: Mapping[str, Tensor]) -> Inputs:
-    """What was given for one medium: its own argument and those that go with it."""
-    names = (medium, *_WITH.get(medium, ()))
-    return {name: given[name] for name in names if name in given}
+@dataclass(frozen=True, eq=False)
+class _Medium:
+    """One medium: its arguments, and the token that stands for each of its features in a text."""
+
+    name: str
+    inputs: Inputs
+    token: int
+    places: int
 
 
 def _count(features: Any) -> int:
