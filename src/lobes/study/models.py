@@ -68,6 +68,7 @@ def describe_heads(layout: HeadLayout) -> dict[str, Any]:
             "groups": site.groups,
             "shares_parameters_with": layout.sharing(site.index),
             "ablatable": True,  # else discovery refuses the model
+            "ablatable_per_example": site.batch_axis is not None,
             "gateable": site.gateable,
             "gate_reason": site.gate_reason,
             "prunable": site.prunable,
