@@ -55,9 +55,9 @@ class Site:
     `prunable` says whether cutting those rows removes exactly that head; if not, `reason` says why.
     `gateable` says whether they are all that the head has, so that it can be trained alone (IAT);
     if not, `gate_reason` says why.
-    `batch_axis` is the axis of the input of `projection` along which the examples of a batch lie, one after the
-    other (with their windows or positions, where these share the axis); None where the examples
-    are mixed, so that only one set of heads for the whole batch can be ablated.
+    `batch_axis` is the axis of the input of `projection` along which the examples of a batch lie,
+    one after the other (with their windows or positions, where these share the axis); None where
+    the examples are mixed, so that only one set of heads for the whole batch can be ablated.
     """
 
     index: int
