@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("as_before")
 
 HEAVY = ("torch", "transformers", "pandas", "plotly", "numpy", "pydantic", "datasets", "pyarrow")
 COMMANDS = ("demo", "run", "train", "iap", "compare", "transfer", "export", "report", "heads")
+COMMANDS += ("prune",)
 LOBES = [sys.executable, "-c", "from lobes.cli import main; main()"]
 LIMIT = 120
 
@@ -392,6 +393,59 @@ def test_heads_of_a_run_without_a_model(new_run, study, tmp_path):
         f"The run in {tmp_path / 'run'} has no trained model: expected one that has; for a run "
         f"that measured a model trained elsewhere, name that model."
     )
+
+
+def test_prune(study, tmp_path):
+    run, to = study.parent / "run", tmp_path / "smaller"
+    chosen = ("--from-run", run, "--fraction", "0.4")
+    result = lobes("prune", *chosen, "--task", "mood", "--to", to)
+    assert (result.exit_code, result.stderr) == (0, f"Model: {to}\n")
+    for words in ("model without 4 heads: ", "parameters", "milliseconds", "under ablation"):
+        assert words in result.stdout
+    record = json.loads((to / "pruning.json").read_text())
+    assert record["chosen"] == "the least important 40 % for mood"
+    assert "6 heads in " in lobes("heads", to).stdout
+    result = lobes("prune", *chosen, "--to", to, "--fresh", "--json")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["folder"] == str(to)
+    assert record["n_heads"] == [10, 6]
+    assert record["n_parameters"][1] < record["n_parameters"][0]
+    assert record["largest_difference"] < 1e-5
+    zeroed = ("--drop", "0:1", "--export", "zeroed")
+    result = lobes("prune", study.parent / "model", *zeroed, "--to", tmp_path / "zeroed")
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Which heads are to go?"),
+        (["MODEL", "--drop", "0:1", "--from-run", "RUN"], "Which heads are to go?"),
+        (["--drop", "0:1"], "Which model is to be pruned?"),
+        (["MODEL", "--drop", "0:1", "--task", "mood"], "give --from-run with them"),
+        (["--from-run", "RUN"], "--from-run needs --fraction"),
+        (["--from-run", "RUN", "--fraction", "30"], "--from-run needs --fraction"),
+        (["--from-run", "RUN", "--fraction", "0.01"], "less than one head"),
+        (["--from-run", "RUN", "--fraction", "0.3", "--task", "x"], "expected one of mood, topic."),
+        (["--from-run", "NONE", "--fraction", "0.3"], "give the folder of a finished run"),
+        (["NONE", "--drop", "0:1"], "none"),
+        (["MODEL", "--drop", "0;1"], "expected SITE:HEAD"),
+        (["MODEL", "--drop", "7:1"], "Head 7:1 does not exist: the model has 2 sites"),
+        (["MODEL", "--drop", "0:0,1,2,3,4 1:0,1,2,3,4"], "All 10 heads"),
+        (["MODEL", "--drop", "0:1", "--length", "65"], "cannot read texts of 65 tokens"),
+        (["MODEL", "--drop", "0:1", "--to", "RUN"], "did not write it"),
+    ],
+)
+def test_a_pruning_that_cannot_be(study, tmp_path, arguments, sentence):
+    names = {
+        "MODEL": study.parent / "model",
+        "RUN": study.parent / "run",
+        "NONE": tmp_path / "none",
+    }
+    given = [names.get(argument, argument) for argument in arguments]
+    assert sentence in refusal("prune", "--to", tmp_path / "new", *given)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_demo_is_an_ordinary_study(study, tmp_path, monkeypatch):

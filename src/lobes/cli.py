@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,14 @@ app = typer.Typer(
     help="Find, measure and train the specialised attention heads of a transformer.",
 )
 
+
+class Export(StrEnum):
+    """The values of `lobes prune --export`."""
+
+    native = "native"
+    zeroed = "zeroed"
+
+
 Study = Annotated[Path, typer.Argument(help="The study, a TOML file.", show_default=False)]
 Settings = Annotated[
     list[str] | None,
@@ -49,6 +58,9 @@ Beside = Annotated[
 ]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Start again: delete what an earlier run left there.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
@@ -315,9 +327,7 @@ def heads(
             show_default=False,
         ),
     ],
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -334,6 +344,96 @@ def heads(
         print(json.dumps({"model": model, **describe_heads(layout)}, indent=1))
     else:
         show_heads(layout, model)
+
+
+@_command()
+def prune(
+    to: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model of the hub or a folder; with --from-run by default the run's model.",
+            show_default=False,
+        ),
+    ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEADS",
+            help='The heads to remove, as "0:1,5 3:2" (site:head,head).',
+            show_default=False,
+        ),
+    ] = None,
+    from_run: Annotated[
+        Path | None,
+        typer.Option(
+            help="Remove the heads that were the least important in this run.", show_default=False
+        ),
+    ] = None,
+    fraction: Annotated[
+        float | None,
+        typer.Option(help="With --from-run: which share of all heads.", show_default=False),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="With --from-run: the least important for this task. Without it: those with the "
+            "lowest rank among all heads, as a mean over the run's tasks.",
+            show_default=False,
+        ),
+    ] = None,
+    export: Annotated[
+        Export | None,
+        typer.Option(
+            help="For transformers without lobes: with fewer heads in its own configuration, or at "
+            "full size with zeros.",
+            show_default=False,
+        ),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens of each text on which the speed is measured; 128 where it is not given.",
+            show_default=False,
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Replace what `lobes prune` wrote there before.")
+    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Remove heads for good: a smaller model whose outputs equal ablation.
+
+    Example: lobes prune bert-base-uncased --drop "0:1,5 3:2" --to smaller
+
+    Example: lobes prune --from-run runs/demo --fraction 0.3 --task sentiment --to smaller
+    """
+    from lobes.study.choice import Choice
+    from lobes.study.prune import prune_model
+    from lobes.terminal import Progress, say, show_pruning
+
+    kind: Any = export and export.value
+    choice = Choice(drop=drop, run=from_run, fraction=fraction, task=task)
+    with Progress(quiet=quiet) as progress:
+        record = prune_model(
+            choice,
+            to,
+            model=model,
+            export=kind,
+            length=length,
+            fresh=fresh,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps({**record, "folder": str(to)}, ensure_ascii=False, indent=1))
+    else:
+        show_pruning(record)
+    say(f"Model: {to}")
 
 
 def _study(

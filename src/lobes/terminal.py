@@ -188,6 +188,33 @@ def show_heads(layout: "lobes.heads.HeadLayout", name: str) -> None:
         table,
         f"Of {layout.total} heads all can be ablated, {gateable} trained alone and {prunable} "
         f"pruned.",
+        sep="\n",
+    )
+
+
+def show_pruning(record: dict[str, Any]) -> None:
+    """What a pruning took away and what came of it, on stdout."""
+    from lobes.report.words import fixed
+
+    table = _table("", "before", "after", "ratio")
+    for name, key in (("heads", "n_heads"), ("parameters", "n_parameters")):
+        before, after = record[key]
+        table.add_row(name, f"{before:,}", f"{after:,}", fixed(after / before))
+    speed = record["speed"]
+    times = [f"{1000 * seconds:.1f}" for seconds in speed["seconds"]]
+    table.add_row("milliseconds", *times, fixed(1 / speed["ratio"]))
+    dropped = record["dropped_by_site"].items()
+    sites = ", ".join(f"{number} at site {site}" for site, number in dropped)
+    shapes = ", ".join(f"{name} {shape}" for name, shape in speed["inputs"].items())
+    number = sum(record["dropped_by_site"].values())
+    _console().print(
+        f"{_text(record['model'])} without {number} heads: {sites}",
+        table,
+        f"One forward pass in fp32 on the CPU, {speed['threads']} threads, of {_text(shapes)}: "
+        f"medians of {speed['rounds']} rounds, both models in each.",
+        f"The outputs differ from those under ablation by at most "
+        f"{record['largest_difference']:.1e}.",
+        sep="\n",
     )
 
 
@@ -195,7 +222,8 @@ def _described(site: "lobes.heads.Site", layout: "lobes.heads.HeadLayout") -> tu
     """A site in a few lines, with * for the numbers in names."""
     groups = f" in {len(site.groups)} groups" if site.attention == "grouped-query" else ""
     kind = "heads of unknown kind" if site.attention == "unknown" else site.attention
-    can, cannot = ["ablated"], dict[str, list[str]]()
+    whole = "" if site.batch_axis is not None else " (the same in all examples of a batch)"
+    can, cannot = [f"ablated{whole}"], dict[str, list[str]]()
     for verb, possible, reason in (
         ("trained alone", site.gateable, site.gate_reason),
         ("pruned", site.prunable, site.reason),
@@ -236,7 +264,7 @@ def _table(*columns: str) -> "rich.table.Table":
 
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
-        numbers = column == "score"
+        numbers = column in ("score", "before", "after", "ratio")
         table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     return table
 
