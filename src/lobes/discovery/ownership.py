@@ -1,6 +1,7 @@
 """From footprints to a row plan: which rows a head owns, and whether cutting them removes it."""
 
-from collections.abc import Iterator, Mapping
+import os.path
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -49,11 +50,13 @@ def row_plan(
     reasons += _coupling(footprints, calls)
     mixed = list(_normed(footprints, calls))
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    block = _shared_path(owned)
     beside: _Parts = {}
     for leaf in footprints.leaves:
-        # a table that positions are looked up in may serve several sites
-        if id(leaf) not in calls and id(leaf) not in tables:
-            parts, reason = _of_parameter(footprints, leaf, names.get(id(leaf), ""))
+        name = names.get(id(leaf), "")
+        # what lies outside the block, and a table that positions are looked up in, may serve others
+        if id(leaf) not in calls and id(leaf) not in tables and name.startswith(block):
+            parts, reason = _of_parameter(footprints, leaf, name)
             reasons += [reason] if reason else []
             beside |= parts
     if not mixed:
@@ -66,6 +69,12 @@ def row_plan(
 
 
 _Parts = dict[str, tuple[int, Tensor]]
+
+
+def _shared_path(names: Iterable[str]) -> str:
+    """The path of the innermost module that holds all these parameters, with a dot at its end."""
+    shared = os.path.commonprefix([name.split(".")[:-1] for name in names])
+    return "".join(f"{part}." for part in shared)
 
 
 def _of_projection(

@@ -1,5 +1,6 @@
 """Classes whose `from_pretrained` loads models that were pruned, by `lobes` or transformers 4."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from lobes.discovery import find_heads
 from lobes.errors import LobesError, ModelError
 from lobes.heads import HeadSet
 from lobes.pruning import prune
-from lobes.pruning.plan import KEY, Plan, plans_of, store
+from lobes.pruning.plan import KEY, Plan, SitePlan, plans_of, store
 from lobes.pruning.surgery import carry_out
 
 _PRUNED_BY_4 = "pruned_heads"  # {layer: [head, …]} in configurations of transformers 4
@@ -33,11 +34,15 @@ class PrunedLoader:
 
     def __init__(self, config: Any, model_class: Any, name: str, trust_remote_code: bool) -> None:
         self._class = _class_of(config, model_class, name, trust_remote_code)
-        self._plans = plans_of(config) or [_plan_of_version_4(config, self._class, name)]
+        self._plans = self._first = plans_of(config)
+        self._later: list[Plan] = []
+        if not self._plans:
+            plan = _plan_of_version_4(config, self._class, name)
+            self._plans, self._first, self._later = [plan], [_sliced(plan)], [_tables(plan)]
 
     def from_pretrained(self, name: str, **kwargs: Any) -> Any:
         """What the class's own `from_pretrained` returns, with a model of that class."""
-        original, plans = self._class, self._plans
+        original, plans = self._class, self._first
 
         def build(model: Any, config: Any, *args: Any, **kwargs: Any) -> None:
             original.__init__(model, config, *args, **kwargs)
@@ -50,7 +55,9 @@ class PrunedLoader:
         loaded = loading.from_pretrained(name, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.__class__ = original
-        store(model.config, plans)
+        for plan in self._later:
+            carry_out(model, plan)
+        store(model.config, self._plans)
         if getattr(model.config, _PRUNED_BY_4, None):
             setattr(model.config, _PRUNED_BY_4, {})
         return loaded
@@ -97,6 +104,50 @@ def _fitted(model: Any, plan: Plan) -> Plan:
         if all(site.projection in modules for site in renamed.sites):
             return renamed
     return plan
+
+
+def _sliced(plan: Plan) -> Plan:
+    """The part of a plan that transformers 4 carried out on the weights it saved.
+
+    It left the tables of position biases whole, and cut what they gave in each forward pass.
+    """
+    tables = _table_weights(plan)
+    return replace(
+        plan,
+        sites=tuple(
+            replace(
+                site,
+                tables=(),
+                ignored=(),
+                cuts=tuple(cut for cut in site.cuts if cut.parameter not in tables),
+            )
+            for site in plan.sites
+        ),
+    )
+
+
+def _tables(plan: Plan) -> Plan:
+    """The rest: a copy of the table for each layer, with its own heads' columns."""
+    tables = _table_weights(plan)
+    return replace(
+        plan,
+        sites=tuple(
+            SitePlan(
+                site.projection,
+                site.slots,
+                cuts=tuple(cut for cut in site.cuts if cut.parameter in tables),
+                tables=site.tables,
+                ignored=site.ignored,
+            )
+            for site in plan.sites
+        ),
+    )
+
+
+def _table_weights(plan: Plan) -> set[str]:
+    tables = [table for site in plan.sites for table in site.tables]
+    own = {f"{table.module}.{table.name}.weight" for table in tables}
+    return own | {f"{table.like}.weight" for table in tables}
 
 
 def _plan_of_version_4(config: Any, model_class: Any, name: str) -> Plan:

@@ -2,12 +2,14 @@
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
@@ -64,24 +66,82 @@ def prune(
     for site in touched:
         if not site.prunable:
             raise _cannot(site, site.reason)
-    samples = _samples(model, touched, inputs)
     smaller = copy.deepcopy(model)
-    plans = special.own_tables(smaller, {block_path(site) for site in touched})
-    for plan in plans:
-        operate(smaller, plan)
-    for site in touched:
-        gone = heads.by_site()[site.index]
-        kept = [head for head in range(site.n_heads) if head not in gone]
-        try:
-            plans.append(plan_site(smaller, site, kept, samples[site.index]))
-        except Unfit as error:
-            raise _cannot(site, str(error)) from None
-        operate(smaller, plans[-1])
+    plans = []
+    for step in _steps(smaller, layout, heads, inputs):
+        if isinstance(step, tuple):
+            raise _cannot(*step)
+        plans.append(step)
     _remember(smaller, heads, plans)
     smaller = _tried(smaller, model, layout, heads, inputs)
     if export == "native":
         return _tried(native(smaller), model, layout, heads, inputs)
     return smaller
+
+
+def tried_out(
+    model: nn.Module,
+    layout: HeadLayout | None = None,
+    *,
+    example_inputs: Mapping[str, Any] | None = None,
+) -> HeadLayout:
+    """The layout, with `prunable` and `reason` from trying to prune a head of each site.
+
+    Discovery says of a site that it is prunable where its heads' rows are known; whether the
+    block's code runs with fewer heads shows only when it is run. Costs a copy of the model.
+    """
+    layout = layout or find_heads(model, example_inputs=example_inputs)
+    try:
+        _check_state(model)
+    except ModelError as error:
+        return _unprunable(layout, dict.fromkeys(range(len(layout.sites)), str(error)))
+    inputs = guess_inputs(model) if example_inputs is None else example_inputs
+    heads = HeadSet((site.index, 0) for site in layout.sites if site.prunable)
+    steps = _steps(copy.deepcopy(model), layout, heads, inputs)
+    refused = [step for step in steps if isinstance(step, tuple)]
+    return _unprunable(layout, {site.index: reason for site, reason in refused})
+
+
+def _unprunable(layout: HeadLayout, reasons: Mapping[int, str]) -> HeadLayout:
+    return HeadLayout(
+        tuple(
+            replace(site, prunable=False, reason=reasons[site.index])
+            if site.prunable and site.index in reasons
+            else site
+            for site in layout.sites
+        )
+    )
+
+
+def _steps(
+    smaller: nn.Module, layout: HeadLayout, heads: HeadSet, inputs: Mapping[str, Any]
+) -> Iterator[SitePlan | tuple[Site, str]]:
+    """Make a model smaller site by site: what was done at each, or (site, why it could not be)."""
+    by_site = heads.by_site()
+    touched = [layout.sites[index] for index in by_site]
+    stacks = special.stacks(smaller, {block_path(site) for site in touched})
+    paths = {block_path(site) for site in touched} | {stack[0] for stack in stacks}
+    samples = _samples(smaller, paths, inputs)
+    stacks = [stack for stack in stacks if stack[0] in samples and samples[stack[0]].lacks_bias]
+    for plan in special.own_tables(smaller, stacks):
+        operate(smaller, plan)
+        yield plan
+    for site in touched:
+        sample = samples.get(block_path(site))
+        if sample is None:
+            yield (
+                site,
+                f"{block_path(site)}, which holds its projections, is not called as a module",
+            )
+            continue
+        kept = [head for head in range(site.n_heads) if head not in by_site[site.index]]
+        try:
+            plan = plan_site(smaller, site, kept, sample, layout)
+        except Unfit as error:
+            yield site, str(error)
+            continue
+        operate(smaller, plan)
+        yield plan
 
 
 def _cannot(site: Site, reason: str) -> ModelError:
@@ -141,23 +201,23 @@ def _plainly() -> Iterator[None]:
 
 
 def _samples(
-    model: nn.Module, touched: Sequence[Site], inputs: Mapping[str, Any]
-) -> dict[int, Sample]:
-    """The first call of each touched site's block in one run of the model."""
-    samples: dict[int, Sample] = {}
+    model: nn.Module, paths: Iterable[str], inputs: Mapping[str, Any]
+) -> dict[str, Sample]:
+    """The first call of each block in one run of the model, by the blocks' paths."""
+    samples: dict[str, Sample] = {}
 
-    def hook_of(index: int) -> Any:
+    def hook_of(path: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if index not in samples:
-                samples[index] = Sample(*copy.deepcopy((args, kwargs)))
+            if path not in samples:
+                samples[path] = Sample(*copy.deepcopy((args, kwargs)))
 
         return hook
 
     with ExitStack() as stack:
         stack.enter_context(_plainly())
-        for site in touched:
-            block = model.get_submodule(block_path(site))
-            hook = block.register_forward_pre_hook(hook_of(site.index), with_kwargs=True)
+        for path in paths:
+            block = model.get_submodule(path)
+            hook = block.register_forward_pre_hook(hook_of(path), with_kwargs=True)
             stack.callback(hook.remove)
         model(**inputs)
     return samples
@@ -190,7 +250,7 @@ def _remember(smaller: nn.Module, heads: HeadSet, plans: Sequence[SitePlan]) -> 
     owners = [
         (path, module)
         for path, module in smaller.named_modules()
-        if hasattr(module, "save_pretrained") and hasattr(module, "config")
+        if isinstance(module, PreTrainedModel)
     ]
     for path, owner in owners:
         prefix = f"{path}." if path else ""

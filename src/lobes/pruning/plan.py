@@ -77,6 +77,20 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Bypass:
+    """An argument that a block sees with its first `width` channels only, and its readers whole.
+
+    For blocks that take the width of their contexts from the width of their input. `readers` are
+    the projections that read the argument, with the order of its axes when it reaches them.
+    """
+
+    module: str
+    argument: str
+    width: int
+    readers: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SitePlan:
     """What is done at one site.
 
@@ -92,6 +106,7 @@ class SitePlan:
     cuts: tuple[Cut, ...] = ()
     settings: tuple[Setting, ...] = ()
     narrowings: tuple[Narrowing, ...] = ()
+    bypasses: tuple[Bypass, ...] = ()
     tables: tuple[Table, ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
 
@@ -180,6 +195,14 @@ def _renamed(site: SitePlan, rename: Callable[[str], str]) -> SitePlan:
         cuts=tuple(replace(cut, parameter=rename(cut.parameter)) for cut in site.cuts),
         settings=tuple(replace(one, module=rename(one.module)) for one in site.settings),
         narrowings=tuple(replace(one, module=rename(one.module)) for one in site.narrowings),
+        bypasses=tuple(
+            replace(
+                one,
+                module=rename(one.module),
+                readers=tuple((rename(reader), axes) for reader, axes in one.readers),
+            )
+            for one in site.bypasses
+        ),
         tables=tuple(
             replace(one, module=rename(one.module), like=rename(one.like)) for one in site.tables
         ),
@@ -205,6 +228,15 @@ def _site(content: Mapping[str, Any]) -> SitePlan:
                 str(c["module"]), c["argument"], int(c["axis"]), int(c["size"]), _runs(c["kept"])
             )
             for c in content["narrowings"]
+        ),
+        bypasses=tuple(
+            Bypass(
+                str(c["module"]),
+                str(c["argument"]),
+                int(c["width"]),
+                tuple((str(reader), tuple(map(int, axes))) for reader, axes in c["readers"]),
+            )
+            for c in content["bypasses"]
         ),
         tables=tuple(
             Table(

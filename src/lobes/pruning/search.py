@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import combinations, islice, product
+from itertools import combinations, islice, permutations, product
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from lobes.discovery import find_heads
 from lobes.errors import LobesError
 from lobes.heads import HeadLayout, HeadSet, Site
 from lobes.pruning import special
-from lobes.pruning.plan import PAD, Cut, Narrowing, Setting, SitePlan, runs
+from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Setting, SitePlan, runs
 from lobes.pruning.slots import (
     Anatomy,
     Arrangement,
@@ -47,23 +47,45 @@ class Sample:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    @property
+    def lacks_bias(self) -> bool:
+        """Whether no position bias was given, so that the block computes one itself."""
+        return self.kwargs.get(special.BIAS) is None
+
 
 def block_path(site: Site) -> str:
     """The innermost module that holds a site's output projection and all that its heads own."""
-    paths = [site.projection.split(".")[:-1]]
-    paths += [rows.parameter.split(".")[:-1] for rows in site.rows]
+    return shared_path(
+        [site.projection, *(rows.parameter.rpartition(".")[0] for rows in site.rows)]
+    )
+
+
+def shared_path(modules: Sequence[str]) -> str:
+    """The innermost module that holds all these."""
+    parents = [module.split(".")[:-1] for module in modules]
     shared = 0
-    while all(len(path) > shared for path in paths) and len({path[shared] for path in paths}) == 1:
+    while len({parent[shared] if len(parent) > shared else None for parent in parents}) == 1 and (
+        len(parents[0]) > shared
+    ):
         shared += 1
-    return ".".join(paths[0][:shared])
+    return ".".join(parents[0][:shared])
 
 
-def plan_site(model: nn.Module, site: Site, kept: Sequence[int], sample: Sample) -> SitePlan:
+def plan_site(
+    model: nn.Module, site: Site, kept: Sequence[int], sample: Sample, layout: HeadLayout
+) -> SitePlan:
     """How to leave a site only its `kept` heads. `model` is changed and comes back as it was.
 
-    Raises `Unfit`, saying why, where nothing that was tried gives the same as ablation.
+    `layout` is that of the whole model. Raises `Unfit`, saying why, where nothing that was tried
+    gives the same as ablation.
     """
-    return _Search(model, site, kept, sample).run()
+    others = {r.parameter for other in layout.sites if other != site for r in other.rows}
+    # what other sites use too stays whole; what it gives is cut where it arrives
+    own = replace(site, rows=tuple(r for r in site.rows if r.parameter not in others))
+    return _Search(model, own, kept, sample).run()
+
+
+Extra = Narrowing | Bypass | Cut
 
 
 class _Search:
@@ -77,6 +99,7 @@ class _Search:
         own = replace(site, rows=tuple(r for r in site.rows if r.parameter not in self.tables))
         lengths = {r.parameter: _tensor(model, r.parameter).shape[r.axis] for r in own.rows}
         self.body: Anatomy = anatomy(own, lengths)
+        self.failure = ""
         self.input_axis = input_axis(model.get_submodule(site.projection), site)
 
     def run(self) -> SitePlan:
@@ -85,19 +108,21 @@ class _Search:
             self.expected = self._ablated()
             try:
                 for way in arrangements(self.body, self.kept):
-                    for narrowings, cuts in self._extras(way):
-                        found = self._try_all(way, narrowings, cuts)
+                    for extras in self._extras(way):
+                        found = self._try_all(way, extras)
                         if found is not None:
                             return found
             finally:
-                _put(self.model, self.path, self.pristine)
+                self._put(self.pristine)
         raise Unfit(
-            "no way to cut its rows was found in which it gives what it gives under ablation"
+            f"its code does not do with fewer heads what it does while they are ablated"
+            f"{f' ({self.failure})' if self.failure else ''}"
         )
 
-    def _try_all(
-        self, way: Arrangement, narrowings: tuple[Narrowing, ...], cuts: tuple[Cut, ...]
-    ) -> SitePlan | None:
+    def _try_all(self, way: Arrangement, extras: tuple["Extra", ...]) -> SitePlan | None:
+        narrowings = tuple(one for one in extras if isinstance(one, Narrowing))
+        bypasses = tuple(one for one in extras if isinstance(one, Bypass))
+        cuts = tuple(one for one in extras if isinstance(one, Cut))
         whole = {n.module for n in narrowings if n.argument is None}
         rows = [r for r in self.body.rows if r.parameter.rpartition(".")[0] not in whole]
         counts = [(self.site.n_heads, len(way.slots))]
@@ -108,6 +133,7 @@ class _Search:
             self.site.head_dim,
             tuple(counts),
             narrowings=narrowings,
+            bypasses=bypasses,
         )
         cuts = (*cuts, *self._projection_cut(way))
         cuts += tuple(special.table_cuts(self.path, self.block, self.site.n_heads, way.slots))
@@ -136,6 +162,9 @@ class _Search:
             self._operate(first)
         return None
 
+    def _put(self, block: nn.Module) -> None:
+        _put(self.model, self.path, block)
+
     def _ablated(self) -> Tensor | None:
         """What the block gives while the heads that go are ablated."""
         site = replace(self.site, index=0)
@@ -145,7 +174,7 @@ class _Search:
 
     def _operate(self, plan: SitePlan) -> None:
         """Put a fresh copy of the block into the model and carry the plan out on it."""
-        _put(self.model, self.path, copy.deepcopy(self.pristine))
+        self._put(copy.deepcopy(self.pristine))
         operate(self.model, plan)
 
     def _output(self) -> Tensor | None:
@@ -156,7 +185,9 @@ class _Search:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 return first_tensor(block(*args, **kwargs))
-        except Exception:  # whatever it is that a wrong cut makes an unknown module raise
+        except Exception as error:  # whatever a wrong cut makes an unknown module raise
+            text = " ".join(str(error).split())
+            self.failure = self.failure or f"{type(error).__name__}: {text}"
             return None
 
     def _arguments_of_call(self) -> tuple[Any, Any]:
@@ -203,17 +234,46 @@ class _Search:
                 return cuts
         return None
 
-    def _extras(self, way: Arrangement) -> Iterator[tuple[tuple[Narrowing, ...], tuple[Cut, ...]]]:
-        """What else may have to be cut: a bias on its way, the output of a norm over all heads."""
-        yield (), ()
-        found: list[Narrowing | Cut] = [*self._arguments(way), *self._norms(way)]
+    def _extras(self, way: Arrangement) -> Iterator[tuple["Extra", ...]]:
+        """What else may have to be done: hide channels, cut a bias on its way, a norm's output."""
+        found: list[Extra] = [*self._bypasses(way), *self._arguments(way), *self._norms(way)]
         found += self._buffers(way)
-        for number in (1, 2, 3):
-            for chosen in combinations(found, number):
-                yield (
-                    tuple(one for one in chosen if isinstance(one, Narrowing)),
-                    tuple(one for one in chosen if isinstance(one, Cut)),
-                )
+        for number in range(4):
+            yield from combinations(found, number)
+
+    def _bypasses(self, way: Arrangement) -> Iterator[Bypass]:
+        """Ways to hide an argument's last channels from the module that holds the projections."""
+        width = len(way.slots) * self.site.head_dim
+        readers = sorted({rows.parameter.rpartition(".")[0] for rows in self.body.rows})
+        holder = shared_path(readers)
+        calls = self._watched([holder, *readers])
+        if holder not in calls:
+            return
+        for name, whole in _bound(self.model.get_submodule(holder), calls[holder]).items():
+            if whole.dim() < 2 or whole.shape[-1] <= width:
+                continue
+            orders = {path: _order(whole, calls[path].args) for path in readers if path in calls}
+            found = tuple((path, order) for path, order in orders.items() if order is not None)
+            if found:
+                yield Bypass(holder, name, width, found)
+
+    def _watched(self, paths: Sequence[str]) -> dict[str, Sample]:
+        """What modules in the whole block are given when it runs on the sample."""
+        calls: dict[str, Sample] = {}
+        before = self.model.get_submodule(self.path)
+        self._put(copy.deepcopy(self.pristine))
+
+        def watch(path: str) -> None:
+            def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+                calls.setdefault(path, Sample(args, kwargs))
+
+            self.model.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)
+
+        for path in paths:
+            watch(path)
+        self._output()
+        self._put(before)
+        return calls
 
     def _arguments(self, way: Arrangement) -> Iterator[Narrowing]:
         heads, kept = self.site.n_heads, runs(max(slot, 0) for slot in way.slots)
@@ -274,13 +334,13 @@ class _Search:
         """(module, `config.` name, value) of the numbers that the block reads of configurations."""
         before = self.model.get_submodule(self.path)
         block: Any = copy.deepcopy(self.pristine)
-        _put(self.model, self.path, block)
+        self._put(block)
         watched = {}
         for path, module in block.named_modules():
             if hasattr(module, "config"):
                 module.config = watched[path] = _WatchedConfig(module.config)
         self._output()
-        _put(self.model, self.path, before)
+        self._put(before)
         for path, config in watched.items():
             for name in sorted(config.read):
                 value = getattr(config.original, name, None)
@@ -323,6 +383,19 @@ def first_tensor(value: Any) -> Tensor:
             with suppress(TypeError):
                 return first_tensor(one)
     raise TypeError("no tensor of floating-point numbers")
+
+
+def _order(whole: Tensor, args: tuple[Any, ...]) -> tuple[int, ...] | None:
+    """The order of a tensor's axes in which a module is given it; None if it is given another."""
+    given = args[0] if args else None
+    if not isinstance(given, Tensor) or given.data_ptr() != whole.data_ptr():
+        return None
+    for axes in permutations(range(whole.dim() - 1)):
+        order = (*axes, whole.dim() - 1)
+        seen = whole.permute(order)
+        if (seen.shape, seen.stride()) == (given.shape, given.stride()):
+            return order
+    return None
 
 
 def _close(found: Tensor, expected: Tensor | None) -> bool:
@@ -385,7 +458,10 @@ def input_axis(projection: Any, site: Site) -> int:
     generator = torch.Generator(weight.device).manual_seed(0)
     given = torch.randn(4, site.width, generator=generator, device=weight.device).to(weight)
     with torch.no_grad():
-        answer = projection(given) - projection(torch.zeros_like(given))
+        answer, bias = projection(given), projection(torch.zeros_like(given))
+        if not isinstance(answer, Tensor):
+            raise Unfit(f"its output projection {site.projection} gives more than one tensor")
+        answer = answer - bias
         errors = [(given @ w - answer).float().norm() for w in (weight, weight.T)]
     return int(errors[1] < errors[0])
 

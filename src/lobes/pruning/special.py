@@ -2,20 +2,21 @@
 
 T5 and its kin (T5, mT5, UMT5, LongT5, Switch, Pop2Piano, UDOP's decoder): the first layer of a
 stack computes a position bias with a slice for each head and hands it on, so that all layers
-share it. Once layers keep different heads there is no such bias. So each layer gets a copy of the
-table, keeps its own heads' columns, and computes its own bias, as UMT5 always does; what is
-handed on is ignored.
+share it (UDOP's encoder gets its bias from elsewhere, and is no special case). Once layers keep
+different heads there is no such bias. So each layer gets a copy of the table, keeps its own heads'
+columns, and computes its own bias, as UMT5 always does; what is handed on is ignored.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
 
 from lobes.pruning.plan import Cut, SitePlan, Table, runs
+from lobes.pruning.surgery import places
 
-_BIAS = "position_bias"
+BIAS = "position_bias"
 
 
 def hands_on_bias(block: nn.Module) -> bool:
@@ -23,14 +24,18 @@ def hands_on_bias(block: nn.Module) -> bool:
     return hasattr(block, "has_relative_attention_bias") and hasattr(block, "compute_bias")
 
 
-def own_tables(model: nn.Module, touched: Iterable[str]) -> list[SitePlan]:
-    """What gives every layer of the touched blocks' stacks a bias of its own."""
-    stacks = {_stack(path) for path in touched if hands_on_bias(model.get_submodule(path))}
+def stacks(model: nn.Module, touched: Iterable[str]) -> list[list[str]]:
+    """The paths of all blocks in the touched blocks' stacks, a list for each stack."""
+    wanted = {_stack(path) for path in touched if hands_on_bias(model.get_submodule(path))}
+    paths = [path for path, _ in model.named_modules()]
+    return [[path for path in paths if _stack(path) == stack] for stack in sorted(wanted)]
+
+
+def own_tables(model: nn.Module, found_stacks: Iterable[Sequence[str]]) -> list[SitePlan]:
+    """What gives every block of the given stacks a bias of its own."""
     found = []
-    for stack in sorted(stacks):
-        blocks: dict[str, Any] = {
-            path: module for path, module in model.named_modules() if _stack(path) == stack
-        }
+    for stack in found_stacks:
+        blocks: dict[str, Any] = {path: model.get_submodule(path) for path in stack}
         tables = {
             name: (f"{path}.{name}", child)
             for path, block in reversed(blocks.items())
@@ -43,7 +48,7 @@ def own_tables(model: nn.Module, touched: Iterable[str]) -> list[SitePlan]:
             for name, (like, table) in tables.items()
             if not hasattr(block, name)
         )
-        ignored = tuple((path, _BIAS) for path in blocks)
+        ignored = tuple((path, BIAS) for path, block in blocks.items() if BIAS in places(block))
         found.append(SitePlan(next(iter(blocks)), (), tables=new, ignored=ignored))
     return found
 

@@ -1,15 +1,15 @@
 """Carry out a plan on a model: cut its parameters, change its numbers, hang in its hooks."""
 
 import inspect
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from lobes.errors import ModelError
-from lobes.pruning.plan import PAD, Cut, Narrowing, Plan, Setting, SitePlan, Table, entries
+from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Plan, Setting, SitePlan, Table, entries
 
 # What modules call the length of a weight's axis, and the classes that number them the other way.
 _LENGTHS = {0: ("out_features", "nf"), 1: ("in_features", "nx")}
@@ -34,18 +34,19 @@ def operate(model: nn.Module, site: SitePlan) -> None:
         _set(_module(model, setting.module), setting)
     for narrowing in site.narrowings:
         _narrow(_module(model, narrowing.module), narrowing)
+    for bypass in site.bypasses:
+        _bypass(model, bypass)
     for path, argument in site.ignored:
         module = _module(model, path)
-        hook = _Ignore(argument, _place(module, argument))
+        hook = _Ignore(argument, places(module)[argument])
         module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def selected(tensor: Tensor, axis: int, kept: Iterable[int]) -> Tensor:
+def selected(tensor: Tensor, axis: int, kept: Int[np.ndarray, " kept"]) -> Tensor:
     """The given entries of a tensor along an axis, in this order; zeros for -1."""
-    places = np.fromiter(kept, dtype=np.int64)
     index, pads = (
         torch.tensor(one, device=tensor.device)
-        for one in (places.clip(min=0), np.flatnonzero(places == PAD))
+        for one in (kept.clip(min=0), np.flatnonzero(kept == PAD))
     )
     found = tensor.index_select(axis, index)
     return found.index_fill(axis, pads, 0) if len(pads) else found
@@ -94,7 +95,8 @@ def _declare(module: nn.Module, name: str, cut: Cut) -> None:
     if isinstance(module, nn.Embedding):
         names: tuple[str, ...] = ("num_embeddings", "embedding_dim")[cut.axis : cut.axis + 1]
     elif isinstance(module, nn.LayerNorm):
-        changed.normalized_shape = tuple(module.weight.shape)
+        if module.normalized_shape == (cut.size,):
+            changed.normalized_shape = (cut.new_size,)
         return
     else:
         transposed = hasattr(module, "nf")  # Conv1D of GPT-2
@@ -131,13 +133,15 @@ def _narrow(module: nn.Module, narrowing: Narrowing) -> None:
     if narrowing.argument is None:
         module.register_forward_hook(_NarrowOutput(narrowing))
     else:
-        hook = _NarrowArgument(narrowing, _place(module, narrowing.argument))
+        hook = _NarrowArgument(narrowing, places(module)[narrowing.argument])
         module.register_forward_pre_hook(hook, with_kwargs=True)
+        module.register_forward_hook(hook.hand_on)
 
 
-def _place(module: nn.Module, argument: str) -> int:
-    """Where an argument stands among those given by position."""
-    return list(inspect.signature(module.forward).parameters).index(argument)
+def places(module: nn.Module) -> dict[str, int]:
+    """Where each argument stands among those given by position."""
+    names = inspect.signature(module.forward).parameters
+    return {name: place for place, name in enumerate(names)}
 
 
 # Hooks are objects and not closures, so that models can be copied and pickled with them.
@@ -166,9 +170,59 @@ class _NarrowArgument(_Narrower):
     def __init__(self, narrowing: Narrowing, place: int) -> None:
         super().__init__(narrowing)
         self.argument, self.place = str(narrowing.argument), place
+        self._passed: tuple[Any, Any] = None, None  # the whole argument, and what was passed on
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        return _replaced(args, kwargs, self.argument, self.place, self.narrow)
+        return _replaced(args, kwargs, self.argument, self.place, self._pass)
+
+    def _pass(self, tensor: Any) -> Any:
+        narrow = self.narrow(tensor)
+        self._passed = tensor, narrow
+        return narrow
+
+    def hand_on(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Where the module returns its argument, for others to use, it returns the whole of it."""
+        whole, narrow = self._passed
+        self._passed = None, None
+        if narrow is None or not isinstance(output, tuple):
+            return output
+        return tuple(whole if one is narrow else one for one in output)
+
+
+def _bypass(model: nn.Module, bypass: Bypass) -> None:
+    block = _module(model, bypass.module)
+    hook = _Bypass(bypass.argument, places(block)[bypass.argument], bypass.width)
+    block.register_forward_pre_hook(hook, with_kwargs=True)
+    block.register_forward_hook(hook.forget)
+    for path, axes in bypass.readers:
+        _module(model, path).register_forward_pre_hook(_Reader(hook, axes))
+
+
+class _Bypass:
+    def __init__(self, argument: str, place: int, width: int) -> None:
+        self.argument, self.place, self.width = argument, place, width
+        self.whole: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return _replaced(args, kwargs, self.argument, self.place, self._show)
+
+    def _show(self, tensor: Tensor) -> Tensor:
+        self.whole = tensor
+        return tensor[..., : self.width]
+
+    def forget(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.whole = None
+
+
+class _Reader:
+    def __init__(self, bypass: _Bypass, axes: tuple[int, ...]) -> None:
+        self.bypass, self.axes = bypass, axes
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        whole = self.bypass.whole
+        if whole is None or args[0].shape[-1] == whole.shape[-1]:
+            return args  # what it reads does not come from the argument
+        return whole.permute(self.axes), *args[1:]
 
 
 class _Ignore:
