@@ -102,10 +102,6 @@ def pruned_heads(kind: str) -> dict[int, list[int]]:
     return {int(layer): heads for layer, heads in config["pruned_heads"].items()}
 
 
-needs_pruning = pytest.mark.skipif(not hasattr(lobes, "prune"), reason="there is no lobes.prune")
-
-
-@needs_pruning
 @pytest.mark.parametrize("kind", PRUNED)
 def test_pruning_is_that_of_transformers_4(kind: str) -> None:
     model = pruned_model(kind)
@@ -116,7 +112,6 @@ def test_pruning_is_that_of_transformers_4(kind: str) -> None:
     assert sum(parameter.numel() for parameter in smaller.parameters()) < before
 
 
-@needs_pruning
 def test_pruning_the_decoder_of_t5_is_that_of_its_attention() -> None:
     model = gold_model("t5")
     decoder = [
@@ -131,7 +126,6 @@ def test_pruning_the_decoder_of_t5_is_that_of_its_attention() -> None:
     torch.testing.assert_close(output, expected("t5")["pruned_decoder"], **TOLERANCE)
 
 
-@needs_pruning
 @pytest.mark.parametrize("kind", PRUNED)
 def test_what_transformers_4_pruned_loads_again(kind: str) -> None:
     loader = transformers.T5EncoderModel if kind == "t5" else None
