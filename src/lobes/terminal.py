@@ -201,8 +201,8 @@ def show_pruning(record: dict[str, Any]) -> None:
         before, after = record[key]
         table.add_row(name, f"{before:,}", f"{after:,}", fixed(after / before))
     speed = record["speed"]
-    times = [f"{1000 * seconds:.1f}" for seconds in speed["seconds"]]
-    table.add_row("milliseconds", *times, fixed(1 / speed["ratio"]))
+    low, high = (fixed(ratio, 2) for ratio in speed["ratio_quartiles"])
+    table.add_row("milliseconds", *(fixed(1000 * s, 1) for s in speed["seconds"]))
     dropped = record["dropped_by_site"].items()
     sites = ", ".join(f"{number} at site {site}" for site, number in dropped)
     shapes = ", ".join(f"{name} {shape}" for name, shape in speed["inputs"].items())
@@ -210,8 +210,10 @@ def show_pruning(record: dict[str, Any]) -> None:
     _console().print(
         f"{_text(record['model'])} without {number} heads: {sites}",
         table,
-        f"One forward pass in fp32 on the CPU, {speed['threads']} threads, of {_text(shapes)}: "
-        f"medians of {speed['rounds']} rounds, both models in each.",
+        f"{fixed(speed['ratio'], 2)} times as fast (median of {speed['rounds']} rounds with a pass "
+        f"of each model, half of them between {low} and {high}).",
+        f"Timed in fp32 on the CPU, threads: {speed['threads']}, inputs: {_text(shapes)}; the "
+        f"milliseconds are the shortest.",
         f"The outputs differ from those under ablation by at most "
         f"{record['largest_difference']:.1e}.",
         sep="\n",

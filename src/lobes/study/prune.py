@@ -113,7 +113,7 @@ def _described(
 ) -> dict[str, Any]:
     return {
         **SCHEMA,
-        "model": os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name,
+        "model": "/".join(Path(name).absolute().parts[-2:]) if os.path.isdir(name) else name,
         "export": export,
         "chosen": choice.rule,
         "heads": str(heads),

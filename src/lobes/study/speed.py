@@ -28,21 +28,23 @@ class Speed:
     shapes: Mapping[str, tuple[int, ...]]
 
     @property
-    def ratio(self) -> float:
-        """How many times as fast the second is: the median over the rounds."""
-        return float(np.median(self.seconds[:, 0] / self.seconds[:, 1]))
+    def ratios(self) -> tuple[float, float, float]:
+        """How many times as fast the second is: first quartile, median, third, of the rounds."""
+        low, middle, high = np.quantile(self.seconds[:, 0] / self.seconds[:, 1], (0.25, 0.5, 0.75))
+        return float(low), float(middle), float(high)
 
     @property
-    def medians(self) -> tuple[float, float]:
-        """The median time of each."""
-        before, after = np.median(self.seconds, axis=0)
+    def fastest(self) -> tuple[float, float]:
+        """The shortest time of each, the least disturbed by what else runs on the machine."""
+        before, after = self.seconds.min(axis=0)
         return float(before), float(after)
 
     def to_dict(self) -> dict[str, Any]:
         """What was measured, and on what, as JSON takes it."""
         return {
-            "seconds": self.medians,
-            "ratio": self.ratio,
+            "seconds": self.fastest,
+            "ratio": self.ratios[1],
+            "ratio_quartiles": self.ratios[::2],
             "rounds": len(self.seconds),
             "inputs": {name: list(shape) for name, shape in self.shapes.items()},
             "threads": torch.get_num_threads(),
@@ -58,7 +60,7 @@ def compare_speed(
 ) -> Speed:
     """Time both models in turn, in one process, the order changing from round to round.
 
-    What else runs on the machine then slows both alike; the first rounds do not count.
+    What else runs on the machine then slows both about alike; the first rounds do not count.
     """
     models, seconds = (before, after), []
     start = time.perf_counter()
