@@ -72,8 +72,8 @@ _Parts = dict[str, tuple[int, Tensor]]
 
 
 def _shared_path(names: Iterable[str]) -> str:
-    """The path of the innermost module that holds all these parameters, with a dot at its end."""
-    shared = os.path.commonprefix([name.split(".")[:-1] for name in names])
+    """The path of the innermost module around all these projections, with a dot at its end."""
+    shared = os.path.commonprefix([name.split(".")[:-2] for name in names])
     return "".join(f"{part}." for part in shared)
 
 

@@ -217,7 +217,8 @@ def _samples(
         stack.enter_context(_plainly())
         for path in paths:
             block = model.get_submodule(path)
-            hook = block.register_forward_pre_hook(hook_of(path), with_kwargs=True)
+            # first, to see what comes before the hooks of an earlier pruning
+            hook = block.register_forward_pre_hook(hook_of(path), prepend=True, with_kwargs=True)
             stack.callback(hook.remove)
         model(**inputs)
     return samples

@@ -107,7 +107,7 @@ class _Search:
             self.pristine = self.model.get_submodule(self.path)
             self.expected = self._ablated()
             try:
-                for way in arrangements(self.body, self.kept):
+                for way in arrangements(self.body, self.kept, *self._costs()):
                     for extras in self._extras(way):
                         found = self._try_all(way, extras)
                         if found is not None:
@@ -118,6 +118,17 @@ class _Search:
             f"its code does not do with fewer heads what it does while they are ablated"
             f"{f' ({self.failure})' if self.failure else ''}"
         )
+
+    def _costs(self) -> tuple[int, int]:
+        """How many numbers belong to a head alone, and to a group of heads."""
+        head = group = 0
+        for rows in self.body.rows:
+            one = _tensor(self.model, rows.parameter)
+            width = one.numel() // one.shape[rows.axis]
+            head += int(rows.own[0]) * width
+            group += int(rows.grouped.sum()) // len(self.body.groups) * width
+        weight = _tensor(self.model, f"{self.site.projection}.weight")
+        return head + weight.numel() // self.site.n_heads, group
 
     def _try_all(self, way: Arrangement, extras: tuple["Extra", ...]) -> SitePlan | None:
         narrowings = tuple(one for one in extras if isinstance(one, Narrowing))
@@ -277,7 +288,7 @@ class _Search:
 
     def _arguments(self, way: Arrangement) -> Iterator[Narrowing]:
         heads, kept = self.site.n_heads, runs(max(slot, 0) for slot in way.slots)
-        named = _bound(self.block, self.sample)
+        named = _bound(self.block, self._watched([self.path])[self.path])
         batch = next((len(t) for t in named.values() if t.dim()), 1)
         for name, tensor in named.items():
             for axis, size in enumerate(tensor.shape):

@@ -103,11 +103,14 @@ def rows_of(one: OwnedRows, n_heads: int, length: int) -> Rows:
     return Rows(one.parameter, one.axis, owners)
 
 
-def arrangements(body: Anatomy, kept: Sequence[int]) -> Iterator[Arrangement]:
-    """Ways to lay out the kept heads, the smallest first; no head more than there was.
+def arrangements(
+    body: Anatomy, kept: Sequence[int], head_cost: int, group_cost: int
+) -> Iterator[Arrangement]:
+    """Ways to lay out the kept heads, the smallest first; none larger than what was.
 
     Where groups of heads share rows and lose different numbers of heads, shared rows are repeated
-    for parts of a group, or heads of zeros fill the groups up, whichever is smaller.
+    for parts of a group, or heads of zeros fill the groups up, whichever is smaller: a head has
+    `head_cost` numbers of its own, a group `group_cost`.
     """
     total = body.site.n_heads
     if not body.shares:
@@ -125,10 +128,10 @@ def arrangements(body: Anatomy, kept: Sequence[int]) -> Iterator[Arrangement]:
         slots: list[int] = []
         for group in members:
             slots += [*group, *[PAD] * (-len(group) % size)]
-        cost = 2 * len(slots) + 2 * len(slots) // size  # q and o for a head, k and v for a group
+        cost = head_cost * len(slots) + group_cost * (len(slots) // size)
         plain = all(len(group) == size for group in members)
         ways.append((cost, slots.count(PAD), Arrangement(tuple(slots), size, plain)))
-    limit = 2 * total + 2 * len(body.groups)
+    limit = head_cost * total + group_cost * len(body.groups)
     for cost, _, way in sorted(ways, key=lambda way: way[:2]):
         if cost <= limit:
             yield way

@@ -250,5 +250,6 @@ def _give_table(model: nn.Module, table: Table) -> None:
     if tuple(weight.shape) == shape:
         with torch.no_grad():
             own.weight.copy_(weight)
-    module.add_module(table.name, own.requires_grad_(shared.weight.requires_grad))
+    own.requires_grad_(shared.weight.requires_grad).train(shared.training)
+    module.add_module(table.name, own)
     module.has_relative_attention_bias = True
