@@ -1,8 +1,8 @@
 """From footprints to a row plan: which rows a head owns, and whether cutting them removes it."""
 
-import os.path
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from jaxtyping import Bool
@@ -50,12 +50,16 @@ def row_plan(
     reasons += _coupling(footprints, calls)
     mixed = list(_normed(footprints, calls))
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    block = _shared_path(owned)
+    block = shared_path(name.rpartition(".")[0] for name in owned)
     beside: _Parts = {}
     for leaf in footprints.leaves:
         name = names.get(id(leaf), "")
         # what lies outside the block, and a table that positions are looked up in, may serve others
-        if id(leaf) not in calls and id(leaf) not in tables and name.startswith(block):
+        if (
+            id(leaf) not in calls
+            and id(leaf) not in tables
+            and name.startswith(f"{block}." if block else "")
+        ):
             parts, reason = _of_parameter(footprints, leaf, name)
             reasons += [reason] if reason else []
             beside |= parts
@@ -71,10 +75,11 @@ def row_plan(
 _Parts = dict[str, tuple[int, Tensor]]
 
 
-def _shared_path(names: Iterable[str]) -> str:
-    """The path of the innermost module around all these projections, with a dot at its end."""
-    shared = os.path.commonprefix([name.split(".")[:-2] for name in names])
-    return "".join(f"{part}." for part in shared)
+def shared_path(modules: Iterable[str]) -> str:
+    """The path of the innermost module that holds all these."""
+    parents = [module.split(".")[:-1] for module in modules]
+    together = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
+    return ".".join(parts[0] for parts in together)
 
 
 def _of_projection(

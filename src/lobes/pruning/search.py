@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
+from lobes.discovery.ownership import shared_path
 from lobes.errors import LobesError
 from lobes.heads import HeadLayout, HeadSet, Site
 from lobes.pruning import special
@@ -58,17 +59,6 @@ def block_path(site: Site) -> str:
     return shared_path(
         [site.projection, *(rows.parameter.rpartition(".")[0] for rows in site.rows)]
     )
-
-
-def shared_path(modules: Sequence[str]) -> str:
-    """The innermost module that holds all these."""
-    parents = [module.split(".")[:-1] for module in modules]
-    shared = 0
-    while len({parent[shared] if len(parent) > shared else None for parent in parents}) == 1 and (
-        len(parents[0]) > shared
-    ):
-        shared += 1
-    return ".".join(parents[0][:shared])
 
 
 def plan_site(
