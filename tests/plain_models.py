@@ -192,6 +192,61 @@ class Normed(Attention):
         return self.out(self.norm(contexts) if self.what == "contexts" else contexts)
 
 
+class Summed(Attention):
+    """Contexts of all heads are added up before the projection, by no module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        contexts = join(attend(*(split(one(x), 3) for one in (self.q, self.k, self.v))))
+        return self.out(contexts.cumsum(-1))
+
+
+class Bypassed(Normed):
+    """The contexts are normed, but also go past the norm."""
+
+    def __init__(self) -> None:
+        super().__init__("contexts")
+
+    def forward(self, x: Tensor) -> Tensor:
+        contexts = join(attend(*(split(one(x), 3) for one in (self.q, self.k, self.v))))
+        return self.out(self.norm(contexts) + contexts.flip(-1))
+
+
+class Difference(nn.Module):
+    """Each of 3 heads is the difference of two maps of attention over the same values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(WIDTH, 12) for _ in range(3))
+        self.out = nn.Linear(12, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (split(one(x), 6) for one in (self.q, self.k))
+        v = split(self.v(x), 3).repeat(1, 2, 1, 1)
+        first, second = attend(q, k, v).chunk(2, 1)
+        return self.out(join(first - 0.5 * second))
+
+
+class Ordered(Attention):
+    """The projection is given [batch, length, …], [length, batch, …], or positions in a row."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__(3, 5)
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        contexts = join(attend(*(split(one(x), 3) for one in (self.q, self.k, self.v))))
+        if self.order == "batch first":
+            return self.out(contexts)
+        if self.order == "length first":
+            return self.out(contexts.transpose(0, 1)).transpose(0, 1)
+        if self.order == "by example":
+            return self.out(contexts.flatten(0, 1)).unflatten(0, x.shape[:2])
+        by_position = contexts.transpose(0, 1)
+        return (
+            self.out(by_position.flatten(0, 1)).unflatten(0, by_position.shape[:2]).transpose(0, 1)
+        )
+
+
 class Alibi(Attention):
     """A fixed bias on the scores of each head, which is no parameter."""
 

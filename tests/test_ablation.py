@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
-from lobes.ablation import ablate, record_contexts
+from lobes.ablation import ablate, mean_contexts, record_contexts
 from lobes.discovery import find_heads
-from lobes.errors import HeadError
+from lobes.errors import ConfigError, DataError, HeadError
 from lobes.heads import HeadLayout, HeadSet
-from tiny_models import NAMES, TINY, tiny_inputs, tiny_model
+from tiny_models import NAMES, TINY, VOCABULARY, tiny_inputs, tiny_model
 
 BOTH = [(name, attention) for name in NAMES for attention in TINY[name].attentions]
 
@@ -107,6 +107,7 @@ def test_a_layer_that_runs_twice_is_ablated_each_time():
         (n, a)
         for n, a in BOTH
         if n in ("bert", "modernbert", "gpt2", "llama", "t5", "bart", "vit", "swin")
+        or n in ("bitnet", "diffllama", "squeezebert", "fsmt", "siglip_vision_model")
     ],
 )
 def test_a_set_for_each_example_equals_one_run_for_each_set(name, attention, dtype):
@@ -283,6 +284,154 @@ def test_a_number_of_sets_that_does_not_fit_the_batch_is_refused():
     assert _hooks(MODEL) == 0
 
 
+def test_examples_that_lie_mixed_take_one_set_for_the_batch():
+    model = tiny_model("jetmoe")
+    inputs = tiny_inputs(model)
+    with ablate(model, HeadSet([(0, 1)])):
+        run(model, inputs)
+    message = r"contexts at site 0 \(layers.0.self_attention\) are not laid out example by example"
+    with ablate(model, [HeadSet([(0, 1)])] * 2), pytest.raises(HeadError, match=message):
+        run(model, inputs)
+
+
 def test_contexts_of_a_site_that_has_not_run_are_refused():
     with record_contexts(MODEL) as record, pytest.raises(HeadError, match=r"Site 1 .* has not run"):
         record.contexts(1)
+
+
+# The mean context in the place of zero.
+
+
+def _texts(lengths: list[int]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(4, VOCABULARY, (length,), generator=generator) for length in lengths]
+
+
+def _padded(texts: list[Tensor], prefix: str = "") -> dict[str, Tensor]:
+    ids = nn.utils.rnn.pad_sequence(texts, batch_first=True)
+    lengths = torch.tensor([len(text) for text in texts])
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    return {f"{prefix}input_ids": ids, f"{prefix}attention_mask": mask}
+
+
+def _alone(model: nn.Module, layout: HeadLayout, inputs: list[dict[str, Tensor]]) -> list[Tensor]:
+    """Each site's mean context over single examples without padding, the plain way."""
+    sums = [torch.zeros(site.n_heads, site.head_dim).double() for site in layout.sites]
+    counts = [0] * len(sums)
+    for one in inputs:
+        with torch.no_grad(), record_contexts(model, layout=layout) as record:
+            model(**one)
+        for site, calls in enumerate(record.calls):
+            for contexts in calls:
+                sums[site] += record.split(site, contexts).flatten(0, -3).double().sum(0)
+                counts[site] += contexts.shape[:-1].numel()
+    return [total / count for total, count in zip(sums, counts, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "albert", "squeezebert"])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_means_depend_on_neither_batches_nor_padding(name: str, size: int):
+    model = tiny_model(name)
+    texts = _texts([5, 11, 2, 7, 3])
+    means = mean_contexts(model, [_padded(texts[i : i + size]) for i in range(0, 5, size)])
+    expected = _alone(model, find_heads(model), [{"input_ids": text[None]} for text in texts])
+    for found, wanted in zip(means.values, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    depths = 2 if name == "albert" else 1
+    assert set(means.positions) == {28 * depths}
+
+
+@pytest.mark.parametrize("name", ["bart", "t5"])
+@pytest.mark.parametrize("said_by", ["mask", "labels"])
+def test_a_decoder_has_padding_of_its_own(name: str, said_by: str):
+    """Encoder and decoder texts are as long as each other, so that shapes tell nothing."""
+    model = tiny_model(name)
+    layout = find_heads(model)
+    sources, targets = _texts([9, 4, 6]), _texts([3, 9, 5])
+    batch = _padded(sources) | _padded(targets, "decoder_")
+    if said_by == "labels":
+        mask = batch.pop("decoder_attention_mask")
+        model.forward = _without_labels(model.forward)  # models without a head take none
+        batch["labels"] = batch["decoder_input_ids"].masked_fill(mask == 0, -100)
+    means = mean_contexts(model, [batch], layout=layout)
+    pairs = zip(sources, targets, strict=True)
+    expected = _alone(
+        model, layout, [{"input_ids": a[None], "decoder_input_ids": b[None]} for a, b in pairs]
+    )
+    for found, wanted in zip(means.values, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert means.positions == (19, 19, 17, 17, 17, 17)
+
+
+def _without_labels(forward: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, labels=None, **kwargs: forward(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "name", ["bert", "gpt2", "bart", "swin", "squeezebert", "fsmt", "siglip_vision_model"]
+)
+def test_the_mean_stands_in_the_place_of_the_context(name: str):
+    model = tiny_model(name)
+    inputs, layout = tiny_inputs(model), find_heads(model)
+    means = mean_contexts(model, [inputs])
+    sets = [HeadSet([(0, 1), (1, 2)]), HeadSet([(1, 0)])]
+    with ablate(model, sets, value="mean", data=means), record_contexts(model) as record:
+        together = run(model, inputs)
+    for site, _ in {(site, 0) for heads in sets for site, _ in heads}:
+        contexts = record.contexts(site).unflatten(0, (2, -1))
+        for row, heads in enumerate(sets):
+            for head in range(layout.sites[site].n_heads):
+                here = contexts[row, ..., head, :]
+                mean = means.values[site][head].float().expand_as(here)
+                assert torch.equal(here, mean) == ((site, head) in heads)
+    for row, heads in enumerate(sets):
+        with ablate(model, heads, value="mean", data=[inputs]):
+            torch.testing.assert_close(run(model, inputs)[row], together[row], rtol=0, atol=1e-6)
+    before = run(model, inputs)
+    with ablate(model, HeadSet(), value="mean", data=means):
+        assert torch.equal(run(model, inputs), before)
+    assert _hooks(model) == 0
+
+
+def test_a_batch_of_equal_positions_is_its_own_mean():
+    """Where every context is the mean already, ablating to it changes nothing."""
+    model = tiny_model("bert")
+    with torch.no_grad():
+        for part in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
+            model.embeddings.get_submodule(part).weight.fill_(0.1)
+    inputs, before = tiny_inputs(model), run(model, tiny_inputs(model))
+    with ablate(model, find_heads(model).all_heads(), value="mean", data=[inputs]):
+        torch.testing.assert_close(run(model, inputs), before, rtol=0, atol=1e-5)
+
+
+def test_means_leave_the_model_as_it_was():
+    model = tiny_model("bert").train()
+    model.encoder.layer[0].eval()
+    modes = [module.training for module in model.modules()]
+    mean_contexts(model, [tiny_inputs(model)])
+    assert [module.training for module in model.modules()] == modes
+    assert _hooks(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"value": "mean"}, r"give data=batches of keyword inputs, or data=lobes.mean_contexts\("),
+        ({"value": "noise"}, r'value is "zero" or "mean", not \'noise\''),
+        ({"data": [INPUTS]}, 'data are for value="mean"'),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message), ablate(MODEL, HeadSet([(0, 1)]), **settings):
+        pass
+
+
+def test_means_of_another_model_or_of_nothing_are_refused():
+    other = mean_contexts(tiny_model("llama"), [tiny_inputs(tiny_model("llama"))])
+    with (
+        pytest.raises(ConfigError, match="The mean contexts are those of another model"),
+        ablate(MODEL, HeadSet([(0, 1)]), value="mean", data=other),
+    ):
+        pass
+    with pytest.raises(DataError, match="There is not one batch to take the mean contexts of"):
+        mean_contexts(MODEL, [])

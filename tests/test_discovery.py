@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
 
 import lobes.discovery
 from lobes.ablation import ablate, record_contexts
@@ -22,16 +23,19 @@ from lobes.errors import ModelError
 from lobes.heads import HeadLayout, OwnedRows, Site
 from plain_models import (
     Adapted,
-    Alibi,
     Attention,
+    Bypassed,
+    Difference,
     Encoder,
     Functional,
     Mixed,
     Normed,
+    Ordered,
     Restless,
     Routed,
     SelfAndCross,
     Square,
+    Summed,
     Twice,
     TwoKinds,
     Unprojected,
@@ -59,7 +63,7 @@ def test_every_site_is_found_with_its_heads(name: str, attention: str):
     ends = (tiny.projection,) if isinstance(tiny.projection, str) else tiny.projection
     paths = [path for path, _ in model.named_modules() if path.endswith(ends)]
     assert sorted(site.projection for site in sites) == sorted(paths)
-    assert all(site.projection.startswith(site.name + ".") for site in sites)
+    assert all(f"{site.projection}.".startswith(f"{site.name}.") for site in sites)
     expected = tiny.prunable if isinstance(tiny.prunable, tuple) else (tiny.prunable,) * len(sites)
     assert tuple(site.prunable for site in sites) == expected
     assert all(bool(site.reason) != site.prunable for site in sites)
@@ -101,7 +105,7 @@ def test_a_head_depends_on_no_row_but_its_own(name: str):
     layout, inputs = find_heads(model), tiny_inputs(model)
     before = _contexts(model, layout, inputs)
     parameters = dict(model.named_parameters())
-    for site in layout.sites:
+    for site in (site for site in layout.sites if site.gateable):
         for head in range(site.n_heads):
             with _together(
                 _disturbed(parameters[rows.parameter], rows, _others(rows, head, parameters))
@@ -115,15 +119,13 @@ def test_a_head_depends_on_no_row_but_its_own(name: str):
 def test_a_prunable_site_lists_every_projection_of_its_block(name: str):
     model = tiny_model(name)
     for site in (site for site in find_heads(model).sites if site.prunable):
-        inside = {
-            f"{site.name}.{path}"
-            for path, parameter in model.get_submodule(site.name).named_parameters()
-            if parameter.dim() == 2
+        linear = {
+            f"{site.name}.{path}.weight"
+            for path, module in model.get_submodule(site.name).named_modules()
+            if isinstance(module, (nn.Linear, Conv1D))
         }
         listed = {rows.parameter for rows in site.rows}
-        assert {path for path in listed if path.endswith("weight")} == inside - {
-            f"{site.projection}.weight"
-        }
+        assert linear - {f"{site.projection}.weight"} <= listed
 
 
 # The rows of known layouts, written out.
@@ -309,16 +311,47 @@ def test_classifiers_after_the_encoder_do_not_matter():
 @pytest.mark.parametrize(
     ("block", "reason"),
     [
-        (Normed("queries"), "its heads share rows of the query or key projection"),
         (Normed("values"), "its heads share rows of the value projection"),
-        (Alibi(), "a position bias or a mask of their own"),
+        (Normed("contexts"), "its contexts go through blocks.0.norm (LayerNorm) before they are"),
+        (TwoKinds(), "its heads attend in two different ways"),
         (Mixed(after=False), "no projection"),
     ],
 )
 def test_heads_that_can_be_ablated_but_not_cut_out(block, reason):
     site = _only_site(Encoder(block))
-    assert (site.n_heads, site.head_dim, site.prunable) == (3, 5, False)
+    assert (site.n_heads, site.head_dim, site.prunable) == (len(block.q.bias) // 5, 5, False)
     assert reason in site.reason
+
+
+def test_a_norm_across_the_heads_queries_leaves_no_row_to_train_alone():
+    site = _only_site(Encoder(Normed("queries")))
+    assert not site.gateable
+    assert "its heads share rows of the query or key projection" in site.gate_reason
+
+
+def test_contexts_are_reached_before_a_norm_over_all_of_them():
+    block = Normed("contexts")
+    site = _only_site(Encoder(block))
+    assert site.projection == "blocks.0.norm"
+    assert {rows.parameter for rows in site.rows} == {
+        f"blocks.0.{part}.{kind}" for part in "qkv" for kind in ("weight", "bias")
+    }
+
+
+def test_the_difference_of_two_maps_is_one_head():
+    site = _only_site(Encoder(Difference()))
+    assert (site.n_heads, site.head_dim, site.kind) == (3, 4, "self")
+    assert site.rows[0].ranges[1] == ((2, 4), (8, 10))  # the queries of both maps
+
+
+@pytest.mark.parametrize("order", ["batch first", "length first", "by example", "by position"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_where_the_examples_lie(order, batch):
+    block = Ordered(order)
+    inputs = {"x": torch.rand(batch, 7, 13)}
+    (site,) = find_heads(Encoder(block), example_inputs=inputs).sites
+    expected = {"batch first": 0, "length first": 1, "by example": 0, "by position": None}[order]
+    assert site.batch_axis == (0 if batch == 1 and expected is None else expected)
 
 
 def test_shared_projections_cannot_be_cut_at_one_site():
@@ -353,9 +386,9 @@ def test_heads_without_any_weight_are_found_too():
     ("model", "message"),
     [
         (Encoder(nn.Linear(13, 13)), "No attention was seen in Encoder"),
-        (Encoder(Normed("contexts")), "The attention of blocks.0 (Normed) does not reach "
-         "blocks.0.out head by head"),
-        (Encoder(TwoKinds()), "The attention of blocks.0 (TwoKinds) does not reach blocks.0.out"),
+        (Encoder(Summed()), "The attention of blocks.0 (Summed) does not reach blocks.0.out head "
+         "by head"),
+        (Encoder(Bypassed()), "The attention of blocks.0 (Bypassed) does not reach blocks.0.out"),
         (Encoder(Mixed(after=True)), "The attention of blocks.0 (Mixed) has probabilities that "
          "blocks.0.mix reads before they meet values"),
         (Encoder(Attention(), Unprojected()), "The attention of blocks.1 (Unprojected)"),

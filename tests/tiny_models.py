@@ -76,7 +76,7 @@ def tiny_inputs(
     match config.model_type:
         case "clip":
             return {"input_ids": tokens(length), "pixel_values": pixels(config.vision_config)}
-        case "vit" | "swin":
+        case "vit" | "swin" | "siglip_vision_model":
             return {"pixel_values": pixels(config)}
         case "whisper":
             sound = noise(config.num_mel_bins, 2 * config.max_source_positions)
@@ -173,7 +173,6 @@ TINY: dict[str, Tiny] = {
         _config("MPNet", _BERT, pad_token_id=1),
         _SELF,
         "attention.attn.o",
-        prunable=False,
         attentions=("eager",),
     ),
     "gpt2": Tiny(
@@ -195,7 +194,6 @@ TINY: dict[str, Tiny] = {
         _config("Bloom", _SPECIAL, vocab_size=VOCABULARY, hidden_size=30, n_layer=2, n_head=5),
         _SELF,
         "self_attention.dense",
-        prunable=False,
         attentions=("eager",),
     ),
     "falcon": Tiny(
@@ -221,9 +219,7 @@ TINY: dict[str, Tiny] = {
         "self_attn.o_proj",
         attentions=("eager",),
     ),
-    "olmo2": Tiny(
-        _config("Olmo2", _LLAMA, hidden_size=24), _GROUPED, "self_attn.o_proj", prunable=False
-    ),
+    "olmo2": Tiny(_config("Olmo2", _LLAMA, hidden_size=24), _GROUPED, "self_attn.o_proj"),
     "t5": Tiny(
         _config(
             "T5",
@@ -239,7 +235,6 @@ TINY: dict[str, Tiny] = {
         ),
         (*((6, 4, "self"),) * 2, *((6, 4, "self"), (6, 4, "cross")) * 2),
         ("SelfAttention.o", "EncDecAttention.o"),
-        prunable=(*(False,) * 2, *(False, True) * 2),
     ),
     "bart": Tiny(
         _config("Bart", _BART, max_position_embeddings=POSITIONS),
@@ -282,7 +277,6 @@ TINY: dict[str, Tiny] = {
         ),
         ((2, 6, "self"), (3, 8, "self"), (3, 8, "self")),
         "attention.o_proj",
-        prunable=False,
     ),
     "wav2vec2": Tiny(
         _config(
@@ -297,6 +291,87 @@ TINY: dict[str, Tiny] = {
         ),
         _SELF,
         "attention.out_proj",
+    ),
+    "bitnet": Tiny(
+        # a norm over all heads' contexts stands before the projection
+        _config("BitNet", _LLAMA, _SPECIAL, hidden_size=24),
+        _GROUPED,
+        "self_attn.attn_sub_norm",
+        prunable=False,
+    ),
+    "diffllama": Tiny(
+        # a head is the difference of two maps of attention
+        _config("DiffLlama", _LLAMA, hidden_size=24, num_attention_heads=6, num_key_value_heads=6),
+        ((3, 8, "self"),) * 2,
+        "self_attn.o_proj",
+    ),
+    "squeezebert": Tiny(
+        # projections are convolutions over single positions, in groups
+        _config(
+            "SqueezeBert",
+            _BERT,
+            embedding_size=30,
+            q_groups=1,
+            k_groups=2,
+            v_groups=3,
+            intermediate_groups=1,
+            output_groups=1,
+        ),
+        _SELF,
+        "post_attention.conv1d",
+        attentions=("eager",),
+    ),
+    "convbert": Tiny(
+        # two heads attend, two weigh a window
+        _config("ConvBert", _BERT, num_attention_heads=4, head_ratio=2, hidden_size=24),
+        ((4, 6, "self"),) * 2,
+        "attention.output.dense",
+        prunable=False,
+        attentions=("eager",),
+    ),
+    "jetmoe": Tiny(
+        # the positions of a batch lie sorted by expert
+        _config(
+            "JetMoe",
+            _BERT,
+            hidden_size=24,
+            num_key_value_heads=3,
+            kv_channels=4,
+            num_local_experts=3,
+            num_experts_per_tok=2,
+        ),
+        ((3, 4, "self"),) * 2,
+        "experts.output_linear",
+        prunable=False,
+    ),
+    "fsmt": Tiny(
+        # [length, batch, width]
+        _config(
+            "FSMT",
+            _BART,
+            langs=["a", "b"],
+            src_vocab_size=VOCABULARY,
+            tgt_vocab_size=VOCABULARY,
+            max_position_embeddings=POSITIONS,
+        ),
+        _SEQ2SEQ,
+        ("self_attn.out_proj", "encoder_attn.out_proj"),
+        attentions=("eager",),
+    ),
+    "siglip_vision_model": Tiny(
+        # the pooling at the end is torch's own multi-head attention
+        _config(
+            "SiglipVision",
+            hidden_size=30,
+            num_hidden_layers=1,
+            num_attention_heads=5,
+            intermediate_size=34,
+            image_size=12,
+            patch_size=4,
+        ),
+        ((5, 6, "self"), (5, 6, "cross")),
+        ("self_attn.out_proj", "head.attention.out_proj"),
+        prunable=(True, False),
     ),
     "clip": Tiny(_clip, (*((3, 4, "self"),) * 2, *_SELF), "self_attn.out_proj"),
 }

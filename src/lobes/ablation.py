@@ -1,12 +1,13 @@
 """Interventions on attention heads: ablate them, record their contexts.
 
-Both work at the input of the output projection, where the concatenated contexts of the heads can
+All work at the input of the output projection, where the concatenated contexts of the heads can
 be seen, whatever computes the attention (eager, SDPA, flash attention). Each is a context manager
 that leaves nothing behind, whichever way its block ends.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,9 +15,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lobes.discovery import find_heads
+from lobes.discovery.contexts import argument_with, contexts_of
 from lobes.discovery.functional import opened
-from lobes.errors import HeadError
+from lobes.discovery.positions import decoder_sites, real_positions
+from lobes.errors import ConfigError, DataError, HeadError
 from lobes.heads import HeadLayout, HeadSet, Site
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadMeans:
+    """The mean context of every head over the real positions of a data set.
+
+    `values[site]` is [heads, head_dim], in float64; `positions[site]` is how many it is the mean
+    of. `ablate(model, heads, value="mean", data=means)` puts them in the place of contexts.
+    """
+
+    values: tuple[Float[Tensor, "_ _"], ...]
+    positions: tuple[int, ...]
 
 
 @contextmanager
@@ -25,6 +40,8 @@ def ablate(
     heads: HeadSet | Sequence[HeadSet],
     *,
     layout: HeadLayout | None = None,
+    value: str = "zero",
+    data: HeadMeans | Iterable[Mapping[str, Any]] | None = None,
 ) -> Iterator[None]:
     """Ablate heads for the time of the block: their contexts are multiplied by 0.
 
@@ -32,26 +49,63 @@ def ablate(
     runs inside the block. Equal to multiplying the heads' attention probabilities by 0. Calls can
     be nested: a head is ablated while any of the blocks around it says so.
 
+    `value="mean"` puts the head's mean context over a data set there instead, at every position:
+    what the head does for any text at all stays, what it says about this one goes. `data` are
+    batches of keyword inputs, run through the model when the block is entered, or, to run them
+    once for many blocks, what `mean_contexts` made of them.
+
     `layout` spares the search for the heads where it is already known (`find_heads`).
     Raises `HeadError` for a head that the model does not have, and when the number of sets and
-    the size of a batch differ.
+    the size of a batch differ; `ConfigError` for another `value`, or a mean without data.
     """
     layout = layout or find_heads(model)
     sets = [heads] if isinstance(heads, HeadSet) else list(heads)
     for one in sets:
         layout.check(one)
+    means = _means(model, layout, value, data)
     touched = sorted({site for one in sets for site, _ in one})
     with ExitStack() as stack:
         if touched:  # all sites, so that an example's numbers do not depend on the others' sets
             stack.enter_context(opened(model, [site.projection for site in layout.sites]))
         for index in touched:
             site = layout.sites[index]
-            hook = _masking_hook(site, site_mask(site, sets))
+            mean = None if means is None else means.values[index]
+            hook = _masking_hook(site, site_mask(site, sets), mean)
             module = model.get_submodule(site.projection)
             # First among the module's hooks: a recorder inside the block sees the lesioned input.
             handle = module.register_forward_pre_hook(hook, prepend=True)
             stack.callback(handle.remove)
         yield
+
+
+def _means(
+    model: nn.Module,
+    layout: HeadLayout,
+    value: str,
+    data: HeadMeans | Iterable[Mapping[str, Any]] | None,
+) -> HeadMeans | None:
+    """What stands for ablated contexts; None for zeros."""
+    if value not in ("zero", "mean"):
+        raise ConfigError(f'value is "zero" or "mean", not {value!r}.')
+    if value == "zero":
+        if data is not None:
+            raise ConfigError('data are for value="mean": ablating to zero takes none.')
+        return None
+    if data is None:
+        raise ConfigError(
+            'value="mean" puts the heads\' mean contexts over a data set in their place: give '
+            "data=batches of keyword inputs, or data=lobes.mean_contexts(model, batches) to run "
+            "them only once."
+        )
+    means = data if isinstance(data, HeadMeans) else mean_contexts(model, data, layout=layout)
+    shapes = [(site.n_heads, site.head_dim) for site in layout.sites]
+    if [tuple(mean.shape) for mean in means.values] != shapes:
+        raise ConfigError(
+            f"The mean contexts are those of another model: they have the shapes "
+            f"{[tuple(mean.shape) for mean in means.values]}, where this model's sites have "
+            f"{shapes} (heads, size)."
+        )
+    return means
 
 
 def site_mask(site: Site, sets: Sequence[HeadSet]) -> Float[Tensor, "sets width"]:
@@ -62,13 +116,23 @@ def site_mask(site: Site, sets: Sequence[HeadSet]) -> Float[Tensor, "sets width"
     return mask.flatten(1)
 
 
-def _masking_hook(site: Site, mask: Tensor) -> Callable[[nn.Module, Any], Any]:
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        nonlocal mask
-        contexts = args[0]
+def _masking_hook(
+    site: Site, mask: Tensor, mean: Float[Tensor, "heads head_dim"] | None
+) -> Callable[[nn.Module, Any], Any]:
+    fill = None if mean is None else mean.flatten()
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        nonlocal mask, fill
+        contexts = contexts_of(site, module, args[0])
         if mask.device != contexts.device or mask.dtype != contexts.dtype:
             mask = mask.to(contexts)
-        return contexts * _for_batch(mask, contexts, site), *args[1:]
+        rows = _for_batch(mask, contexts, site)
+        if fill is None:
+            left = contexts * rows
+        else:
+            fill = fill.to(contexts)
+            left = torch.where(rows > 0, contexts, fill)
+        return argument_with(site, module, args[0], left), *args[1:]
 
     return hook
 
@@ -77,6 +141,11 @@ def _for_batch(mask: Tensor, contexts: Tensor, site: Site) -> Tensor:
     """The mask in a shape that multiplies `contexts`: [batch, 1, …, width], or [width]."""
     if len(mask) == 1:
         return mask[0]
+    if site.batch_axis is None:
+        raise HeadError(
+            f"The contexts at site {site.index} ({site.name}) are not laid out example by "
+            f"example: give one head set for the whole batch."
+        )
     # Windows (Swin) and flattened positions multiply the leading dimension, example by example.
     repeats, rest = divmod(contexts.shape[0], len(mask))
     if rest or not repeats:
@@ -92,8 +161,9 @@ def _for_batch(mask: Tensor, contexts: Tensor, site: Site) -> Tensor:
 class ContextRecord:
     """What `record_contexts` saw: the contexts of every site, for each call of its projection.
 
-    `calls[site]` holds one tensor [batch, length, heads * head_dim] for each time the site ran
-    in the block; a layer shared by several depths (ALBERT) runs several times in one pass.
+    `calls[site]` holds one tensor [batch, …, heads * head_dim] for each time the site ran in the
+    block, whatever layout the model runs in; a layer shared by several depths (ALBERT) runs
+    several times in one pass.
     """
 
     def __init__(self, layout: HeadLayout) -> None:
@@ -137,13 +207,13 @@ def record_contexts(
     """
     record = ContextRecord(layout or find_heads(model))
 
-    def hook_of(index: int) -> Callable[[nn.Module, Any], Any]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            contexts = args[0]
+    def hook_of(site: Site) -> Callable[[nn.Module, Any], Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            contexts = contexts_of(site, module, args[0])
             if gradients and not contexts.requires_grad:
                 contexts = contexts.detach().requires_grad_()
-            record.calls[index].append(contexts)
-            return contexts, *args[1:]
+            record.calls[site.index].append(contexts)
+            return argument_with(site, module, args[0], contexts), *args[1:]
 
         return hook
 
@@ -151,5 +221,80 @@ def record_contexts(
         stack.enter_context(opened(model, [site.projection for site in record.layout.sites]))
         for site in record.layout.sites:
             module = model.get_submodule(site.projection)
-            stack.callback(module.register_forward_pre_hook(hook_of(site.index)).remove)
+            stack.callback(module.register_forward_pre_hook(hook_of(site)).remove)
         yield record
+
+
+def mean_contexts(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    layout: HeadLayout | None = None,
+) -> HeadMeans:
+    """The mean context of every head over all real positions of `batches` of keyword inputs.
+
+    The model runs on each batch in evaluation mode, without gradients, and is as before
+    afterwards. Padding is left out (see `real_positions`), so the result depends neither on the
+    size of the batches nor on the padding, beyond the rounding of the model's own runs; sums are
+    taken in float64. Raises `DataError` without a batch, and where a site runs on none.
+    """
+    layout = layout or find_heads(model)
+    sums = [torch.zeros(site.n_heads, site.head_dim, dtype=torch.float64) for site in layout.sites]
+    counts = [0] * len(sums)
+    decoding: frozenset[int] | None = None
+    with evaluating(model), torch.no_grad():
+        for batch in batches:
+            inputs = on_model(batch, model)
+            if decoding is None:
+                decoding = decoder_sites(model, layout, inputs)
+            with record_contexts(model, layout=layout) as record:
+                model(**inputs)
+            for site in layout.sites:
+                real = real_positions(inputs, decoder=site.index in decoding)
+                for contexts in record.calls[site.index]:
+                    found = _at(contexts.unflatten(-1, (site.n_heads, -1)), real)
+                    sums[site.index] += found.sum(0, dtype=torch.float64).cpu()
+                    counts[site.index] += len(found)
+    if decoding is None:
+        raise DataError("There is not one batch to take the mean contexts of.")
+    silent = next((site for site in layout.sites if not counts[site.index]), None)
+    if silent is not None:
+        raise DataError(
+            f"Site {silent.index} ({silent.name}) had no real position in any batch: its heads "
+            f"have no mean context. Give batches on which the whole model runs."
+        )
+    means = tuple(total / count for total, count in zip(sums, counts, strict=True))
+    return HeadMeans(means, tuple(counts))
+
+
+def _at(
+    contexts: Float[Tensor, "*positions heads head_dim"], real: Tensor | None
+) -> Float[Tensor, "real heads head_dim"]:
+    """The contexts at the real positions, all in a row; at all, where the mask does not fit."""
+    flat = contexts.flatten(0, -3)
+    if real is None or real.numel() != len(flat):
+        return flat
+    return flat[real.flatten()]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; every module's own mode is put back."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def on_model(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """A batch on the model's device; its numbers (not tokens) in the model's precision."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return {
+        name: value.to(like.device, like.dtype if value.is_floating_point() else None)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in batch.items()
+    }

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lobes.ablation import ContextRecord, ablate, record_contexts
+from lobes.ablation import ContextRecord, ablate, on_model, record_contexts
 from lobes.batching import collate, encode, padding_id, token_batches
 from lobes.discovery import find_heads
+from lobes.discovery.positions import decoder_sites, real_positions
 from lobes.errors import ConfigError, DataError
 from lobes.evaluation import (
     Progress,
@@ -85,7 +86,7 @@ def head_importance(
             steps = _TaskSteps(measured, task, split, max_examples, seed, tokens_per_batch)
             settings |= {"task": task.name, "split": split}
         elif task is None and batches is not None and loss is not None:
-            steps = _BatchSteps(measured, batches, loss)
+            steps = _BatchSteps(measured, layout, batches, loss)
         else:
             raise ConfigError("Give either a task, or batches together with a loss function.")
         shown = _with_progress(steps, progress)
@@ -105,10 +106,10 @@ def _check(value: str, allowed: Any, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Step:
-    """One batch: how to compute its examples' losses [batch], and its real positions."""
+    """One batch: how to compute its examples' losses [batch], and its real positions at a site."""
 
     losses: Callable[[], Tensor]
-    mask: Tensor | None
+    real: Callable[[int], Tensor | None]
 
 
 class _TaskSteps:
@@ -152,24 +153,32 @@ class _TaskSteps:
                 lambda inputs=inputs, gold=gold: example_losses(  # type: ignore[misc]
                     self.model.logits(**inputs)[self.spec.name], gold, self.spec
                 ),
-                inputs["attention_mask"],
+                lambda site, inputs=inputs: real_positions(inputs),  # type: ignore[misc]
             )
 
 
 class _BatchSteps:
     """The steps of batches that the user brings, with their own loss function."""
 
-    def __init__(self, model: nn.Module, batches: Iterable[Mapping[str, Any]], loss: Loss) -> None:
-        self.model, self.batches, self.loss = model, batches, loss
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: HeadLayout,
+        batches: Iterable[Mapping[str, Any]],
+        loss: Loss,
+    ) -> None:
+        self.model, self.layout, self.batches, self.loss = model, layout, batches, loss
         self.tokens = 0
 
     def __len__(self) -> int:
         return len(self.batches) if isinstance(self.batches, Sized) else 0
 
     def __iter__(self) -> Iterator[_Step]:
-        parameter = next(self.model.parameters())
+        decoding: frozenset[int] | None = None
         for batch in self.batches:
-            inputs = {name: _at(values, parameter) for name, values in batch.items()}
+            inputs = on_model(batch, self.model)
+            if decoding is None:
+                decoding = decoder_sites(self.model, self.layout, inputs)
 
             def losses(inputs: Mapping[str, Any] = inputs) -> Tensor:
                 found = self.loss(self.model(**inputs), inputs)
@@ -181,16 +190,14 @@ class _BatchSteps:
                     )
                 return found
 
-            mask = inputs.get("attention_mask")
+            def real(
+                site: int, inputs: Mapping[str, Any] = inputs, decoding: frozenset[int] = decoding
+            ) -> Tensor | None:
+                return real_positions(inputs, decoder=site in decoding)
+
+            mask = real_positions(inputs)
             self.tokens += int(mask.sum()) if mask is not None else 0
-            yield _Step(losses, mask)
-
-
-def _at(value: Any, parameter: Tensor) -> Any:
-    """A batch's value on the model's device; floats in the model's precision."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+            yield _Step(losses, real)
 
 
 def _with_progress(steps: "_TaskSteps | _BatchSteps", progress: Progress | None) -> Iterator[_Step]:
@@ -220,10 +227,11 @@ def _taylor(
                 gradients = record.gradients(losses.sum())
             examples += len(losses)
             for site, total in enumerate(totals):
-                terms = _head_terms(record, gradients, site, len(losses), step.mask)
+                real = step.real(site)
+                terms = _head_terms(record, gradients, site, len(losses), real)
                 if aggregate == "token":
                     total += terms.abs().sum((0, 1)).double().cpu()
-                    counts[site] += _positions(terms, step.mask)
+                    counts[site] += _positions(terms, real)
                 else:
                     total += terms.sum(1).abs().sum(0).double().cpu()
                     counts[site] += len(losses)

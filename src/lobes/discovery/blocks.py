@@ -66,16 +66,16 @@ def _readers(seen: Trace) -> dict[Event, _Readers]:
             pending.append(step)
             readers[step] = _Readers([], [])
         else:
-            for event, as_contexts in _read(step.input, pending):
+            for event, as_contexts in reads(step.input, pending):
                 found = readers[event]
                 (found.contexts if as_contexts else found.probabilities).append(step)
-    for tensor in _tensors(seen.outputs):
-        for event, as_contexts in _read(tensor, pending):
+    for tensor in tensors(seen.outputs):
+        for event, as_contexts in reads(tensor, pending):
             readers[event].contexts += [None] if as_contexts else []
     return readers
 
 
-def _read(tensor: Tensor, events: list[Event]) -> Iterator[tuple[Event, bool]]:
+def reads(tensor: Tensor, events: list[Event]) -> Iterator[tuple[Event, bool]]:
     """The events whose probabilities a tensor depends on; whether by a product with values."""
     if not events:
         return
@@ -116,15 +116,16 @@ def _is_computed(edge: Edge) -> bool:
     return False
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in a model's output."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for one in value.values():
-            yield from _tensors(one)
+            yield from tensors(one)
     elif isinstance(value, (tuple, list)):
         for one in value:
-            yield from _tensors(one)
+            yield from tensors(one)
 
 
 def named(reader: Call | None) -> str:

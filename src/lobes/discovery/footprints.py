@@ -9,30 +9,104 @@ from lobes.discovery.tracing import Event
 Marks = tuple[Tensor, ...]  # for each axis of a leaf, bool [heads, length of the axis]
 
 
-def head_number(contexts: Tensor, events: list[Event]) -> int:
+def head_number(contexts: Tensor, events: list[Event], *, combined: bool = False) -> int:
     """How many heads lie side by side in `contexts` [..., width]; 0 where none can be told apart.
 
     One channel at one position must depend on a single row of probabilities. Then each of the
     first two slices must depend on as many rows as one channel does, and not on the same. That
-    fits one number only, the right one.
+    fits one number only, the right one. With `combined` a channel depends on several rows, and a
+    head is a slice that shares them with no other: the difference of two maps (DiffLlama).
     """
     width = contexts.shape[-1]
     alone = torch.zeros_like(contexts)
     alone[(0,) * contexts.dim()] = 1
-    if _touched(contexts, events, alone).sum() != 1:
+    touched = int(_touched(contexts, events, alone).sum())
+    if not touched or (touched > 1) != combined:
         return 0
     # Positions that padding left without contexts have no rows.
     rows = _touched(contexts, events, _only(contexts, slice(0, 1))).sum()
     every = sum(event.leaf.numel() // event.leaf.shape[event.dim] for event in events)
     guess = every // (contexts.numel() // width)
-    divisors = [number for number in range(width, 0, -1) if width % number == 0]
+    least = 2 if combined else 1
+    divisors = [number for number in range(width, least - 1, -1) if width % number == 0]
     for number in sorted(divisors, key=lambda n: n != guess):
         size = width // number
         starts = [_only(contexts, slice(h * size, (h + 1) * size)) for h in range(min(number, 2))]
-        touched = torch.stack([_touched(contexts, events, start) for start in starts])
-        if (touched.sum(1) == rows).all() and not _overlap(touched):
+        found = torch.stack([_touched(contexts, events, start) for start in starts])
+        if (found.sum(1) == rows).all() and not _overlap(found):
             return number
     return 0
+
+
+def assigns(contexts: Tensor, event: Event) -> bool:
+    """Whether probabilities sum to 1 over the queries of each key, not over the keys of a query.
+
+    Then one position of the contexts depends on every row, at the same place of each.
+    """
+    start = torch.zeros_like(contexts)
+    start[(0,) * (contexts.dim() - 1)] = 1
+    (gradient,) = _gradients([contexts], [start], [event.leaf])
+    places = (gradient.abs() > 0).movedim(event.dim, -1).flatten(0, -2).any(0)
+    return bool(places.sum() == 1) and event.leaf.shape[event.dim] > 1
+
+
+def joined(contexts: Tensor, events: list[Event]) -> Tensor:
+    """Contexts [..., width], also where groups of heads lie along the axis before the last.
+
+    There, moving along that axis leads to rows of probabilities along one axis of these, where
+    moving along no other axis but the channels leads.
+    """
+    if contexts.dim() < 4 or contexts.shape[-2] < 2:
+        return contexts
+    axes = [axis for axis in range(contexts.dim() - 1) if contexts.shape[axis] > 1]
+    *others, groups = [_moved(contexts, events, axis) for axis in axes]
+    return contexts if groups in others or len(groups) != 1 else contexts.flatten(-2)
+
+
+def _moved(contexts: Tensor, events: list[Event], axis: int) -> set[int]:
+    """The axes of the last event's probabilities that a step along an axis of contexts leads."""
+    found = []
+    for step in (0, 1):
+        start = torch.zeros_like(contexts)
+        start[(0,) * axis + (step,)].view(-1)[0] = 1
+        found.append(_marks(_gradients([contexts], [start], [events[-1].leaf])[0]))
+    pairs = enumerate(zip(*found, strict=True))
+    return {place for place, (one, other) in pairs if not torch.equal(one, other)}
+
+
+def batch_axis(contexts: Tensor, events: list[Event]) -> int | None:
+    """The axis of `contexts` along which the examples of a batch lie; None where they are mixed.
+
+    Probabilities have the batch, or windows and heads of each example in turn, in front. So what
+    lies later along the batch axis depends on later of these; along another axis, on them all.
+    A batch of one lies along the first axis, unless that runs through positions and the next has
+    room for one.
+    """
+    for axis in range(contexts.dim() - 1):
+        length = contexts.shape[axis]
+        if length == 1:
+            return axis
+        steps = sorted({0, 1, length // 2, length - 2, length - 1, *range(2, min(length, 9))})
+        spans = [span for step in steps if (span := _span(contexts, events, axis, step))]
+        if len(set(spans)) <= 1:
+            continue
+        firsts, lasts = zip(*spans, strict=True)
+        if list(firsts) != sorted(firsts) or list(lasts) != sorted(lasts):
+            return None
+        return axis
+    return 0
+
+
+def _span(contexts: Tensor, events: list[Event], axis: int, index: int) -> tuple[int, int] | None:
+    """The first and the last index in front of the probabilities that a part depends on."""
+    start = torch.zeros_like(contexts)
+    start.select(axis, index).fill_(1)
+    found = _gradients([contexts], [start], [event.leaf for event in events])
+    for gradient in found:
+        touched = torch.nonzero((gradient.abs() > 0).flatten(1).any(1)).flatten()
+        if len(touched):
+            return int(touched[0]), int(touched[-1])
+    return None
 
 
 def _touched(contexts: Tensor, events: list[Event], start: Tensor) -> Tensor:
@@ -89,10 +163,16 @@ class Footprints:
 
     @property
     def separate(self) -> bool:
-        """Whether every head has rows of each event's probabilities, its own, and as many."""
-        counts = torch.stack([rows.flatten(1).sum(1) for rows in self.rows])
+        """Whether every head has rows of probabilities, its own, and as many."""
+        counts = torch.stack([rows.flatten(1).sum(1) for rows in self.rows]).sum(0)
         alone = not any(_overlap(rows) for rows in self.rows)
-        return alone and bool((counts > 0).all() and (counts == counts[:, :1]).all())
+        return alone and bool((counts > 0).all() and (counts == counts[0]).all())
+
+    @property
+    def alike(self) -> bool:
+        """Whether every head has as many rows of each event's probabilities."""
+        counts = torch.stack([rows.flatten(1).sum(1) for rows in self.rows])
+        return bool((counts > 0).all() and (counts == counts[:, :1]).all())
 
 
 def _gradients(

@@ -33,13 +33,16 @@ def leaf_of(node: Any) -> Tensor | None:
     return getattr(node, "variable", None)
 
 
-def walk(edges: Iterable[Edge], *, since: int = 0, into_products: bool = True) -> Iterator[Edge]:
+def walk(
+    edges: Iterable[Edge], *, since: int = 0, into_products: bool = True, stop: Edge | None = None
+) -> Iterator[Edge]:
     """Every edge upstream of `edges`, these included, that was made at `since` or later.
 
-    With `into_products=False` the walk goes up to matrix products and not beyond.
+    With `into_products=False` the walk goes up to matrix products and not beyond. It does not
+    enter `stop`.
     """
-    waiting = [edge for edge in edges if edge[0] is not None]
-    visited = set(waiting)
+    waiting = [edge for edge in edges if edge[0] is not None and edge != stop]
+    visited = {*waiting, stop}
     while waiting:
         node, number = waiting.pop()
         yield node, number

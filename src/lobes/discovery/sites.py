@@ -6,17 +6,18 @@ head. The entries of the query, key and value projections' outputs that have a g
 row of scores, or from the slice itself, are the head's own.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from lobes.discovery.blocks import Block, asks, blocks_of, named, refuse
-from lobes.discovery.footprints import Footprints, head_number
+from lobes.discovery.blocks import Block, blocks_of
+from lobes.discovery.footprints import Footprints, batch_axis
 from lobes.discovery.functional import applies_inside
 from lobes.discovery.graph import edges_of, leaf_of, products, sources, walk
-from lobes.discovery.ownership import row_plan
+from lobes.discovery.ownership import RowPlan, row_plan
+from lobes.discovery.places import Place, place_of
 from lobes.discovery.tracing import Call, Event, Frame, Trace
 from lobes.errors import ModelError
 from lobes.heads import OwnedRows, Site
@@ -27,122 +28,106 @@ def sites_of(model: nn.Module, seen: Trace, still: Trace) -> tuple[Site, ...]:
 
     Raises `ModelError` where there is no attention or where heads cannot be told apart.
     """
-    found = [_site(model, block, seen, still) for block in blocks_of(seen)]
-    sites = [site for site in found if site is not None]
-    if not sites:
+    found = [_run(model, block, seen, still) for block in blocks_of(seen)]
+    runs = [run for run in found if run is not None]
+    if not runs:
         raise ModelError(
             f"No attention was seen in {type(model).__name__}: its forward pass called neither "
             f"torch's softmax on three or more dimensions nor scaled_dot_product_attention before "
             f"a projection. If it runs attention in a kernel of its own, load it with "
             f'attn_implementation="sdpa" or "eager".'
         )
-    return _numbered(sites)
+    return _numbered(runs)
 
 
-def _site(model: nn.Module, block: Block, seen: Trace, still: Trace) -> Site | None:
-    """The site of one run of a block, numbered 0; raises `ModelError` where it is not clear.
+_Sources = tuple[set[Any], set[Any], set[Any]]  # of queries, of keys, of values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """One run of a site: what it says of it, and where queries, keys and values came from.
+
+    `sources` are those seen from the block, and those seen from around it, if there is more.
+    """
+
+    site: Site
+    sources: list[_Sources]
+
+
+def _run(model: nn.Module, block: Block, seen: Trace, still: Trace) -> _Run | None:
+    """One run of a block, its site numbered 0; raises `ModelError` where it is not clear.
 
     None for one head without queries: a learned pooling, not multi-head attention.
     """
-    call, events, calls = block.call, block.events, seen.calls
-    n_heads = head_number(call.input, events)
-    if n_heads <= 1 and not any(asks(event, seen) for event in events):
+    place = place_of(block, seen)
+    if place is None:
         return None
-    frame = _projection_frame(block)
-    footprints = Footprints(call.input, events, n_heads) if n_heads else None
-    if footprints is None or not footprints.separate:
-        refuse(
-            events,
-            f"does not reach {frame.path} head by head: its heads are mixed, or laid out in "
-            f"another way than one after the other, before the output projection",
-        )
-    around = _surroundings(frame, call, footprints, calls)
-    plan = row_plan(model, footprints, calls, _at_rest(events, seen, still))
-    reason = plan.reason or _fixed_width(frame, call)
-    gate_reason = plan.gate_reason or _passed_over(plan.rows, events, footprints, calls)
-    return Site(
+    footprints, calls = place.footprints, seen.calls
+    around = _surroundings(place.frame, footprints, calls)
+    if not footprints.alike:
+        plan = RowPlan((), *["its heads attend in two different ways"] * 2)
+    elif not _within(place, around, calls):
+        plan = RowPlan((), *["what its heads own cannot be told from what earlier layers do"] * 2)
+    else:
+        plan = row_plan(model, footprints, calls, _at_rest(place.events, seen, still))
+    reason = next(_reasons(place), plan.reason)
+    gate_reason = plan.gate_reason or _passed_over(plan.rows, seen)
+    site = Site(
         index=0,
         name=around[0].path,
-        projection=frame.path,
-        n_heads=n_heads,
-        head_dim=call.input.shape[-1] // n_heads,
-        kind=_kind(call, events, around, calls),
+        projection=place.frame.path,
+        n_heads=footprints.n_heads,
+        head_dim=footprints.head_dim,
+        kind="self",
         rows=plan.rows,
         prunable=not reason,
         reason=reason,
         gateable=not gate_reason,
         gate_reason=gate_reason,
+        batch_axis=batch_axis(place.contexts, place.events),
     )
+    return _Run(site, _sources(place, around, calls))
 
 
-def _fixed_width(frame: Frame, call: Call) -> str:
-    """Why rows cannot be cut where torch's own function computes the attention; "" elsewhere."""
-    outer = call.frames[: call.frames.index(frame)]
-    if outer and applies_inside(outer[-1].module):
-        return "torch's multi-head attention cannot hold fewer channels than its embedding"
-    return ""
+def _within(place: Place, around: list[Frame], calls: Mapping[int, Call]) -> bool:
+    """Whether footprints stay in the block, where no linear module has to be its end."""
+    owned = [calls[id(leaf)] for leaf in place.footprints.leaves if id(leaf) in calls]
+    return not place.before or all(around[0] in call.frames for call in owned)
 
 
-def _passed_over(
-    rows: tuple[OwnedRows, ...],
-    events: list[Event],
-    footprints: Footprints,
-    calls: Mapping[int, Call],
-) -> str:
+def _reasons(place: Place) -> Iterator[str]:
+    """Why rows cannot be cut although it is known whose they are."""
+    if place.before:
+        kind = type(place.frame.module).__name__
+        yield f"its contexts go through {place.before} ({kind}) before they are projected"
+    if place.frame.outer and applies_inside(place.frame.outer[-1].module):
+        yield "torch's multi-head attention cannot hold fewer channels than its embedding"
+
+
+def _passed_over(rows: tuple[OwnedRows, ...], seen: Trace) -> str:
     """Why rows cannot be trained apart: their module is not what applies them; "" where it is."""
-    steps: list[Event | Call] = [*events]
-    steps += [calls[id(leaf)] for leaf in footprints.leaves if id(leaf) in calls]
-    ran = {frame.path for step in steps for frame in step.frames}
+    ran = {frame.path for frame in seen.frames}
     for one in rows:
         if one.parameter.rpartition(".")[0] not in ran:
             return f"{one.parameter} is applied by another module than the one that holds it"
     return ""
 
 
-def _projection_frame(block: Block) -> Frame:
-    """The module call whose input is the contexts, and through which everything reads them."""
-    call = block.call
-    if not block.others and call.path:
-        return call.frames[-1]
-    readers = [call, *(other for other in block.others if other is not None)]
-    shared = [
-        frame
-        for frame in call.frames
-        if frame.argument is call.input and all(frame in other.frames for other in readers)
-    ]
-    if None in block.others or not shared:
-        everything = ", ".join(named(reader) for reader in (call, *block.others))
-        refuse(
-            block.events,
-            f"is read by {everything}: expected one module that takes the concatenated contexts, "
-            f"and nothing else that does",
-        )
-    return shared[-1]
-
-
-def _surroundings(
-    frame: Frame, call: Call, footprints: Footprints, calls: Mapping[int, Call]
-) -> list[Frame]:
+def _surroundings(frame: Frame, footprints: Footprints, calls: Mapping[int, Call]) -> list[Frame]:
     """The block's module call and the one around it, if any.
 
     The block is the innermost module around the output projection that also holds one of the
     projections that its heads own.
     """
-    outer = call.frames[: call.frames.index(frame)]
+    outer = frame.outer
     owned = [calls[id(leaf)] for leaf in footprints.leaves if id(leaf) in calls]
     depth = max((sum(f in one.frames for f in outer) for one in owned), default=len(outer))
     around = list(outer[: max(depth, 1)]) or [frame]
     return around[-2:][::-1]
 
 
-def _kind(
-    call: Call, events: list[Event], around: list[Frame], calls: Mapping[int, Call]
-) -> Literal["self", "cross"]:
-    """Whether queries come from what keys and values come from, seen from the block or around.
-
-    "self" where the values' sources feed both sides of the scores, and the queries have no source
-    of their own beside them.
-    """
+def _sources(place: Place, around: list[Frame], calls: Mapping[int, Call]) -> list[_Sources]:
+    events = place.events
     pairs = [pair for event in events for pair in products(edges_of(event.scores))]
     if pairs:
         sides = [[pair[i] for pair in pairs] for i in range(2)]
@@ -151,15 +136,27 @@ def _kind(
     probabilities = {id(event.leaf) for event in events}
     values = [
         edge
-        for pair in products(edges_of(call.input))
+        for pair in products(edges_of(place.contexts))
         for edge in pair
         if probabilities.isdisjoint(id(leaf_of(node)) for node, _ in walk([edge]))
     ]
+    found = []
     for frame in around:
         query, key, value = (sources(edges, frame.since, calls) for edges in (*sides, values))
-        if value <= query and value <= key and query <= key | value:
-            return "self"
-    return "cross"
+        found.append((query, key, value))
+    return found
+
+
+def _kind(found: list[_Sources]) -> Literal["self", "cross"]:
+    """Whether queries come from what keys and values come from, seen from the block or around.
+
+    "self" where the values' sources feed both sides of the scores, and the queries have no source
+    of their own beside them.
+    """
+    alike = (
+        value <= query and value <= key and query <= key | value for query, key, value in found
+    )
+    return "self" if any(alike) else "cross"
 
 
 def _at_rest(events: list[Event], seen: Trace, still: Trace) -> list[Tensor] | None:
@@ -170,22 +167,23 @@ def _at_rest(events: list[Event], seen: Trace, still: Trace) -> list[Tensor] | N
     return [still.events[numbers[event]].scores.detach() for event in events]
 
 
-def _numbered(found: Iterable[Site]) -> tuple[Site, ...]:
+def _numbered(found: Iterable[_Run]) -> tuple[Site, ...]:
     """Each site once, in the order of its first run, with the names made unique.
 
     Parameters that several sites own make each of these sites not prunable by itself.
     """
-    sites: dict[str, Site] = {}
-    for site in found:
-        earlier = sites.get(site.projection)
-        sites[site.projection] = site if earlier is None else _merged(earlier, site)
+    runs: dict[str, _Run] = {}
+    for run in found:
+        earlier = runs.get(run.site.projection)
+        runs[run.site.projection] = run if earlier is None else _merged(earlier, run)
+    sites = [replace(run.site, kind=_kind(run.sources)) for run in runs.values()]
     owners: dict[str, list[str]] = {}
-    for site in sites.values():
+    for site in sites:
         for rows in site.rows:
             owners.setdefault(rows.parameter, []).append(site.projection)
-    names = [site.name for site in sites.values()]
+    names = [site.name for site in sites]
     numbered = []
-    for index, site in enumerate(sites.values()):
+    for index, site in enumerate(sites):
         name = site.name if site.name and names.count(site.name) == 1 else site.projection
         shared = next((r.parameter for r in site.rows if len(owners[r.parameter]) > 1), "")
         reason = site.reason
@@ -196,18 +194,29 @@ def _numbered(found: Iterable[Site]) -> tuple[Site, ...]:
     return tuple(numbered)
 
 
-def _merged(first: Site, second: Site) -> Site:
-    """Two runs of one site (layers shared by several depths; two streams, as in ProphetNet)."""
+def _merged(one: _Run, other: _Run) -> _Run:
+    """Two runs of one site (layers shared by several depths; two streams, as in ProphetNet).
+
+    Its queries, keys and values are those of both.
+    """
+    first, second = one.site, other.site
     if (first.n_heads, first.head_dim) != (second.n_heads, second.head_dim):
         raise ModelError(
             f"The output projection {first.projection} runs several times in one pass, with "
             f"{first.n_heads} and with {second.n_heads} heads: such a module cannot be handled. "
             f"Give the part of the model without it."
         )
-    rows = {one.parameter: one for one in first.rows}
-    known = {one.parameter: one for one in second.rows}
+    rows = {part.parameter: part for part in first.rows}
+    known = {part.parameter: part for part in second.rows}
     conflict = next((name for name in rows if known.get(name, rows[name]) != rows[name]), "")
     reason = first.reason or second.reason
     if conflict and not reason:
         reason = f"its runs in one pass use {conflict} in different ways"
-    return replace(first, rows=tuple({**known, **rows}.values()), reason=reason)
+    site = replace(
+        first,
+        rows=tuple({**known, **rows}.values()),
+        reason=reason,
+        batch_axis=first.batch_axis if first.batch_axis == second.batch_axis else None,
+    )
+    both = zip(one.sources, other.sources, strict=False)
+    return _Run(site, [(a | d, b | e, c | f) for (a, b, c), (d, e, f) in both])

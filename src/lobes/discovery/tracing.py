@@ -13,23 +13,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from lobes.discovery.functional import applies_inside, attend, projection_in
 from lobes.errors import ModelError
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax)
 
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """One call of a module. `since` counts the autograd nodes made before it; see `clock`."""
+    """One call of a module. `since` counts the autograd nodes made before it; see `clock`.
+
+    `outer` are the calls around it, `argument` is its first argument, and `result` the edge of
+    the autograd graph at what it returned, or at the first of several.
+    """
 
     module: nn.Module
     path: str
     since: int
     argument: Tensor | None
+    outer: tuple["Frame", ...] = ()
+    result: tuple[Any, int] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +59,8 @@ class Call:
     """One call of a linear projection; `leaf` stands for its output.
 
     `path` is the module's, or empty where the weight was applied without calling a module.
-    `answer` is what the projection really computed from `input`.
+    `answer` is what the projection really computed from `input`. All three have the channels in
+    their last dimension, also for a convolution.
     """
 
     path: str
@@ -66,11 +75,15 @@ class Call:
 
 @dataclass(eq=False)
 class Trace(TorchFunctionMode):
-    """What one forward pass did: attention events and projections, in the order of execution."""
+    """What one forward pass did: attention events and projections, in the order of execution.
+
+    `frames` are the calls of all modules, in the order in which they began.
+    """
 
     model: nn.Module
     noise: float
     steps: list[Event | Call] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
     outputs: Any = None
 
     def __post_init__(self) -> None:
@@ -167,7 +180,8 @@ class Trace(TorchFunctionMode):
         own = bias is None or (whole_bias is not None and bias_rows == rows)
         if rows != slice(0, len(whole)) or not own:
             output = F.linear(input, whole, whole_bias if own else None)
-        cut = self._cut("", input, output, whole, whole_bias if own else None)
+        stack = tuple(self._stack)
+        cut = self._cut("", stack, input, output, whole, whole_bias if own else None)
         cut = cut[..., rows].contiguous()
         # A bias put together from parts (EVA) stays in the graph, with the value 0.
         return cut if own or bias is None else cut + (bias - bias.detach())
@@ -181,12 +195,18 @@ class Trace(TorchFunctionMode):
         return whole, slice(first, first + len(part))
 
     def _cut(
-        self, path: str, input: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None
+        self,
+        path: str,
+        frames: tuple[Frame, ...],
+        input: Tensor,
+        output: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
     ) -> Tensor:
         since = self.clock()
         leaf = self._random(output).requires_grad_()
         answer = output.detach()
-        self.steps.append(Call(path, tuple(self._stack), since, input, leaf, answer, weight, bias))
+        self.steps.append(Call(path, frames, since, input, leaf, answer, weight, bias))
         return leaf.clone()
 
     def _random(self, like: Tensor) -> Tensor:
@@ -207,21 +227,44 @@ class Trace(TorchFunctionMode):
 
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             argument = args[0] if args and isinstance(args[0], Tensor) else None
-            self._stack.append(Frame(module, path, self.clock(), argument))
+            self._stack.append(Frame(module, path, self.clock(), argument, tuple(self._stack)))
+            self.frames.append(self._stack[-1])
 
         return hook
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """A forward hook for every module; it replaces the output of a projection."""
-        path, argument = self._stack[-1].path, self._stack[-1].argument
-        try:
-            if module in self._linear and argument is not None and _maps(module, argument, output):
-                return self._cut(
-                    path, argument, output, _matrix(module), getattr(module, "bias", None)
-                )
+        frame = self._stack.pop()
+        first = output[0] if isinstance(output, tuple) and output else output
+        if not isinstance(first, Tensor):
             return None
-        finally:
-            self._stack.pop()
+        changed = self._projected(frame, first)
+        frame.result = _edge(first if changed is None else changed)
+        if changed is None:
+            return None
+        return changed if first is output else (changed, *output[1:])
+
+    def _projected(self, frame: Frame, output: Tensor) -> Tensor | None:
+        """What stands for a projection's output; None for any other module's."""
+        module, given = frame.module, frame.argument
+        if module not in self._linear or given is None:
+            return None
+        axis, answer = channel_axis(module), output
+        if axis != -1:
+            given, answer = given.movedim(axis, -1), output.movedim(axis, -1)
+        if not _maps(module, given, answer):
+            return None
+        bias = getattr(module, "bias", None)
+        frames = (*frame.outer, frame)
+        cut = self._cut(frame.path, frames, given, answer, _matrix(module), bias)
+        return cut if axis == -1 else cut.movedim(-1, axis)
+
+
+def _edge(tensor: Tensor) -> tuple[Any, int] | None:
+    if not tensor.requires_grad:
+        return None
+    edge = get_gradient_edge(tensor)
+    return edge.node, edge.output_nr
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Tensor], *, noise: float = 0.5) -> Trace:
@@ -315,20 +358,32 @@ def _visible_attention(model: nn.Module) -> Iterator[None]:
             configs[key]._attn_implementation_internal = implementation
 
 
+def channel_axis(module: nn.Module) -> int:
+    """The axis of a module's input that its channels lie along."""
+    kernel = getattr(module, "kernel_size", ()) if isinstance(module, _CONVOLUTIONS) else ()
+    return -1 - len(kernel)
+
+
 def _matrix(module: nn.Module) -> Any:
-    """A module's weight of two dimensions, or None; lookup tables count for nothing."""
+    """A module's weight of two dimensions, or None; lookup tables count for nothing.
+
+    A convolution over single positions has such a weight too, with dimensions of 1 after it.
+    """
     weight = getattr(module, "weight", None)
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or not isinstance(weight, Tensor):
         return None
-    return weight if weight.dim() == 2 else None
+    single = isinstance(module, _CONVOLUTIONS) and set(module.kernel_size) == {1}
+    return weight if weight.dim() == 2 or single else None
 
 
-def _maps(module: nn.Module, argument: Tensor, output: Any) -> bool:
+def _maps(module: nn.Module, argument: Tensor, output: Tensor) -> bool:
     """Whether this call was a linear map from the last dimension to the last dimension."""
-    if not isinstance(output, Tensor) or not output.is_floating_point():
+    if not argument.is_floating_point() or not output.is_floating_point():
         return False
-    if not argument.is_floating_point() or output.dim() != argument.dim():
+    if argument.shape[:-1] != output.shape[:-1]:
         return False
+    if isinstance(module, _CONVOLUTIONS):
+        return True
     ends = argument.shape[-1], output.shape[-1]
     declared = getattr(module, "in_features", None), getattr(module, "out_features", None)
     shape = tuple(_matrix(module).shape)

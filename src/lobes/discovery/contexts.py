@@ -1,0 +1,37 @@
+"""The contexts of a site as the input of its projection has them, and in one form for all.
+
+The form is [batch, …, heads * head_dim]: the batch first, with the windows or positions that lie
+in front in some models, and the channels last.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lobes.discovery.tracing import channel_axis
+from lobes.heads import Site
+
+
+def contexts_of(
+    site: Site, projection: nn.Module, argument: Tensor
+) -> Float[Tensor, "*positions width"]:
+    """The contexts in what is given to a site's projection: a view of it."""
+    contexts = _channels_last(projection, argument)
+    if contexts.shape[-1] != site.width:  # groups of heads along the axis before
+        contexts = contexts.flatten(-2)
+    return contexts.movedim(site.batch_axis, 0) if site.batch_axis else contexts
+
+
+def argument_with(
+    site: Site, projection: nn.Module, argument: Tensor, contexts: Float[Tensor, "*positions width"]
+) -> Tensor:
+    """What to give to a site's projection, in place of `argument`, so that it gets `contexts`."""
+    if site.batch_axis:
+        contexts = contexts.movedim(0, site.batch_axis)
+    contexts = contexts.reshape(_channels_last(projection, argument).shape)
+    axis = channel_axis(projection)
+    return contexts if axis == -1 else contexts.movedim(-1, axis)
+
+
+def _channels_last(projection: nn.Module, argument: Tensor) -> Tensor:
+    axis = channel_axis(projection)
+    return argument if axis == -1 else argument.movedim(axis, -1)

@@ -1,0 +1,70 @@
+"""Which positions of a batch are real, and not padding, at which site."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from lobes.discovery.contexts import contexts_of
+from lobes.heads import HeadLayout
+
+
+def real_positions(
+    inputs: Mapping[str, Any], *, decoder: bool = False
+) -> Bool[Tensor, "batch length"] | None:
+    """Which positions of a batch are real; None where it does not say, and all count.
+
+    `attention_mask` says it, for a decoder beside an encoder `decoder_attention_mask`, or else
+    the labels that are not -100, which torch leaves out of a loss.
+    """
+    mask = inputs.get("decoder_attention_mask" if decoder else "attention_mask")
+    labels = inputs.get("labels")
+    if decoder and mask is None and isinstance(labels, Tensor):
+        mask = labels != -100
+    return mask != 0 if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+
+def decoder_sites(
+    model: nn.Module, layout: HeadLayout, inputs: Mapping[str, Any]
+) -> frozenset[int]:
+    """The sites whose positions are those of a decoder beside an encoder; none in other models.
+
+    Where a batch gives inputs to both, they are told by running it twice, the second time with
+    one position less for the decoder.
+    """
+    parts = [name for name in inputs if name.startswith("decoder_")]
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        parts += ["labels"] if "labels" in inputs else []
+    parts = [name for name in parts if isinstance(inputs[name], Tensor) and inputs[name].dim() > 1]
+    if not parts:
+        return frozenset()
+    other = {name: _one_less(inputs[name]) for name in parts}
+    before, after = (_sizes(model, layout, run) for run in (inputs, {**inputs, **other}))
+    return frozenset(site for site in before if before[site] != after.get(site))
+
+
+def _one_less(values: Tensor) -> Tensor:
+    """One position less, or one more where there is only one."""
+    return values[:, :-1] if values.shape[1] > 1 else torch.cat([values, values], 1)
+
+
+def _sizes(model: nn.Module, layout: HeadLayout, inputs: Mapping[str, Any]) -> dict[int, int]:
+    """How many numbers the contexts of each site are in one run."""
+    sizes: dict[int, int] = {}
+    handles = []
+    try:
+        for site in layout.sites:
+            module = model.get_submodule(site.projection)
+
+            def hook(module: nn.Module, args: Any, site: Any = site) -> None:
+                sizes[site.index] = contexts_of(site, module, args[0]).numel()
+
+            handles.append(module.register_forward_pre_hook(hook))
+        with torch.no_grad():
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sizes
