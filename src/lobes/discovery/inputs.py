@@ -21,9 +21,8 @@ from lobes.errors import ModelError
 _LENGTH = 13
 # where the configuration leaves the size open
 _IMAGE_SIDE, _CHANNELS, _PATCH, _PICTURES = 64, 3, 16, 2
-_SAMPLES, _FRAMES, _BANDS = 8191, 101, 80
+_SAMPLES, _FRAMES, _BANDS = 9600, 104, 80
 _TRIALS = 48
-_PARTS = ("text_config", "vision_config", "image_config", "audio_config", "encoder", "decoder")
 
 Inputs = dict[str, Tensor]
 
@@ -328,11 +327,9 @@ def _tokens(
     config: Any, vocabulary: int, shape: tuple[int, int], generator: torch.Generator
 ) -> Tensor:
     """Random ordinary tokens [batch, length]; the last one ends the text, where there is such."""
-    parts = [config, *(getattr(config, part, None) for part in _PARTS)]
     named = {
         name: value
-        for part in parts
-        if hasattr(part, "to_dict")
+        for part in (config, *_parts(config))
         for name, value in part.to_dict().items()
         if name.endswith(("_token_id", "_token_index")) and isinstance(value, int)
     }
@@ -370,7 +367,13 @@ def _sound_shapes(config: Any, name: str) -> Iterator[tuple[int, ...]]:
 
 def _look(config: Any, name: str) -> Any:
     """A setting of a configuration or of its first part that has it; None where none has."""
-    for part in (config, *(getattr(config, part, None) for part in _PARTS)):
+    for part in (config, *_parts(config)):
         if getattr(part, name, None) is not None:
             return getattr(part, name)
     return None
+
+
+def _parts(config: Any) -> list[Any]:
+    """The configurations inside a configuration, text first: they say most about the whole."""
+    inner = {name: value for name, value in vars(config).items() if hasattr(value, "to_dict")}
+    return sorted(inner.values(), key=lambda part: part is not inner.get("text_config"))
