@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 
 from lobes import __version__
 from lobes.cli import app
+from lobes.heads import HeadLayout, OwnedRows, Site
 from lobes.study.config import load_study
 from lobes.study.demo_data import DemoAssets
 from lobes.study.store import RunFolder
-from lobes.terminal import Progress
+from lobes.terminal import Progress, show_heads
 from tiny_models import tiny_model
 from tiny_study import as_before, timeless, write_study  # noqa: F401
 
@@ -377,6 +378,39 @@ def test_heads_of_alike_layers_are_told_of_once(tmp_path):
     (first, *_) = json.loads(lobes("heads", tmp_path, "--json").stdout)["sites"]
     assert first["gateable"] is False
     assert first["gate_reason"].startswith("its heads share rows of")
+
+
+def test_heads_that_are_unlike_others(capsys):
+    def site(index, **others):
+        name = f"layers.{index}.attention"
+        return Site(index, name, f"{name}.out", 5, 3, "self", **others)
+
+    tied = OwnedRows("layers.0.query", 0, tuple(((3 * h, 3 * h + 3),) for h in range(5)))
+    layout = HeadLayout(
+        (
+            site(0, rows=(tied,)),
+            site(1, batch_axis=None),
+            site(2, rows=(tied,)),
+            site(3, prunable=False, reason="layers.3.query is [packed]"),
+        )
+    )
+    show_heads(layout, "tiny")
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "0, 2 layers.*.attention self-attention, multi-head: 5 heads of size 3" in shown
+    assert "has parameters that other sites have too" in shown
+    assert "heads of unknown kind" in shown
+    assert "can be ablated (the same in all examples of a batch), trained alone and" in shown
+    assert "cannot be pruned: layers.*.query is [packed]" in shown
+    assert "Of 20 heads all can be ablated, 20 trained alone and 15 pruned." in shown
+
+
+def test_sites_in_turn_are_told_of_in_few_words(capsys):
+    kinds = ("self", "cross") * 6
+    sites = (Site(i, f"layers.{i}.a", f"layers.{i}.o", 5, 3, kind) for i, kind in enumerate(kinds))
+    show_heads(HeadLayout(tuple(sites)), "tiny")
+    shown = capsys.readouterr().out
+    assert "  0, 2, …, 10 " in shown
+    assert "  1, 3, …, 11 " in shown
 
 
 def test_heads_of_encoder_and_decoder(tmp_path):
