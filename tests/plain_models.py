@@ -247,17 +247,6 @@ class Ordered(Attention):
         )
 
 
-class Alibi(Attention):
-    """A fixed bias on the scores of each head, which is no parameter."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        places = torch.arange(x.shape[1])
-        slopes = torch.tensor([0.5, 0.25, 0.125]).view(3, 1, 1)
-        bias = -slopes * (places[:, None] - places).abs()
-        parts = (split(one(x), 3) for one in (self.q, self.k, self.v))
-        return self.out(join(attend(*parts, lambda scores: scores + bias)))
-
-
 class Twice(nn.Module):
     """A fused projection called once for the queries and once for the keys and values."""
 

@@ -20,7 +20,8 @@ import lobes.discovery
 from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ModelError
-from lobes.heads import HeadLayout, OwnedRows, Site
+from lobes.heads import HeadLayout, HeadSet, OwnedRows, Site
+from lobes.pruning import prune
 from plain_models import (
     Adapted,
     Attention,
@@ -354,19 +355,20 @@ def test_where_the_examples_lie(order, batch):
     assert site.batch_axis == (0 if batch == 1 and expected is None else expected)
 
 
-def test_shared_projections_cannot_be_cut_at_one_site():
-    first, second = Attention(), Attention()
-    second.v = first.v
-    layout = find_heads(Encoder(first, second), example_inputs=_sentence())
-    assert [site.reason for site in layout.sites] == [
-        f"blocks.0.v.weight also belongs to blocks.{other}.out" for other in (1, 0)
-    ]
-
-
 def test_packed_weights_cannot_be_cut():
     model = Encoder(Attention())
     nn.utils.parametrizations.weight_norm(model.blocks[0].v)
     assert "the weight of blocks.0.v is packed or computed" in _only_site(model).reason
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+def test_a_site_without_heads_is_not_there(name):
+    model = tiny_model(name)
+    first, *others = find_heads(model).sites
+    pruned = prune(model, HeadSet((0, head) for head in range(first.n_heads)))
+    assert [site.projection for site in find_heads(pruned).sites] == [
+        site.projection for site in others
+    ]
 
 
 def test_heads_without_any_weight_are_found_too():

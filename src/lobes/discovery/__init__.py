@@ -56,7 +56,7 @@ def _discover(model: nn.Module, example_inputs: Mapping[str, Tensor] | None) -> 
     with held(model):
         inputs = guess_inputs(model) if example_inputs is None else example_inputs
         try:
-            seen, still = trace(model, inputs), trace(model, inputs, noise=0.0)
+            seen = trace(model, inputs)
         except ModelError:
             raise
         except Exception as error:
@@ -67,4 +67,4 @@ def _discover(model: nn.Module, example_inputs: Mapping[str, Tensor] | None) -> 
                 f"{type(model).__name__} could not be run on the inputs guessed for it ({shapes}): "
                 f"{type(error).__name__}: {error}. Give find_heads example_inputs={{name: tensor}}."
             ) from error
-        return HeadLayout(sites_of(model, seen, still))
+        return HeadLayout(sites_of(model, seen))

@@ -137,7 +137,8 @@ class Footprints:
         probabilities = {id(event.leaf) for event in events}
         behind = [leaf for leaf in leaves(edges_of(contexts)) if id(leaf) not in probabilities]
         direct = leaves(edges_of(contexts), into_products=False)
-        self.gates = {id(leaf) for leaf in direct}
+        weighed = leaves(edge for pair in products(edges_of(contexts)) for edge in pair)
+        self.gates = set(map(id, direct)) - set(map(id, weighed))
         scores = [event.scores for event in events]
         self.asked = all(products(edges_of(score)) for score in scores)
         before = leaves(edges_of(*scores))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from lobes.discovery.blocks import Block, blocks_of
 from lobes.discovery.footprints import Footprints, batch_axis
@@ -18,17 +18,17 @@ from lobes.discovery.functional import applies_inside
 from lobes.discovery.graph import edges_of, leaf_of, products, sources, walk
 from lobes.discovery.ownership import RowPlan, row_plan
 from lobes.discovery.places import Place, place_of
-from lobes.discovery.tracing import Call, Event, Frame, Trace
+from lobes.discovery.tracing import Call, Frame, Trace
 from lobes.errors import ModelError
 from lobes.heads import OwnedRows, Site
 
 
-def sites_of(model: nn.Module, seen: Trace, still: Trace) -> tuple[Site, ...]:
-    """The sites of a model, from a trace with random and one with zero projections.
+def sites_of(model: nn.Module, seen: Trace) -> tuple[Site, ...]:
+    """The sites of a model, from a trace of one run.
 
     Raises `ModelError` where there is no attention or where heads cannot be told apart.
     """
-    found = [_run(model, block, seen, still) for block in blocks_of(seen)]
+    found = [_run(model, block, seen) for block in blocks_of(seen)]
     runs = [run for run in found if run is not None]
     if not runs:
         raise ModelError(
@@ -54,7 +54,7 @@ class _Run:
     sources: list[_Sources]
 
 
-def _run(model: nn.Module, block: Block, seen: Trace, still: Trace) -> _Run | None:
+def _run(model: nn.Module, block: Block, seen: Trace) -> _Run | None:
     """One run of a block, its site numbered 0; raises `ModelError` where it is not clear.
 
     None for one head without queries: a learned pooling, not multi-head attention.
@@ -69,7 +69,7 @@ def _run(model: nn.Module, block: Block, seen: Trace, still: Trace) -> _Run | No
     elif not _within(place, around, calls):
         plan = RowPlan((), *["what its heads own cannot be told from what earlier layers do"] * 2)
     else:
-        plan = row_plan(model, footprints, calls, _at_rest(place.events, seen, still))
+        plan = row_plan(model, footprints, calls, None)
     reason = next(_reasons(place), plan.reason)
     gate_reason = plan.gate_reason or _passed_over(plan.rows, seen)
     site = Site(
@@ -159,38 +159,19 @@ def _kind(found: list[_Sources]) -> Literal["self", "cross"]:
     return "self" if any(alike) else "cross"
 
 
-def _at_rest(events: list[Event], seen: Trace, still: Trace) -> list[Tensor] | None:
-    """The scores of the same events where queries and keys are zero; None if they differ."""
-    numbers = {event: number for number, event in enumerate(seen.events)}
-    if [e.scores.shape for e in seen.events] != [e.scores.shape for e in still.events]:
-        return None
-    return [still.events[numbers[event]].scores.detach() for event in events]
-
-
 def _numbered(found: Iterable[_Run]) -> tuple[Site, ...]:
-    """Each site once, in the order of its first run, with the names made unique.
-
-    Parameters that several sites own make each of these sites not prunable by itself.
-    """
+    """Each site once, in the order of its first run, with the names made unique."""
     runs: dict[str, _Run] = {}
     for run in found:
         earlier = runs.get(run.site.projection)
         runs[run.site.projection] = run if earlier is None else _merged(earlier, run)
     sites = [replace(run.site, kind=_kind(run.sources)) for run in runs.values()]
-    owners: dict[str, list[str]] = {}
-    for site in sites:
-        for rows in site.rows:
-            owners.setdefault(rows.parameter, []).append(site.projection)
     names = [site.name for site in sites]
     numbered = []
     for index, site in enumerate(sites):
         name = site.name if site.name and names.count(site.name) == 1 else site.projection
-        shared = next((r.parameter for r in site.rows if len(owners[r.parameter]) > 1), "")
-        reason = site.reason
-        if shared and not reason:
-            others = [path for path in owners[shared] if path != site.projection]
-            reason = f"{shared} also belongs to {', '.join(others)}"
-        numbered.append(replace(site, index=index, name=name, reason=reason, prunable=not reason))
+        prunable = not site.reason
+        numbered.append(replace(site, index=index, name=name, prunable=prunable))
     return tuple(numbered)
 
 

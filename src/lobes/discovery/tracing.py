@@ -73,6 +73,9 @@ class Call:
     bias: Tensor | None
 
 
+_NOISE = 0.5  # the standard deviation of what replaces the projections' outputs
+
+
 @dataclass(eq=False)
 class Trace(TorchFunctionMode):
     """What one forward pass did: attention events and projections, in the order of execution.
@@ -81,7 +84,6 @@ class Trace(TorchFunctionMode):
     """
 
     model: nn.Module
-    noise: float
     steps: list[Event | Call] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     outputs: Any = None
@@ -160,9 +162,12 @@ class Trace(TorchFunctionMode):
         return self._event(scores, probabilities, -1) @ value
 
     def _event(self, scores: Tensor, probabilities: Tensor, dim: int | None) -> Tensor:
-        leaf = probabilities.detach().clone().requires_grad_()
-        since = self.clock()
+        if not probabilities.numel():  # no head is left
+            return probabilities
         dim = -1 if dim is None else dim
+        even = 1 / probabilities.shape[dim]  # where all is masked
+        leaf = probabilities.detach().nan_to_num(nan=even).requires_grad_()
+        since = self.clock()
         self.steps.append(Event(tuple(self._stack), since, scores, leaf, dim))
         return leaf.clone()  # not the leaf itself, which nothing may change in place
 
@@ -214,7 +219,7 @@ class Trace(TorchFunctionMode):
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(0)
         numbers = torch.randn(like.shape, device=device, generator=self._generators[device])
-        return (self.noise * numbers).to(like.dtype)
+        return (_NOISE * numbers).to(like.dtype)
 
     def clock(self) -> int:
         """A number larger than that of every autograd node so far, and at most any later one's."""
@@ -252,7 +257,7 @@ class Trace(TorchFunctionMode):
         axis, answer = channel_axis(module), output
         if axis != -1:
             given, answer = given.movedim(axis, -1), output.movedim(axis, -1)
-        if not _maps(module, given, answer):
+        if not _maps(module, given, answer) or not given.numel() or not answer.numel():
             return None
         bias = getattr(module, "bias", None)
         frames = (*frame.outer, frame)
@@ -267,14 +272,10 @@ def _edge(tensor: Tensor) -> tuple[Any, int] | None:
     return edge.node, edge.output_nr
 
 
-def trace(model: nn.Module, inputs: Mapping[str, Tensor], *, noise: float = 0.5) -> Trace:
-    """Run `model` once, `held`, and watch it; its hooks are gone afterwards, whatever happens.
-
-    `noise` is the standard deviation of what replaces the projections' outputs. With 0 only what
-    does not come from queries and keys is left in the scores.
-    """
+def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> Trace:
+    """Run `model` once, `held`, and watch it; its hooks are gone afterwards, whatever happens."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    watch = Trace(model, noise)
+    watch = Trace(model)
     with ExitStack() as stack:
         for path, module in model.named_modules():
             # First, to see the input before any mask: before the hooks of an ablation.
