@@ -26,16 +26,10 @@ class RowPlan:
     gate_reason: str
 
 
-def row_plan(
-    model: nn.Module,
-    footprints: Footprints,
-    calls: Mapping[int, Call],
-    at_rest: list[Tensor] | None,
-) -> RowPlan:
+def row_plan(model: nn.Module, footprints: Footprints, calls: Mapping[int, Call]) -> RowPlan:
     """Which rows of which parameters each head of a site owns, and whether they are all.
 
-    `calls` are the projections by the id of their output's leaf. `at_rest` are the scores of the
-    site's events where queries and keys are zero.
+    `calls` are the projections by the id of their output's leaf.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     owned: _Parts = {}
@@ -55,11 +49,8 @@ def row_plan(
     for leaf in footprints.leaves:
         name = names.get(id(leaf), "")
         # what lies outside the block, and a table that positions are looked up in, may serve others
-        if (
-            id(leaf) not in calls
-            and id(leaf) not in tables
-            and name.startswith(f"{block}." if block else "")
-        ):
+        own = id(leaf) not in tables and name.startswith(f"{block}." if block else "")
+        if own and id(leaf) not in calls:
             parts, reason = _of_parameter(footprints, leaf, name)
             reasons += [reason] if reason else []
             beside |= parts
@@ -134,7 +125,7 @@ def _coupling(footprints: Footprints, calls: Mapping[int, Call]) -> Iterator[str
         for key in projected
         if key in footprints.values and key not in footprints.gates
     ]
-    if not any((counts > 0).all() for counts in valued):
+    if not valued or not (torch.stack(valued).sum(0) > 0).all():
         yield "no projection of its values was found"
     elif not all(((counts == 0) | (counts == footprints.head_dim)).all() for counts in valued):
         yield "its heads share rows of the value projection, as with a norm across heads"

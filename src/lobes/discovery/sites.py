@@ -69,7 +69,7 @@ def _run(model: nn.Module, block: Block, seen: Trace) -> _Run | None:
     elif not _within(place, around, calls):
         plan = RowPlan((), *["what its heads own cannot be told from what earlier layers do"] * 2)
     else:
-        plan = row_plan(model, footprints, calls, None)
+        plan = row_plan(model, footprints, calls)
     reason = next(_reasons(place), plan.reason)
     gate_reason = plan.gate_reason or _passed_over(plan.rows, seen)
     site = Site(

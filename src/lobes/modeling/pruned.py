@@ -68,9 +68,10 @@ def _class_of(config: Any, model_class: Any, name: str, trust_remote_code: bool)
     names = list(getattr(config, "architectures", None) or ())
     if model_class is None:
         model_class = next((getattr(transformers, one, None) for one in names), None) or AutoModel
+        if model_class is not AutoModel:
+            return model_class
     if not hasattr(model_class, "_model_mapping"):
-        wanted = getattr(model_class, "config_class", None)
-        if wanted is not type(config):
+        if not isinstance(config, getattr(model_class, "config_class", None) or ()):
             raise ModelError(
                 f"{name!r} holds a pruned {config.model_type} model, which cannot be loaded as "
                 f"{model_class.__name__}: a pruned model fits the architecture that it was pruned "

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lobes.ablation import ablate
@@ -60,8 +60,9 @@ def prune(
             f"no use; leave at least one."
         )
     inputs = guess_inputs(model) if example_inputs is None else example_inputs
+    expected = _ablated(model, layout, heads, inputs)
     if export == "zeroed":
-        return _tried(zeroed(model, layout, heads), model, layout, heads, inputs)
+        return _tried(zeroed(model, layout, heads), inputs, expected)
     touched = [layout.sites[index] for index in heads.by_site()]
     for site in touched:
         if not site.prunable:
@@ -73,10 +74,8 @@ def prune(
             raise _cannot(*step)
         plans.append(step)
     _remember(smaller, heads, plans)
-    smaller = _tried(smaller, model, layout, heads, inputs)
-    if export == "native":
-        return _tried(native(smaller), model, layout, heads, inputs)
-    return smaller
+    smaller = _tried(smaller, inputs, expected)
+    return _tried(native(smaller), inputs, expected) if export == "native" else smaller
 
 
 def tried_out(
@@ -185,6 +184,11 @@ def _check_state(model: nn.Module) -> None:
             f"{kind} holds adapters (LoRA): merge them first (model.merge_and_unload()), and prune "
             f"what that returns."
         )
+    if special.exchanges_modules(model):
+        raise ModelError(
+            f"{kind} exchanges its attention modules when a text is short: set attention_type to "
+            f'"original_full" in its configuration before it is loaded, and prune that.'
+        )
     if any(module.training for module in model.modules()):
         raise ModelError(
             f"{kind} is in training mode, in which dropout hides whether pruning changed what it "
@@ -224,26 +228,33 @@ def _samples(
     return samples
 
 
-def _tried(
-    smaller: nn.Module,
-    model: nn.Module,
-    layout: HeadLayout,
-    heads: HeadSet,
-    inputs: Mapping[str, Any],
-) -> nn.Module:
-    """The smaller model, after a run in which it gave what the model gives under ablation."""
+def _ablated(
+    model: nn.Module, layout: HeadLayout, heads: HeadSet, inputs: Mapping[str, Any]
+) -> list[Tensor]:
+    """What the model gives while the heads are ablated."""
     with _plainly(), ablate(model, heads, layout=layout):
-        expected = list(tensors(model(**inputs)))
-    with _plainly():
-        found = list(tensors(smaller(**inputs)))
-    difference = largest_difference(expected, found)
-    if difference > tolerance(expected):
-        raise ModelError(
-            f"{type(model).__name__} cannot be pruned exactly: without these heads it gives "
-            f"something else than while they are ablated (a difference of {difference:.2g} of the "
-            f"output's scale). They can be ablated (lobes.ablate)."
+        return list(tensors(model(**inputs)))
+
+
+def _tried(smaller: nn.Module, inputs: Mapping[str, Any], expected: Sequence[Tensor]) -> nn.Module:
+    """The smaller model, after a run in which it gave what is expected."""
+    try:
+        with _plainly():
+            found = list(tensors(smaller(**inputs)))
+    except Exception as error:  # whatever a part outside the attention makes of fewer heads
+        why = f"without these heads it does not run ({type(error).__name__}: {error})"
+    else:
+        difference = largest_difference(expected, found)
+        if difference <= tolerance(expected):
+            return smaller
+        why = (
+            f"without these heads it gives something else than while they are ablated (a "
+            f"difference of {difference:.2g} of the output's scale)"
         )
-    return smaller
+    raise ModelError(
+        f"{type(smaller).__name__} cannot be pruned exactly: {why}. They can be ablated "
+        f"(lobes.ablate)."
+    )
 
 
 def _remember(smaller: nn.Module, heads: HeadSet, plans: Sequence[SitePlan]) -> None:

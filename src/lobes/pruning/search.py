@@ -9,7 +9,8 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import combinations, islice, permutations, product
+from functools import cached_property
+from itertools import combinations, islice, permutations
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ from lobes.ablation import ablate
 from lobes.discovery import find_heads
 from lobes.discovery.ownership import shared_path
 from lobes.errors import LobesError
-from lobes.heads import HeadLayout, HeadSet, Site
+from lobes.heads import HeadLayout, HeadSet, OwnedRows, Site
 from lobes.pruning import special
 from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Setting, SitePlan, runs
+from lobes.pruning.settings import Change, Number, Watch, combined
 from lobes.pruning.slots import (
     Anatomy,
     Arrangement,
@@ -35,7 +37,7 @@ from lobes.pruning.slots import (
     rows_by_slot,
     rows_of,
 )
-from lobes.pruning.surgery import ChangedConfig, operate
+from lobes.pruning.surgery import operate
 
 _TRIES = 400  # of settings, for each arrangement of the heads and each set of narrowings
 _TOLERANCE = 1e-4  # of the output's scale, in float32; what is wrong differs by much more
@@ -95,7 +97,7 @@ class _Search:
     def run(self) -> SitePlan:
         with _single_precision(self.model, self.path):
             self.pristine = self.model.get_submodule(self.path)
-            self.expected = self._ablated()
+            self.expected = {kind: self._ablated(kind) for kind in self._attentions()}
             try:
                 for way in arrangements(self.body, self.kept, *self._costs()):
                     for extras in self._extras(way):
@@ -147,18 +149,16 @@ class _Search:
         for settings in self._settings(way, [*sized, *cuts]):
             plan = replace(first, settings=settings)
             with _set(self.model, settings):
-                output = self._output()
-                if output is None:
+                if self._output() is None:
                     continue
-                if way.plain and _close(output, self.expected):
+                if way.plain and self._agrees():
                     return plan
                 placed = self._placed(rows, way)
             if placed is None:
                 continue
             moved = replace(base, settings=settings, cuts=(*placed, *cuts))
             self._operate(moved)
-            output = self._output()
-            if output is not None and _close(output, self.expected):
+            if self._agrees():
                 return moved
             self._operate(first)
         return None
@@ -166,24 +166,44 @@ class _Search:
     def _put(self, block: nn.Module) -> None:
         _put(self.model, self.path, block)
 
-    def _ablated(self) -> Tensor | None:
+    def _attentions(self) -> list[str | None]:
+        """The implementation of attention that the block uses, and others that it may."""
+        configs: list[Any] = [getattr(module, "config", None) for module in self.pristine.modules()]
+        used = [getattr(config, "_attn_implementation", None) for config in configs]
+        known = [one for one in used if one in ("eager", "sdpa")][:1]
+        return [None, *({"eager", "sdpa"}.difference(known) if known else ())]
+
+    def _ablated(self, attention: str | None) -> Tensor | None:
         """What the block gives while the heads that go are ablated."""
         site = replace(self.site, index=0)
         gone = HeadSet((0, head) for head in range(site.n_heads) if head not in self.kept)
         with ablate(self.model, gone, layout=HeadLayout((site,))):
-            return self._output()
+            return self._output(attention)
+
+    def _agrees(self) -> bool:
+        """Whether the block in the model gives what it should, whatever computes the attention."""
+        for attention, expected in self.expected.items():
+            if expected is None and attention is not None:
+                continue  # what the whole block cannot do either
+            found = self._output(attention)
+            if found is None or not _close(found, expected):
+                return False
+        return True
 
     def _operate(self, plan: SitePlan) -> None:
         """Put a fresh copy of the block into the model and carry the plan out on it."""
         self._put(copy.deepcopy(self.pristine))
         operate(self.model, plan)
 
-    def _output(self) -> Tensor | None:
-        """What the block in the model gives for the sample; None where it fails."""
+    def _output(self, attention: str | None = None) -> Tensor | None:
+        """What the block in the model gives for the sample; None where it fails.
+
+        `attention` is what computes it, where that is not what does anyway.
+        """
         block = self.model.get_submodule(self.path)
         args, kwargs = self._arguments_of_call()
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), _computing(block, attention):
                 torch.manual_seed(0)
                 return first_tensor(block(*args, **kwargs))
         except Exception as error:  # whatever a wrong cut makes an unknown module raise
@@ -215,7 +235,7 @@ class _Search:
         """The cuts that put each new head's rows where the smaller block has them."""
         block = self.model.get_submodule(self.path)
         args, kwargs = self._arguments_of_call()
-        with suppress(LobesError, RuntimeError, ValueError, IndexError, TypeError):
+        with suppress(LobesError, Unfit, RuntimeError, ValueError, IndexError, TypeError):
             layout = find_heads(_Call(block, args, kwargs), example_inputs={})
             prefix = len(self.path) + 1 if self.path else 0
             for site in layout.sites:
@@ -228,8 +248,10 @@ class _Search:
                 found = {one.parameter.removeprefix("block."): one for one in site.rows}
                 cuts = []
                 for one in rows:
-                    new = found[one.parameter[prefix:]]
                     length = new_length(one, self.body, way)
+                    # where a single head is left, all rows are its own
+                    whole = OwnedRows(one.parameter, one.axis, (((0, length),),) * len(way.slots))
+                    new = found.get(one.parameter[prefix:], whole)
                     source = rows_by_slot(one, rows_of(new, len(way.slots), length), way)
                     cuts.append(_cut(one, source))
                 return cuts
@@ -237,10 +259,14 @@ class _Search:
 
     def _extras(self, way: Arrangement) -> Iterator[tuple["Extra", ...]]:
         """What else may have to be done: hide channels, cut a bias on its way, a norm's output."""
-        found: list[Extra] = [*self._bypasses(way), *self._arguments(way), *self._norms(way)]
-        found += self._buffers(way)
+        norms = tuple(self._norms(way))  # of queries and of keys: both, or none
+        found: list[tuple[Extra, ...]] = [(one,) for one in self._bypasses(way)]
+        found += [(one,) for one in self._arguments(way)]
+        found += [norms] if norms else []
+        found += [(one,) for one in self._buffers(way)]
         for number in range(4):
-            yield from combinations(found, number)
+            for chosen in combinations(found, number):
+                yield tuple(one for part in chosen for one in part)
 
     def _bypasses(self, way: Arrangement) -> Iterator[Bypass]:
         """Ways to hide an argument's last channels from the module that holds the projections."""
@@ -308,16 +334,25 @@ class _Search:
                     yield Cut(_join(self.path, name), axis, size, runs(way.slots))
 
     def _settings(self, way: Arrangement, cuts: Sequence[Cut]) -> Iterator[tuple[Setting, ...]]:
-        """What the block's numbers may become, the likeliest first."""
+        """What the block's numbers may become, the likeliest first; configurations last."""
         changes = self._changes(way, cuts)
-        own = _choices(self.path, _numbers(self.block), changes)
-        yield from islice(_combined(own), _TRIES)
-        read = _choices(self.path, self._read_numbers(), changes)
-        if read:
-            yield from islice(_combined([*read, *own]), _TRIES)
+        own = [number for number in self._numbers if not number.name.startswith("config.")]
+        yield from islice(combined(own, changes), _TRIES)
+        if len(own) < len(self._numbers):
+            yield from islice(combined(self._numbers, changes), _TRIES)
 
-    def _changes(self, way: Arrangement, cuts: Sequence[Cut]) -> list[tuple[str, int, int]]:
-        """(kind, old, new) of every count or length that changes."""
+    @cached_property
+    def _numbers(self) -> list[Number]:
+        before = self.model.get_submodule(self.path)
+        block = copy.deepcopy(self.pristine)
+        self._put(block)
+        watch = Watch(self.path, block)
+        self._output()
+        self._put(before)
+        return list(watch.numbers())
+
+    def _changes(self, way: Arrangement, cuts: Sequence[Cut]) -> list[Change]:
+        """Every count or length that changes."""
         site, groups = self.site, len(self.body.groups)
         changes = [
             ("heads", site.n_heads, len(way.slots)),
@@ -330,36 +365,6 @@ class _Search:
             ]
         changes += [("length", cut.size, cut.new_size) for cut in cuts]
         return changes
-
-    def _read_numbers(self) -> Iterator[tuple[str, str, int]]:
-        """(module, `config.` name, value) of the numbers that the block reads of configurations."""
-        before = self.model.get_submodule(self.path)
-        block: Any = copy.deepcopy(self.pristine)
-        self._put(block)
-        watched = {}
-        for path, module in block.named_modules():
-            if hasattr(module, "config"):
-                module.config = watched[path] = _WatchedConfig(module.config)
-        self._output()
-        self._put(before)
-        for path, config in watched.items():
-            for name in sorted(config.read):
-                value = getattr(config.original, name, None)
-                if type(value) is int:
-                    yield path, f"config.{name}", value
-
-
-class _WatchedConfig(ChangedConfig):
-    """A configuration that remembers what was read of it."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.read: set[str] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        value = super().__getattr__(name)
-        self.read.add(name)
-        return value
 
 
 class _Call(nn.Module):
@@ -492,6 +497,26 @@ def _single_precision(model: nn.Module, path: str) -> Iterator[None]:
 
 
 @contextmanager
+def _computing(block: nn.Module, attention: str | None) -> Iterator[None]:
+    """Another implementation of attention for the time of the block, where there are several."""
+    found: list[Any] = [getattr(module, "config", None) for module in block.modules()]
+    configs: dict[int, Any] = {id(one): getattr(one, "original", one) for one in found}
+    name = "_attn_implementation_internal"
+    before = {
+        key: getattr(config, name)
+        for key, config in configs.items()
+        if attention is not None and hasattr(config, name)
+    }
+    try:
+        for key in before:
+            setattr(configs[key], name, attention)
+        yield
+    finally:
+        for key, used in before.items():
+            setattr(configs[key], name, used)
+
+
+@contextmanager
 def _set(model: nn.Module, settings: Sequence[Setting]) -> Iterator[None]:
     """Numbers on modules, changed for the time of the block."""
     before = [(model.get_submodule(s.module), s) for s in settings]
@@ -506,61 +531,3 @@ def _set(model: nn.Module, settings: Sequence[Setting]) -> Iterator[None]:
         for module, setting, value in reversed(old):
             name = "config" if setting.name.startswith("config.") else setting.name
             setattr(module, name, value)
-
-
-def _numbers(block: nn.Module) -> Iterator[tuple[str, str, int]]:
-    """(module, name, value) of every whole number kept by the modules of a block.
-
-    Projections are left out: what they keep follows from their weights.
-    """
-    for path, module in block.named_modules():
-        if "weight" in module._parameters:
-            continue
-        for name, value in vars(module).items():
-            if type(value) is int and not name.startswith("_"):
-                yield path, name, value
-
-
-_Choice = tuple[str, str, int, list[int]]  # module, name, what it is, what it may become
-
-
-def _choices(
-    prefix: str, numbers: Iterator[tuple[str, str, int]], changes: Sequence[tuple[str, int, int]]
-) -> list[_Choice]:
-    found = []
-    for path, name, value in numbers:
-        options = [(kind, new) for kind, old, new in changes if old == value]
-        if all(new == value for _, new in options):
-            continue
-        options.sort(key=lambda option: not _suits(name, option[0]))
-        values = [new for _, new in options]
-        values.insert(0 if _is_size_of_one(name) else len(values), value)
-        found.append((_join(prefix, path), name, value, list(dict.fromkeys(values))))
-    return found
-
-
-def _suits(name: str, kind: str) -> bool:
-    """Whether a number's name says that it is of this kind."""
-    if "per_" in name or name.endswith("groups"):
-        return kind == "per group"
-    if "kv" in name or "key_value" in name:
-        return kind == "groups"
-    return kind != "per group"
-
-
-def _is_size_of_one(name: str) -> bool:
-    return any(part in name for part in ("head_dim", "head_size", "dim_head", "layer"))
-
-
-def _combined(choices: Sequence[_Choice]) -> Iterator[tuple[Setting, ...]]:
-    """All combinations, those nearest to everybody's first choice first; what changes of them."""
-    sizes = [range(len(options)) for *_, options in choices]
-    for away in range(len(choices) + 1):
-        for others in combinations(range(len(choices)), away):
-            for picks in product(*(sizes[i][1:] for i in others)):
-                picked = dict(zip(others, picks, strict=True))
-                yield tuple(
-                    Setting(module, name, options[picked.get(i, 0)])
-                    for i, (module, name, value, options) in enumerate(choices)
-                    if options[picked.get(i, 0)] != value
-                )

@@ -1,10 +1,14 @@
-"""What one family of models needs beyond rows, numbers and arguments. There is one such family.
+"""What two families of models need beyond rows, numbers and arguments. There are no others.
 
 T5 and its kin (T5, mT5, UMT5, LongT5, Switch, Pop2Piano, UDOP's decoder): the first layer of a
 stack computes a position bias with a slice for each head and hands it on, so that all layers
 share it (UDOP's encoder gets its bias from elsewhere, and is no special case). Once layers keep
 different heads there is no such bias. So each layer gets a copy of the table, keeps its own heads'
 columns, and computes its own bias, as UMT5 always does; what is handed on is ignored.
+
+BigBird and BigBirdPegasus: for a short text they put other attention modules, built anew from the
+configuration, in the place of their own, and back for a long one. What was cut would come back in
+full size. They are pruned only where the configuration says that all texts count as short.
 """
 
 import re
@@ -17,6 +21,15 @@ from lobes.pruning.plan import Cut, SitePlan, Table, runs
 from lobes.pruning.surgery import places
 
 BIAS = "position_bias"
+
+
+def exchanges_modules(model: nn.Module) -> bool:
+    """Whether a model puts other attention modules in the place of its own as it runs."""
+    return any(
+        hasattr(module, "set_attention_type")
+        and getattr(getattr(module, "config", None), "attention_type", "") == "block_sparse"
+        for module in model.modules()
+    )
 
 
 def hands_on_bias(block: nn.Module) -> bool:
