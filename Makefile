@@ -10,13 +10,14 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= passive
 export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 
-.PHONY: help setup assets demo test check bench format clean
+.PHONY: help setup assets demo test check bench architectures format clean
 
 help:
 	@echo "make demo     train a packaged model on three tasks, lesion it, write report.html"
 	@echo "make test     the test suite (under 10 minutes on 2 cores, no network after set-up)"
 	@echo "make check    lint, format, types, import layers"
 	@echo "make bench    the plain way and ours, side by side in one run"
+	@echo "make architectures   write docs/architectures.md anew (some minutes)"
 	@echo "make format   let ruff rewrite the formatting"
 
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -50,6 +51,9 @@ check: setup
 bench: setup assets
 	$(BIN)/python -m benchmarks.lesions
 	$(BIN)/python -m benchmarks.training
+
+architectures: setup
+	$(BIN)/python scripts/architectures.py
 
 format: setup
 	$(BIN)/ruff check --fix .

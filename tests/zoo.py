@@ -122,7 +122,7 @@ _ROPE_EACH = {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
 _INDEXER = {
     "layer_types": ["linear_attention", "indexed_attention"],
     "indexer_n_heads": HEADS,
-    "indexer_kv_heads": GROUPS,
+    "indexer_kv_heads": 1,
     "indexer_head_dim": HEAD_DIM,
     "indexer_budget": 8,
     "indexer_compress_ratio": 2,
@@ -195,6 +195,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "num_feature_levels": 3,
     },
     "mobilebert": {"true_hidden_size": 32, "intra_bottleneck_size": 32},
+    "mobilevit": {"image_size": 64},
     "mobilevitv2": {"image_size": 64},
     "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}},
     "moonshine": {"encoder_num_key_value_heads": HEADS, "decoder_num_key_value_heads": HEADS},
@@ -315,6 +316,8 @@ def _small_rope(value: dict[str, Any]) -> dict[str, Any]:
 
 def build(kind: str, *, attention: str | None = "eager", seed: int = 0) -> nn.Module:
     """The tiny `AutoModel` of a type, with noise everywhere, so that no parameter is a constant."""
+    if kind in OTHERS:
+        return noisy(OTHERS[kind], seed)
     return noisy(lambda: _auto(tiny_config(kind), attention), seed)
 
 
@@ -337,16 +340,78 @@ def noisy(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-TYPES = tuple(sorted(MODEL_MAPPING_NAMES))
+def _wrapped(model_class: str, first: str, second: str) -> Callable[[], nn.Module]:
+    """A model of one of transformers' classes that join two others."""
+
+    def make() -> nn.Module:
+        joined = getattr(transformers, model_class)
+        first_config, second_config = tiny_config(first), tiny_config(second)
+        if model_class == "VisionTextDualEncoderModel":
+            pair = joined.config_class.from_vision_text_configs(first_config, second_config)
+        else:
+            pair = joined.config_class.from_encoder_decoder_configs(first_config, second_config)
+        return joined._from_config(pair, attn_implementation="eager")
+
+    return make
+
+
+def _timm(name: str, **sizes: Any) -> Callable[[], nn.Module]:
+    """A model of timm without the classifier."""
+
+    def make() -> nn.Module:
+        import timm
+
+        return timm.create_model(name, num_classes=0, **sizes)
+
+    return make
+
+
+_TORCH = {"d_model": 24, "nhead": 3, "dim_feedforward": 34, "batch_first": True, "dropout": 0.0}
+_TIMM_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
+_TIMM_SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 32}
+
+# Models that no `AutoModel` type stands for.
+OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "encoder-decoder (bert, gpt2)": _wrapped("EncoderDecoderModel", "bert", "gpt2"),
+    "speech-encoder-decoder (wav2vec2, gpt2)": _wrapped(
+        "SpeechEncoderDecoderModel", "wav2vec2", "gpt2"
+    ),
+    "vision-encoder-decoder (vit, gpt2)": _wrapped("VisionEncoderDecoderModel", "vit", "gpt2"),
+    "vision-text-dual-encoder (vit, bert)": _wrapped("VisionTextDualEncoderModel", "vit", "bert"),
+    "timm beit": _timm("beit_base_patch16_224", **_TIMM_VIT),
+    "timm cait": _timm("cait_xxs24_224", **_TIMM_VIT),
+    "timm deit": _timm("deit_tiny_distilled_patch16_224", **_TIMM_VIT),
+    "timm eva": _timm("eva02_tiny_patch14_224", **_TIMM_VIT),
+    "timm swin": _timm(
+        "swin_tiny_patch4_window7_224", **_TIMM_SWIN, depths=(1, 2), num_heads=(2, 4)
+    ),
+    "timm vit": _timm("vit_tiny_patch16_224", **_TIMM_VIT),
+    "torch.nn.Transformer": lambda: nn.Transformer(
+        num_encoder_layers=2, num_decoder_layers=2, **_TORCH
+    ),
+    "torch.nn.TransformerDecoder": lambda: nn.TransformerDecoder(
+        nn.TransformerDecoderLayer(**_TORCH), 2
+    ),
+    "torch.nn.TransformerEncoder": lambda: nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(**_TORCH), 2
+    ),
+}
+TYPES = (*sorted(MODEL_MAPPING_NAMES), *OTHERS)
 
 # The shapes of softmaxes of three or more dimensions that are no attention with an output
 # projection: routers, poolings, the weights of deformable attention, an index's scores.
 OTHER_EVENTS: dict[str, tuple[tuple[int, ...], ...]] = {
     "deepseek_v4": ((2, 13, 4, 4), (2, 3, 8, 8), (2, 3, 8, 16)),
+    "deformable_detr": ((1, 84, 4, 12), (1, 7, 4, 12)),
+    "glm5_next": ((1, 17, 4, 4), (1, 2, 16, 16)),
+    "glm5_next_text": ((2, 13, 4, 4), (2, 1, 16, 16)),
+    "grounding-dino": ((1, 84, 4, 12), (1, 7, 4, 12)),
     "groupvit": ((1, 64, 16), (1, 8, 64)),
     "inkling2": ((2, 13, 1, 2), (2, 13, 3, 2)),
     "inkling2_text": ((2, 13, 1, 2), (2, 13, 3, 2)),
+    "mask2former": ((1, 21, 4, 12),),
     "mgp-str": ((1, 27, 65),),
+    "mm-grounding-dino": ((1, 84, 4, 12), (1, 7, 4, 12)),
     "ovis2": ((1, 16, 94),),
     "rf_detr": ((1, 7, 4, 4),),
     "switch_transformers": ((2, 13, 4),),
@@ -360,6 +425,13 @@ UNVERIFIED = {
     "florence2": "part of its attention is between channels, each of them a head",
     "jetmoe": "a router chooses which of its heads each position uses",
     "nystromformer": "a head's map is a product of three, with a convolution beside it",
+}
+
+# Examples of a batch are not alone there, and why.
+MIXED_EXAMPLES = {
+    "blip-2": "the text has fewer places for a picture than there are features of it",
+    "fastspeech2_conformer": "how long the speech gets depends on the whole batch",
+    "instructblip": "the text has fewer places for a picture than there are features of it",
 }
 
 # Types that are not tried, and why.
@@ -380,7 +452,17 @@ def exceptions(check: str) -> dict[str, str]:
 
 
 # Inputs that cannot be guessed.
-EXAMPLES: dict[str, Callable[[Any], dict[str, Tensor]]] = {}
+def _noise(**shapes: tuple[int, ...]) -> Callable[[], dict[str, Tensor]]:
+    return lambda: {name: torch.randn(*shape) for name, shape in shapes.items()}
+
+
+_PICTURE = _noise(x=(2, 3, 32, 32))
+EXAMPLES: dict[str, Callable[[], dict[str, Tensor]]] = {
+    **{kind: _PICTURE for kind in OTHERS if kind.startswith("timm ")},
+    "torch.nn.Transformer": _noise(src=(2, 11, 24), tgt=(2, 13, 24)),
+    "torch.nn.TransformerDecoder": _noise(tgt=(2, 13, 24), memory=(2, 11, 24)),
+    "torch.nn.TransformerEncoder": _noise(src=(2, 13, 24)),
+}
 
 
 def needs_example(kind: str) -> bool:
@@ -394,11 +476,13 @@ def inputs(kind: str, model: nn.Module) -> dict[str, Tensor]:
         return guess_inputs(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return EXAMPLES[kind](model.config)
+        return EXAMPLES[kind]()
 
 
 def build_generator(kind: str) -> nn.Module | None:
     """The tiny model of this type that generates text; None where transformers has none."""
+    if kind in OTHERS:
+        return None
     config = tiny_config(kind)
     if getattr(config, "is_encoder_decoder", False) and not getattr(
         config, "decoder_start_token_id", None

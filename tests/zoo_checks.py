@@ -355,6 +355,8 @@ def check_examples(one: Specimen) -> str:
     half = len(next(iter(one.inputs.values())))
     if any(len(value) != half for value in one.inputs.values()):
         return "its inputs are not laid out example by example"
+    if one.kind in zoo.MIXED_EXAMPLES:
+        return zoo.MIXED_EXAMPLES[one.kind]
     try:
         with lobes.ablate(one.model, [chosen] * half + [rest] * half, layout=one.layout):
             both = one.run(inputs=doubled)
@@ -415,23 +417,29 @@ def a_third(layout: HeadLayout) -> HeadSet:
 
 
 def check_pruning(one: Specimen) -> dict[str, str]:
-    prunable = [site for site in one.layout.sites if site.prunable]
-    chosen = HeadSet(h for h in a_third(one.layout) if one.layout.sites[h[0]].prunable)
+    """Pruned equals ablated, with either attention, again from disk, and when generating."""
+    prune = partial(lobes.prune, layout=one.layout)
+    if zoo.needs_example(one.kind):
+        prune = partial(prune, example_inputs=one.inputs)
+    prunable = {site.index for site in one.layout.sites if site.prunable}
     if not prunable:
-        with_reason = _refused(lambda: lobes.prune(one.model, a_third(one.layout)))
-        assert with_reason, "what is not prunable was pruned"
-        return {"prune": with_reason}
+        reason = _refused(lambda: prune(one.model, a_third(one.layout)))
+        assert reason, "what is not prunable was pruned"
+        return {"prune": reason}
+    chosen = HeadSet(head for head in a_third(one.layout) if head[0] in prunable)
     try:
-        pruned = lobes.prune(one.model, chosen, layout=one.layout)
+        pruned = prune(one.model, chosen)
     except ModelError as error:
         return {"prune": str(error)}
     _check_equal(one, one.model, pruned, chosen)
     fast = _with_sdpa(one)
     if fast is not None:
-        _check_equal(one, fast, lobes.prune(fast, chosen, layout=one.layout), chosen)
+        _check_equal(one, fast, prune(fast, chosen), chosen)
     rest = [site.reason for site in one.layout.sites if not site.prunable]
     found = {"prune": rest[0] if rest else ""}
-    found["save"] = check_saving(one, pruned)
+    if hasattr(pruned, "save_pretrained"):
+        check_saving(one, pruned)
+        found["save"] = ""
     if generation := check_generation(one, chosen):
         found["generate"] = generation[0]
     return found
@@ -447,7 +455,7 @@ def _refused(call: Callable[[], Any]) -> str:
 
 def _with_sdpa(one: Specimen) -> nn.Module | None:
     """The same model with SDPA in place of eager attention, where it has that."""
-    if not getattr(one.model, "_supports_sdpa", False):
+    if one.kind in zoo.OTHERS or not getattr(one.model, "_supports_sdpa", False):
         return None
     try:
         return zoo.build(one.kind, attention="sdpa")
@@ -463,14 +471,12 @@ def _check_equal(one: Specimen, model: nn.Module, pruned: nn.Module, chosen: Hea
     assert after < before, "the pruned model is not smaller"
 
 
-def check_saving(one: Specimen, pruned: nn.Module) -> str:
-    if not hasattr(pruned, "save_pretrained"):
-        return "no save_pretrained"
+def check_saving(one: Specimen, pruned: nn.Module) -> None:
+    """What was saved answers as before when it is loaded."""
     with tempfile.TemporaryDirectory() as folder:
         pruned.save_pretrained(folder)
         loaded = lobes.load_pruned(folder, type(one.model)).eval()
     assert same(one.run(pruned), one.run(loaded), 1e-6), "the loaded model differs"
-    return ""
 
 
 # Generation
