@@ -16,9 +16,10 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def block(language: str) -> str:
-    """The README's first block of code in a language."""
-    return re.search(rf"```{language}\n(.*?)```", README, re.S)[1]
+def block(language: str, words: str = "") -> str:
+    """The README's first block of code in a language that contains these words."""
+    found = re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    return next(code for code in found if words in code)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,16 @@ def test_the_python_example_runs(model, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     exec(block("python").replace(HUB_NAME, model), {})
     assert "column D-score" in capsys.readouterr().out
+
+
+def test_the_pruning_example_runs(model, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block("python", "lobes.prune").replace(HUB_NAME, model), names)
+    sizes = [
+        sum(weight.numel() for weight in names[one].parameters()) for one in ("model", "smaller")
+    ]
+    assert sizes[0] - sizes[1] == 3 * 32 * (4 * 384 + 3)  # of three heads of size 32
 
 
 def test_the_study_runs(model, tmp_path):
@@ -57,7 +68,7 @@ def test_the_study_runs(model, tmp_path):
 
 def test_every_command_shown_exists():
     shown = set(re.findall(r"^lobes (\w+)", README, re.M))
-    assert shown == {"run", "iap", "heads", "report", "export", "compare", "transfer"}
+    assert shown == {"run", "iap", "heads", "report", "export", "compare", "transfer", "prune"}
     for command in shown:
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()

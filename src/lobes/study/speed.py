@@ -13,7 +13,7 @@ from lobes.discovery import guess_inputs
 from lobes.errors import ConfigError
 
 BATCH, LENGTH = 8, 128
-_SECONDS, _ROUNDS, _WARM_UP = 4.0, (7, 100), 2
+_ROUNDS, _WARM_UP = (7, 100), 2
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
 
 
@@ -57,12 +57,15 @@ def compare_speed(
     after: nn.Module,
     inputs: Mapping[str, Tensor],
     progress: Callable[[int, int], None] | None = None,
+    *,
+    seconds: float = 4.0,
 ) -> Speed:
     """Time both models in turn, in one process, the order changing from round to round.
 
-    What else runs on the machine then slows both about alike; the first rounds do not count.
+    What else runs on the machine then slows both about alike; the first rounds do not count. It
+    takes about so many `seconds`, and 7 to 100 rounds.
     """
-    models, seconds = (before, after), []
+    models, rounds = (before, after), []
     start = time.perf_counter()
     for number in range(-_WARM_UP, _ROUNDS[1]):
         row = [0.0, 0.0]
@@ -71,13 +74,13 @@ def compare_speed(
             models[which](**inputs)
             row[which] = time.perf_counter() - begin
         if number >= 0:
-            seconds.append(row)
+            rounds.append(row)
         if progress:
             progress(min(number + 1 + _WARM_UP, _ROUNDS[0]), _ROUNDS[0])
-        if len(seconds) >= _ROUNDS[0] and time.perf_counter() - start > _SECONDS:
+        if len(rounds) >= _ROUNDS[0] and time.perf_counter() - start > seconds:
             break
     shapes = {name: tuple(value.shape) for name, value in inputs.items()}
-    return Speed(np.array(seconds), shapes)
+    return Speed(np.array(rounds), shapes)
 
 
 def timing_inputs(model: nn.Module, length: int | None = None) -> dict[str, Tensor]:
