@@ -20,7 +20,7 @@ from lobes.pruning import special
 from lobes.pruning.compare import largest_difference, tensors, tolerance
 from lobes.pruning.exports import native, zeroed
 from lobes.pruning.plan import Plan, SitePlan, plans_of, store
-from lobes.pruning.search import Sample, block_path, plan_site
+from lobes.pruning.search import Sample, alone, block_path, plan_site
 from lobes.pruning.slots import Unfit
 from lobes.pruning.surgery import operate
 
@@ -117,7 +117,7 @@ def _steps(
 ) -> Iterator[SitePlan | tuple[Site, str]]:
     """Make a model smaller site by site: what was done at each, or (site, why it could not be)."""
     by_site = heads.by_site()
-    touched = [layout.sites[index] for index in by_site]
+    touched = [alone(layout.sites[index], layout) for index in by_site]
     stacks = special.stacks(smaller, {block_path(site) for site in touched})
     paths = {block_path(site) for site in touched} | {stack[0] for stack in stacks}
     samples = _samples(smaller, paths, inputs)
@@ -135,7 +135,7 @@ def _steps(
             continue
         kept = [head for head in range(site.n_heads) if head not in by_site[site.index]]
         try:
-            plan = plan_site(smaller, site, kept, sample, layout)
+            plan = plan_site(smaller, site, kept, sample)
         except Unfit as error:
             yield site, str(error)
             continue

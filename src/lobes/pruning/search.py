@@ -23,6 +23,7 @@ from lobes.discovery.ownership import shared_path
 from lobes.errors import LobesError
 from lobes.heads import HeadLayout, HeadSet, OwnedRows, Site
 from lobes.pruning import special
+from lobes.pruning.compare import largest_difference, tolerance
 from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Setting, SitePlan, runs
 from lobes.pruning.settings import Change, Number, Watch, combined
 from lobes.pruning.slots import (
@@ -40,7 +41,6 @@ from lobes.pruning.slots import (
 from lobes.pruning.surgery import operate
 
 _TRIES = 400  # of settings, for each arrangement of the heads and each set of narrowings
-_TOLERANCE = 1e-4  # of the output's scale, in float32; what is wrong differs by much more
 
 
 @dataclass(eq=False)
@@ -63,18 +63,21 @@ def block_path(site: Site) -> str:
     )
 
 
-def plan_site(
-    model: nn.Module, site: Site, kept: Sequence[int], sample: Sample, layout: HeadLayout
-) -> SitePlan:
-    """How to leave a site only its `kept` heads. `model` is changed and comes back as it was.
+def alone(site: Site, layout: HeadLayout) -> Site:
+    """A site with the rows that no other site has too.
 
-    `layout` is that of the whole model. Raises `Unfit`, saying why, where nothing that was tried
-    gives the same as ablation.
+    What several sites use stays whole; what it gives is cut where it arrives.
     """
     others = {r.parameter for other in layout.sites if other != site for r in other.rows}
-    # what other sites use too stays whole; what it gives is cut where it arrives
-    own = replace(site, rows=tuple(r for r in site.rows if r.parameter not in others))
-    return _Search(model, own, kept, sample).run()
+    return replace(site, rows=tuple(r for r in site.rows if r.parameter not in others))
+
+
+def plan_site(model: nn.Module, site: Site, kept: Sequence[int], sample: Sample) -> SitePlan:
+    """How to leave a site only its `kept` heads. `model` is changed and comes back as it was.
+
+    Raises `Unfit`, saying why, where nothing that was tried gives the same as ablation.
+    """
+    return _Search(model, site, kept, sample).run()
 
 
 Extra = Narrowing | Bypass | Cut
@@ -186,7 +189,9 @@ class _Search:
             if expected is None and attention is not None:
                 continue  # what the whole block cannot do either
             found = self._output(attention)
-            if found is None or not _close(found, expected):
+            if found is None or expected is None:
+                return False
+            if largest_difference([expected], [found]) > tolerance([expected]):
                 return False
         return True
 
@@ -402,13 +407,6 @@ def _order(whole: Tensor, args: tuple[Any, ...]) -> tuple[int, ...] | None:
         if (seen.shape, seen.stride()) == (given.shape, given.stride()):
             return order
     return None
-
-
-def _close(found: Tensor, expected: Tensor | None) -> bool:
-    if expected is None or found.shape != expected.shape:
-        return False
-    scale = expected.abs().max().clamp_min(1e-6)
-    return bool(torch.allclose(found, expected, rtol=0, atol=float(_TOLERANCE * scale)))
 
 
 def _cut(rows: Rows, source: np.ndarray) -> Cut:

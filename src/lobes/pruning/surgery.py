@@ -92,6 +92,9 @@ def _declare(module: nn.Module, name: str, cut: Cut) -> None:
     if name != "weight":
         return
     changed: Any = module
+    if isinstance(module, nn.modules.conv._ConvNd) and module.groups == cut.size:
+        changed.groups = changed.in_channels = changed.out_channels = cut.new_size
+        return
     if isinstance(module, nn.Embedding):
         names: tuple[str, ...] = ("num_embeddings", "embedding_dim")[cut.axis : cut.axis + 1]
     elif isinstance(module, nn.LayerNorm):
