@@ -8,6 +8,7 @@ Runs the checks of the tests' zoo, which takes some minutes; `make architectures
 import os
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +60,10 @@ def main(page: Path = PAGE) -> None:
     reasons: dict[str, int] = {}
     done: Counter[str] = Counter()
     left_out: dict[str, list[tuple[str, str]]] = {"attention": [], "build": [], "inputs": []}
+    wrong: list[str] = []
     for kind in zoo.TYPES:
+        if kind.startswith("timm.") and find_spec("timm") is None:
+            continue
         one = zoo_checks.specimen(kind)
         if isinstance(one, dict):
             ((check, reason),) = one.items()
@@ -68,12 +72,19 @@ def main(page: Path = PAGE) -> None:
                 continue
             found, heads = one, ""
         else:
-            found, heads = zoo_checks.examine_specimen(one), _heads(one)
+            heads = _heads(one)
+            try:
+                found = zoo_checks.examine_specimen(one)
+            except Exception as error:  # to be mended; the tests fail for it, too
+                wrong.append(f"{kind}: {error}")
+                found = {}
         cells = [_cell(check, found, reasons, zoo.exceptions(check).get(kind)) for check in COLUMNS]
         done.update(check for check in COLUMNS if found.get(check) == "")
         rows.append(f"| `{kind}` | {heads} | {' | '.join(cells)} |")
         print(kind, *cells, file=sys.stderr)
     page.write_text(_page(rows, reasons, done, left_out), encoding="utf-8")
+    if wrong:
+        sys.exit("\n".join(["These are wrong; their rows are empty:", *wrong]))
 
 
 def _heads(one: zoo_checks.Specimen) -> str:
@@ -107,7 +118,7 @@ def _page(
     ]
     notes = [f"{number}. {reason}" for reason, number in reasons.items()]
     others = (
-        ("No attention", "attention", "Nothing in these types is attention."),
+        ("No attention", "attention", "In these types, torch's softmax computes no attention."),
         ("Not built", "build", "These need more than a small configuration, or another package."),
         ("Not run", "inputs", "For these, inputs are neither guessed nor given by the tests."),
     )

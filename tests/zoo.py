@@ -23,6 +23,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from lobes.discovery.inputs import guess_inputs
+from zoo_exceptions import EXCEPTIONS
 
 HIDDEN, HEADS, GROUPS, HEAD_DIM, LAYERS, INNER, VOCABULARY, POSITIONS = 32, 4, 2, 8, 2, 48, 99, 64
 
@@ -372,20 +373,20 @@ _TIMM_SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 32
 
 # Models that no `AutoModel` type stands for.
 OTHERS: dict[str, Callable[[], nn.Module]] = {
-    "encoder-decoder (bert, gpt2)": _wrapped("EncoderDecoderModel", "bert", "gpt2"),
-    "speech-encoder-decoder (wav2vec2, gpt2)": _wrapped(
+    "encoder-decoder(bert,gpt2)": _wrapped("EncoderDecoderModel", "bert", "gpt2"),
+    "speech-encoder-decoder(wav2vec2,gpt2)": _wrapped(
         "SpeechEncoderDecoderModel", "wav2vec2", "gpt2"
     ),
-    "vision-encoder-decoder (vit, gpt2)": _wrapped("VisionEncoderDecoderModel", "vit", "gpt2"),
-    "vision-text-dual-encoder (vit, bert)": _wrapped("VisionTextDualEncoderModel", "vit", "bert"),
-    "timm beit": _timm("beit_base_patch16_224", **_TIMM_VIT),
-    "timm cait": _timm("cait_xxs24_224", **_TIMM_VIT),
-    "timm deit": _timm("deit_tiny_distilled_patch16_224", **_TIMM_VIT),
-    "timm eva": _timm("eva02_tiny_patch14_224", **_TIMM_VIT),
-    "timm swin": _timm(
+    "vision-encoder-decoder(vit,gpt2)": _wrapped("VisionEncoderDecoderModel", "vit", "gpt2"),
+    "vision-text-dual-encoder(vit,bert)": _wrapped("VisionTextDualEncoderModel", "vit", "bert"),
+    "timm.beit": _timm("beit_base_patch16_224", **_TIMM_VIT),
+    "timm.cait": _timm("cait_xxs24_224", **_TIMM_VIT),
+    "timm.deit": _timm("deit_tiny_distilled_patch16_224", **_TIMM_VIT),
+    "timm.eva": _timm("eva02_tiny_patch14_224", **_TIMM_VIT),
+    "timm.swin": _timm(
         "swin_tiny_patch4_window7_224", **_TIMM_SWIN, depths=(1, 2), num_heads=(2, 4)
     ),
-    "timm vit": _timm("vit_tiny_patch16_224", **_TIMM_VIT),
+    "timm.vit": _timm("vit_tiny_patch16_224", **_TIMM_VIT),
     "torch.nn.Transformer": lambda: nn.Transformer(
         num_encoder_layers=2, num_decoder_layers=2, **_TORCH
     ),
@@ -437,9 +438,6 @@ MIXED_EXAMPLES = {
 # Types that are not tried, and why.
 SKIPPED = {"vits": "the noise of discovery makes it speak for a minute"}
 
-# What does not work and why: {check: {what the refusal says: its types}}.
-EXCEPTIONS: dict[str, dict[str, str]] = {}
-
 
 @cache
 def exceptions(check: str) -> dict[str, str]:
@@ -458,7 +456,7 @@ def _noise(**shapes: tuple[int, ...]) -> Callable[[], dict[str, Tensor]]:
 
 _PICTURE = _noise(x=(2, 3, 32, 32))
 EXAMPLES: dict[str, Callable[[], dict[str, Tensor]]] = {
-    **{kind: _PICTURE for kind in OTHERS if kind.startswith("timm ")},
+    **{kind: _PICTURE for kind in OTHERS if kind.startswith("timm.")},
     "torch.nn.Transformer": _noise(src=(2, 11, 24), tgt=(2, 13, 24)),
     "torch.nn.TransformerDecoder": _noise(tgt=(2, 13, 24), memory=(2, 11, 24)),
     "torch.nn.TransformerEncoder": _noise(src=(2, 13, 24)),

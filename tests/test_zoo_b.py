@@ -1,0 +1,13 @@
+"""What `lobes` can do with every type of model that transformers has: the second half of them."""
+
+import pytest
+
+import zoo
+from zoo_checks import differences, one_thread  # noqa: F401 - a fixture
+
+
+@pytest.mark.parametrize("kind", zoo.TYPES[1::2])
+def test_what_lobes_can_do_with_a_type(kind: str):
+    if kind.startswith("timm."):
+        pytest.importorskip("timm")
+    assert differences(kind) == []
