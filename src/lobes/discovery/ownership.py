@@ -66,9 +66,9 @@ def row_plan(model: nn.Module, footprints: Footprints, calls: Mapping[int, Call]
 _Parts = dict[str, tuple[int, Tensor]]
 
 
-def shared_path(modules: Iterable[str]) -> str:
-    """The path of the innermost module that holds all these."""
-    parents = [module.split(".")[:-1] for module in modules]
+def shared_path(names: Iterable[str]) -> str:
+    """The path of the innermost module that holds all these modules or parameters."""
+    parents = [name.split(".")[:-1] for name in names]
     together = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
     return ".".join(parts[0] for parts in together)
 

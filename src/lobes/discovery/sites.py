@@ -70,7 +70,7 @@ def _run(model: nn.Module, block: Block, seen: Trace) -> _Run | None:
         plan = RowPlan((), *["what its heads own cannot be told from what earlier layers do"] * 2)
     else:
         plan = row_plan(model, footprints, calls)
-    reason = next(_reasons(place), plan.reason)
+    reason = "" if _is_torchs(place) else next(_reasons(place), plan.reason)
     gate_reason = plan.gate_reason or _passed_over(plan.rows, seen)
     site = Site(
         index=0,
@@ -95,13 +95,19 @@ def _within(place: Place, around: list[Frame], calls: Mapping[int, Call]) -> boo
     return not place.before or all(around[0] in call.frames for call in owned)
 
 
+def _is_torchs(place: Place) -> bool:
+    """Whether the site is a `torch.nn.MultiheadAttention`, whose rows are known without a trace."""
+    outer = place.frame.outer
+    return bool(outer) and isinstance(outer[-1].module, nn.MultiheadAttention)
+
+
 def _reasons(place: Place) -> Iterator[str]:
     """Why rows cannot be cut although it is known whose they are."""
     if place.before:
         kind = type(place.frame.module).__name__
         yield f"its contexts go through {place.before} ({kind}) before they are projected"
     if place.frame.outer and applies_inside(place.frame.outer[-1].module):
-        yield "torch's multi-head attention cannot hold fewer channels than its embedding"
+        yield "torch's function for multi-head attention needs as many channels as its embedding"
 
 
 def _passed_over(rows: tuple[OwnedRows, ...], seen: Trace) -> str:

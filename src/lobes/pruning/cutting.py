@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
+from lobes.discovery.functional import opened
 from lobes.discovery.inputs import guess_inputs
 from lobes.errors import ConfigError, HeadError, ModelError
 from lobes.heads import HeadLayout, HeadSet, Site
@@ -117,10 +118,16 @@ def _steps(
 ) -> Iterator[SitePlan | tuple[Site, str]]:
     """Make a model smaller site by site: what was done at each, or (site, why it could not be)."""
     by_site = heads.by_site()
-    touched = [alone(layout.sites[index], layout) for index in by_site]
+    touched = []
+    for site in (layout.sites[index] for index in by_site):
+        try:
+            touched.append(alone(smaller, site, layout))
+        except Unfit as error:
+            yield site, str(error)
     stacks = special.stacks(smaller, {block_path(site) for site in touched})
     paths = {block_path(site) for site in touched} | {stack[0] for stack in stacks}
-    samples = _samples(smaller, paths, inputs)
+    with opened(smaller, [site.projection for site in touched]):
+        samples = _samples(smaller, paths, inputs)
     stacks = [stack for stack in stacks if stack[0] in samples and samples[stack[0]].lacks_bias]
     for plan in special.own_tables(smaller, stacks):
         operate(smaller, plan)

@@ -96,7 +96,8 @@ class SitePlan:
 
     `slots` are its new heads by the numbers of the old ones; -1 is a head of zeros, for padding.
     `counts` are (before, after): of its heads, and of the groups that share keys and values.
-    `ignored` are (module, argument): an argument that is given as None from now on.
+    `ignored` are (module, argument): an argument that is given as None from now on. `stepwise` are
+    modules of `torch.nn.MultiheadAttention` that no longer compute in one function.
     """
 
     projection: str
@@ -109,6 +110,7 @@ class SitePlan:
     bypasses: tuple[Bypass, ...] = ()
     tables: tuple[Table, ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
+    stepwise: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,7 @@ def _renamed(site: SitePlan, rename: Callable[[str], str]) -> SitePlan:
             replace(one, module=rename(one.module), like=rename(one.like)) for one in site.tables
         ),
         ignored=tuple((rename(module), argument) for module, argument in site.ignored),
+        stepwise=tuple(map(rename, site.stepwise)),
     )
 
 
@@ -245,6 +248,7 @@ def _site(content: Mapping[str, Any]) -> SitePlan:
             for c in content["tables"]
         ),
         ignored=tuple((str(module), str(argument)) for module, argument in content["ignored"]),
+        stepwise=tuple(map(str, content["stepwise"])),
     )
 
 

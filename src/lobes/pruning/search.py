@@ -39,6 +39,7 @@ from lobes.pruning.slots import (
     rows_of,
 )
 from lobes.pruning.surgery import operate
+from lobes.pruning.torch_attention import known_rows, owner_of
 
 _TRIES = 400  # of settings, for each arrangement of the heads and each set of narrowings
 
@@ -58,16 +59,17 @@ class Sample:
 
 def block_path(site: Site) -> str:
     """The innermost module that holds a site's output projection and all that its heads own."""
-    return shared_path(
-        [site.projection, *(rows.parameter.rpartition(".")[0] for rows in site.rows)]
-    )
+    return shared_path([f"{site.projection}.weight", *(rows.parameter for rows in site.rows)])
 
 
-def alone(site: Site, layout: HeadLayout) -> Site:
+def alone(model: nn.Module, site: Site, layout: HeadLayout) -> Site:
     """A site with the rows that no other site has too.
 
     What several sites use stays whole; what it gives is cut where it arrives.
     """
+    owner = owner_of(model, site)
+    if owner is not None:
+        return replace(site, rows=known_rows(owner, site))
     others = {r.parameter for other in layout.sites if other != site for r in other.rows}
     return replace(site, rows=tuple(r for r in site.rows if r.parameter not in others))
 
@@ -95,6 +97,7 @@ class _Search:
         lengths = {r.parameter: _tensor(model, r.parameter).shape[r.axis] for r in own.rows}
         self.body: Anatomy = anatomy(own, lengths)
         self.failure = ""
+        self.stepwise = () if owner_of(model, site) is None else (self.path,)
         self.input_axis = input_axis(model.get_submodule(site.projection), site)
 
     def run(self) -> SitePlan:
@@ -140,6 +143,7 @@ class _Search:
             tuple(counts),
             narrowings=narrowings,
             bypasses=bypasses,
+            stepwise=self.stepwise,
         )
         cuts = (*cuts, *self._projection_cut(way))
         cuts += tuple(special.table_cuts(self.path, self.block, self.site.n_heads, way.slots))

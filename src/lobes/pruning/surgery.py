@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lobes.errors import ModelError
 from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Plan, Setting, SitePlan, Table, entries
+from lobes.pruning.torch_attention import narrow
 
 # What modules call the length of a weight's axis, and the classes that number them the other way.
 _LENGTHS = {0: ("out_features", "nf"), 1: ("in_features", "nx")}
@@ -26,6 +27,8 @@ def carry_out(model: nn.Module, plan: Plan) -> None:
 
 def operate(model: nn.Module, site: SitePlan) -> None:
     """Do to `model`, in place, what is planned for one site."""
+    for path in site.stepwise:
+        narrow(model, _module(model, path))
     for table in site.tables:
         _give_table(model, table)
     for cut in site.cuts:
