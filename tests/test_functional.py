@@ -132,10 +132,7 @@ def test_sites_of_a_transformer():
         assert site.rows == tuple(
             OwnedRows(f"{site.name}.in_proj_{part}", 0, rows) for part in ("weight", "bias")
         )
-        assert (site.prunable, site.gateable) == (False, True)
-        assert site.reason == (
-            "torch's multi-head attention cannot hold fewer channels than its embedding"
-        )
+        assert (site.prunable, site.gateable) == (True, True)
 
 
 def test_rows_where_queries_and_values_come_from_different_places():
@@ -148,9 +145,10 @@ def test_rows_where_queries_and_values_come_from_different_places():
     assert weights == {f"memory.{part}_proj_weight": ((3, 6),) for part in "qkv"}
 
 
-def test_weights_that_another_module_applies_cannot_be_gated():
+def test_weights_that_another_module_applies_cannot_be_gated_or_cut():
     for site in find_heads(wavlm()).sites:
         assert not site.gateable
+        assert not site.prunable
         assert "is applied by another module than the one that holds it" in site.gate_reason
 
 

@@ -32,7 +32,7 @@ class Tiny:
     config: Callable[[], Any]
     sites: tuple[SiteShape, ...]
     projection: str | tuple[str, ...]
-    prunable: bool | tuple[bool, ...] = True  # one for all sites, or one for each
+    prunable: bool = True
     attentions: tuple[str, ...] = ("eager", "sdpa")
 
 
@@ -371,7 +371,6 @@ TINY: dict[str, Tiny] = {
         ),
         ((5, 6, "self"), (5, 6, "cross")),
         ("self_attn.out_proj", "head.attention.out_proj"),
-        prunable=(True, False),
     ),
     "clip": Tiny(_clip, (*((3, 4, "self"),) * 2, *_SELF), "self_attn.out_proj"),
 }

@@ -18,6 +18,7 @@ from lobes.discovery import find_heads
 from lobes.discovery.contexts import argument_with, contexts_of
 from lobes.discovery.functional import opened
 from lobes.discovery.positions import decoder_sites, real_positions
+from lobes.discovery.wrappers import uncompiled, unreduced
 from lobes.errors import ConfigError, DataError, HeadError
 from lobes.heads import HeadLayout, HeadSet, Site
 
@@ -54,7 +55,8 @@ def ablate(
     batches of keyword inputs, run through the model when the block is entered, or, to run them
     once for many blocks, what `mean_contexts` made of them.
 
-    `layout` spares the search for the heads where it is already known (`find_heads`).
+    `layout` spares the search for the heads where it is already known (`find_heads`). What
+    `torch.compile` compiled runs uncompiled inside the block.
     Raises `HeadError` for a head that the model does not have, and when the number of sets and
     the size of a batch differ; `ConfigError` for another `value`, or a mean without data.
     """
@@ -66,6 +68,7 @@ def ablate(
     touched = sorted({site for one in sets for site, _ in one})
     with ExitStack() as stack:
         if touched:  # all sites, so that an example's numbers do not depend on the others' sets
+            stack.enter_context(uncompiled())
             stack.enter_context(opened(model, [site.projection for site in layout.sites]))
         for index in touched:
             site = layout.sites[index]
@@ -218,6 +221,9 @@ def record_contexts(
         return hook
 
     with ExitStack() as stack:
+        stack.enter_context(uncompiled())
+        if gradients:
+            stack.enter_context(unreduced(model))
         stack.enter_context(opened(model, [site.projection for site in record.layout.sites]))
         for site in record.layout.sites:
             module = model.get_submodule(site.projection)

@@ -11,7 +11,7 @@ every run is computed in full.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import nn
 
 from lobes.ablation import ablate
 from lobes.discovery.functional import opened
+from lobes.discovery.wrappers import uncompiled
 from lobes.heads import HeadLayout, HeadSet
 
 Run = Callable[[], Any]
@@ -86,9 +87,11 @@ class Replay:
         ):
             yield
 
-    def _opened(self) -> AbstractContextManager[None]:
-        """Every run alike where attention can run as one kernel, which rounds in another way."""
-        return opened(self.model, [site.projection for site in self.layout.sites])
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Every run alike: compiled programs and attention in one kernel round in other ways."""
+        with uncompiled(), opened(self.model, [site.projection for site in self.layout.sites]):
+            yield
 
     @contextmanager
     def recording(self, sites: set[int]) -> Iterator[None]:

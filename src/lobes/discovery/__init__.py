@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lobes.discovery.inputs import guess_inputs
 from lobes.discovery.sites import sites_of
 from lobes.discovery.tracing import held, trace
+from lobes.discovery.wrappers import check_whole
 from lobes.errors import ModelError
 from lobes.heads import HeadLayout
 
@@ -53,6 +54,7 @@ def find_heads(
 
 
 def _discover(model: nn.Module, example_inputs: Mapping[str, Tensor] | None) -> HeadLayout:
+    check_whole(model)
     with held(model):
         inputs = guess_inputs(model) if example_inputs is None else example_inputs
         try:

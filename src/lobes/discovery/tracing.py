@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from lobes.discovery.functional import applies_inside, attend, projection_in
+from lobes.discovery.wrappers import uncompiled, unwrapped
 from lobes.errors import ModelError
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -94,7 +95,7 @@ class Trace(TorchFunctionMode):
         self._anchor = torch.zeros((), requires_grad=True)
         self._generators: dict[torch.device, torch.Generator] = {}
         self._parameters = {id(parameter) for parameter in self.model.parameters()}
-        linear = {module for module in self.model.modules() if _matrix(module) is not None}
+        linear = {module for module in self.model.modules() if _is_linear(module)}
         # A wrapper around projections (LoRA) is cut inside, at those.
         self._linear = {
             module
@@ -259,9 +260,9 @@ class Trace(TorchFunctionMode):
             given, answer = given.movedim(axis, -1), output.movedim(axis, -1)
         if not _maps(module, given, answer) or not given.numel() or not answer.numel():
             return None
-        bias = getattr(module, "bias", None)
-        frames = (*frame.outer, frame)
-        cut = self._cut(frame.path, frames, given, answer, _matrix(module), bias)
+        weight, bias = _own(module, "weight"), _own(module, "bias")
+        weight = torch.empty(0) if weight is None else weight
+        cut = self._cut(frame.path, (*frame.outer, frame), given, answer, weight, bias)
         return cut if axis == -1 else cut.movedim(-1, axis)
 
 
@@ -287,7 +288,7 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> Trace:
             for name, value in inputs.items()
         }
         stack.enter_context(watch)
-        watch.outputs = model(**given)
+        watch.outputs = unwrapped(model)(**given)
     return watch
 
 
@@ -318,8 +319,7 @@ def held(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_visible_attention(model))
-        if any(map(_is_compiled, model.modules())):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(uncompiled())
         try:
             for module, _ in training:
                 module.training = False
@@ -331,10 +331,6 @@ def held(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(False)
             for module, mode in training:
                 module.training = mode
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
 
 
 @contextmanager
@@ -365,16 +361,27 @@ def channel_axis(module: nn.Module) -> int:
     return -1 - len(kernel)
 
 
-def _matrix(module: nn.Module) -> Any:
-    """A module's weight of two dimensions, or None; lookup tables count for nothing.
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module may be a linear map: it has a matrix, or says how many channels it maps.
 
-    A convolution over single positions has such a weight too, with dimensions of 1 after it.
+    Lookup tables are none; a convolution over single positions is one.
     """
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return False
+    if isinstance(module, _CONVOLUTIONS):
+        return set(module.kernel_size) == {1}
     weight = getattr(module, "weight", None)
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or not isinstance(weight, Tensor):
-        return None
-    single = isinstance(module, _CONVOLUTIONS) and set(module.kernel_size) == {1}
-    return weight if weight.dim() == 2 or single else None
+    return (weight.dim() == 2) if isinstance(weight, Tensor) else None not in _declared(module)
+
+
+def _declared(module: nn.Module) -> tuple[int | None, int | None]:
+    return getattr(module, "in_features", None), getattr(module, "out_features", None)
+
+
+def _own(module: nn.Module, name: str) -> Tensor | None:
+    """A plain tensor of a module; None where it has none, or packs it (quantised weights)."""
+    found = getattr(module, name, None)
+    return found if isinstance(found, Tensor) and type(found.detach()) is Tensor else None
 
 
 def _maps(module: nn.Module, argument: Tensor, output: Tensor) -> bool:
@@ -386,9 +393,9 @@ def _maps(module: nn.Module, argument: Tensor, output: Tensor) -> bool:
     if isinstance(module, _CONVOLUTIONS):
         return True
     ends = argument.shape[-1], output.shape[-1]
-    declared = getattr(module, "in_features", None), getattr(module, "out_features", None)
-    shape = tuple(_matrix(module).shape)
-    return ends in (shape, shape[::-1], declared)
+    weight = _own(module, "weight")
+    shape = () if weight is None else tuple(weight.shape)
+    return ends in (shape, shape[::-1], _declared(module))
 
 
 def refuse_functional(frame: Frame) -> ModelError:
