@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 import lobes
 from lobes import HeadLayout, HeadScores, HeadSet, Site
-from lobes.errors import ConfigError, HeadError, LobesError, RunError
+from lobes.errors import ConfigError, HeadError, LobesError, ModelError, RunError
 from lobes.modeling import MultiTaskModel
 from lobes.study.choice import Choice, mean_rank
 from lobes.study.models import open_model
@@ -265,6 +266,15 @@ def test_nothing_is_left_of_what_failed(
 
     monkeypatch.setattr("lobes.study.prune.compare_speed", stop)
     with pytest.raises(KeyboardInterrupt):
+        prune_model(Choice(drop="0:1"), tmp_path / "new", model=str(bert))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_differs_from_ablation_is_not_written(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lobes.study.prune.ablate", lambda *_, **__: nullcontext())
+    with pytest.raises(ModelError, match="new was not written: loaded back, the pruned model diff"):
         prune_model(Choice(drop="0:1"), tmp_path / "new", model=str(bert))
     assert list(tmp_path.iterdir()) == []
 

@@ -33,7 +33,8 @@ Progress = Callable[[str, int, int], None]
 MARKER = "pruning.json"
 SCHEMA = {"schema": "lobes-pruning", "version": 1}
 _TOLERANCE = 1e-4  # in units of the largest output
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+_WEIGHTS: tuple[str, ...] = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+_WEIGHTS += (".onnx", ".gguf", ".index.json")
 logger = logging.getLogger("lobes")
 
 
@@ -155,16 +156,13 @@ def _beside(name: str) -> list[Path]:
             return []
     modules = read_json(source / "modules.json") or []
     folders = {str(part.get("path")) for part in modules if isinstance(part, dict)}
-    return [
-        path
-        for path in sorted(source.iterdir())
-        if (
-            path.name in folders
-            if path.is_dir()
-            else not path.name.endswith((*_WEIGHTS, ".index.json"))
-        )
-        and path.name not in (MARKER, "config.json")
-    ]
+    return [path for path in sorted(source.iterdir()) if _comes_along(path, folders)]
+
+
+def _comes_along(path: Path, folders: set[str]) -> bool:
+    if path.is_dir():
+        return path.name in folders
+    return not path.name.endswith(_WEIGHTS) and path.name not in ("config.json", MARKER)
 
 
 @torch.no_grad()
