@@ -481,7 +481,7 @@ def check_saving(one: Specimen, pruned: nn.Module) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pruned.save_pretrained(folder)
         loaded = lobes.load_pruned(folder, type(one.model)).eval()
-    assert same(one.run(pruned), one.run(loaded), 1e-6), "the loaded model differs"
+    assert same(one.run(pruned), one.run(loaded), 1e-5), "the loaded model differs"
 
 
 # Generation

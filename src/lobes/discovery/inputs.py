@@ -22,6 +22,7 @@ _LENGTH = 13
 # where the configuration leaves the size open
 _IMAGE_SIDE, _CHANNELS, _PATCH, _PICTURES = 64, 3, 16, 2
 _SAMPLES, _FRAMES, _BANDS = 9600, 104, 80
+_CHARACTERS = 128
 _TRIALS = 48
 
 Inputs = dict[str, Tensor]
@@ -119,6 +120,8 @@ class _Guess:
         self.main = getattr(model, "main_input_name", "input_ids")
         self.generator = torch.Generator().manual_seed(0)
         self.vocabulary = _vocabulary(model, config) if "input_ids" in self.parameters else 0
+        if self.main == "input_ids" in self.parameters:
+            self.vocabulary = self.vocabulary or _CHARACTERS
 
     def missing(self) -> str:
         """The first required argument that nothing is known about."""
