@@ -360,9 +360,10 @@ def test_packed_weights_cannot_be_cut():
     assert "the weight of blocks.0.v is packed or computed" in _only_site(model).reason
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", ["bert", "llama", "t5"])
-def test_a_site_without_heads_is_not_there(name):
-    model = tiny_model(name)
+def test_a_site_without_heads_is_not_there(name, attention):
+    model = tiny_model(name, attention=attention)
     first, *others = find_heads(model).sites
     pruned = prune(model, HeadSet((0, head) for head in range(first.n_heads)))
     assert [site.projection for site in find_heads(pruned).sites] == [

@@ -151,7 +151,7 @@ class Trace(TorchFunctionMode):
 
         What is causal or how it is scaled does not matter to which head reads what.
         """
-        repeats = query.shape[-3] // key.shape[-3] if query.dim() > 3 else 1
+        repeats = query.shape[-3] // max(key.shape[-3], 1) if query.dim() > 3 else 1
         if repeats > 1:
             key, value = (one.repeat_interleave(repeats, -3) for one in (key, value))
         scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
