@@ -446,6 +446,10 @@ def test_prune(study, tmp_path):
     assert record["n_heads"] == [10, 6]
     assert record["n_parameters"][1] < record["n_parameters"][0]
     assert record["largest_difference"] < 1e-5
+    emptied = tmp_path / "emptied"
+    every = "0:0,1,2,3,4 1:1"
+    assert lobes("prune", study.parent / "model", "--drop", every, "--to", emptied).exit_code == 0
+    assert "4 heads in 1 sites" in lobes("heads", emptied).stdout
     zeroed = ("--drop", "0:1", "--export", "zeroed")
     result = lobes("prune", study.parent / "model", *zeroed, "--to", tmp_path / "zeroed")
     assert result.exit_code == 0, result.stderr
