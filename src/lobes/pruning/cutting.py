@@ -18,10 +18,11 @@ from lobes.discovery.inputs import guess_inputs
 from lobes.errors import ConfigError, HeadError, ModelError
 from lobes.heads import HeadLayout, HeadSet, Site
 from lobes.pruning import special
+from lobes.pruning.blocks import Sample, block_path
 from lobes.pruning.compare import largest_difference, tensors, tolerance
 from lobes.pruning.exports import native, zeroed
 from lobes.pruning.plan import Plan, SitePlan, plans_of, store
-from lobes.pruning.search import Sample, alone, block_path, plan_site
+from lobes.pruning.search import alone, plan_site
 from lobes.pruning.slots import Unfit
 from lobes.pruning.surgery import operate
 

@@ -6,11 +6,11 @@ test: a block without some heads must give what the whole block gave while they 
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from itertools import combinations, islice, permutations
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,18 @@ from lobes.discovery.ownership import shared_path
 from lobes.errors import LobesError
 from lobes.heads import HeadLayout, HeadSet, OwnedRows, Site
 from lobes.pruning import special
+from lobes.pruning.blocks import (
+    Called,
+    Sample,
+    axes_given,
+    block_path,
+    bound,
+    computing,
+    first_tensor,
+    put,
+    single,
+    single_precision,
+)
 from lobes.pruning.compare import largest_difference, tolerance
 from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Setting, SitePlan, runs
 from lobes.pruning.settings import Change, Number, Watch, combined
@@ -42,24 +54,6 @@ from lobes.pruning.surgery import operate
 from lobes.pruning.torch_attention import known_rows, owner_of
 
 _TRIES = 400  # of settings, for each arrangement of the heads and each set of narrowings
-
-
-@dataclass(eq=False)
-class Sample:
-    """What went into a block in one call."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    @property
-    def lacks_bias(self) -> bool:
-        """Whether no position bias was given, so that the block computes one itself."""
-        return self.kwargs.get(special.BIAS) is None
-
-
-def block_path(site: Site) -> str:
-    """The innermost module that holds a site's output projection and all that its heads own."""
-    return shared_path([f"{site.projection}.weight", *(rows.parameter for rows in site.rows)])
 
 
 def alone(model: nn.Module, site: Site, layout: HeadLayout) -> Site:
@@ -101,7 +95,7 @@ class _Search:
         self.input_axis = input_axis(model.get_submodule(site.projection), site)
 
     def run(self) -> SitePlan:
-        with _single_precision(self.model, self.path):
+        with single_precision(self.model, self.path):
             self.pristine = self.model.get_submodule(self.path)
             self.expected = {kind: self._ablated(kind) for kind in self._attentions()}
             try:
@@ -171,7 +165,7 @@ class _Search:
         return None
 
     def _put(self, block: nn.Module) -> None:
-        _put(self.model, self.path, block)
+        put(self.model, self.path, block)
 
     def _attentions(self) -> list[str | None]:
         """The implementation of attention that the block uses, and others that it may."""
@@ -212,7 +206,7 @@ class _Search:
         block = self.model.get_submodule(self.path)
         args, kwargs = self._arguments_of_call()
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), _computing(block, attention):
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), computing(block, attention):
                 torch.manual_seed(0)
                 return first_tensor(block(*args, **kwargs))
         except Exception as error:  # whatever a wrong cut makes an unknown module raise
@@ -222,7 +216,7 @@ class _Search:
 
     def _arguments_of_call(self) -> tuple[Any, Any]:
         """A fresh copy of the sample, which the block may change, in single precision."""
-        return _single(copy.deepcopy((self.sample.args, self.sample.kwargs)))
+        return single(copy.deepcopy((self.sample.args, self.sample.kwargs)))
 
     def _plain_rows(self, rows: Rows, way: Arrangement) -> np.ndarray:
         if way.plain:
@@ -245,7 +239,7 @@ class _Search:
         block = self.model.get_submodule(self.path)
         args, kwargs = self._arguments_of_call()
         with suppress(LobesError, Unfit, RuntimeError, ValueError, IndexError, TypeError):
-            layout = find_heads(_Call(block, args, kwargs), example_inputs={})
+            layout = find_heads(Called(block, args, kwargs), example_inputs={})
             prefix = len(self.path) + 1 if self.path else 0
             for site in layout.sites:
                 fits = site.projection == f"block.{self.site.projection[prefix:]}"
@@ -285,10 +279,12 @@ class _Search:
         calls = self._watched([holder, *readers])
         if holder not in calls:
             return
-        for name, whole in _bound(self.model.get_submodule(holder), calls[holder]).items():
+        for name, whole in bound(self.model.get_submodule(holder), calls[holder]).items():
             if whole.dim() < 2 or whole.shape[-1] <= width:
                 continue
-            orders = {path: _order(whole, calls[path].args) for path in readers if path in calls}
+            orders = {
+                path: axes_given(whole, calls[path].args) for path in readers if path in calls
+            }
             found = tuple((path, order) for path, order in orders.items() if order is not None)
             if found:
                 yield Bypass(holder, name, width, found)
@@ -313,7 +309,7 @@ class _Search:
 
     def _arguments(self, way: Arrangement) -> Iterator[Narrowing]:
         heads, kept = self.site.n_heads, runs(max(slot, 0) for slot in way.slots)
-        named = _bound(self.block, self._watched([self.path])[self.path])
+        named = bound(self.block, self._watched([self.path])[self.path])
         batch = next((len(t) for t in named.values() if t.dim()), 1)
         for name, tensor in named.items():
             for axis, size in enumerate(tensor.shape):
@@ -376,43 +372,6 @@ class _Search:
         return changes
 
 
-class _Call(nn.Module):
-    """A block together with the arguments of one call."""
-
-    def __init__(self, block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.block, self.call = block, (args, kwargs)
-
-    def forward(self) -> Any:
-        args, kwargs = copy.deepcopy(self.call)  # a cache among them grows with each run
-        return self.block(*args, **kwargs)
-
-
-def first_tensor(value: Any) -> Tensor:
-    """The first tensor of floating-point numbers in a module's output."""
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value
-    parts = value.values() if isinstance(value, Mapping) else value
-    if not isinstance(parts, Tensor) and hasattr(parts, "__iter__"):
-        for one in parts:
-            with suppress(TypeError):
-                return first_tensor(one)
-    raise TypeError("no tensor of floating-point numbers")
-
-
-def _order(whole: Tensor, args: tuple[Any, ...]) -> tuple[int, ...] | None:
-    """The order of a tensor's axes in which a module is given it; None if it is given another."""
-    given = args[0] if args else None
-    if not isinstance(given, Tensor) or given.data_ptr() != whole.data_ptr():
-        return None
-    for axes in permutations(range(whole.dim() - 1)):
-        order = (*axes, whole.dim() - 1)
-        seen = whole.permute(order)
-        if (seen.shape, seen.stride()) == (given.shape, given.stride()):
-            return order
-    return None
-
-
 def _cut(rows: Rows, source: np.ndarray) -> Cut:
     return Cut(rows.parameter, rows.axis, rows.owners.shape[1], runs(source.tolist()))
 
@@ -424,25 +383,6 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
 
 def _join(path: str, name: str) -> str:
     return ".".join(part for part in (path, name) if part)
-
-
-def _put(model: nn.Module, path: str, block: nn.Module) -> None:
-    if path:
-        parent, _, name = path.rpartition(".")
-        model.get_submodule(parent)._modules[name] = block
-    elif model is not block:
-        # the block is the whole model: take over all that the copy has
-        model.__dict__.clear()
-        model.__dict__.update(block.__dict__)
-
-
-def _bound(block: nn.Module, sample: Sample) -> dict[str, Tensor]:
-    """The tensors of a call by the names of the arguments."""
-    import inspect
-
-    names = list(inspect.signature(block.forward).parameters)
-    values = dict(zip(names, sample.args, strict=False)) | sample.kwargs
-    return {name: one for name, one in values.items() if isinstance(one, Tensor) and name in names}
 
 
 def input_axis(projection: Any, site: Site) -> int:
@@ -472,50 +412,6 @@ def input_axis(projection: Any, site: Site) -> int:
         answer = answer - bias
         errors = [(given @ w - answer).float().norm() for w in (weight, weight.T)]
     return int(errors[1] < errors[0])
-
-
-def _single(value: Any) -> Any:
-    """Tensors of low precision as float32, wherever they stand in arguments."""
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-    if isinstance(value, dict):
-        return {key: _single(one) for key, one in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_single(one) for one in value)
-    return value
-
-
-@contextmanager
-def _single_precision(model: nn.Module, path: str) -> Iterator[None]:
-    """A float32 copy of a block in its place, for as long as it is tried out."""
-    original = model.get_submodule(path)
-    low = any(p.dtype in (torch.float16, torch.bfloat16) for p in original.parameters())
-    if low and path:
-        _put(model, path, copy.deepcopy(original).float())
-    try:
-        yield
-    finally:
-        _put(model, path, original)
-
-
-@contextmanager
-def _computing(block: nn.Module, attention: str | None) -> Iterator[None]:
-    """Another implementation of attention for the time of the block, where there are several."""
-    found: list[Any] = [getattr(module, "config", None) for module in block.modules()]
-    configs: dict[int, Any] = {id(one): getattr(one, "original", one) for one in found}
-    name = "_attn_implementation_internal"
-    before = {
-        key: getattr(config, name)
-        for key, config in configs.items()
-        if attention is not None and hasattr(config, name)
-    }
-    try:
-        for key in before:
-            setattr(configs[key], name, attention)
-        yield
-    finally:
-        for key, used in before.items():
-            setattr(configs[key], name, used)
 
 
 @contextmanager
