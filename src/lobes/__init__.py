@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lobes.ablation import ablate, record_contexts
+    from lobes.ablation import HeadMeans, ablate, mean_contexts, record_contexts
     from lobes.discovery import find_heads
     from lobes.dissociation import Dissociation, LesionMatrix
     from lobes.errors import LobesError
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Dissociation": "dissociation",
     "HeadLayout": "heads",
+    "HeadMeans": "ablation",
     "HeadScores": "heads",
     "HeadSet": "heads",
     "IAT": "training.iat",
@@ -45,6 +46,7 @@ _HOMES = {
     "lesion_matrix": "iap",
     "load_pruned": "modeling",
     "load_task_model": "modeling",
+    "mean_contexts": "ablation",
     "prune": "pruning",
     "record_contexts": "ablation",
 }
@@ -52,6 +54,7 @@ _HOMES = {
 __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no constant
     "Dissociation",
     "HeadLayout",
+    "HeadMeans",
     "HeadScores",
     "HeadSet",
     "IAT",
@@ -69,6 +72,7 @@ __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no consta
     "lesion_matrix",
     "load_pruned",
     "load_task_model",
+    "mean_contexts",
     "prune",
     "record_contexts",
 ]

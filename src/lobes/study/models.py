@@ -12,6 +12,7 @@ from lobes.errors import ModelError, RunError
 from lobes.heads import HeadLayout
 from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.pretrained import load_config, load_model
+from lobes.pruning.cutting import tried_out
 from lobes.study.disk import read_json
 from lobes.study.store import SCHEMA
 
@@ -43,15 +44,19 @@ def open_model(
 def find_model_heads(
     name_or_folder: str | os.PathLike[str], *, trust_remote_code: bool = False
 ) -> HeadLayout:
-    """Where the heads of a model are; of one with unusual inputs, those of its base model."""
+    """Where the heads of a model are; of one with unusual inputs, those of its base model.
+
+    Which sites are prunable is tried out.
+    """
     model = open_model(name_or_folder, trust_remote_code=trust_remote_code)
     try:
-        return find_heads(model)
+        layout = find_heads(model)
     except ModelError:
         base = getattr(model, "base_model", model)
         if base is model:
             raise
-        return find_heads(base)
+        model, layout = base, find_heads(base)
+    return tried_out(model, layout)
 
 
 def describe_heads(layout: HeadLayout) -> dict[str, Any]:
