@@ -52,7 +52,8 @@ class Site:
     The input of the module `projection` is the concatenation of the heads' contexts, head-major:
     its last dimension is `n_heads * head_dim` long and `[h * head_dim : (h + 1) * head_dim]` is
     head h. `rows` are the rows of the query, key and value projections that each head owns.
-    `prunable` says whether cutting those rows removes exactly that head; if not, `reason` says why.
+    `prunable` says that nothing known speaks against cutting those rows to remove exactly that
+    head (`lobes.prune` tries it out); if not, `reason` says why.
     `gateable` says whether they are all that the head has, so that it can be trained alone (IAT);
     if not, `gate_reason` says why.
     `batch_axis` is the axis of the input of `projection` along which the examples of a batch lie,
