@@ -80,6 +80,8 @@ RULES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?(projection_size|output_size|proj_size|conv_dim|tdnn_dim|d_latents)", HIDDEN),
     # pictures and sound
     (r"image_size", 32),
+    (r"num_filters", 8),
+    (r"base_channels", 32),
     (r"num_mel_bins", 16),
     (r"num_queries|num_query_tokens|num_latents|latent_query_num", 7),
     (r"num_position_embeddings", 16),
