@@ -21,6 +21,7 @@ from lobes.discovery import find_heads
 from lobes.errors import ModelError
 from lobes.heads import HeadSet
 from lobes.importance import head_importance
+from lobes.pruning import prune
 from lobes.replay import Replay
 from tiny_models import TINY, tiny_inputs, tiny_model
 
@@ -207,9 +208,18 @@ def test_a_model_without_weights_is_refused():
 
 def test_a_sharded_model_is_refused_until_it_is_known(group: None):
     model = tiny_model("bert")
+    layout = find_heads(tiny_model("bert"))
     mesh = init_device_mesh("cpu", (1,))
     query = model.encoder.layer[0].attention.self.query
     query.weight = nn.Parameter(distribute_tensor(query.weight.detach(), mesh, [Shard(0)]))
     message = r"self.query.weight of BertModel is sharded over several processes. Call find_heads"
     with pytest.raises(ModelError, match=message):
         find_heads(model)
+    with pytest.raises(ModelError, match="BertModel is sharded over processes: prune it before"):
+        prune(model, LESION, layout=layout)
+
+
+def test_a_model_for_several_processes_is_pruned_unwrapped(group: None):
+    wrapped = DistributedDataParallel(tiny_model("bert"))
+    with pytest.raises(ModelError, match=r"prune the model inside \(model.module\)"):
+        prune(wrapped, LESION, layout=find_heads(wrapped.module))
