@@ -5,6 +5,9 @@ import pytest
 import zoo
 from zoo_checks import differences, one_thread  # noqa: F401 - a fixture
 
+# torch's, about how it computes what a type asks for
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
+
 
 @pytest.mark.parametrize("kind", zoo.TYPES[::2])
 def test_what_lobes_can_do_with_a_type(kind: str):

@@ -8,7 +8,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "another package is needed": (
             "dinat edgetam edgetam_vision_model gemma3n gemma3n_vision "
             "higgs_audio_v2_tokenizer layoutlmv2 pe_audio_video pe_audio_video_encoder "
-            "pe_video pe_video_encoder"
+            "pe_video pe_video_encoder timm_backbone timm_wrapper"
         ),
         "its windows leave positions of a short sound without a key, so that nothing is a number": (
             "nemotron3_5_asr nemotron_asr_streaming nemotron_asr_streaming_encoder"
