@@ -1,12 +1,13 @@
 """Heads of models that are compiled, adapted, quantised, or wrapped for several processes.
 
-peft, bitsandbytes and torchao are tried where they are installed; they are no dependency.
+bitsandbytes and torchao are tried where they are installed; they are no dependency.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import torch.distributed as dist
@@ -127,8 +128,8 @@ def test_distributed_data_parallel(name: str, group: None):
         sum(outputs[key].sum() for key in outputs if isinstance(outputs[key], Tensor)).backward()
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft's own
 def test_low_rank_adapters():
-    peft = pytest.importorskip("peft")
     for name, targets in (("bert", ["query", "value", "dense"]), ("llama", ["q_proj", "o_proj"])):
         for dora in (False, True):
             config = peft.LoraConfig(
@@ -142,6 +143,9 @@ def test_low_rank_adapters():
             for site in find_heads(adapted).sites:
                 assert site.projection.endswith(TINY[name].projection)
                 assert site.gateable
+            with pytest.raises(ModelError, match=r"merge them first \(model.merge_and_unload"):
+                prune(adapted, LESION)
+            assert prune(merged, LESION)(**tiny_inputs(merged)).last_hidden_state.isfinite().all()
 
 
 def wide_bert() -> nn.Module:
