@@ -18,11 +18,11 @@ from lobes import HeadSet, ablate, find_heads, load_pruned, prune
 from lobes.errors import HeadError, ModelError
 from lobes.pruning.cutting import tried_out
 from lobes.pruning.plan import KEY, plans_of
-from plain_models import WIDTH, Attention, Encoder
+from plain_models import WIDTH, Attention, Encoder, attend, join, split
 from tiny_models import TINY, tiny_inputs, tiny_model
 
-# Their contexts reach a norm, a convolution, torch's own attention, or are mixed by experts.
-NOT_PRUNED = {"bitnet", "convbert", "jetmoe", "siglip_vision_model", "squeezebert"}
+# Their contexts reach a norm or a convolution, or are mixed by experts.
+NOT_PRUNED = {"bitnet", "convbert", "jetmoe", "squeezebert"}
 NAMES = [name for name in TINY if name not in NOT_PRUNED]
 NAMED = [(name, attention) for name in NAMES for attention in TINY[name].attentions]
 
@@ -318,6 +318,32 @@ def test_any_heads_of_any_layout(layout, group):
             smaller = prune(model, heads, layout=known, example_inputs=inputs)
             assert_same(run(smaller, inputs), ablated(model, heads, inputs))
             assert parameters(smaller) <= parameters(model)
+
+
+class Buffered(nn.Module):
+    """A fused projection whose keys have a bias of zeros, kept beside the others (EVA, BEiT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(WIDTH, 30, bias=False), nn.Linear(10, WIDTH)
+        self.q_bias, self.v_bias = nn.Parameter(torch.rand(10)), nn.Parameter(torch.rand(10))
+        self.register_buffer("k_bias", torch.zeros(10))
+
+    def forward(self, x):
+        bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
+        projected = nn.functional.linear(x, self.qkv.weight, bias)
+        q, k, v = (split(one, one.shape[-1] // 5) for one in projected.chunk(3, -1))
+        return self.out(join(attend(q, k, v)))
+
+
+def test_biases_are_cut_also_where_they_are_no_parameters():
+    torch.manual_seed(0)
+    model, inputs = Encoder(Buffered()).eval(), {"x": torch.randn(2, 7, WIDTH)}
+    heads = HeadSet([(0, 0)])
+    smaller = prune(model, heads, example_inputs=inputs)
+    assert_same(run(smaller, inputs), ablated(model, heads, inputs))
+    block = smaller.blocks[0]
+    assert len(block.q_bias) == len(block.k_bias) == len(block.v_bias) == 5
 
 
 def test_weights_of_plain_modules_are_loaded_into_one_that_is_pruned_likewise():

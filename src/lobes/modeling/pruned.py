@@ -71,7 +71,7 @@ def _class_of(config: Any, model_class: Any, name: str, trust_remote_code: bool)
         if model_class is not AutoModel:
             return model_class
     if not hasattr(model_class, "_model_mapping"):
-        if not isinstance(config, getattr(model_class, "config_class", None) or ()):
+        if not _is_of(config, model_class):
             raise ModelError(
                 f"{name!r} holds a pruned {config.model_type} model, which cannot be loaded as "
                 f"{model_class.__name__}: a pruned model fits the architecture that it was pruned "
@@ -90,6 +90,16 @@ def _class_of(config: Any, model_class: Any, name: str, trust_remote_code: bool)
     if isinstance(found, tuple):
         found = next((one for one in found if one.__name__ in names), found[0])
     return found
+
+
+def _is_of(config: Any, model_class: Any) -> bool:
+    """Whether a class builds models of a configuration, or those of the type that it stands for."""
+    wanted = getattr(model_class, "config_class", None)
+    if wanted is None or isinstance(config, wanted):
+        return wanted is not None
+    mapped = AutoModel._model_mapping.get(type(config), None)
+    base = mapped[0] if isinstance(mapped, tuple) else mapped
+    return getattr(base, "config_class", None) is wanted
 
 
 def _fitted(model: Any, plan: Plan) -> Plan:

@@ -36,7 +36,7 @@ from lobes.pruning.blocks import (
     single_precision,
 )
 from lobes.pruning.compare import largest_difference, tolerance
-from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Setting, SitePlan, runs
+from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Runs, Setting, SitePlan, runs
 from lobes.pruning.settings import Change, Number, Watch, combined
 from lobes.pruning.slots import (
     Anatomy,
@@ -139,7 +139,7 @@ class _Search:
             bypasses=bypasses,
             stepwise=self.stepwise,
         )
-        cuts = (*cuts, *self._projection_cut(way))
+        cuts = (*cuts, self._projection_cut(way))
         cuts += tuple(special.table_cuts(self.path, self.block, self.site.n_heads, way.slots))
         sized = [_cut(r, self._plain_rows(r, way)) for r in rows]
         first = replace(base, cuts=(*sized, *cuts))
@@ -224,15 +224,18 @@ class _Search:
         # only the length counts here: what stands where is found out from a block of this size
         return np.arange(new_length(rows, self.body, way)) % rows.owners.shape[1]
 
-    def _projection_cut(self, way: Arrangement) -> list[Cut]:
+    def _projection_cut(self, way: Arrangement) -> Cut:
+        name = f"{self.site.projection}.weight"
+        return Cut(name, self.input_axis, self.site.width, self._channels(way))
+
+    def _channels(self, way: Arrangement) -> Runs:
+        """The channels of the new heads' contexts."""
         width = self.site.head_dim
-        channels = [
+        return runs(
             PAD if head == PAD else head * width + channel
             for head in way.slots
             for channel in range(width)
-        ]
-        name = f"{self.site.projection}.weight"
-        return [Cut(name, self.input_axis, self.site.width, runs(channels))]
+        )
 
     def _placed(self, rows: Sequence[Rows], way: Arrangement) -> list[Cut] | None:
         """The cuts that put each new head's rows where the smaller block has them."""
@@ -333,10 +336,11 @@ class _Search:
                     yield Narrowing(_join(self.path, path), None, -1, count * width, runs(channels))
 
     def _buffers(self, way: Arrangement) -> Iterator[Cut]:
+        kept = {self.site.width: self._channels(way), self.site.n_heads: runs(way.slots)}
         for name, buffer in self.block.named_buffers():
             for axis, size in enumerate(buffer.shape):
-                if size == self.site.n_heads:
-                    yield Cut(_join(self.path, name), axis, size, runs(way.slots))
+                if size in kept:
+                    yield Cut(_join(self.path, name), axis, size, kept[size])
 
     def _settings(self, way: Arrangement, cuts: Sequence[Cut]) -> Iterator[tuple[Setting, ...]]:
         """What the block's numbers may become, the likeliest first; configurations last."""

@@ -87,6 +87,12 @@ class NarrowMultiheadAttention(nn.MultiheadAttention):
             weights = None if weights is None else weights.squeeze(0)
         return output, weights
 
+    def _reset_parameters(self) -> None:
+        """Random weights, as torch draws them, wherever they lie."""
+        self._qkv_same_embed_dim = self.in_proj_weight is not None
+        super()._reset_parameters()
+        self._qkv_same_embed_dim = False
+
     def _projected(self, *inputs: Tensor) -> list[Tensor]:
         if self.in_proj_weight is not None:
             weights = self.in_proj_weight.chunk(3)
