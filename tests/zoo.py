@@ -458,6 +458,7 @@ SKIPPED = {
     "nemotron3_5_asr": _NO_KEYS,
     "nemotron_asr_streaming": _NO_KEYS,
     "nemotron_asr_streaming_encoder": _NO_KEYS,
+    "nystromformer": "with no head left, torch crashes in its convolution of zero groups",
     "vits": "the noise of discovery makes it speak for a minute",
 }
 
