@@ -431,7 +431,7 @@ def test_a_weight_that_is_read_past_its_projection_is_noticed(tmp_path: Path) ->
             self.inner = query
 
         def forward(self, states: torch.Tensor) -> torch.Tensor:
-            return nn.functional.linear(states, self.inner.weight, self.inner.bias)
+            return self.inner(states) + nn.functional.linear(states, self.inner.weight)
 
     attention.query = Around()
     with pytest.raises(ModelError, match=r"weight of Linear gets a gradient past the gate: Bert"):

@@ -184,7 +184,9 @@ class _Guess:
 
     def _other_texts(self, batch: int) -> Inputs:
         texts: Inputs = {}
-        if getattr(self.config, "is_encoder_decoder", False):
+        passes_on = any(one.kind is one.VAR_KEYWORD for one in self.parameters.values())
+        takes = passes_on or "decoder_input_ids" in self.parameters
+        if takes and getattr(self.config, "is_encoder_decoder", False):
             decoder = getattr(self.config, "decoder", self.config)
             size = getattr(decoder, "vocab_size", None) or self.vocabulary
             size = size or _look(self.config, "vocab_size")
@@ -333,6 +335,7 @@ def _tokens(
     named = {
         name: value
         for part in (config, *_parts(config))
+        if hasattr(part, "to_dict")
         for name, value in part.to_dict().items()
         if name.endswith(("_token_id", "_token_index")) and isinstance(value, int)
     }
