@@ -12,7 +12,7 @@ from lobes import HeadSet, find_heads, prune
 from lobes.errors import ModelError
 from lobes.heads import OwnedRows, Site
 from lobes.pruning.plan import KEY, PAD, Plan, entries, plans_of, runs, store
-from lobes.pruning.slots import Unfit, anatomy, arrangements, kept_rows, new_length
+from lobes.pruning.slots import Unfit, anatomy, arrangements, kept_rows, new_length, plain_rows
 from tiny_models import tiny_model
 
 
@@ -45,9 +45,14 @@ def test_every_arrangement_holds_the_kept_heads_in_their_groups(group, gone):
     sizes = []
     for way in found:
         assert sorted(slot for slot in way.slots if slot != PAD) == kept
-        assert way.plain == (PAD not in way.slots and len(set(way.slots)) == len(way.slots)) or (
-            body.shares
-        )
+        if way.held is not None:
+            assert sorted(way.held) == list(way.held)
+            assert all(slot in (PAD, held) for slot, held in zip(way.slots, way.held, strict=True))
+            for rows in body.rows:
+                places = plain_rows(rows, way)
+                assert len(places) == new_length(rows, body, way)
+                owned = rows.owners[kept].any(0)
+                assert set(places[places != PAD]) <= set(np.flatnonzero(owned))
         if body.shares:
             for start in range(0, len(way.slots), way.per_group):
                 members = [s for s in way.slots[start : start + way.per_group] if s != PAD]

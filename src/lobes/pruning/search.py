@@ -45,8 +45,8 @@ from lobes.pruning.slots import (
     Unfit,
     anatomy,
     arrangements,
-    kept_rows,
     new_length,
+    plain_rows,
     rows_by_slot,
     rows_of,
 )
@@ -152,7 +152,7 @@ class _Search:
             with _set(self.model, settings):
                 if self._output() is None:
                     continue
-                if way.plain and self._agrees():
+                if way.held is not None and self._agrees():
                     return plan
                 placed = self._placed(rows, way)
             if placed is None:
@@ -219,8 +219,8 @@ class _Search:
         return single(copy.deepcopy((self.sample.args, self.sample.kwargs)))
 
     def _plain_rows(self, rows: Rows, way: Arrangement) -> np.ndarray:
-        if way.plain:
-            return kept_rows(rows, self.kept)
+        if way.held is not None:
+            return plain_rows(rows, way)
         # only the length counts here: what stands where is found out from a block of this size
         return np.arange(new_length(rows, self.body, way)) % rows.owners.shape[1]
 

@@ -1,6 +1,6 @@
 """Which new heads a site gets when some of its heads go, and which rows they come from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,12 +61,13 @@ class Anatomy:
 class Arrangement:
     """The new heads of a site: `slots[j]` is an old head, or -1; each `per_group` share rows.
 
-    `plain` says that the rows that stay are in their old order.
+    Where the rows that stay can keep their old order, `held` are the old heads whose places the
+    new ones have: those of the slots, and for each -1 one that goes.
     """
 
     slots: tuple[int, ...]
     per_group: int
-    plain: bool
+    held: tuple[int, ...] | None = None
 
     @property
     def n_groups(self) -> int:
@@ -112,36 +113,70 @@ def arrangements(
     for parts of a group, or heads of zeros fill the groups up, whichever is smaller: a head has
     `head_cost` numbers of its own, a group `group_cost`.
     """
-    total = body.site.n_heads
+    chosen, total = set(kept), body.site.n_heads
     if not body.shares:
-        for pads in range(total - len(kept)):
-            yield Arrangement((*kept, *[PAD] * pads), 1, not pads)
+        gone = [head for head in range(total) if head not in chosen]
+        for pads in range(len(gone)):
+            yield _in_place(sorted([*kept, *gone[:pads]]), chosen, 1)
         return
-    members = [[head for head in group if head in set(kept)] for group in body.groups]
-    members = [group for group in members if group]
-    if not members:
-        yield Arrangement((), body.group_size, True)
-        yield Arrangement((PAD,), 1, False)
+    if not chosen:
+        yield Arrangement((), body.group_size, ())
+        yield _in_place([0], chosen, 1)
         return
     ways = []
     for size in range(1, body.group_size + 1):
-        slots: list[int] = []
-        for group in members:
-            slots += [*group, *[PAD] * (-len(group) % size)]
-        cost = head_cost * len(slots) + group_cost * (len(slots) // size)
-        plain = all(len(group) == size for group in members)
-        ways.append((cost, slots.count(PAD), Arrangement(tuple(slots), size, plain)))
+        way = _grouped(body, chosen, size)
+        cost = head_cost * len(way.slots) + group_cost * way.n_groups
+        ways.append((cost, way.slots.count(PAD), way))
     limit = head_cost * total + group_cost * len(body.groups)
     for cost, _, way in sorted(ways, key=lambda way: way[:2]):
         if cost <= limit:
             yield way
 
 
+def _in_place(held: Sequence[int], chosen: Set[int], per_group: int) -> Arrangement:
+    slots = tuple(head if head in chosen else PAD for head in held)
+    return Arrangement(slots, per_group, tuple(held))
+
+
+def _grouped(body: Anatomy, chosen: Set[int], size: int) -> Arrangement:
+    """Groups of `size` heads: old groups cut down or filled up, or old ones in several parts."""
+    members = [[head for head in group if head in chosen] for group in body.groups]
+    if all(len(group) <= size for group in members):
+        held = []
+        for group, own in zip(body.groups, members, strict=True):
+            gone = [head for head in group if head not in chosen]
+            held += sorted([*own, *gone[: size - len(own)]]) if own else []
+        return _in_place(held, chosen, size)
+    slots: list[int] = []
+    for own in members:
+        slots += [*own, *[PAD] * (-len(own) % size)]
+    return Arrangement(tuple(slots), size)
+
+
+def plain_rows(rows: Rows, way: Arrangement) -> np.ndarray:
+    """Where the entries of a parameter come from, in their old order: -1 for zeros.
+
+    Those of the heads held stay, and those of no head or of all; what belongs to none of the
+    slots' heads is zero.
+    """
+    places = kept_rows(rows, way.held or ())
+    slots = [slot for slot in way.slots if slot != PAD]
+    owned = rows.owners[:, places]
+    empty = owned.any(0) & ~owned[slots].any(0) & ~_common(rows)[places]
+    return np.where(empty, PAD, places)
+
+
+def _common(rows: Rows) -> np.ndarray:
+    """[length]: entries of all heads."""
+    shared = rows.owners.all(0)
+    return shared if len(rows.owners) > 1 else np.zeros_like(shared)
+
+
 def kept_rows(rows: Rows, kept: Sequence[int]) -> np.ndarray:
     """The entries that stay in their old order: those of `kept` heads, and those of no head."""
     gone = np.setdiff1d(np.arange(len(rows.owners)), kept)
-    shared_by_all = rows.owners.all(0) & (len(rows.owners) > 1)
-    lost = rows.owners[gone].any(0) & ~rows.owners[list(kept)].any(0) & ~shared_by_all
+    lost = rows.owners[gone].any(0) & ~rows.owners[list(kept)].any(0) & ~_common(rows)
     return np.flatnonzero(~lost)
 
 

@@ -96,6 +96,8 @@ def _declare(module: nn.Module, name: str, cut: Cut) -> None:
         return
     changed: Any = module
     if isinstance(module, nn.modules.conv._ConvNd) and module.groups == cut.size:
+        if not cut.new_size:  # torch does not check, and reads memory that is not its own
+            raise ModelError(f"{cut.parameter} is a convolution, which needs a channel.")
         changed.groups = changed.in_channels = changed.out_channels = cut.new_size
         return
     if isinstance(module, nn.Embedding):
