@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -23,6 +24,8 @@ from tiny_models import TINY, tiny_inputs, tiny_model
 
 # Their contexts reach a norm or a convolution, or are mixed by experts.
 NOT_PRUNED = {"bitnet", "convbert", "jetmoe", "squeezebert"}
+if Version(transformers.__version__) < Version("5.20"):
+    NOT_PRUNED |= {"diffllama"}  # whose code then could not do with fewer heads
 NAMES = [name for name in TINY if name not in NOT_PRUNED]
 NAMED = [(name, attention) for name in NAMES for attention in TINY[name].attentions]
 

@@ -169,7 +169,7 @@ def plain_rows(rows: Rows, way: Arrangement) -> np.ndarray:
 
 def _common(rows: Rows) -> np.ndarray:
     """[length]: entries of all heads."""
-    shared = rows.owners.all(0)
+    shared = np.asarray(rows.owners.all(0))
     return shared if len(rows.owners) > 1 else np.zeros_like(shared)
 
 
