@@ -80,6 +80,16 @@ def test_a_pruned_model_gives_what_the_whole_one_gives_under_ablation(name, atte
     }
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not hasattr(model.config, KEY)
+    needed = sum(
+        len(s.bypasses) * 2 + len(s.narrowings) * 2 + len(s.ignored) + sum(
+            len(b.readers) for b in s.bypasses
+        )
+        for s in plans_of(smaller.config)[0].sites
+    )  # fmt: skip
+    hooks = sum(
+        len(module._forward_pre_hooks) + len(module._forward_hooks) for module in smaller.modules()
+    )
+    assert hooks <= needed
 
 
 @pytest.mark.parametrize("name", NAMES)

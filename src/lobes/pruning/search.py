@@ -277,9 +277,10 @@ class _Search:
     def _bypasses(self, way: Arrangement) -> Iterator[Bypass]:
         """Ways to hide an argument's last channels from the module that holds the projections."""
         width = len(way.slots) * self.site.head_dim
-        readers = sorted({rows.parameter.rpartition(".")[0] for rows in self.body.rows})
+        modules = {rows.parameter.rpartition(".")[0] for rows in self.body.rows}
+        readers = sorted(modules - {self.path})
         holder = shared_path(readers)
-        calls = self._watched([holder, *readers])
+        calls = self._watched([holder, *readers]) if readers else {}
         if holder not in calls:
             return
         for name, whole in bound(self.model.get_submodule(holder), calls[holder]).items():
@@ -304,8 +305,10 @@ class _Search:
 
             self.model.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)
 
+        inside = f"{self.path}." if self.path else ""
         for path in paths:
-            watch(path)
+            if path == self.path or path.startswith(inside):
+                watch(path)
         self._output()
         self._put(before)
         return calls
