@@ -57,7 +57,7 @@ def main(page: Path = PAGE) -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     rows: list[str] = []
-    reasons: dict[str, int] = {}
+    reasons: dict[str, tuple[int, str]] = {}
     done: Counter[str] = Counter()
     left_out: dict[str, list[tuple[str, str]]] = {"attention": [], "build": [], "inputs": []}
     wrong: list[str] = []
@@ -93,18 +93,22 @@ def _heads(one: zoo_checks.Specimen) -> str:
     return ", ".join(f"{count} of {n} × {size}" for (n, size), count in sites.items())
 
 
-def _cell(check: str, found: dict[str, str], reasons: dict[str, int], known: str | None) -> str:
-    """ "yes", the number of a reason, or nothing."""
+def _cell(
+    check: str, found: dict[str, str], reasons: dict[str, tuple[int, str]], known: str | None
+) -> str:
+    """ "yes", the number of a reason, or nothing; reasons that differ in names only are one."""
     if check not in found:
         return ""
     if not found[check]:
         return "yes"
-    return str(reasons.setdefault(known or found[check], len(reasons) + 1))
+    if known not in reasons:
+        reasons[known or found[check]] = len(reasons) + 1, found[check]
+    return str(reasons[known or found[check]][0])
 
 
 def _page(
     rows: list[str],
-    reasons: dict[str, int],
+    reasons: dict[str, tuple[int, str]],
     done: Counter[str],
     left_out: dict[str, list[tuple[str, str]]],
 ) -> str:
@@ -116,7 +120,7 @@ def _page(
         f"| **{len(rows)} types** | | {totals} |",
         *rows,
     ]
-    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+    notes = [f"{number}. {reason}" for number, reason in reasons.values()]
     others = (
         ("No attention", "attention", "In these types, torch's softmax computes no attention."),
         ("Not built", "build", "These need more than a small configuration, or another package."),

@@ -379,7 +379,7 @@ def _timm(name: str, **sizes: Any) -> Callable[[], nn.Module]:
     return make
 
 
-_TORCH = {"d_model": 24, "nhead": 3, "dim_feedforward": 34, "batch_first": True, "dropout": 0.0}
+_TORCH = {"d_model": 24, "nhead": 4, "dim_feedforward": 34, "batch_first": True, "dropout": 0.0}
 _TIMM_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 _TIMM_SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 32}
 

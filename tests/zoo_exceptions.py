@@ -62,11 +62,12 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
             "cohere_compass cohere_compass_vision cosmos3_edge cosmos3_edge_vision "
             "cosmos3_omni exaone4_5 exaone4_5_vision glm46v glm4v glm4v_moe glm4v_moe_vision "
             "glm4v_vision glm5_next glm5_next_vision glm_image_vision glm_ocr glm_ocr_vision "
-            "hunyuan_vl hunyuan_vl_vision hyperclovax_vision_v2 kimi_k25 kimi_k25_vision "
-            "lfm3_vl lfm3_vl_vision minimax_m3_vl muse_glimmer_vision muse_spark_vision "
-            "paddleocr_vl qwen2_5_vl qwen2_5_vl_vision qwen2_vl qwen3_5 qwen3_5_moe "
-            "qwen3_5_moe_vision qwen3_5_vision qwen3_vl qwen3_vl_moe qwen3_vl_moe_vision "
-            "qwen3_vl_vision qwen4_exp qwen4_exp_vision video_llama_3 video_llama_3_vision"
+            "glmga hunyuan_vl hunyuan_vl_vision hyperclovax_vision_v2 kimi_k25 "
+            "kimi_k25_vision lfm3_vl lfm3_vl_vision minimax_m3_vl muse_glimmer_vision "
+            "muse_spark_vision paddleocr_vl qwen2_5_vl qwen2_5_vl_vision qwen2_vl qwen3_5 "
+            "qwen3_5_moe qwen3_5_moe_vision qwen3_5_vision qwen3_vl qwen3_vl_moe "
+            "qwen3_vl_moe_vision qwen3_vl_vision qwen4_exp qwen4_exp_vision video_llama_3 "
+            "video_llama_3_vision"
         ),
         "the text has fewer places for a picture than there are features of it": (
             "blip-2 instructblip"
