@@ -119,7 +119,8 @@ def test_environment_variables_in_paths(write, monkeypatch):
             "[training]",
             "[oven]",
             "unknown key oven; expected one of name, model, output, seed, precision, pooling, "
-            "max_length, trust_remote_code, tasks, training, iat, iap, compare, transfer.",
+            "max_length, trust_remote_code, data_dir, tasks, training, iat, iap, compare, "
+            "transfer.",
         ),
         (
             "label",
@@ -281,13 +282,99 @@ def test_what_a_study_may_not_say(write, old, new, sentence):
 
 def test_tables_and_tasks_of_the_wrong_kind(write):
     assert refusal(write('model = "m"\niap = 3\ntasks = []')) == (
-        "tasks is []; expected one or more [[tasks]] tables."
+        "tasks is []; expected one or more [[tasks]] tables, or a list of known tasks."
     )
     assert refusal(write(f"iap = 3\n{STUDY.replace('[iap]', '').replace('fractions', '#')}")) == (
         "iap is 3; expected a table [iap]."
     )
     assert refusal(write('model = "m"\ntasks = ["mood"]')) == (
-        'tasks.1 is "mood"; expected one or more [[tasks]] tables.'
+        "tasks.mood is not a known task; expected one of those that `lobes tasks` lists, or a "
+        "table with `train` or `dataset`."
+    )
+
+
+def test_known_tasks_need_no_more_than_their_names(write, monkeypatch, tmp_path):
+    monkeypatch.delenv("LOBES_DATA", raising=False)
+    path = write('model = "org/m"\ntasks = ["sst2", "mnli"]')
+    plain = load_study(path)
+    assert [task.name for task in plain.tasks] == ["sst2", "mnli"]
+    assert all(task.is_known for task in plain.tasks)
+    assert plain.data_dir is None
+    changed = load_study(path, ["tasks.mnli.validation=validation_mismatched", "data_dir=shelf"])
+    assert changed.tasks[1].validation == "validation_mismatched"
+    assert changed.data_dir == str(tmp_path / "shelf")
+    tables = load_study(write('model = "org/m"\n[[tasks]]\nname = "sst2"\ntrain_size = 7'))
+    assert tables.tasks[0].train_size == 7
+    assert StudyConfig.from_dict(changed.to_dict()) == changed
+
+
+def test_the_environment_names_the_folder_of_known_tasks_only(write, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOBES_DATA", str(tmp_path / "shelf"))
+    assert load_study(write('model = "org/m"\ntasks = ["sst2"]')).data_dir == str(
+        tmp_path / "shelf"
+    )
+    assert load_study(write(STUDY)).data_dir is None
+    named = load_study(write('model = "org/m"\ndata_dir = "here"\ntasks = ["sst2"]'))
+    assert named.data_dir == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "sentence"),
+    [
+        ('tasks = ["sst-2"]', 'tasks.sst-2 is not a known task; did you mean "sst2"?'),
+        (
+            '[[tasks]]\nname = "sst2"\nlabels = ["a", "b"]',
+            'tasks.sst2.labels is there, but "sst2" is a known task, whose data are known; name '
+            "`train` or `dataset` for data of your own.",
+        ),
+        (
+            '[[tasks]]\nname = "sst2"\nwords = ["a", "b"]',
+            "tasks.sst2.words is there, but tasks.sst2.prompt is missing; a prompted task needs "
+            "both.",
+        ),
+        (
+            '[[tasks]]\nname = "sst2"\nprompt = "{sentence}"\nwords = ["a", "b"]',
+            "tasks.sst2 has a prompt, but training.enabled is true; expected false, since "
+            "prompted tasks are not trained.",
+        ),
+        (
+            '[[tasks]]\nname = "sst2"\n[[tasks]]\nname = "x"\ntrain = "x.csv"\ntext = "a"\n'
+            'prompt = "{a}"\nwords = ["a", "b"]',
+            "tasks.x has a prompt, but tasks.sst2 has none; expected prompts for all tasks of a "
+            "study, or for none.",
+        ),
+        (
+            '[[tasks]]\nname = "x"\ntrain = "x.csv"\ntext = "a"\nfilter = "b"',
+            'tasks.x.filter is "b"; expected a table of columns and values, such as {language = '
+            '["de", "en"]}.',
+        ),
+    ],
+)
+def test_what_a_known_or_a_prompted_task_may_not_say(write, tasks, sentence):
+    assert refusal(write(f'model = "org/m"\n{tasks}')) == sentence
+
+
+def test_a_table_of_data_of_ones_own_in_full(write):
+    study = load_study(
+        write(
+            'model = "org/m"\n[[tasks]]\nname = "x"\ntrain = "x.csv"\ntext = "a"\n'
+            'test = "t.csv"\nstratified = true\ncolumns = {a = "Text A"}\n'
+            'label_map = {"1" = "yes", "2" = "no"}\nfilter = {language = ["de", "en"]}\n'
+            "leave_out = {year = 1999}"
+        )
+    )
+    (task,) = study.tasks
+    assert os.path.isabs(task.test)
+    assert task.filter == {"language": ("de", "en")}
+    assert task.leave_out == {"year": 1999}
+    assert StudyConfig.from_dict(json.loads(json.dumps(study.to_dict()))) == study
+
+
+def test_a_task_to_transfer_to_is_never_prompted(write):
+    study = STUDY + '[transfer.task]\nname = "rte"\nprompt = "{a}"\nwords = ["a", "b"]\n'
+    assert refusal(write(study)) == (
+        "transfer.task.prompt is there, but a task that is transferred to is trained; leave "
+        "`prompt` and `words` out."
     )
 
 
@@ -353,7 +440,7 @@ def test_settings_on_top_of_the_file(write):
         ),
         ("seed.x=1", None),
         ("name.x.y=1", 'The setting "name.x.y=1" names no key of a study.'),
-        ("tasks=1", "tasks is 1; expected one or more [[tasks]] tables."),
+        ("tasks=1", "tasks is 1; expected one or more [[tasks]] tables, or a list of known tasks."),
         (
             "iap.controls=many",
             'iap.controls is "many"; expected a number of random lesions from 0.',

@@ -30,6 +30,7 @@ from lobes.study.tables import (
     as_tuple,
     shown,
 )
+from lobes.tasks.sources import DATA_VARIABLE
 
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
 
@@ -54,8 +55,10 @@ class StudyConfig(Section):
         None, description="a number of tokens from 2"
     )
     trust_remote_code: bool = Field(False, description="true or false")
+    # None: the hub, or the folder that LOBES_DATA names
+    data_dir: Text | None = Field(None, description="a folder with the data of known tasks")
     tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
-        Field(description="one or more [[tasks]] tables")
+        Field(description="one or more [[tasks]] tables, or a list of known tasks")
     )
     training: TrainingConfig = Field(
         default_factory=lambda: TrainingConfig.model_validate({}), description="a table [training]"
@@ -83,6 +86,18 @@ class StudyConfig(Section):
                     f"tasks names {shown(name)} {names.count(name)} times; expected a name of "
                     f"its own for every task"
                 )
+        prompted = [task.name for task in self.tasks if task.prompt is not None]
+        if prompted and len(prompted) < len(names):
+            plain = next(name for name in names if name not in prompted)
+            raise ValueError(
+                f"tasks.{prompted[0]} has a prompt, but tasks.{plain} has none; expected prompts "
+                f"for all tasks of a study, or for none"
+            )
+        if prompted and self.training.enabled:
+            raise ValueError(
+                f"tasks.{prompted[0]} has a prompt, but training.enabled is true; expected false, "
+                f"since prompted tasks are not trained"
+            )
         if self.iat is not None and len(names) < 2:
             raise ValueError(
                 f"iat is there, but the study has one task, {shown(names[0])}; expected two or "
@@ -213,6 +228,7 @@ def _entry(table: Any, part: str, setting: str) -> Any:
             table[part] = {}
         return table[part]
     if isinstance(table, list):
+        table[:] = [{"name": entry} if isinstance(entry, str) else entry for entry in table]
         names = [entry.get("name") if isinstance(entry, dict) else None for entry in table]
         if part in names:
             return table[names.index(part)]
@@ -250,16 +266,27 @@ def _resolved(study: StudyConfig, source: str, folder: Path) -> StudyConfig:
             "transfer": transfer,
             "model": _model(study.model, source, folder),
             "output": _expanded(study.output, "output", source),
+            "data_dir": _data_dir(study, source, folder),
         }
     )
 
 
+def _data_dir(study: StudyConfig, source: str, folder: Path) -> str | None:
+    """The folder of the known tasks' data, as the study or else the environment names it."""
+    if study.data_dir is not None:
+        return _path(study.data_dir, "data_dir", source, folder)
+    tasks = (*study.tasks, *([study.transfer.task] if study.transfer else []))
+    if os.environ.get(DATA_VARIABLE) and any(task.is_known for task in tasks):
+        return _path(f"${{{DATA_VARIABLE}}}", "data_dir", source, folder)
+    return None
+
+
 def _resolved_task(task: TaskConfig, source: str, folder: Path) -> TaskConfig:
-    if task.dataset is not None:
+    if task.dataset is not None or task.is_known:
         return task
     paths = {
         key: _path(value, f"{task.where}.{key}", source, folder)
-        for key in ("train", "validation")
+        for key in ("train", "validation", "test")
         if (value := getattr(task, key)) is not None
     }
     return task.model_copy(update=paths)
@@ -307,7 +334,8 @@ def _sentence(error: ValidationError, data: Mapping[str, Any], source: str) -> s
     if fault["type"] == "extra_forbidden":
         return f"{source}: {_unknown_key(fault['loc'], data)}"
     if fault["type"] == "value_error":
-        return f"{source}: {fault['ctx']['error']}."
+        message = str(fault["ctx"]["error"])
+        return f"{source}: {message}" + ("" if message.endswith("?") else ".")
     key = _key(fault["loc"], data)
     state = "is missing" if fault["type"] == "missing" else f"is {shown(fault['input'])}"
     return f"{source}: {key} {state}; expected {_field(fault['loc']).description}."
@@ -357,6 +385,6 @@ def _key(location: Sequence[int | str], data: Mapping[str, Any]) -> str:
     parts = [str(part) for part in location]
     if len(parts) > 1 and parts[0] == "tasks":
         entry = data["tasks"][int(parts[1])]
-        name = entry.get("name") if isinstance(entry, dict) else None
+        name = entry.get("name") if isinstance(entry, dict) else entry
         parts[1] = name if isinstance(name, str) else str(int(parts[1]) + 1)
     return ".".join(parts)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from lobes.errors import DataError
 from lobes.iap import IapSettings
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.study.config import StudyConfig
@@ -24,11 +25,28 @@ def load_tasks(study: StudyConfig, progress: Progress | None = None) -> list[Tas
     for number, task in enumerate(study.tasks):
         if progress:
             progress("reading data", number, len(study.tasks))
-        settings = task.model_dump()
-        tasks.append(load_task(settings.pop("name"), **settings, seed=study.seed))
+        loaded = load_task(
+            **task.source(),
+            train_size=task.train_size,
+            validation_size=task.validation_size,
+            stratified=task.stratified,
+            seed=study.seed,
+            data_dir=study.data_dir,
+        )
+        if loaded.train is None and _needs_training_data(study):
+            raise DataError(
+                f"Task {task.name!r} has no training data in {study.data_dir!r}: name it with "
+                f"train=…, or measure a model that is trained with "
+                f'iap.importance_split="validation".'
+            )
+        tasks.append(loaded)
     if progress:
         progress("reading data", len(study.tasks), len(study.tasks))
     return tasks
+
+
+def _needs_training_data(study: StudyConfig) -> bool:
+    return study.training.enabled or study.iap.importance_split == "train"
 
 
 def new_model(study: StudyConfig, tasks: Sequence[Task]) -> MultiTaskModel:

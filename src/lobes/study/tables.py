@@ -4,6 +4,7 @@ Every field's `description` is the second half of the sentence with which anothe
 refused: "training.steps is -1; expected a number of steps from 1."
 """
 
+import difflib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from lobes.heads import check_fractions
 from lobes.metrics import METRICS
+from lobes.tasks.known import KNOWN
 from lobes.training.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -36,6 +38,13 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
+Wanted = dict[
+    Text, Text | int | float | Annotated[tuple[Text | int, ...], BeforeValidator(as_tuple)]
+]
+
+_SPLIT = "a file (CSV, TSV, JSON lines, Parquet), or a split of `dataset`"
+
+
 class Section(BaseModel):
     """A table of the study file: frozen, no conversions between types, no unknown keys."""
 
@@ -43,10 +52,10 @@ class Section(BaseModel):
 
 
 class TaskConfig(Section):
-    """One `[[tasks]]` table: either files, or a data set of the hub and the names of its splits.
+    """One `[[tasks]]` table: a known task by its name, or files, or a data set of the hub.
 
     What is left out is as for `lobes.tasks.sources.load_task`: without `validation` a tenth of
-    the training examples is held out.
+    the training examples is held out. `prompt` and `words` are as for `lobes.tasks.prompts`.
     """
 
     name: Annotated[str, Field(pattern=f"^{NAME}$")] = Field(
@@ -54,27 +63,58 @@ class TaskConfig(Section):
     )
     dataset: Text | None = Field(None, description='a data set of the hub, such as "nyu-mll/glue"')
     config: Text | None = Field(None, description="the name of one configuration of `dataset`")
-    train: Text | None = Field(
-        None, description="a file (CSV, TSV, JSON lines, Parquet), or a split of `dataset`"
-    )
-    validation: Text | None = Field(
-        None, description="a file (CSV, TSV, JSON lines, Parquet), or a split of `dataset`"
-    )
-    text: Annotated[Texts, Field(min_length=1, max_length=2)] = Field(
-        description="the name of one text column, or a list of two"
+    train: Text | None = Field(None, description=_SPLIT)
+    validation: Text | None = Field(None, description=_SPLIT)
+    test: Text | None = Field(None, description=_SPLIT)
+    text: Annotated[Texts, Field(min_length=1, max_length=2)] | None = Field(
+        None, description="the name of one text column, or a list of two"
     )
     label: Text = Field("label", description="the name of the label column")
     labels: Annotated[Texts, Field(min_length=2)] | None = Field(
         None, description="a list of two or more different class names"
     )
     metric: Text | None = Field(None, description=f"one of {', '.join(METRICS)}")
+    columns: dict[Text, Text] | None = Field(
+        None, description='a table of names, such as {text = "Review Text"}'
+    )
+    label_map: dict[Text, Text | int | float] | None = Field(
+        None, description='a table of labels, such as {pos = "positive"}'
+    )
+    filter: Wanted | None = Field(
+        None, description='a table of columns and values, such as {language = ["de", "en"]}'
+    )
+    leave_out: Wanted | None = Field(
+        None, description='a table of columns and values, such as {gold_label = "-"}'
+    )
     train_size: Positive | None = Field(None, description="a number of examples from 1")
     validation_size: Positive | None = Field(None, description="a number of examples from 1")
+    stratified: bool = Field(False, description="true or false")
+    prompt: Text | None = Field(None, description="a template with text columns in braces")
+    words: Annotated[Texts, Field(min_length=2)] | None = Field(
+        None, description="a list with one word for each label"
+    )
 
     @property
     def where(self) -> str:
         """The table's dotted key, for messages."""
         return f"tasks.{self.name}"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the task is one of the known ones, and no data of the user's own."""
+        return self.dataset is None and self.train is None and self.name in KNOWN
+
+    def source(self) -> dict[str, Any]:
+        """The settings that say what the data are, as `load_task` and `load_split` take them."""
+        names = ("name", "dataset", "config", "train", "validation", "text", "label", "labels")
+        return self.model_dump(
+            include={*names, "metric", "columns", "label_map", "filter", "leave_out"}
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
 
     @model_validator(mode="after")
     def _consistent(self) -> "TaskConfig":
@@ -87,17 +127,47 @@ class TaskConfig(Section):
             values = getattr(self, key) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{where}.{key} is {shown(values)}; expected different names")
+        if (self.prompt is None) != (self.words is None):
+            given, lacks = ("words", "prompt") if self.prompt is None else ("prompt", "words")
+            raise ValueError(
+                f"{where}.{given} is there, but {where}.{lacks} is missing; a prompted task needs "
+                f"both"
+            )
+        self._check_source()
+        return self
+
+    def _check_source(self) -> None:
+        where = self.where
         if self.dataset is None and self.config is not None:
             raise ValueError(
                 f"{where}.config is {shown(self.config)}, but {where}.dataset is missing; "
                 f"`config` belongs to a data set of the hub"
             )
+        if self.is_known:
+            for key in ("text", "labels", "columns", "label_map", "filter", "leave_out", "test"):
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"{where}.{key} is there, but {shown(self.name)} is a known task, whose "
+                        f"data are known; name `train` or `dataset` for data of your own"
+                    )
+            return
         if self.dataset is None and self.train is None:
+            near = difflib.get_close_matches(self.name, KNOWN, n=1)
+            if near:
+                raise ValueError(f"{where} is not a known task; did you mean {shown(near[0])}?")
+            if self.model_fields_set == {"name"}:
+                raise ValueError(
+                    f"{where} is not a known task; expected one of those that `lobes tasks` "
+                    f"lists, or a table with `train` or `dataset`"
+                )
             raise ValueError(
                 f"{where}.train is missing; expected a file, or `dataset` with a data set of the "
                 f"hub"
             )
-        return self
+        if self.text is None:
+            raise ValueError(
+                f"{where}.text is missing; expected the name of one text column, or a list of two"
+            )
 
 
 class TrainingConfig(Section):
@@ -251,6 +321,15 @@ class NewTaskConfig(TaskConfig):
     def where(self) -> str:
         """The table's dotted key, for messages."""
         return "transfer.task"
+
+    @model_validator(mode="after")
+    def _is_trained(self) -> "NewTaskConfig":
+        if self.prompt is not None:
+            raise ValueError(
+                "transfer.task.prompt is there, but a task that is transferred to is trained; "
+                "leave `prompt` and `words` out"
+            )
+        return self
 
 
 class TransferConfig(Section):

@@ -1,28 +1,33 @@
-"""Where tasks come from: local files, and data sets of the Hugging Face hub.
+"""Where tasks come from: local files, data sets of the Hugging Face hub, and the known tasks.
 
-A file's kind is told by its suffix. CSV has a header, commas and, where needed, double quotes; TSV
-has a header and tabs, and a quote in it is an ordinary character; JSON lines has one object on
-each line. All three are UTF-8, with or without a byte-order mark. Text stays text: "NA", "null"
-and "001" are what they say.
+A task of one's own names its files, or its data set on the hub, and their columns. A known task
+(`known.py`) needs its name only, and comes from a local folder or from the hub.
 """
 
-import csv
-import io
-import json
 import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from lobes.errors import ConfigError, DataError
-from lobes.tasks.columns import TaskData, check_present, listed, suggest
+from lobes.tasks.columns import TaskData, check_texts, read_columns, suggest
+from lobes.tasks.folders import missing, read_split
+from lobes.tasks.formats import has_text_cells, read_labels, read_rows
+from lobes.tasks.known import KNOWN, KnownTask, known_task
+from lobes.tasks.selection import Selection, select
 from lobes.tasks.task import Examples, Task
+
+__all__ = ["HELD_OUT", "Split", "load_split", "load_task", "read_rows"]
 
 # The share of the training data that is held out where a task has no validation data.
 HELD_OUT = 0.1
+
+# The environment variable that names the folder of the known tasks' data.
+DATA_VARIABLE = "LOBES_DATA"
 
 
 def load_task(
@@ -32,86 +37,335 @@ def load_task(
     validation: str | os.PathLike[str] | None = None,
     dataset: str | None = None,
     config: str | None = None,
-    text: str | Sequence[str],
+    text: str | Sequence[str] | None = None,
     label: str = "label",
     labels: Sequence[str] | None = None,
     metric: str | None = None,
     train_size: int | None = None,
     validation_size: int | None = None,
+    stratified: bool = False,
+    columns: Mapping[str, str] | None = None,
+    label_map: Mapping[str, Any] | None = None,
+    filter: Mapping[str, Any] | None = None,
+    leave_out: Mapping[str, Any] | None = None,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> Task:
-    """Load a task from files, or with `dataset` from the hub.
+    """Load a task from files, with `dataset` from the hub, or by its known name.
 
     `train` and `validation` are files (relative to `folder`), or with `dataset` the names of
     splits, of which `train` is "train" unless given. `config` is one of the configurations of
-    the data set. The rest is as for `Task`.
+    the data set. `columns` leads from the names that `text`, `label` and the rest go by to those
+    of the data, `label_map` from the labels of the data (as text) to the task's. Rows are kept
+    where every column of `filter` holds the value given, or one of several, and dropped where
+    some column of `leave_out` does. The rest is as for `Task`.
+
+    With neither `train` nor `dataset` the name is that of a known task. Its data are in
+    `data_dir` (without it, in the folder that the environment variable LOBES_DATA names), and
+    then nothing is asked of the network; without either they are on the hub. `validation` is the
+    name of another of its splits. Where the folder has no training data, the task has none.
 
     Without `validation`, 10 % of the training examples are held out for it, drawn with `seed`;
     examples of the same text are never on both sides. `train_size` and `validation_size` then
     draw that many examples, with `seed`, from a larger split, in its order; two tasks over the
-    same rows keep the same rows.
+    same rows keep the same rows, unless `stratified` draws each class in its share.
 
     Raises DataError for files and data sets that cannot be read or used, and ConfigError for
     settings that do not fit together.
     """
-    if dataset is None and train is None:
-        raise ConfigError(
-            f"Task {name!r} has no training data: name a file with train=…, or a data set."
-        )
+    for size, value in (("train_size", train_size), ("validation_size", validation_size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"Task {name!r} has {size}={value}: a sample has at least 1 example.")
+    own = _own_source(
+        name,
+        train,
+        dataset,
+        config,
+        text,
+        label,
+        labels,
+        columns,
+        label_map,
+        filter,
+        leave_out,
+        folder,
+    )
+    if own is None:
+        task = _load_known(known_task(name), metric, validation, data_dir)
+    else:
+        given = {"train": train or "train", "validation": validation}
+        data = {
+            split: own.read(f"Task {name!r}: {split}", source)
+            for split, source in given.items()
+            if source is not None
+        }
+        task = Task(name, **data, text=own.text, label=label, labels=labels, metric=metric)
+    return _sampled(task, train_size, validation_size, stratified, seed)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """One split as it is published: texts, and labels unless they are hidden."""
+
+    texts: tuple[tuple[str, ...], ...]
+    labels: Int[np.ndarray, " examples"] | Float[np.ndarray, " examples"] | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def load_split(
+    name: str,
+    split: str,
+    *,
+    train: str | os.PathLike[str] | None = None,
+    validation: str | os.PathLike[str] | None = None,
+    test: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
+    config: str | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str = "label",
+    labels: Sequence[str] | None = None,
+    metric: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    label_map: Mapping[str, Any] | None = None,
+    filter: Mapping[str, Any] | None = None,
+    leave_out: Mapping[str, Any] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Split:
+    """One whole split of a task, with labels or without; the settings are those of `load_task`.
+
+    Of a known task any of its splits ("validation" and "test" are MNLI's matched ones). Of one's
+    own, "train", "validation" and "test" are the files or splits of these names, and with
+    `dataset` any other name is that of a split. Raises as `load_task` does.
+    """
+    own = _own_source(
+        name,
+        train,
+        dataset,
+        config,
+        text,
+        label,
+        labels,
+        columns,
+        label_map,
+        filter,
+        leave_out,
+        folder,
+    )
+    where = f"Task {name!r}: {split}"
+    if own is None:
+        known = known_task(name)
+        data = _read_known(known, _split_of(known, split), data_dir)
+        if data is None:
+            raise DataError(f"{where}: {missing(_data_folder(data_dir) or Path(), known, split)}")
+        columns_of_text, label, labels = known.text, known.label, known.labels
+        metric = metric or known.metric
+    else:
+        named = {"train": train, "validation": validation, "test": test}.get(split)
+        if named is None and dataset is None:
+            raise ConfigError(
+                f"Task {name!r} names no file for {split!r}: give it one with {split}=…, or take "
+                f"another split."
+                if split == "test"
+                else f"Task {name!r} has no split {split!r}: expected train, validation or test, "
+                f"with a file for it."
+            )
+        data = own.read(where, named or split, needs_label=False)
+        columns_of_text = own.text
+    texts = _texts(where, data, columns_of_text)
+    if not _has_labels(data, label):
+        return Split(texts, None)
+    task = Task(
+        name, validation=data, text=columns_of_text, label=label, labels=labels, metric=metric
+    )
+    assert task.validation is not None
+    return Split(texts, task.validation.labels)
+
+
+def _texts(where: str, data: TaskData, columns: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    values = read_columns(where, data, columns)
+    parts = [check_texts(where, column, values[column]) for column in columns]
+    return tuple(zip(*parts, strict=True))
+
+
+def _has_labels(data: TaskData, label: str) -> bool:
+    """Whether there is a column of labels that holds more than the mark of hidden ones, -1."""
+    names = getattr(data, "column_names", None) or (list(data[0]) if len(data) else [])
+    if label not in names:
+        return False
+    values = read_columns("", data, (label,))[label]
+    return any(value not in (None, -1, -1.0, "") for value in values)
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnSource:
+    """Where a user's own task comes from: everything but the names of its splits."""
+
+    dataset: str | None
+    config: str | None
+    folder: Path
+    text: tuple[str, ...]
+    label: str
+    labels: tuple[str, ...] | None
+    selection: Selection
+
+    def read(
+        self, where: str, source: str | os.PathLike[str], needs_label: bool = True
+    ) -> TaskData:
+        """The rows of a file or of a split, with the task's own columns."""
+        selection = self.selection
+        wanted = [selection.column(column) for column in self.text]
+        wanted += selection.tested
+        labels = [selection.column(self.label)]
+        try:
+            if self.dataset is not None:
+                data = _load_from_hub(self.dataset, self.config, str(source))
+            else:
+                path = self.folder / Path(source).expanduser()
+                needed, optional = (wanted + labels, []) if needs_label else (wanted, labels)
+                data = read_rows(path, needed, optional)
+                if has_text_cells(path) and labels[0] in (data[0] if data else ()):
+                    names = None if selection.label_map else self.labels
+                    data = read_labels(data, labels[0], names)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        return select(where, data, self.text, self.label, selection)
+
+
+def _own_source(
+    name: str,
+    train: str | os.PathLike[str] | None,
+    dataset: str | None,
+    config: str | None,
+    text: str | Sequence[str] | None,
+    label: str,
+    labels: Sequence[str] | None,
+    columns: Mapping[str, str] | None,
+    label_map: Mapping[str, Any] | None,
+    filter: Mapping[str, Any] | None,
+    leave_out: Mapping[str, Any] | None,
+    folder: str | os.PathLike[str] | None,
+) -> _OwnSource | None:
+    """The task's own source; None for a known task, whose data are described already."""
     if dataset is None and config is not None:
         raise ConfigError(
             f"Task {name!r} has config={config!r} but no dataset that it could be of."
         )
-    for size, value in (("train_size", train_size), ("validation_size", validation_size)):
-        if value is not None and value < 1:
-            raise ConfigError(f"Task {name!r} has {size}={value}: a sample has at least 1 example.")
-    columns = (text,) if isinstance(text, str) else tuple(text)
-    given = {"train": train or "train", "validation": validation}
+    if dataset is None and train is None:
+        if name not in KNOWN:
+            raise ConfigError(
+                f"Task {name!r} has no training data: name a file with train=…, or a data set."
+                + suggest(name, KNOWN)
+            )
+        given = (text, labels, columns, label_map, filter, leave_out)
+        if any(value is not None for value in given) or label != "label":
+            raise ConfigError(
+                f"Task {name!r} is a known task, whose columns and labels are known: name the "
+                f"files or the data set to describe data of your own."
+            )
+        return None
+    if text is None:
+        raise ConfigError(f"Task {name!r} has no text columns: name one or two with text=….")
+    return _OwnSource(
+        dataset,
+        config,
+        Path(folder or "."),
+        (text,) if isinstance(text, str) else tuple(text),
+        label,
+        None if labels is None else tuple(labels),
+        Selection(columns or {}, label_map or {}, filter or {}, leave_out or {}),
+    )
+
+
+def _load_known(
+    task: KnownTask,
+    metric: str | None,
+    validation: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str] | None,
+) -> Task:
+    second = _split_of(task, str(validation or task.validation))
     data = {
-        split: _load(name, split, source, dataset, config, (*columns, label), folder)
-        for split, source in given.items()
-        if source is not None
+        "train": _read_known(task, "train", data_dir),
+        "validation": _read_known(task, second, data_dir),
     }
-    for split, rows in data.items():
-        if dataset is None and Path(given[split] or "").suffix.lower() in _TEXT_CELLS:
-            data[split] = _read_labels(rows, label, labels)
-    task = Task(name, **data, text=columns, label=label, labels=labels, metric=metric)
-    return _sampled(task, train_size, validation_size, seed)
+    if data["validation"] is None:
+        folder = _data_folder(data_dir) or Path()
+        raise DataError(f"Task {task.name!r}: {missing(folder, task, second)}")
+    return Task(
+        task.name,
+        **data,
+        text=task.text,
+        label=task.label,
+        labels=task.labels,
+        metric=metric or task.metric,
+    )
 
 
-def read_rows(path: Path, wanted: Sequence[str]) -> TaskData:
-    """The rows of a file, as `Task` takes them: a list of dicts, or a `pyarrow.Table` (Parquet).
-
-    Of Parquet only the columns `wanted` are read. Cells of CSV and TSV are strings. Raises
-    DataError, with the line or the byte, for a file that is missing, empty or damaged.
-    """
-    read = _READERS.get(path.suffix.lower())
-    if read is None:
+def _split_of(task: KnownTask, split: str) -> str:
+    """The task's split called `split`; the first word of its name is enough."""
+    found = [known for known in task.splits if known == split or known.startswith(f"{split}_")]
+    if not found:
         raise DataError(
-            f"Cannot tell what kind of file {str(path)!r} is by its suffix {path.suffix!r}: "
-            f"expected one of {', '.join(_READERS)}."
+            f"Task {task.name!r} has no split {split!r}: expected one of {', '.join(task.splits)}."
         )
-    _check_file(path)
-    return read(path, tuple(wanted))
+    return found[0]
 
 
-def _load(
-    name: str,
-    split: str,
-    source: str | os.PathLike[str],
-    dataset: str | None,
-    config: str | None,
-    wanted: tuple[str, ...],
-    folder: str | os.PathLike[str] | None,
-) -> TaskData:
-    where = f"Task {name!r}: {split}"
+def _data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    """The folder of the known tasks' data; None for the hub."""
+    given = data_dir or os.environ.get(DATA_VARIABLE)
+    return Path(given).expanduser() if given else None
+
+
+def _read_known(
+    task: KnownTask, split: str, data_dir: str | os.PathLike[str] | None
+) -> TaskData | None:
+    """A split of a known task with its own columns; None where the local folder lacks it."""
+    where = f"Task {task.name!r}: {split}"
+    folder = _data_folder(data_dir)
     try:
-        if dataset is not None:
-            return _load_from_hub(dataset, config, str(source))
-        return read_rows(Path(folder or ".") / Path(source).expanduser(), wanted)
+        if folder is not None:
+            return read_split(folder, task, split)
+        if task.hub is None:
+            raise DataError(
+                f"the data are not on the hub: name the folder that has them with data_dir, or "
+                f"with the environment variable {DATA_VARIABLE}."
+            )
+        data = _load_from_hub(task.hub.dataset, task.hub.config, task.hub.splits[split])
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+    return _from_hub(where, data, task)
+
+
+def _from_hub(where: str, data: TaskData, task: KnownTask) -> list[dict[str, Any]]:
+    """A split of the hub's data set with the task's own columns; rows without a label left out.
+
+    Class numbers of the hub become the task's label names where the hub has the same names in
+    any order, and class indices where it does not. A hidden split has no labels.
+    """
+    assert task.hub is not None
+    needed = dict.fromkeys((*(column for part in task.hub.text for column in part), task.hub.label))
+    columns = read_columns(where, data, tuple(needed))
+    labels = columns[task.hub.label]
+    feature = (getattr(data, "features", None) or {}).get(task.hub.label)
+    names = getattr(feature, "names", None) or ()
+    if task.labels is not None and set(names) == set(task.labels):
+        labels = [names[label] if label not in (None, -1) else -1 for label in labels]
+    texts = [
+        [" ".join(part for part in parts if part) for parts in zip(*group, strict=True)]
+        for group in ([columns[column] for column in part] for part in task.hub.text)
+    ]
+    rows = [dict(zip(task.text, parts, strict=True)) for parts in zip(*texts, strict=True)]
+    if all(label in (None, -1, -1.0) for label in labels):
+        return rows
+    return [
+        {**row, task.label: label}
+        for row, label in zip(rows, labels, strict=True)
+        if label not in (None, -1, "-")
+    ]
 
 
 def _load_from_hub(dataset: str, config: str | None, split: str) -> TaskData:
@@ -129,16 +383,28 @@ def _load_from_hub(dataset: str, config: str | None, split: str) -> TaskData:
         ) from None
 
 
-def _sampled(task: Task, train_size: int | None, validation_size: int | None, seed: int) -> Task:
+def _sampled(
+    task: Task, train_size: int | None, validation_size: int | None, stratified: bool, seed: int
+) -> Task:
     """The task with its validation data held out if it has none, and its splits cut to size."""
     train, validation = task.train, task.validation
-    assert train is not None  # `load_task` has made the task with it
     if validation is None:
+        assert train is not None  # a task of one's own has training data
         train, validation = _hold_out(task.name, train, np.random.default_rng([seed, 0]))
+    if stratified and task.is_regression:
+        raise ConfigError(
+            f"Task {task.name!r} has stratified=True, but a regression has no classes to draw "
+            f"from: leave it out."
+        )
+
+    def drawn(examples: Examples, size: int | None, number: int) -> Examples:
+        generator = np.random.default_rng([seed, number])
+        return _draw(examples, size, stratified, generator)
+
     return Task(
         task.name,
-        train=_draw(train, train_size, np.random.default_rng([seed, 1])),
-        validation=_draw(validation, validation_size, np.random.default_rng([seed, 2])),
+        train=None if train is None else drawn(train, train_size, 1),
+        validation=drawn(validation, validation_size, 2),
         text=task.text,
         label=task.label,
         labels=task.labels,
@@ -146,10 +412,30 @@ def _sampled(task: Task, train_size: int | None, validation_size: int | None, se
     )
 
 
-def _draw(examples: Examples, size: int | None, generator: np.random.Generator) -> Examples:
+def _draw(
+    examples: Examples, size: int | None, stratified: bool, generator: np.random.Generator
+) -> Examples:
     if size is None or size >= len(examples):
         return examples
-    return examples.select(np.sort(generator.choice(len(examples), size=size, replace=False)))
+    if not stratified:
+        chosen = generator.choice(len(examples), size=size, replace=False)
+        return examples.select(np.sort(chosen))
+    order = generator.permutation(len(examples))
+    of_each = [
+        order[examples.labels[order] == label][:count]
+        for label, count in enumerate(_shares(examples.labels, size))
+    ]
+    return examples.select(np.sort(np.concatenate(of_each)))
+
+
+def _shares(labels: Int[np.ndarray, " examples"], size: int) -> Int[np.ndarray, " classes"]:
+    """How many of `size` examples are of each class: its share, by largest remainders."""
+    counts = np.bincount(labels)
+    exact = counts * size
+    shares: Int[np.ndarray, " classes"] = exact // len(labels)
+    rest = np.argsort(-(exact % len(labels)), kind="stable")[: size - int(shares.sum())]
+    shares[rest] += 1
+    return shares
 
 
 def _hold_out(
@@ -168,152 +454,3 @@ def _hold_out(
         )
     held_out = np.isin(group, order[:needed])
     return examples.select(np.flatnonzero(~held_out)), examples.select(np.flatnonzero(held_out))
-
-
-def _read_labels(
-    rows: list[dict[str, Any]], label: str, labels: Sequence[str] | None
-) -> list[dict[str, Any]]:
-    """Rows of strings with the labels read as numbers, where all of them are numbers.
-
-    Labels stay text where one of them is a label name as it stands. An empty cell is no label.
-    """
-    cells = [row[label] for row in rows]
-    read: Callable[[str], object] = str
-    if set(cells).isdisjoint(labels or ()):
-        filled = [cell.strip() for cell in cells if cell.strip()]
-        if all(re.fullmatch(r"[+-]?(0|[1-9]\d*)", cell) for cell in filled):
-            read = int
-        elif all(map(_is_number, filled)):
-            read = float
-    return [{**row, label: read(row[label]) if row[label].strip() else None} for row in rows]
-
-
-def _is_number(cell: str) -> bool:
-    # Leading zeros are kept: "001" is a name, not the number 1.
-    if re.match(r"[+-]?0\d", cell):
-        return False
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise DataError(f"{str(path)!r} is a folder: name a file in it.")
-    if not path.exists():
-        if not path.parent.is_dir():
-            raise DataError(f"There is no file {str(path)!r}, nor the folder {str(path.parent)!r}.")
-        names = [other.name for other in path.parent.iterdir() if other.is_file()]
-        raise DataError(
-            f"There is no file {path.name!r} in {str(path.parent)!r}." + suggest(path.name, names)
-        )
-    try:
-        empty = path.stat().st_size == 0
-        path.open("rb").close()
-    except OSError as error:
-        raise DataError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
-    if empty:
-        raise DataError(f"The file {str(path)!r} is empty.")
-
-
-def _read_text(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        source = "UTF-16" if wide else "WINDOWS-1252"
-        raise DataError(
-            f"The file {str(path)!r} is not UTF-8: byte 0x{data[error.start]:02x} at offset "
-            f"{error.start}, line {line}; convert it, for example with: "
-            f"iconv -f {source} -t UTF-8."
-        ) from None
-
-
-def _read_csv(path: Path, wanted: tuple[str, ...]) -> list[dict[str, str]]:
-    return _delimited(path, wanted, delimiter=",", quotes=True)
-
-
-def _read_tsv(path: Path, wanted: tuple[str, ...]) -> list[dict[str, str]]:
-    return _delimited(path, wanted, delimiter="\t", quotes=False)
-
-
-def _delimited(
-    path: Path, wanted: tuple[str, ...], *, delimiter: str, quotes: bool
-) -> list[dict[str, str]]:
-    lines = csv.reader(
-        io.StringIO(_read_text(path), newline=""),
-        delimiter=delimiter,
-        quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
-        strict=True,
-    )
-    try:
-        header = next(lines, [])
-        check_present(f"The file {str(path)!r}", wanted, header)
-        rows = []
-        for cells in lines:
-            if len(cells) != len(header):
-                if not cells:  # a blank line
-                    continue
-                raise DataError(
-                    f"The file {str(path)!r} has {len(cells)} cells in line {lines.line_num}, but "
-                    f"{len(header)} columns: {listed(header)}."
-                )
-            rows.append(dict(zip(header, cells, strict=True)))
-    except csv.Error as error:
-        raise DataError(
-            f"The file {str(path)!r} cannot be read at line {lines.line_num}: {error}."
-        ) from None
-    return rows
-
-
-def _read_json_lines(path: Path, wanted: tuple[str, ...]) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"The file {str(path)!r} has no JSON in line {number}, column {error.colno}: "
-                f"{error.msg}; expected one object on each line."
-            ) from None
-        if not isinstance(row, dict):
-            raise DataError(
-                f"The file {str(path)!r} has a {type(row).__name__} in line {number}: expected "
-                f'one object on each line, such as {{"text": "…", "label": 0}}.'
-            )
-        rows.append(row)
-    return rows
-
-
-def _read_parquet(path: Path, wanted: tuple[str, ...]) -> TaskData:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        names = pyarrow.parquet.read_schema(path).names
-        check_present(f"The file {str(path)!r}", wanted, names)
-        return pyarrow.parquet.read_table(path, columns=list(dict.fromkeys(wanted)))
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise DataError(
-            f"The file {str(path)!r} is not a whole Parquet file, or is damaged: {reason}."
-        ) from None
-
-
-_READERS: dict[str, Callable[[Path, tuple[str, ...]], TaskData]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".jsonl": _read_json_lines,
-    ".ndjson": _read_json_lines,
-    ".json": _read_json_lines,
-    ".parquet": _read_parquet,
-}
-
-# The kinds of files in which every cell is a string, so that numbers must be told from names.
-_TEXT_CELLS = (".csv", ".tsv")

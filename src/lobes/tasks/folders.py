@@ -1,0 +1,175 @@
+"""The known tasks in a local folder: which file holds a split, and what its rows are.
+
+Two layouts are known. `TASK/SPLIT.SUFFIX` (as in `sst2/train.parquet`; one word may stand before
+the suffix, as in `train.sample500.parquet`) holds the task's own columns in any of the kinds that
+`formats.py` reads. And the original downloads, unpacked: GLUE's folders of TSV files, AG's News
+and its like as CSV, SNLI and MNLI as JSON lines …: `known.py` says what each holds.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lobes.errors import DataError
+from lobes.tasks.columns import TaskData, listed, suggest
+from lobes.tasks.formats import (
+    SUFFIXES,
+    check_file,
+    has_text_cells,
+    header_of,
+    read_cells,
+    read_json_lines,
+    read_labels,
+    read_ragged,
+    read_rows,
+)
+from lobes.tasks.known import Column, Download, KnownTask
+
+
+def find_split(folder: Path, task: KnownTask, split: str) -> tuple[Path, Download | None] | None:
+    """The file of a split, and what it is where it is of an original download; None for no file.
+
+    Raises DataError where `folder` is no folder, or where several files could be meant.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {str(folder)!r} with the data of {task.name!r}.")
+    found = _own_files(folder / task.name, split)
+    for download in task.downloads:
+        for name in (*download.folders, task.name):
+            path = folder / name / download.files.get(split, "")
+            if path.is_file() and not (path in found and _has_own_columns(path, task, split)):
+                return path, download
+    if len(found) > 1:
+        raise DataError(
+            f"{str(folder / task.name)!r} has {len(found)} files for {split}: "
+            f"{listed(path.name for path in found)}; keep one, or name it with train=… and "
+            f"validation=…."
+        )
+    return (found[0], None) if found else None
+
+
+def read_split(folder: Path, task: KnownTask, split: str) -> TaskData | None:
+    """The rows of a split with the task's own columns; None where the folder has no file of it.
+
+    Labels are label names or class indices, numbers for regression; a split without labels has no
+    column of them. Raises DataError for what cannot be read.
+    """
+    found = find_split(folder, task, split)
+    if found is None:
+        return None
+    path, download = found
+    if download is not None:
+        return _read_download(path, task, split, download)
+    wanted = task.text if split in task.hidden else (*task.text, task.label)
+    rows = read_rows(path, wanted, (task.label,))
+    if has_text_cells(path) and task.label in (rows[0] if rows else ()):
+        return read_labels(rows, task.label, task.labels)
+    return rows
+
+
+def missing(folder: Path, task: KnownTask, split: str) -> str:
+    """The sentence for a split of which the folder has no file."""
+    places = [f"{task.name}/{split}.parquet (or {', '.join(SUFFIXES[:3])})"]
+    places += [
+        f"{download.folders[0]}/{download.files[split]}"
+        for download in task.downloads
+        if split in download.files
+    ]
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    hint = "" if task.name in names else suggest(task.name, names)
+    return f"{str(folder)!r} has no file for {split}: expected {' or '.join(places)}.{hint}"
+
+
+def _own_files(folder: Path, split: str) -> list[Path]:
+    """The files SPLIT.SUFFIX; those with one more word in the name only where there is none.
+
+    MNLI's matched split may leave the word "matched" out.
+    """
+    if not folder.is_dir():
+        return []
+    stems = (split, split.removesuffix("_matched"))
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+    plain = [path for path in files if path.stem in stems]
+    return plain or [path for path in files if Path(path.stem).stem in stems]
+
+
+def _has_own_columns(path: Path, task: KnownTask, split: str) -> bool:
+    """Whether a file whose name is that of a download has a header with the task's own columns."""
+    wanted = set(task.text) if split in task.hidden else {*task.text, task.label}
+    if has_text_cells(path):
+        return wanted <= set(header_of(path))
+    return all(wanted <= set(row) for row in read_json_lines(path)[:1])
+
+
+def _read_download(
+    path: Path, task: KnownTask, split: str, download: Download
+) -> list[dict[str, Any]]:
+    text = download.text
+    if download.test_text and split not in download.headless:
+        text = download.test_text
+    columns: list[Column] = [column for part in text for column in part]
+    wanted = columns if split.startswith("test") else [*columns, download.label]
+    rows = _raw_rows(path, wanted, download, headless=split in download.headless)
+    for number, row in enumerate(rows):
+        _check_row(path, number, row, (*wanted, *(download.only or ())[:1]))
+    if download.only:
+        column, value = download.only
+        rows = [row for row in rows if row[column] == value]
+    labelled = split not in task.hidden and all(download.label in row for row in rows)
+    return [
+        {
+            **{
+                own: _joined([row[column] for column in part])
+                for own, part in zip(task.text, text, strict=True)
+            },
+            **({task.label: _label(row[download.label], task, download)} if labelled else {}),
+        }
+        for row in rows
+        if not labelled or download.no_label is None or row[download.label] != download.no_label
+    ]
+
+
+def _raw_rows(
+    path: Path, wanted: list[Column], download: Download, *, headless: bool
+) -> list[dict[Any, Any]]:
+    names = [column for column in wanted if isinstance(column, str)]
+    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    check_file(path)
+    if headless:
+        places = [column for column in wanted if isinstance(column, int)]
+        return list(read_cells(path, places, delimiter=delimiter))
+    if not has_text_cells(path):
+        return read_json_lines(path)
+    if download.ragged:
+        return list(read_ragged(path, names, delimiter=delimiter))
+    return list(read_rows(path, names))
+
+
+def _check_row(path: Path, number: int, row: Mapping[Any, Any], wanted: Sequence[Column]) -> None:
+    for column in wanted:
+        if column not in row:
+            raise DataError(
+                f"The file {str(path)!r} has no {column!r} in row {number} (from 0); its columns "
+                f"are {listed(row)}."
+            )
+
+
+def _joined(parts: list[Any]) -> Any:
+    """One text of several, empty ones left out; one that is no text stays as it is, for `Task`."""
+    return parts[0] if len(parts) == 1 else " ".join(part for part in parts if part)
+
+
+def _label(cell: Any, task: KnownTask, download: Download) -> Any:
+    """A label as the task's own name for it; a number for regression; else as it is."""
+    if not isinstance(cell, str):
+        return cell
+    if task.labels is None:
+        try:
+            return float(cell)
+        except ValueError:
+            return cell
+    cell = download.spelling.get(cell, cell)
+    if cell.isascii() and cell.isdigit() and len(cell) < 5 and cell not in task.labels:
+        index = int(cell) - download.first_class
+        return task.labels[index] if 0 <= index < len(task.labels) else cell
+    return cell

@@ -1,0 +1,421 @@
+"""The 35 known tasks (METHOD section 11): what each is, and where its data are published.
+
+`KNOWN` holds them by name. A task's facts are one frozen value: its text columns, its label names
+in the order of the class indices, its metrics, its splits, the hub's data set with the names that
+columns and splits have there, and the files of its original download. Nothing here reads data:
+`sources.py` does, from the hub, and `folders.py`, from a local folder.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from lobes.errors import DataError
+from lobes.tasks.columns import suggest
+
+# A column of a file: its name, or its number (from 0) where the file has no header.
+Column = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A task's data set on the hub.
+
+    `text[i]` are the hub's columns whose texts, joined by a blank, are text column i of the task.
+    `splits` leads from the task's splits to the hub's.
+    """
+
+    dataset: str
+    config: str | None
+    text: tuple[tuple[str, ...], ...]
+    label: str
+    splits: Mapping[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """The files of a task's original download, in a folder named as one of `folders`.
+
+    `files` leads from the task's splits to file names, `text` is as in `HubSource`. Files of the
+    splits `headless` have no header, and columns by number; `test_text` are the columns of test
+    files that differ. Classes that are numbers begin at `first_class`; `spelling` leads from other
+    spellings of labels to the task's own, and rows labelled `no_label` are left out. `only` keeps
+    the rows that hold a value in a column. With `ragged`, lines with too few cells are left out,
+    as every reader of that file does.
+    """
+
+    folders: tuple[str, ...]
+    files: Mapping[str, str] = field(hash=False)
+    text: tuple[tuple[Column, ...], ...]
+    label: Column
+    headless: tuple[str, ...] = ()
+    test_text: tuple[tuple[Column, ...], ...] | None = None
+    first_class: int = 0
+    spelling: Mapping[str, str] = field(default_factory=dict, hash=False)
+    no_label: str | None = None
+    only: tuple[str, str] | None = None
+    ragged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTask:
+    """One of the known tasks.
+
+    `labels` are the class names in the order of the class indices, None for regression. `metric`
+    is the main metric. `hidden` are the splits that are published without labels.
+    """
+
+    name: str
+    text: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    metric: str = "accuracy"
+    other_metrics: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ("train", "validation", "test")
+    hidden: tuple[str, ...] = ()
+    hub: HubSource | None = None
+    downloads: tuple[Download, ...] = ()
+    label: str = "label"
+
+    @property
+    def validation(self) -> str:
+        """The split that is the validation data unless another is named."""
+        return next(split for split in self.splits if split.startswith("validation"))
+
+
+def known_task(name: str) -> KnownTask:
+    """The known task called `name`; DataError, with the nearest name, where there is none."""
+    if name not in KNOWN:
+        raise DataError(
+            f"{name!r} is not a known task."
+            + (suggest(name, KNOWN) or f" The known tasks are {', '.join(KNOWN)}.")
+        )
+    return KNOWN[name]
+
+
+_LANGUAGES = "ar, bg, de, el, en, es, fr, hi, ru, sw, th, tr, ur, vi, zh"
+XNLI_LANGUAGES = tuple(_LANGUAGES.split(", "))
+
+_TRAIN, _DEV, _TEST = "train", "validation", "test"
+_PAIR = ("sentence1", "sentence2")
+_NLI = ("premise", "hypothesis")
+_THREE_WAY = ("entailment", "neutral", "contradiction")
+_TWO_WAY = ("entailment", "not_entailment")
+_MNLI_SPLITS = (
+    "train",
+    "validation_matched",
+    "validation_mismatched",
+    "test_matched",
+    "test_mismatched",
+)
+
+
+def _one_by_one(columns: tuple[Column, ...]) -> tuple[tuple[Column, ...], ...]:
+    return tuple((column,) for column in columns)
+
+
+def _hub(
+    dataset: str,
+    config: str | None,
+    *text: str | tuple[str, ...],
+    label: str = "label",
+    splits: tuple[str, ...] = (_TRAIN, _DEV, _TEST),
+) -> HubSource:
+    columns = tuple((column,) if isinstance(column, str) else column for column in text)
+    return HubSource(dataset, config, columns, label, {split: split for split in splits})
+
+
+def _glue(
+    name: str,
+    folder: str,
+    text: tuple[str, ...],
+    labels: tuple[str, ...] | None,
+    *,
+    metrics: tuple[str, ...] = ("accuracy",),
+    file_text: tuple[Column, ...] | None = None,
+    file_label: Column = "label",
+    headless: tuple[str, ...] = (),
+    ragged: bool = False,
+    open_test: bool = False,
+) -> KnownTask:
+    """A task of GLUE: on the hub in one data set, in the download one folder of TSV files."""
+    download = Download(
+        folders=(folder,),
+        files={_TRAIN: "train.tsv", _DEV: "dev.tsv", _TEST: "test.tsv"},
+        text=_one_by_one(file_text or text),
+        label=file_label,
+        headless=headless,
+        test_text=_one_by_one(text) if headless else None,
+        ragged=ragged,
+    )
+    return KnownTask(
+        name,
+        text,
+        labels,
+        metrics[0],
+        metrics[1:],
+        hidden=() if open_test else (_TEST,),
+        hub=_hub("nyu-mll/glue", name, *text),
+        downloads=(download,),
+    )
+
+
+def _mnli() -> KnownTask:
+    tsv = Download(
+        folders=("MNLI",),
+        files={split: f"{split.replace('validation', 'dev')}.tsv" for split in _MNLI_SPLITS},
+        text=_one_by_one(_PAIR),
+        label="gold_label",
+        no_label="-",
+    )
+    lines = Download(
+        folders=("multinli_1.0",),
+        files={
+            _TRAIN: "multinli_1.0_train.jsonl",
+            "validation_matched": "multinli_1.0_dev_matched.jsonl",
+            "validation_mismatched": "multinli_1.0_dev_mismatched.jsonl",
+        },
+        text=_one_by_one(_PAIR),
+        label="gold_label",
+        no_label="-",
+    )
+    return KnownTask(
+        "mnli",
+        _NLI,
+        _THREE_WAY,
+        splits=_MNLI_SPLITS,
+        hidden=_MNLI_SPLITS[3:],
+        hub=_hub("nyu-mll/glue", "mnli", *_NLI, splits=_MNLI_SPLITS),
+        downloads=(tsv, lines),
+    )
+
+
+def _snli() -> KnownTask:
+    names = {_TRAIN: "train", _DEV: "dev", _TEST: "test"}
+    lines, tsv = (
+        Download(
+            folders=(folder,),
+            files={split: pattern.format(name) for split, name in names.items()},
+            text=_one_by_one(_PAIR),
+            label="gold_label",
+            no_label="-",
+        )
+        for folder, pattern in (("snli_1.0", "snli_1.0_{}.jsonl"), ("SNLI", "{}.tsv"))
+    )
+    return KnownTask(
+        "snli",
+        _NLI,
+        _THREE_WAY,
+        hub=_hub("stanfordnlp/snli", None, *_NLI),
+        downloads=(lines, tsv),
+    )
+
+
+def _scitail() -> KnownTask:
+    names = {_TRAIN: "train", _DEV: "dev", _TEST: "test"}
+    download = Download(
+        folders=("SciTailV1.1",),
+        files={split: f"tsv_format/scitail_1.0_{name}.tsv" for split, name in names.items()},
+        text=((0,), (1,)),
+        label=2,
+        headless=(_TRAIN, _DEV, _TEST),
+    )
+    return KnownTask(
+        "scitail",
+        _NLI,
+        ("entails", "neutral"),
+        hub=_hub("allenai/scitail", "tsv_format", *_NLI),
+        downloads=(download,),
+    )
+
+
+def _cmnli() -> KnownTask:
+    download = Download(
+        folders=("cmnli_public",),
+        files={_TRAIN: "train.json", _DEV: "dev.json", _TEST: "test.json"},
+        text=_one_by_one(_PAIR),
+        label="label",
+        no_label="-",
+    )
+    return KnownTask(
+        "cmnli",
+        _NLI,
+        _THREE_WAY,
+        hidden=(_TEST,),
+        hub=_hub("clue/clue", "cmnli", *_PAIR),
+        downloads=(download,),
+    )
+
+
+def _xnli(language: str) -> KnownTask:
+    """XNLI in one language; its training data are those of MNLI, translated by machine."""
+    people = Download(
+        folders=("XNLI-1.0",),
+        files={_DEV: "xnli.dev.jsonl", _TEST: "xnli.test.jsonl"},
+        text=_one_by_one(_PAIR),
+        label="gold_label",
+        no_label="-",
+        only=("language", language),
+    )
+    machine = Download(
+        folders=("XNLI-MT-1.0",),
+        files={_TRAIN: f"multinli/multinli.train.{language}.tsv"},
+        text=(("premise",), ("hypo",)),
+        label="label",
+        spelling={"contradictory": "contradiction"},
+    )
+    return KnownTask(
+        f"xnli-{language}",
+        _NLI,
+        _THREE_WAY,
+        hub=_hub("facebook/xnli", language, *_NLI),
+        downloads=(people, machine),
+    )
+
+
+def _topics(
+    name: str,
+    labels: tuple[str, ...],
+    dataset: str,
+    config: str | None,
+    *columns: str,
+    label: str = "label",
+    folder: str | None = None,
+    n_cells: int = 1,
+) -> KnownTask:
+    """A corpus without a validation set, whose official test set takes its place.
+
+    So do the published code and the literature on these corpora. In the download, CSV files
+    without a header: a class from 1, then `n_cells` cells of text.
+    """
+    hub = HubSource(dataset, config, (columns,), label, {_TRAIN: "train", _DEV: "test"})
+    if folder is None:
+        return KnownTask(name, ("text",), labels, splits=(_TRAIN, _DEV), hub=hub)
+    download = Download(
+        folders=(folder,),
+        files={_TRAIN: "train.csv", _DEV: "test.csv"},
+        text=(tuple(range(1, n_cells + 1)),),
+        label=0,
+        headless=(_TRAIN, _DEV),
+        first_class=1,
+    )
+    return KnownTask(name, ("text",), labels, splits=(_TRAIN, _DEV), hub=hub, downloads=(download,))
+
+
+_STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
+_DBPEDIA = (
+    "Company",
+    "EducationalInstitution",
+    "Artist",
+    "Athlete",
+    "OfficeHolder",
+    "MeanOfTransportation",
+    "Building",
+    "NaturalPlace",
+    "Village",
+    "Animal",
+    "Plant",
+    "Album",
+    "Film",
+    "WrittenWork",
+)
+_YAHOO = (
+    "Society & Culture",
+    "Science & Mathematics",
+    "Health",
+    "Education & Reference",
+    "Computers & Internet",
+    "Sports",
+    "Business & Finance",
+    "Entertainment & Music",
+    "Family & Relationships",
+    "Politics & Government",
+)
+# The six classes of Sun et al. (2019), who cut this corpus; it is not on the hub.
+_SOGOU = ("sports", "house", "business", "entertainment", "women", "technology")
+
+_TASKS = (
+    _glue(
+        "cola",
+        "CoLA",
+        ("sentence",),
+        ("unacceptable", "acceptable"),
+        metrics=("matthews",),
+        file_text=(3,),
+        file_label=1,
+        headless=(_TRAIN, _DEV),
+    ),
+    _glue("sst2", "SST-2", ("sentence",), ("negative", "positive")),
+    _glue(
+        "mrpc",
+        "MRPC",
+        _PAIR,
+        ("not_equivalent", "equivalent"),
+        metrics=("f1", "accuracy"),
+        file_text=("#1 String", "#2 String"),
+        file_label="Quality",
+        open_test=True,
+    ),
+    _glue(
+        "qqp",
+        "QQP",
+        ("question1", "question2"),
+        ("not_duplicate", "duplicate"),
+        metrics=("f1", "accuracy"),
+        file_label="is_duplicate",
+        ragged=True,
+    ),
+    _glue("stsb", "STS-B", _PAIR, None, metrics=("spearman", "pearson"), file_label="score"),
+    _mnli(),
+    _glue("qnli", "QNLI", ("question", "sentence"), _TWO_WAY),
+    _glue("rte", "RTE", _PAIR, _TWO_WAY),
+    _glue("wnli", "WNLI", _PAIR, ("not_entailment", "entailment")),
+    _snli(),
+    _scitail(),
+    _cmnli(),
+    *map(_xnli, XNLI_LANGUAGES),
+    _topics(
+        "ag",
+        ("World", "Sports", "Business", "Sci/Tech"),
+        "fancyzhx/ag_news",
+        None,
+        "text",
+        folder="ag_news_csv",
+        n_cells=2,
+    ),
+    _topics("imdb", ("negative", "positive"), "stanfordnlp/imdb", None, "text"),
+    _topics(
+        "yelp_p",
+        ("negative", "positive"),
+        "fancyzhx/yelp_polarity",
+        None,
+        "text",
+        folder="yelp_review_polarity_csv",
+    ),
+    _topics("yelp_f", _STARS, "Yelp/yelp_review_full", None, "text", folder="yelp_review_full_csv"),
+    _topics(
+        "dbpedia",
+        _DBPEDIA,
+        "fancyzhx/dbpedia_14",
+        None,
+        "title",
+        "content",
+        folder="dbpedia_csv",
+        n_cells=2,
+    ),
+    _topics(
+        "yahoo",
+        _YAHOO,
+        "community-datasets/yahoo_answers_topics",
+        None,
+        "question_title",
+        "question_content",
+        "best_answer",
+        label="topic",
+        folder="yahoo_answers_csv",
+        n_cells=3,
+    ),
+    KnownTask("sogou", ("text",), _SOGOU, splits=(_TRAIN, _DEV)),
+    KnownTask("ag-pair", ("news1", "news2"), ("same", "different"), splits=(_TRAIN, _DEV)),
+)
+
+KNOWN: Mapping[str, KnownTask] = MappingProxyType({task.name: task for task in _TASKS})
