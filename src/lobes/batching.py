@@ -219,6 +219,12 @@ def _padded(
     return padded
 
 
+def ragged(rows: Sequence[Sequence[int]]) -> Encoded:
+    """Examples given as a list of token ids each, without token types."""
+    lengths = np.fromiter(map(len, rows), dtype=np.int64)
+    return Encoded(np.fromiter(chain.from_iterable(rows), dtype=np.int32), _offsets(lengths))
+
+
 def _columns(texts: Sequence[tuple[str, ...]]) -> list[list[str]]:
     widths = {len(example) for example in texts}
     if len(widths) != 1 or not widths <= {1, 2}:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lobes.batching import Encoded, collate, encode, padding_id, token_batches, unique_inputs
+from lobes.batching import Encoded, collate, padding_id, token_batches, unique_inputs
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, HeadSet
@@ -201,7 +201,7 @@ def prepare(
     encoded, labels = [], {}
     for task in tasks:
         examples = examples_of(task, split)
-        encoded.append(encode(model.tokenizer, examples.texts, model.max_length))
+        encoded.append(model.encode(task.name, examples.texts))
         labels[task.name] = examples.labels
     inputs, inverse = unique_inputs(Encoded.concatenate(encoded))
     places, members, start = {}, {}, 0

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lobes.ablation import ContextRecord, ablate, on_model, record_contexts
-from lobes.batching import collate, encode, padding_id, token_batches
+from lobes.batching import collate, padding_id, token_batches
 from lobes.discovery import find_heads
 from lobes.discovery.positions import decoder_sites, real_positions
 from lobes.errors import ConfigError, DataError
@@ -106,10 +106,14 @@ def _check(value: str, allowed: Any, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Step:
-    """One batch: how to compute its examples' losses [batch], and its real positions at a site."""
+    """One batch: how to compute its examples' losses [batch], and its real positions at a site.
+
+    The model may read several sequences for each example, `copies`, one after the other.
+    """
 
     losses: Callable[[], Tensor]
     real: Callable[[int], Tensor | None]
+    copies: int = 1
 
 
 class _TaskSteps:
@@ -136,7 +140,7 @@ class _TaskSteps:
             examples = examples.select(np.sort(chosen))
         self.model, self.spec, self.labels = model, spec_of(model, task), examples.labels
         self.device = next(model.parameters()).device
-        self.encoded = encode(model.tokenizer, examples.texts, model.max_length)
+        self.encoded = model.encode(task.name, examples.texts)
         budget = tokens_in_a_batch(tokens_per_batch, self.device)
         self.batches = token_batches(self.encoded.lengths, budget)
         self.tokens = int(self.encoded.lengths.sum())
@@ -151,9 +155,12 @@ class _TaskSteps:
             gold = torch.as_tensor(self.labels[batch], device=self.device)
             yield _Step(
                 lambda inputs=inputs, gold=gold: example_losses(  # type: ignore[misc]
-                    self.model.logits(**inputs)[self.spec.name], gold, self.spec
+                    self.model.task_logits(self.spec.name, **inputs), gold, self.spec
                 ),
-                lambda site, inputs=inputs: real_positions(inputs),  # type: ignore[misc]
+                lambda site, inputs=inputs: self.model.real(  # type: ignore[misc]
+                    self.spec.name, inputs
+                ),
+                self.model.copies(self.spec.name),
             )
 
 
@@ -228,7 +235,7 @@ def _taylor(
             examples += len(losses)
             for site, total in enumerate(totals):
                 real = step.real(site)
-                terms = _head_terms(record, gradients, site, len(losses), real)
+                terms = _head_terms(record, gradients, site, len(losses), step.copies, real)
                 if aggregate == "token":
                     total += terms.abs().sum((0, 1)).double().cpu()
                     counts[site] += _positions(terms, real)
@@ -244,18 +251,21 @@ def _head_terms(
     gradients: list[list[Tensor]],
     site: int,
     batch: int,
+    copies: int,
     mask: Tensor | None,
 ) -> Float[Tensor, "batch positions heads"]:
     """Σ_d c·∂L/∂c for each example, position and head; 0 at padding.
 
-    The calls of a shared layer are added up before any absolute value is taken: the sum is the
-    gradient of one mask on that head.
+    The calls of a shared layer, and the copies of an example, are added up before any absolute
+    value is taken: the sum is the gradient of one mask on that head.
     """
     terms = None
     for contexts, gradient in zip(record.calls[site], gradients[site], strict=True):
         product = record.split(site, contexts.detach().float() * gradient.float()).sum(-1)
         # Windows and flattened positions come example by example: give them back to their example.
         product = product.reshape(batch, -1, product.shape[-1])
+        if copies > 1:
+            product = product.unflatten(1, (copies, -1)).sum(1)
         terms = product if terms is None else terms + product
     if terms is None:
         name = record.layout.sites[site].name

@@ -1,16 +1,18 @@
 """What every model that can be measured has in common: its face, its inputs, its loss."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
+from lobes.batching import Encoded, encode
+from lobes.discovery.positions import real_positions
 from lobes.errors import ConfigError, ModelError
 from lobes.modeling.saved import listed
 from lobes.tasks.task import Task, TaskSpec, check_task_names
@@ -53,6 +55,24 @@ class TaskModel(nn.Module):
         `token_type_ids`, each [batch, length].
         """
         raise NotImplementedError
+
+    def task_logits(self, task: str, **inputs: Tensor | None) -> Float[Tensor, "batch _"]:
+        """One task's logits."""
+        return self.logits(**inputs)[task]
+
+    def encode(self, task: str, texts: Sequence[tuple[str, ...]]) -> Encoded:
+        """A task's texts as the model reads them, cut to `max_length` tokens."""
+        return encode(self.tokenizer, texts, self.max_length)
+
+    def copies(self, task: str) -> int:
+        """How many sequences are read for each example, one after the other in the batch."""
+        return 1
+
+    def real(
+        self, task: str, inputs: Mapping[str, Tensor | None]
+    ) -> Bool[Tensor, "batch positions"] | None:
+        """Which positions of each example are read and not padding; None where all count."""
+        return real_positions(inputs)
 
     def spec(self, task: str) -> TaskSpec:
         """The task called `task`, or `ConfigError` listing those that the model has."""
