@@ -13,6 +13,7 @@ from lobes.discovery import find_heads
 from lobes.errors import ConfigError, RunError
 from lobes.iap import check_lesions, lesion_matrix
 from lobes.modeling import TaskModel, load_task_model
+from lobes.modeling.prompted import PromptedModel
 from lobes.precision import resolve_precision
 from lobes.report.html import render
 from lobes.report.source import read_results
@@ -27,6 +28,7 @@ from lobes.study.results import (
 from lobes.study.store import RunFolder
 from lobes.study.subject import iap_settings, load_tasks, new_model, scope_of, task_fingerprint
 from lobes.study.training import train
+from lobes.tasks.prompts import Prompt
 from lobes.tasks.task import Task
 
 Progress = Callable[[str, int, int], None]
@@ -83,7 +85,7 @@ def _trained_model(
     Nothing is written before it is known that the model can be loaded, trained and measured.
     """
     if not study.training.enabled:
-        model = load_task_model(study.model, tasks, trust_remote_code=study.trust_remote_code)
+        model = _given_model(study, tasks)
         check_lesions(iap_settings(study), find_heads(model))
         folder.begin(fingerprints)
         return model, None
@@ -102,6 +104,24 @@ def _trained_model(
     folder.begin(fingerprints)
     folder.remove_checkpoints()  # still there where the run was killed right after the training
     return None, record
+
+
+def _given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
+    """The study's model as it is: trained elsewhere, or a language model that is asked."""
+    prompts = {
+        task.name: Prompt(task.prompt, task.words or ())
+        for task in study.tasks
+        if task.prompt is not None
+    }
+    if not prompts:
+        return load_task_model(study.model, tasks, trust_remote_code=study.trust_remote_code)
+    return PromptedModel.from_pretrained(
+        study.model,
+        tasks,
+        prompts,
+        max_length=study.max_length,
+        trust_remote_code=study.trust_remote_code,
+    )
 
 
 def _finished(folder: RunFolder) -> dict[str, Any] | None:
