@@ -16,7 +16,7 @@ from lobes.evaluation import evaluate
 from lobes.heads import HeadSet
 from lobes.iap import lesion_matrix
 from lobes.importance import head_importance
-from lobes.modeling.prompted import PromptedModel
+from lobes.modeling import PromptedModel
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.task import Task
 from tiny_tasks import VOCABULARY, mood_task, pair_task, tiny_tokenizer, topic_task, warmth_task

@@ -8,7 +8,7 @@ import transformers
 
 from lobes.errors import ConfigError
 from lobes.evaluation import evaluate
-from lobes.modeling.prompted import PromptedModel
+from lobes.modeling import PromptedModel
 from lobes.study.config import load_study, override
 from lobes.study.run import run_study
 from lobes.study.subject import load_tasks

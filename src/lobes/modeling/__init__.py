@@ -2,16 +2,19 @@
 
 `multi_task` holds the models, `task_model` the face that they show to the rest; `pretrained` loads
 what others trained, safely and quietly, and `pruned` what lost heads; `pooling` turns an encoder's
-states into one vector; and `saved` knows what a saved model looks like on disk.
+states into one vector; `prompted` asks a causal language model with words instead of training it;
+and `saved` knows what a saved model looks like on disk.
 """
 
 from lobes.modeling.multi_task import MultiTaskModel, SingleTaskModel, load_task_model
 from lobes.modeling.pretrained import load_pruned
+from lobes.modeling.prompted import PromptedModel
 from lobes.modeling.saved import is_saved_model
 from lobes.modeling.task_model import TaskModel, example_losses
 
 __all__ = [
     "MultiTaskModel",
+    "PromptedModel",
     "SingleTaskModel",
     "TaskModel",
     "example_losses",

@@ -12,8 +12,7 @@ import torch
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, RunError
 from lobes.iap import check_lesions, lesion_matrix
-from lobes.modeling import TaskModel, load_task_model
-from lobes.modeling.prompted import PromptedModel
+from lobes.modeling import PromptedModel, TaskModel, load_task_model
 from lobes.precision import resolve_precision
 from lobes.report.html import render
 from lobes.report.source import read_results
