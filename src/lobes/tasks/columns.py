@@ -36,14 +36,20 @@ def read_columns(where: str, data: TaskData, wanted: tuple[str, ...]) -> dict[st
     check_present(where, wanted, list(data.columns if is_frame else data.column_names))
     if hasattr(data, "with_format"):  # a Dataset may be set to give tensors
         data = data.with_format(None)
-    return {column: _column_list(data[column]) for column in wanted}
+    return {column: _column_list(where, column, data[column]) for column in wanted}
 
 
-def _column_list(column: Any) -> list[Any]:
-    for method in ("to_pylist", "tolist"):
-        if hasattr(column, method):
-            return list(getattr(column, method)())
-    return list(column)
+def _column_list(where: str, name: str, column: Any) -> list[Any]:
+    try:
+        for method in ("to_pylist", "tolist"):
+            if hasattr(column, method):
+                return list(getattr(column, method)())
+        return list(column)
+    except (ValueError, OverflowError) as error:  # text that is none, dates beyond the calendar
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        raise DataError(
+            f"{where} has a value in column {name!r} that cannot be read: {reason}."
+        ) from None
 
 
 def _read_rows(where: str, rows: Sequence[Any], wanted: tuple[str, ...]) -> dict[str, list[Any]]:

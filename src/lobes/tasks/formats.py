@@ -141,12 +141,20 @@ def read_json_lines(
 
 
 def _json(path: Path, number: int, line: str) -> Any:
+    place = ""
     try:
-        return json.loads(line)
+        row = json.loads(line)
+        if "\\u" in line:  # half a character, which no tokenizer takes
+            json.dumps(row, ensure_ascii=False).encode()
+        return row
     except json.JSONDecodeError as error:
         reason, place = error.msg, f", column {error.colno}"
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; deep nesting
-        reason, place = str(error).split(";")[0].split(":")[0], ""
+    except UnicodeEncodeError as error:
+        reason = f"half of a surrogate pair, \\u{ord(error.object[error.start]):04x}"
+    except RecursionError:
+        reason = "too many brackets in brackets"
+    except ValueError:
+        reason = "a number with thousands of digits"
     raise DataError(
         f"The file {str(path)!r} has no JSON in line {number}{place}: {reason}; expected one "
         f"object on each line."
@@ -225,8 +233,10 @@ def _read_parquet(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]
         names = pyarrow.parquet.read_schema(path).names
         check_present(f"The file {str(path)!r}", wanted, names)
         present = [name for name in dict.fromkeys((*wanted, *optional)) if name in names]
-        return pyarrow.parquet.read_table(path, columns=present)
-    except (pyarrow.ArrowException, OSError) as error:
+        table = pyarrow.parquet.read_table(path, columns=present)
+        table.validate(full=True)
+        return table
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         raise DataError(
             f"The file {str(path)!r} is not a whole Parquet file, or is damaged: {reason}."
