@@ -182,6 +182,14 @@ def test_importance_does_not_depend_on_the_other_tasks_words():
     )
 
 
+def test_half_precision_stays_near():
+    model, tasks = prompted("llama")
+    full, half = (evaluate(model, tasks, precision=p) for p in ("fp32", "bf16"))
+    for name in full.logits:
+        np.testing.assert_allclose(half.logits[name], full.logits[name], atol=0.3)
+        assert np.abs(half.logits[name] - full.logits[name]).max() > 1e-4
+
+
 def test_words_of_several_tokens_share_the_copies_that_hold_their_beginnings():
     model, _ = prompted(prompts={"topic": LONG})
     assert model.copies("topic") == 2

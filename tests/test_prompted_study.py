@@ -1,6 +1,7 @@
 """A study of prompted tasks, from its file to its results, with no training."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from lobes.errors import ConfigError
 from lobes.evaluation import evaluate
 from lobes.modeling import PromptedModel
 from lobes.study.config import load_study, override
-from lobes.study.run import run_study
+from lobes.study.run import given_model, run_study
 from lobes.study.subject import load_tasks
 from lobes.tasks.prompts import Prompt
 from tiny_study import timeless
@@ -92,6 +93,7 @@ def test_a_run_measures_the_model_as_it_is(path, tmp_path):
     model = PromptedModel.from_pretrained(study.model, tasks, prompts, max_length=31)
     base = [task["base"] for task in results["tasks"]]
     assert base == evaluate(model, tasks).scores()[0].tolist()
+    assert isinstance(given_model(study, tasks), PromptedModel)
     assert results["training"] is None
     assert sum(site["n_heads"] for site in results["model"]["sites"]) == 18
     again = run_study(study.model_copy(update={"output": str(tmp_path / "again")}))
@@ -127,3 +129,12 @@ def test_prompts_that_do_not_fit_stop_a_run_before_it_writes(path, tmp_path, set
     with pytest.raises(ConfigError, match=sentence):
         run_study(study)
     assert not (tmp_path / "run" / "measurements").exists()
+
+
+def test_the_example_is_a_study_of_prompts(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOBES_DATA", str(tmp_path))
+    study = load_study(Path(__file__).parents[1] / "examples" / "prompted.toml")
+    for task in study.tasks:
+        prompt = Prompt(task.prompt, task.words)
+        assert prompt.columns == task.text
+        assert len(prompt.words) == len(task.labels)

@@ -84,7 +84,7 @@ def _trained_model(
     Nothing is written before it is known that the model can be loaded, trained and measured.
     """
     if not study.training.enabled:
-        model = _given_model(study, tasks)
+        model = given_model(study, tasks)
         check_lesions(iap_settings(study), find_heads(model))
         folder.begin(fingerprints)
         return model, None
@@ -105,7 +105,7 @@ def _trained_model(
     return None, record
 
 
-def _given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
+def given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
     """The study's model as it is: trained elsewhere, or a language model that is asked."""
     prompts = {
         task.name: Prompt(task.prompt, task.words or ())
