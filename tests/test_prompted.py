@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
-from lobes.errors import ConfigError, ModelError
+from lobes.errors import ConfigError, DataError, ModelError
 from lobes.evaluation import evaluate
 from lobes.heads import HeadSet
 from lobes.iap import lesion_matrix
@@ -242,6 +242,18 @@ def test_of_a_pair_the_longer_text_is_cut():
     assert tiny_tokenizer().decode(ids.input_ids) == "[CLS] a the of and then salt star was"
 
 
+def test_an_example_without_any_token():
+    model = byte_model("{text}")
+    with pytest.raises(DataError, match=r"Example 1 has no tokens"):
+        model.encode("mood", [("it was",), ("",)])
+    # all room is taken by "it was so", which is read to score its next word
+    words = ["it was so fine", "dull"]
+    longest = len(byte_model("{text}", words).words["mood"][0])
+    model = byte_model("{text}", words, max_length=longest - 1)
+    with pytest.raises(ConfigError, match="leaves 0: shorten it"):
+        model.encode("mood", [("it was",)])
+
+
 def byte_tokenizer():
     """A byte-level tokenizer, in which a space belongs to the word after it."""
     inner = Tokenizer(models.BPE())
@@ -258,12 +270,12 @@ def byte_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
 
 
-def byte_model(template, words=("dull", "fine")):
+def byte_model(template, words=("dull", "fine"), **options):
     model = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(vocab_size=300, n_embd=10, n_head=2, n_layer=1, n_positions=67)
     )
     prompt = Prompt(template, words)
-    return PromptedModel(model, byte_tokenizer(), [mood_task()], {"mood": prompt})
+    return PromptedModel(model, byte_tokenizer(), [mood_task()], {"mood": prompt}, **options)
 
 
 def test_words_follow_with_a_space_or_on_a_line_of_their_own():
@@ -274,6 +286,29 @@ def test_words_follow_with_a_space_or_on_a_line_of_their_own():
     assert [tokenizer.decode(word) for word in words] == ["dull", "fine"]
     with pytest.raises(ConfigError, match="end the template without a space"):
         byte_model("{text} it was ")
+
+
+def test_a_tokenizer_that_marks_the_beginnings_of_words():
+    inner = Tokenizer(models.BPE(unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<s>", "<unk>"], show_progress=False
+    )
+    inner.train_from_iterator(["a it was fine", "a it was dull"] * 3, trainer)
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<s>")
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=300, n_embd=10, n_head=2, n_layer=1, n_positions=67)
+    )
+    prompts = {"mood": Prompt("{text} it was", ["dull", "fine"])}
+    prompted = PromptedModel(model, tokenizer, [mood_task()], prompts)
+    words = [tokenizer.convert_ids_to_tokens(word) for word in prompted.words["mood"]]
+    assert words == [["▁dull"], ["▁fine"]]
+    whole = tokenizer("a it was fine")["input_ids"]
+    (ids,) = prompted.encode("mood", [("a",)]).input_ids[None].tolist()
+    assert [*ids, *prompted.words["mood"][1]] == whole
 
 
 def test_texts_may_hold_braces():

@@ -115,7 +115,7 @@ def encode(
         _offsets(np.concatenate(lengths)),
         np.concatenate(types) if types else None,
     )
-    _check_no_empty(encoded, texts)
+    check_no_empty(encoded, texts)
     return encoded
 
 
@@ -243,7 +243,8 @@ def _offsets(lengths: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " boundar
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _check_no_empty(encoded: Encoded, texts: Sequence[tuple[str, ...]]) -> None:
+def check_no_empty(encoded: Encoded, texts: Sequence[tuple[str, ...]]) -> None:
+    """Raise `DataError` where an example has no token at all."""
     empty = np.flatnonzero(encoded.lengths == 0)
     if len(empty):
         raise DataError(

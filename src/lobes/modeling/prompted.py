@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from lobes.batching import Encoded, ragged
+from lobes.batching import Encoded, check_no_empty, ragged
 from lobes.errors import ConfigError, ModelError
 from lobes.modeling.pooling import accepted_inputs, evaluation_mode
 from lobes.modeling.pretrained import load_model, load_tokenizer, quiet, with_padding
@@ -187,14 +187,16 @@ class PromptedModel(TaskModel):
             for example, ids in zip(chunk, self._ids(map(prompt.fill, chunk)), strict=True):
                 fitted = ids if len(ids) <= room else self._fitted(spec, prompt, example, room)
                 rows.append([*self._beginning, *fitted])
-        return ragged(rows)
+        encoded = ragged(rows)
+        check_no_empty(encoded, texts)
+        return encoded
 
     def _fitted(
         self, spec: TaskSpec, prompt: Prompt, texts: Mapping[str, str], room: int
     ) -> list[int]:
         """The prompt's tokens, with the longest text cut until they are at most `room`."""
         (bare,) = self._ids([prompt.fill(dict.fromkeys(texts, ""))])
-        if len(bare) > room:
+        if len(bare) > room or room < 1:
             raise ConfigError(
                 f"Task {spec.name!r}: the template takes {len(bare)} tokens without a text, but "
                 f"max_length = {self.max_length} leaves {max(room, 0)}: shorten it, or give a "
