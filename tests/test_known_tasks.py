@@ -91,6 +91,22 @@ def test_the_table_of_known_tasks():
             assert len(source.text) == len(text)
 
 
+def test_label_names_stand_in_the_order_of_the_published_class_indices():
+    first = {name: task.labels[0] for name, task in KNOWN.items() if task.labels}
+    assert {name for name, label in first.items() if label == "entailment"} == {
+        *("mnli", "qnli", "rte", "snli", "cmnli"),
+        *(f"xnli-{language}" for language in XNLI_LANGUAGES),
+    }
+    negative = ("cola", "sst2", "mrpc", "qqp", "wnli", "imdb", "yelp_p")
+    assert [first[name].split("_")[0] for name in negative] == [
+        *("unacceptable", "negative", "not", "not", "not", "negative", "negative")
+    ]
+    assert KNOWN["snli"].labels == ("entailment", "neutral", "contradiction")
+    assert KNOWN["ag"].labels == ("World", "Sports", "Business", "Sci/Tech")
+    assert KNOWN["ag-pair"].labels == ("same", "different")
+    assert KNOWN["scitail"].labels == ("entails", "neutral")
+
+
 @pytest.mark.parametrize("name", [name for name in KNOWN if KNOWN[name].hub])
 def test_columns_and_splits_of_the_hub(name):
     hub = KNOWN[name].hub
@@ -321,12 +337,25 @@ def test_one_word_may_stand_before_the_suffix_and_two_files_are_refused(tmp_path
     save(tmp_path / "sst2" / "validation.tsv", *rows)
     assert len(load_task("sst2", data_dir=tmp_path).train) == 2
     save(tmp_path / "sst2" / "train.third.tsv", *rows)
+    save(tmp_path / "sst2" / "train.csv", "sentence,label", "a,0", "b,1", "c,1")
+    assert len(load_task("sst2", data_dir=tmp_path).train) == 3
+    (tmp_path / "sst2" / "train.csv").unlink()
     with pytest.raises(DataError) as error:
         load_task("sst2", data_dir=tmp_path)
     assert str(error.value) == (
         f"Task 'sst2': train: '{tmp_path / 'sst2'}' has 2 files for train: 'train.half.tsv', "
         f"'train.third.tsv'; keep one, or name it with train=… and validation=…."
     )
+
+
+def test_the_matched_split_of_mnli_may_leave_the_word_out(tmp_path):
+    rows = ("premise\thypothesis\tlabel", "a\tb\t0", "c\td\t2")
+    for split in ("train", "validation", "test"):
+        save(tmp_path / "mnli" / f"{split}.tsv", *rows)
+    save(tmp_path / "mnli" / "validation_mismatched.tsv", *rows, "e\tf\t1")
+    assert len(load_task("mnli", data_dir=tmp_path).validation) == 2
+    assert len(load_split("mnli", "validation_mismatched", data_dir=tmp_path)) == 3
+    assert len(load_split("mnli", "test", data_dir=tmp_path)) == 2
 
 
 def test_a_folder_without_the_task_never_leads_to_the_hub(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Files and the hub as sources of tasks: strings stay strings, damage is named by its place."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -70,6 +71,16 @@ def test_a_cell_of_csv_may_hold_a_line_break(tmp_path):
     assert task.train.texts == (("two\nlines",), ("b",))
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_text_may_be_longer_than_the_csv_library_takes_by_default(tmp_path, suffix):
+    text, mark = "long " * 50_000, "," if suffix == "csv" else "\t"
+    path = save(tmp_path / f"data.{suffix}", f"text{mark}label\n{text}{mark}0\nb{mark}1\n")
+    before = csv.field_size_limit()
+    task = load_task("x", train=path, validation=path, text="text")
+    assert task.train.texts[0] == (text,)
+    assert csv.field_size_limit() == before
+
+
 def test_a_quote_in_tsv_is_a_character(tmp_path):
     path = save(tmp_path / "data.tsv", 'text\tlabel\n"Begun, never closed\t0\n5" tall\t1\n')
     task = load_task("x", train=path, validation=path, text="text")
@@ -80,8 +91,6 @@ def test_a_quote_in_tsv_is_a_character(tmp_path):
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=2, max_size=13))
 @example(["a\u2028b", "c\x85d\x1c", "\r", "\n\ufeff"])
 def test_any_text_survives_csv_and_json_lines(tmp_path_factory, texts):
-    import csv
-
     folder = tmp_path_factory.mktemp("round-trip")
     rows = [{"text": f"x{text}", "label": "ab"[i % 2]} for i, text in enumerate(texts)]
     with (folder / "data.csv").open("w", encoding="utf-8", newline="") as file:

@@ -73,6 +73,8 @@ def test_a_task_of_a_study(tmp_path):
     tokens = found["sizes"][0]["tokens"]
     assert 5 <= tokens["shortest"] < tokens["median"] < tokens["longest"] <= 15
     assert 0 < tokens["cut"] < 1
+    whole = override(study, f"max_length={tokens['longest']}")
+    assert describe_task("mood", study=whole)["sizes"][0]["tokens"]["cut"] == 0
     with pytest.raises(DataError) as error:
         describe_task("moot", study=study)
     assert str(error.value) == (
