@@ -359,6 +359,17 @@ def test_biases_are_cut_also_where_they_are_no_parameters():
     assert len(block.q_bias) == len(block.k_bias) == len(block.v_bias) == 5
 
 
+def test_the_attention_may_be_the_whole_model():
+    torch.manual_seed(0)
+    model, inputs = Attention(4, 3).eval(), {"x": torch.randn(2, 7, WIDTH)}
+    heads = HeadSet([(0, 1), (0, 3)])
+    smaller = prune(model, heads, example_inputs=inputs)
+    assert smaller.n_heads == 2
+    assert smaller.q.out_features == 6
+    assert model.q.out_features == 12
+    assert_same(run(smaller, inputs), ablated(model, heads, inputs))
+
+
 def test_weights_of_plain_modules_are_loaded_into_one_that_is_pruned_likewise():
     torch.manual_seed(0)
     trained, fresh = (Encoder(Attention(3, 5), Attention(3, 5)).eval() for _ in range(2))
@@ -435,6 +446,7 @@ def test_what_cannot_be_pruned_is_refused_by_site_and_reason():
     with pytest.raises(ModelError, match=r"Heads of site 0 .* cannot be pruned: its code"):
         prune(model, HeadSet([(0, 1)]), example_inputs=inputs)
     tried = tried_out(model, example_inputs=inputs)
+    assert model.query.out_features == 12
     assert not tried.sites[0].prunable
     assert "its code does not do with fewer heads" in tried.sites[0].reason
     assert all(site.prunable for site in tried_out(tiny_model("llama")).sites)

@@ -375,7 +375,10 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _declared(module: nn.Module) -> tuple[int | None, int | None]:
-    return getattr(module, "in_features", None), getattr(module, "out_features", None)
+    """The widths that a linear module says it maps between; elsewhere these names mean others."""
+    widths = (getattr(module, name, None) for name in ("in_features", "out_features"))
+    first, second = (width if type(width) is int else None for width in widths)
+    return first, second
 
 
 def _own(module: nn.Module, name: str) -> Tensor | None:

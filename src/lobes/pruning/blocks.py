@@ -71,14 +71,19 @@ def axes_given(whole: Tensor, args: tuple[Any, ...]) -> tuple[int, ...] | None:
     return None
 
 
+def taken(model: nn.Module, path: str) -> nn.Module:
+    """The block at a path, to be put back later; where it is the whole model, a shallow copy."""
+    return model.get_submodule(path) if path else copy.copy(model)
+
+
 def put(model: nn.Module, path: str, block: nn.Module) -> None:
     if path:
         parent, _, name = path.rpartition(".")
         model.get_submodule(parent)._modules[name] = block
-    elif model is not block:
-        # the block is the whole model: take over all that the copy has
+    else:  # the whole model: it takes over all that the block has
+        state = copy.copy(block).__dict__
         model.__dict__.clear()
-        model.__dict__.update(block.__dict__)
+        model.__dict__.update(state)
 
 
 def bound(block: nn.Module, sample: Sample) -> dict[str, Tensor]:

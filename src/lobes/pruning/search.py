@@ -34,6 +34,7 @@ from lobes.pruning.blocks import (
     put,
     single,
     single_precision,
+    taken,
 )
 from lobes.pruning.compare import largest_difference, tolerance
 from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Runs, Setting, SitePlan, runs
@@ -45,6 +46,7 @@ from lobes.pruning.slots import (
     Unfit,
     anatomy,
     arrangements,
+    in_place,
     new_length,
     plain_rows,
     rows_by_slot,
@@ -96,10 +98,10 @@ class _Search:
 
     def run(self) -> SitePlan:
         with single_precision(self.model, self.path):
-            self.pristine = self.model.get_submodule(self.path)
+            self.pristine = taken(self.model, self.path)
             self.expected = {kind: self._ablated(kind) for kind in self._attentions()}
             try:
-                for way in arrangements(self.body, self.kept, *self._costs()):
+                for way in self._ways():
                     for extras in self._extras(way):
                         found = self._try_all(way, extras)
                         if found is not None:
@@ -110,6 +112,27 @@ class _Search:
             f"its code does not do with fewer heads what it does while they are ablated"
             f"{f' ({self.failure})' if self.failure else ''}"
         )
+
+    def _ways(self) -> Iterator[Arrangement]:
+        """Arrangements to try; the last, as large as what was, where only some numbers will do."""
+        yield from arrangements(self.body, self.kept, *self._costs())
+        heads = range(self.site.n_heads)
+        if not self.body.shares and any(
+            self._runs(in_place(heads[:n], set(), 1)) for n in heads[1:]
+        ):
+            yield in_place(heads, set(self.kept), 1)
+
+    def _runs(self, way: Arrangement) -> bool:
+        """Whether the block does something with so many heads, all of them zeros."""
+        cuts = [_cut(rows, self._plain_rows(rows, way)) for rows in self.body.rows]
+        cuts.append(self._projection_cut(way))
+        plan = SitePlan(self.site.projection, way.slots, cuts=tuple(cuts))
+        self._operate(plan)
+        for settings in self._settings(way, cuts):
+            with _set(self.model, settings):
+                if self._output() is not None:
+                    return True
+        return False
 
     def _costs(self) -> tuple[int, int]:
         """How many numbers belong to a head alone, and to a group of heads."""
@@ -296,7 +319,7 @@ class _Search:
     def _watched(self, paths: Sequence[str]) -> dict[str, Sample]:
         """What modules in the whole block are given when it runs on the sample."""
         calls: dict[str, Sample] = {}
-        before = self.model.get_submodule(self.path)
+        before = taken(self.model, self.path)
         self._put(copy.deepcopy(self.pristine))
 
         def watch(path: str) -> None:
@@ -355,7 +378,7 @@ class _Search:
 
     @cached_property
     def _numbers(self) -> list[Number]:
-        before = self.model.get_submodule(self.path)
+        before = taken(self.model, self.path)
         block = copy.deepcopy(self.pristine)
         self._put(block)
         watch = Watch(self.path, block)

@@ -117,11 +117,12 @@ def arrangements(
     if not body.shares:
         gone = [head for head in range(total) if head not in chosen]
         for pads in range(len(gone)):
-            yield _in_place(sorted([*kept, *gone[:pads]]), chosen, 1)
+            yield in_place(sorted([*kept, *gone[:pads]]), chosen, 1)
         return
     if not chosen:
         yield Arrangement((), body.group_size, ())
-        yield _in_place([0], chosen, 1)
+        yield in_place([0], chosen, 1)
+        yield in_place(body.groups[0], chosen, body.group_size)
         return
     ways = []
     for size in range(1, body.group_size + 1):
@@ -134,7 +135,8 @@ def arrangements(
             yield way
 
 
-def _in_place(held: Sequence[int], chosen: Set[int], per_group: int) -> Arrangement:
+def in_place(held: Sequence[int], chosen: Set[int], per_group: int) -> Arrangement:
+    """New heads in the places of `held`: those that were chosen, and zeros for the others."""
     slots = tuple(head if head in chosen else PAD for head in held)
     return Arrangement(slots, per_group, tuple(held))
 
@@ -147,7 +149,7 @@ def _grouped(body: Anatomy, chosen: Set[int], size: int) -> Arrangement:
         for group, own in zip(body.groups, members, strict=True):
             gone = [head for head in group if head not in chosen]
             held += sorted([*own, *gone[: size - len(own)]]) if own else []
-        return _in_place(held, chosen, size)
+        return in_place(held, chosen, size)
     slots: list[int] = []
     for own in members:
         slots += [*own, *[PAD] * (-len(own) % size)]
