@@ -480,7 +480,8 @@ def check_saving(one: Specimen, pruned: nn.Module) -> None:
     """What was saved answers as before when it is loaded."""
     with tempfile.TemporaryDirectory() as folder:
         pruned.save_pretrained(folder)
-        loaded = lobes.load_pruned(folder, type(one.model)).eval()
+        used = getattr(one.model.config, "_attn_implementation", None)
+        loaded = lobes.load_pruned(folder, type(one.model), attn_implementation=used).eval()
     assert same(one.run(pruned), one.run(loaded), 1e-5), "the loaded model differs"
 
 

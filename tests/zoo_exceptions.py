@@ -19,7 +19,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
             "t5gemma2_encoder voxtral_realtime_text"
         ),
         "the noise of discovery makes it speak for a minute": "vits",
-        "with no head left, torch crashes in its convolution of zero groups": ("nystromformer"),
     },
     "inputs": {
         "its inputs cannot be guessed": (
@@ -91,18 +90,11 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "(BitNetRMSNorm) before they are projected": "bitnet",
         "(JetMoeParallelExperts) before they are projected": "jetmoe",
         ", which holds its projections, is not called as a module": "squeezebert",
-        "BigBirdModel exchanges its attention modules when a text is short: set attention_typ": (
-            "big_bird"
-        ),
-        "BigBirdPegasusModel exchanges its attention modules when a text is short: set attent": (
-            "bigbird_pegasus"
-        ),
         "gives more than one tensor": "ibert",
         "in different ways": "prophetnet",
         "its code does not do with fewer heads": (
-            "aimv2 aimv2_vision_model codegen dab-detr diffllama doge exaone4_5 "
-            "exaone4_5_vision florence2 grounding-dino lilt mask2former mm-grounding-dino "
-            "pvt_v2 table-transformer zaya"
+            "dab-detr doge exaone4_5 exaone4_5_vision florence2 grounding-dino lilt "
+            "mask2former mm-grounding-dino pvt_v2 table-transformer zaya"
         ),
         "its heads attend in two different ways": "convbert",
         "its heads share rows of the value projection, as with a norm across heads": (
