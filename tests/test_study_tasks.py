@@ -6,6 +6,7 @@ import pytest
 
 from lobes.errors import DataError
 from lobes.study.config import load_study, override
+from lobes.study.subject import load_tasks
 from lobes.study.tasks import describe_task, known_tasks
 from tiny_study import write_study
 from tiny_tasks import tiny_tokenizer
@@ -88,3 +89,23 @@ def test_a_task_that_is_nowhere(shelf):
         describe_task("rte", data_dir=str(shelf))
     with pytest.raises(DataError, match=r"'ret' is not a known task\. Did you mean 'rte'\?"):
         describe_task("ret", data_dir=str(shelf))
+
+
+def test_a_study_of_known_tasks_reads_them_from_its_folder(shelf, tmp_path):
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "study.toml"
+    path.write_text('model = "model"\ndata_dir = "shelf"\ntasks = ["sst2"]', encoding="utf-8")
+    (task,) = load_tasks(
+        load_study(path, ["tasks.sst2.train_size=7", "tasks.sst2.stratified=true"])
+    )
+    assert task.labels == ("negative", "positive")
+    assert sorted(task.train.labels.tolist()) == [0, 0, 0, 1, 1, 1, 1]
+    (shelf / "sst2" / "train.tsv").unlink()
+    with pytest.raises(DataError) as error:
+        load_tasks(load_study(path))
+    assert str(error.value) == (
+        f"Task 'sst2' has no training data in '{shelf}': name it with train=…, or measure a model "
+        f'that is trained with iap.importance_split="validation".'
+    )
+    trained = load_study(path, ["training.enabled=false", "iap.importance_split=validation"])
+    assert load_tasks(trained)[0].train is None
