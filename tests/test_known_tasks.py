@@ -1,6 +1,7 @@
 """The known tasks: their facts, and their data from a folder in every layout, and from the hub."""
 
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -9,6 +10,7 @@ import pytest
 
 from lobes.errors import ConfigError, DataError
 from lobes.metrics import get_metric
+from lobes.study.config import load_study
 from lobes.tasks.known import KNOWN, XNLI_LANGUAGES, known_task
 from lobes.tasks.sources import load_split, load_task
 
@@ -499,3 +501,20 @@ def test_a_split_of_ones_own_needs_no_labels(tmp_path):
         load_split("x", "test", **given)
     with pytest.raises(ConfigError, match="has no split 'dev': expected train, validation or test"):
         load_split("x", "dev", **given)
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("block", re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL))
+def test_the_studies_of_the_page_can_be_read(tmp_path, block):
+    path = tmp_path / "study.toml"
+    path.write_text(("" if "model =" in block else 'model = "m"\n') + block, encoding="utf-8")
+    assert load_study(path).tasks
+
+
+def test_the_page_lists_every_known_task_and_download():
+    for name, task in KNOWN.items():
+        assert name.startswith("xnli-") or f"`{name}`" in PAGE
+        for download in task.downloads:
+            assert f"{download.folders[0]}/" in PAGE
