@@ -488,6 +488,12 @@ def test_classes_of_a_data_set_go_by_their_names(monkeypatch):
     )
     assert task.labels == ("no", "yes")
     assert task.train.texts == (("a",), ("b",))
+    own = {"labels": ("nein", "vielleicht", "ja"), "leave_out": {"text": "b"}}
+    renamed = load_task("x", dataset="org/x", text="text", validation="test", **own)
+    assert renamed.train.labels.tolist() == [2, 1]
+    mapped = {"labels": ("-", "+"), "label_map": {"no": "-", "maybe": "-", "yes": "+"}}
+    two = load_task("x", dataset="org/x", text="text", validation="test", **mapped)
+    assert two.train.labels.tolist() == [1, 0, 0]
 
 
 def test_a_split_of_ones_own_needs_no_labels(tmp_path):

@@ -161,6 +161,17 @@ def load(path: Path, content: bytes, metric: str | None) -> None:
     outcome(load_task, "x", train=path, text="text", metric=metric)
     outcome(load_task, "x", train=path, validation=path, text="text", labels=("0", "1"))
     outcome(load_split, "x", "test", train=path, test=path, text="text")
+    outcome(
+        load_task,
+        "x",
+        train=path,
+        validation=path,
+        text="a",
+        columns={"a": "text"},
+        label_map={"0": "no", "1": "yes", "a": "no"},
+        leave_out={"a": ["", "None"]},
+        metric=metric,
+    )
 
 
 METRICS = st.sampled_from([None, "accuracy", "spearman"])

@@ -39,41 +39,48 @@ class Selection:
 
 
 def select(
-    where: str, data: TaskData, text: Sequence[str], label: str, selection: Selection
+    where: str,
+    data: TaskData,
+    text: Sequence[str],
+    label: str,
+    selection: Selection,
+    *,
+    by_index: bool,
 ) -> TaskData:
     """The rows that count, under the task's own names of columns and labels.
 
-    Labels and tested columns that are classes of a `datasets.Dataset` go by their names. Raises
-    DataError where no row is left, and for a label that the map lacks.
+    Columns that are classes of a `datasets.Dataset` are compared by the names of the classes, and
+    so are labels, unless they stay class indices with `by_index` and without a map. A column of
+    labels may be missing. Raises DataError where no row is left, and for a label that the map
+    lacks.
     """
     if selection == Selection({}, {}, {}, {}):
         return data
     names = getattr(data, "column_names", None) or list(data[0] if len(data) else ())
-    own = {selection.column(name): name for name in (*text, label)}
-    present = dict.fromkeys(
-        column for column in (*own, *selection.tested) if column in names or column != label
-    )
-    if selection.column(label) not in names:
-        present.pop(selection.column(label), None)
-        own.pop(selection.column(label))
-    columns = read_columns(where, data, tuple(present))
-    for column in {selection.column(label), *selection.tested} & set(columns):
-        columns[column] = _class_names(data, column, columns[column])
-    rows = [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    own = {name: selection.column(name) for name in (*text, label)}
+    if own[label] not in names:
+        own.pop(label)
+    raw = read_columns(where, data, tuple(dict.fromkeys((*own.values(), *selection.tested))))
+    named = {column: _class_names(data, column, values) for column, values in raw.items()}
+    kept = [
+        number
+        for number, row in enumerate(zip(*named.values(), strict=True))
+        if selection.keeps(dict(zip(named, row, strict=True)))
     ]
-    kept = [row for row in rows if selection.keeps(row)]
     if not kept:
         raise DataError(
-            f"{where} has {len(rows)} rows, none of which the filter keeps; check the values of "
+            f"{where} has {len(data)} rows, none of which the filter keeps; check the values of "
             f"{listed((*selection.filter, *selection.leave_out))}."
         )
-    renamed = [{own[column]: row[column] for column in own} for row in kept]
+    columns = {name: raw[column] for name, column in own.items()}
+    if label in own and (selection.label_map or not by_index):
+        columns[label] = named[own[label]]
+    rows = [{name: values[number] for name, values in columns.items()} for number in kept]
     if selection.label_map:
-        for number, row in enumerate(renamed):
+        for number, row in enumerate(rows):
             if label in row:
                 row[label] = _mapped(where, number, row[label], selection.label_map)
-    return renamed
+    return rows
 
 
 def _mapped(where: str, number: int, value: Any, label_map: Mapping[str, Any]) -> Any:

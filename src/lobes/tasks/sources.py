@@ -232,7 +232,8 @@ class _OwnSource:
                     data = read_labels(data, labels[0], names)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
-        return select(where, data, self.text, self.label, selection)
+        by_index = self.labels is not None
+        return select(where, data, self.text, self.label, selection, by_index=by_index)
 
 
 def _own_source(
