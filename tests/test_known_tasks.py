@@ -503,10 +503,19 @@ def test_a_split_of_ones_own_needs_no_labels(tmp_path):
     split = load_split("x", "test", **given, test=tmp_path / "test.csv")
     assert (split.texts, split.labels) == ((("c",),), None)
     assert load_split("x", "train", **given).labels.tolist() == [0, 1]
-    with pytest.raises(ConfigError, match="names no file for 'test': give it one with test=…"):
+    for split in ("test", "dev"):
+        with pytest.raises(ConfigError, match=f"names no file for the split '{split}': give it"):
+            load_split("x", split, **given)
+
+
+def test_labels_of_a_split_are_numbered_as_those_of_the_training_data(tmp_path):
+    save(tmp_path / "train.csv", "text,label", "a,x", "b,y", "c,z")
+    save(tmp_path / "test.csv", "text,label", "d,z", "e,z")
+    given = {"train": tmp_path / "train.csv", "test": tmp_path / "test.csv", "text": "text"}
+    assert load_split("x", "test", **given).labels.tolist() == [2, 2]
+    save(tmp_path / "test.csv", "text,label", "d,z", "e,w")
+    with pytest.raises(DataError, match="'x': test row 1 has the label 'w' in column 'label', wh"):
         load_split("x", "test", **given)
-    with pytest.raises(ConfigError, match="has no split 'dev': expected train, validation or test"):
-        load_split("x", "dev", **given)
 
 
 PAGE = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")

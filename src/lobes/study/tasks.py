@@ -123,10 +123,11 @@ def _load_splits(
     """Every split, or the sentence with which it was refused."""
     found: dict[str, Split | str] = {}
     first: DataError | ConfigError | None = None
-    settings = {**task.source(), "labels": None if task.is_known else facts["labels"]}
     for split in facts["splits"]:
         try:
-            found[split] = load_split(split=split, **settings, test=task.test, data_dir=data_dir)
+            found[split] = load_split(
+                split=split, **task.source(), test=task.test, data_dir=data_dir
+            )
         except (DataError, ConfigError) as error:
             first = first or error
             found[split] = str(error)

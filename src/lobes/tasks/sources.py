@@ -19,7 +19,7 @@ from lobes.tasks.folders import missing, read_split
 from lobes.tasks.formats import has_text_cells, read_labels, read_rows
 from lobes.tasks.known import KNOWN, KnownTask, known_task
 from lobes.tasks.selection import Selection, select
-from lobes.tasks.task import Examples, Task
+from lobes.tasks.task import Examples, Task, read_examples
 
 __all__ = ["HELD_OUT", "Split", "load_split", "load_task", "read_rows"]
 
@@ -139,7 +139,8 @@ def load_split(
 
     Of a known task any of its splits ("validation" and "test" are MNLI's matched ones). Of one's
     own, "train", "validation" and "test" are the files or splits of these names, and with
-    `dataset` any other name is that of a split. Raises as `load_task` does.
+    `dataset` any other name is that of a split. Label names that are not given are those of the
+    training data. Raises as `load_task` does.
     """
     own = _own_source(
         name,
@@ -161,28 +162,23 @@ def load_split(
         data = _read_known(known, _split_of(known, split), data_dir)
         if data is None:
             raise DataError(f"{where}: {missing(_data_folder(data_dir) or Path(), known, split)}")
-        columns_of_text, label, labels = known.text, known.label, known.labels
-        metric = metric or known.metric
+        columns_of_text, label, names = known.text, known.label, known.labels
     else:
-        named = {"train": train, "validation": validation, "test": test}.get(split)
-        if named is None and dataset is None:
+        source = {"train": train, "validation": validation, "test": test}.get(split)
+        if source is None and dataset is None:
             raise ConfigError(
-                f"Task {name!r} names no file for {split!r}: give it one with {split}=…, or take "
-                f"another split."
-                if split == "test"
-                else f"Task {name!r} has no split {split!r}: expected train, validation or test, "
-                f"with a file for it."
+                f"Task {name!r} names no file for the split {split!r}: give it one with train=…, "
+                f"validation=… or test=…."
             )
-        data = own.read(where, named or split, needs_label=False)
-        columns_of_text = own.text
-    texts = _texts(where, data, columns_of_text)
+        data = own.read(where, source or split, needs_label=False)
+        columns_of_text, names = own.text, own.labels
     if not _has_labels(data, label):
-        return Split(texts, None)
-    task = Task(
-        name, validation=data, text=columns_of_text, label=label, labels=labels, metric=metric
-    )
-    assert task.validation is not None
-    return Split(texts, task.validation.labels)
+        return Split(_texts(where, data, columns_of_text), None)
+    if own is not None and names is None:
+        rows = own.read(f"Task {name!r}: train", train or "train")
+        names = Task(name, train=rows, text=own.text, label=label, metric=metric).labels
+    examples = read_examples(where, data, columns_of_text, label, names)
+    return Split(examples.texts, examples.labels)
 
 
 def _texts(where: str, data: TaskData, columns: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:

@@ -203,6 +203,17 @@ class Task:
         return f"Task({self.name!r}, {sizes}, labels={self.labels}, metric={self.metric!r})"
 
 
+def read_examples(
+    where: str, data: TaskData, text: tuple[str, ...], label: str, labels: tuple[str, ...] | None
+) -> Examples:
+    """One split read with the labels of a task that is there, be it of one class only.
+
+    `where` begins the messages; the rest is as for `Task`. Raises DataError for data that cannot
+    be used.
+    """
+    return _read_split(where, data, text, label).read(labels)
+
+
 def check_task_names(tasks: Sequence[Task] | Sequence[TaskSpec]) -> None:
     """Raise DataError where there is no task, or where two have the same name."""
     names = [task.name for task in tasks]
@@ -229,11 +240,14 @@ class _RawSplit:
 
     def examples(self, names: tuple[str, ...] | None) -> Examples:
         """The checked split: targets where `names` is None, else indices into `names`."""
-        if names is None:
-            return Examples(self.texts, self._targets())
-        labels = self._indices(names)
-        self.check_two_classes()
-        return Examples(self.texts, labels)
+        examples = self.read(names)
+        if names is not None:
+            self.check_two_classes()
+        return examples
+
+    def read(self, names: tuple[str, ...] | None) -> Examples:
+        """The same, though all examples may have the same label."""
+        return Examples(self.texts, self._targets() if names is None else self._indices(names))
 
     def check_two_classes(self) -> None:
         """Raise DataError where all examples have the same label."""
