@@ -17,6 +17,7 @@ from torch import nn
 import lobes
 from lobes import HeadSet, ablate, find_heads, load_pruned, prune
 from lobes.errors import HeadError, ModelError
+from lobes.pruning.compare import largest_difference
 from lobes.pruning.cutting import tried_out
 from lobes.pruning.plan import KEY, plans_of
 from plain_models import WIDTH, Attention, Encoder, attend, join, split
@@ -450,6 +451,63 @@ def test_what_cannot_be_pruned_is_refused_by_site_and_reason():
     assert not tried.sites[0].prunable
     assert "its code does not do with fewer heads" in tried.sites[0].reason
     assert all(site.prunable for site in tried_out(tiny_model("llama")).sites)
+
+
+class Scaled(Attention):
+    """Attention that runs with any number of heads, and gives something else with each."""
+
+    def forward(self, x):
+        return super().forward(x) / self.n_heads
+
+
+def test_what_runs_and_is_wrong_is_refused():
+    torch.manual_seed(0)
+    model, inputs = Encoder(Scaled(4, 3)).eval(), {"x": torch.randn(2, 7, WIDTH)}
+    with pytest.raises(ModelError, match="its code does not do with fewer heads what it does"):
+        prune(model, HeadSet([(0, 1)]), example_inputs=inputs)
+
+
+class Biased(Attention):
+    """Attention with a bias for each head that it is given, and hands on."""
+
+    def forward(self, x, bias):
+        parts = (split(one(x), self.n_heads) for one in (self.q, self.k, self.v))
+        return self.out(join(attend(*parts, lambda scores: scores + bias))), bias
+
+
+class HandingOn(nn.Module):
+    """Blocks each of which gets its bias from the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Biased(4, 3) for _ in range(3))
+        self.bias = nn.Parameter(torch.randn(1, 4, 1, 1))
+
+    def forward(self, x):
+        bias = self.bias * torch.arange(x.shape[1])
+        for block in self.blocks:
+            change, bias = block(x, bias)
+            x = x + change
+        return x
+
+
+def test_a_bias_is_handed_on_whole():
+    torch.manual_seed(0)
+    model, inputs = HandingOn().eval(), {"x": torch.randn(2, 7, WIDTH)}
+    heads = HeadSet([(0, 1), (0, 2), (1, 0), (2, 3)])
+    smaller = prune(model, heads, example_inputs=inputs)
+    assert_same(run(smaller, inputs), ablated(model, heads, inputs))
+
+
+def test_differences_are_measured_by_scale():
+    one = torch.tensor([[3.0, -100.0, float("inf"), float("nan")]])
+    assert largest_difference([one], [one]) == 0
+    assert largest_difference([one], [one + torch.tensor([0.0, 1.0, 0.0, 0.0])]) == pytest.approx(
+        0.01
+    )
+    assert largest_difference([one], [torch.zeros(1, 4)]) == float("inf")
+    assert largest_difference([one], [one[:, :3]]) == float("inf")
+    assert largest_difference([one], []) == float("inf")
 
 
 class TestLoading:
