@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from lobes.heads import HeadLayout, HeadScores, HeadSet, Site
     from lobes.iap import lesion_matrix
     from lobes.importance import head_importance
-    from lobes.modeling import MultiTaskModel, load_pruned, load_task_model
+    from lobes.modeling import MultiTaskModel, PromptedModel, load_pruned, load_task_model
     from lobes.pruning import prune
     from lobes.tasks.ag_pair import ag_pairs
+    from lobes.tasks.prompts import Prompt
     from lobes.tasks.task import Task
     from lobes.training.iat import IAT
     from lobes.training.trainer import MultiTaskTrainer
@@ -36,6 +37,8 @@ _HOMES = {
     "LobesError": "errors",
     "MultiTaskModel": "modeling",
     "MultiTaskTrainer": "training.trainer",
+    "Prompt": "tasks.prompts",
+    "PromptedModel": "modeling",
     "Site": "heads",
     "Task": "tasks.task",
     "ablate": "ablation",
@@ -62,6 +65,8 @@ __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no consta
     "LobesError",
     "MultiTaskModel",
     "MultiTaskTrainer",
+    "Prompt",
+    "PromptedModel",
     "Site",
     "Task",
     "ablate",
