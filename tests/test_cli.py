@@ -364,6 +364,30 @@ def test_heads(study):
     assert first["shares_parameters_with"] == []
 
 
+def test_tasks(tmp_path):
+    shown = lobes("tasks")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "xnli-zh" in shown.stdout
+    assert "a score" in shown.stdout
+    known = json.loads(lobes("tasks", "--json").stdout)
+    assert len(known) == 35
+    (tmp_path / "sst2").mkdir()
+    rows = ["sentence,label", "a fine film,1", "dull,0", "[bold]odd[/bold] and fine,1"]
+    for split in ("train", "validation"):
+        (tmp_path / "sst2" / f"{split}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    shown = lobes("tasks", "sst2", "--data-dir", tmp_path)
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "sst2: sentence → negative, positive" in shown.stdout
+    assert re.search(r"train +3 +negative 1, positive 2 +–", shown.stdout)
+    assert "positive: [bold]odd[/bold] and fine" in shown.stdout
+    assert "no file for test" in " ".join(shown.stdout.split())
+    found = json.loads(lobes("tasks", "sst2", "--data-dir", tmp_path, "--json").stdout)
+    assert found["sizes"][0]["labels"] == {"negative": 1, "positive": 2}
+    wrong = lobes("tasks", "sst3")
+    assert (wrong.exit_code, wrong.stdout) == (1, "")
+    assert "'sst3' is not a known task. Did you mean 'sst2'?" in wrong.stderr
+
+
 def test_heads_of_alike_layers_are_told_of_once(tmp_path):
     model = tiny_model("olmo2")
     model.config.num_hidden_layers = 7

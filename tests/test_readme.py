@@ -68,7 +68,17 @@ def test_the_study_runs(model, tmp_path):
 
 def test_every_command_shown_exists():
     shown = set(re.findall(r"^lobes (\w+)", README, re.M))
-    assert shown == {"run", "iap", "heads", "report", "export", "compare", "transfer", "prune"}
+    assert shown == {
+        "run",
+        "iap",
+        "heads",
+        "report",
+        "export",
+        "compare",
+        "transfer",
+        "prune",
+        "tasks",
+    }
     for command in shown:
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()

@@ -319,6 +319,55 @@ def report(
 
 
 @_command()
+def tasks(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A known task, or one of the study's.", show_default=False),
+    ] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="A study, for its tasks and tokenizer.", show_default=False)
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="A folder that holds the data of known tasks.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Whose tokenizer counts tokens.", show_default=False)
+    ] = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The known tasks, or one task with its sizes, token lengths and three examples.
+
+    Example: lobes tasks sst2 --model bert-base-uncased
+    """
+    from lobes.study.config import load_study
+    from lobes.study.tasks import describe_task, known_tasks
+    from lobes.terminal import show_task, show_tasks
+
+    if name is None:
+        known = known_tasks()
+        if as_json:
+            print(json.dumps(known, indent=1))
+        else:
+            show_tasks(known)
+        return
+    task = describe_task(
+        name,
+        study=load_study(study) if study else None,
+        data_dir=str(data_dir) if data_dir else None,
+        model=model,
+        trust_remote_code=trust_remote_code,
+    )
+    if as_json:
+        print(json.dumps(task, indent=1, ensure_ascii=False))
+    else:
+        show_task(task)
+
+
+@_command()
 def heads(
     model: Annotated[
         str,

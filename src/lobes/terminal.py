@@ -14,7 +14,7 @@ from lobes.errors import LobesError
 from lobes.report.words import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import rich.console
     import rich.progress
@@ -190,6 +190,60 @@ def show_heads(layout: "lobes.heads.HeadLayout", name: str) -> None:
         f"pruned.",
         sep="\n",
     )
+
+
+def show_tasks(tasks: "Sequence[dict[str, Any]]") -> None:
+    """The known tasks, on stdout."""
+    table = _table("task", "classes", "text", "metric", "hub")
+    for task in tasks:
+        classes = str(len(task["labels"])) if task["labels"] else "a score"
+        hub = " ".join(filter(None, (task["hub"], task["config"]))) or "local files only"
+        cells = (", ".join(task["text"]), ", ".join(task["metrics"]), hub)
+        table.add_row(task["name"], classes, *map(_text, cells))
+    _console().print(table)
+
+
+def show_task(task: dict[str, Any]) -> None:
+    """One task: what it is, its sizes, and a few examples, on stdout."""
+    labels = ", ".join(task["labels"]) if task["labels"] else "a score"
+    table = _table("split", "examples", "labels", "tokens")
+    missing = []
+    for size in task["sizes"]:
+        if "missing" in size:
+            missing.append(size["missing"])
+            table.add_row(_text(size["split"]), "–", "–", "–")
+            continue
+        counts = (
+            f"{name} {count:,}" if isinstance(count, int) else f"{name} {count:.3g}"
+            for name, count in (size["labels"] or {}).items()
+        )
+        table.add_row(
+            _text(size["split"]),
+            f"{size['examples']:,}",
+            _text(", ".join(counts) or "–"),
+            _lengths(size.get("tokens"), size["examples"]),
+        )
+    console = _console()
+    console.print(_text(f"{task['name']}: {', '.join(task['text'])} → {labels}"), table)
+    for sentence in missing:
+        console.print(_text(sentence))
+    for example in task["examples"]:
+        label = example["label"]
+        shown = f"{label:.3g}" if isinstance(label, float) else label
+        console.print(_text(f"{shown}: {' | '.join(example['text'])}"))
+
+
+def _lengths(tokens: dict[str, Any] | None, examples: int) -> str:
+    """How long texts are in tokens; "–" where no tokenizer was at hand."""
+    if not tokens:
+        return "–"
+    found = (
+        f"median {tokens['median']}, 95 % up to {tokens['percentile_95']}, "
+        f"longest {tokens['longest']}"
+    )
+    if tokens["cut"]:
+        found += f", {tokens['cut']:.1%} cut"
+    return found + (f" (of {tokens['measured']:,})" if tokens["measured"] < examples else "")
 
 
 def show_pruning(record: dict[str, Any]) -> None:
