@@ -2,9 +2,9 @@
 
 transformers 5 has neither, so this runs in an environment of its own, once:
 
-    python -m venv /tmp/oracle
-    /tmp/oracle/bin/pip install torch==2.13.0 transformers==4.57.6 safetensors numpy
-    /tmp/oracle/bin/python scripts/head_mask_oracle.py tests/gold/head_mask
+    python -m venv oracle-env
+    oracle-env/bin/pip install torch==2.13.0 transformers==4.57.6 safetensors numpy
+    oracle-env/bin/python scripts/head_mask_oracle.py tests/gold/head_mask
 
 For each type it writes a tiny model of random weights (`TYPE/model`), inputs, random head masks and
 the outputs under each of them (`TYPE/expected.safetensors`), and where the class can be pruned
