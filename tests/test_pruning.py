@@ -371,6 +371,32 @@ def test_the_attention_may_be_the_whole_model():
     assert_same(run(smaller, inputs), ablated(model, heads, inputs))
 
 
+class Shared(nn.Module):
+    """Two attentions, each with values of its own, whose queries and keys are the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("q", "k", "first", "second"):
+            setattr(self, name, nn.Linear(WIDTH, 12))
+        self.out, self.other = nn.Linear(12, WIDTH), nn.Linear(12, WIDTH)
+
+    def forward(self, x):
+        q, k, first, second = (split(p(x), 4) for p in (self.q, self.k, self.first, self.second))
+        return self.out(join(attend(q, k, first))) + self.other(join(attend(q, k, second)))
+
+
+def test_zeros_leave_alone_what_another_site_uses():
+    torch.manual_seed(0)
+    model, inputs = Encoder(Shared()).eval(), {"x": torch.randn(2, 7, WIDTH)}
+    heads = HeadSet([(0, 1), (1, 2)])
+    zeroed = prune(model, heads, example_inputs=inputs, export="zeroed")
+    assert_same(run(zeroed, inputs), ablated(model, heads, inputs))
+    assert torch.equal(zeroed.blocks[0].q.weight, model.blocks[0].q.weight)
+    assert not zeroed.blocks[0].first.weight[3:6].any()
+    with pytest.raises(ModelError, match="cannot be pruned"):
+        prune(model, heads, example_inputs=inputs)
+
+
 def test_weights_of_plain_modules_are_loaded_into_one_that_is_pruned_likewise():
     torch.manual_seed(0)
     trained, fresh = (Encoder(Attention(3, 5), Attention(3, 5)).eval() for _ in range(2))

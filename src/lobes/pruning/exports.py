@@ -1,8 +1,10 @@
 """A pruned model as an ordinary one, which transformers loads by itself."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -22,6 +24,7 @@ def zeroed(model: nn.Module, layout: HeadLayout, heads: HeadSet) -> nn.Module:
 
     Zero are their columns of the output projections, and the rows that belong to them alone.
     """
+    users = Counter(rows.parameter for site in layout.sites for rows in site.rows)
     copied = copy.deepcopy(model)
     with torch.no_grad():
         for index, gone in heads.by_site().items():
@@ -36,7 +39,8 @@ def zeroed(model: nn.Module, layout: HeadLayout, heads: HeadSet) -> nn.Module:
             for head in gone:
                 weight.narrow(axis, head * site.head_dim, site.head_dim).zero_()
             if site.prunable:
-                _clear_rows(copied, site, gone)
+                own = tuple(rows for rows in site.rows if users[rows.parameter] == 1)
+                _clear_rows(copied, replace(site, rows=own), gone)
     return copied
 
 
