@@ -1,0 +1,11 @@
+"""The command line: arguments in, one call, a table or JSON out.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed with one sentence
+that says what to do, 2 wrong usage, 130 interrupted. Nothing heavy is imported before a command
+needs it. `studies` and `models` hold the commands, `app` what they share.
+"""
+
+from lobes.cli import studies, models  # noqa: F401, I001 - registers them, in this order
+from lobes.cli.app import app, main
+
+__all__ = ["app", "main"]

