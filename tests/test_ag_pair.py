@@ -158,6 +158,70 @@ def test_order_and_sides_are_random():
     assert np.allclose(np.bincount(steps)[1:] / len(steps), 1 / 3, atol=4 / np.sqrt(len(steps)))
 
 
+SEEDS = 3_000
+
+
+def shares(sizes) -> tuple[np.ndarray, ...]:
+    """Over many seeds of one corpus, how often …
+
+    (each line is *same*; each article's place is *same*; each article is first in its *same*
+    pairs; each two articles are a pair; two lines that follow each other are of one kind)
+    """
+    topics = topics_of(sizes)
+    n = len(topics)
+    line, place, first, both = np.zeros(n), np.zeros(n), np.zeros((2, n)), np.zeros((n, n))
+    alike = np.zeros(n - 1)
+    for seed in range(SEEDS):
+        pairs = pair(topics, seed)
+        line += pairs.is_same
+        alike += pairs.is_same[1:] == pairs.is_same[:-1]
+        for side in (pairs.first, pairs.second):
+            np.add.at(place, side, pairs.is_same / 2)
+        np.add.at(first[0], pairs.first[pairs.is_same], 1)
+        np.add.at(first[1], pairs.second[pairs.is_same], 1)
+        np.add.at(both, (pairs.first, pairs.second), 1)
+    return line / SEEDS, place / SEEDS, first, (both + both.T) / SEEDS, alike / SEEDS
+
+
+def assert_share(found, expected, trials=SEEDS):
+    """Every one of many shares is the expected one, within 5 standard errors (p < 1e-6 each)."""
+    error = np.sqrt(expected * (1 - expected) / trials)
+    assert (np.abs(found - expected) < 5 * error).all()
+
+
+def test_the_chance_of_same_and_different_is_equal_everywhere():
+    sizes = [6, 6, 6, 6]
+    line, place, first, both, alike = shares(sizes)
+    n = sum(sizes)
+    assert_share(line, 0.5)  # whatever the line of the file …
+    assert_share(alike, (n / 2 - 1) / (n - 1))  # … and whatever the line before it
+    assert (place == 0.5).all()  # each article: once in each kind, here without exception
+    assert_share(first[0] / first.sum(0), 0.5)  # on either side
+    topic = np.array(topics_of(sizes))
+    is_same = topic[:, None] == topic
+    assert (np.diag(both) == 0).all()
+    # one of 5 others of its topic, one of 18 of the other topics, each as often
+    assert_share(both[is_same & ~np.eye(n, dtype=bool)], 1 / 5)
+    assert_share(both[~is_same], 1 / 18)
+
+
+def test_the_chance_of_an_article_is_that_of_its_topic():
+    sizes = [4, 9, 5, 7]
+    line, place, first, both, _ = shares(sizes)
+    n = sum(sizes)
+    topic = np.repeat(np.arange(4), sizes)
+    assert_share(line, (n // 2) / n)
+    for t in range(4):
+        mean = place[topic == t].mean()
+        # the articles of a topic have equal chances, near one half
+        assert np.abs(place[topic == t] - mean).max() < 5 * 0.5 / np.sqrt(SEEDS)
+        assert abs(mean - 0.5) < 1 / sizes[t]  # no more than a pair away
+    assert_share(first[0] / first.sum(0), 0.5, trials=first.sum(0).min())
+    for t in range(4):
+        inside = both[np.ix_(topic == t, topic == t)][~np.eye(sizes[t], dtype=bool)]
+        assert_share(inside, inside.mean())
+
+
 def test_pairs_become_examples():
     corpus = ["one", "two", "three", "four"]
     pairs = ag_pairs(corpus, ["x", "x", "y", "y"], seed=1)

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("as_before")
 
 HEAVY = ("torch", "transformers", "pandas", "plotly", "numpy", "pydantic", "datasets", "pyarrow")
 COMMANDS = ("demo", "run", "train", "iap", "compare", "transfer", "export", "report", "heads")
-COMMANDS += ("prune",)
+COMMANDS += ("prune", "tasks", "predict", "ag-pair")
 LOBES = [sys.executable, "-c", "from lobes.cli import main; main()"]
 LIMIT = 120
 
@@ -362,6 +362,34 @@ def test_heads(study):
     assert first["groups"] == [[0], [1], [2], [3], [4]]
     assert (first["ablatable"], first["gateable"], first["prunable"]) == (True, True, True)
     assert first["shares_parameters_with"] == []
+
+
+def test_predict(study, tmp_path):
+    shown = lobes("predict", study.parent / "run", "--split", "validation", "--to", tmp_path / "to")
+    assert shown.exit_code == 0
+    assert re.search(
+        r"mood +validation +\d+ +accuracy +0\.\d{3} +mood\.validation\.tsv", shown.stdout
+    )
+    assert shown.stderr == f"Predictions: {tmp_path / 'to'}\n"
+    options = ("--split", "validation", "--task", "topic", "--to", tmp_path / "to", "--json")
+    (found,) = json.loads(lobes("predict", study.parent / "run", *options).stdout)["predictions"]
+    assert (found["task"], found["file"]) == ("topic", "topic.validation.tsv")
+    sentence = refusal("predict", study.parent / "run", "--to", tmp_path / "new")
+    assert sentence.startswith("Task 'mood' names no file for the split 'test'")
+    assert not (tmp_path / "new").exists()
+
+
+def test_ag_pair(tmp_path):
+    rows = [f'"{i % 2 + 1}","title {i}","text {i}"' for i in range(8)]
+    (tmp_path / "ag.csv").write_text("\n".join(rows), encoding="utf-8")
+    shown = lobes("ag-pair", tmp_path / "ag.csv", tmp_path / "new" / "pairs.csv")
+    assert shown.exit_code == 0
+    assert re.search(r"Sports +4\b", shown.stdout)
+    assert "8 pairs: 4 same, 4 different." in shown.stdout
+    sentence = refusal("ag-pair", tmp_path / "ag.csv", tmp_path / "new" / "pairs.csv")
+    assert sentence.endswith("pairs.csv is there already; choose another name, or remove it first.")
+    found = json.loads(lobes("ag-pair", tmp_path / "ag.csv", tmp_path / "b.tsv", "--json").stdout)
+    assert (found["pairs"], found["topics"]) == (8, {"Sports": 4, "World": 4})
 
 
 def test_tasks(tmp_path):

@@ -129,6 +129,7 @@ def test_both_splits_of_mnli():
         "validation_mismatched",
         "test_matched",
         "test_mismatched",
+        "test_diagnostic",
     )
 
 
@@ -248,6 +249,26 @@ def test_both_halves_of_mnli_and_pairs_without_a_gold_label(tmp_path, kind):
     assert other.validation.texts[0] == ("dev_mismatched p0", "h0")
     with pytest.raises(DataError, match="has no split 'dev': expected one of train, validation_m"):
         load_task("mnli", data_dir=tmp_path, validation="dev")
+
+
+def test_the_folders_of_imdb(tmp_path):
+    for split in ("train", "test"):
+        for label in ("neg", "pos"):
+            for number in (10, 2):
+                save(
+                    tmp_path / "aclImdb" / split / label / f"{number}_7.txt", f"{label} é {number}"
+                )
+    save(tmp_path / "aclImdb" / "train" / "unsup" / "0_0.txt", "no label")
+    task = load_task("imdb", data_dir=tmp_path)
+    assert task.train.texts == (("neg é 10\n",), ("neg é 2\n",), ("pos é 10\n",), ("pos é 2\n",))
+    assert task.validation.labels.tolist() == [0, 0, 1, 1]
+    (tmp_path / "aclImdb" / "test" / "pos" / "2_7.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match=r"'.*2_7.txt' is not UTF-8: byte 0xe9 at offset 3"):
+        load_task("imdb", data_dir=tmp_path)
+    for path in (tmp_path / "aclImdb" / "test" / "pos").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"no text file in .*labelled 'positive': unpack"):
+        load_task("imdb", data_dir=tmp_path)
 
 
 def test_the_files_of_snli(tmp_path):

@@ -67,7 +67,7 @@ def test_the_study_runs(model, tmp_path):
 
 
 def test_every_command_shown_exists():
-    shown = set(re.findall(r"^lobes (\w+)", README, re.M))
+    shown = set(re.findall(r"^lobes ([\w-]+)", README, re.M))
     assert shown == {
         "run",
         "iap",
@@ -78,6 +78,8 @@ def test_every_command_shown_exists():
         "transfer",
         "prune",
         "tasks",
+        "predict",
+        "ag-pair",
     }
     for command in shown:
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0

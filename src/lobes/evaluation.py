@@ -119,6 +119,33 @@ def evaluate(
     )
 
 
+def predict_logits(
+    model: TaskModel,
+    task: str,
+    texts: Sequence[tuple[str, ...]],
+    *,
+    precision: str = "fp32",
+    tokens_per_batch: int | None = None,
+    progress: Progress | None = None,
+) -> Float[np.ndarray, "examples outputs"]:
+    """One task's logits for texts without labels, in their order, in float32.
+
+    The settings are those of `evaluate`.
+    """
+    spec, inputs = model.spec(task), model.encode(task, texts)
+    batches = token_batches(inputs.lengths, tokens_in_a_batch(tokens_per_batch, model.device))
+    logits = np.empty((len(inputs), spec.n_outputs), dtype=np.float32)
+    with measuring(model, precision) as measured, torch.no_grad():
+        for done, batch in enumerate(batches):
+            if progress:
+                progress(done, len(batches))
+            tensors = collate(inputs, batch, padding_id(model.tokenizer), model.device)
+            logits[batch] = measured.task_logits(task, **tensors).float().cpu().numpy()
+    if progress:
+        progress(len(batches), len(batches))
+    return logits
+
+
 def predictions_of(logits: np.ndarray, spec: TaskSpec) -> np.ndarray:
     """The predicted class indices [...] or values [...] of logits [..., outputs]."""
     return logits[..., 0].astype(np.float64) if spec.is_regression else logits.argmax(-1)

@@ -246,6 +246,29 @@ def _lengths(tokens: dict[str, Any] | None, examples: int) -> str:
     return found + (f" (of {tokens['measured']:,})" if tokens["measured"] < examples else "")
 
 
+def show_predictions(record: dict[str, Any]) -> None:
+    """What was predicted, how well where that is known, and the files, on stdout."""
+    from lobes.report.words import fixed
+
+    table = _table("task", "split", "examples", "metric", "score", "file")
+    for entry in record["predictions"]:
+        score = "hidden" if entry["score"] is None else fixed(entry["score"])
+        cells = (entry["task"], entry["split"], f"{entry['examples']:,}", entry["metric"])
+        table.add_row(*map(_text, cells), score, _text(entry["file"]))
+    _console().print(table)
+
+
+def show_pairs(record: dict[str, Any]) -> None:
+    """The corpus of an AG-Pair and its pairs, on stdout."""
+    table = _table("topic", "articles")
+    for topic, articles in record["topics"].items():
+        table.add_row(_text(topic), f"{articles:,}")
+    _console().print(
+        table,
+        f"{record['pairs']:,} pairs: {record['same']:,} same, {record['different']:,} different.",
+    )
+
+
 def show_pruning(record: dict[str, Any]) -> None:
     """What a pruning took away and what came of it, on stdout."""
     from lobes.report.words import fixed

@@ -75,7 +75,7 @@ def command(*, resumable: bool = False) -> Callable[[Callable[..., None]], Calla
                     traceback.print_exc()
             raise typer.Exit(code)
 
-        app.command(name=function.__name__.strip("_"))(guarded)
+        app.command(name=function.__name__.replace("_", "-"))(guarded)
         return guarded
 
     return register

@@ -1,4 +1,4 @@
-"""Commands on tasks and models: tasks, heads, prune."""
+"""Commands on tasks and models: tasks, ag-pair, heads, prune."""
 
 import json
 from enum import StrEnum
@@ -64,6 +64,56 @@ def tasks(
         print(json.dumps(task, indent=1, ensure_ascii=False))
     else:
         show_task(task)
+
+
+@command()
+def ag_pair(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="AG's News CSV, or any CSV, TSV, JSON lines or Parquet file with topics.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="The file to write: .csv, .tsv, .jsonl or .parquet.",
+            show_default=False,
+        ),
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column of text; repeatable: joined as `title - description`. By default "
+            "`text`.",
+            show_default=False,
+        ),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(help="The column of topics, by default `label`.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="What decides the pairs.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The task AG-Pair: pairs of articles, of the same topic or of different ones.
+
+    Example: lobes ag-pair ag_news_csv/train.csv data/ag-pair/train.parquet
+    """
+    from lobes.study.ag_pair import make_pairs
+    from lobes.terminal import say, show_pairs
+
+    record = make_pairs(source, target, text=text, topic=topic, seed=seed)
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False, indent=1))
+    else:
+        show_pairs(record)
+    say(f"Pairs: {target}")
 
 
 @command()

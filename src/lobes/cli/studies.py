@@ -1,4 +1,4 @@
-"""Commands on a study or its run: demo, run, train, iap, compare, transfer, export, report."""
+"""Commands on a study or its run, from demo and run to export, predict and report."""
 
 import json
 from pathlib import Path
@@ -193,6 +193,46 @@ def export(
     if as_json:
         print(json.dumps({"task": task, "folder": str(folder)}))
     say(f"Model: {folder}")
+
+
+@command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)],
+    to: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
+    split: Annotated[
+        str, typer.Option(help="Which split; of MNLI, `test` is all of its test splits.")
+    ] = "test",
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this task; repeatable.", show_default=False),
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            help="The study, where it has named other data since the run began.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """A model's answers to a split: GLUE's submission files, or labels with their probabilities.
+
+    Example: lobes predict runs/glue --split test --to predictions
+    """
+    from lobes.study.config import load_study
+    from lobes.study.predict import predict_run
+    from lobes.terminal import Progress, say, show_predictions
+
+    data = load_study(study) if study else None
+    with Progress(quiet=quiet) as progress:
+        record = predict_run(run, to, split=split, tasks=task, study=data, progress=progress)
+    if as_json:
+        print(json.dumps({**record, "folder": str(to)}, ensure_ascii=False, indent=1))
+    else:
+        show_predictions(record)
+    say(f"Predictions: {to}")
 
 
 @command()

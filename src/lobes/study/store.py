@@ -27,8 +27,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from lobes.errors import RunError
-from lobes.study.config import differences
+from lobes.errors import ConfigError, RunError
+from lobes.study.config import StudyConfig, differences
 from lobes.study.disk import (
     TEMPORARY,
     disk_faults,
@@ -266,6 +266,17 @@ class RunFolder:
             (self.path / "config.json").unlink(missing_ok=True)
 
 
+def stored_study(run: Path) -> StudyConfig:
+    """The study that a run's folder holds; `RunError` where it is no run's, or damaged."""
+    record = read_json(run / "config.json")
+    if not isinstance(record, dict) or record.get("command", "run") != "run":
+        raise RunError(f"There is no run in {run}: give the folder of a run, with its config.json.")
+    try:
+        return StudyConfig.from_dict(record["config"], source=str(run / "config.json"))
+    except (KeyError, TypeError, ConfigError) as error:
+        raise RunError(f"{run / 'config.json'} is damaged or of another version: {error}") from None
+
+
 def _what_counts(config: Mapping[str, Any], command: str) -> dict[str, Any]:
     """The part of a resolved study that changes a command's numbers, tasks by their names."""
     counted = json.loads(json.dumps(config))
@@ -278,6 +289,7 @@ def _what_counts(config: Mapping[str, Any], command: str) -> dict[str, Any]:
     tasks = counted.pop("tasks", [])
     new_task = (counted.get("transfer") or {}).get("task")
     for task in [*tasks, new_task] if new_task else tasks:
+        task.pop("test", None)  # which only `lobes predict` reads
         if task.get("dataset") is None:
             for key in FREE_TASK_KEYS:
                 task.pop(key, None)

@@ -22,6 +22,7 @@ from lobes.tasks.formats import (
     read_labels,
     read_ragged,
     read_rows,
+    read_text,
 )
 from lobes.tasks.known import Column, Download, KnownTask
 
@@ -37,7 +38,10 @@ def find_split(folder: Path, task: KnownTask, split: str) -> tuple[Path, Downloa
     for download in task.downloads:
         for name in (*download.folders, task.name):
             path = folder / name / download.files.get(split, "")
-            if path.is_file() and not (path in found and _has_own_columns(path, task, split)):
+            if download.by_folder:
+                if split in download.files and path.is_dir():
+                    return path, download
+            elif path.is_file() and not (path in found and _has_own_columns(path, task, split)):
                 return path, download
     if len(found) > 1:
         raise DataError(
@@ -58,6 +62,8 @@ def read_split(folder: Path, task: KnownTask, split: str) -> TaskData | None:
     if found is None:
         return None
     path, download = found
+    if download is not None and download.by_folder:
+        return _read_by_folder(path, task, download)
     if download is not None:
         return _read_download(path, task, split, download)
     wanted = task.text if split in task.hidden else (*task.text, task.label)
@@ -127,6 +133,22 @@ def _read_download(
         for row in rows
         if not labelled or download.no_label is None or row[download.label] != download.no_label
     ]
+
+
+def _read_by_folder(path: Path, task: KnownTask, download: Download) -> list[dict[str, Any]]:
+    """One example for each file, label by label, in the order of the files' names."""
+    rows = []
+    for folder, label in download.by_folder.items():
+        files = sorted((path / folder).glob("*.txt"))
+        if not files:
+            raise DataError(
+                f"There is no text file in {str(path / folder)!r}, which holds the examples "
+                f"labelled {label!r}: unpack the download again."
+            )
+        for file in files:
+            check_file(file)
+            rows.append({task.text[0]: read_text(file), task.label: label})
+    return rows
 
 
 def _raw_rows(

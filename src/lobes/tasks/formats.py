@@ -127,7 +127,7 @@ def read_json_lines(
     """The objects of a file with one JSON object on each line, whatever its suffix."""
     check_file(path)
     rows = []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         row = _json(path, number, line)
@@ -161,7 +161,8 @@ def _json(path: Path, number: int, line: str) -> Any:
     )
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A whole file of UTF-8, without its byte-order mark; DataError for what is none."""
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -183,7 +184,7 @@ def _delimiter(path: Path) -> str:
 @contextmanager
 def _lines(path: Path, delimiter: str) -> Iterator[Iterator[tuple[int, list[str]]]]:
     """The lines of a CSV or TSV file as (number of the line, cells); DataError for damage."""
-    text = _read_text(path)
+    text = read_text(path)
     lines = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,

@@ -7,7 +7,7 @@ columns and splits have there, and the files of its original download. Nothing h
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from lobes.errors import DataError
@@ -22,7 +22,8 @@ class HubSource:
     """A task's data set on the hub.
 
     `text[i]` are the hub's columns whose texts, joined by a blank, are text column i of the task.
-    `splits` leads from the task's splits to the hub's.
+    `splits` leads from the task's splits to the hub's, and `configs` from splits that are in
+    another configuration to that.
     """
 
     dataset: str
@@ -30,6 +31,7 @@ class HubSource:
     text: tuple[tuple[str, ...], ...]
     label: str
     splits: Mapping[str, str] = field(hash=False)
+    configs: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ class Download:
     spellings of labels to the task's own, and rows labelled `no_label` are left out. `only` keeps
     the rows that hold a value in a column. With `ragged`, lines with too few cells are left out,
     as every reader of that file does.
+
+    With `by_folder`, `files` are folders: each of their folders named there holds one text file
+    for each example of one label, {"neg": "negative", …}.
     """
 
     folders: tuple[str, ...]
@@ -55,6 +60,7 @@ class Download:
     no_label: str | None = None
     only: tuple[str, str] | None = None
     ragged: bool = False
+    by_folder: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,7 @@ _MNLI_SPLITS = (
     "validation_mismatched",
     "test_matched",
     "test_mismatched",
+    "test_diagnostic",
 )
 
 
@@ -162,7 +169,7 @@ def _glue(
 def _mnli() -> KnownTask:
     tsv = Download(
         folders=("MNLI",),
-        files={split: f"{split.replace('validation', 'dev')}.tsv" for split in _MNLI_SPLITS},
+        files={split: f"{split.replace('validation', 'dev')}.tsv" for split in _MNLI_SPLITS[:5]},
         text=_one_by_one(_PAIR),
         label="gold_label",
         no_label="-",
@@ -178,14 +185,32 @@ def _mnli() -> KnownTask:
         label="gold_label",
         no_label="-",
     )
+    # GLUE's diagnostic examples, which a model trained on MNLI answers
+    diagnostic = tuple(
+        Download(
+            folders=(folder,),
+            files={"test_diagnostic": f"{folder}.tsv"},
+            text=_one_by_one(_PAIR),
+            label="gold_label",
+        )
+        for folder in ("AX", "diagnostic")
+    )
+    hub = HubSource(
+        "nyu-mll/glue",
+        "mnli",
+        (("premise",), ("hypothesis",)),
+        "label",
+        splits={**{split: split for split in _MNLI_SPLITS}, "test_diagnostic": "test"},
+        configs={"test_diagnostic": "ax"},
+    )
     return KnownTask(
         "mnli",
         _NLI,
         _THREE_WAY,
         splits=_MNLI_SPLITS,
         hidden=_MNLI_SPLITS[3:],
-        hub=_hub("nyu-mll/glue", "mnli", *_NLI, splits=_MNLI_SPLITS),
-        downloads=(tsv, lines),
+        hub=hub,
+        downloads=(tsv, lines, *diagnostic),
     )
 
 
@@ -301,6 +326,19 @@ def _topics(
     return KnownTask(name, ("text",), labels, splits=(_TRAIN, _DEV), hub=hub, downloads=(download,))
 
 
+def _imdb() -> KnownTask:
+    """One file for each review, in a folder for each label."""
+    task = _topics("imdb", ("negative", "positive"), "stanfordnlp/imdb", None, "text")
+    download = Download(
+        folders=("aclImdb",),
+        files={_TRAIN: "train", _DEV: "test"},
+        text=(("text",),),
+        label="label",
+        by_folder={"neg": "negative", "pos": "positive"},
+    )
+    return replace(task, downloads=(download,))
+
+
 _STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
 _DBPEDIA = (
     "Company",
@@ -382,7 +420,7 @@ _TASKS = (
         folder="ag_news_csv",
         n_cells=2,
     ),
-    _topics("imdb", ("negative", "positive"), "stanfordnlp/imdb", None, "text"),
+    _imdb(),
     _topics(
         "yelp_p",
         ("negative", "positive"),

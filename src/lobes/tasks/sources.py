@@ -331,7 +331,8 @@ def _read_known(
                 f"the data are not on the hub: name the folder that has them with data_dir, or "
                 f"with the environment variable {DATA_VARIABLE}."
             )
-        data = _load_from_hub(task.hub.dataset, task.hub.config, task.hub.splits[split])
+        config = task.hub.configs.get(split, task.hub.config)
+        data = _load_from_hub(task.hub.dataset, config, task.hub.splits[split])
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     return _from_hub(where, data, task)

@@ -1,0 +1,192 @@
+"""`lobes predict`: a run's model answers a whole split, with labels or without.
+
+GLUE's test splits become the files that its site takes (`tasks/glue.py`); any other split becomes
+a TSV file with the probability of each label.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+from lobes.errors import ConfigError, DataError, RunError
+from lobes.evaluation import predict_logits, predictions_of
+from lobes.metrics import get_metric
+from lobes.modeling import TaskModel, is_saved_model, load_task_model
+from lobes.precision import resolve_precision
+from lobes.study.config import StudyConfig
+from lobes.study.disk import disk_faults, writing
+from lobes.study.run import given_model
+from lobes.study.store import stored_study
+from lobes.study.subject import load_tasks
+from lobes.study.tables import TaskConfig
+from lobes.tasks.columns import listed, suggest
+from lobes.tasks.glue import SUBMISSIONS, submission_lines
+from lobes.tasks.known import known_task
+from lobes.tasks.sources import Split, load_split
+from lobes.tasks.task import TaskSpec
+
+Progress = Callable[[str, int, int], None]
+logger = logging.getLogger("lobes")
+
+# Part of GLUE's submission, but of no use to anyone else: it may be missing.
+OPTIONAL = "test_diagnostic"
+
+
+def predict_run(
+    run: Path,
+    to: Path,
+    *,
+    split: str = "test",
+    tasks: Sequence[str] | None = None,
+    study: StudyConfig | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write the predictions of a run's model for a split of its tasks to the folder `to`.
+
+    `tasks` are the names of those to predict, by default all. The data are those that the run
+    began with, or where `study` is given, what its tasks of the same names say now. Returns
+    {"run", "split", "predictions": [{"task", "split", "examples", "metric", "score", "file"}]};
+    the score is None where the labels are hidden.
+
+    Raises `RunError` where there is no run or no trained model, `ConfigError` for a task that the
+    run does not have, and `DataError` for a split that cannot be read; nothing is written then.
+    """
+    stored = stored_study(run)
+    data = study or stored
+    chosen = _chosen(tasks, stored, data)
+    found = [
+        (task, name, examples)
+        for task in chosen
+        for name, examples in _splits(task, split, data.data_dir).items()
+    ]
+    model = _model(run, stored).to("cuda" if torch.cuda.is_available() else "cpu")
+    precision = resolve_precision(stored.precision, model.device)
+    with disk_faults(to):
+        to.mkdir(parents=True, exist_ok=True)
+    records = []
+    for task, name, examples in found:
+        spec = model.spec(task.name)
+
+        def step(done: int, total: int, what: str = f"predicting {task.name}") -> None:
+            if progress:
+                progress(what, done, total)
+
+        logits = predict_logits(
+            model, task.name, examples.texts, precision=precision, progress=step
+        )
+        records.append(_write(to, spec, name, examples, logits, task.is_known))
+    return {"run": str(run), "split": split, "predictions": records}
+
+
+def _chosen(
+    names: Sequence[str] | None, stored: StudyConfig, data: StudyConfig
+) -> list[TaskConfig]:
+    """The tasks to predict, with the sources of their data."""
+    trained = [task.name for task in stored.tasks]
+    sources = {task.name: task for task in data.tasks}
+    for name in names or ():
+        if name not in trained:
+            raise ConfigError(
+                f"The run has no task {name!r}; expected one of {listed(trained)}."
+                + suggest(name, trained)
+            )
+    chosen = list(dict.fromkeys(names or trained))
+    for name in chosen:
+        if name not in sources:
+            raise ConfigError(
+                f"The study given with --study has no task {name!r}, which the run was trained "
+                f"on: add it, or choose other tasks with --task."
+            )
+    return [sources[name] for name in chosen]
+
+
+def _splits(task: TaskConfig, split: str, data_dir: str | None) -> dict[str, Split]:
+    """The splits that a name stands for: MNLI has several of each."""
+    names = [split]
+    if task.is_known:
+        known = known_task(task.name).splits
+        names = [name for name in known if name == split or name.startswith(f"{split}_")] or names
+    found = {}
+    for name in names:
+        try:
+            found[name] = load_split(split=name, **task.source(), test=task.test, data_dir=data_dir)
+        except DataError as error:
+            if name != OPTIONAL or split == OPTIONAL:
+                raise
+            logger.warning("%s GLUE's site asks for AX.tsv, too.", error)
+    return found
+
+
+def _model(run: Path, study: StudyConfig) -> TaskModel:
+    """The run's trained model, or the one that it measured as it was."""
+    if is_saved_model(run / "model"):
+        return load_task_model(run / "model", trust_remote_code=study.trust_remote_code)
+    if study.training.enabled:
+        raise RunError(
+            f"There is no trained model in {run} yet: finish the run with `lobes run` first."
+        )
+    return given_model(study, load_tasks(study))
+
+
+def _write(
+    to: Path, spec: TaskSpec, split: str, examples: Split, logits: np.ndarray, is_known: bool
+) -> dict[str, Any]:
+    """Write one file, and say what it holds."""
+    predictions = predictions_of(logits, spec)
+    submission = SUBMISSIONS.get((spec.name, split)) if is_known else None
+    if submission is None:
+        file = f"{spec.name}.{split}.tsv"
+        lines = _lines(spec, examples, predictions, logits)
+    else:
+        file = submission.file
+        lines = submission_lines(spec.name, split, predictions)
+        if len(examples) != submission.examples:
+            logger.warning(
+                "%s has %d predictions, but GLUE's site takes %d: the data are not the whole "
+                "split %r of %s.",
+                file,
+                len(examples),
+                submission.examples,
+                split,
+                spec.name,
+            )
+    with writing(to / file) as target:
+        target.writelines(f"{line}\n".encode() for line in lines)
+    score = None
+    if examples.labels is not None:
+        score = float(get_metric(spec.metric)(examples.labels, predictions))
+    return {
+        "task": spec.name,
+        "split": split,
+        "examples": len(examples),
+        "metric": spec.metric,
+        "score": score,
+        "file": file,
+    }
+
+
+def _lines(
+    spec: TaskSpec, examples: Split, predictions: np.ndarray, logits: np.ndarray
+) -> Iterator[str]:
+    """The lines of a TSV file: index, the label where it is known, prediction, probabilities."""
+    names = None if spec.labels is None else [" ".join(label.split()) for label in spec.labels]
+
+    def shown(value: Any) -> str:
+        return f"{value:.6g}" if names is None else names[value]
+
+    header = ["index", *([] if examples.labels is None else ["label"]), "prediction"]
+    yield "\t".join([*header, *(f"p_{name}" for name in names or ())])
+    probabilities = softmax(logits.astype(np.float64), axis=-1)
+    for index, prediction in enumerate(predictions.tolist()):
+        cells = [str(index)]
+        if examples.labels is not None:
+            cells.append(shown(examples.labels[index]))
+        cells.append(shown(prediction))
+        if names is not None:
+            cells += [f"{value:.6g}" for value in probabilities[index]]
+        yield "\t".join(cells)
