@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= passive
 export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 
-.PHONY: help setup assets demo test check bench architectures format clean
+.PHONY: help setup assets demo test check bench architectures calibration format clean
 
 help:
 	@echo "make demo     train a packaged model on three tasks, lesion it, write report.html"
@@ -18,6 +18,7 @@ help:
 	@echo "make check    lint, format, types, import layers"
 	@echo "make bench    the plain way and ours, side by side in one run"
 	@echo "make architectures   write docs/architectures.md anew (some minutes)"
+	@echo "make calibration     write docs/statistics.md anew (some minutes)"
 	@echo "make format   let ruff rewrite the formatting"
 
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -51,6 +52,10 @@ check: setup
 bench: setup assets
 	$(BIN)/python -m benchmarks.lesions
 	$(BIN)/python -m benchmarks.training
+
+# the statistics on simulated studies: docs/statistics.md, some minutes
+calibration: setup
+	$(BIN)/python scripts/calibration.py
 
 architectures: setup
 	$(BIN)/python scripts/architectures.py

@@ -129,13 +129,13 @@ class LesionMatrix:
 
         `fraction` defaults to the largest; `ConfigError` if there is no lesion of that fraction.
         """
-        return self._rows("task", self._fraction(fraction), [0])[0]
+        return self._rows("task", self.fraction_of(fraction), [0])[0]
 
     def control_scores(
         self, fraction: float | None = None
     ) -> Float[np.ndarray, "replicates tasks tasks"]:
         """As `scores`, one matrix a replicate: row i is the control matched to task i's lesion."""
-        chosen = self._fraction(fraction)
+        chosen = self.fraction_of(fraction)
         replicates = {
             item.replicate
             for item in self.lesions
@@ -163,13 +163,13 @@ class LesionMatrix:
         the controls: D-scores need them all.
         """
         _check_statistics(resamples, seed, level)
-        chosen = self._fraction(fraction)
+        chosen = self.fraction_of(fraction)
         self._check_complete(chosen)
         zero = self.chance if chance else np.zeros(len(self.tasks))
         base, matrix = self.base - zero, self.scores(chosen) - zero
         base[base < NEAR_ZERO * np.array([get_metric(name).span for name in self.metrics])] = np.nan
         controls = self.control_scores(chosen) - zero
-        some_base, some_matrix = self._bootstrap(chosen, resamples, seed)
+        some_base, some_matrix = self.resampled(chosen, resamples, seed)
         some_base = np.where(np.isnan(base), np.nan, some_base - zero)
         some_matrix -= zero
         d_scores = {
@@ -209,7 +209,7 @@ class LesionMatrix:
             f"{plural(n_controls, 'control')}"
         )
         if self.fractions or fraction is not None:
-            chosen = self._fraction(fraction)
+            chosen = self.fraction_of(fraction)
             title += f"; ablated: {100 * chosen:g} % of the heads"
             for task, scores in zip(self.tasks, self.scores(chosen), strict=True):
                 table.append([f"heads of {task}", *_three_decimals(scores)])
@@ -253,8 +253,11 @@ class LesionMatrix:
                     scores[r, i] = self._scores[position]
         return scores
 
-    def _fraction(self, fraction: float | None) -> float:
-        """The fraction of the lesions that `fraction` means, by default the largest."""
+    def fraction_of(self, fraction: float | None) -> float:
+        """The fraction of lesions that `fraction` means, by default the largest.
+
+        Raises `ConfigError` where there is none.
+        """
         if not self.fractions:
             raise ConfigError("This matrix holds no lesion of a task, only base scores.")
         if fraction is None:
@@ -292,15 +295,19 @@ class LesionMatrix:
     def _lesion_predictions(self, task: str, lesion: str, fraction: float) -> np.ndarray:
         return self.predictions[task][self._positions["task", lesion, fraction, 0]]
 
-    def _bootstrap(
-        self, fraction: float, resamples: int, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Resampled base scores [resamples, tasks] and matrices [resamples, tasks, tasks]."""
+    def resampled(
+        self, fraction: float, resamples: int, seeds: int | Mapping[str, int]
+    ) -> tuple[Float[np.ndarray, "resamples tasks"], Float[np.ndarray, "resamples tasks tasks"]]:
+        """Base scores and matrices on resampled examples, the same for all lesions of a task.
+
+        `seeds` decides what is drawn: one for all tasks, or one for each.
+        """
         n_tasks = len(self.tasks)
         base, matrix = np.empty((resamples, n_tasks)), np.empty((resamples, n_tasks, n_tasks))
         positions = [0, *(self._positions["task", task, fraction, 0] for task in self.tasks)]
         for j, (task, name) in enumerate(zip(self.tasks, self.metrics, strict=True)):
             labels, predictions = self.labels[task], self.predictions[task][positions]
+            seed = seeds if isinstance(seeds, int) else seeds[task]
             generator = named_generator(seed, task)
             for block in blocks(resamples, labels.size):
                 weights = resample_counts(labels.size, block.stop - block.start, generator)
