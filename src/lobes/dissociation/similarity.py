@@ -1,0 +1,179 @@
+"""How alike tasks are (METHOD section 6), and whether less alike tasks dissociate more.
+
+Four measures of two tasks: the rank correlation of their importance maps, the overlap of their
+most important heads, the cosine of their gradients, and linear CKA (Kornblith et al. 2019) of what
+the encoder makes of the same texts under the two tasks' lesions. The last two need the model:
+`lobes.similarity` measures them. NumPy and SciPy only.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from lobes.dissociation.dscores import column
+from lobes.dissociation.matrix import LesionMatrix
+from lobes.dissociation.statistics import TIE, percentile_interval
+from lobes.heads import HeadScores, HeadSet
+
+# With fewer tasks there are so few pairs that no correlation over them says anything.
+LEAST_TASKS = 4
+# Up to so many tasks all orders are tried, 5,040 of them; beyond, as many at random.
+MOST_FOR_ALL_ORDERS = 7
+
+Table = Float[np.ndarray, "tasks tasks"]
+
+
+def importance_correlation(scores: Sequence[HeadScores]) -> Table:
+    """Spearman's correlation of every two tasks' importance over all heads; NaN if constant."""
+    known = ~np.isnan(scores[0].values)
+    ranks = np.array([stats.rankdata(one.values[known]) for one in scores])
+    moved = ranks - ranks.mean(axis=1, keepdims=True)
+    norms = np.sqrt((moved**2).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.clip(moved @ moved.T / np.outer(norms, norms), -1.0, 1.0)
+
+
+def overlap(lesions: Sequence[HeadSet]) -> Table:
+    """The Jaccard index |A ∩ B| / |A ∪ B| of every two sets of heads; NaN for two empty ones."""
+    sets = [set(lesion) for lesion in lesions]
+    unions = [[len(a | b) for b in sets] for a in sets]
+    shared = [[len(a & b) for b in sets] for a in sets]
+    with np.errstate(invalid="ignore"):
+        return np.array(shared, dtype=float) / np.array(unions, dtype=float)
+
+
+def linear_cka(
+    first: Float[np.ndarray, "examples _"], second: Float[np.ndarray, "examples _"]
+) -> float:
+    """‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centred X and Y (Kornblith et al. 2019, equation 5), 0 to 1.
+
+    The same whatever rotation or scale either has; NaN where one is constant.
+    """
+    x = (first - first.mean(axis=0)).astype(np.float64)
+    y = (second - second.mean(axis=0)).astype(np.float64)
+    below = float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+    return float(np.linalg.norm(y.T @ x) ** 2 / below) if below else math.nan
+
+
+def pair_d_scores(
+    matrix: Float[np.ndarray, "*batch tasks tasks"], base: Float[np.ndarray, "*batch tasks"]
+) -> Float[np.ndarray, "*batch tasks tasks"]:
+    """The mean `column` D-score of every two tasks by themselves, in percent; NaN on the diagonal.
+
+    For tasks i and j: the mean of 100 · (M[j][i] − M[i][i]) / B[i] and of the same with i and j
+    exchanged.
+    """
+    n_tasks = matrix.shape[-1]
+    found = np.full(matrix.shape, np.nan)
+    for i, j in combinations(range(n_tasks), 2):
+        both = [i, j]
+        value = column(matrix[..., both, :][..., both], base[..., both]).mean(axis=-1)
+        found[..., i, j] = found[..., j, i] = value
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarityTrend:
+    """How a measure of similarity goes with the D-scores of pairs of tasks.
+
+    `correlation` is Spearman's over the pairs, negative where less alike tasks dissociate more,
+    with its `interval` under resampled examples; `p` is one-sided, for a negative correlation, by
+    exchanging tasks (Mantel 1967). All NaN where `note` says why.
+    """
+
+    measure: str
+    correlation: float
+    interval: tuple[float, float]
+    p: float
+    note: str | None = None
+
+
+def similarity_trend(
+    measure: str,
+    similarity: Table,
+    observed: Table,
+    resampled: Float[np.ndarray, "resamples tasks tasks"],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+) -> SimilarityTrend:
+    """The correlation of a similarity with the D-scores `observed` of pairs of tasks.
+
+    `resampled` are the D-scores on resampled examples: how sure the correlation is for these
+    tasks. Pairs that share a task are not independent, so p comes from exchanging tasks: of all
+    n! ways to say which task is which (of 5,040 at random with more than 7 tasks), the share with
+    a correlation as low as this.
+    """
+    n_tasks = len(similarity)
+    above = np.triu_indices(n_tasks, 1)
+    undefined = (math.nan, math.nan)
+    if n_tasks < LEAST_TASKS:
+        return SimilarityTrend(
+            measure,
+            math.nan,
+            undefined,
+            math.nan,
+            f"{n_tasks} tasks make {len(above[0])} pair{'s' * (n_tasks > 2)}, too few for a "
+            f"correlation: it takes {LEAST_TASKS} tasks or more.",
+        )
+    alike, apart = similarity[above], observed[above]
+    if np.isnan(alike).any() or np.isnan(apart).any():
+        return SimilarityTrend(
+            measure, math.nan, undefined, math.nan, "Some pair of tasks has no value."
+        )
+    if np.ptp(alike) <= TIE or np.ptp(apart) <= TIE:
+        return SimilarityTrend(
+            measure, math.nan, undefined, math.nan, "All pairs of tasks have the same value."
+        )
+    correlation = _spearman(alike, apart)
+    drawn = np.array([[_spearman(alike, sample[above])] for sample in resampled])
+    low, high = percentile_interval(drawn, level)[0] if len(drawn) else undefined
+    reached = [
+        _spearman(similarity[np.ix_(order, order)][above], apart) <= correlation + TIE
+        for order in _orders(n_tasks, seed)
+    ]
+    return SimilarityTrend(measure, correlation, (float(low), float(high)), float(np.mean(reached)))
+
+
+def trends(
+    matrix: LesionMatrix,
+    measures: Mapping[str, Table],
+    fraction: float | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[Table, list[SimilarityTrend]]:
+    """The D-scores of all pairs of tasks at one fraction, and each measure's trend."""
+    chosen = matrix.fraction_of(fraction)
+    observed = pair_d_scores(matrix.scores(chosen), matrix.base)
+    base, scores = matrix.resampled(chosen, resamples, seed)
+    drawn = pair_d_scores(scores, base)
+    return observed, [
+        similarity_trend(name, table, observed, drawn, level=level, seed=seed)
+        for name, table in measures.items()
+    ]
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> float:
+    if np.isnan(second).any():
+        return math.nan
+    ranks = np.array([stats.rankdata(first), stats.rankdata(second)])
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    norm = float(np.sqrt((ranks**2).sum(axis=1).prod()))
+    return float(ranks[0] @ ranks[1]) / norm if norm else math.nan
+
+
+def _orders(n_tasks: int, seed: int) -> list[tuple[int, ...]]:
+    """Ways to say which task is which, the true one first."""
+    if n_tasks <= MOST_FOR_ALL_ORDERS:
+        return list(permutations(range(n_tasks)))
+    generator = np.random.default_rng(seed)
+    number = math.factorial(MOST_FOR_ALL_ORDERS) - 1
+    drawn = [tuple(generator.permutation(n_tasks).tolist()) for _ in range(number)]
+    return [tuple(range(n_tasks)), *drawn]
