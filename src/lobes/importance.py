@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lobes.ablation import ContextRecord, ablate, on_model, record_contexts
@@ -81,9 +81,9 @@ def head_importance(
     given = layout.check(ablated or HeadSet())
     settings: dict[str, object] = {"method": method, "aggregate": aggregate}
     with measuring(model, precision) as measured, ablate(measured, given, layout=layout):
-        steps: _TaskSteps | _BatchSteps
+        steps: TaskSteps | _BatchSteps
         if task is not None and batches is None and loss is None:
-            steps = _TaskSteps(measured, task, split, max_examples, seed, tokens_per_batch)
+            steps = TaskSteps(measured, task, split, max_examples, seed, tokens_per_batch)
             settings |= {"task": task.name, "split": split}
         elif task is None and batches is not None and loss is not None:
             steps = _BatchSteps(measured, layout, batches, loss)
@@ -116,7 +116,7 @@ class _Step:
     copies: int = 1
 
 
-class _TaskSteps:
+class TaskSteps:
     """The steps of a task's examples, sorted by length."""
 
     def __init__(
@@ -148,10 +148,14 @@ class _TaskSteps:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[_Step]:
+    def batches_with_inputs(self) -> Iterator[tuple[Int[np.ndarray, " batch"], dict[str, Tensor]]]:
+        """Each batch as places among the examples, and its inputs on the model's device."""
         for batch in self.batches:
             inputs = collate(self.encoded, batch, padding_id(self.model.tokenizer))
-            inputs = {name: values.to(self.device) for name, values in inputs.items()}
+            yield batch, {name: values.to(self.device) for name, values in inputs.items()}
+
+    def __iter__(self) -> Iterator[_Step]:
+        for batch, inputs in self.batches_with_inputs():
             gold = torch.as_tensor(self.labels[batch], device=self.device)
             yield _Step(
                 lambda inputs=inputs, gold=gold: example_losses(  # type: ignore[misc]
@@ -207,7 +211,7 @@ class _BatchSteps:
             yield _Step(losses, real)
 
 
-def _with_progress(steps: "_TaskSteps | _BatchSteps", progress: Progress | None) -> Iterator[_Step]:
+def _with_progress(steps: "TaskSteps | _BatchSteps", progress: Progress | None) -> Iterator[_Step]:
     done = 0
     for step in steps:
         if progress:

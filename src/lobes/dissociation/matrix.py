@@ -295,6 +295,14 @@ class LesionMatrix:
     def _lesion_predictions(self, task: str, lesion: str, fraction: float) -> np.ndarray:
         return self.predictions[task][self._positions["task", lesion, fraction, 0]]
 
+    def lesion(self, task: str, fraction: float | None = None) -> Lesion:
+        """The lesion of a task at one fraction (the largest); `ConfigError` if there is none."""
+        chosen = self.fraction_of(fraction)
+        position = self._positions.get(("task", task, chosen, 0))
+        if position is None:
+            raise ConfigError(f"The task {task!r} has no lesion of the fraction {chosen:g}.")
+        return self.lesions[position]
+
     def resampled(
         self, fraction: float, resamples: int, seeds: int | Mapping[str, int]
     ) -> tuple[Float[np.ndarray, "resamples tasks"], Float[np.ndarray, "resamples tasks tasks"]]:

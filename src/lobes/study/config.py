@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from lobes.errors import ConfigError
 from lobes.study.tables import (
     CompareConfig,
+    GrowthConfig,
     IapConfig,
     IatConfig,
     Natural,
@@ -67,6 +68,7 @@ class StudyConfig(Section):
     iap: IapConfig = Field(
         default_factory=lambda: IapConfig.model_validate({}), description="a table [iap]"
     )
+    growth: GrowthConfig | None = Field(None, description="a table [growth]")
     compare: CompareConfig | None = Field(None, description="a table [compare]")
     transfer: TransferConfig | None = Field(None, description="a table [transfer]")
 
@@ -103,6 +105,8 @@ class StudyConfig(Section):
                 f"iat is there, but the study has one task, {shown(names[0])}; expected two or "
                 f"more tasks, since IAT keeps tasks from disturbing each other"
             )
+        if self.growth is not None:
+            self._check_growth()
         for name in self.iap.lesion_tasks or ():
             if name not in names:
                 raise ValueError(
@@ -115,6 +119,20 @@ class StudyConfig(Section):
                 f"[[tasks]]; expected a new task under a name of its own"
             )
         return self
+
+    def _check_growth(self) -> None:
+        """D-scores over a training need a training, and lesions of two tasks or more."""
+        lacks = (
+            "training.enabled is false; expected a study that trains"
+            if not self.training.enabled
+            else "the study has one task; expected two or more"
+            if len(self.tasks) < 2
+            else "iap.lesion_tasks leaves tasks out; expected the lesions of all tasks"
+            if self.iap.lesion_tasks is not None
+            else None
+        )
+        if lacks:
+            raise ValueError(f"growth is there, but {lacks}")
 
     @property
     def iap_seed(self) -> int:
@@ -361,6 +379,7 @@ SECTIONS: dict[str, type[Section]] = {
     "training": TrainingConfig,
     "iat": IatConfig,
     "iap": IapConfig,
+    "growth": GrowthConfig,
     "compare": CompareConfig,
     "transfer": TransferConfig,
     "transfer.task": NewTaskConfig,

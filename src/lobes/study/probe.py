@@ -91,7 +91,7 @@ def probe(
     """
     assert task.train is not None
     assert task.validation is not None
-    solved = ridge(features["train"], _targets(task), penalties)
+    solved = ridge(features["train"], probe_targets(task), penalties)
     scores = list(_scores(task, solved, features["held_out"], task.validation.labels))
     # not-a-number comes last, the largest penalty first
     best = max(
@@ -101,7 +101,7 @@ def probe(
     return solved[best].penalty, scores[best], reported
 
 
-def _targets(task: Task) -> Float[np.ndarray, "examples outputs"]:
+def probe_targets(task: Task) -> Float[np.ndarray, "examples outputs"]:
     assert task.train is not None
     if task.is_regression:
         return task.train.labels[:, None].astype(np.float64)

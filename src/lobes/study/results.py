@@ -32,18 +32,24 @@ def study_results(
     *,
     model: Mapping[str, Any],
     training: Mapping[str, Any] | None,
+    agreement: Sequence[Mapping[str, Any]] | None,
+    similarity: Mapping[str, Any] | None,
+    growth: Mapping[str, Any] | None,
     seconds: Mapping[str, float],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything for `results.json`, the statistics included.
 
     `model` is what `describe_model` says, `training` what the training recorded (None for a model
-    that was trained elsewhere), `seconds` how long each measurement took.
+    that was trained elsewhere), `agreement`, `similarity` and `growth` what `agreement.py` and
+    `growth.py` measured, `seconds` how long each measurement took.
     """
     times = {
         "training": training["seconds"] if training else 0.0,
         "importance": sum(v for key, v in seconds.items() if key.startswith("importance")),
         "evaluation": sum(v for key, v in seconds.items() if key.startswith("predictions")),
+        "agreement": sum(v for key, v in seconds.items() if key.startswith("ablation")),
+        "similarity": sum(v for key, v in seconds.items() if key.startswith(("gradients", "cka"))),
     }
     return {
         **SCHEMA,
@@ -57,6 +63,9 @@ def study_results(
             _importance(task, scores, seconds) for task, scores in matrix.importance.items()
         ],
         "fractions": [_fraction(study, matrix, fraction) for fraction in matrix.fractions],
+        "agreement": agreement,
+        "similarity": similarity,
+        "growth": growth,
         "iap": {**study.to_dict()["iap"], "seed": study.iap_seed},
         "environment": dict(environment),
         "times": {**times, "total": sum(times.values())},

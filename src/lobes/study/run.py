@@ -16,7 +16,9 @@ from lobes.modeling import PromptedModel, TaskModel, load_task_model
 from lobes.precision import resolve_precision
 from lobes.report.html import render
 from lobes.report.source import read_results
+from lobes.study.agreement import measure_agreement, measure_similarity
 from lobes.study.config import StudyConfig
+from lobes.study.growth import KeepModels, measure_growth
 from lobes.study.results import (
     describe_environment,
     describe_model,
@@ -99,7 +101,8 @@ def _trained_model(
         # before hours are spent on the training
         check_lesions(iap_settings(study), find_heads(new))
         folder.begin(fingerprints)
-        return None, train(study, folder, new, tasks, progress)
+        keep = KeepModels(folder, new, study)
+        return None, train(study, folder, new, tasks, progress, [keep])
     folder.begin(fingerprints)
     folder.remove_checkpoints()  # still there where the run was killed right after the training
     return None, record
@@ -155,10 +158,17 @@ def _measure(
         progress=progress,
         remember=measurements.remember,
     )
+    others = (study, model, tasks, matrix, precision, measurements.remember, progress)
+    growth = None
+    if training is not None:
+        growth = measure_growth(study, folder, tasks, matrix, training, precision, progress)
     results = study_results(
         study,
         tasks,
         matrix,
+        agreement=measure_agreement(*others),
+        similarity=measure_similarity(*others),
+        growth=growth,
         model=describe_model(
             study.model,
             getattr(model, "pooling", None),

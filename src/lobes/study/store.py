@@ -79,6 +79,9 @@ FREE_TABLES = {
         "iap.lesion_tasks",
         "iap.resamples",
         "iap.level",
+        "iap.agreement_examples",
+        "iap.similarity_examples",
+        "growth",
     ),
     "transfer": (
         "transfer.seeds",
@@ -88,6 +91,7 @@ FREE_TABLES = {
         "compare.frozen_learning_rate",
         "compare.penalties",
         "iap",
+        "growth",
     ),
 }
 

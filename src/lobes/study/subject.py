@@ -67,7 +67,8 @@ def new_model(study: StudyConfig, tasks: Sequence[Task]) -> MultiTaskModel:
 
 def iap_settings(study: StudyConfig) -> IapSettings:
     """What the study says about lesions, as `lesion_matrix` takes it."""
-    settings = study.iap.model_dump(exclude={"resamples", "level"})
+    others = {"resamples", "level", "agreement_examples", "similarity_examples"}
+    settings = study.iap.model_dump(exclude=others)
     return IapSettings(**{**settings, "seed": study.iap_seed})
 
 

@@ -269,6 +269,9 @@ class IapConfig(Section):
     lesion_tasks: Annotated[Texts, Field(min_length=1)] | None = Field(
         None, description="names of tasks of this study"
     )
+    # 0: no exact ablation to judge the cheap scores by, and none of the similarities that need it
+    agreement_examples: Natural = Field(200, description="a number of examples from 0")
+    similarity_examples: Natural = Field(500, description="a number of examples from 0")
     seed: Natural | None = Field(None, description="a whole number from 0")
     resamples: Natural = Field(1000, description="a number of bootstrap resamples from 0")
     level: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -281,6 +284,12 @@ class IapConfig(Section):
             raise ValueError(f"iap.fractions is {shown(self.fractions)}; expected each share once")
         object.__setattr__(self, "fractions", check_fractions(self.fractions))
         return self
+
+
+class GrowthConfig(Section):
+    """The `[growth]` table: at how many steps of the training the heads are measured."""
+
+    checkpoints: Positive = Field(4, description="a number of steps from 1")
 
 
 class CompareConfig(Section):

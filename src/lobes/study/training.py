@@ -32,6 +32,7 @@ def train(
     model: MultiTaskModel,
     tasks: Sequence[Task],
     progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train `model`, from the newest checkpoint if there is one, and keep it in `model/`.
 
@@ -40,7 +41,7 @@ def train(
     checkpoints = folder.path / "checkpoints"
     clock = _Clock(checkpoints / SECONDS)
     with disk_faults(checkpoints):
-        trainer = _trainer(study, checkpoints, model, tasks, clock, progress)
+        trainer = _trainer(study, checkpoints, model, tasks, clock, callbacks, progress)
         trainer.train(resume_from_checkpoint=True)
         if not _scores(trainer) or _scores(trainer)[-1]["step"] < trainer.state.global_step:
             trainer.evaluate()
@@ -66,6 +67,7 @@ def _trainer(
     model: MultiTaskModel,
     tasks: Sequence[Task],
     clock: "_Clock",
+    callbacks: Sequence[TrainerCallback],
     progress: Progress | None,
 ) -> MultiTaskTrainer:
     settings = study.training
@@ -97,7 +99,7 @@ def _trainer(
             temperature=settings.temperature,
             iat=None if study.iat is None else study.iat.settings(study.seed),
             on_step=_counting(progress),
-            callbacks=[clock, _Notes(progress)],
+            callbacks=[clock, _Notes(progress), *callbacks],
         )
     except (RuntimeError, ImportError, ValueError) as error:
         if not settings.report_to:

@@ -1,0 +1,215 @@
+"""How specialization grows: the lesion matrix at several steps of a training, and before it.
+
+At step 0 the classifiers know nothing yet, so that every score would be chance: there, each task
+gets a linear probe in their place, a ridge regression on what the encoder makes of training
+examples. That is the model before multi-task training, which claim 1 compares with the model
+after it (METHOD section 1).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from transformers import TrainerCallback
+
+from lobes.dissociation import LesionMatrix
+from lobes.dissociation.dscores import FORMULAS
+from lobes.dissociation.similarity import importance_correlation
+from lobes.dissociation.statistics import percentile_interval
+from lobes.iap import lesion_matrix
+from lobes.modeling import MultiTaskModel
+from lobes.study.config import StudyConfig
+from lobes.study.probe import pooled_features, probe_targets, ridge
+from lobes.study.splits import with_data
+from lobes.study.store import RunFolder
+from lobes.study.subject import iap_settings, new_model, scope_of
+from lobes.tasks.task import Task
+from lobes.training.selection import evaluation_steps
+
+Progress = Callable[[str, int, int], None]
+
+# The probes of step 0: from so many examples, with so much ridge (features are standardised).
+PROBE_EXAMPLES = 2_000
+PENALTY = 0.1
+
+
+def growth_steps(study: StudyConfig, total: int) -> list[int]:
+    """The steps whose models are kept: evenly spaced, without step 0 and the last one."""
+    if study.growth is None:
+        return []
+    return sorted(evaluation_steps(total, study.growth.checkpoints) - {0, total})
+
+
+class KeepModels(TrainerCallback):
+    """Keeps the model at some steps of a training, each in a folder of the run."""
+
+    def __init__(self, folder: RunFolder, model: MultiTaskModel, study: StudyConfig) -> None:
+        self.folder, self.model, self.study = folder, model, study
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep the model where this step is one of them."""
+        step = state.global_step
+        if step in growth_steps(self.study, state.max_steps) and state.is_world_process_zero:
+            record = {"step": step, "of": state.max_steps}
+            with self.folder.writing_model(record, _name(step)) as unfinished:
+                self.model.save_pretrained(unfinished)
+
+
+def measure_growth(
+    study: StudyConfig,
+    folder: RunFolder,
+    tasks: Sequence[Task],
+    last: LesionMatrix,
+    training: Mapping[str, Any],
+    precision: str,
+    progress: Progress | None = None,
+) -> dict[str, Any] | None:
+    """The part "growth" of the results; None where the study asks for none.
+
+    `last` is the matrix of the trained model, `training` what its training recorded. Steps whose
+    models an earlier, interrupted call measured are not measured again.
+    """
+    if study.growth is None:
+        return None
+    fraction = last.fractions[-1]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    steps = [0, *growth_steps(study, training["steps"])]
+    matrices: list[LesionMatrix] = []
+    for step in steps:
+        model = _model(study, folder.path, tasks, step, precision).to(device)
+        matrices.append(_measured(study, folder, model, tasks, fraction, precision, step, progress))
+    points = [
+        _point(study, matrix, last, fraction, step)
+        for matrix, step in zip([*matrices, last], [*steps, training["steps"]], strict=True)
+    ]
+    for step in steps[1:]:
+        folder.remove_model(_name(step))
+    return {
+        "fraction": fraction,
+        "points": points,
+        "change": _change(study, matrices[0], last, fraction),
+    }
+
+
+def _name(step: int) -> str:
+    return f"model-step-{step}"
+
+
+def _model(
+    study: StudyConfig, folder: Path, tasks: Sequence[Task], step: int, precision: str
+) -> MultiTaskModel:
+    """The model as it was at a step."""
+    if step:
+        return MultiTaskModel.from_pretrained(
+            folder / _name(step), tasks, trust_remote_code=study.trust_remote_code
+        )
+    model = new_model(study, tasks)
+    some = [_fewer(task, study.seed) for task in tasks]
+    features = pooled_features(model, some, "train", precision)
+    for task in some:
+        (solved,) = ridge(features[task.name], probe_targets(task), [PENALTY])
+        classifier: Any = model.classifiers[task.name]
+        with torch.no_grad():
+            classifier.weight.copy_(torch.from_numpy(solved.weights.T))
+            classifier.bias.copy_(torch.from_numpy(solved.bias))
+    return model
+
+
+def _fewer(task: Task, seed: int) -> Task:
+    """The task with as many training examples as the probes take, and no others."""
+    assert task.train is not None
+    train = task.train
+    if len(train) > PROBE_EXAMPLES:
+        chosen = np.random.default_rng(seed).choice(len(train), PROBE_EXAMPLES, replace=False)
+        train = train.select(np.sort(chosen))
+    return with_data(task, train, None)
+
+
+def _measured(
+    study: StudyConfig,
+    folder: RunFolder,
+    model: MultiTaskModel,
+    tasks: Sequence[Task],
+    fraction: float,
+    precision: str,
+    step: int,
+    progress: Progress | None,
+) -> LesionMatrix:
+    """The lesion matrix of one fraction, without controls."""
+    iap = study.iap.model_copy(update={"controls": 0, "fractions": (fraction,)})
+
+    def shown(stage: str, done: int, total: int) -> None:
+        if progress:
+            progress(f"step {step}: {stage}", done, total)
+
+    return lesion_matrix(
+        model,
+        tasks,
+        iap_settings(study.model_copy(update={"iap": iap})),
+        precision=precision,
+        progress=shown,
+        remember=folder.measurements(scope_of(model, tasks, precision)).remember,
+    )
+
+
+def _point(
+    study: StudyConfig, matrix: LesionMatrix, last: LesionMatrix, fraction: float, step: int
+) -> dict[str, Any]:
+    """What is kept of one step."""
+    found = matrix.dissociation(
+        fraction, resamples=study.iap.resamples, seed=study.iap_seed, level=study.iap.level
+    )
+    return {
+        "step": step,
+        "classifiers": "trained" if step else "probe",
+        "base": matrix.base,
+        "scores": matrix.scores(fraction),
+        "dissociation": {
+            name: {
+                "values": score.values,
+                "interval": score.interval,
+                "mean": score.mean,
+                "mean_interval": score.mean_interval,
+                "note": score.note,
+            }
+            for name in FORMULAS
+            for score in [getattr(found, name)]
+        },
+        "importance": [
+            {"task": task, "values": scores.values} for task, scores in matrix.importance.items()
+        ],
+        "stability": [
+            importance_correlation([scores, last.importance[task]])[0, 1]
+            for task, scores in matrix.importance.items()
+        ],
+    }
+
+
+def _change(
+    study: StudyConfig, first: LesionMatrix, last: LesionMatrix, fraction: float
+) -> dict[str, Any]:
+    """The D-scores at the end minus those at step 0, on the same resampled examples."""
+    settings = (fraction, study.iap.resamples, study.iap_seed)
+    (base_0, scores_0), (base_1, scores_1) = first.resampled(*settings), last.resampled(*settings)
+    observed = [
+        matrix.dissociation(fraction, resamples=1, seed=study.iap_seed) for matrix in (first, last)
+    ]
+    found: dict[str, Any] = {}
+    for name, formula in FORMULAS.items():
+        before, after = (getattr(each, name).values for each in observed)
+        values: Float[np.ndarray, " tasks"] = after - before
+        drawn = formula(scores_1, base_1) - formula(scores_0, base_0)
+        defined = np.isfinite(values)
+        some = drawn[:, defined].mean(axis=1) if defined.any() else np.full(len(drawn), np.nan)
+        found[name] = {
+            "values": values,
+            "interval": np.where(
+                defined[:, None], percentile_interval(drawn, study.iap.level), np.nan
+            ),
+            "mean": float(values[defined].mean()) if defined.any() else float("nan"),
+            "mean_interval": percentile_interval(some[:, None], study.iap.level)[0],
+        }
+    return found
