@@ -1,0 +1,90 @@
+"""Several runs as one: their tables read back, and what they say together."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from lobes.dissociation.over_runs import dissociation_over_runs
+from lobes.errors import RunError
+from lobes.report.source import read_results
+from lobes.study.config import load_study
+from lobes.study.run import run_study
+from lobes.study.several import runs_results, stored_matrix
+from tiny_study import write_study
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three runs of one study, with different seeds."""
+    folder = tmp_path_factory.mktemp("several")
+    path = write_study(folder)
+    found = []
+    for seed in range(3):
+        settings = [f"seed={seed}", "iap.agreement_examples=0", "iap.similarity_examples=0"]
+        study = load_study(path, settings)
+        study = study.model_copy(update={"output": str(folder / f"run{seed}")})
+        run_study(study)
+        found.append(folder / f"run{seed}")
+    return found
+
+
+def test_a_stored_matrix_is_the_measured_one(runs):
+    results = read_results(runs[1])
+    matrix = stored_matrix(runs[1])
+    assert matrix.tasks == ("mood", "topic")
+    assert matrix.base.tolist() == [task["base"] for task in results["tasks"]]
+    for entry in results["fractions"]:
+        fraction = entry["fraction"]
+        assert matrix.scores(fraction).tolist() == entry["scores"]
+        assert matrix.control_scores(fraction).tolist() == entry["control_scores"]
+        found = matrix.dissociation(fraction, resamples=50, seed=results["iap"]["seed"])
+        assert found.column.interval.tolist() == entry["dissociation"]["column"]["interval"]
+        assert [pair.p_holm for pair in found.pairs] == [p["p_holm"] for p in entry["pairs"]]
+        for task, heads in entry["lesions"].items():
+            assert str(matrix.lesion(task, fraction).heads) == heads
+    for entry in results["importance"]:
+        assert matrix.importance[entry["task"]].values.tolist() == entry["values"]
+
+
+def test_several_runs_say_what_their_matrices_say(runs):
+    found = json.loads(json.dumps(runs_results(runs)))
+    matrices = [stored_matrix(run) for run in runs]
+    assert [run["seed"] for run in found["runs"]] == [0, 1, 2]
+    assert [run["name"] for run in found["runs"]] == ["run0", "run1", "run2"]
+    assert found["base"] == [matrix.base.tolist() for matrix in matrices]
+    assert [entry["fraction"] for entry in found["fractions"]] == [0.2, 0.5]
+    for entry in found["fractions"]:
+        expected = dissociation_over_runs(matrices, entry["fraction"], resamples=50)
+        column = entry["dissociation"]["column"]
+        assert column["mean"]["mean"] == expected.column.mean.mean
+        assert (column["mean"]["low"], column["mean"]["high"]) == pytest.approx(
+            (expected.column.mean.low, expected.column.mean.high)
+        )
+        assert column["p_controls"] == expected.column.p_controls
+        assert np.shape(column["values"]) == (3, 2)
+        assert entry["n_controls"] == 3
+        (pair,), (mean,) = entry["pairs"], expected.pairs
+        assert [effect["mean"] for effect in pair["effects"]] == [e.mean for e in mean.effects]
+        assert pair["p_holm"] == (None if np.isnan(mean.p_holm) else pytest.approx(mean.p_holm))
+
+
+def test_runs_that_cannot_be_taken_together(runs, tmp_path):
+    with pytest.raises(RunError, match="A run is named twice"):
+        runs_results([runs[0], runs[1], runs[0]])
+    shutil.copytree(runs[0], tmp_path / "broken")
+    (tmp_path / "broken" / "predictions.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(RunError, match=r"The tables of .*broken cannot be read"):
+        runs_results([runs[0], tmp_path / "broken"])
+    shutil.copytree(runs[0], tmp_path / "other")
+    path = tmp_path / "other" / "results.json"
+    results = json.loads(path.read_text())
+    results["tasks"].reverse()
+    path.write_text(json.dumps(results))
+    with pytest.raises(
+        RunError, match=r"cannot be taken together\. Run 2 has the tasks topic, mood"
+    ):
+        runs_results([runs[0], tmp_path / "other"])
+    with pytest.raises(RunError, match="give the folder of a finished run"):
+        runs_results([runs[0], tmp_path])
