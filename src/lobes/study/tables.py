@@ -8,14 +8,7 @@ import difflib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from lobes.heads import check_fractions
@@ -60,7 +53,7 @@ def _label_columns(value: Any) -> str | tuple[str, ...]:
     raise PydanticCustomError("label_columns", "neither a column nor a list of columns")
 
 
-LabelColumns = Annotated[str | tuple[str, ...], PlainValidator(_label_columns)]
+LabelColumns = Annotated[str | tuple[str, ...], BeforeValidator(_label_columns)]
 
 _SPLIT = "a file (CSV, TSV, JSON lines, Parquet), or a split of `dataset`"
 
