@@ -185,8 +185,11 @@ def test_columns_that_cannot_be_used_are_refused(columns, given, message):
 
 
 def test_both_splits_have_lists_or_neither():
-    with pytest.raises(DataError, match="a list of labels for each example in one split and a si"):
+    message = "several labels for one example in one place .* and one label in another"
+    with pytest.raises(DataError, match=message):
         emotions(validation=rows("joy", "fear"))
+    with pytest.raises(DataError, match=message):
+        emotions(Examples((("a",), ("b",)), np.array([0, 1])), label=("a", "b"))
     with pytest.raises(DataError, match="the label 'glee' in column"):
         emotions(validation=rows(["joy"], ["glee"]))
     with pytest.raises(DataError, match=r"says of 2 classes .*, but the task has the 3 labels"):
@@ -290,6 +293,13 @@ def test_a_map_joins_labels_and_a_filter_looks_into_lists(tmp_path):
     )
     assert task.labels == ("bad", "good")
     assert task.train.labels.tolist() == [[0, 1], [1, 0], [0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("cell", [[[]], [["joy"]], ["joy", {}], ["joy", None], ["glee"]])
+def test_a_map_refuses_what_it_lacks_in_a_list(tmp_path, cell):
+    path = write(tmp_path / "data.jsonl", rows(["joy"], cell))
+    with pytest.raises(DataError, match=r"row 1 of those that are kept has the label .*, which lab"):
+        load_task("x", train=path, validation=path, text="text", label_map={"joy": "good"})
 
 
 @pytest.mark.parametrize("labels", [None, NAMES, ("rage", "dread", "glee")])

@@ -85,14 +85,15 @@ def select(
 
 
 def _mapped(where: str, number: int, value: Any, label_map: Mapping[str, Any]) -> Any:
-    if is_list(value):
-        return list(dict.fromkeys(_mapped(where, number, item, label_map) for item in value))
-    if str(value) not in label_map:
-        raise DataError(
-            f"{where} row {number} of those that are kept has the label {value!r}, which "
-            f"label_map lacks: it has {listed(label_map)}; add it, or leave such rows out."
-        )
-    return label_map[str(value)]
+    items = value if is_list(value) else [value]
+    for item in items:
+        if str(item) not in label_map:
+            raise DataError(
+                f"{where} row {number} of those that are kept has the label {item!r}, which "
+                f"label_map lacks: it has {listed(label_map)}; add it, or leave such rows out."
+            )
+    mapped = list(dict.fromkeys(label_map[str(item)] for item in items))
+    return mapped if is_list(value) else mapped[0]
 
 
 def _class_names(data: TaskData, column: str, values: list[Any]) -> list[Any]:

@@ -473,13 +473,15 @@ def _are_classes(raw: _RawSplit, metric: str | None) -> bool:
 
 def _has_several(name: str, label: str | tuple[str, ...], splits: Mapping[str, _RawSplit]) -> bool:
     """Whether an example may have several labels, which must hold for all splits or for none."""
-    found = [raw.several for raw in splits.values()] or [not isinstance(label, str)]
-    if len(set(found)) > 1:
+    found = {raw.several for raw in splits.values()}
+    if not isinstance(label, str):
+        found.add(True)
+    if len(found) > 1:
         raise DataError(
-            f"Task {name!r} has a list of labels for each example in one split and a single label "
-            f"in the other: expected the same in both."
+            f"Task {name!r} has several labels for one example in one place (a split, or a column "
+            f"for each label) and one label in another: expected the same throughout."
         )
-    return found[0]
+    return True in found
 
 
 def _check_name(name: str) -> None:
