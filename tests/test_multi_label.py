@@ -298,7 +298,9 @@ def test_a_map_joins_labels_and_a_filter_looks_into_lists(tmp_path):
 @pytest.mark.parametrize("cell", [[[]], [["joy"]], ["joy", {}], ["joy", None], ["glee"]])
 def test_a_map_refuses_what_it_lacks_in_a_list(tmp_path, cell):
     path = write(tmp_path / "data.jsonl", rows(["joy"], cell))
-    with pytest.raises(DataError, match=r"row 1 of those that are kept has the label .*, which lab"):
+    with pytest.raises(
+        DataError, match=r"row 1 of those that are kept has the label .*, which lab"
+    ):
         load_task("x", train=path, validation=path, text="text", label_map={"joy": "good"})
 
 

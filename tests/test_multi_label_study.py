@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import f1_score
@@ -14,6 +15,7 @@ from lobes.report.view import view
 from lobes.study.compare import compare_study
 from lobes.study.config import load_study, override
 from lobes.study.export import export_run
+from lobes.study.predict import predict_run
 from lobes.study.run import run_study
 from lobes.study.transfer import transfer_study
 from tiny_models import tiny_model
@@ -194,6 +196,18 @@ def test_a_task_of_a_run_is_exported(finished, tmp_path):
     folder = export_run(finished.parent / "run", "marks", tmp_path / "marks")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["problem_type"] == "multi_label_classification"
+
+
+def test_predictions_of_a_split_are_lists_of_labels(finished, results, tmp_path):
+    found = predict_run(finished.parent / "run", tmp_path / "to", split="validation")
+    assert found["predictions"][0]["score"] == pytest.approx(results["tasks"][0]["base"])
+    table = pd.read_csv(tmp_path / "to" / "marks.validation.tsv", sep="\t", quoting=3)
+    assert [*table.columns] == ["index", "label", "prediction", *(f"p_{mark}" for mark in MARKS)]
+    lists = {name: [json.loads(cell) for cell in table[name]] for name in ("label", "prediction")}
+    for place, row in enumerate(marks_task().validation.labels):
+        assert lists["label"][place] == [MARKS[i] for i in np.flatnonzero(row)]
+        likely = [mark for mark in MARKS if table[f"p_{mark}"][place] > 0.5]
+        assert lists["prediction"][place] == likely
 
 
 def test_every_way_to_train_is_compared(finished, tmp_path):
