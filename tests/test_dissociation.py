@@ -468,7 +468,7 @@ def test_tasks_metrics_and_lesions_must_fit(changes, message):
     [
         ("labels", "first", None, "There are no labels for the task 'first'"),
         ("predictions", "second", None, "There are no predictions for the task 'second'"),
-        ("labels", "first", np.zeros((5, 1), int), r"the shape \(5, 1\); expected one label for"),
+        ("labels", "first", np.zeros((5, 1, 1), int), r"the shape \(5, 1, 1\); expected one label"),
         ("labels", "first", np.zeros(0, int), "for each of one or more examples"),
         ("predictions", "first", np.zeros((3, 7), int), r"\(3, 7\); .* here \(3, 5\)"),
         ("predictions", "first", np.zeros((2, 5), int), r"\(2, 5\); .* here \(3, 5\)"),

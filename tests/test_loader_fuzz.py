@@ -192,6 +192,7 @@ def test_tsv(tmp_path, content, metric):
 @fuzz
 @given(content=json_lines(), metric=METRICS)
 @example(b'{"text": "\\ud800", "label": 0}\n{"text": "b", "label": 1}', None)
+@example(b'{"text": [], "label": [[]]}', None)
 def test_json_lines(tmp_path, content, metric):
     load(tmp_path / "data.jsonl", content, metric)
 

@@ -1,5 +1,6 @@
 """Each metric against scikit-learn and SciPy, and its weighted form against written-out samples."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -14,6 +15,7 @@ from lobes.metrics import METRICS, blocks, get_metric
 
 CLASSIFICATION = [name for name, metric in METRICS.items() if not metric.for_regression]
 REGRESSION = [name for name, metric in METRICS.items() if metric.for_regression]
+MULTI_LABEL = [name for name, metric in METRICS.items() if metric.for_multi_label]
 
 
 def expected(name, labels, predictions):
@@ -22,8 +24,9 @@ def expected(name, labels, predictions):
         warnings.simplefilter("ignore")
         if name == "accuracy":
             return reference.accuracy_score(labels, predictions)
-        if name == "f1":
-            return reference.f1_score(labels, predictions, zero_division=0)
+        if name.startswith("f1"):
+            average = name.partition("_")[2] or "binary"
+            return reference.f1_score(labels, predictions, average=average, zero_division=0)
         if name == "matthews":
             return reference.matthews_corrcoef(labels, predictions)
         correlate = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}[name]
@@ -40,6 +43,15 @@ def sample(name, generator, n_examples, n_rows, n_classes=2):
     return labels, np.where(generator.random((n_rows, n_examples)) < 0.4, labels, guesses)
 
 
+def several(generator, n_examples, n_rows, n_classes):
+    """Labels [examples, classes] and better-than-chance predictions, some labels rarer."""
+    often = np.linspace(0.1, 0.7, n_classes)
+    labels = (generator.random((n_examples, n_classes)) < often).astype(np.int64)
+    guesses = generator.random((n_rows, n_examples, n_classes)) < often
+    copied = generator.random((n_rows, n_examples, n_classes)) < 0.6
+    return labels, np.where(copied, labels, guesses).astype(np.int8)
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_equals_the_reference_implementation(name):
     generator = np.random.default_rng(11)
@@ -51,17 +63,60 @@ def test_equals_the_reference_implementation(name):
             )
 
 
-@pytest.mark.parametrize(("name", "n_classes"), [*((name, 2) for name in METRICS), ("matthews", 5)])
+def check_weighted(name, labels, predictions, weights):
+    """Every weighted value is the reference's on the sample written out."""
+    values = METRICS[name].weighted(labels, predictions, weights)
+    assert values.shape == (len(predictions), len(weights))
+    for k, row in enumerate(predictions):
+        for b, counts in enumerate(weights):
+            written = (np.repeat(labels, counts, axis=0), np.repeat(row, counts, axis=0))
+            assert values[k, b] == pytest.approx(expected(name, *written), abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_classes"),
+    [*((name, 2) for name in METRICS), ("matthews", 5), ("f1_micro", 5), ("f1_macro", 13)],
+)
 def test_weighted_equals_the_sample_written_out(name, n_classes):
     generator = np.random.default_rng(13)
     labels, predictions = sample(name, generator, 23, 5, n_classes)
-    weights = generator.poisson(1.0, (11, 23))
-    values = METRICS[name].weighted(labels, predictions, weights)
-    assert values.shape == (5, 11)
-    for k, row in enumerate(predictions):
-        for b, counts in enumerate(weights):
-            written_out = expected(name, np.repeat(labels, counts), np.repeat(row, counts))
-            assert values[k, b] == pytest.approx(written_out, abs=1e-12, nan_ok=True)
+    check_weighted(name, labels, predictions, generator.poisson(1.0, (11, 23)))
+
+
+@pytest.mark.parametrize("name", MULTI_LABEL)
+@pytest.mark.parametrize("n_classes", [2, 7])
+def test_several_labels_equal_the_reference_implementation(name, n_classes):
+    generator = np.random.default_rng(37)
+    labels, predictions = several(generator, 19, 5, n_classes)
+    for row in predictions:
+        assert METRICS[name](labels, row) == pytest.approx(expected(name, labels, row), abs=1e-12)
+    check_weighted(name, labels, predictions, generator.poisson(1.0, (11, 19)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_classes_that_are_missing_count_as_in_scikit_learn(data):
+    """One class only, constant predictions, empty sets, resamples that lose a class."""
+    name = data.draw(st.sampled_from(MULTI_LABEL))
+    n_examples, n_classes = data.draw(st.integers(1, 7)), data.draw(st.integers(2, 3))
+    width = data.draw(st.sampled_from([1, n_classes]))
+    whole = st.integers(0, 1 if width > 1 else n_classes)
+    column = st.lists(whole, min_size=n_examples * width, max_size=n_examples * width)
+    counts = st.lists(st.integers(0, 2), min_size=n_examples, max_size=n_examples)
+    shape = (n_examples, width) if width > 1 else (n_examples,)
+    labels, row = (np.array(data.draw(column)).reshape(shape) for _ in range(2))
+    weights = np.array(data.draw(counts.filter(any)))
+    check_weighted(name, labels, row[None], weights[None])
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in MULTI_LABEL])
+def test_a_metric_of_one_label_refuses_several(name):
+    labels = np.array([[0, 1], [1, 1]])
+    message = rf"{name} judges one label for each example, but got labels of the shape \[2, 2\]: "
+    message += "for several labels use accuracy or f1_micro or f1_macro."
+    for call in (lambda: METRICS[name](labels, labels), lambda: METRICS[name].chance(labels)):
+        with pytest.raises(DataError, match=message):
+            call()
 
 
 @settings(max_examples=150, deadline=None)
@@ -103,6 +158,20 @@ def test_permuting_examples_or_doubling_weights_changes_nothing(name):
     np.testing.assert_allclose(
         METRICS[name].weighted(labels, predictions, 2 * weights), values, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("name", MULTI_LABEL)
+def test_several_labels_in_any_order_of_classes_within_the_range(name):
+    generator = np.random.default_rng(41)
+    metric = METRICS[name]
+    labels, predictions = several(generator, 53, 100, 5)
+    values = metric.weighted(labels, predictions, np.ones((1, 53)))
+    order = generator.permutation(5)
+    moved = metric.weighted(labels[:, order], predictions[:, :, order], np.ones((1, 53)))
+    np.testing.assert_allclose(moved, values, atol=1e-12)
+    assert metric.low <= values.min() < values.max() <= metric.high
+    assert metric(labels, labels) == metric.high
+    np.testing.assert_array_equal(metric.on_common_scale(predictions[0]), predictions[0])
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -154,6 +223,10 @@ def test_nothing_is_defined_without_examples(name):
     nothing = np.array([], dtype=np.int64)
     assert np.isnan(METRICS[name](nothing, nothing))
     assert np.isnan(METRICS[name].chance(nothing))
+    if name in MULTI_LABEL:
+        none = np.zeros((0, 3), dtype=np.int64)
+        assert np.isnan(METRICS[name](none, none))
+        assert np.isnan(METRICS[name].chance(none))
     weights = np.array([[0, 0, 0], [1, 1, 1]])
     values = METRICS[name].weighted(np.array([0, 1, 0]), np.array([[0, 1, 1]]), weights)
     assert np.isnan(values[0]).tolist() == [True, False]
@@ -199,11 +272,54 @@ def test_chance_levels():
     assert METRICS["f1"].chance(binary) == pytest.approx(0.4)
     for name in ("matthews", "spearman", "pearson"):
         assert METRICS[name].chance(binary) == 0
+    assert METRICS["f1_micro"].chance(labels) == 0.5
+    assert METRICS["f1_macro"].chance(labels) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("name", MULTI_LABEL)
+def test_no_constant_answer_beats_the_chance_level_of_several_labels(name):
+    """Of all sets of labels that could always be given, the best scores exactly that."""
+    labels, _ = several(np.random.default_rng(43), 53, 1, 5)
+    labels = np.hstack([labels, np.zeros((53, 1), dtype=np.int64)])  # a label that never occurs
+    answers = np.array(list(itertools.product((0, 1), repeat=6)))
+    always = np.repeat(answers[:, None], 53, axis=1)
+    scores = METRICS[name].weighted(labels, always, np.ones((1, 53)))
+    assert scores.max() == pytest.approx(METRICS[name].chance(labels), abs=1e-12)
+
+
+def test_guessing_at_random_reaches_the_chance_level_of_macro_f1_and_not_more():
+    """No shares of guesses do better than the classes' own: 1/k for k classes."""
+    generator = np.random.default_rng(47)
+    labels = np.repeat(np.arange(4), (7000, 2000, 800, 200))
+    metric = METRICS["f1_macro"]
+    shares = [(0.7, 0.2, 0.08, 0.02), (0.25,) * 4, (1, 0, 0, 0), (0.9, 0.1, 0, 0)]
+    guesses = np.array([generator.choice(4, size=10_000, p=share) for share in shares])
+    scores = metric.weighted(labels, guesses, np.ones((1, 10_000)))[:, 0]
+    assert metric.chance(labels) == 0.25
+    assert scores[0] == pytest.approx(0.25, abs=0.015)
+    assert scores[1:].max() < scores[0]
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION)
+@pytest.mark.parametrize("constant", [0, 1])
+def test_what_one_class_alone_gives(name, constant):
+    """Labels of one class, and always the same answer: as scikit-learn, and never a warning."""
+    one, two = np.full(5, constant), np.array([0, 1, 1, 0, 1])
+    for labels, predictions in ((one, one), (one, two), (two, one)):
+        found = METRICS[name](labels, predictions)
+        assert found == pytest.approx(expected(name, labels, predictions), abs=1e-12)
+    assert METRICS[name].chance(one) == {"matthews": 0, "f1": constant}.get(name, 1)
 
 
 def test_only_metrics_that_chance_keeps_above_zero_are_safe_to_divide_by():
-    assert [name for name, metric in METRICS.items() if metric.ratio_safe] == ["accuracy", "f1"]
-    assert CLASSIFICATION == ["accuracy", "f1", "matthews"]
+    assert [name for name, metric in METRICS.items() if metric.ratio_safe] == [
+        "accuracy",
+        "f1",
+        "f1_micro",
+        "f1_macro",
+    ]
+    assert CLASSIFICATION == ["accuracy", "f1", "f1_micro", "f1_macro", "matthews"]
+    assert MULTI_LABEL == ["accuracy", "f1_micro", "f1_macro"]
     assert REGRESSION == ["spearman", "pearson"]
 
 
@@ -222,10 +338,13 @@ def test_f1_refuses_a_third_class():
 def test_lengths_must_agree():
     with pytest.raises(DataError, match="got 2 predictions for 3 labels"):
         METRICS["accuracy"](np.array([0, 1, 1]), np.array([0, 1]))
+    with pytest.raises(DataError, match=r"got \[3, 2\] predictions for 3 labels"):
+        METRICS["accuracy"](np.array([0, 1, 1]), np.zeros((3, 2), dtype=np.int64))
 
 
 def test_an_unknown_metric_is_answered_with_the_known_ones():
     assert get_metric("f1") is METRICS["f1"]
-    message = "'bleu' is not a metric: choose one of accuracy, f1, matthews, spearman, pearson."
+    message = "'bleu' is not a metric: choose one of accuracy, f1, f1_micro, f1_macro, matthews, "
+    message += "spearman, pearson."
     with pytest.raises(ConfigError, match=message):
         get_metric("bleu")

@@ -31,6 +31,7 @@ def test_the_list_is_plain_and_whole():
         "name": "mrpc",
         "text": ["sentence1", "sentence2"],
         "label": "label",
+        "multi_label": False,
         "labels": ["not_equivalent", "equivalent"],
         "metrics": ["f1", "accuracy"],
         "splits": ["train", "validation", "test"],

@@ -280,8 +280,8 @@ REFUSED = {
     ),
     "label of another kind": (
         {"train": rows(0, [1])},
-        "Task 'x': train row 1 has the label [1] in column 'label', which is a list; expected "
-        "text or a number.",
+        "Task 'x': train row 0 has 0 in column 'label', where other rows have lists of labels: "
+        "expected a list in each, [] for no label.",
     ),
     "infinite target": (
         {"train": rows(0.5, float("inf"))},
@@ -370,7 +370,8 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(case):
     [
         (
             {"metric": "acuracy"},
-            "'acuracy' is not a metric: choose one of accuracy, f1, matthews, spearman, pearson.",
+            "'acuracy' is not a metric: choose one of accuracy, f1, f1_micro, f1_macro, matthews, "
+            "spearman, pearson.",
         ),
         (
             {"metric": "spearman", "labels": ("bad", "good")},
@@ -379,8 +380,8 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(case):
         ),
         (
             {"metric": "f1", "labels": ("bad", "good", "neither")},
-            "Task 'x' has 3 classes, but the metric 'f1' is for two: use \"accuracy\" or "
-            '"matthews".',
+            "Task 'x' has 3 classes, but the metric 'f1' is for two: use \"f1_macro\", "
+            '"accuracy" or "matthews".',
         ),
     ],
 )

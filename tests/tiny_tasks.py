@@ -2,7 +2,8 @@
 
 A sentence is a handful of filler words with one mood word and one topic word among them. `mood`
 (2 classes) and `topic` (3 classes) are two tasks over the same sentences, `warmth` is a regression
-on the same words, `same-topic` asks whether two sentences have the same topic.
+on the same words, `marks` are any number of 3 labels (good, sea, sky) of one sentence,
+`same-topic` asks whether two sentences have the same topic.
 """
 
 import numpy as np
@@ -18,6 +19,7 @@ TOPICS = {
     "sea": ("boat", "wave", "gull"),
     "sky": ("cloud", "star", "wind"),
 }
+MARKS = ("good", "sea", "sky")
 FILLER = ("a", "the", "of", "and", "was", "with", "that", "then", "by", "so", "it", "one")
 WORDS = (*SPECIAL, *sum((*MOODS.values(), *TOPICS.values()), ()), *FILLER)
 VOCABULARY = len(WORDS)
@@ -55,9 +57,15 @@ def _rows(number: int, generator: np.random.Generator) -> list[dict[str, object]
             generator.choice(list(TOPICS.values())[topic]),
         ]
         generator.shuffle(words)
-        warmth = 2.0 * mood - 1.0 + 0.25 * topic
+        said = (list(MOODS)[mood], list(TOPICS)[topic])
         rows.append(
-            {"text": " ".join(words), "mood": int(mood), "topic": int(topic), "warmth": warmth}
+            {
+                "text": " ".join(words),
+                "mood": int(mood),
+                "topic": int(topic),
+                "warmth": 2.0 * mood - 1.0 + 0.25 * topic,
+                "marks": [mark for mark in MARKS if mark in said],
+            }
         )
     return rows
 
@@ -105,6 +113,19 @@ def warmth_task(n_train: int = 89, n_validation: int = 43, *, seed: int = 0) -> 
         validation=_rows(n_validation, generator),
         text="text",
         label="warmth",
+    )
+
+
+def marks_task(n_train: int = 103, n_validation: int = 59, *, seed: int = 0) -> Task:
+    """Any number of three labels: is the mood good, is the topic the sea, is it the sky?"""
+    generator = np.random.default_rng([seed, 5])
+    return Task(
+        "marks",
+        train=_rows(n_train, generator),
+        validation=_rows(n_validation, generator),
+        text="text",
+        label="marks",
+        labels=MARKS,
     )
 
 

@@ -42,7 +42,8 @@ class Evaluation:
     """What `evaluate` measured: every task's logits under every lesion.
 
     `logits[task]` has the shape [lesions, examples, outputs], in the order of the task's
-    examples, in float32. `labels[task]` are those examples' class indices or target values.
+    examples, in float32. `labels[task]` are those examples' class indices or target values, or
+    [examples, classes] of 0 and 1 where an example may have several labels.
     """
 
     specs: tuple[TaskSpec, ...]
@@ -51,7 +52,10 @@ class Evaluation:
     labels: Mapping[str, np.ndarray]
 
     def predictions(self, task: str) -> np.ndarray:
-        """[lesions, examples]: the most likely class's index, or the predicted value."""
+        """[lesions, examples]: the most likely class's index, or the predicted value.
+
+        With several labels [lesions, examples, classes]: 1 for each that is predicted, else 0.
+        """
         return predictions_of(self.logits[task], self.spec(task))
 
     def spec(self, task: str) -> TaskSpec:
@@ -147,7 +151,12 @@ def predict_logits(
 
 
 def predictions_of(logits: np.ndarray, spec: TaskSpec) -> np.ndarray:
-    """The predicted class indices [...] or values [...] of logits [..., outputs]."""
+    """The predicted class indices [...] or values [...] of logits [..., outputs].
+
+    With several labels [..., outputs], int8: 1 where the logit is above 0, a probability of 1/2.
+    """
+    if spec.is_multi_label:
+        return (logits > 0).astype(np.int8)
     return logits[..., 0].astype(np.float64) if spec.is_regression else logits.argmax(-1)
 
 

@@ -5,8 +5,11 @@ predictions under many resamples is a few matrix products over weights instead o
 copies. `Metric.weighted` is that form and `Metric.__call__` is its special case with all weights
 1: a metric has one definition. NumPy only.
 
-Undefined values never warn. Accuracy and the correlations are NaN where they do not exist (no
-examples; a correlation with a constant); F1 and Matthews are 0 where their denominator is 0, as in
+Labels are [examples]: class indices, or real numbers for a regression. Of a task with several
+labels for one example they are [examples, classes], 0 or 1 for each.
+
+Undefined values never warn. Every metric is NaN without examples, and a correlation with a
+constant is NaN; F1 and Matthews are 0 where their denominator is 0 (one class only), as in
 scikit-learn. A row of predictions that holds NaN or infinity has the value NaN.
 """
 
@@ -15,12 +18,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 from lobes.errors import ConfigError, DataError
 
-Labels = Num[np.ndarray, " examples"]
-Predictions = Num[np.ndarray, "rows examples"]
+Labels = Num[np.ndarray, "examples *classes"]
+Predictions = Num[np.ndarray, "rows examples *classes"]
 Weights = Num[np.ndarray, "resamples examples"]
 Values = Float[np.ndarray, "rows resamples"]
 
@@ -36,7 +39,8 @@ class Metric:
 
     `low` and `high` bound its values. `ratio_safe` is False where chance alone can bring it to 0
     or below (the correlations): a ratio to such a score needs care (METHOD section 5).
-    Classification metrics read class indices, regression metrics real numbers.
+    Classification metrics read class indices, regression metrics real numbers; those that are
+    `for_multi_label` also read 0 or 1 for each class, [examples, classes].
     """
 
     name: str
@@ -44,6 +48,7 @@ class Metric:
     high: float
     higher_is_better: bool
     for_regression: bool
+    for_multi_label: bool
     ratio_safe: bool
     formula: Callable[[Labels, Predictions, Weights], Values] = field(repr=False)
     chance_level: Callable[[Labels], float] = field(repr=False)
@@ -55,23 +60,24 @@ class Metric:
         return self.high - self.low
 
     def __call__(
-        self, labels: Num[np.ndarray, " examples"], predictions: Num[np.ndarray, " predicted"]
+        self, labels: Num[np.ndarray, "*labelled"], predictions: Num[np.ndarray, "*predicted"]
     ) -> float:
-        """The metric of `predictions` [n] against `labels` [n]; NaN where it is undefined.
+        """The metric of `predictions` against `labels`, of one shape; NaN where it is undefined.
 
-        Raises `DataError` for lengths that differ, and for F1 with more than two classes.
+        Raises `DataError` for shapes that differ, for labels [examples, classes] where the metric
+        judges one label for each example, and for `f1` with more than two classes.
         """
         if labels.shape != predictions.shape:
             raise DataError(
                 f"{self.name} compares one prediction with each label, but got "
-                f"{predictions.size} predictions for {labels.size} labels."
+                f"{_shown(predictions)} predictions for {_shown(labels)} labels."
             )
-        return float(self.weighted(labels, predictions[None], np.ones((1, labels.size)))[0, 0])
+        return float(self.weighted(labels, predictions[None], np.ones((1, len(labels))))[0, 0])
 
     def weighted(
         self,
-        labels: Num[np.ndarray, " examples"],
-        predictions: Num[np.ndarray, "rows examples"],
+        labels: Num[np.ndarray, "examples *classes"],
+        predictions: Num[np.ndarray, "rows examples *classes"],
         weights: Num[np.ndarray, "resamples examples"],
     ) -> Float[np.ndarray, "rows resamples"]:
         """The metric of every row of predictions under every vector of multiplicities.
@@ -79,9 +85,10 @@ class Metric:
         With whole-number weights, `[k, b]` equals the metric of row k on the sample in which
         example e occurs `weights[b, e]` times.
         """
+        self._check_shape(labels)
         weights = np.asarray(weights, dtype=np.float64)
         total = weights.sum(axis=1)
-        finite = np.isfinite(predictions).all(axis=1)
+        finite = np.isfinite(predictions).all(axis=tuple(range(1, predictions.ndim)))
         values = np.full((len(predictions), len(weights)), np.nan)
         if not finite.any() or not total.any():
             return values
@@ -90,23 +97,35 @@ class Metric:
         values[:, total == 0] = np.nan
         return values
 
-    def chance(self, labels: Num[np.ndarray, " examples"]) -> float:
+    def chance(self, labels: Num[np.ndarray, "examples *classes"]) -> float:
         """What the best predictor that never looks at its input scores on these labels.
 
-        Accuracy: the largest class's share. F1: that of always answering "positive". Matthews and
-        the correlations: 0.
+        Accuracy: the share of the most frequent class, or set of labels. F1: that of always
+        answering "positive". Matthews and the correlations: 0. Micro F1: accuracy's; with several
+        labels that of always giving the k most frequent ones, for the best k. Macro F1: of k
+        classes 1/k, from guessing each in its share (always the same one gives less); with several
+        labels that of always giving all.
         """
+        self._check_shape(labels)
         return self.chance_level(labels) if labels.size else float("nan")
 
     def on_common_scale(
-        self, predictions: Num[np.ndarray, " examples"]
-    ) -> Num[np.ndarray, " examples"]:
+        self, predictions: Num[np.ndarray, "examples *classes"]
+    ) -> Num[np.ndarray, "examples *classes"]:
         """The predictions without what the metric ignores, so that two models' can be mixed.
 
         Class indices as they are; standard scores for Pearson, centred average ranks for Spearman.
         The metric is the same before and after. A constant becomes 0.
         """
         return self.scaling(predictions)
+
+    def _check_shape(self, labels: Labels) -> None:
+        if labels.ndim > 1 and not self.for_multi_label:
+            wanted = [metric.name for metric in METRICS.values() if metric.for_multi_label]
+            raise DataError(
+                f"{self.name} judges one label for each example, but got labels of the shape "
+                f"{list(labels.shape)}: for several labels use {' or '.join(wanted)}."
+            )
 
 
 def get_metric(name: str) -> Metric:
@@ -123,9 +142,18 @@ def blocks(n_rows: int, width: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n_rows))
 
 
+def exact(labels: Labels, predictions: Predictions) -> Bool[np.ndarray, "rows examples"]:
+    """Which examples have the right class, or exactly the right labels."""
+    return (predictions == labels).reshape(*predictions.shape[:2], -1).all(axis=-1)
+
+
+def _shown(array: np.ndarray) -> str:
+    return str(array.size if array.ndim == 1 else list(array.shape))
+
+
 def _accuracy(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
-    """The share of examples whose class is right."""
-    return (predictions == labels) @ weights.T / weights.sum(axis=1)
+    """The share of examples whose class is right; of several labels, all of them."""
+    return exact(labels, predictions) @ weights.T / weights.sum(axis=1)
 
 
 def _f1(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
@@ -134,7 +162,39 @@ def _f1(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
     _check_binary(predictions)
     hits = ((predictions == 1) & (labels == 1)) @ weights.T
     either = (predictions == 1) @ weights.T + weights @ (labels == 1)
-    return np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0)
+    return _ratio(2 * hits, either)
+
+
+def _f1_micro(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
+    """F1 of all labels together, 2 ΣTP / (2 ΣTP + ΣFP + ΣFN); of one class each, the accuracy."""
+    if labels.ndim == 1:
+        return _accuracy(labels, predictions, weights)
+    hits = ((predictions == 1) & (labels == 1)).sum(axis=2) @ weights.T
+    either = (predictions == 1).sum(axis=2) @ weights.T + weights @ (labels == 1).sum(axis=1)
+    return _ratio(2 * hits, either)
+
+
+def _f1_macro(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
+    """The mean over the classes of each one's F1.
+
+    As in scikit-learn, classes that neither occur nor are predicted are left out where each
+    example has one class, and count 0 where it may have several.
+    """
+    one_each = labels.ndim == 1
+    classes = np.union1d(labels, predictions) if one_each else np.arange(labels.shape[1])
+    total = number = np.zeros((len(predictions), len(weights)))
+    for category in classes:
+        true = labels == category if one_each else labels[:, category] == 1
+        guessed = predictions == category if one_each else predictions[:, :, category] == 1
+        either = guessed @ weights.T + weights @ true
+        total = total + _ratio(2 * ((guessed & true) @ weights.T), either)
+        number = number + (either > 0 if one_each else 1)
+    return total / number
+
+
+def _ratio(above: Values, below: Values) -> Values:
+    """The quotient, and 0 where the denominator is 0."""
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
 def _check_binary(classes: Num[np.ndarray, "..."]) -> None:
@@ -142,7 +202,7 @@ def _check_binary(classes: Num[np.ndarray, "..."]) -> None:
     if wrong.size:
         raise DataError(
             f"f1 needs two classes, 0 and 1 (1 is the positive one), and met class {wrong[0]}. "
-            f"For more classes use accuracy or matthews."
+            f"For more classes use f1_macro, accuracy or matthews."
         )
 
 
@@ -162,7 +222,7 @@ def _matthews(labels: Labels, predictions: Predictions, weights: Weights) -> Val
         true_square = true_square + true**2
     covariance = (predictions == labels) @ weights.T * total - product
     spread = (total**2 - guessed_square) * (total**2 - true_square)
-    return np.divide(covariance, np.sqrt(spread), out=np.zeros_like(covariance), where=spread > 0)
+    return _ratio(covariance, np.sqrt(np.maximum(spread, 0)))
 
 
 def _pearson(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
@@ -248,7 +308,7 @@ def _average_ranks(values: Labels) -> Labels:
 
 
 def _largest_share(labels: Labels) -> float:
-    return float(np.unique(labels, return_counts=True)[1].max() / labels.size)
+    return float(np.unique(labels, axis=0, return_counts=True)[1].max() / len(labels))
 
 
 def _always_positive(labels: Labels) -> float:
@@ -257,19 +317,60 @@ def _always_positive(labels: Labels) -> float:
     return 2 * share / (1 + share)
 
 
+def _best_micro(labels: Labels) -> float:
+    if labels.ndim == 1:
+        return _largest_share(labels)
+    shares = np.sort((labels == 1).mean(axis=0))[::-1]
+    given = np.arange(1, len(shares) + 1)  # the k most frequent labels
+    return float(np.max(2 * np.cumsum(shares) / (given + shares.sum())))
+
+
+def _best_macro(labels: Labels) -> float:
+    if labels.ndim == 1:
+        return 1 / len(np.unique(labels))
+    shares = (labels == 1).mean(axis=0)
+    return float(np.mean(2 * shares / (1 + shares)))
+
+
 def _zero(labels: Labels) -> float:
     return 0.0
+
+
+def _share(
+    name: str,
+    formula: Callable[[Labels, Predictions, Weights], Values],
+    chance_level: Callable[[Labels], float],
+    *,
+    for_multi_label: bool,
+) -> Metric:
+    """A metric of classes from 0 to 1, which no guessing brings to 0."""
+    return Metric(
+        name, 0.0, 1.0, True, False, for_multi_label, True, formula, chance_level, _as_given
+    )
+
+
+def _correlation(
+    name: str,
+    formula: Callable[[Labels, Predictions, Weights], Values],
+    scaling: Callable[[Labels], Labels],
+    *,
+    for_regression: bool,
+) -> Metric:
+    """A metric from -1 to 1 that is 0 by chance."""
+    return Metric(name, -1.0, 1.0, True, for_regression, False, False, formula, _zero, scaling)
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         metric.name: metric
         for metric in (
-            Metric("accuracy", 0.0, 1.0, True, False, True, _accuracy, _largest_share, _as_given),
-            Metric("f1", 0.0, 1.0, True, False, True, _f1, _always_positive, _as_given),
-            Metric("matthews", -1.0, 1.0, True, False, False, _matthews, _zero, _as_given),
-            Metric("spearman", -1.0, 1.0, True, True, False, _spearman, _zero, _average_ranks),
-            Metric("pearson", -1.0, 1.0, True, True, False, _pearson, _zero, _standard_scores),
+            _share("accuracy", _accuracy, _largest_share, for_multi_label=True),
+            _share("f1", _f1, _always_positive, for_multi_label=False),
+            _share("f1_micro", _f1_micro, _best_micro, for_multi_label=True),
+            _share("f1_macro", _f1_macro, _best_macro, for_multi_label=True),
+            _correlation("matthews", _matthews, _as_given, for_regression=False),
+            _correlation("spearman", _spearman, _average_ranks, for_regression=True),
+            _correlation("pearson", _pearson, _standard_scores, for_regression=True),
         )
     }
 )

@@ -76,7 +76,9 @@ class LesionMatrix:
     """The predictions of every task under every lesion.
 
     `labels[task]` is [examples], `predictions[task]` is [lesions, examples]: class indices, or
-    real numbers for a regression task. The first lesion is the base, of kind "none". The arrays
+    real numbers for a regression task. Of a task with several labels for one example they are
+    [examples, classes] and [lesions, examples, classes], 0 or 1. The first lesion is the base, of
+    kind "none". The arrays
     are kept without a copy, and seen through read-only views. `importance` may be empty.
 
     Raises `DataError` for arrays that do not fit, `ConfigError` for tasks, metrics or lesions
@@ -101,9 +103,9 @@ class LesionMatrix:
         labels, predictions = {}, {}
         for task, metric in zip(self.tasks, self.metrics, strict=True):
             labels[task] = _checked(self.labels, task, get_metric(metric), "labels")
-            n_lesions, n_examples = len(self.lesions), labels[task].size
+            shape = len(self.lesions), *labels[task].shape
             predictions[task] = _checked(
-                self.predictions, task, get_metric(metric), "predictions", n_lesions, n_examples
+                self.predictions, task, get_metric(metric), "predictions", *shape
             )
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "predictions", predictions)
@@ -201,7 +203,7 @@ class LesionMatrix:
         table = [
             ["", *self.tasks],
             ["metric", *self.metrics],
-            ["examples", *(f"{self.labels[task].size:,}" for task in self.tasks)],
+            ["examples", *(f"{len(self.labels[task]):,}" for task in self.tasks)],
             ["nothing ablated", *_three_decimals(self.base)],
         ]
         title = (
@@ -231,7 +233,7 @@ class LesionMatrix:
                 self.labels[task],
                 self.predictions[task],
             )
-            once = np.ones((1, labels.size))
+            once = np.ones((1, len(labels)))
             for block in blocks(len(self.lesions), labels.size):
                 scores[block, j] = metric.weighted(labels, predictions[block], once)[:, 0]
         return scores
@@ -318,7 +320,7 @@ class LesionMatrix:
             seed = seeds if isinstance(seeds, int) else seeds[task]
             generator = named_generator(seed, task)
             for block in blocks(resamples, labels.size):
-                weights = resample_counts(labels.size, block.stop - block.start, generator)
+                weights = resample_counts(len(labels), block.stop - block.start, generator)
                 values = get_metric(name).weighted(labels, predictions, weights)
                 base[block, j] = values[0]
                 matrix[block, :, j] = values[1:].T
@@ -419,12 +421,14 @@ def _checked(
     if shape and array.shape != shape:
         raise DataError(
             f"The predictions of {task!r} have the shape {array.shape}; expected "
-            f"[lesions, examples], here {shape}."
+            f"[lesions, examples{', classes' if len(shape) > 2 else ''}], here {shape}."
         )
-    if not shape and (array.ndim != 1 or not array.size):
+    dimensions = (1, 2) if metric.for_multi_label else (1,)
+    if not shape and (array.ndim not in dimensions or not array.size):
+        several = ", or 0 or 1 for each of its classes" if metric.for_multi_label else ""
         raise DataError(
             f"The labels of {task!r} have the shape {array.shape}; expected one label for each "
-            f"of one or more examples."
+            f"of one or more examples{several}."
         )
     if metric.for_regression:
         if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
@@ -434,6 +438,8 @@ def _checked(
             f"The {what} of {task!r} are class indices, whole numbers ({metric.name}); got "
             f"{array.dtype}."
         )
+    elif array.ndim - bool(shape) == 2 and not np.isin(array, (0, 1)).all():
+        raise DataError(f"The {what} of {task!r} are 0 or 1 for each class ({metric.name}).")
     view = array.view()
     view.setflags(write=False)
     return view

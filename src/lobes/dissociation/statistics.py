@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from scipy.special import bdtrc
 
-from lobes.metrics import Metric, blocks
+from lobes.metrics import Metric, blocks, exact
 
 # Scores (at most 100 in size) closer than this are a tie: they differ by rounding only.
 TIE = 1e-9
@@ -54,9 +54,9 @@ def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 
 def paired_p_value(
     metric: Metric,
-    labels: Num[np.ndarray, " examples"],
-    worse: Num[np.ndarray, " examples"],
-    better: Num[np.ndarray, " examples"],
+    labels: Num[np.ndarray, "examples *classes"],
+    worse: Num[np.ndarray, "examples *classes"],
+    better: Num[np.ndarray, "examples *classes"],
     *,
     draws: int,
     generator: np.random.Generator,
@@ -72,17 +72,18 @@ def paired_p_value(
     mixture of two lesions' outputs would not: they are exchanged on a common scale.
     """
     if metric.name == "accuracy":
-        wins = int(np.sum((better == labels) & (worse != labels)))
-        losses = int(np.sum((better != labels) & (worse == labels)))
+        right, other = exact(labels, np.stack([better, worse]))
+        wins, losses = int(np.sum(right & ~other)), int(np.sum(other & ~right))
         return float(bdtrc(wins - 1, wins + losses, 0.5)) if wins else 1.0
     observed = metric(labels, better) - metric(labels, worse)
     if math.isnan(observed):
         return float("nan")
     worse, better = metric.on_common_scale(worse), metric.on_common_scale(better)
-    once = np.ones((1, labels.size))
+    once = np.ones((1, len(labels)))
     reached = 0
     for block in blocks(draws, labels.size):
-        swap = generator.random((block.stop - block.start, labels.size)) < 0.5
+        swap = generator.random((block.stop - block.start, len(labels))) < 0.5
+        swap = swap.reshape(*swap.shape, *(1,) * (labels.ndim - 1))
         upper = metric.weighted(labels, np.where(swap, worse, better), once)
         lower = metric.weighted(labels, np.where(swap, better, worse), once)
         reached += int(np.sum(~(upper - lower < observed - TIE)))

@@ -125,7 +125,8 @@ def _new_class(source: MultiTaskModel, spec: TaskSpec, padding: int) -> Any:
     config.num_labels = spec.n_outputs
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
-    config.problem_type = "regression" if spec.is_regression else "single_label_classification"
+    classes = "multi_label" if spec.is_multi_label else "single_label"
+    config.problem_type = "regression" if spec.is_regression else f"{classes}_classification"
     config.pad_token_id = padding
     try:
         with quiet(), torch.random.fork_rng(devices=[]):

@@ -118,12 +118,12 @@ class MultiTaskModel(TaskModel):
         token_type_ids: Int[Tensor, "batch length"] | None = None,
         *,
         task: str | None = None,
-        labels: Int[Tensor, " batch"] | Float[Tensor, " batch"] | None = None,
+        labels: Int[Tensor, "batch *outputs"] | Float[Tensor, " batch"] | None = None,
     ) -> TaskOutput:
         """The logits of `task`, or of every task, and the loss where `labels` are given.
 
-        The loss is the mean over the batch of the cross-entropy, or of the squared error for a
-        regression task. Raises `ConfigError` for a task that the model does not have.
+        The loss is the mean over the batch of each example's own (`example_losses`). Raises
+        `ConfigError` for a task that the model does not have.
         """
         if task is None and labels is not None:
             raise ConfigError("Labels belong to one task: say which, with task=NAME.")
@@ -464,6 +464,13 @@ def _label_order(spec: TaskSpec, config: Any) -> list[int]:
         raise ModelError(
             f"The model has {config.num_labels} outputs, but the task {spec.name!r} needs "
             f"{spec.n_outputs}: give the task that the model was trained for."
+        )
+    kind = getattr(config, "problem_type", None)
+    if kind is not None and spec.is_multi_label != (kind == "multi_label_classification"):
+        raise ModelError(
+            f"The model was trained for {kind.replace('_', ' ')}, but an example of the task "
+            f"{spec.name!r} has {'several labels' if spec.is_multi_label else 'one label'}: give "
+            f"the task that the model was trained for."
         )
     names = [str(config.id2label[i]).casefold() for i in range(spec.n_outputs)]
     wanted = [label.casefold() for label in spec.labels or names]

@@ -131,7 +131,14 @@ def matching_specs(
             f"{listed(given.values())}."
         )
     for spec in saved:
-        if spec.name in given and given[spec.name].labels != spec.labels:
+        wanted_spec = given.get(spec.name, spec)
+        if wanted_spec.is_multi_label != spec.is_multi_label:
+            raise ModelError(
+                f"In {str(folder)!r} the task {spec.name!r} has "
+                f"{'several labels' if spec.is_multi_label else 'one label'} for each example, "
+                f"unlike the one given: give it data like those it was trained with."
+            )
+        if wanted_spec.labels != spec.labels:
             raise ModelError(
                 f"In {str(folder)!r} the task {spec.name!r} has the labels {spec.labels}, not "
                 f"{given[spec.name].labels}: give it the labels it was trained with, in their "

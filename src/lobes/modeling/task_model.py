@@ -84,12 +84,20 @@ class TaskModel(nn.Module):
 
 def example_losses(
     logits: Float[Tensor, "batch outputs"],
-    labels: Int[Tensor, " batch"] | Float[Tensor, " batch"],
+    labels: Int[Tensor, "batch *outputs"] | Float[Tensor, " batch"],
     spec: TaskSpec,
 ) -> Float[Tensor, " batch"]:
-    """Each example's own loss: cross-entropy, or the squared error for a regression task."""
+    """Each example's own loss: cross-entropy, or the squared error for a regression task.
+
+    With several labels, binary cross-entropy: the mean over the classes j of
+    −y_j log σ(z_j) − (1 − y_j) log(1 − σ(z_j)), with logits z and labels y of 0 and 1.
+    """
     if spec.is_regression:
         return (logits[:, 0] - labels.to(logits.dtype)) ** 2
+    if spec.is_multi_label:
+        return nn.functional.binary_cross_entropy_with_logits(
+            logits, labels.to(logits.dtype), reduction="none"
+        ).mean(1)
     return nn.functional.cross_entropy(logits, labels, reduction="none")
 
 

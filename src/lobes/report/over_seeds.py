@@ -122,19 +122,13 @@ def compared_tasks(tasks: Sequence[Results]) -> tuple[ComparedTask, ...]:
         ComparedTask(
             name=task["name"],
             metric=task["metric"],
-            outputs=outputs(task),
+            outputs=words.outputs(task),
             n_train=words.thousands(task.get("n_train")),
             n_held_out=words.thousands(task.get("n_held_out")),
             n_validation=words.thousands(task.get("n_validation")),
         )
         for task in tasks
     )
-
-
-def outputs(task: Results) -> str:
-    """`regression`, `4 classes`."""
-    labels = task.get("labels")
-    return "regression" if labels is None else words.plural(len(labels), "class", "classes")
 
 
 def level_of(study: Results) -> str:

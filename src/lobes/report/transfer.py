@@ -89,7 +89,7 @@ def _facts(transfer: Results) -> tuple[Fact, ...]:
     model, task = transfer["model"], transfer["task"]
     return (
         Fact("Model", str(model.get("name") or words.UNDEFINED)),
-        Fact("New task", f"{task['name']} ({task['metric']}, {over_seeds.outputs(task)})"),
+        Fact("New task", f"{task['name']} ({task['metric']}, {words.outputs(task)})"),
         Fact("Its training examples", words.thousands(task.get("n_train"))),
         Fact("Its validation examples", words.thousands(task.get("n_validation"))),
         Fact("Trained before on", words.plural(len(transfer["sources"]), "task")),

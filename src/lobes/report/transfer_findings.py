@@ -127,11 +127,12 @@ def _same_scores(study: Results, entry: Results) -> list[str]:
 def _caveats(study: Results, entry: Results) -> list[str]:
     caveats = [*seed_caveats(study), *_same_scores(study, entry)]
     labels = study["task"].get("labels")
+    kind = "labels" if study["task"].get("multi_label") else "classes"
     few = [size for size in study["sizes"] if labels and size < 2 * len(labels)]
     if few:
         which = words.listing([words.thousands(size) for size in few])
         caveats.append(
-            f"With {which} examples for {len(labels)} classes, hardly more than the choice of the "
+            f"With {which} examples for {len(labels)} {kind}, hardly more than the choice of the "
             f"examples is measured."
         )
     weak = []

@@ -106,12 +106,11 @@ def _task(task: Results) -> TaskRow:
     def place(value: float) -> float | None:
         return round(100 * (value - start) / (1 - start), 1) if math.isfinite(value) else None
 
-    labels = task.get("labels")
     share = 100 * skill(task)
     return TaskRow(
         name=task["name"],
         metric=task["metric"],
-        outputs="regression" if labels is None else words.plural(len(labels), "class", "classes"),
+        outputs=words.outputs(task),
         n_train=words.thousands(task.get("n_train")),
         n_validation=words.thousands(task.get("n_validation")),
         base=words.fixed(base),

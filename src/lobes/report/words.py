@@ -7,7 +7,8 @@ text, `–` for what is undefined.
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 UNDEFINED = "–"
 GAP = "\u00a0"  # between a number and its unit: no line may break there
@@ -96,6 +97,16 @@ def duration(seconds: float) -> str:
 def plural(count: int, one: str, many: str = "") -> str:
     """`1 task`, `3 tasks`."""
     return f"{thousands(count)} {one if count == 1 else many or one + 's'}"
+
+
+def outputs(task: Mapping[str, Any]) -> str:
+    """`regression`, `4 classes`, `28 labels, any number each`, of a task in the results."""
+    labels = task.get("labels")
+    if labels is None:
+        return "regression"
+    if task.get("multi_label"):
+        return f"{plural(len(labels), 'label')}, any number each"
+    return plural(len(labels), "class", "classes")
 
 
 def listing(items: Sequence[str]) -> str:

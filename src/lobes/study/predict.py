@@ -4,6 +4,7 @@ GLUE's test splits become the files that its site takes (`tasks/glue.py`); any o
 a TSV file with the probability of each label.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.evaluation import predict_logits, predictions_of
@@ -173,15 +174,23 @@ def _write(
 def _lines(
     spec: TaskSpec, examples: Split, predictions: np.ndarray, logits: np.ndarray
 ) -> Iterator[str]:
-    """The lines of a TSV file: index, the label where it is known, prediction, probabilities."""
+    """The lines of a TSV file: index, the label where it is known, prediction, probabilities.
+
+    Several labels of one example are a JSON list, and each has a probability of its own.
+    """
     names = None if spec.labels is None else [" ".join(label.split()) for label in spec.labels]
 
     def shown(value: Any) -> str:
-        return f"{value:.6g}" if names is None else names[value]
+        if names is None:
+            return f"{value:.6g}"
+        if spec.is_multi_label:
+            return json.dumps([names[i] for i in np.flatnonzero(value)], ensure_ascii=False)
+        return names[value]
 
     header = ["index", *([] if examples.labels is None else ["label"]), "prediction"]
     yield "\t".join([*header, *(f"p_{name}" for name in names or ())])
-    probabilities = softmax(logits.astype(np.float64), axis=-1)
+    logits = logits.astype(np.float64)
+    probabilities = expit(logits) if spec.is_multi_label else softmax(logits, axis=-1)
     for index, prediction in enumerate(predictions.tolist()):
         cells = [str(index)]
         if examples.labels is not None:

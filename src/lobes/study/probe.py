@@ -2,8 +2,9 @@
 
     minimise  1/n · Σ_x | W z(x) + b − y(x) |²  +  penalty · | W |²
 
-z are the features, standardised on the training data; y is +1 for the right class and −1 for the
-others, or the target of a regression; the bias b is not penalised. The penalty is the one with
+z are the features, standardised on the training data; y is +1 for the right class (or for each
+label that the example has) and −1 for the others, or the target of a regression; the bias b is
+not penalised. The penalty is the one with
 the best main metric on held-out data, the largest of equals.
 """
 
@@ -105,6 +106,8 @@ def probe_targets(task: Task) -> Float[np.ndarray, "examples outputs"]:
     assert task.train is not None
     if task.is_regression:
         return task.train.labels[:, None].astype(np.float64)
+    if task.is_multi_label:
+        return 2.0 * task.train.labels - 1.0
     return np.where(task.train.labels[:, None] == np.arange(task.n_outputs), 1.0, -1.0)
 
 

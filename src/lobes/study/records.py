@@ -42,6 +42,7 @@ def described_task(task: Task) -> dict[str, Any]:
         "name": task.name,
         "metric": task.metric,
         "labels": task.labels,
+        "multi_label": task.is_multi_label,
         "n_train": len(task.train),
         "n_validation": len(task.validation),
         "chance": get_metric(task.metric).chance(task.validation.labels),

@@ -128,6 +128,7 @@ def _tasks(tasks: Sequence[Task], matrix: LesionMatrix) -> list[dict[str, Any]]:
             "name": task.name,
             "metric": task.metric,
             "labels": task.labels,
+            "multi_label": task.is_multi_label,
             "n_train": len(task.train) if task.train is not None else 0,
             "n_validation": len(matrix.labels[task.name]),
             "chance": get_metric(task.metric).chance(matrix.labels[task.name]),
@@ -234,7 +235,8 @@ def write_predictions(matrix: LesionMatrix, file: IO[bytes]) -> None:
 
     Columns: lesion (its number, 0 is the base), kind, lesioned_task, fraction, replicate, heads;
     task, example (its place in the validation data), label and prediction (class indices, or
-    values of a regression).
+    values of a regression). Of a task with several labels for one example these two are null, and
+    labels and predictions hold lists of class indices, which are null for the other tasks.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -272,7 +274,22 @@ def _predictions(matrix: LesionMatrix, number: int, task: str) -> Any:
             "heads": same(str(lesion.heads), pa.string()),
             "task": same(task, pa.string()),
             "example": pa.array(np.arange(n), pa.int32()),
-            "label": pa.array(labels, pa.float64()),
-            "prediction": pa.array(predictions, pa.float64()),
+            **_answers("label", labels),
+            **_answers("prediction", predictions),
         }
     )
+
+
+def _answers(name: str, values: np.ndarray) -> dict[str, Any]:
+    """Two columns: one answer for each example, and several; one of the two is null."""
+    import pyarrow as pa
+
+    nothing = pa.nulls(len(values), pa.float64())
+    if values.ndim == 1:
+        lists = pa.nulls(len(values), pa.list_(pa.int32()))
+        return {name: pa.array(values, pa.float64()), f"{name}s": lists}
+    ends = np.cumsum([0, *values.sum(axis=1, dtype=np.int64)])
+    lists = pa.ListArray.from_arrays(
+        pa.array(ends, pa.int32()), pa.array(np.nonzero(values)[1], pa.int32())
+    )
+    return {name: nothing, f"{name}s": lists}

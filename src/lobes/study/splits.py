@@ -1,7 +1,8 @@
 """Parts of a task's training data: one held out to choose by, and ever larger ones to learn from.
 
 Both are drawn by a seed, class by class, so that every part has the classes in nearly the same
-shares. The validation data, which are what is reported, are never touched.
+shares; an example with several labels counts to the rarest of them. The validation data, which
+are what is reported, are never touched.
 """
 
 import math
@@ -37,7 +38,7 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
     held_out = task.train.select(np.flatnonzero(chosen))
     rest = task.train.select(np.flatnonzero(~chosen))
     for part in (held_out, rest):
-        if len(set(part.labels.tolist())) < LEAST:
+        if len(np.unique(part.labels, axis=0)) < LEAST:
             raise DataError(
                 f"Task {task.name!r}: {len(task.train)} training examples are too few to hold out "
                 f"{100 * share:g} % of them for choosing a checkpoint: "
@@ -94,10 +95,8 @@ def _rounded(number: float) -> int:
 def _classes(task: Task) -> list[Int[np.ndarray, " _"]]:
     """The places of each class's training examples; a regression is one class."""
     assert task.train is not None
-    labels = task.train.labels
-    if task.is_regression:
-        return [np.arange(len(labels))]
-    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    strata = task.train.strata()
+    return [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
 
 
 def _groups_by_class(task: Task) -> list[list[Int[np.ndarray, " _"]]]:

@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from lobes.heads import check_fractions
 from lobes.metrics import METRICS
@@ -42,6 +43,18 @@ Wanted = dict[
     Text, Text | int | float | Annotated[tuple[Text | int, ...], BeforeValidator(as_tuple)]
 ]
 
+
+def _label_columns(value: Any) -> str | tuple[str, ...]:
+    if isinstance(value, str) and value:
+        return value
+    names = value if isinstance(value, list | tuple) else ()
+    if len(names) > 1 and all(isinstance(name, str) and name for name in names):
+        return tuple(names)
+    raise PydanticCustomError("label_columns", "neither a column nor a list of columns")
+
+
+LabelColumns = Annotated[str | tuple[str, ...], BeforeValidator(_label_columns)]
+
 _SPLIT = "a file (CSV, TSV, JSON lines, Parquet), or a split of `dataset`"
 
 
@@ -69,7 +82,9 @@ class TaskConfig(Section):
     text: Annotated[Texts, Field(min_length=1, max_length=2)] | None = Field(
         None, description="the name of one text column, or a list of two"
     )
-    label: Text = Field("label", description="the name of the label column")
+    label: LabelColumns = Field(
+        "label", description="the name of the label column, or a list with a column for each label"
+    )
     labels: Annotated[Texts, Field(min_length=2)] | None = Field(
         None, description="a list of two or more different class names"
     )
@@ -123,9 +138,9 @@ class TaskConfig(Section):
             raise ValueError(
                 f"{where}.metric is {shown(self.metric)}; expected one of {', '.join(METRICS)}"
             )
-        for key in ("text", "labels"):
+        for key in ("text", "label", "labels"):
             values = getattr(self, key) or ()
-            if len(set(values)) < len(values):
+            if not isinstance(values, str) and len(set(values)) < len(values):
                 raise ValueError(f"{where}.{key} is {shown(values)}; expected different names")
         if (self.prompt is None) != (self.words is None):
             given, lacks = ("words", "prompt") if self.prompt is None else ("prompt", "words")

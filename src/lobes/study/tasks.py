@@ -76,6 +76,7 @@ def _facts(task: KnownTask) -> dict[str, Any]:
         "name": task.name,
         "text": list(task.text),
         "label": task.label,
+        "multi_label": False,
         "labels": None if task.labels is None else list(task.labels),
         "metrics": [task.metric, *task.other_metrics],
         "splits": list(task.splits),
@@ -90,7 +91,8 @@ def _own_facts(task: TaskConfig, study: StudyConfig | None) -> dict[str, Any]:
     return {
         "name": task.name,
         "text": list(loaded.text),
-        "label": loaded.label,
+        "label": loaded.label if isinstance(loaded.label, str) else list(loaded.label),
+        "multi_label": loaded.is_multi_label,
         "labels": None if loaded.labels is None else list(loaded.labels),
         "metrics": [loaded.metric],
         "splits": [
@@ -153,8 +155,9 @@ def _measure(
     """A split's number of examples, of examples of each label, and of tokens."""
     measured: dict[str, Any] = {"examples": len(split), "labels": None, "tokens": None}
     if split.labels is not None and names is not None:
-        counts = np.bincount(split.labels, minlength=len(names)).tolist()
-        measured["labels"] = dict(zip(names, counts, strict=True))
+        several = split.labels.ndim > 1
+        counts = split.labels.sum(0) if several else np.bincount(split.labels, minlength=len(names))
+        measured["labels"] = dict(zip(names, counts.tolist(), strict=True))
     elif split.labels is not None:
         low, mean, high = (float(f(split.labels)) for f in (np.min, np.mean, np.max))
         measured["labels"] = {"least": low, "mean": mean, "greatest": high}
@@ -195,9 +198,16 @@ def _examples(splits: dict[str, Split | str], names: list[str] | None) -> list[d
     return [
         {
             "text": list(split.texts[i]),
-            "label": None
-            if labels is None
-            else (float(labels[i]) if names is None else names[int(labels[i])]),
+            "label": None if labels is None else _named(labels[i], names),
         }
         for i in chosen
     ]
+
+
+def _named(label: Any, names: list[str] | None) -> float | str | list[str]:
+    """A target, the name of a class, or those of several labels."""
+    if names is None:
+        return float(label)
+    if np.ndim(label):
+        return [names[i] for i in np.flatnonzero(label)]
+    return names[int(label)]

@@ -18,6 +18,9 @@ TaskData = Any
 
 LabelKind = Literal["text", "whole", "float"]
 
+# What a cell of a label's own column may hold, as text in small letters.
+_YES_OR_NO = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+
 
 def read_columns(where: str, data: TaskData, wanted: tuple[str, ...]) -> dict[str, list[Any]]:
     """The wanted columns of any supported kind of data, as lists."""
@@ -95,11 +98,16 @@ def check_texts(where: str, column: str, values: list[Any]) -> list[str]:
     return [str(value) for value in values]
 
 
-def check_label_values(where: str, column: str, values: list[Any]) -> tuple[list[Any], LabelKind]:
-    """The labels as plain values of one kind, and that kind: "text", "whole" or "float"."""
-    kinds: dict[str, int] = {}
+def check_label_values(
+    where: str, column: str, values: list[Any], rows: Sequence[int] | None = None
+) -> tuple[list[Any], LabelKind]:
+    """The labels as plain values of one kind, and that kind: "text", "whole" or "float".
+
+    `rows` are the rows that the values stand in, where it is not one in each.
+    """
+    kinds: dict[str, tuple[int, Any]] = {}
     plain: list[Any] = []
-    for row, value in enumerate(values):
+    for row, value in zip(rows or range(len(values)), values, strict=True):
         if _is_missing(value):
             raise DataError(
                 f"{where} row {row} has no label in column {column!r} ({value!r}); correct or "
@@ -111,21 +119,87 @@ def check_label_values(where: str, column: str, values: list[Any]) -> tuple[list
                 f"{where} row {row} has the label {value!r} in column {column!r}, which is "
                 f"{kind}; expected text or a number."
             )
-        kinds.setdefault("text" if kind == "text" else "number", row)
+        kinds.setdefault("text" if kind == "text" else "number", (row, value))
         if kind == "a number":
-            kinds.setdefault("float", row)
+            kinds.setdefault("float", (row, value))
         plain.append(str(value) if kind == "text" else value)
     if "text" in kinds and "number" in kinds:
-        texts, numbers = kinds["text"], kinds["number"]
+        (text_row, text), (number_row, number) = kinds["text"], kinds["number"]
         raise DataError(
-            f"{where} mixes text and numbers in the label column {column!r}: row {texts} has "
-            f"{values[texts]!r}, row {numbers} has {values[numbers]!r}; use one kind."
+            f"{where} mixes text and numbers in the label column {column!r}: row {text_row} has "
+            f"{text!r}, row {number_row} has {number!r}; use one kind."
         )
     if "text" in kinds:
         return plain, "text"
     if "float" in kinds:
         return [float(value) for value in plain], "float"
     return [int(value) for value in plain], "whole"
+
+
+def is_list(value: Any) -> bool:
+    """Whether a cell holds several values."""
+    return isinstance(value, list | tuple | np.ndarray)
+
+
+def check_label_lists(
+    where: str, column: str, values: list[Any]
+) -> tuple[list[tuple[Any, ...]], LabelKind]:
+    """Lists of labels as tuples of plain values of one kind: "text" or "whole"."""
+    for row, value in enumerate(values):
+        if not is_list(value):
+            raise DataError(
+                f"{where} row {row} has {value!r} in column {column!r}, where other rows have "
+                f"lists of labels: expected a list in each, [] for no label."
+            )
+    lengths = [len(value) for value in values]
+    rows = np.repeat(np.arange(len(values)), lengths).tolist()
+    items = [item for value in values for item in value]
+    for row, item in zip(rows, items, strict=True):
+        if isinstance(item, bool | np.bool_ | float | np.floating) or is_list(item):
+            raise DataError(
+                f"{where} row {row} has {list(values[row])!r} in column {column!r}: expected a "
+                f"list of label names or of class indices (whole numbers); a number for each "
+                f"label, 0 or 1, takes a column for each, with label=(…)."
+            )
+    plain, kind = check_label_values(where, column, items, rows)
+    found = np.split(np.array(plain, dtype=object), np.cumsum(lengths)[:-1])
+    lists = [tuple(part) for part in found]
+    for row, labels in enumerate(lists):
+        for label in labels if len(set(labels)) < len(labels) else ():
+            if labels.count(label) > 1:
+                raise DataError(
+                    f"{where} row {row} has the label {label!r} twice in column {column!r}: "
+                    f"expected a list of different labels; a number for each label, 0 or 1, "
+                    f"takes a column for each, with label=(…)."
+                )
+    return lists, kind
+
+
+def check_label_columns(where: str, columns: Mapping[str, list[Any]]) -> list[tuple[str, ...]]:
+    """The columns in which each row has a yes (1 or true), from columns of yes and no."""
+    chosen: list[list[bool]] = []
+    for column, values in columns.items():
+        cells = [_YES_OR_NO.get(str(value).strip().lower()) for value in values]
+        for row, cell in enumerate(cells):
+            if cell is None:
+                hidden = " Numbers of -1 mark hidden answers: leave such rows out."
+                raise DataError(
+                    f"{where} row {row} has {values[row]!r} in the label column {column!r}: "
+                    f"expected 0 or 1, or true or false, in each of several label columns."
+                    + (hidden if str(values[row]) in ("-1", "-1.0") else "")
+                )
+        chosen.append([bool(cell) for cell in cells])
+    return [
+        tuple(column for column, cell in zip(columns, cells, strict=True) if cell)
+        for cells in zip(*chosen, strict=True)
+    ]
+
+
+def class_names(data: TaskData, column: str) -> tuple[str, ...] | None:
+    """The names that a `datasets.Dataset` has for the classes in a column, or in its lists."""
+    feature = (getattr(data, "features", None) or {}).get(column)
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return None if names is None else tuple(names)
 
 
 def _is_missing(value: Any) -> bool:

@@ -78,8 +78,18 @@ def read_labels(
     """Rows of strings with the labels read as numbers, where all of them are numbers.
 
     Labels stay text where one of them is a label name as it stands. An empty cell is no label.
+    Raises DataError for cells that are lists written as text.
     """
     cells = [row[label] for row in rows]
+    if (
+        set(cells).isdisjoint(labels or ())
+        and cells
+        and all(re.fullmatch(r"\s*\[.*\]\s*", cell, re.S) for cell in cells)
+    ):
+        raise DataError(
+            f"the column {label!r} has lists, such as {cells[0]!r}, but a cell of CSV or TSV is "
+            f"text: give each label a column of 0 and 1, with label=(…), or use JSON lines."
+        )
     read: Callable[[str], object] = str
     if set(cells).isdisjoint(labels or ()):
         filled = [cell.strip() for cell in cells if cell.strip()]

@@ -76,6 +76,12 @@ class Prompt:
                 f"Task {spec.name!r} is a regression, which has no label for a word to stand for: "
                 f"expected a task with classes."
             )
+        if spec.is_multi_label:
+            raise ConfigError(
+                f"Task {spec.name!r} has several labels for one example, but a prompt is answered "
+                f"with one word: train a classifier for it, or ask of each label in a task of its "
+                f"own."
+            )
         if len(self.words) != len(spec.labels):
             raise ConfigError(
                 f"Task {spec.name!r}: the prompt has {len(self.words)} words "

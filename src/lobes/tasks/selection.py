@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lobes.errors import DataError
-from lobes.tasks.columns import TaskData, listed, read_columns
+from lobes.tasks.columns import TaskData, class_names, is_list, listed, read_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,9 @@ class Selection:
         """Whether the row, under the data's names, counts."""
 
         def holds(column: str, wanted: Any) -> bool:
-            values = [wanted] if isinstance(wanted, str) or not _is_list(wanted) else wanted
-            return str(row[self.column(column)]) in map(str, values)
+            value = row[self.column(column)]
+            wanted = {str(one) for one in (wanted if is_list(wanted) else [wanted])}
+            return not wanted.isdisjoint(map(str, value if is_list(value) else [value]))
 
         return all(holds(*item) for item in self.filter.items()) and not any(
             holds(*item) for item in self.leave_out.items()
@@ -42,7 +43,7 @@ def select(
     where: str,
     data: TaskData,
     text: Sequence[str],
-    label: str,
+    label: Sequence[str],
     selection: Selection,
     *,
     by_index: bool,
@@ -50,16 +51,16 @@ def select(
     """The rows that count, under the task's own names of columns and labels.
 
     Columns that are classes of a `datasets.Dataset` are compared by the names of the classes, and
-    so are labels, unless they stay class indices with `by_index` and without a map. A column of
+    so are labels, unless they stay class indices with `by_index` and without a map. A cell with a
+    list holds each of its values, and a map changes each, to labels that count once. Columns of
     labels may be missing. Raises DataError where no row is left, and for a label that the map
     lacks.
     """
     if selection == Selection({}, {}, {}, {}):
         return data
     names = getattr(data, "column_names", None) or list(data[0] if len(data) else ())
-    own = {name: selection.column(name) for name in (*text, label)}
-    if own[label] not in names:
-        own.pop(label)
+    present = [name for name in label if selection.column(name) in names]
+    own = {name: selection.column(name) for name in (*text, *present)}
     raw = read_columns(where, data, tuple(dict.fromkeys((*own.values(), *selection.tested))))
     named = {column: _class_names(data, column, values) for column, values in raw.items()}
     kept = [
@@ -73,32 +74,36 @@ def select(
             f"{listed((*selection.filter, *selection.leave_out))}."
         )
     columns = {name: raw[column] for name, column in own.items()}
-    if label in own and (selection.label_map or not by_index):
-        columns[label] = named[own[label]]
+    if selection.label_map or not by_index:
+        columns |= {name: named[own[name]] for name in present}
     rows = [{name: values[number] for name, values in columns.items()} for number in kept]
     if selection.label_map:
         for number, row in enumerate(rows):
-            if label in row:
-                row[label] = _mapped(where, number, row[label], selection.label_map)
+            for name in present:
+                row[name] = _mapped(where, number, row[name], selection.label_map)
     return rows
 
 
 def _mapped(where: str, number: int, value: Any, label_map: Mapping[str, Any]) -> Any:
-    if str(value) not in label_map:
-        raise DataError(
-            f"{where} row {number} of those that are kept has the label {value!r}, which "
-            f"label_map lacks: it has {listed(label_map)}; add it, or leave such rows out."
-        )
-    return label_map[str(value)]
+    items = value if is_list(value) else [value]
+    for item in items:
+        if str(item) not in label_map:
+            raise DataError(
+                f"{where} row {number} of those that are kept has the label {item!r}, which "
+                f"label_map lacks: it has {listed(label_map)}; add it, or leave such rows out."
+            )
+    mapped = list(dict.fromkeys(label_map[str(item)] for item in items))
+    return mapped if is_list(value) else mapped[0]
 
 
 def _class_names(data: TaskData, column: str, values: list[Any]) -> list[Any]:
-    feature = (getattr(data, "features", None) or {}).get(column)
-    names = getattr(feature, "names", None)
+    names = class_names(data, column)
     if names is None:
         return values
-    return [names[value] if isinstance(value, int) and value >= 0 else value for value in values]
 
+    def named(value: Any) -> Any:
+        if is_list(value):
+            return [named(item) for item in value]
+        return names[value] if isinstance(value, int) and value >= 0 else value
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence)
+    return [named(value) for value in values]

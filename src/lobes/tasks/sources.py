@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lobes.errors import ConfigError, DataError
-from lobes.tasks.columns import TaskData, check_texts, read_columns, suggest
+from lobes.tasks.columns import TaskData, check_texts, is_list, read_columns, suggest
 from lobes.tasks.folders import missing, read_split
 from lobes.tasks.formats import has_text_cells, read_labels, read_rows
 from lobes.tasks.known import KNOWN, KnownTask, known_task
@@ -38,7 +38,7 @@ def load_task(
     dataset: str | None = None,
     config: str | None = None,
     text: str | Sequence[str] | None = None,
-    label: str = "label",
+    label: str | Sequence[str] = "label",
     labels: Sequence[str] | None = None,
     metric: str | None = None,
     train_size: int | None = None,
@@ -57,7 +57,8 @@ def load_task(
     `train` and `validation` are files (relative to `folder`), or with `dataset` the names of
     splits, of which `train` is "train" unless given. `config` is one of the configurations of
     the data set. `columns` leads from the names that `text`, `label` and the rest go by to those
-    of the data, `label_map` from the labels of the data (as text) to the task's. Rows are kept
+    of the data, `label_map` from the labels of the data (as text) to the task's (with a column for
+    each label, from what these hold to 0 and 1). Rows are kept
     where every column of `filter` holds the value given, or one of several, and dropped where
     some column of `leave_out` does. The rest is as for `Task`.
 
@@ -69,7 +70,8 @@ def load_task(
     Without `validation`, 10 % of the training examples are held out for it, drawn with `seed`;
     examples of the same text are never on both sides. `train_size` and `validation_size` then
     draw that many examples, with `seed`, from a larger split, in its order; two tasks over the
-    same rows keep the same rows, unless `stratified` draws each class in its share.
+    same rows keep the same rows, unless `stratified` draws each class in its share (an example
+    with several labels counts to the rarest).
 
     Raises DataError for files and data sets that cannot be read or used, and ConfigError for
     settings that do not fit together.
@@ -109,7 +111,7 @@ class Split:
     """One split as it is published: texts, and labels unless they are hidden."""
 
     texts: tuple[tuple[str, ...], ...]
-    labels: Int[np.ndarray, " examples"] | Float[np.ndarray, " examples"] | None
+    labels: Int[np.ndarray, "examples *classes"] | Float[np.ndarray, " examples"] | None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -125,7 +127,7 @@ def load_split(
     dataset: str | None = None,
     config: str | None = None,
     text: str | Sequence[str] | None = None,
-    label: str = "label",
+    label: str | Sequence[str] = "label",
     labels: Sequence[str] | None = None,
     metric: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -172,11 +174,12 @@ def load_split(
             )
         data = own.read(where, source or split, needs_label=False)
         columns_of_text, names = own.text, own.labels
-    if not _has_labels(data, label):
+    if not _has_labels(data, _names(label)):
         return Split(_texts(where, data, columns_of_text), None)
     if own is not None and names is None:
         rows = own.read(f"Task {name!r}: train", train or "train")
         names = Task(name, train=rows, text=own.text, label=label, metric=metric).labels
+    label = label if isinstance(label, str) else tuple(label)
     examples = read_examples(where, data, columns_of_text, label, names)
     return Split(examples.texts, examples.labels)
 
@@ -187,13 +190,18 @@ def _texts(where: str, data: TaskData, columns: tuple[str, ...]) -> tuple[tuple[
     return tuple(zip(*parts, strict=True))
 
 
-def _has_labels(data: TaskData, label: str) -> bool:
-    """Whether there is a column of labels that holds more than the mark of hidden ones, -1."""
+def _names(label: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of one or several label columns."""
+    return (label,) if isinstance(label, str) else tuple(label)
+
+
+def _has_labels(data: TaskData, label: tuple[str, ...]) -> bool:
+    """Whether the columns of labels are there and hold more than the mark of hidden ones, -1."""
     names = getattr(data, "column_names", None) or (list(data[0]) if len(data) else [])
-    if label not in names:
+    if not set(label) <= set(names):
         return False
-    values = read_columns("", data, (label,))[label]
-    return any(value not in (None, -1, -1.0, "") for value in values)
+    values = [value for column in read_columns("", data, label).values() for value in column]
+    return any(is_list(value) or value not in (None, -1, -1.0, "", "-1") for value in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +212,7 @@ class _OwnSource:
     config: str | None
     folder: Path
     text: tuple[str, ...]
-    label: str
+    label: tuple[str, ...]
     labels: tuple[str, ...] | None
     selection: Selection
 
@@ -215,7 +223,7 @@ class _OwnSource:
         selection = self.selection
         wanted = [selection.column(column) for column in self.text]
         wanted += selection.tested
-        labels = [selection.column(self.label)]
+        labels = [selection.column(column) for column in self.label]
         try:
             if self.dataset is not None:
                 data = _load_from_hub(self.dataset, self.config, str(source))
@@ -225,7 +233,8 @@ class _OwnSource:
                 data = read_rows(path, needed, optional)
                 if has_text_cells(path) and labels[0] in (data[0] if data else ()):
                     names = None if selection.label_map else self.labels
-                    data = read_labels(data, labels[0], names)
+                    if len(labels) == 1:  # several hold 0 and 1, whatever the spelling
+                        data = read_labels(data, labels[0], names)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         by_index = self.labels is not None
@@ -238,7 +247,7 @@ def _own_source(
     dataset: str | None,
     config: str | None,
     text: str | Sequence[str] | None,
-    label: str,
+    label: str | Sequence[str],
     labels: Sequence[str] | None,
     columns: Mapping[str, str] | None,
     label_map: Mapping[str, Any] | None,
@@ -271,7 +280,7 @@ def _own_source(
         config,
         Path(folder or "."),
         (text,) if isinstance(text, str) else tuple(text),
-        label,
+        _names(label),
         None if labels is None else tuple(labels),
         Selection(columns or {}, label_map or {}, filter or {}, leave_out or {}),
     )
@@ -418,10 +427,10 @@ def _draw(
     if not stratified:
         chosen = generator.choice(len(examples), size=size, replace=False)
         return examples.select(np.sort(chosen))
-    order = generator.permutation(len(examples))
+    order, strata = generator.permutation(len(examples)), examples.strata()
     of_each = [
-        order[examples.labels[order] == label][:count]
-        for label, count in enumerate(_shares(examples.labels, size))
+        order[strata[order] == stratum][:count]
+        for stratum, count in enumerate(_shares(strata, size))
     ]
     return examples.select(np.sort(np.concatenate(of_each)))
 

@@ -17,8 +17,12 @@ from lobes.metrics import get_metric
 from lobes.tasks.columns import (
     LabelKind,
     TaskData,
+    check_label_columns,
+    check_label_lists,
     check_label_values,
     check_texts,
+    class_names,
+    is_list,
     listed,
     read_columns,
     suggest,
@@ -30,11 +34,12 @@ class Examples:
     """One split of a task: texts and labels, checked.
 
     `texts[i]` has one string for each text column. `labels` are class indices (int64), or targets
-    (float64) for regression; the array is read-only.
+    (float64) for regression; where an example may have several labels they are a matrix (int64)
+    of 0 and 1 for each class. The array is read-only.
     """
 
     texts: tuple[tuple[str, ...], ...]
-    labels: Int[np.ndarray, " examples"] | Float[np.ndarray, " examples"]
+    labels: Int[np.ndarray, "examples *classes"] | Float[np.ndarray, " examples"]
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.labels):
@@ -43,6 +48,11 @@ class Examples:
                 f"each text."
             )
         whole = np.issubdtype(self.labels.dtype, np.integer)
+        if self.labels.ndim > 1 and not (whole and np.isin(self.labels, (0, 1)).all()):
+            raise DataError(
+                f"Labels of the shape {list(self.labels.shape)} say of each example and each "
+                f"class whether it has it: expected whole numbers, 0 or 1."
+            )
         labels = np.array(self.labels, dtype=np.int64 if whole else np.float64)
         labels.setflags(write=False)
         object.__setattr__(self, "labels", labels)
@@ -55,28 +65,47 @@ class Examples:
         places = [int(i) for i in indices]
         return Examples(tuple(self.texts[i] for i in places), self.labels[places])
 
+    def strata(self) -> Int[np.ndarray, " examples"]:
+        """The class of each example, to draw class by class; a regression is one class.
+
+        An example with several labels counts to the rarest of them, the first of equals, and one
+        without to a class of its own.
+        """
+        if self.labels.ndim == 1:
+            whole = self.labels.dtype.kind == "i"
+            return self.labels if whole else np.zeros(len(self), dtype=np.int64)
+        order = np.argsort(self.labels.sum(axis=0), kind="stable")
+        none = np.ones((len(self), 1), dtype=np.int64)
+        rarest = np.hstack([self.labels[:, order], none]).argmax(axis=1)
+        return np.append(order, len(order))[rarest]
+
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
     """A task without its data: what models and results keep of it.
 
-    `labels` are the class names in the order of the class indices, or None for regression. Raises
-    DataError for a name or labels that cannot be, and ConfigError for a metric that does not exist
-    or does not fit.
+    `labels` are the class names in the order of the class indices, or None for regression.
+    `is_multi_label`: an example may have any number of them; `label` may then name a column for
+    each. Raises DataError for a name or labels that cannot be, and ConfigError for a metric that
+    does not exist or does not fit.
     """
 
     name: str
     text: tuple[str, ...]
-    label: str
+    label: str | tuple[str, ...]
     labels: tuple[str, ...] | None
     metric: str
+    is_multi_label: bool = False
 
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_columns(self.name, self.text, self.label)
         if self.labels is not None:
             _check_labels(self.name, self.labels)
-        _check_metric(self.name, self.metric, self.labels)
+        if not isinstance(self.label, str):
+            _check_label_columns(self.name, self.label, self.labels)
+            object.__setattr__(self, "is_multi_label", True)
+        _check_metric(self)
 
     @property
     def is_regression(self) -> bool:
@@ -89,19 +118,26 @@ class TaskSpec:
         return 1 if self.labels is None else len(self.labels)
 
     def to_dict(self) -> dict[str, Any]:
-        """The five fields as plain values, for JSON; `from_dict` reads them."""
-        return asdict(self)
+        """The fields as plain values, for JSON; `from_dict` reads them.
+
+        "is_multi_label" is there only where it is true: most tasks are as they always were.
+        """
+        values = asdict(self)
+        if not self.is_multi_label:
+            del values["is_multi_label"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TaskSpec":
         """Read what `to_dict` wrote, also after a trip through JSON (lists for tuples)."""
-        labels = values["labels"]
+        label, labels = values["label"], values["labels"]
         return cls(
             name=values["name"],
             text=tuple(values["text"]),
-            label=values["label"],
+            label=label if isinstance(label, str) else tuple(label),
             labels=None if labels is None else tuple(labels),
             metric=values["metric"],
+            is_multi_label=bool(values.get("is_multi_label", False)),
         )
 
 
@@ -118,8 +154,13 @@ class Task:
     the training data (without any, from the validation data): the names of a `ClassLabel`
     feature; text labels, sorted; whole numbers as "0" to "k-1"; other numbers mean regression.
 
-    `metric` is the name of one of `lobes.metrics.METRICS`; None means "accuracy" for classes and
-    "spearman" for regression. A metric for regression makes the task one, whatever the numbers.
+    An example may have any number of labels where the column holds lists of label names or of
+    class indices ([] for none), or where `label` names two or more columns of 0 and 1 (or true and
+    false), whose names are then the label names.
+
+    `metric` is the name of one of `lobes.metrics.METRICS`; None means "accuracy" for classes,
+    "f1_micro" for several labels and "spearman" for regression. A metric for regression makes the
+    task one, whatever the numbers.
 
     Raises DataError for data that cannot be used, naming task, split and row (from 0), and
     ConfigError for a metric that does not exist or does not fit.
@@ -136,16 +177,21 @@ class Task:
         train: TaskData = None,
         validation: TaskData = None,
         text: str | Sequence[str],
-        label: str = "label",
+        label: str | Sequence[str] = "label",
         labels: Sequence[str] | None = None,
         metric: str | None = None,
     ) -> None:
         _check_name(name)
         text = (text,) if isinstance(text, str) else tuple(text)
+        label = label if isinstance(label, str) else tuple(label)
         _check_columns(name, text, label)
         names = None if labels is None else tuple(labels)
+        if names is None and not isinstance(label, str):
+            names = label
         if names is not None:
             _check_labels(name, names)
+        if not isinstance(label, str):
+            _check_label_columns(name, label, names)
         splits = {
             split: _read_split(f"Task {name!r}: {split}", data, text, label)
             for split, data in (("train", train), ("validation", validation))
@@ -153,8 +199,10 @@ class Task:
         }
         if names is None:
             names = _infer_labels(name, splits, metric)
-        metric = metric or ("spearman" if names is None else "accuracy")
-        object.__setattr__(self, "spec", TaskSpec(name, text, label, names, metric))
+        several = _has_several(name, label, splits)
+        usual = "spearman" if names is None else "f1_micro" if several else "accuracy"
+        spec = TaskSpec(name, text, label, names, metric or usual, several and names is not None)
+        object.__setattr__(self, "spec", spec)
         for split in ("train", "validation"):
             raw = splits.get(split)
             examples = None if raw is None else raw.examples(names)
@@ -171,8 +219,8 @@ class Task:
         return self.spec.text
 
     @property
-    def label(self) -> str:
-        """The name of the label column."""
+    def label(self) -> str | tuple[str, ...]:
+        """The name of the label column, or of the column of each label."""
         return self.spec.label
 
     @property
@@ -191,6 +239,11 @@ class Task:
         return self.spec.is_regression
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether an example may have any number of the labels."""
+        return self.spec.is_multi_label
+
+    @property
     def n_outputs(self) -> int:
         """How many numbers the classifier gives for each example."""
         return self.spec.n_outputs
@@ -204,7 +257,11 @@ class Task:
 
 
 def read_examples(
-    where: str, data: TaskData, text: tuple[str, ...], label: str, labels: tuple[str, ...] | None
+    where: str,
+    data: TaskData,
+    text: tuple[str, ...],
+    label: str | tuple[str, ...],
+    labels: tuple[str, ...] | None,
 ) -> Examples:
     """One split read with the labels of a task that is there, be it of one class only.
 
@@ -232,11 +289,12 @@ class _RawSplit:
     """One split as handed in: texts are checked, labels are not yet class indices."""
 
     where: str
-    column: str
+    column: str | tuple[str, ...]
     texts: tuple[tuple[str, ...], ...]
-    values: list[Any]
+    values: list[Any]  # a label each, or a tuple of labels each
     kind: LabelKind | Literal["index"]  # index: of Examples, which are class indices already
     feature_names: tuple[str, ...] | None = None
+    several: bool = False
 
     def examples(self, names: tuple[str, ...] | None) -> Examples:
         """The checked split: targets where `names` is None, else indices into `names`."""
@@ -245,19 +303,36 @@ class _RawSplit:
             self.check_two_classes()
         return examples
 
+    @property
+    def items(self) -> list[Any]:
+        """All labels of all examples, one after the other."""
+        return [item for value in self.values for item in value] if self.several else self.values
+
     def read(self, names: tuple[str, ...] | None) -> Examples:
         """The same, though all examples may have the same label."""
         return Examples(self.texts, self._targets() if names is None else self._indices(names))
 
     def check_two_classes(self) -> None:
         """Raise DataError where all examples have the same label."""
-        if len(set(self.values)) == 1:
+        if self.several and len(set(map(frozenset, self.values))) == 1:
+            raise DataError(
+                f"{self.where} has the same labels in all {len(self.values)} examples, "
+                f"{listed(self.values[0]) or 'none'}; a task needs a label in each split that "
+                f"some examples have and others have not."
+            )
+        if not self.several and len(set(self.values)) == 1:
             raise DataError(
                 f"{self.where} has one class only: all {len(self.values)} examples have the label "
                 f"{self.values[0]!r}; a task needs two classes or more in each split."
             )
 
     def _targets(self) -> Float[np.ndarray, " examples"]:
+        if self.several:
+            raise DataError(
+                f"{self.where} has several labels for one example in column {self.column!r}, but "
+                f"a regression task needs a number for each; use a metric for classes, such as "
+                f'"f1_micro", or another label column.'
+            )
         if self.kind == "text":
             raise DataError(
                 f"{self.where} has text labels in column {self.column!r} (row 0: "
@@ -272,19 +347,33 @@ class _RawSplit:
             )
         return targets
 
-    def _indices(self, names: tuple[str, ...]) -> Int[np.ndarray, " examples"]:
+    def _indices(self, names: tuple[str, ...]) -> Int[np.ndarray, "examples *classes"]:
         known: dict[Any, int] = {value: index for index, value in enumerate(names)}
         if self.kind != "text":
             by_value = self.kind != "index" and all(map(_is_whole_name, names))
             known = {(int(value) if by_value else i): i for i, value in enumerate(names)}
-        indices = [known.get(value) for value in self.values]
-        for row, index in enumerate(indices):
+        width = len(self.feature_names or names)
+        if self.several and self.kind == "index" and width != len(names):
+            raise DataError(
+                f"{self.where} says of {width} classes whether an example has them, but the task "
+                f"has the {len(names)} labels {listed(names)}."
+            )
+        indices = [known.get(value) for value in self.items]
+        lengths = [len(value) if self.several else 1 for value in self.values]
+        rows = np.repeat(np.arange(len(self.values)), lengths)
+        for row, value, index in zip(rows.tolist(), self.items, indices, strict=True):
             if index is None:
-                raise DataError(self._outside(row, names, known))
-        return np.array(indices, dtype=np.int64)
+                raise DataError(self._outside(row, value, names, known))
+        classes = np.array(indices, dtype=np.int64)
+        if not self.several:
+            return classes
+        matrix = np.zeros((len(self.values), len(names)), dtype=np.int64)
+        matrix[rows, classes] = 1
+        return matrix
 
-    def _outside(self, row: int, names: tuple[str, ...], known: Mapping[Any, int]) -> str:
-        value = self.values[row]
+    def _outside(
+        self, row: int, value: Any, names: tuple[str, ...], known: Mapping[Any, int]
+    ) -> str:
         start = f"{self.where} row {row} has the label {value!r} in column {self.column!r}, "
         if self.kind == "text":
             return (
@@ -299,10 +388,12 @@ class _RawSplit:
         return start + f"which is not one of the labels {listed(names)}.{hint}"
 
 
-def _read_split(where: str, data: TaskData, text: tuple[str, ...], label: str) -> _RawSplit:
+def _read_split(
+    where: str, data: TaskData, text: tuple[str, ...], label: str | tuple[str, ...]
+) -> _RawSplit:
     if isinstance(data, Examples):
         return _read_examples(where, data, text, label)
-    columns = read_columns(where, data, (*text, label))
+    columns = read_columns(where, data, (*text, *((label,) if isinstance(label, str) else label)))
     texts = [check_texts(where, column, columns[column]) for column in text]
     rows = tuple(zip(*texts, strict=True))
     for row, example in enumerate(rows):
@@ -310,18 +401,27 @@ def _read_split(where: str, data: TaskData, text: tuple[str, ...], label: str) -
             raise DataError(
                 f"{where} row {row} has an empty text in {listed(text)}; correct or remove it."
             )
-    values, kind = check_label_values(where, label, columns[label])
-    feature = getattr(data, "features", None)
-    names = getattr(feature[label], "names", None) if isinstance(feature, Mapping) else None
-    return _RawSplit(where, label, rows, values, kind, None if names is None else tuple(names))
+    if not isinstance(label, str):
+        found = check_label_columns(where, {column: columns[column] for column in label})
+        return _RawSplit(where, label, rows, found, "text", label, several=True)
+    several = any(map(is_list, columns[label]))
+    check = check_label_lists if several else check_label_values
+    values, kind = check(where, label, columns[label])
+    return _RawSplit(where, label, rows, values, kind, class_names(data, label), several)
 
 
-def _read_examples(where: str, data: Examples, text: tuple[str, ...], label: str) -> _RawSplit:
+def _read_examples(
+    where: str, data: Examples, text: tuple[str, ...], label: str | tuple[str, ...]
+) -> _RawSplit:
     if not len(data):
         raise DataError(f"{where} has no examples; give it some, or leave the split out.")
     if any(len(example) != len(text) for example in data.texts):
         raise DataError(f"{where} has examples without one text for each of {listed(text)}.")
     whole = np.issubdtype(data.labels.dtype, np.integer)
+    if data.labels.ndim > 1:
+        names = tuple(map(str, range(data.labels.shape[1])))
+        found = [tuple(np.flatnonzero(row).tolist()) for row in data.labels]
+        return _RawSplit(where, label, data.texts, found, "index", names, several=True)
     return _RawSplit(where, label, data.texts, data.labels.tolist(), "index" if whole else "float")
 
 
@@ -342,7 +442,7 @@ def _infer_labels(
     if raw.kind == "float" and not _are_classes(raw, metric):
         return None
     raw.check_two_classes()
-    different = sorted(set(raw.values))
+    different = sorted(set(raw.items))
     if raw.kind == "text":
         return tuple(different)
     if different != list(range(len(different))):
@@ -356,7 +456,7 @@ def _infer_labels(
 
 def _are_classes(raw: _RawSplit, metric: str | None) -> bool:
     """Whether numbers stored as floats are classes: only if whole, and if the metric says so."""
-    fraction = next((value for value in raw.values if not value.is_integer()), None)
+    fraction = next((value for value in raw.items if not value.is_integer()), None)
     if fraction is None and metric is None:
         raise DataError(
             f"{raw.where} has whole numbers stored as floats in the label column {raw.column!r} "
@@ -371,6 +471,19 @@ def _are_classes(raw: _RawSplit, metric: str | None) -> bool:
     return fraction is None
 
 
+def _has_several(name: str, label: str | tuple[str, ...], splits: Mapping[str, _RawSplit]) -> bool:
+    """Whether an example may have several labels, which must hold for all splits or for none."""
+    found = {raw.several for raw in splits.values()}
+    if not isinstance(label, str):
+        found.add(True)
+    if len(found) > 1:
+        raise DataError(
+            f"Task {name!r} has several labels for one example in one place (a split, or a column "
+            f"for each label) and one label in another: expected the same throughout."
+        )
+    return True in found
+
+
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise DataError(
@@ -379,13 +492,22 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_columns(name: str, text: tuple[str, ...], label: str) -> None:
+def _check_columns(name: str, text: tuple[str, ...], label: str | tuple[str, ...]) -> None:
     if not 1 <= len(text) <= 2:
         raise DataError(
             f"Task {name!r} has {len(text)} text columns: expected one, or two for pairs of texts."
         )
-    if label in text:
-        raise DataError(f"Task {name!r} takes column {label!r} both as text and as label.")
+    for column in (label,) if isinstance(label, str) else label:
+        if column in text:
+            raise DataError(f"Task {name!r} takes column {column!r} both as text and as label.")
+
+
+def _check_label_columns(name: str, label: tuple[str, ...], labels: tuple[str, ...] | None) -> None:
+    if labels != label:
+        raise DataError(
+            f"Task {name!r} has the labels {listed(labels or ())} and a column for each of "
+            f"{listed(label)}: leave the labels out, they are the names of the columns."
+        )
 
 
 def _check_labels(name: str, labels: tuple[str, ...]) -> None:
@@ -404,18 +526,24 @@ def _check_labels(name: str, labels: tuple[str, ...]) -> None:
         )
 
 
-def _check_metric(name: str, metric: str, labels: tuple[str, ...] | None) -> None:
-    if get_metric(metric).for_regression != (labels is None):
+def _check_metric(spec: TaskSpec) -> None:
+    name, metric, labels = spec.name, get_metric(spec.metric), spec.labels
+    if metric.for_regression != (labels is None):
         kind = "regression" if labels is None else "classes"
         wanted = '"spearman"' if labels is None else '"accuracy"'
         raise ConfigError(
-            f"Task {name!r} has {kind}, which the metric {metric!r} cannot judge: use {wanted}, "
-            f"or another metric for {kind}."
+            f"Task {name!r} has {kind}, which the metric {metric.name!r} cannot judge: use "
+            f"{wanted}, or another metric for {kind}."
         )
-    if metric == "f1" and labels is not None and len(labels) != 2:
+    if spec.is_multi_label and not metric.for_multi_label:
+        raise ConfigError(
+            f"Task {name!r} has several labels for one example, which the metric "
+            f'{metric.name!r} cannot judge: use "f1_micro", "f1_macro" or "accuracy".'
+        )
+    if metric.name == "f1" and labels is not None and len(labels) != 2:
         raise ConfigError(
             f"Task {name!r} has {len(labels)} classes, but the metric 'f1' is for two: use "
-            f'"accuracy" or "matthews".'
+            f'"f1_macro", "accuracy" or "matthews".'
         )
 
 

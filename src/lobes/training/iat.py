@@ -263,7 +263,8 @@ def check_gate(model: MultiTaskModel, layout: HeadLayout) -> None:
     if ids.shape[1] == 0:
         ids = torch.full((1, 1), int(model.tokenizer.pad_token_id or 0), device=model.device)
     spec = model.tasks[0]
-    labels = torch.zeros(1, dtype=torch.float32 if spec.is_regression else torch.int64)
+    shape = (1, spec.n_outputs) if spec.is_multi_label else (1,)
+    labels = torch.zeros(shape, dtype=torch.float32 if spec.is_regression else torch.int64)
     with (
         evaluation_mode(model),
         RowGate(model, layout, {spec.name: HeadSet()}) as gate,

@@ -473,4 +473,10 @@ def _trainable(model: TaskModel, tasks: Sequence[Task]) -> MultiTaskModel:
                 f"The model's labels for task {task.name!r} are {model.spec(task.name).labels}, "
                 f"the task's are {task.labels}."
             )
+        if model.spec(task.name).is_multi_label != task.is_multi_label:
+            several = "several labels" if task.is_multi_label else "one label"
+            raise ConfigError(
+                f"The data of task {task.name!r} have {several} for each example, unlike those "
+                f"that the model was made for: build the model with this task."
+            )
     return model
