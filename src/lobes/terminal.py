@@ -206,6 +206,8 @@ def show_tasks(tasks: "Sequence[dict[str, Any]]") -> None:
 def show_task(task: dict[str, Any]) -> None:
     """One task: what it is, its sizes, and a few examples, on stdout."""
     labels = ", ".join(task["labels"]) if task["labels"] else "a score"
+    if task["multi_label"]:
+        labels += " (any number of them)"
     table = _table("split", "examples", "labels", "tokens")
     missing = []
     for size in task["sizes"]:
@@ -229,6 +231,8 @@ def show_task(task: dict[str, Any]) -> None:
         console.print(_text(sentence))
     for example in task["examples"]:
         label = example["label"]
+        if isinstance(label, list):
+            label = ", ".join(label) or "no label"
         shown = f"{label:.3g}" if isinstance(label, float) else label
         console.print(_text(f"{shown}: {' | '.join(example['text'])}"))
 
