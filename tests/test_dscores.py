@@ -121,13 +121,14 @@ def score(*, mean=8.0, low=5.0, controls=(), note=None):
         np.array([mean, mean]),
         np.linspace(low, 2 * mean - low, 1001)[:, None] * np.ones(2),
         np.array(controls, dtype=np.float64).reshape(-1, 1) * np.ones(2),
+        np.array([mean, mean]),
         1 - 1e-9,
         [note] if note else [],
     )
 
 
 def pair(*effects, p=0.01):
-    return PairVerdict("a", "b", effects, (p, p), p)
+    return PairVerdict("a", "b", effects, ((0.0, 1.0), (0.0, 1.0)), (p, p), p)
 
 
 def found(column_score, *pairs):
@@ -140,7 +141,7 @@ def test_the_mean_is_tested_and_interval_taken_over_the_defined_tasks():
     values = np.array([3.0, np.nan, 5.0])
     resampled = np.stack([np.arange(11.0), np.full(11, np.nan), np.arange(11.0) + 2], axis=1)
     controls = np.array([[9.0, np.nan, 1.0], [0.0, np.nan, 1.0], [1.0, np.nan, 6.9]])
-    result = d_score("row", values, resampled, controls, 0.8, ["Task b is undefined."])
+    result = d_score("row", values, resampled, controls, values, 0.8, ["Task b is undefined."])
     assert result.mean == 4
     assert result.mean_interval == pytest.approx((2, 10))
     np.testing.assert_allclose(result.control_means, [5, 0.5, 3.95])
@@ -150,9 +151,24 @@ def test_the_mean_is_tested_and_interval_taken_over_the_defined_tasks():
     assert result.note == "Task b is undefined. The mean is over the remaining 2 tasks."
 
 
+def test_controls_on_a_sample_are_compared_with_the_score_on_it():
+    values, sample = np.array([3.0, np.nan, 5.0]), np.array([1.0, 2.0, 3.0])
+    controls = np.array([[0.0, 0, 0], [2, 0, 2], [1, 0, 4], [1, 0, 2]])
+    result = d_score("row", values, values[None], controls, sample, 0.8, [])
+    assert result.mean == 4
+    assert result.compared_mean == 2
+    assert result.mean_p == pytest.approx((1 + 2) / 5)
+    np.testing.assert_allclose(result.p_values, [(1 + 3) / 5, np.nan, (1 + 1) / 5])
+    np.testing.assert_allclose(result.standardized, [0, np.nan, 1 / np.std([0, 2, 4, 2], ddof=1)])
+    means = [0, 2, 2.5, 1.5]
+    assert result.mean_standardized == pytest.approx((2 - np.mean(means)) / np.std(means, ddof=1))
+    alone = d_score("row", values, values[None], controls[:1], sample, 0.8, [])
+    assert np.isnan([*alone.standardized, alone.mean_standardized]).all()
+
+
 def test_without_any_defined_task_all_is_nan():
     nothing = np.full((7, 2), np.nan)
-    result = d_score("row", nothing[0], nothing, nothing[:3], 0.95, ["No.", "Neither."])
+    result = d_score("row", nothing[0], nothing, nothing[:3], nothing[0], 0.95, ["No.", "Neither."])
     assert isinstance(result, DScore)
     assert np.isnan([result.mean, result.mean_p, *result.mean_interval]).all()
     assert np.isnan(result.control_means).all()
@@ -161,7 +177,8 @@ def test_without_any_defined_task_all_is_nan():
 
 def test_a_missing_interval_is_explained():
     resampled = np.stack([np.arange(11.0), np.full(11, np.nan)], axis=1)
-    result = d_score("row", np.array([1.0, 2.0]), resampled, np.empty((0, 2)), 0.8, [])
+    values = np.array([1.0, 2.0])
+    result = d_score("row", values, resampled, np.empty((0, 2)), values, 0.8, [])
     assert result.note == (
         "Where more than 5% of the resamples are undefined, there is no interval."
     )
@@ -221,4 +238,6 @@ def test_a_double_dissociation_takes_two_significant_effects(effects, p, double)
 
 
 def test_only_the_corrected_p_decides_on_a_pair():
-    assert not PairVerdict("a", "b", (0.1, 0.1), (0.001, 0.03), 0.09).is_double_dissociation
+    unknown = (0.0, 1.0), (0.0, 1.0)
+    verdict = PairVerdict("a", "b", (0.1, 0.1), unknown, (0.001, 0.03), 0.09)
+    assert not verdict.is_double_dissociation

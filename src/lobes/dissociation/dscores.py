@@ -76,6 +76,10 @@ class DScore:
     `mean_interval` and `mean_p` are the model's, over the tasks whose value is defined.
     `control_values` [replicates, tasks] are the same score of the matched random lesions. `note`
     says what is undefined, and why.
+
+    `compared` [tasks] is what the controls are compared with, and `compared_mean` its mean over
+    the same tasks: `values`, or where controls were measured on some of the examples only, the
+    score on those.
     """
 
     name: DScoreName
@@ -86,6 +90,8 @@ class DScore:
     control_values: Float[np.ndarray, "replicates tasks"]
     p_values: Float[np.ndarray, " tasks"]
     mean_p: float
+    compared: Float[np.ndarray, " tasks"]
+    compared_mean: float
     note: str | None = None
 
     @property
@@ -93,18 +99,30 @@ class DScore:
         """Each control replicate's mean over the tasks that `mean` is over."""
         return _mean_where(np.isfinite(self.values), self.control_values)
 
+    @property
+    def standardized(self) -> Float[np.ndarray, " tasks"]:
+        """(D − mean of the controls) / their standard deviation: how far beyond chance each is."""
+        return standardized(self.compared, self.control_values)
+
+    @property
+    def mean_standardized(self) -> float:
+        """The same of the model's mean."""
+        return float(standardized(np.array([self.compared_mean]), self.control_means[:, None])[0])
+
 
 def d_score(
     name: DScoreName,
     values: Float[np.ndarray, " tasks"],
     resampled: Float[np.ndarray, "resamples tasks"],
     controls: Float[np.ndarray, "replicates tasks"],
+    compared: Float[np.ndarray, " tasks"],
     level: float,
     reasons: list[str],
 ) -> DScore:
     """A D-score from its values observed, resampled and under controls.
 
-    `reasons` are sentences on why tasks have no score; they become part of the note.
+    `compared` are the values on the examples of the controls. `reasons` are sentences on why
+    tasks have no score; they become part of the note.
     """
     defined = np.isfinite(values)
     mean = _mean_where(defined, values[None])
@@ -118,7 +136,9 @@ def d_score(
             f"Where more than {UNDEFINED_SHARE:.0%} of the resamples are undefined, there is no "
             f"interval."
         )
-    mean_p = p_against_controls(mean, _mean_where(defined, controls)[:, None])[0]
+    compared = np.where(defined, compared, np.nan)
+    compared_mean = _mean_where(defined, compared[None])
+    mean_p = p_against_controls(compared_mean, _mean_where(defined, controls)[:, None])[0]
     return DScore(
         name=name,
         values=values,
@@ -126,8 +146,10 @@ def d_score(
         interval=interval,
         mean_interval=(float(mean_interval[0]), float(mean_interval[1])),
         control_values=controls,
-        p_values=p_against_controls(values, controls),
+        p_values=p_against_controls(compared, controls),
         mean_p=float(mean_p),
+        compared=compared,
+        compared_mean=float(compared_mean[0]),
         note=" ".join(sentences) or None,
     )
 
@@ -137,14 +159,15 @@ class PairVerdict:
     """Whether two tasks are doubly dissociated.
 
     `effects` are M[second][first] − M[first][first] and M[first][second] − M[second][second]: how
-    much more a task's own lesion costs it than the other task's. `p_values` test each (paired,
-    one-sided). `p_holm` is the larger of the two, as both must hold, corrected for the number of
-    pairs.
+    much more a task's own lesion costs it than the other task's; `intervals` are their bootstrap
+    intervals. `p_values` test each (paired, one-sided). `p_holm` is the larger of the two, as both
+    must hold, corrected for the number of pairs.
     """
 
     first: str
     second: str
     effects: tuple[float, float]
+    intervals: tuple[tuple[float, float], tuple[float, float]]
     p_values: tuple[float, float]
     p_holm: float
 
@@ -217,6 +240,17 @@ class Dissociation:
             return f"The pair of tasks is {'' if found else 'not '}a double dissociation."
         are = "is a double dissociation" if found == 1 else "are double dissociations"
         return f"{found} of {len(self.pairs)} pairs of tasks {are}."
+
+
+def standardized(
+    observed: Float[np.ndarray, " scores"], controls: Float[np.ndarray, "replicates scores"]
+) -> Float[np.ndarray, " scores"]:
+    """(observed − mean) / standard deviation of the controls; NaN with fewer than two, or alike."""
+    if len(controls) < 2:
+        return np.full(observed.shape, np.nan)
+    deviation = controls.std(axis=0, ddof=1)
+    known = np.where(deviation > 0, deviation, np.nan)
+    return (observed - controls.mean(axis=0)) / known
 
 
 def plural(number: int, noun: str) -> str:

@@ -18,7 +18,7 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lobes.dissociation.dscores import (
     ALPHA,
@@ -28,7 +28,13 @@ from lobes.dissociation.dscores import (
     d_score,
     plural,
 )
-from lobes.dissociation.statistics import holm, named_generator, paired_p_value, resample_counts
+from lobes.dissociation.statistics import (
+    holm,
+    named_generator,
+    paired_p_value,
+    percentile_interval,
+    resample_counts,
+)
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadScores, HeadSet
 from lobes.metrics import Metric, blocks, get_metric
@@ -79,7 +85,8 @@ class LesionMatrix:
     real numbers for a regression task. Of a task with several labels for one example they are
     [examples, classes] and [lesions, examples, classes], 0 or 1. The first lesion is the base, of
     kind "none". The arrays
-    are kept without a copy, and seen through read-only views. `importance` may be empty.
+    are kept without a copy, and seen through read-only views. `importance` may be empty. Where
+    controls were measured on some of the examples only, `sampled` holds them, and `lesions` none.
 
     Raises `DataError` for arrays that do not fit, `ConfigError` for tasks, metrics or lesions
     that do not.
@@ -91,6 +98,7 @@ class LesionMatrix:
     lesions: tuple[Lesion, ...]
     predictions: Mapping[str, np.ndarray]
     importance: Mapping[str, HeadScores] = field(default_factory=dict)
+    sampled: "Sampled | None" = None
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
@@ -138,6 +146,8 @@ class LesionMatrix:
     ) -> Float[np.ndarray, "replicates tasks tasks"]:
         """As `scores`, one matrix a replicate: row i is the control matched to task i's lesion."""
         chosen = self.fraction_of(fraction)
+        if self.sampled is not None:
+            return self.sampled.matrix.control_scores(chosen)
         replicates = {
             item.replicate
             for item in self.lesions
@@ -167,10 +177,16 @@ class LesionMatrix:
         _check_statistics(resamples, seed, level)
         chosen = self.fraction_of(fraction)
         self._check_complete(chosen)
+        if self.sampled is not None:
+            self.sampled.matrix._check_complete(chosen)
         zero = self.chance if chance else np.zeros(len(self.tasks))
         base, matrix = self.base - zero, self.scores(chosen) - zero
         base[base < NEAR_ZERO * np.array([get_metric(name).span for name in self.metrics])] = np.nan
-        controls = self.control_scores(chosen) - zero
+        whole = self if self.sampled is None else self.sampled.matrix
+        there = whole.chance if chance else np.zeros(len(self.tasks))
+        controls = whole.control_scores(chosen) - there
+        same_base = np.where(np.isnan(base), np.nan, whole.base - there)
+        same_matrix = whole.scores(chosen) - there
         some_base, some_matrix = self.resampled(chosen, resamples, seed)
         some_base = np.where(np.isnan(base), np.nan, some_base - zero)
         some_matrix -= zero
@@ -179,13 +195,14 @@ class LesionMatrix:
                 name,
                 formula(matrix, base),
                 formula(some_matrix, some_base),
-                formula(controls, base),
+                formula(controls, same_base),
+                formula(same_matrix, same_base),
                 level,
                 self._undefined(base, matrix, zero),
             )
             for name, formula in FORMULAS.items()
         }
-        pairs = self._pairs(chosen, resamples, seed)
+        pairs = self._pairs(chosen, some_matrix, resamples, seed, level)
         return Dissociation(
             self.tasks,
             chosen,
@@ -326,7 +343,14 @@ class LesionMatrix:
                 matrix[block, :, j] = values[1:].T
         return base, matrix
 
-    def _pairs(self, fraction: float, resamples: int, seed: int) -> tuple[PairVerdict, ...]:
+    def _pairs(
+        self,
+        fraction: float,
+        drawn: Float[np.ndarray, "resamples tasks tasks"],
+        resamples: int,
+        seed: int,
+        level: float,
+    ) -> tuple[PairVerdict, ...]:
         """The verdict on every pair of tasks, corrected for their number."""
         pairs = [*combinations(range(len(self.tasks)), 2)]
         # So that the smallest possible p of a pair can pass the correction for all of them.
@@ -337,11 +361,19 @@ class LesionMatrix:
             for i, j in pairs
         ]
         corrected = holm(np.max(tested, axis=1))
+
+        def interval(i: int, j: int) -> tuple[float, float]:
+            """That of what task i's own lesion costs it more than task j's."""
+            effects = (drawn[:, j, i] - drawn[:, i, i])[:, None]
+            low, high = percentile_interval(effects, level)[0]
+            return float(low), float(high)
+
         return tuple(
             PairVerdict(
                 first=self.tasks[i],
                 second=self.tasks[j],
                 effects=(float(scores[j, i] - scores[i, i]), float(scores[i, j] - scores[j, j])),
+                intervals=(interval(i, j), interval(j, i)),
                 p_values=both,
                 p_holm=float(p),
             )
@@ -380,6 +412,18 @@ class LesionMatrix:
                     f"divided by."
                 )
         return reasons
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """Controls that were measured on a sample of the examples.
+
+    `matrix` holds them together with the base and the tasks' lesions, all on the sample:
+    `examples[task]` are the places of its examples among all, ascending.
+    """
+
+    matrix: LesionMatrix
+    examples: Mapping[str, Int[np.ndarray, " _"]]
 
 
 def _check_statistics(resamples: int, seed: int, level: float) -> None:

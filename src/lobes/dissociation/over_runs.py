@@ -123,7 +123,8 @@ def dissociation_over_runs(
             [_mean_where(defined, score.control_values[:n_controls]) for score in scores], axis=0
         )
         mean = _estimate(means, _mean_where(defined, some), level)
-        p = p_against_controls(np.array([mean.mean]), controls[:, None])[0]
+        compared = np.mean([_mean_where(defined, score.compared[None])[0] for score in scores])
+        p = p_against_controls(np.array([compared]), controls[:, None])[0]
         found[name] = RunsDScore(name, values, means, estimates, mean, controls, float(p))
     return RunsDissociation(
         tasks,

@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 from jaxtyping import Float, Int, Num
+from scipy import stats
 from scipy.special import bdtrc
 
 from lobes.metrics import Metric, blocks, exact
@@ -40,6 +41,18 @@ def p_against_controls(
         return np.full(observed.shape, np.nan)
     reached = ~(controls < observed - TIE)
     return np.where(np.isnan(observed), np.nan, (1 + reached.sum(axis=0)) / (1 + len(controls)))
+
+
+def is_decided(reached: int, controls: int, alpha: float, error: float) -> bool:
+    """Whether so many controls tell on which side of `alpha` their p lies, however many follow.
+
+    `reached` of `controls` are at least as extreme as the observation. The interval of Robbins
+    (1970), {p : (n + 1) · C(n, k) pᵏ (1 − p)ⁿ⁻ᵏ > error}, holds the true share at every n at once
+    with a probability of 1 − error, so that one may look after each control; it is decided where
+    alpha is not in it. `error` is the chance to decide on the wrong side.
+    """
+    likelihood = stats.binom.logpmf(reached, controls, alpha)
+    return bool(math.log(controls + 1) + likelihood <= math.log(error))
 
 
 def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:

@@ -16,6 +16,7 @@ import numpy as np
 from lobes import __version__
 from lobes.dissociation import LesionMatrix
 from lobes.dissociation.dscores import Dissociation, DScore
+from lobes.dissociation.matrix import NEAR_ZERO
 from lobes.heads import HeadLayout, HeadScores
 from lobes.metrics import get_metric
 from lobes.study.config import StudyConfig
@@ -182,6 +183,8 @@ def _fraction(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> dict
                 "first": pair.first,
                 "second": pair.second,
                 "effects": pair.effects,
+                "effect_intervals": pair.intervals,
+                "relative_effects": _relative(pair.effects, (pair.first, pair.second), matrix),
                 "p_values": pair.p_values,
                 "p_holm": pair.p_holm,
                 "double_dissociation": pair.is_double_dissociation,
@@ -189,6 +192,16 @@ def _fraction(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> dict
             for pair in (dissociation.pairs if dissociation else ())
         ],
     }
+
+
+def _relative(effects: Sequence[float], tasks: Sequence[str], matrix: LesionMatrix) -> list[float]:
+    """Each effect in percent of its task's base score; NaN where that is too near 0."""
+    bases = dict(zip(matrix.tasks, matrix.base, strict=True))
+    spans = dict(zip(matrix.tasks, map(get_metric, matrix.metrics), strict=True))
+    return [
+        100 * effect / bases[task] if bases[task] >= NEAR_ZERO * spans[task].span else float("nan")
+        for effect, task in zip(effects, tasks, strict=True)
+    ]
 
 
 def _dissociation(found: Dissociation) -> dict[str, Any]:
@@ -205,6 +218,7 @@ def _d_score(score: DScore) -> dict[str, Any]:
         "control_means": score.control_means,
         "p_values": score.p_values,
         "mean_p": score.mean_p,
+        "standardized": {"values": score.standardized, "mean": score.mean_standardized},
         "note": score.note,
     }
 
