@@ -366,6 +366,19 @@ def test_encoders_that_do_not_read_such_pictures():
         MultiTaskModel(tiny_model("vit"), None, TASKS, image_processor=tiny_processor(20))
 
 
+def test_encoders_that_do_not_treat_pictures_alike():
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 5, "image_size": 12, "patch_size": 4}
+    masking = transformers.ViTMAEModel(transformers.ViTMAEConfig(hidden_size=30, **sizes))
+    with pytest.raises(ModelError, match="ViTMAEModel does not give each picture of a batch"):
+        MultiTaskModel(masking, None, TASKS, image_processor=tiny_processor())
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 3, "image_size": 12, "patch_size": 4}
+    joined = transformers.PixtralVisionModel(
+        transformers.PixtralVisionConfig(hidden_size=24, intermediate_size=20, **sizes)
+    )
+    with pytest.raises(ModelError, match="PixtralVisionModel does not give each picture of a"):
+        MultiTaskModel(joined, None, TASKS, image_processor=tiny_processor())
+
+
 class Ragged:
     """A processor that leaves pictures as large as they are."""
 
@@ -380,7 +393,7 @@ class Masked:
 
 def test_image_processors_that_cannot_be_used():
     model = tiny_model("vit")
-    with pytest.raises(ModelError, match=r"Ragged makes pictures of several sizes, \[3, 64, 48\]"):
+    with pytest.raises(ModelError, match=r"Ragged makes pictures of several sizes, \[3, 48, 64\]"):
         MultiTaskModel(model, None, TASKS, image_processor=Ragged())
     with pytest.raises(ModelError, match="Masked makes pixel_mask, pixel_values: expected only"):
         MultiTaskModel(model, None, TASKS, image_processor=Masked())

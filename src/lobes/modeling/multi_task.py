@@ -121,7 +121,7 @@ class MultiTaskModel(TaskModel):
         else:
             _check_no_length(max_length)
             self.tokenizer, self.image_processor = None, as_image_processor(image_processor)
-            seen = probe_pictures(encoder, self.image_processor.grey())
+            seen = probe_pictures(encoder, self.image_processor.sample())
             self.max_length, outputs = seen.patches + 1, seen.outputs
             self.pooling = _resolve_picture_pooling(pooling, encoder, seen)
         self.dropout = nn.Dropout(dropout)
@@ -305,7 +305,7 @@ class MultiTaskModel(TaskModel):
                 name_or_folder, trust_remote_code=trust_remote_code
             )
             if pooling == "auto" and any({"pooler", "head"} & {*key.split(".")} for key in missing):
-                seen = probe_pictures(encoder, processor.grey())
+                seen = probe_pictures(encoder, processor.sample())
                 pooling = seen.choose_pooling(trained_pooler=False)
             return cls(encoder, None, tasks, pooling=pooling, **options)
         said, subfolder = sentence_pooling(checked_name(name_or_folder))

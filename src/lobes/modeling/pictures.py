@@ -29,7 +29,7 @@ class ImageProcessor:
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
-        one, other = (self._grey_of(size) for size in ((48, 64), (64, 48)))
+        one, other = (self._noise(size) for size in ((48, 64), (64, 48)))
         if one.shape != other.shape:
             raise ModelError(
                 f"The image processor {self.name} makes pictures of several sizes, "
@@ -52,16 +52,17 @@ class ImageProcessor:
                 self._try(picture, image)
             raise
 
-    def grey(self) -> Pixels:
-        """One picture without anything on it."""
-        return self._grey_of((48, 48))
+    def sample(self) -> Pixels:
+        """One made-up picture, of noise."""
+        return self._noise((48, 48))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the processor's settings as transformers does."""
         self.processor.save_pretrained(folder)
 
-    def _grey_of(self, size: tuple[int, int]) -> Pixels:
-        return self._pixels([pillow().Image.new("RGB", size, (127, 127, 127))])
+    def _noise(self, size: tuple[int, int]) -> Pixels:
+        values = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        return self._pixels([pillow().Image.fromarray(values)])
 
     def _pixels(self, images: list[Any]) -> Pixels:
         made = self.processor(images, return_tensors="pt")

@@ -149,10 +149,10 @@ class PictureProbe:
 def probe_pictures(
     encoder: nn.Module, pixels: Float[Tensor, "1 channels height width"]
 ) -> PictureProbe:
-    """Run the encoder on one picture, in evaluation mode.
+    """Run the encoder on one picture twice over, as a batch, in evaluation mode.
 
     The patches are the places of the first convolution; without one, the states. Raises
-    `ModelError` where the encoder does not run on such pictures.
+    `ModelError` where the encoder does not run on such pictures, or does not treat the two alike.
     """
     places: list[int] = []
 
@@ -164,7 +164,8 @@ def probe_pictures(
     first = next(encoder.parameters())
     with evaluation_mode(encoder), torch.no_grad():
         try:
-            outputs = run_encoder(encoder, {"pixel_values": pixels.to(first.device, first.dtype)})
+            twice = pixels.to(first.device, first.dtype).repeat(2, 1, 1, 1)
+            outputs = run_encoder(encoder, {"pixel_values": twice})
             states = outputs.last_hidden_state
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
@@ -176,7 +177,18 @@ def probe_pictures(
         finally:
             for hook in hooks:
                 hook.remove()
+    if len(states) != 2 or not _alike(*states):
+        raise ModelError(
+            f"The encoder {type(encoder).__name__} does not give each picture of a batch states of "
+            f"its own that are always the same, as one that masks pictures at random does not: "
+            f"load its weights into another class, such as ViTModel."
+        )
     return PictureProbe(outputs, places[0] if places else states.shape[1])
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two results are the same but for rounding."""
+    return bool((one - other).abs().max() <= 1e-2 * one.abs().max())
 
 
 def as_sequence(states: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch length width"]:

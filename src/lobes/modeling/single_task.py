@@ -70,7 +70,7 @@ class SingleTaskModel(TaskModel):
         else:
             self.tokenizer, self.image_processor = None, as_image_processor(image_processor)
             base = getattr(model, "base_model", model)
-            self.max_length = probe_pictures(base, self.image_processor.grey()).patches + 1
+            self.max_length = probe_pictures(base, self.image_processor.sample()).patches + 1
         order = _label_order(self.tasks[0], self.config)
         self.register_buffer("order", torch.tensor(order, device=self.device), persistent=False)
 

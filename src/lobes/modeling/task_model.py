@@ -101,9 +101,9 @@ class TaskModel(nn.Module):
         return encode(self.tokenizer, examples.texts, self.max_length)
 
     def example(self) -> dict[str, Tensor]:
-        """A made-up example, on the model's device: an empty text, or a grey picture."""
+        """A made-up example, on the model's device: an empty text, or a picture of noise."""
         if self.image_processor is not None:
-            return {"pixel_values": self.image_processor.grey().to(self.device)}
+            return {"pixel_values": self.image_processor.sample().to(self.device)}
         ids = self.tokenizer("", return_tensors="pt")["input_ids"].to(self.device)
         if ids.shape[1] == 0:
             ids = torch.full((1, 1), int(self.tokenizer.pad_token_id or 0), device=self.device)
