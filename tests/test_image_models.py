@@ -1,6 +1,7 @@
 """Models of images equal plain transformers, and are measured and trained like any other."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -218,6 +219,15 @@ def test_training_learns_shape_and_colour(tmp_path):
     assert before.max() < 0.7
     assert min(shape, colour) > 0.9, (shape, colour)
     assert trainer.evaluate()["eval_colour_accuracy"] == pytest.approx(colour)
+
+
+def test_other_processes_can_make_the_batches(tmp_path):
+    data = trainer_of(tmp_path, 1)[0].data
+    copy = pickle.loads(pickle.dumps(data))  # as it gets to a worker of the loader
+    one, other = data.collate([3, 5]), copy.collate([3, 5])
+    assert torch.equal(one["pixel_values"], other["pixel_values"])
+    assert one["task"] == other["task"] == "shape"
+    assert one["pixel_values"].shape == (2, 3, 12, 12)
 
 
 def test_iat_trains_only_the_heads_of_a_task(tmp_path):

@@ -249,6 +249,31 @@ def test_files_with_images(photos, file):
     assert hidden.images == split.images
 
 
+def test_a_data_set_of_the_hub(monkeypatch):
+    rows = image_rows(90, np.random.default_rng(4))
+    stored = [
+        {"picture": {"bytes": encoded(row["image"]), "path": None}, "paint": row["colour"]}
+        for row in rows
+    ]
+    data = datasets.Dataset.from_list(stored).cast_column("picture", datasets.Image())
+    data = data.cast_column("paint", datasets.ClassLabel(names=["blue", "green", "red"]))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, *, split: data)
+    task = load_task(
+        "colour",
+        dataset="group/name",
+        image="image",
+        label="colour",
+        columns={"image": "picture", "colour": "paint"},
+        leave_out={"colour": "green"},
+        labels=["red", "blue"],
+        label_map={"red": "red", "blue": "blue"},
+    )
+    kept = {encoded(row["image"]): row["colour"] for row in rows if row["colour"] != 1}
+    assert len(task.train) + len(task.validation) == len(kept)
+    for found, label in zip(task.train.images, task.train.labels, strict=True):
+        assert kept[found.source] == (2, 0)[label]
+
+
 def test_a_folder_of_class_folders(photos):
     folder, rows = photos
     (folder / "data/folder/cross/.hidden.png").write_bytes(b"")
