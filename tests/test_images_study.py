@@ -15,6 +15,7 @@ from lobes.study.choice import Choice
 from lobes.study.compare import compare_study
 from lobes.study.config import load_study, override
 from lobes.study.export import export_run
+from lobes.study.predict import predict_run
 from lobes.study.prune import prune_model
 from lobes.study.run import run_study
 from lobes.study.subject import load_tasks, task_fingerprint
@@ -145,6 +146,20 @@ def test_the_run_is_pruned_and_not_exported(finished, tmp_path):
     assert evaluate(small, load_tasks(study)).scores().shape == (1, 2)
     with pytest.raises(ConfigError, match="only tasks of texts can be exported"):
         export_run(run, "shape", tmp_path / "exported")
+
+
+def test_the_run_predicts(finished, tmp_path):
+    study, results = finished
+    (record,) = predict_run(Path(study.output), tmp_path, split="validation", tasks=["shape"])[
+        "predictions"
+    ]
+    assert record["score"] == pytest.approx(results["tasks"][0]["base"])
+    header, *lines = (tmp_path / record["file"]).read_text().splitlines()
+    assert header.split("\t") == ["index", "image", "label", "prediction", "p_cross", "p_square"]
+    assert len(lines) == 30
+    for line in lines:
+        cells = line.split("\t")
+        assert Path(cells[1]).parent.name == cells[2]
 
 
 def test_methods_are_compared_on_images(path):

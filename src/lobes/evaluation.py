@@ -26,6 +26,7 @@ from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, HeadSet
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
+from lobes.modeling.task_model import Readable
 from lobes.precision import resolve_precision
 from lobes.replay import Replay
 from lobes.tasks.task import Examples, Task, TaskSpec, check_task_names
@@ -127,24 +128,24 @@ def evaluate(
 def predict_logits(
     model: TaskModel,
     task: str,
-    texts: Sequence[tuple[str, ...]],
+    examples: Readable,
     *,
     precision: str = "fp32",
     tokens_per_batch: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "examples outputs"]:
-    """One task's logits for texts without labels, in their order, in float32.
+    """One task's logits for examples whose labels are not looked at, in their order, in float32.
 
     The settings are those of `evaluate`.
     """
-    spec, inputs = model.spec(task), model.encode(task, texts)
+    spec, inputs = model.spec(task), model.encode(task, examples)
     batches = token_batches(inputs.lengths, tokens_in_a_batch(tokens_per_batch, model.device))
     logits = np.empty((len(inputs), spec.n_outputs), dtype=np.float32)
     with measuring(model, precision) as measured, torch.no_grad():
         for done, batch in enumerate(batches):
             if progress:
                 progress(done, len(batches))
-            tensors = collate(inputs, batch, padding_id(model.tokenizer), model.device)
+            tensors = inputs.collate(batch, model.device)
             logits[batch] = measured.task_logits(task, **tensors).float().cpu().numpy()
     if progress:
         progress(len(batches), len(batches))
