@@ -251,7 +251,7 @@ def test_environment_variables_in_paths(write, monkeypatch):
             "[training]",
             '[transfer.task]\nname = "new"\ntrain = "x.csv"\n[training]',
             "transfer.task.text is missing; expected the name of one text column, or a list of "
-            "two.",
+            "two; for images, `image` with the name of their column.",
         ),
         (
             "[training]",

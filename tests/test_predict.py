@@ -16,7 +16,7 @@ from lobes.study.predict import predict_run
 from lobes.study.run import run_study
 from lobes.tasks.glue import SUBMISSIONS, submission_lines
 from lobes.tasks.known import KNOWN
-from lobes.tasks.sources import load_split, load_task
+from lobes.tasks.sources import Split, load_split, load_task
 from tiny_models import tiny_model
 from tiny_study import write_study
 from tiny_tasks import FILLER, mood_task, tiny_tokenizer, topic_task
@@ -168,7 +168,7 @@ def test_logits_without_labels_equal_those_of_an_evaluation(trained):
     logits = predict_logits(
         model,
         "mnli",
-        task.validation.texts,
+        Split(task.validation.texts, None),
         tokens_per_batch=40,
         progress=lambda *step: steps.append(step),
     )

@@ -7,7 +7,7 @@ examples, keeps padding under 5 % for ordinary text.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,17 +26,46 @@ _CHUNK = 8192
 _BATCH_COST = 1 / 64
 
 
+@runtime_checkable
+class Inputs(Protocol):
+    """Many examples as a model reads them: token ids (`Encoded`), or pictures."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " examples"]:
+        """How many positions the model has for each example."""
+
+    def select(self, indices: Int[np.ndarray, " selected"]) -> "Inputs":
+        """The examples at `indices`, in that order."""
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Any]) -> "Inputs":
+        """All examples of `parts`, in order."""
+
+    def distinct(self) -> tuple["Inputs", Int[np.ndarray, " examples"]]:
+        """The different examples in the order of their first appearance, and where each went."""
+
+    def collate(
+        self,
+        indices: Int[np.ndarray, " batch"] | Sequence[int],
+        device: torch.device | str | None = None,
+    ) -> dict[str, Tensor]:
+        """The examples at `indices` as tensors for the model's forward pass."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
     """Token ids of many examples, one after the other, without padding.
 
     Example i is `input_ids[offsets[i] : offsets[i + 1]]`. `token_type_ids` is None for a tokenizer
-    that makes none.
+    that makes none. `pad_token_id` is what `collate` pads with.
     """
 
     input_ids: Int[np.ndarray, " tokens"]
     offsets: Int[np.ndarray, " boundaries"]
     token_type_ids: Int[np.ndarray, " tokens"] | None = None
+    pad_token_id: int = 0
 
     def __post_init__(self) -> None:
         for name in ("input_ids", "offsets", "token_type_ids"):
@@ -61,10 +90,23 @@ class Encoded:
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         places = np.repeat(self.offsets[indices], lengths) + within
         types = self.token_type_ids
-        return Encoded(self.input_ids[places], offsets, None if types is None else types[places])
+        types = None if types is None else types[places]
+        return Encoded(self.input_ids[places], offsets, types, self.pad_token_id)
 
-    @staticmethod
-    def concatenate(parts: Sequence["Encoded"]) -> "Encoded":
+    def distinct(self) -> tuple["Encoded", Int[np.ndarray, " examples"]]:
+        """See `unique_inputs`."""
+        return unique_inputs(self)
+
+    def collate(
+        self,
+        indices: Int[np.ndarray, " batch"] | Sequence[int],
+        device: torch.device | str | None = None,
+    ) -> dict[str, Int[Tensor, "batch length"]]:
+        """The examples at `indices` as tensors, padded on the right; see the function `collate`."""
+        return collate(self, indices, self.pad_token_id, device)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Encoded"]) -> "Encoded":
         """One `Encoded` of all examples of `parts`, in order.
 
         Raises ConfigError for no parts, or where some have token types and others have none.
@@ -80,6 +122,7 @@ class Encoded:
             np.concatenate([part.input_ids for part in parts]),
             _offsets(np.concatenate([part.lengths for part in parts])),
             np.concatenate(present) if present else None,
+            parts[0].pad_token_id,
         )
 
 
@@ -114,6 +157,7 @@ def encode(
         np.concatenate(ids),
         _offsets(np.concatenate(lengths)),
         np.concatenate(types) if types else None,
+        padding_id(tokenizer),
     )
     check_no_empty(encoded, texts)
     return encoded
@@ -219,10 +263,11 @@ def _padded(
     return padded
 
 
-def ragged(rows: Sequence[Sequence[int]]) -> Encoded:
+def ragged(rows: Sequence[Sequence[int]], pad_token_id: int = 0) -> Encoded:
     """Examples given as a list of token ids each, without token types."""
     lengths = np.fromiter(map(len, rows), dtype=np.int64)
-    return Encoded(np.fromiter(chain.from_iterable(rows), dtype=np.int32), _offsets(lengths))
+    ids = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
+    return Encoded(ids, _offsets(lengths), pad_token_id=pad_token_id)
 
 
 def _columns(texts: Sequence[tuple[str, ...]]) -> list[list[str]]:

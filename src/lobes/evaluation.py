@@ -1,9 +1,10 @@
 """Evaluate a model on its tasks under many lesions: the hot loop.
 
 The unit is a batch, and every lesion visits it before the next batch comes. Texts are tokenised
-once, sorted by length and cut into batches of a fixed number of tokens; an input that several
-tasks share is run once, since one pass of the encoder serves all classifiers; a lesioned run
-plays back what lies below its first lesioned site (`replay.py`). Logits are kept for each lesion
+once, sorted by length and cut into batches of a fixed number of tokens, pictures are decoded once
+for all lesions; an input that several tasks share is run once, since one pass of the encoder
+serves all classifiers; a lesioned run plays back what lies below its first lesioned site
+(`replay.py`). Logits are kept for each lesion
 and example, so every statistic comes later and costs no run of the model.
 """
 
@@ -19,12 +20,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lobes.batching import Encoded, collate, padding_id, token_batches, unique_inputs
+from lobes.batching import Inputs, token_batches
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, HeadSet
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
+from lobes.modeling.task_model import Readable
 from lobes.precision import resolve_precision
 from lobes.replay import Replay
 from lobes.tasks.task import Examples, Task, TaskSpec, check_task_names
@@ -126,24 +128,24 @@ def evaluate(
 def predict_logits(
     model: TaskModel,
     task: str,
-    texts: Sequence[tuple[str, ...]],
+    examples: Readable,
     *,
     precision: str = "fp32",
     tokens_per_batch: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "examples outputs"]:
-    """One task's logits for texts without labels, in their order, in float32.
+    """One task's logits for examples whose labels are not looked at, in their order, in float32.
 
     The settings are those of `evaluate`.
     """
-    spec, inputs = model.spec(task), model.encode(task, texts)
+    spec, inputs = model.spec(task), model.encode(task, examples)
     batches = token_batches(inputs.lengths, tokens_in_a_batch(tokens_per_batch, model.device))
     logits = np.empty((len(inputs), spec.n_outputs), dtype=np.float32)
     with measuring(model, precision) as measured, torch.no_grad():
         for done, batch in enumerate(batches):
             if progress:
                 progress(done, len(batches))
-            tensors = collate(inputs, batch, padding_id(model.tokenizer), model.device)
+            tensors = inputs.collate(batch, model.device)
             logits[batch] = measured.task_logits(task, **tensors).float().cpu().numpy()
     if progress:
         progress(len(batches), len(batches))
@@ -193,7 +195,7 @@ class Workload:
     """
 
     specs: tuple[TaskSpec, ...]
-    inputs: Encoded
+    inputs: Inputs
     places: Mapping[str, Int[np.ndarray, " _"]]
     examples: Mapping[str, Int[np.ndarray, " _"]]
     labels: Mapping[str, np.ndarray]
@@ -207,7 +209,7 @@ class Workload:
     def collate(self, batch: Int[np.ndarray, " batch"], model: TaskModel) -> dict[str, Tensor]:
         """The batch's inputs as tensors on the model's device, padded to its longest."""
         device = next(model.parameters()).device
-        return collate(self.inputs, batch, padding_id(model.tokenizer), device)
+        return self.inputs.collate(batch, device)
 
     def scatter(
         self,
@@ -231,15 +233,15 @@ def prepare(
     split: str,
     tokens_per_batch: int | None = None,
 ) -> Workload:
-    """Tokenise one split of the tasks and cut it into batches."""
+    """Tokenise one split of the tasks, if it is of texts, and cut it into batches."""
     check_task_names(tasks)
     specs = tuple(spec_of(model, task) for task in tasks)
     encoded, labels = [], {}
     for task in tasks:
         examples = examples_of(task, split)
-        encoded.append(model.encode(task.name, examples.texts))
+        encoded.append(model.encode(task.name, examples))
         labels[task.name] = examples.labels
-    inputs, inverse = unique_inputs(Encoded.concatenate(encoded))
+    inputs, inverse = type(encoded[0]).concatenate(encoded).distinct()
     places, members, start = {}, {}, 0
     for task, part in zip(tasks, encoded, strict=True):
         rows = inverse[start : start + len(part)]

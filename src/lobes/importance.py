@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lobes.ablation import ContextRecord, ablate, on_model, record_contexts
-from lobes.batching import collate, padding_id, token_batches
+from lobes.batching import token_batches
 from lobes.discovery import find_heads
 from lobes.discovery.positions import decoder_sites, real_positions
 from lobes.errors import ConfigError, DataError
@@ -140,7 +140,7 @@ class TaskSteps:
             examples = examples.select(np.sort(chosen))
         self.model, self.spec, self.labels = model, spec_of(model, task), examples.labels
         self.device = next(model.parameters()).device
-        self.encoded = model.encode(task.name, examples.texts)
+        self.encoded = model.encode(task.name, examples)
         budget = tokens_in_a_batch(tokens_per_batch, self.device)
         self.batches = token_batches(self.encoded.lengths, budget)
         self.tokens = int(self.encoded.lengths.sum())
@@ -151,8 +151,7 @@ class TaskSteps:
     def batches_with_inputs(self) -> Iterator[tuple[Int[np.ndarray, " batch"], dict[str, Tensor]]]:
         """Each batch as places among the examples, and its inputs on the model's device."""
         for batch in self.batches:
-            inputs = collate(self.encoded, batch, padding_id(self.model.tokenizer))
-            yield batch, {name: values.to(self.device) for name, values in inputs.items()}
+            yield batch, self.encoded.collate(batch, self.device)
 
     def __iter__(self) -> Iterator[_Step]:
         for batch, inputs in self.batches_with_inputs():

@@ -111,7 +111,13 @@ class _Guess:
 
     def __init__(self, model: nn.Module, config: Any) -> None:
         self.model, self.config = model, config
-        self.parameters = inspect.signature(model.forward).parameters
+        # a model that could read several media may say which it does
+        named = getattr(model, "input_names", None)
+        self.parameters = {
+            name: one
+            for name, one in inspect.signature(model.forward).parameters.items()
+            if named is None or name in named
+        }
         self.required = [
             name
             for name, one in self.parameters.items()

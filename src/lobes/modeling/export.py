@@ -31,7 +31,7 @@ from lobes.errors import LobesError, ModelError, RunError
 from lobes.modeling.multi_task import MultiTaskModel
 from lobes.modeling.pooling import accepted_inputs, evaluation_mode, has_pooler, run_encoder
 from lobes.modeling.pretrained import load_model, load_tokenizer, quiet
-from lobes.modeling.task_model import TaskModel
+from lobes.modeling.task_model import TaskModel, check_texts
 from lobes.tasks.task import TaskSpec
 
 TOLERANCE = 1e-5
@@ -76,9 +76,9 @@ def export_task(model: TaskModel, task: str, folder: str | os.PathLike[str]) -> 
     logit where that is above 1). The model is left as it is. Where the encoder's last bias had to
     take over the classifier's, the exported states differ from the model's by a constant.
 
-    Raises `ConfigError` for a task that the model does not have, `ModelError` for a model that
-    its class in transformers cannot express, and `RunError` where `folder` holds something already
-    or cannot be written.
+    Raises `ConfigError` for a task that the model does not have or that has images, `ModelError`
+    for a model that its class in transformers cannot express, and `RunError` where `folder` holds
+    something already or cannot be written.
     """
     if not isinstance(model, MultiTaskModel):
         raise ModelError(
@@ -86,6 +86,7 @@ def export_task(model: TaskModel, task: str, folder: str | os.PathLike[str]) -> 
             f"with one task is in the form of transformers already."
         )
     spec, target = model.spec(task), Path(folder).resolve()
+    check_texts((spec,), "only tasks of texts can be exported")
     _check_target(target)
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise ModelError("The model's weights are no longer numbers: train it again to export it.")

@@ -1,9 +1,8 @@
-"""Models that can be measured: one encoder with a classifier for each task.
+"""Models that can be trained and measured: one encoder with a classifier for each task.
 
 `MultiTaskModel` (METHOD section 8) puts a linear classifier or regressor for each task on the
-pooled output of any `AutoModel` encoder. `SingleTaskModel` gives an
-`AutoModelForSequenceClassification` the same face. "Heads" always means attention heads.
-What a saved `MultiTaskModel` looks like on disk is in `saved.py`.
+pooled output of any `AutoModel` encoder, of texts or of images. "Heads" always means attention
+heads. What a saved `MultiTaskModel` looks like on disk is in `saved.py`.
 """
 
 import os
@@ -15,25 +14,32 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lobes.errors import ConfigError, ModelError
+from lobes.modeling.pictures import (
+    Pixels,
+    as_image_processor,
+    load_image_processor,
+)
 from lobes.modeling.pooling import (
+    PictureProbe,
     Pooling,
-    accepted_inputs,
+    as_sequence,
     check_pooling,
     choose_pooling,
     has_pooler,
     has_trained_pooler,
     pool,
     probe,
+    probe_pictures,
     run_encoder,
 )
 from lobes.modeling.pretrained import (
     checked_name,
-    load_config,
     load_model,
     load_tokenizer,
+    load_vision_model,
     quiet,
     sentence_pooling,
     with_padding,
@@ -54,6 +60,7 @@ from lobes.modeling.task_model import (
     TaskModel,
     TaskOutput,
     at_least_float32,
+    check_medium,
     check_padding,
     dtype_of,
     example_losses,
@@ -62,8 +69,6 @@ from lobes.modeling.task_model import (
     specs_of,
 )
 from lobes.tasks.task import Task, TaskSpec
-
-__all__ = ["MultiTaskModel", "SingleTaskModel", "TaskModel", "TaskOutput", "load_task_model"]
 
 
 class MultiTaskModel(TaskModel):
@@ -76,7 +81,13 @@ class MultiTaskModel(TaskModel):
     the encoder and again, shifted by one, in the decoder, whose states are pooled.
 
     `max_length` is the longest input in tokens; by default what tokenizer and encoder can take,
-    at most 512. The classifiers' initial weights depend on `seed` and the task's name alone.
+    at most 512.
+
+    Tasks of images need an `image_processor`, and no `tokenizer` (None). All positions are real
+    then, "auto" is a trained pooler, else the first state where it is a class token's, else the
+    mean, and `max_length` is the number of patches and one.
+
+    The classifiers' initial weights depend on `seed` and the task's name alone.
     """
 
     encoder: Any
@@ -84,9 +95,10 @@ class MultiTaskModel(TaskModel):
     def __init__(
         self,
         encoder: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None,
         tasks: Sequence[Task | TaskSpec],
         *,
+        image_processor: Any = None,
         pooling: str = "auto",
         dropout: float = 0.1,
         max_length: int | None = None,
@@ -98,24 +110,35 @@ class MultiTaskModel(TaskModel):
         self.tasks = specs_of(tasks)
         self.encoder = encoder
         self.config = encoder.config
-        self.tokenizer = with_padding(tokenizer)
-        check_padding(self.tokenizer, encoder)
-        self.max_length = longest_input(self.tokenizer, encoder, max_length)
-        self.pooling: Pooling = _resolve_pooling(pooling, encoder)
+        self.pooling: Pooling
+        check_medium(self.tasks, tokenizer, image_processor)
+        if image_processor is None:
+            self.tokenizer = with_padding(tokenizer)
+            check_padding(self.tokenizer, encoder)
+            self.max_length = longest_input(self.tokenizer, encoder, max_length)
+            self.pooling = _resolve_pooling(pooling, encoder)
+            outputs = probe(encoder)
+        else:
+            _check_no_length(max_length)
+            self.tokenizer, self.image_processor = None, as_image_processor(image_processor)
+            seen = probe_pictures(encoder, self.image_processor.sample())
+            self.max_length, outputs = seen.patches + 1, seen.outputs
+            self.pooling = _resolve_picture_pooling(pooling, encoder, seen)
         self.dropout = nn.Dropout(dropout)
         # FSDP reduces the gradients that are there, and processes may have batches of different
         # tasks: its trainer lets every loss give every classifier one, of zero.
         self.reaches_all = False
-        width = self._pool(probe(encoder), None).shape[-1]
+        width = self._pool(outputs, None).shape[-1]
         self.classifiers = nn.ModuleDict(
             {spec.name: _new_classifier(encoder, width, spec, seed) for spec in self.tasks}
         )
 
     def forward(
         self,
-        input_ids: Int[Tensor, "batch length"],
+        input_ids: Int[Tensor, "batch length"] | None = None,
         attention_mask: Int[Tensor, "batch length"] | None = None,
         token_type_ids: Int[Tensor, "batch length"] | None = None,
+        pixel_values: Pixels | None = None,
         *,
         task: str | None = None,
         labels: Int[Tensor, "batch *outputs"] | Float[Tensor, " batch"] | None = None,
@@ -128,8 +151,9 @@ class MultiTaskModel(TaskModel):
         if task is None and labels is not None:
             raise ConfigError("Labels belong to one task: say which, with task=NAME.")
         wanted = self.tasks if task is None else (self.spec(task),)
-        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        pooled = self.dropout(self.pooled(input_ids=input_ids, **inputs))
+        texts = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        inputs = {"input_ids": input_ids, **texts, "pixel_values": pixel_values}
+        pooled = self.dropout(self.pooled(**inputs))
         logits = {spec.name: self._classify(spec, pooled) for spec in wanted}
         if task is None:
             return TaskOutput(logits=logits)
@@ -145,6 +169,9 @@ class MultiTaskModel(TaskModel):
 
     def pooled(self, **inputs: Tensor | None) -> Float[Tensor, "batch width"]:
         """What the classifiers read, before dropout, at least in float32."""
+        pixels = inputs.get("pixel_values")
+        if pixels is not None:
+            inputs["pixel_values"] = pixels.to(dtype_of(self.encoder))
         return self._pool(run_encoder(self.encoder, inputs), inputs.get("attention_mask"))
 
     def _classify(
@@ -157,8 +184,8 @@ class MultiTaskModel(TaskModel):
         self, outputs: Any, mask: Int[Tensor, "batch length"] | None
     ) -> Float[Tensor, "batch width"]:
         if self.pooling == "pooler":
-            return at_least_float32(outputs.pooler_output)
-        states = outputs.last_hidden_state
+            return at_least_float32(outputs.pooler_output.flatten(1))
+        states = as_sequence(outputs.last_hidden_state)
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
         return at_least_float32(pool(states, mask, self.pooling))
@@ -181,7 +208,7 @@ class MultiTaskModel(TaskModel):
         open_folder(folder)
         with quiet():
             self._whole_encoder(state_dict).save_pretrained(folder / ENCODER)
-            self.tokenizer.save_pretrained(folder / ENCODER)
+            (self.image_processor or self.tokenizer).save_pretrained(folder / ENCODER)
         weights = _under("classifiers.", state_dict or self.state_dict())
         write_classifiers(folder, weights)
         close_folder(folder, Card(self.tasks, self.pooling, float(self.dropout.p), self.max_length))
@@ -244,12 +271,17 @@ class MultiTaskModel(TaskModel):
         `name_or_folder` is a folder that `save_pretrained` wrote (`tasks` may then be left out;
         where given they must be the model's), or any encoder: a name on the hub or a folder.
         For an encoder, "auto" heeds what a sentence-transformers model says about its pooling,
-        then whether the checkpoint holds a trained pooler. `dropout` is 0.1 for a new model.
+        then whether the checkpoint holds a trained pooler. `dropout` is 0.1 for a new model. For
+        tasks of images the model's image processor is loaded in place of a tokenizer, and of a
+        model that reads texts and images (CLIP) the part that reads images.
         Raises `ModelError` where nothing can be loaded, or the tasks do not match.
         """
         if is_saved_model(name_or_folder):
             saved = _restore(Path(name_or_folder), tasks, pooling, trust_remote_code, dtype)
             saved.dropout.p = saved.dropout.p if dropout is None else dropout
+            if saved.image_processor is not None:
+                _check_no_length(max_length)
+                return saved
             saved.max_length = longest_input(
                 saved.tokenizer, saved.encoder, max_length or saved.max_length
             )
@@ -260,6 +292,22 @@ class MultiTaskModel(TaskModel):
                 f"are for with tasks=[...], or give a folder that MultiTaskModel.save_pretrained "
                 f"wrote."
             )
+        options: dict[str, Any] = {
+            "dropout": 0.1 if dropout is None else dropout,
+            "max_length": max_length,
+            "seed": seed,
+        }
+        if specs_of(tasks)[0].image is not None:
+            encoder, missing = load_vision_model(
+                name_or_folder, trust_remote_code=trust_remote_code, dtype=dtype, seed=seed
+            )
+            options["image_processor"] = processor = load_image_processor(
+                name_or_folder, trust_remote_code=trust_remote_code
+            )
+            if pooling == "auto" and any({"pooler", "head"} & {*key.split(".")} for key in missing):
+                seen = probe_pictures(encoder, processor.sample())
+                pooling = seen.choose_pooling(trained_pooler=False)
+            return cls(encoder, None, tasks, pooling=pooling, **options)
         said, subfolder = sentence_pooling(checked_name(name_or_folder))
         encoder, missing = load_model(
             name_or_folder,
@@ -275,110 +323,7 @@ class MultiTaskModel(TaskModel):
             loaded = not any(key.startswith("pooler.") for key in missing)
             trained = loaded and has_trained_pooler(encoder)
             pooling = said or choose_pooling(encoder, trained_pooler=trained)
-        return cls(
-            encoder,
-            tokenizer,
-            tasks,
-            pooling=pooling,
-            dropout=0.1 if dropout is None else dropout,
-            max_length=max_length,
-            seed=seed,
-        )
-
-
-class SingleTaskModel(TaskModel):
-    """An `AutoModelForSequenceClassification` and the one task that it was trained for.
-
-    Its outputs are put in the order of the task's labels where the model's own label names
-    (`config.id2label`) are the same in another order. Raises `ModelError` where the model has
-    another number of outputs, or other label names.
-    """
-
-    order: Tensor
-    model: Any
-
-    def __init__(
-        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task | TaskSpec
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.tokenizer = with_padding(tokenizer)
-        self.config = model.config
-        self.tasks = specs_of([task])
-        check_padding(self.tokenizer, model)
-        self.max_length = longest_input(self.tokenizer, model, None)
-        order = _label_order(self.tasks[0], self.config)
-        self.register_buffer("order", torch.tensor(order, device=self.device), persistent=False)
-        if getattr(self.config, "pad_token_id", None) is None:
-            # decoders look for the last token that is not padding
-            self.config.pad_token_id = self.tokenizer.pad_token_id
-
-    def forward(
-        self,
-        input_ids: Int[Tensor, "batch length"],
-        attention_mask: Int[Tensor, "batch length"] | None = None,
-        token_type_ids: Int[Tensor, "batch length"] | None = None,
-    ) -> TaskOutput:
-        """The logits of the task, as {name: [batch, outputs]}, in the order of its labels."""
-        given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        accepted = accepted_inputs(self.model)
-        inputs: dict[str, Any] = {
-            key: value for key, value in given.items() if value is not None and key in accepted
-        }
-        if "use_cache" in accepted:
-            inputs["use_cache"] = False
-        logits = at_least_float32(self.model(input_ids=input_ids, **inputs).logits)
-        return TaskOutput(logits={self.tasks[0].name: logits[:, self.order]})
-
-    def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
-        """The task's logits, at least in float32."""
-        return self(**inputs).logits
-
-
-def load_task_model(
-    name_or_folder: str | os.PathLike[str],
-    tasks: Sequence[Task | TaskSpec] | None = None,
-    *,
-    trust_remote_code: bool = False,
-    dtype: torch.dtype = torch.float32,
-) -> TaskModel:
-    """Load a trained model to measure it.
-
-    Either a folder that `MultiTaskModel.save_pretrained` wrote, or the name or folder of an
-    `AutoModelForSequenceClassification` with the one task it was trained for. Raises `ModelError`
-    where it is neither, or does not fit the tasks.
-    """
-    if is_saved_model(name_or_folder):
-        return MultiTaskModel.from_pretrained(
-            name_or_folder, tasks, dtype=dtype, trust_remote_code=trust_remote_code
-        )
-    name = os.fspath(name_or_folder)
-    config = load_config(name_or_folder, trust_remote_code=trust_remote_code)
-    if not any("ForSequenceClassification" in made for made in config.architectures or ()):
-        raise ModelError(
-            f"The model {name!r} has no trained classifier: expected a folder that lobes saved "
-            f"after training, or a ForSequenceClassification model. Train it first, with "
-            f"`lobes train` or MultiTaskModel.from_pretrained and MultiTaskTrainer."
-        )
-    if tasks is None or len(tasks) != 1:
-        raise ModelError(
-            f"The model {name!r} was trained for one task; {len(tasks or ())} were given: name "
-            f"the one task that its classifier answers."
-        )
-    model, missing = load_model(
-        name_or_folder,
-        loader=AutoModelForSequenceClassification,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-    )
-    if missing:
-        raise ModelError(
-            f"The model {name!r} was not trained to the end: its checkpoint lacks "
-            f"{', '.join(sorted(missing)[:3])}."
-        )
-    return SingleTaskModel(
-        model, load_tokenizer(name_or_folder, trust_remote_code=trust_remote_code), tasks[0]
-    )
+        return cls(encoder, tokenizer, tasks, pooling=pooling, **options)
 
 
 def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -414,15 +359,14 @@ def _restore(
         raise ModelError(
             f"The encoder in {str(folder)!r} is damaged: {', '.join(lost[:3])} are missing."
         )
-    tokenizer = load_tokenizer(folder, subfolder=ENCODER, trust_remote_code=trust_remote_code)
-    model = MultiTaskModel(
-        encoder,
-        tokenizer,
-        specs,
-        pooling=card.pooling,
-        dropout=card.dropout,
-        max_length=card.max_length,
-    )
+    beside: dict[str, Any] = {"subfolder": ENCODER, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"pooling": card.pooling, "dropout": card.dropout}
+    if specs[0].image is None:
+        tokenizer = load_tokenizer(folder, **beside)
+        options["max_length"] = card.max_length
+    else:
+        tokenizer, options["image_processor"] = None, load_image_processor(folder, **beside)
+    model = MultiTaskModel(encoder, tokenizer, specs, **options)
     try:
         model.classifiers.load_state_dict(weights)
     except RuntimeError:
@@ -445,6 +389,26 @@ def _resolve_pooling(pooling: str, encoder: Any) -> Pooling:
     return cast(Pooling, pooling)
 
 
+def _resolve_picture_pooling(pooling: str, encoder: Any, seen: PictureProbe) -> Pooling:
+    check_pooling(pooling)
+    if pooling == "auto":
+        trained = not has_pooler(encoder) or has_trained_pooler(encoder)
+        return seen.choose_pooling(trained_pooler=trained)
+    if pooling == "last" or (pooling == "pooler" and not seen.has_pooler):
+        raise ConfigError(
+            f"The image encoder {type(encoder).__name__} cannot be pooled by {pooling!r}: choose "
+            f'the pooling "first" or "mean".'
+        )
+    return cast(Pooling, pooling)
+
+
+def _check_no_length(max_length: int | None) -> None:
+    if max_length is not None:
+        raise ConfigError(
+            f"max_length = {max_length} is for texts, but the tasks have images: leave it out."
+        )
+
+
 def _new_classifier(encoder: nn.Module, width: int, spec: TaskSpec, seed: int) -> nn.Linear:
     """Weights N(0, σ²), σ as the encoder's own for new weights (0.02 if not said); biases 0."""
     words = np.random.SeedSequence([seed, *spec.name.encode()]).generate_state(1, np.uint64)
@@ -456,34 +420,3 @@ def _new_classifier(encoder: nn.Module, width: int, spec: TaskSpec, seed: int) -
         classifier.bias.zero_()
     parameter = next(encoder.parameters())
     return classifier.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))
-
-
-def _label_order(spec: TaskSpec, config: Any) -> list[int]:
-    """For each of the task's outputs, the model's output that it is."""
-    if config.num_labels != spec.n_outputs:
-        raise ModelError(
-            f"The model has {config.num_labels} outputs, but the task {spec.name!r} needs "
-            f"{spec.n_outputs}: give the task that the model was trained for."
-        )
-    kind = getattr(config, "problem_type", None)
-    if kind is not None and spec.is_multi_label != (kind == "multi_label_classification"):
-        raise ModelError(
-            f"The model was trained for {kind.replace('_', ' ')}, but an example of the task "
-            f"{spec.name!r} has {'several labels' if spec.is_multi_label else 'one label'}: give "
-            f"the task that the model was trained for."
-        )
-    names = [str(config.id2label[i]).casefold() for i in range(spec.n_outputs)]
-    wanted = [label.casefold() for label in spec.labels or names]
-    if all(map(_is_generic, names)) or all(map(_is_generic, wanted)):
-        return list(range(spec.n_outputs))
-    if sorted(names) != sorted(wanted):
-        raise ModelError(
-            f"The model's labels are {', '.join(names)}, those of the task {spec.name!r} are "
-            f"{', '.join(wanted)}: give the task the model's labels, so that each answer can be "
-            f"told."
-        )
-    return [names.index(label) for label in wanted]
-
-
-def _is_generic(label: str) -> bool:
-    return label.removeprefix("label_").isdigit()

@@ -1,12 +1,14 @@
-"""From token ids to one vector for each example: run an encoder, and pool its states.
+"""From token ids or pixels to one vector for each example: run an encoder, and pool its states.
 
 Nothing here knows an architecture by name. Whether a token sees only those before it is found by
-trying: change the last token, and see whether the first token's state moves.
+trying: change the last token, and see whether the first token's state moves. So is whether an
+image encoder has a class token: it then has more states than patches.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -20,7 +22,8 @@ Pooling = Literal["pooler", "first", "mean", "last"]
 
 
 def run_encoder(encoder: nn.Module, inputs: Mapping[str, Tensor | None]) -> Any:
-    """The encoder's output object for `input_ids` and `attention_mask`, each [batch, length].
+    """The encoder's output object for `input_ids` and `attention_mask`, each [batch, length], or
+    for `pixel_values` [batch, channels, height, width].
 
     Inputs that the encoder has no use for (`token_type_ids` for many) are left out. An
     encoder-decoder reads the text again in its decoder, shifted right by one, as its
@@ -118,6 +121,79 @@ def probe(encoder: nn.Module, last: int = 0) -> Any:
                 f"expected a text encoder or decoder as AutoModel makes it ({error})."
             ) from None
     return outputs
+
+
+@dataclass(frozen=True, slots=True)
+class PictureProbe:
+    """What an image encoder made of one picture that it cut into `patches`."""
+
+    outputs: Any
+    patches: int
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the encoder pools its states by itself."""
+        return getattr(self.outputs, "pooler_output", None) is not None
+
+    def choose_pooling(self, *, trained_pooler: bool) -> Pooling:
+        """What "auto" means: the encoder's pooler if trained, else "first" or "mean".
+
+        "first" where there is a class token, "mean" over all patches where there is none.
+        """
+        if trained_pooler and self.has_pooler:
+            return "pooler"
+        states = self.outputs.last_hidden_state
+        return "first" if states.dim() == 3 and states.shape[1] > self.patches else "mean"
+
+
+def probe_pictures(
+    encoder: nn.Module, pixels: Float[Tensor, "1 channels height width"]
+) -> PictureProbe:
+    """Run the encoder on one picture twice over, as a batch, in evaluation mode.
+
+    The patches are the places of the first convolution; without one, the states. Raises
+    `ModelError` where the encoder does not run on such pictures, or does not treat the two alike.
+    """
+    places: list[int] = []
+
+    def count(module: nn.Module, args: Any, output: Tensor) -> None:
+        places.append(output.shape[-2:].numel())
+
+    convolutions = [module for module in encoder.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [module.register_forward_hook(count) for module in convolutions]
+    first = next(encoder.parameters())
+    with evaluation_mode(encoder), torch.no_grad():
+        try:
+            twice = pixels.to(first.device, first.dtype).repeat(2, 1, 1, 1)
+            outputs = run_encoder(encoder, {"pixel_values": twice})
+            states = outputs.last_hidden_state
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+            raise ModelError(
+                f"The encoder {type(encoder).__name__} does not turn pictures of "
+                f"{list(pixels.shape[1:])} into states: expected an image encoder as AutoModel "
+                f"makes it, and the image processor that belongs to it ({reason})."
+            ) from None
+        finally:
+            for hook in hooks:
+                hook.remove()
+    if len(states) != 2 or not _alike(*states):
+        raise ModelError(
+            f"The encoder {type(encoder).__name__} does not give each picture of a batch states of "
+            f"its own that are always the same, as one that masks pictures at random does not: "
+            f"load its weights into another class, such as ViTModel."
+        )
+    return PictureProbe(outputs, places[0] if places else states.shape[1])
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two results are the same but for rounding."""
+    return bool((one - other).abs().max() <= 1e-2 * one.abs().max())
+
+
+def as_sequence(states: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch length width"]:
+    """The states of an encoder; a map [batch, width, height, width of the map] place by place."""
+    return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
 
 
 def _is_encoder_decoder(encoder: nn.Module) -> bool:

@@ -89,6 +89,32 @@ def load_model(
     return model, frozenset(info["missing_keys"])
 
 
+def load_vision_model(
+    name_or_folder: str | os.PathLike[str],
+    *,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype | str | None = torch.float32,
+    seed: int = 0,
+) -> tuple[torch.nn.Module, frozenset[str]]:
+    """As `load_model`; of a model that reads texts and images (CLIP) the part that reads images.
+
+    Raises `ModelError` also where that part cannot be loaded by itself.
+    """
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": dtype, "seed": seed}
+    config = load_config(name_or_folder, trust_remote_code=trust_remote_code)
+    vision = getattr(config, "vision_config", None)
+    if vision is None:
+        return load_model(name_or_folder, **options)
+    if type(vision) in AutoModel._model_mapping:
+        model, missing = load_model(name_or_folder, config=vision, **options)
+        if not missing:
+            return model, missing
+    raise ModelError(
+        f"The part of {os.fspath(name_or_folder)!r} that reads images cannot be loaded by itself: "
+        f"expected an image encoder, or a model with one beside a text encoder, such as CLIP."
+    )
+
+
 def load_pruned(
     folder: str | os.PathLike[str],
     model_class: Any = None,

@@ -22,15 +22,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from lobes.batching import Encoded, check_no_empty, ragged
+from lobes.batching import Encoded, check_no_empty, padding_id, ragged
 from lobes.errors import ConfigError, ModelError
 from lobes.modeling.pooling import accepted_inputs, evaluation_mode
 from lobes.modeling.pretrained import load_model, load_tokenizer, quiet, with_padding
 from lobes.modeling.task_model import (
+    Readable,
     TaskModel,
     TaskOutput,
     at_least_float32,
     check_padding,
+    check_texts,
     longest_input,
     specs_of,
 )
@@ -100,6 +102,7 @@ class PromptedModel(TaskModel):
     ) -> None:
         super().__init__()
         self.tasks = specs_of(tasks)
+        check_texts(self.tasks, "prompts are for texts")
         self.prompts = _checked_prompts(self.tasks, prompts)
         self.model = model
         self.config = model.config
@@ -175,19 +178,20 @@ class PromptedModel(TaskModel):
         lengths = _lengths(ids, inputs.get("attention_mask"))
         return _places(ids, longest) < lengths[:, None] + longest
 
-    def encode(self, task: str, texts: Sequence[tuple[str, ...]]) -> Encoded:
+    def encode(self, task: str, examples: Readable) -> Encoded:
         """The prompts of a task's examples, without the words."""
+        texts = examples.texts
         spec = self.spec(task)
         prompt = self.prompts[task]
         room = self.max_length - len(self._beginning) - max(map(len, self.words[task])) + 1
-        examples = [dict(zip(spec.text, example, strict=True)) for example in texts]
+        filled = [dict(zip(spec.text, example, strict=True)) for example in texts]
         rows: list[list[int]] = []
-        for start in range(0, len(examples), _CHUNK):
-            chunk = examples[start : start + _CHUNK]
+        for start in range(0, len(filled), _CHUNK):
+            chunk = filled[start : start + _CHUNK]
             for example, ids in zip(chunk, self._ids(map(prompt.fill, chunk)), strict=True):
                 fitted = ids if len(ids) <= room else self._fitted(spec, prompt, example, room)
                 rows.append([*self._beginning, *fitted])
-        encoded = ragged(rows)
+        encoded = ragged(rows, padding_id(self.tokenizer))
         check_no_empty(encoded, texts)
         return encoded
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from lobes.batching import Encoded, encode
+from lobes.batching import Inputs, encode
 from lobes.discovery.positions import real_positions
-from lobes.errors import ConfigError, ModelError
+from lobes.errors import ConfigError, DataError, ModelError
+from lobes.modeling.pictures import EncodedImages, ImageProcessor
 from lobes.modeling.saved import listed
+from lobes.tasks.images import Picture
 from lobes.tasks.task import Task, TaskSpec, check_task_names
 
 LONGEST_BY_DEFAULT = 512
@@ -31,17 +33,39 @@ class TaskOutput(ModelOutput):
     logits: Tensor | dict[str, Tensor] | None = None
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """Examples to be encoded: those of a task (`Examples`), with labels or without (`Split`)."""
+
+    @property
+    def texts(self) -> Sequence[tuple[str, ...]]:
+        """One string for each text column."""
+
+    @property
+    def images(self) -> Sequence[Picture] | None:
+        """The pictures, where the task is one of images."""
+
+
 class TaskModel(nn.Module):
     """The face that importance, evaluation and training look at.
 
     `tokenizer` makes the inputs, texts are cut to `max_length` tokens, and `logits` gives every
-    task's logits from one pass of the encoder.
+    task's logits from one pass of the encoder. A model of images has an `image_processor` in place
+    of the tokenizer, and `max_length` is the number of its positions.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any  # None for a model of images
+    image_processor: ImageProcessor | None = None
     config: Any
     tasks: tuple[TaskSpec, ...]
     max_length: int
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What the forward pass reads; discovery asks for it."""
+        if self.image_processor is not None:
+            return ("pixel_values",)
+        return ("input_ids", "attention_mask", "token_type_ids")
 
     @property
     def device(self) -> torch.device:
@@ -52,7 +76,7 @@ class TaskModel(nn.Module):
         """Every task's logits, at least in float32, from one pass of the encoder.
 
         `inputs` are `input_ids`, `attention_mask` and, if the tokenizer makes them,
-        `token_type_ids`, each [batch, length].
+        `token_type_ids`, each [batch, length]; or `pixel_values` [batch, channels, height, width].
         """
         raise NotImplementedError
 
@@ -60,9 +84,30 @@ class TaskModel(nn.Module):
         """One task's logits."""
         return self.logits(**inputs)[task]
 
-    def encode(self, task: str, texts: Sequence[tuple[str, ...]]) -> Encoded:
-        """A task's texts as the model reads them, cut to `max_length` tokens."""
-        return encode(self.tokenizer, texts, self.max_length)
+    def encode(self, task: str, examples: Readable) -> Inputs:
+        """A task's examples as the model reads them: texts cut to `max_length` tokens, or images.
+
+        Raises `DataError` for texts where the model reads images, and the other way round.
+        """
+        images, processor = examples.images, self.image_processor
+        if (images is None) != (processor is None):
+            given, read = ("texts", "images") if images is None else ("images", "texts")
+            raise DataError(
+                f"Task {task!r} has {given}, but the model reads {read}: give it a task of {read}, "
+                f"or take another model."
+            )
+        if images is not None and processor is not None:
+            return EncodedImages(tuple(images), processor, self.max_length)
+        return encode(self.tokenizer, examples.texts, self.max_length)
+
+    def example(self) -> dict[str, Tensor]:
+        """A made-up example, on the model's device: an empty text, or a picture of noise."""
+        if self.image_processor is not None:
+            return {"pixel_values": self.image_processor.sample().to(self.device)}
+        ids = self.tokenizer("", return_tensors="pt")["input_ids"].to(self.device)
+        if ids.shape[1] == 0:
+            ids = torch.full((1, 1), int(self.tokenizer.pad_token_id or 0), device=self.device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def copies(self, task: str) -> int:
         """How many sequences are read for each example, one after the other in the batch."""
@@ -105,6 +150,12 @@ def specs_of(tasks: Sequence[Task | TaskSpec]) -> tuple[TaskSpec, ...]:
     """The tasks without their data; refuses names that cannot stand in one model."""
     specs = tuple(task if isinstance(task, TaskSpec) else task.spec for task in tasks)
     check_task_names(specs)
+    kinds = {spec.image is None: spec.name for spec in specs}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"Task {kinds[False]!r} has images and task {kinds[True]!r} has texts: the tasks of "
+            f"one model are all of one kind; make two models."
+        )
     for spec in specs:
         if hasattr(nn.ModuleDict, spec.name) or spec.name == "training":
             raise ConfigError(
@@ -112,6 +163,27 @@ def specs_of(tasks: Sequence[Task | TaskSpec]) -> tuple[TaskSpec, ...]:
                 f"itself: choose another name, such as '{spec.name}-task'."
             )
     return specs
+
+
+def check_medium(specs: Sequence[TaskSpec], tokenizer: Any, image_processor: Any) -> None:
+    """Raise `ConfigError` unless texts come with a tokenizer, or images with their processor."""
+    image = specs[0].image is not None
+    if image and image_processor is None:
+        raise ConfigError(
+            f"Task {specs[0].name!r} has images: give the model its image processor, with "
+            f"image_processor=AutoImageProcessor.from_pretrained(…), in place of a tokenizer."
+        )
+    if not image and (tokenizer is None or image_processor is not None):
+        raise ConfigError(
+            f"Task {specs[0].name!r} has texts: give the model its tokenizer, and no image "
+            f"processor."
+        )
+
+
+def check_texts(specs: Sequence[TaskSpec], why: str) -> None:
+    """Raise `ConfigError` where the tasks are of images; `why` is the second half sentence."""
+    if specs[0].image is not None:
+        raise ConfigError(f"Task {specs[0].name!r} has images, but {why}.")
 
 
 def longest_input(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module, given: int | None) -> int:

@@ -113,6 +113,7 @@ class StudyConfig(Section):
                     f"iap.lesion_tasks names {shown(name)}; expected tasks of this study: "
                     f"{', '.join(names)}"
                 )
+        self._check_images()
         if self.transfer is not None and self.transfer.task.name in names:
             raise ValueError(
                 f"transfer.task.name is {shown(self.transfer.task.name)}, which is one of "
@@ -133,6 +134,21 @@ class StudyConfig(Section):
         )
         if lacks:
             raise ValueError(f"growth is there, but {lacks}")
+
+    def _check_images(self) -> None:
+        """Refuse tasks of texts beside tasks of images, and settings that are for texts only."""
+        tasks = (*self.tasks, *([self.transfer.task] if self.transfer else []))
+        places = {task.image is None: task.where for task in tasks}
+        if len(places) > 1:
+            raise ValueError(
+                f"{places[False]} has images, but {places[True]} has texts; expected tasks of one "
+                f"kind in a study"
+            )
+        if False in places and self.max_length is not None:
+            raise ValueError(
+                f"max_length is {self.max_length}, but {places[False]} has images; expected it in "
+                f"studies of texts only"
+            )
 
     @property
     def iap_seed(self) -> int:

@@ -77,9 +77,7 @@ def predict_run(
             if progress:
                 progress(what, done, total)
 
-        logits = predict_logits(
-            model, task.name, examples.texts, precision=precision, progress=step
-        )
+        logits = predict_logits(model, task.name, examples, precision=precision, progress=step)
         records.append(_write(to, spec, name, examples, logits, task.is_known))
     return {"run": str(run), "split": split, "predictions": records}
 
@@ -176,7 +174,8 @@ def _lines(
 ) -> Iterator[str]:
     """The lines of a TSV file: index, the label where it is known, prediction, probabilities.
 
-    Several labels of one example are a JSON list, and each has a probability of its own.
+    Several labels of one example are a JSON list, and each has a probability of its own. For
+    images the index is followed by the file.
     """
     names = None if spec.labels is None else [" ".join(label.split()) for label in spec.labels]
 
@@ -187,12 +186,15 @@ def _lines(
             return json.dumps([names[i] for i in np.flatnonzero(value)], ensure_ascii=False)
         return names[value]
 
-    header = ["index", *([] if examples.labels is None else ["label"]), "prediction"]
+    header = ["index", *([] if examples.images is None else ["image"])]
+    header += [*([] if examples.labels is None else ["label"]), "prediction"]
     yield "\t".join([*header, *(f"p_{name}" for name in names or ())])
     logits = logits.astype(np.float64)
     probabilities = expit(logits) if spec.is_multi_label else softmax(logits, axis=-1)
     for index, prediction in enumerate(predictions.tolist()):
         cells = [str(index)]
+        if examples.images is not None:
+            cells.append(" ".join(examples.images[index].name.split()))
         if examples.labels is not None:
             cells.append(shown(examples.labels[index]))
         cells.append(shown(prediction))

@@ -6,7 +6,7 @@ are what is reported, are never touched.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -21,8 +21,8 @@ LEAST = 2
 def hold_out(task: Task, share: float, seed: int) -> Task:
     """The task with `share` of its training data held out, in the place of its validation data.
 
-    Of every class that share (one example at least, and never all); examples of the same text are
-    never on both sides. Raises `DataError` for a task with too few examples for that.
+    Of every class that share (one example at least, and never all); examples of the same text
+    or image are never on both sides. Raises `DataError` for a task with too few examples for that.
     """
     assert task.train is not None  # `load_task` makes no task without
     generator = np.random.default_rng([seed, 3, *task.name.encode()])
@@ -45,7 +45,8 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
                 + (
                     "four or more with different targets are needed."
                     if task.is_regression
-                    else f"{LEAST} or more different texts of {LEAST} or more classes are needed."
+                    else f"{LEAST} or more different {_inputs(task)} of {LEAST} or more classes "
+                    f"are needed."
                 )
             )
     return with_data(task, rest, held_out)
@@ -58,6 +59,7 @@ def with_data(task: Task, train: Examples, validation: Examples | None) -> Task:
         train=train,
         validation=validation,
         text=task.text,
+        image=task.image,
         label=task.label,
         labels=task.labels,
         metric=task.metric,
@@ -87,6 +89,10 @@ def subset_sizes(task: Task, fractions: Sequence[float]) -> list[int]:
     return [max(least, _rounded(fraction * len(task.train))) for fraction in fractions]
 
 
+def _inputs(task: Task) -> str:
+    return "texts" if task.image is None else "images"
+
+
 def _rounded(number: float) -> int:
     """The nearest whole number, at least 1; halves go up."""
     return max(1, math.floor(number + 0.5))
@@ -100,14 +106,14 @@ def _classes(task: Task) -> list[Int[np.ndarray, " _"]]:
 
 
 def _groups_by_class(task: Task) -> list[list[Int[np.ndarray, " _"]]]:
-    """For each class the groups of training examples with the same text.
+    """For each class the groups of training examples with the same text, or the same image.
 
-    A text with several labels counts to the class of its first example.
+    One with several labels counts to the class of its first example.
     """
     assert task.train is not None
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for place, text in enumerate(task.train.texts):
-        groups.setdefault(text, []).append(place)
+    groups: dict[Hashable, list[int]] = {}
+    for place, example in enumerate(task.train.inputs):
+        groups.setdefault(example, []).append(place)
     found: list[list[Int[np.ndarray, " _"]]] = []
     for examples in _classes(task):
         own = set(examples.tolist())

@@ -60,7 +60,7 @@ def new_model(study: StudyConfig, tasks: Sequence[Task]) -> MultiTaskModel:
         max_length=study.max_length,
         seed=study.seed,
     )
-    if study.max_length is None:
+    if study.max_length is None and model.image_processor is None:
         model.max_length = min(model.max_length, LONGEST_BY_DEFAULT)
     return model
 
@@ -78,6 +78,7 @@ def task_fingerprint(task: Task) -> str:
     for examples in (task.train, task.validation):
         if examples is not None:
             parts += [json.dumps(examples.texts), examples.labels]
+            parts += [picture.digest.hex() for picture in examples.images or ()]
     return fingerprint(*parts)
 
 

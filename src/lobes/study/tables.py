@@ -55,7 +55,10 @@ def _label_columns(value: Any) -> str | tuple[str, ...]:
 
 LabelColumns = Annotated[str | tuple[str, ...], BeforeValidator(_label_columns)]
 
-_SPLIT = "a file (CSV, TSV, JSON lines, Parquet), or a split of `dataset`"
+_SPLIT = (
+    "a file (CSV, TSV, JSON lines, Parquet), a folder with a folder of images for each class, or "
+    "a split of `dataset`"
+)
 
 
 class Section(BaseModel):
@@ -82,6 +85,7 @@ class TaskConfig(Section):
     text: Annotated[Texts, Field(min_length=1, max_length=2)] | None = Field(
         None, description="the name of one text column, or a list of two"
     )
+    image: Text | None = Field(None, description="the name of one column of images")
     label: LabelColumns = Field(
         "label", description="the name of the label column, or a list with a column for each label"
     )
@@ -121,9 +125,9 @@ class TaskConfig(Section):
 
     def source(self) -> dict[str, Any]:
         """The settings that say what the data are, as `load_task` and `load_split` take them."""
-        names = ("name", "dataset", "config", "train", "validation", "text", "label", "labels")
+        names = ("name", "dataset", "config", "train", "validation", "text", "image", "label")
         return self.model_dump(
-            include={*names, "metric", "columns", "label_map", "filter", "leave_out"}
+            include={*names, "labels", "metric", "columns", "label_map", "filter", "leave_out"}
         )
 
     @model_validator(mode="before")
@@ -149,7 +153,17 @@ class TaskConfig(Section):
                 f"both"
             )
         self._check_source()
+        if self.image is not None:
+            self._check_image()
         return self
+
+    def _check_image(self) -> None:
+        for key in ("text", "prompt"):
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"{self.where}.image and {self.where}.{key} are both there; expected texts "
+                    f"(`text`, `prompt`) or images (`image`)"
+                )
 
     def _check_source(self) -> None:
         where = self.where
@@ -159,7 +173,8 @@ class TaskConfig(Section):
                 f"`config` belongs to a data set of the hub"
             )
         if self.is_known:
-            for key in ("text", "labels", "columns", "label_map", "filter", "leave_out", "test"):
+            names = ("text", "image", "labels", "columns", "label_map", "filter", "leave_out")
+            for key in (*names, "test"):
                 if getattr(self, key) is not None:
                     raise ValueError(
                         f"{where}.{key} is there, but {shown(self.name)} is a known task, whose "
@@ -179,9 +194,10 @@ class TaskConfig(Section):
                 f"{where}.train is missing; expected a file, or `dataset` with a data set of the "
                 f"hub"
             )
-        if self.text is None:
+        if self.text is None and self.image is None:
             raise ValueError(
-                f"{where}.text is missing; expected the name of one text column, or a list of two"
+                f"{where}.text is missing; expected the name of one text column, or a list of "
+                f"two; for images, `image` with the name of their column"
             )
 
 

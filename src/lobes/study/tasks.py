@@ -44,18 +44,19 @@ def describe_task(
 
     The task is one of `study` where there is one, else a known task, whose data are in `data_dir`
     or wherever `load_task` finds them. Lengths are those under the tokenizer of `model`, by
-    default the study's; without either they are left out. Splits that are nowhere to be found are
-    listed with the reason.
+    default the study's; without either they are left out, as for images. Splits that are nowhere
+    to be found are listed with the reason.
 
     Raises DataError where no split can be read, and for names that are not known.
     """
     task = _task_of(name, study)
     facts = _facts(known_task(name)) if task.is_known else _own_facts(task, study)
+    is_text = task.image is None
     folder = data_dir or (study.data_dir if study else None)
     splits = _load_splits(task, facts, folder)
     model = model or (study.model if study else None)
     trusted = trust_remote_code or (study is not None and study.trust_remote_code)
-    tokenizer = _tokenizer(model, trusted)
+    tokenizer = _tokenizer(model, trusted) if is_text else None
     longest = study.max_length if study else None
     names = facts["labels"]
     return {
@@ -91,6 +92,7 @@ def _own_facts(task: TaskConfig, study: StudyConfig | None) -> dict[str, Any]:
     return {
         "name": task.name,
         "text": list(loaded.text),
+        **({"image": loaded.image} if loaded.image else {}),
         "label": loaded.label if isinstance(loaded.label, str) else list(loaded.label),
         "multi_label": loaded.is_multi_label,
         "labels": None if loaded.labels is None else list(loaded.labels),
@@ -198,6 +200,7 @@ def _examples(splits: dict[str, Split | str], names: list[str] | None) -> list[d
     return [
         {
             "text": list(split.texts[i]),
+            **({"image": split.images[i].name} if split.images else {}),
             "label": None if labels is None else _named(labels[i], names),
         }
         for i in chosen

@@ -209,7 +209,8 @@ class _Transfer:
             (self.task,),
             pooling=source.pooling,
             dropout=self.run.study.training.dropout,
-            max_length=source.max_length,
+            max_length=None if source.image_processor else source.max_length,
+            image_processor=source.image_processor,
             seed=self.run.study.seed,
         ).to(self.run.device)
 

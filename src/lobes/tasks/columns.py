@@ -85,7 +85,7 @@ def check_texts(where: str, column: str, values: list[Any]) -> list[str]:
     if set(map(type, values)) == {str}:
         return values
     for row, value in enumerate(values):
-        if _is_missing(value):
+        if is_missing(value):
             raise DataError(
                 f"{where} row {row} has no text in column {column!r} ({value!r}); correct or "
                 f"remove the row."
@@ -108,7 +108,7 @@ def check_label_values(
     kinds: dict[str, tuple[int, Any]] = {}
     plain: list[Any] = []
     for row, value in zip(rows or range(len(values)), values, strict=True):
-        if _is_missing(value):
+        if is_missing(value):
             raise DataError(
                 f"{where} row {row} has no label in column {column!r} ({value!r}); correct or "
                 f"remove the row."
@@ -202,7 +202,8 @@ def class_names(data: TaskData, column: str) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None, or a mark for "missing" of numpy or pandas."""
     # pandas' own marks for "missing" answer no comparison; they are known by their type.
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True

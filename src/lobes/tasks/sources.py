@@ -5,7 +5,7 @@ A task of one's own names its files, or its data set on the hub, and their colum
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lobes.errors import ConfigError, DataError
 from lobes.tasks.columns import TaskData, check_texts, is_list, read_columns, suggest
 from lobes.tasks.folders import missing, read_split
 from lobes.tasks.formats import has_text_cells, read_labels, read_rows
+from lobes.tasks.images import Picture, class_folders, read_pictures, rooted, undecoded
 from lobes.tasks.known import KNOWN, KnownTask, known_task
 from lobes.tasks.selection import Selection, select
 from lobes.tasks.task import Examples, Task, read_examples
@@ -38,6 +39,7 @@ def load_task(
     dataset: str | None = None,
     config: str | None = None,
     text: str | Sequence[str] | None = None,
+    image: str | None = None,
     label: str | Sequence[str] = "label",
     labels: Sequence[str] | None = None,
     metric: str | None = None,
@@ -54,7 +56,8 @@ def load_task(
 ) -> Task:
     """Load a task from files, with `dataset` from the hub, or by its known name.
 
-    `train` and `validation` are files (relative to `folder`), or with `dataset` the names of
+    `train` and `validation` are files (relative to `folder`), for images also folders with a
+    folder of pictures for each class, or with `dataset` the names of
     splits, of which `train` is "train" unless given. `config` is one of the configurations of
     the data set. `columns` leads from the names that `text`, `label` and the rest go by to those
     of the data, `label_map` from the labels of the data (as text) to the task's (with a column for
@@ -68,9 +71,9 @@ def load_task(
     name of another of its splits. Where the folder has no training data, the task has none.
 
     Without `validation`, 10 % of the training examples are held out for it, drawn with `seed`;
-    examples of the same text are never on both sides. `train_size` and `validation_size` then
-    draw that many examples, with `seed`, from a larger split, in its order; two tasks over the
-    same rows keep the same rows, unless `stratified` draws each class in its share (an example
+    examples of the same text or image are never on both sides. `train_size` and `validation_size`
+    then draw that many examples, with `seed`, from a larger split, in its order; two tasks over
+    the same rows keep the same rows, unless `stratified` draws each class in its share (an example
     with several labels counts to the rarest).
 
     Raises DataError for files and data sets that cannot be read or used, and ConfigError for
@@ -85,6 +88,7 @@ def load_task(
         dataset,
         config,
         text,
+        image,
         label,
         labels,
         columns,
@@ -102,16 +106,17 @@ def load_task(
             for split, source in given.items()
             if source is not None
         }
-        task = Task(name, **data, text=own.text, label=label, labels=labels, metric=metric)
+        task = Task(name, **data, **own.columns, label=label, labels=labels, metric=metric)
     return _sampled(task, train_size, validation_size, stratified, seed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """One split as it is published: texts, and labels unless they are hidden."""
+    """One split as it is published: texts or images, and labels unless they are hidden."""
 
     texts: tuple[tuple[str, ...], ...]
     labels: Int[np.ndarray, "examples *classes"] | Float[np.ndarray, " examples"] | None
+    images: tuple[Picture, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -127,6 +132,7 @@ def load_split(
     dataset: str | None = None,
     config: str | None = None,
     text: str | Sequence[str] | None = None,
+    image: str | None = None,
     label: str | Sequence[str] = "label",
     labels: Sequence[str] | None = None,
     metric: str | None = None,
@@ -150,6 +156,7 @@ def load_split(
         dataset,
         config,
         text,
+        image,
         label,
         labels,
         columns,
@@ -175,13 +182,16 @@ def load_split(
         data = own.read(where, source or split, needs_label=False)
         columns_of_text, names = own.text, own.labels
     if not _has_labels(data, _names(label)):
+        if image is not None:
+            pictures = read_pictures(where, image, read_columns(where, data, (image,))[image])
+            return Split(((),) * len(pictures), None, pictures)
         return Split(_texts(where, data, columns_of_text), None)
     if own is not None and names is None:
         rows = own.read(f"Task {name!r}: train", train or "train")
-        names = Task(name, train=rows, text=own.text, label=label, metric=metric).labels
+        names = Task(name, train=rows, **own.columns, label=label, metric=metric).labels
     label = label if isinstance(label, str) else tuple(label)
-    examples = read_examples(where, data, columns_of_text, label, names)
-    return Split(examples.texts, examples.labels)
+    examples = read_examples(where, data, columns_of_text, label, names, image)
+    return Split(examples.texts, examples.labels, examples.images)
 
 
 def _texts(where: str, data: TaskData, columns: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
@@ -212,25 +222,38 @@ class _OwnSource:
     config: str | None
     folder: Path
     text: tuple[str, ...]
+    image: str | None
     label: tuple[str, ...]
     labels: tuple[str, ...] | None
     selection: Selection
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What the examples are in, as `Task` takes it."""
+        return {"text": self.text, "image": self.image}
 
     def read(
         self, where: str, source: str | os.PathLike[str], needs_label: bool = True
     ) -> TaskData:
         """The rows of a file or of a split, with the task's own columns."""
         selection = self.selection
-        wanted = [selection.column(column) for column in self.text]
+        inputs = self.text if self.image is None else (self.image,)
+        wanted = [selection.column(column) for column in inputs]
         wanted += selection.tested
         labels = [selection.column(column) for column in self.label]
         try:
             if self.dataset is not None:
                 data = _load_from_hub(self.dataset, self.config, str(source))
+                if self.image is not None:
+                    data = undecoded(data, selection.column(self.image))
+            elif self.image is not None and (path := self._path(source)).is_dir():
+                data = class_folders(path, wanted[0], labels[0])
             else:
-                path = self.folder / Path(source).expanduser()
+                path = self._path(source)
                 needed, optional = (wanted + labels, []) if needs_label else (wanted, labels)
                 data = read_rows(path, needed, optional)
+                if self.image is not None:
+                    data = rooted(data, wanted[0], path.parent)
                 if has_text_cells(path) and labels[0] in (data[0] if data else ()):
                     names = None if selection.label_map else self.labels
                     if len(labels) == 1:  # several hold 0 and 1, whatever the spelling
@@ -238,7 +261,10 @@ class _OwnSource:
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         by_index = self.labels is not None
-        return select(where, data, self.text, self.label, selection, by_index=by_index)
+        return select(where, data, inputs, self.label, selection, by_index=by_index)
+
+    def _path(self, source: str | os.PathLike[str]) -> Path:
+        return self.folder / Path(source).expanduser()
 
 
 def _own_source(
@@ -247,6 +273,7 @@ def _own_source(
     dataset: str | None,
     config: str | None,
     text: str | Sequence[str] | None,
+    image: str | None,
     label: str | Sequence[str],
     labels: Sequence[str] | None,
     columns: Mapping[str, str] | None,
@@ -266,20 +293,24 @@ def _own_source(
                 f"Task {name!r} has no training data: name a file with train=…, or a data set."
                 + suggest(name, KNOWN)
             )
-        given = (text, labels, columns, label_map, filter, leave_out)
+        given = (text, image, labels, columns, label_map, filter, leave_out)
         if any(value is not None for value in given) or label != "label":
             raise ConfigError(
                 f"Task {name!r} is a known task, whose columns and labels are known: name the "
                 f"files or the data set to describe data of your own."
             )
         return None
-    if text is None:
-        raise ConfigError(f"Task {name!r} has no text columns: name one or two with text=….")
+    if text is None and image is None:
+        raise ConfigError(
+            f"Task {name!r} has no text columns: name one or two with text=…, or a column of "
+            f"images with image=…."
+        )
     return _OwnSource(
         dataset,
         config,
         Path(folder or "."),
-        (text,) if isinstance(text, str) else tuple(text),
+        (text,) if isinstance(text, str) else tuple(text or ()),
+        image,
         _names(label),
         None if labels is None else tuple(labels),
         Selection(columns or {}, label_map or {}, filter or {}, leave_out or {}),
@@ -413,6 +444,7 @@ def _sampled(
         train=None if train is None else drawn(train, train_size, 1),
         validation=drawn(validation, validation_size, 2),
         text=task.text,
+        image=task.image,
         label=task.label,
         labels=task.labels,
         metric=task.metric,
@@ -448,16 +480,17 @@ def _shares(labels: Int[np.ndarray, " examples"], size: int) -> Int[np.ndarray, 
 def _hold_out(
     name: str, examples: Examples, generator: np.random.Generator
 ) -> tuple[Examples, Examples]:
-    """Split off a share `HELD_OUT` of the examples, whole groups of equal texts at a time."""
-    group_of: dict[tuple[str, ...], int] = {}
-    group = np.array([group_of.setdefault(text, len(group_of)) for text in examples.texts])
+    """Split off a share `HELD_OUT` of the examples, whole groups of equal inputs at a time."""
+    group_of: dict[Hashable, int] = {}
+    group = np.array([group_of.setdefault(each, len(group_of)) for each in examples.inputs])
     order = generator.permutation(len(group_of))
     sizes = np.bincount(group)[order]
     needed = int(np.searchsorted(np.cumsum(sizes), HELD_OUT * len(examples))) + 1
     if needed >= len(order):
         raise DataError(
             f"Task {name!r}: cannot hold out {HELD_OUT:.0%} of {len(examples)} training examples "
-            f"with {len(order)} different texts for validation: give validation data."
+            f"with {len(order)} different {'texts' if examples.images is None else 'images'} for "
+            f"validation: give validation data."
         )
     held_out = np.isin(group, order[:needed])
     return examples.select(np.flatnonzero(~held_out)), examples.select(np.flatnonzero(held_out))

@@ -1,11 +1,12 @@
-"""A task: its name, its labelled texts, its label names and its metric.
+"""A task: its name, its labelled texts or images, its label names and its metric.
 
 Everything a user hands in is checked here, once, so that no other file has to: what leaves this
-file is text that is text and labels that are class indices or finite numbers.
+file is text that is text, images that are images, and labels that are class indices or finite
+numbers.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -27,21 +28,29 @@ from lobes.tasks.columns import (
     read_columns,
     suggest,
 )
+from lobes.tasks.images import Picture, read_pictures, undecoded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """One split of a task: texts and labels, checked.
+    """One split of a task: texts or images, and labels, checked.
 
-    `texts[i]` has one string for each text column. `labels` are class indices (int64), or targets
-    (float64) for regression; where an example may have several labels they are a matrix (int64)
-    of 0 and 1 for each class. The array is read-only.
+    `texts[i]` has one string for each text column, and none where `images[i]` is the example's
+    picture. `labels` are class indices (int64), or targets (float64) for regression; where an
+    example may have several labels they are a matrix (int64) of 0 and 1 for each class. The array
+    is read-only.
     """
 
     texts: tuple[tuple[str, ...], ...]
     labels: Int[np.ndarray, "examples *classes"] | Float[np.ndarray, " examples"]
+    images: tuple[Picture, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.images is not None and len(self.images) != len(self.texts):
+            raise DataError(
+                f"{len(self.images)} images and {len(self.texts)} texts: expected as many, each "
+                f"text ()."
+            )
         if len(self.texts) != len(self.labels):
             raise DataError(
                 f"{len(self.texts)} texts and {len(self.labels)} labels: expected one label for "
@@ -63,7 +72,13 @@ class Examples:
     def select(self, indices: Iterable[int] | Int[np.ndarray, " selected"]) -> "Examples":
         """The examples at `indices`, in that order."""
         places = [int(i) for i in indices]
-        return Examples(tuple(self.texts[i] for i in places), self.labels[places])
+        images = None if self.images is None else tuple(self.images[i] for i in places)
+        return Examples(tuple(self.texts[i] for i in places), self.labels[places], images)
+
+    @property
+    def inputs(self) -> Sequence[Hashable]:
+        """The texts, or the images; equal ones are the same input."""
+        return self.texts if self.images is None else self.images
 
     def strata(self) -> Int[np.ndarray, " examples"]:
         """The class of each example, to draw class by class; a regression is one class.
@@ -84,10 +99,11 @@ class Examples:
 class TaskSpec:
     """A task without its data: what models and results keep of it.
 
-    `labels` are the class names in the order of the class indices, or None for regression.
+    `text` are the text columns, one or two; or it is empty, and `image` the image column. `labels`
+    are the class names in the order of the class indices, or None for regression.
     `is_multi_label`: an example may have any number of them; `label` may then name a column for
-    each. Raises DataError for a name or labels that cannot be, and ConfigError for a metric that
-    does not exist or does not fit.
+    each. Raises DataError for a name, columns or labels that cannot be, and ConfigError for a
+    metric that does not exist or does not fit.
     """
 
     name: str
@@ -96,10 +112,11 @@ class TaskSpec:
     labels: tuple[str, ...] | None
     metric: str
     is_multi_label: bool = False
+    image: str | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_columns(self.name, self.text, self.label)
+        _check_columns(self.name, self.text, self.label, self.image)
         if self.labels is not None:
             _check_labels(self.name, self.labels)
         if not isinstance(self.label, str):
@@ -120,11 +137,14 @@ class TaskSpec:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON; `from_dict` reads them.
 
-        "is_multi_label" is there only where it is true: most tasks are as they always were.
+        "is_multi_label" is there only where it is true, "image" where there is such a column: most
+        tasks are as they always were.
         """
         values = asdict(self)
         if not self.is_multi_label:
             del values["is_multi_label"]
+        if self.image is None:
+            del values["image"]
         return values
 
     @classmethod
@@ -138,15 +158,18 @@ class TaskSpec:
             labels=None if labels is None else tuple(labels),
             metric=values["metric"],
             is_multi_label=bool(values.get("is_multi_label", False)),
+            image=values.get("image"),
         )
 
 
 @dataclass(frozen=True, slots=True, init=False, eq=False)
 class Task:
-    """A named task with its labelled texts.
+    """A named task with its labelled texts or images.
 
     `train` and `validation` are a `datasets.Dataset`, a `pandas.DataFrame`, a `pyarrow.Table`, a
-    list of dicts, or `Examples`. `text` names one column, or two for pairs of texts.
+    list of dicts, or `Examples`. `text` names one column, or two for pairs of texts; or `image`
+    names a column of pictures: paths, encoded bytes, what `datasets.Image` gives, PIL images or
+    arrays [height, width] or [height, width, 3] of uint8.
 
     `labels` are the class names in order. Text labels must be among them. Whole numbers (also
     1.0) are indices into them, unless every name is itself a whole number, as in ("1", "2", "3"):
@@ -163,7 +186,7 @@ class Task:
     task one, whatever the numbers.
 
     Raises DataError for data that cannot be used, naming task, split and row (from 0), and
-    ConfigError for a metric that does not exist or does not fit.
+    ConfigError for a metric that does not exist or does not fit, and for images without Pillow.
     """
 
     spec: TaskSpec
@@ -176,7 +199,8 @@ class Task:
         *,
         train: TaskData = None,
         validation: TaskData = None,
-        text: str | Sequence[str],
+        text: str | Sequence[str] = (),
+        image: str | None = None,
         label: str | Sequence[str] = "label",
         labels: Sequence[str] | None = None,
         metric: str | None = None,
@@ -184,7 +208,7 @@ class Task:
         _check_name(name)
         text = (text,) if isinstance(text, str) else tuple(text)
         label = label if isinstance(label, str) else tuple(label)
-        _check_columns(name, text, label)
+        _check_columns(name, text, label, image)
         names = None if labels is None else tuple(labels)
         if names is None and not isinstance(label, str):
             names = label
@@ -193,7 +217,7 @@ class Task:
         if not isinstance(label, str):
             _check_label_columns(name, label, names)
         splits = {
-            split: _read_split(f"Task {name!r}: {split}", data, text, label)
+            split: _read_split(f"Task {name!r}: {split}", data, text, label, image)
             for split, data in (("train", train), ("validation", validation))
             if data is not None
         }
@@ -201,7 +225,9 @@ class Task:
             names = _infer_labels(name, splits, metric)
         several = _has_several(name, label, splits)
         usual = "spearman" if names is None else "f1_micro" if several else "accuracy"
-        spec = TaskSpec(name, text, label, names, metric or usual, several and names is not None)
+        spec = TaskSpec(
+            name, text, label, names, metric or usual, several and names is not None, image
+        )
         object.__setattr__(self, "spec", spec)
         for split in ("train", "validation"):
             raw = splits.get(split)
@@ -215,8 +241,13 @@ class Task:
 
     @property
     def text(self) -> tuple[str, ...]:
-        """The names of the text columns, one or two."""
+        """The names of the text columns, one or two; none where there is an image column."""
         return self.spec.text
+
+    @property
+    def image(self) -> str | None:
+        """The name of the image column; None for a task of texts."""
+        return self.spec.image
 
     @property
     def label(self) -> str | tuple[str, ...]:
@@ -262,13 +293,14 @@ def read_examples(
     text: tuple[str, ...],
     label: str | tuple[str, ...],
     labels: tuple[str, ...] | None,
+    image: str | None = None,
 ) -> Examples:
     """One split read with the labels of a task that is there, be it of one class only.
 
     `where` begins the messages; the rest is as for `Task`. Raises DataError for data that cannot
     be used.
     """
-    return _read_split(where, data, text, label).read(labels)
+    return _read_split(where, data, text, label, image).read(labels)
 
 
 def check_task_names(tasks: Sequence[Task] | Sequence[TaskSpec]) -> None:
@@ -286,7 +318,7 @@ def check_task_names(tasks: Sequence[Task] | Sequence[TaskSpec]) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _RawSplit:
-    """One split as handed in: texts are checked, labels are not yet class indices."""
+    """One split as handed in: texts and images are checked, labels not yet class indices."""
 
     where: str
     column: str | tuple[str, ...]
@@ -295,6 +327,7 @@ class _RawSplit:
     kind: LabelKind | Literal["index"]  # index: of Examples, which are class indices already
     feature_names: tuple[str, ...] | None = None
     several: bool = False
+    images: tuple[Picture, ...] | None = None
 
     def examples(self, names: tuple[str, ...] | None) -> Examples:
         """The checked split: targets where `names` is None, else indices into `names`."""
@@ -310,7 +343,8 @@ class _RawSplit:
 
     def read(self, names: tuple[str, ...] | None) -> Examples:
         """The same, though all examples may have the same label."""
-        return Examples(self.texts, self._targets() if names is None else self._indices(names))
+        labels = self._targets() if names is None else self._indices(names)
+        return Examples(self.texts, labels, self.images)
 
     def check_two_classes(self) -> None:
         """Raise DataError where all examples have the same label."""
@@ -389,40 +423,60 @@ class _RawSplit:
 
 
 def _read_split(
-    where: str, data: TaskData, text: tuple[str, ...], label: str | tuple[str, ...]
+    where: str,
+    data: TaskData,
+    text: tuple[str, ...],
+    label: str | tuple[str, ...],
+    image: str | None,
 ) -> _RawSplit:
     if isinstance(data, Examples):
-        return _read_examples(where, data, text, label)
-    columns = read_columns(where, data, (*text, *((label,) if isinstance(label, str) else label)))
+        return _read_examples(where, data, text, label, image)
+    if image is not None:
+        data = undecoded(data, image)
+    inputs = text if image is None else (image,)
+    columns = read_columns(where, data, (*inputs, *((label,) if isinstance(label, str) else label)))
     texts = [check_texts(where, column, columns[column]) for column in text]
-    rows = tuple(zip(*texts, strict=True))
-    for row, example in enumerate(rows):
+    rows: tuple[tuple[str, ...], ...] = tuple(zip(*texts, strict=True))
+    if image is not None:
+        rows = ((),) * len(columns[image])
+    for row, example in enumerate(rows if image is None else ()):
         if not any(part.strip() for part in example):
             raise DataError(
                 f"{where} row {row} has an empty text in {listed(text)}; correct or remove it."
             )
     if not isinstance(label, str):
         found = check_label_columns(where, {column: columns[column] for column in label})
-        return _RawSplit(where, label, rows, found, "text", label, several=True)
+        images = None if image is None else read_pictures(where, image, columns[image])
+        return _RawSplit(where, label, rows, found, "text", label, several=True, images=images)
     several = any(map(is_list, columns[label]))
     check = check_label_lists if several else check_label_values
     values, kind = check(where, label, columns[label])
-    return _RawSplit(where, label, rows, values, kind, class_names(data, label), several)
+    # last, since every file is read
+    images = None if image is None else read_pictures(where, image, columns[image])
+    return _RawSplit(where, label, rows, values, kind, class_names(data, label), several, images)
 
 
 def _read_examples(
-    where: str, data: Examples, text: tuple[str, ...], label: str | tuple[str, ...]
+    where: str,
+    data: Examples,
+    text: tuple[str, ...],
+    label: str | tuple[str, ...],
+    image: str | None,
 ) -> _RawSplit:
     if not len(data):
         raise DataError(f"{where} has no examples; give it some, or leave the split out.")
+    if (data.images is None) != (image is None):
+        has, wanted = ("texts", "image") if data.images is None else ("images", "text")
+        raise DataError(f"{where} has {has}, but the task names {wanted} columns; use one kind.")
     if any(len(example) != len(text) for example in data.texts):
         raise DataError(f"{where} has examples without one text for each of {listed(text)}.")
-    whole = np.issubdtype(data.labels.dtype, np.integer)
     if data.labels.ndim > 1:
         names = tuple(map(str, range(data.labels.shape[1])))
         found = [tuple(np.flatnonzero(row).tolist()) for row in data.labels]
-        return _RawSplit(where, label, data.texts, found, "index", names, several=True)
-    return _RawSplit(where, label, data.texts, data.labels.tolist(), "index" if whole else "float")
+        return _RawSplit(where, label, data.texts, found, "index", names, True, data.images)
+    kind: Literal["index", "float"]
+    kind = "index" if np.issubdtype(data.labels.dtype, np.integer) else "float"
+    return _RawSplit(where, label, data.texts, data.labels.tolist(), kind, images=data.images)
 
 
 def _infer_labels(
@@ -492,7 +546,18 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_columns(name: str, text: tuple[str, ...], label: str | tuple[str, ...]) -> None:
+def _check_columns(
+    name: str, text: tuple[str, ...], label: str | tuple[str, ...], image: str | None
+) -> None:
+    if image is not None:
+        if text:
+            raise DataError(
+                f"Task {name!r} has the text columns {listed(text)} and the image column "
+                f"{image!r}: expected one of the two kinds."
+            )
+        if image in ((label,) if isinstance(label, str) else label):
+            raise DataError(f"Task {name!r} takes column {image!r} both as image and as label.")
+        return
     if not 1 <= len(text) <= 2:
         raise DataError(
             f"Task {name!r} has {len(text)} text columns: expected one, or two for pairs of texts."

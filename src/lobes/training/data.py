@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lobes.batching import Encoded, collate, encode, padding_id
 from lobes.evaluation import examples_of
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task
@@ -15,7 +14,7 @@ from lobes.training.sampling import TaskBatchSampler
 
 
 class TrainingData(Dataset):
-    """All tasks' training examples, tokenised, one task after the other."""
+    """All tasks' training examples, tokenised or as pictures, one task after the other."""
 
     def __init__(self, model: MultiTaskModel, tasks: Sequence[Task]) -> None:
         examples = [examples_of(task, "train") for task in tasks]
@@ -23,10 +22,10 @@ class TrainingData(Dataset):
         self.sizes = [len(part) for part in examples]
         self.starts = np.cumsum([0, *self.sizes])
         self.labels = [part.labels for part in examples]
-        self.inputs = Encoded.concatenate(
-            [encode(model.tokenizer, part.texts, model.max_length) for part in examples]
-        )
-        self._padding = padding_id(model.tokenizer)
+        encoded = [
+            model.encode(task.name, part) for task, part in zip(tasks, examples, strict=True)
+        ]
+        self.inputs = type(encoded[0]).concatenate(encoded)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -35,7 +34,7 @@ class TrainingData(Dataset):
         return index
 
     def collate(self, indices: list[int]) -> dict[str, Any]:
-        """One task's examples as a batch: inputs [batch, length], labels [batch], task, examples.
+        """One task's examples as a batch: inputs, labels [batch], task, examples.
 
         "examples" are their places in the task's training data.
         """
@@ -43,7 +42,7 @@ class TrainingData(Dataset):
         examples = np.array(indices) - self.starts[task]
         labels = self.labels[task][examples]
         return {
-            **collate(self.inputs, indices, self._padding),
+            **self.inputs.collate(indices),
             "labels": torch.from_numpy(
                 labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
             ),

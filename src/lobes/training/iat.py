@@ -259,9 +259,6 @@ def check_gate(model: MultiTaskModel, layout: HeadLayout) -> None:
     Raises `ModelError` where some do, which means that the model reads a projection's weight from
     somewhere else than the projection's own forward pass.
     """
-    ids = model.tokenizer("", return_tensors="pt")["input_ids"].to(model.device)
-    if ids.shape[1] == 0:
-        ids = torch.full((1, 1), int(model.tokenizer.pad_token_id or 0), device=model.device)
     spec = model.tasks[0]
     shape = (1, spec.n_outputs) if spec.is_multi_label else (1,)
     labels = torch.zeros(shape, dtype=torch.float32 if spec.is_regression else torch.int64)
@@ -274,7 +271,7 @@ def check_gate(model: MultiTaskModel, layout: HeadLayout) -> None:
         parts = [part for part in gate.parts if part.parameter.requires_grad]
         if not parts:
             return  # projections that are frozen anyway
-        logits = model.logits(input_ids=ids, attention_mask=torch.ones_like(ids))[spec.name]
+        logits = model.logits(**model.example())[spec.name]
         loss = example_losses(logits, labels.to(model.device), spec).sum()
         weights = [part.parameter for part in parts]
         found = torch.autograd.grad(loss, weights, allow_unused=True)

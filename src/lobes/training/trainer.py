@@ -212,6 +212,7 @@ class MultiTaskTrainer(Trainer):
     ) -> Any:
         """The mean loss of one batch; `RunError` where it is not a number."""
         task, examples = inputs["task"], inputs.pop("examples", ())
+        size = len(inputs["labels"])
         self._seen.add(task)
         if self._iat is not None:
             self._iat.select(task)
@@ -225,7 +226,7 @@ class MultiTaskTrainer(Trainer):
                 )
             )
         self._last = task, value
-        self._counted = self._counted[0], self._counted[1] + len(inputs["input_ids"])
+        self._counted = self._counted[0], self._counted[1] + size
         total = self._pending.setdefault(task, [0.0, 0])
         total[0] += value
         total[1] += 1
