@@ -226,7 +226,8 @@ def show_task(task: dict[str, Any]) -> None:
             _lengths(size.get("tokens"), size["examples"]),
         )
     console = _console()
-    console.print(_text(f"{task['name']}: {', '.join(task['text'])} → {labels}"), table)
+    columns = task["text"] or [task["image"]]
+    console.print(_text(f"{task['name']}: {', '.join(columns)} → {labels}"), table)
     for sentence in missing:
         console.print(_text(sentence))
     for example in task["examples"]:
@@ -234,7 +235,8 @@ def show_task(task: dict[str, Any]) -> None:
         if isinstance(label, list):
             label = ", ".join(label) or "no label"
         shown = f"{label:.3g}" if isinstance(label, float) else label
-        console.print(_text(f"{shown}: {' | '.join(example['text'])}"))
+        shown_input = example.get("image") or " | ".join(example["text"])
+        console.print(_text(f"{shown}: {shown_input}"))
 
 
 def _lengths(tokens: dict[str, Any] | None, examples: int) -> str:
