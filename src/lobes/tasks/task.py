@@ -17,6 +17,7 @@ from lobes.metrics import get_metric
 from lobes.tasks.columns import (
     LabelKind,
     TaskData,
+    blocks_of,
     check_label_columns,
     check_label_lists,
     check_label_values,
@@ -27,18 +28,19 @@ from lobes.tasks.columns import (
     read_columns,
     suggest,
 )
+from lobes.texts import Texts, TextsWriter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
     """One split of a task: texts and labels, checked.
 
-    `texts[i]` has one string for each text column. `labels` are class indices (int64), or targets
-    (float64) for regression; where an example may have several labels they are a matrix (int64)
-    of 0 and 1 for each class. The array is read-only.
+    `texts[i]` has one string for each text column: `Texts`, or a tuple. `labels` are class indices
+    (int64), or targets (float64) for regression; where an example may have several labels they are
+    a matrix (int64) of 0 and 1 for each class. The array is read-only.
     """
 
-    texts: tuple[tuple[str, ...], ...]
+    texts: Sequence[tuple[str, ...]]
     labels: Int[np.ndarray, "examples *classes"] | Float[np.ndarray, " examples"]
 
     def __post_init__(self) -> None:
@@ -62,7 +64,9 @@ class Examples:
 
     def select(self, indices: Iterable[int] | Int[np.ndarray, " selected"]) -> "Examples":
         """The examples at `indices`, in that order."""
-        places = [int(i) for i in indices]
+        places = np.array(indices if isinstance(indices, np.ndarray) else list(indices), np.int64)
+        if isinstance(self.texts, Texts):
+            return Examples(self.texts.select(places), self.labels[places])
         return Examples(tuple(self.texts[i] for i in places), self.labels[places])
 
     def strata(self) -> Int[np.ndarray, " examples"]:
@@ -146,7 +150,7 @@ class Task:
     """A named task with its labelled texts.
 
     `train` and `validation` are a `datasets.Dataset`, a `pandas.DataFrame`, a `pyarrow.Table`, a
-    list of dicts, or `Examples`. `text` names one column, or two for pairs of texts.
+    list of dicts, `Blocks` of such, or `Examples`. `text` names one column, or two for pairs.
 
     `labels` are the class names in order. Text labels must be among them. Whole numbers (also
     1.0) are indices into them, unless every name is itself a whole number, as in ("1", "2", "3"):
@@ -271,6 +275,15 @@ def read_examples(
     return _read_split(where, data, text, label).read(labels)
 
 
+def read_texts(where: str, data: TaskData, text: tuple[str, ...]) -> Texts:
+    """The texts of a split without labels, which may be empty. Raises as `read_examples` does."""
+    writer = TextsWriter(len(text))
+    for start, block in blocks_of(data):
+        columns = read_columns(where, block, text, start)
+        writer.append([check_texts(where, column, columns[column], start) for column in text])
+    return writer.finish()
+
+
 def check_task_names(tasks: Sequence[Task] | Sequence[TaskSpec]) -> None:
     """Raise DataError where there is no task, or where two have the same name."""
     names = [task.name for task in tasks]
@@ -290,7 +303,7 @@ class _RawSplit:
 
     where: str
     column: str | tuple[str, ...]
-    texts: tuple[tuple[str, ...], ...]
+    texts: Sequence[tuple[str, ...]]
     values: list[Any]  # a label each, or a tuple of labels each
     kind: LabelKind | Literal["index"]  # index: of Examples, which are class indices already
     feature_names: tuple[str, ...] | None = None
@@ -393,21 +406,30 @@ def _read_split(
 ) -> _RawSplit:
     if isinstance(data, Examples):
         return _read_examples(where, data, text, label)
-    columns = read_columns(where, data, (*text, *((label,) if isinstance(label, str) else label)))
-    texts = [check_texts(where, column, columns[column]) for column in text]
-    rows = tuple(zip(*texts, strict=True))
-    for row, example in enumerate(rows):
-        if not any(part.strip() for part in example):
-            raise DataError(
-                f"{where} row {row} has an empty text in {listed(text)}; correct or remove it."
-            )
+    own = (label,) if isinstance(label, str) else label
+    writer = TextsWriter(len(text))
+    labels: dict[str, list[Any]] = {column: [] for column in own}
+    same: dict[str, str] = {}  # one string for each label, not for each row
+    names = None
+    for start, block in blocks_of(data):
+        columns = read_columns(where, block, (*text, *own), start)
+        texts = [check_texts(where, column, columns[column], start) for column in text]
+        for row, example in enumerate(zip(*texts, strict=True), start):
+            if not any(part.strip() for part in example):
+                raise DataError(
+                    f"{where} row {row} has an empty text in {listed(text)}; correct or remove it."
+                )
+        writer.append(texts)
+        for column, values in labels.items():
+            values += [same.setdefault(v, v) if type(v) is str else v for v in columns[column]]
+        names = class_names(block, own[0])
     if not isinstance(label, str):
-        found = check_label_columns(where, {column: columns[column] for column in label})
-        return _RawSplit(where, label, rows, found, "text", label, several=True)
-    several = any(map(is_list, columns[label]))
+        found = check_label_columns(where, labels)
+        return _RawSplit(where, label, writer.finish(), found, "text", label, several=True)
+    several = any(map(is_list, labels[label]))
     check = check_label_lists if several else check_label_values
-    values, kind = check(where, label, columns[label])
-    return _RawSplit(where, label, rows, values, kind, class_names(data, label), several)
+    values, kind = check(where, label, labels[label])
+    return _RawSplit(where, label, writer.finish(), values, kind, names, several)
 
 
 def _read_examples(
@@ -415,7 +437,11 @@ def _read_examples(
 ) -> _RawSplit:
     if not len(data):
         raise DataError(f"{where} has no examples; give it some, or leave the split out.")
-    if any(len(example) != len(text) for example in data.texts):
+    if isinstance(data.texts, Texts):
+        fits = data.texts.width == len(text)
+    else:
+        fits = all(len(example) == len(text) for example in data.texts)
+    if not fits:
         raise DataError(f"{where} has examples without one text for each of {listed(text)}.")
     whole = np.issubdtype(data.labels.dtype, np.integer)
     if data.labels.ndim > 1:

@@ -5,9 +5,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch.utils.data import DataLoader, Dataset
 
-from lobes.batching import Encoded, collate, encode, padding_id
+from lobes.batching import collate, encode, padding_id
 from lobes.evaluation import examples_of
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task
@@ -23,10 +24,14 @@ class TrainingData(Dataset):
         self.sizes = [len(part) for part in examples]
         self.starts = np.cumsum([0, *self.sizes])
         self.labels = [part.labels for part in examples]
-        self.inputs = Encoded.concatenate(
-            [encode(model.tokenizer, part.texts, model.max_length) for part in examples]
-        )
+        # not joined: what is in a file stays there
+        self.inputs = [encode(model.tokenizer, part.texts, model.max_length) for part in examples]
         self._padding = padding_id(model.tokenizer)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " examples"]:
+        """The number of tokens of each example, all tasks."""
+        return np.concatenate([inputs.lengths for inputs in self.inputs])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -43,7 +48,7 @@ class TrainingData(Dataset):
         examples = np.array(indices) - self.starts[task]
         labels = self.labels[task][examples]
         return {
-            **collate(self.inputs, indices, self._padding),
+            **collate(self.inputs[task], examples, self._padding),
             "labels": torch.from_numpy(
                 labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
             ),
