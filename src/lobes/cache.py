@@ -193,7 +193,7 @@ def _read_array(path: Path, dtype: str, size: int, checksum: int) -> Shaped[np.n
 
 def _mapped(file: IO[bytes], size: int, dtype: Any) -> Shaped[np.ndarray, " _"]:
     if not size:
-        return np.empty(0, dtype)
+        return np.frombuffer(b"", dtype=dtype)
     return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), dtype=dtype)
 
 

@@ -145,7 +145,7 @@ class _Column:
 
     def _forget(self, first: int, last: int) -> None:
         """Let the system take back the pages of a mapped file, which are read once and in order."""
-        mapped = self._data.base
+        mapped = getattr(self._data.base, "obj", None)
         if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             start = first - first % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_DONTNEED, start, last - start)
@@ -190,7 +190,9 @@ def number_equal(values: Iterable[bytes]) -> Int[np.ndarray, " values"]:
 
     Values are told apart by digests of 128 bits, so that they need not be kept.
     """
-    digests = b"".join(hashlib.blake2b(value, digest_size=16).digest() for value in values)
+    digests = bytearray()
+    for value in values:
+        digests += hashlib.blake2b(value, digest_size=16).digest()
     _, first, number = np.unique(
         np.frombuffer(digests, dtype="S16"), return_index=True, return_inverse=True
     )

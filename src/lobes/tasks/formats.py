@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -71,11 +71,19 @@ def read_labelled(
     if not has_text_cells(path) or label not in header_of(path):
         yield from found
         return
-    read = _kind_of_labels(
-        (row[label] for block in read_blocks(path, (label,)) for row in block), labels or ()
-    )
+    read = _kind_of_labels(_cells_of(path, label), labels or ())
     for block in found:
-        yield [{**row, label: read(row[label]) if row[label].strip() else None} for row in block]
+        for row in block:
+            row[label] = read(row[label]) if row[label].strip() else None
+        yield block
+
+
+def _cells_of(path: Path, column: str) -> Iterator[str]:
+    """The cells of one column, of the lines that have as many cells as the header."""
+    lines = chain.from_iterable(_lines(path, _delimiter(path)))
+    _, header = next(lines)
+    place = header.index(column)
+    return (cells[place] for _, cells in lines if len(cells) == len(header))
 
 
 def read_cells(path: Path, wanted: Sequence[int], *, delimiter: str, ragged: bool = False) -> Read:
