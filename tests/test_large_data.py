@@ -458,4 +458,4 @@ def test_memory_is_a_fraction_of_the_file(tmp_path):
     assert number == 30_000
     assert size > 50
     assert more < 0.4 * size, f"{more} of {size} MiB"
-    print(more,size)
+    print(more, size)

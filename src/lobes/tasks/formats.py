@@ -71,7 +71,7 @@ def read_labelled(
     if not has_text_cells(path) or label not in header_of(path):
         yield from found
         return
-    read = _kind_of_labels(_cells_of(path, label), labels or ())
+    read = _kind_of_labels(label, _cells_of(path, label), labels or ())
     for block in found:
         for row in block:
             row[label] = read(row[label]) if row[label].strip() else None
