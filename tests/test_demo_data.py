@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lobes.cache import cache_folder
 from lobes.errors import ConfigError, DataError
 from lobes.study import demo_data
 from lobes.study.demo_data import (
@@ -20,7 +21,6 @@ from lobes.study.demo_data import (
     NEUTRAL,
     SENTIMENTS,
     DemoAssets,
-    cache_folder,
     demo_tasks,
     fetch,
     read_sentences,

@@ -55,7 +55,7 @@ def seen(folder: Path, rank: int) -> tuple[list, list, dict]:
 def batches(model: MultiTaskModel, accumulate: int) -> list[list[dict]]:
     """The micro-batches of each step, over both processes."""
     data = TrainingData(model, TASKS)
-    stream = TaskBatchSampler(data.sizes, 7, lengths=data.inputs.lengths)
+    stream = TaskBatchSampler(data.sizes, 7, lengths=data.lengths)
     every = [data.collate(indices) for indices in stream]
     size = accumulate * PROCESSES
     return [every[i : i + size] for i in range(0, STEPS * size, size)]

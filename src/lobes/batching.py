@@ -2,10 +2,16 @@
 
 Sorting the examples by length and filling each batch up to a number of tokens, rather than of
 examples, keeps padding under 5 % for ordinary text.
+
+The tokens of many examples go to a file as they are made, and into the cache: the next run maps
+them from there and tokenises nothing.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -14,13 +20,25 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from lobes.cache import Spool, load, save
 from lobes.errors import ConfigError, DataError
+from lobes.texts import Texts, blocks, digest, number_equal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # How many examples one tokenizer call gets: enough for its threads, little enough for memory.
 _CHUNK = 8192
+
+# And at most so many characters, unless one text has more: a tokenizer reads a text to its end,
+# wherever it is cut.
+_CHARACTERS = 2**21
+
+# From so many examples on tokens are kept in the cache.
+_CACHED = 20_000
+
+# The form of what is kept; another number makes all of it anew.
+_FORMAT = 1
 
 # A batch of its own costs a fixed time, about what this share of a full batch's tokens takes.
 _BATCH_COST = 1 / 64
@@ -111,6 +129,8 @@ class Encoded:
 
         Raises ConfigError for no parts, or where some have token types and others have none.
         """
+        if len(parts) == 1:
+            return parts[0]
         types = [part.token_type_ids for part in parts]
         present = [array for array in types if array is not None]
         if not parts or (present and len(present) < len(parts)):
@@ -131,36 +151,96 @@ def encode(
 ) -> Encoded:
     """Tokenize every example (one text or a pair of texts), cut to `max_length` tokens.
 
-    Of a pair the longer text is cut first. Raises ConfigError for a `max_length` that leaves no
-    room for text, and DataError for an example of which the tokenizer makes no token at all.
+    Of a pair the longer text is cut first. The tokens of more than 20,000 examples are kept in the
+    folder `tokens` of the cache, by the texts, the tokenizer and `max_length`, where it is one of
+    the library tokenizers, whose state is known. Raises ConfigError for a `max_length` that leaves
+    no room for text, and DataError for an example of which the tokenizer makes no token at all.
     """
-    columns = _columns(texts)
-    room = max_length - tokenizer.num_special_tokens_to_add(pair=len(columns) == 2)
-    if room < len(columns):
+    width = _width(texts)
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=width == 2)
+    if room < width:
         raise ConfigError(
             f"max_length = {max_length} leaves room for {max(room, 0)} tokens of text beside the "
-            f"tokenizer's special tokens; at least {max_length - room + len(columns)} is needed."
+            f"tokenizer's special tokens; at least {max_length - room + width} is needed."
         )
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
+    key = None
+    if len(texts) > _CACHED and tokenizer.is_fast:
+        key = f"tokens/{_fingerprint(tokenizer, texts, max_length)}"
+    encoded = None if key is None else _kept(key, tokenizer)
+    if encoded is None:
+        encoded = _tokenize(tokenizer, texts, max_length)
+        check_no_empty(encoded, texts)
+        if key is not None:
+            arrays = {"input_ids": encoded.input_ids, "offsets": encoded.offsets}
+            if encoded.token_type_ids is not None:
+                arrays["token_type_ids"] = encoded.token_type_ids
+            save(key, arrays)
+            encoded = _kept(key, tokenizer) or encoded
+    return encoded
+
+
+def _kept(key: str, tokenizer: "PreTrainedTokenizerBase") -> Encoded | None:
+    arrays = load(key)
+    return None if arrays is None else Encoded(**arrays, pad_token_id=padding_id(tokenizer))
+
+
+def _tokenize(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], max_length: int
+) -> Encoded:
+    ids, types = Spool(), Spool()
     lengths: list[np.ndarray] = []
-    for start in range(0, len(texts), _CHUNK):
-        chunk = [column[start : start + _CHUNK] for column in columns]
+    typed = False
+    for chunk in _chunks(texts):
+        columns = [list(column) for column in zip(*chunk, strict=True)]
         made = tokenizer(
-            *chunk, truncation=True, max_length=max_length, return_attention_mask=False
+            *columns, truncation=True, max_length=max_length, return_attention_mask=False
         )
         lengths.append(np.fromiter(map(len, made["input_ids"]), dtype=np.int64))
-        ids.append(_flat(made["input_ids"]))
-        if "token_type_ids" in made:
-            types.append(_flat(made["token_type_ids"]))
-    encoded = Encoded(
-        np.concatenate(ids),
+        ids.append(_flat(made["input_ids"]).tobytes())
+        typed = "token_type_ids" in made
+        if typed:
+            types.append(_flat(made["token_type_ids"]).tobytes())
+    return Encoded(
+        ids.array(np.int32),
         _offsets(np.concatenate(lengths)),
-        np.concatenate(types) if types else None,
+        types.array(np.int32) if typed else None,
         padding_id(tokenizer),
     )
-    check_no_empty(encoded, texts)
-    return encoded
+
+
+def _chunks(texts: Sequence[tuple[str, ...]]) -> Iterator[Sequence[tuple[str, ...]]]:
+    """Examples for one call of the tokenizer each."""
+    for block in blocks(texts, _CHUNK):
+        ends = np.cumsum([sum(map(len, example)) for example in block])
+        start = 0
+        while start < len(block):
+            before = ends[start - 1] if start else 0
+            stop = int(np.searchsorted(ends, before + _CHARACTERS, side="right"))
+            stop = max(stop, start + 1)
+            yield block[start:stop]
+            start = stop
+
+
+def _fingerprint(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], max_length: int
+) -> str:
+    """What the tokens depend on: texts, the tokenizer's whole state, `max_length`, versions."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name in ("truncation", "padding"):  # as the last call left them
+        state.pop(name, None)
+    parts = {
+        "format": _FORMAT,
+        "versions": [version("tokenizers"), version("transformers")],
+        "texts": digest(texts),
+        "max_length": max_length,
+        "class": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
+        "state": state,
+        "names": list(tokenizer.model_input_names),
+        "side": tokenizer.truncation_side,
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "split_special": tokenizer.split_special_tokens,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def unique_inputs(encoded: Encoded) -> tuple[Encoded, Int[np.ndarray, " examples"]]:
@@ -169,19 +249,15 @@ def unique_inputs(encoded: Encoded) -> tuple[Encoded, Int[np.ndarray, " examples
     Returns (unique, inverse): `unique.select(inverse)` equals `encoded`. Several tasks over the
     same sentences need one pass of the encoder for each sentence.
     """
-    seen: dict[tuple[bytes, bytes], int] = {}
-    inverse = np.empty(len(encoded), dtype=np.int64)
-    first: list[int] = []
-    types = encoded.token_type_ids
-    for i, (start, stop) in enumerate(pairwise(encoded.offsets.tolist())):
-        key = (
-            encoded.input_ids[start:stop].tobytes(),
-            b"" if types is None else types[start:stop].tobytes(),
-        )
-        inverse[i] = seen.setdefault(key, len(first))
-        if inverse[i] == len(first):
-            first.append(i)
-    return encoded.select(np.array(first, dtype=np.int64)), inverse
+    arrays = [encoded.input_ids]
+    if encoded.token_type_ids is not None:
+        arrays.append(encoded.token_type_ids)
+    inverse = number_equal(
+        b"".join(array[start:stop].tobytes() for array in arrays)
+        for start, stop in pairwise(encoded.offsets.tolist())
+    )
+    first = np.unique(inverse, return_index=True)[1]
+    return (encoded if len(first) == len(encoded) else encoded.select(first)), inverse
 
 
 def token_batches(
@@ -242,10 +318,11 @@ def collate(
     `token_type_ids`. `pad_token_id` may be None, for a tokenizer without one: 0 takes its place.
     """
     chosen = np.asarray(indices, dtype=np.int64)
-    lengths = encoded.lengths[chosen]
+    starts = encoded.offsets[chosen]
+    lengths = encoded.offsets[chosen + 1] - starts
     columns = np.arange(lengths.max(initial=0))
     real = columns < lengths[:, None]
-    places = (encoded.offsets[chosen][:, None] + columns)[real]
+    places = (starts[:, None] + columns)[real]
     arrays = {
         "input_ids": _padded(encoded.input_ids[places], real, pad_token_id or 0),
         "attention_mask": real.astype(np.int64),
@@ -270,14 +347,18 @@ def ragged(rows: Sequence[Sequence[int]], pad_token_id: int = 0) -> Encoded:
     return Encoded(ids, _offsets(lengths), pad_token_id=pad_token_id)
 
 
-def _columns(texts: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    widths = {len(example) for example in texts}
+def _width(texts: Sequence[tuple[str, ...]]) -> int:
+    """How many texts each example has, 1 or 2."""
+    if isinstance(texts, Texts) and len(texts):
+        widths = {texts.width}
+    else:
+        widths = {len(example) for example in texts}
     if len(widths) != 1 or not widths <= {1, 2}:
         raise DataError(
             f"Cannot tokenize {len(texts)} examples of {sorted(widths)} texts each: expected at "
             f"least one example, and one text in every example or two in every example."
         )
-    return [list(column) for column in zip(*texts, strict=True)]
+    return widths.pop()
 
 
 def _flat(rows: list[list[int]]) -> Int[np.ndarray, " tokens"]:

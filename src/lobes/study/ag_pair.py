@@ -84,8 +84,11 @@ def _read(source: Path, text: tuple[str, ...], topic: str | None) -> tuple[list[
     is_ag_news = not text and topic is None and _is_ag_news(source)
     if is_ag_news:
         label, columns = "class", ("title", "description")
-        cells = read_cells(source, range(3), delimiter=",")
-        rows = [{label: row[0], columns[0]: row[1], columns[1]: row[2]} for row in cells]
+        rows = [
+            {label: row[0], columns[0]: row[1], columns[1]: row[2]}
+            for block in read_cells(source, range(3), delimiter=",")
+            for row in block
+        ]
     else:
         label, columns = topic or "label", text or ("text",)
         rows = read_rows(source, (*columns, label))

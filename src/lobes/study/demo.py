@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from lobes.cache import cache_folder
 from lobes.study.config import StudyConfig
-from lobes.study.demo_data import DemoAssets, cache_folder, write_demo_data
+from lobes.study.demo_data import DemoAssets, write_demo_data
 
 # Chosen so that the whole run takes at most five minutes on two CPU cores.
 TRAIN_SIZE = 6400

@@ -9,7 +9,6 @@ import hashlib
 import html
 import importlib.resources
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from lobes.cache import cache_folder
 from lobes.errors import ConfigError, DataError
 from lobes.tasks.ag_pair import LABELS as RELATIONS
 from lobes.tasks.ag_pair import ag_pairs
@@ -68,17 +68,6 @@ class _Package:
     folder: str
     files: tuple[str, ...]
     extract: Callable[[Path, Path], None]
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `$LOBES_CACHE`, or `lobes` in the user's folder for caches."""
-    if os.environ.get("LOBES_CACHE"):
-        return Path(os.environ["LOBES_CACHE"]).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "lobes"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "lobes"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lobes"
 
 
 def fetch(cache: Path | None = None, log: Log | None = None) -> DemoAssets:

@@ -6,7 +6,7 @@ are what is reported, are never touched.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -27,14 +27,17 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
     assert task.train is not None  # `load_task` makes no task without
     generator = np.random.default_rng([seed, 3, *task.name.encode()])
     chosen = np.zeros(len(task.train), dtype=bool)
-    for examples in _groups_by_class(task):
-        wanted = _rounded(share * sum(map(len, examples)))
-        taken = 0
-        for group in generator.permutation(len(examples))[: len(examples) - 1]:
-            if taken >= wanted:
-                break
-            chosen[examples[group]] = True
-            taken += len(examples[group])
+    text = task.train.numbered()
+    # a text with several labels counts to the class of its first example
+    _, first, sizes = np.unique(text, return_index=True, return_counts=True)
+    for examples in _classes(task):
+        groups = np.flatnonzero(np.isin(first, examples))
+        if not len(groups):
+            continue
+        order = groups[generator.permutation(len(groups))][: len(groups) - 1]
+        so_far = np.cumsum(sizes[order])
+        enough = np.searchsorted(so_far, _rounded(share * int(sizes[groups].sum()))) + 1
+        chosen |= np.isin(text, order[:enough])
     held_out = task.train.select(np.flatnonzero(chosen))
     rest = task.train.select(np.flatnonzero(~chosen))
     for part in (held_out, rest):
@@ -103,19 +106,3 @@ def _classes(task: Task) -> list[Int[np.ndarray, " _"]]:
     assert task.train is not None
     strata = task.train.strata()
     return [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
-
-
-def _groups_by_class(task: Task) -> list[list[Int[np.ndarray, " _"]]]:
-    """For each class the groups of training examples with the same text, or the same image.
-
-    One with several labels counts to the class of its first example.
-    """
-    assert task.train is not None
-    groups: dict[Hashable, list[int]] = {}
-    for place, example in enumerate(task.train.inputs):
-        groups.setdefault(example, []).append(place)
-    found: list[list[Int[np.ndarray, " _"]]] = []
-    for examples in _classes(task):
-        own = set(examples.tolist())
-        found.append([np.array(g) for g in groups.values() if g[0] in own])
-    return [groups for groups in found if groups]

@@ -13,6 +13,7 @@ from lobes.study.config import StudyConfig
 from lobes.study.disk import fingerprint
 from lobes.tasks.sources import load_task
 from lobes.tasks.task import Task
+from lobes.texts import digest
 
 Progress = Callable[[str, int, int], None]
 
@@ -77,7 +78,7 @@ def task_fingerprint(task: Task) -> str:
     parts: list[str | np.ndarray] = [json.dumps(task.spec.to_dict())]
     for examples in (task.train, task.validation):
         if examples is not None:
-            parts += [json.dumps(examples.texts), examples.labels]
+            parts += [digest(examples.texts), examples.labels]
             parts += [picture.digest.hex() for picture in examples.images or ()]
     return fingerprint(*parts)
 

@@ -5,7 +5,7 @@ a number. Each refusal names the split, the row (from 0) and the column.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +21,69 @@ LabelKind = Literal["text", "whole", "float"]
 # What a cell of a label's own column may hold, as text in small letters.
 _YES_OR_NO = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
+# So many rows of a data set or a table become Python's values at a time.
+_BLOCK = 10_000
 
-def read_columns(where: str, data: TaskData, wanted: tuple[str, ...]) -> dict[str, list[Any]]:
-    """The wanted columns of any supported kind of data, as lists."""
+
+class Blocks:
+    """Rows that come in blocks, each of a kind that `Task` takes, and so need no memory together.
+
+    Every iteration begins anew: `read` gives the blocks, in order.
+    """
+
+    def __init__(self, read: Callable[[], Iterator[TaskData]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[TaskData]:
+        return self._read()
+
+
+def blocks_of(data: TaskData) -> Iterator[tuple[int, TaskData]]:
+    """Data of any supported kind in blocks, each with the number of its first row.
+
+    Data without rows, or of no supported kind, are one block.
+    """
+    if not isinstance(data, Blocks):
+        yield from _cut(data)
+        return
+    first = 0
+    for part in data:
+        for start, block in _cut(part):
+            if len(block):
+                yield first + start, block
+        first += len(part)
+    if not first:
+        yield 0, []
+
+
+def _cut(data: TaskData) -> Iterator[tuple[int, TaskData]]:
+    number = getattr(data, "num_rows", None)
+    if not isinstance(number, int) or number <= _BLOCK:
+        yield 0, data
+        return
+    for start in range(0, number, _BLOCK):
+        stop = min(start + _BLOCK, number)
+        if hasattr(data, "slice"):  # a Table
+            yield start, data.slice(start, stop - start)
+        else:  # a Dataset
+            yield start, data.select(range(start, stop))
+
+
+def column_names(data: TaskData) -> list[str]:
+    """The names of the columns; those of the first row of a list of dicts."""
+    names = getattr(data, "column_names", None) or (data[0] if len(data) else ())
+    return list(names)
+
+
+def read_columns(
+    where: str, data: TaskData, wanted: tuple[str, ...], start: int = 0
+) -> dict[str, list[Any]]:
+    """The wanted columns of any supported kind of data, as lists.
+
+    `start` is the number of the first row, for the messages.
+    """
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
-        return _read_rows(where, data, wanted)
+        return _read_rows(where, data, wanted, start)
     is_frame = hasattr(data, "iloc") and hasattr(data, "columns")
     is_table = hasattr(data, "column_names") and hasattr(data, "num_rows")
     if isinstance(data, Mapping) or not (is_frame or is_table):
@@ -55,10 +113,12 @@ def _column_list(where: str, name: str, column: Any) -> list[Any]:
         ) from None
 
 
-def _read_rows(where: str, rows: Sequence[Any], wanted: tuple[str, ...]) -> dict[str, list[Any]]:
+def _read_rows(
+    where: str, rows: Sequence[Any], wanted: tuple[str, ...], start: int
+) -> dict[str, list[Any]]:
     if not len(rows):
         raise DataError(f"{where} has no examples; give it some, or leave the split out.")
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start):
         if not isinstance(row, Mapping):
             raise DataError(
                 f"{where} row {number} is a {type(row).__name__}: expected a dict with the "
@@ -81,10 +141,11 @@ def check_present(where: str, wanted: tuple[str, ...], present: Sequence[Any]) -
             )
 
 
-def check_texts(where: str, column: str, values: list[Any]) -> list[str]:
+def check_texts(where: str, column: str, values: list[Any], start: int = 0) -> list[str]:
+    """The values as strings; `start` is the number of the first row, for the messages."""
     if set(map(type, values)) == {str}:
         return values
-    for row, value in enumerate(values):
+    for row, value in enumerate(values, start):
         if is_missing(value):
             raise DataError(
                 f"{where} row {row} has no text in column {column!r} ({value!r}); correct or "

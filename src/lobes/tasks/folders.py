@@ -6,7 +6,7 @@ the suffix, as in `train.sample500.parquet`) holds the task's own columns in any
 and its like as CSV, SNLI and MNLI as JSON lines …: `known.py` says what each holds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from lobes.tasks.formats import (
     check_file,
     has_text_cells,
     header_of,
+    read_blocks,
     read_cells,
     read_json_lines,
-    read_labels,
+    read_labelled,
     read_ragged,
-    read_rows,
     read_text,
 )
 from lobes.tasks.known import Column, Download, KnownTask
@@ -52,25 +52,25 @@ def find_split(folder: Path, task: KnownTask, split: str) -> tuple[Path, Downloa
     return (found[0], None) if found else None
 
 
-def read_split(folder: Path, task: KnownTask, split: str) -> TaskData | None:
-    """The rows of a split with the task's own columns; None where the folder has no file of it.
+def read_split(
+    folder: Path, task: KnownTask, split: str
+) -> Callable[[], Iterator[TaskData]] | None:
+    """What gives the rows of a split in blocks, with the task's own columns.
 
-    Labels are label names or class indices, numbers for regression; a split without labels has no
-    column of them. Raises DataError for what cannot be read.
+    None where the folder has no file of it. Labels are label names or class indices, numbers for
+    regression; a split without labels has no column of them. Raises DataError for what cannot be
+    read, here or when it is called.
     """
     found = find_split(folder, task, split)
     if found is None:
         return None
     path, download = found
     if download is not None and download.by_folder:
-        return _read_by_folder(path, task, download)
+        return lambda: _read_by_folder(path, task, download)
     if download is not None:
-        return _read_download(path, task, split, download)
+        return lambda: _read_download(path, task, split, download)
     wanted = task.text if split in task.hidden else (*task.text, task.label)
-    rows = read_rows(path, wanted, (task.label,))
-    if has_text_cells(path) and task.label in (rows[0] if rows else ()):
-        return read_labels(rows, task.label, task.labels)
-    return rows
+    return lambda: read_labelled(path, wanted, (task.label,), task.label, task.labels)
 
 
 def missing(folder: Path, task: KnownTask, split: str) -> str:
@@ -104,40 +104,51 @@ def _has_own_columns(path: Path, task: KnownTask, split: str) -> bool:
     wanted = set(task.text) if split in task.hidden else {*task.text, task.label}
     if has_text_cells(path):
         return wanted <= set(header_of(path))
-    return all(wanted <= set(row) for row in read_json_lines(path)[:1])
+    return all(wanted <= set(row) for row in next(read_json_lines(path), [])[:1])
 
 
 def _read_download(
     path: Path, task: KnownTask, split: str, download: Download
-) -> list[dict[str, Any]]:
+) -> Iterator[list[dict[str, Any]]]:
     text = download.text
     if download.test_text and split not in download.headless:
         text = download.test_text
     columns: list[Column] = [column for part in text for column in part]
     wanted = columns if split.startswith("test") else [*columns, download.label]
-    rows = _raw_rows(path, wanted, download, headless=split in download.headless)
-    for number, row in enumerate(rows):
-        _check_row(path, number, row, (*wanted, *(download.only or ())[:1]))
-    if download.only:
-        column, value = download.only
-        rows = [row for row in rows if row[column] == value]
-    labelled = split not in task.hidden and all(download.label in row for row in rows)
-    return [
-        {
-            **{
-                own: _joined([row[column] for column in part])
-                for own, part in zip(task.text, text, strict=True)
-            },
-            **({task.label: _label(row[download.label], task, download)} if labelled else {}),
-        }
-        for row in rows
-        if not labelled or download.no_label is None or row[download.label] != download.no_label
-    ]
+    labelled = split not in task.hidden
+    first = 0
+    for rows in _raw_rows(path, wanted, download, headless=split in download.headless):
+        for number, row in enumerate(rows, first):
+            _check_row(path, number, row, (*wanted, *(download.only or ())[:1]))
+        if first == 0:
+            labelled = labelled and all(download.label in row for row in rows)
+        first += len(rows)
+        if download.only:
+            column, value = download.only
+            rows = [row for row in rows if row[column] == value]
+        yield [
+            {
+                **{
+                    own: _joined([row[column] for column in part])
+                    for own, part in zip(task.text, text, strict=True)
+                },
+                **(
+                    {task.label: _label(row.get(download.label), task, download)}
+                    if labelled
+                    else {}
+                ),
+            }
+            for row in rows
+            if not labelled
+            or download.no_label is None
+            or row.get(download.label) != download.no_label
+        ]
 
 
-def _read_by_folder(path: Path, task: KnownTask, download: Download) -> list[dict[str, Any]]:
+def _read_by_folder(
+    path: Path, task: KnownTask, download: Download
+) -> Iterator[list[dict[str, Any]]]:
     """One example for each file, label by label, in the order of the files' names."""
-    rows = []
     for folder, label in download.by_folder.items():
         files = sorted((path / folder).glob("*.txt"))
         if not files:
@@ -145,26 +156,26 @@ def _read_by_folder(path: Path, task: KnownTask, download: Download) -> list[dic
                 f"There is no text file in {str(path / folder)!r}, which holds the examples "
                 f"labelled {label!r}: unpack the download again."
             )
+        rows = []
         for file in files:
             check_file(file)
             rows.append({task.text[0]: read_text(file), task.label: label})
-    return rows
+        yield rows
 
 
 def _raw_rows(
     path: Path, wanted: list[Column], download: Download, *, headless: bool
-) -> list[dict[Any, Any]]:
+) -> Iterator[list[dict[Any, Any]]]:
     names = [column for column in wanted if isinstance(column, str)]
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-    check_file(path)
     if headless:
         places = [column for column in wanted if isinstance(column, int)]
-        return list(read_cells(path, places, delimiter=delimiter))
+        return read_cells(path, places, delimiter=delimiter)
     if not has_text_cells(path):
         return read_json_lines(path)
     if download.ragged:
-        return list(read_ragged(path, names, delimiter=delimiter))
-    return list(read_rows(path, names))
+        return read_ragged(path, names, delimiter=delimiter)
+    return read_blocks(path, names)
 
 
 def _check_row(path: Path, number: int, row: Mapping[Any, Any], wanted: Sequence[Column]) -> None:

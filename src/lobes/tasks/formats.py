@@ -3,24 +3,44 @@
 A file's kind is told by its suffix. CSV has a header, commas and, where needed, double quotes; TSV
 has a header and tabs, and a quote in it is an ordinary character; JSON lines has one object on
 each line. All three are UTF-8, with or without a byte-order mark. "NA", "null" and "001" are what
-they say. Damage is named by the line or the byte.
+they say. Damage is named by the line or the byte. Files are read in blocks of rows, so that no
+file is in memory whole.
 """
 
+import codecs
 import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lobes.errors import DataError
 from lobes.tasks.columns import TaskData, check_present, listed, suggest
 
+# How many rows are read together.
+BLOCK = 10_000
+
+Read = Iterator[TaskData]
+
 
 def read_rows(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) -> TaskData:
-    """The rows of a file, as `Task` takes them: a list of dicts, or a `pyarrow.Table` (Parquet).
+    """All rows of a file, as `Task` takes them: a list of dicts, or a `pyarrow.Table` (Parquet).
+
+    As `read_blocks`, for files that fit into memory.
+    """
+    found = list(read_blocks(path, wanted, optional))
+    if path.suffix.lower() == ".parquet":
+        import pyarrow
+
+        return pyarrow.concat_tables(found)
+    return [row for block in found for row in block]
+
+
+def read_blocks(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) -> Read:
+    """The rows of a file in blocks, lists of dicts or `pyarrow.Table`s (Parquet).
 
     Every column `wanted` must be there; of Parquet only those and the `optional` ones are read.
     Cells of CSV and TSV are strings. Raises DataError, with the line or the byte, for a file that
@@ -36,13 +56,41 @@ def read_rows(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) -
     return read(path, tuple(wanted), tuple(optional))
 
 
-def read_cells(
-    path: Path, wanted: Sequence[int], *, delimiter: str, ragged: bool = False
-) -> list[dict[int, str]]:
-    """The rows of a CSV or TSV file without a header, cells by their number from 0."""
+def read_labelled(
+    path: Path,
+    wanted: Sequence[str],
+    optional: Sequence[str],
+    label: str,
+    labels: Sequence[str] | None,
+) -> Read:
+    """As `read_blocks`; the labels of CSV and TSV are numbers where all of them are.
+
+    Labels stay text where one of them is a label name as it stands. An empty cell is no label.
+    """
+    found = read_blocks(path, wanted, optional)
+    if not has_text_cells(path) or label not in header_of(path):
+        yield from found
+        return
+    read = _kind_of_labels(label, _cells_of(path, label), labels or ())
+    for block in found:
+        for row in block:
+            row[label] = read(row[label]) if row[label].strip() else None
+        yield block
+
+
+def _cells_of(path: Path, column: str) -> Iterator[str]:
+    """The cells of one column, of the lines that have as many cells as the header."""
+    lines = chain.from_iterable(_lines(path, _delimiter(path)))
+    _, header = next(lines)
+    place = header.index(column)
+    return (cells[place] for _, cells in lines if len(cells) == len(header))
+
+
+def read_cells(path: Path, wanted: Sequence[int], *, delimiter: str, ragged: bool = False) -> Read:
+    """The rows of a CSV or TSV file without a header in blocks, cells by their number from 0."""
     check_file(path)
-    rows = []
-    with _lines(path, delimiter) as lines:
+    for lines in _lines(path, delimiter):
+        rows = []
         for number, cells in lines:
             if len(cells) > max(wanted):
                 rows.append(dict(enumerate(cells)))
@@ -51,11 +99,11 @@ def read_cells(
                     f"The file {str(path)!r} has {len(cells)} cells in line {number}: expected "
                     f"{max(wanted) + 1} or more, and no header."
                 )
-    return rows
+        yield rows
 
 
-def read_ragged(path: Path, wanted: Sequence[str], *, delimiter: str) -> list[dict[str, str]]:
-    """As `read_rows` for CSV and TSV, but lines with too few or too many cells are left out."""
+def read_ragged(path: Path, wanted: Sequence[str], *, delimiter: str) -> Read:
+    """As `read_blocks` for CSV and TSV, but lines with too few or too many cells are left out."""
     check_file(path)
     return _delimited(path, tuple(wanted), delimiter, ragged=True)
 
@@ -68,36 +116,35 @@ def has_text_cells(path: Path) -> bool:
 def header_of(path: Path) -> list[str]:
     """The cells of the first line of a CSV or TSV file."""
     check_file(path)
-    with _lines(path, _delimiter(path)) as lines:
-        return next((cells for _, cells in lines), [])
+    first = next(_lines(path, _delimiter(path), 1), [])
+    return next((cells for _, cells in first), [])
 
 
-def read_labels(
-    rows: list[dict[str, Any]], label: str, labels: Sequence[str] | None
-) -> list[dict[str, Any]]:
-    """Rows of strings with the labels read as numbers, where all of them are numbers.
+def _kind_of_labels(
+    label: str, cells: Iterator[str], names: Sequence[str]
+) -> Callable[[str], object]:
+    """What makes labels of cells: int or float where all filled cells are such, else str.
 
-    Labels stay text where one of them is a label name as it stands. An empty cell is no label.
     Raises DataError for cells that are lists written as text.
     """
-    cells = [row[label] for row in rows]
-    if (
-        set(cells).isdisjoint(labels or ())
-        and cells
-        and all(re.fullmatch(r"\s*\[.*\]\s*", cell, re.S) for cell in cells)
-    ):
+    whole = fractional = lists = True
+    first = None
+    for cell in cells:
+        if cell in names:
+            return str
+        first = cell if first is None else first
+        filled = cell.strip()
+        whole = whole and (not filled or re.fullmatch(r"[+-]?(0|[1-9]\d*)", filled) is not None)
+        fractional = fractional and (whole or not filled or _is_number(filled))
+        lists = lists and re.fullmatch(r"\[.*\]", filled, re.S) is not None
+        if not (whole or fractional or lists):
+            return str
+    if lists and first is not None:
         raise DataError(
-            f"the column {label!r} has lists, such as {cells[0]!r}, but a cell of CSV or TSV is "
+            f"the column {label!r} has lists, such as {first!r}, but a cell of CSV or TSV is "
             f"text: give each label a column of 0 and 1, with label=(…), or use JSON lines."
         )
-    read: Callable[[str], object] = str
-    if set(cells).isdisjoint(labels or ()):
-        filled = [cell.strip() for cell in cells if cell.strip()]
-        if all(re.fullmatch(r"[+-]?(0|[1-9]\d*)", cell) for cell in filled):
-            read = int
-        elif all(map(_is_number, filled)):
-            read = float
-    return [{**row, label: read(row[label]) if row[label].strip() else None} for row in rows]
+    return int if whole else float
 
 
 def _is_number(cell: str) -> bool:
@@ -133,21 +180,23 @@ def check_file(path: Path) -> None:
 
 def read_json_lines(
     path: Path, wanted: tuple[str, ...] = (), optional: tuple[str, ...] = ()
-) -> list[dict[str, Any]]:
-    """The objects of a file with one JSON object on each line, whatever its suffix."""
+) -> Read:
+    """The objects of a file with one JSON object on each line, whatever its suffix, in blocks."""
     check_file(path)
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        row = _json(path, number, line)
-        if not isinstance(row, dict):
-            raise DataError(
-                f"The file {str(path)!r} has a {type(row).__name__} in line {number}: expected "
-                f'one object on each line, such as {{"text": "…", "label": 0}}.'
-            )
-        rows.append(row)
-    return rows
+    with _open(path, "\n") as file:
+        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        while block := list(islice(lines, BLOCK)):
+            yield [_object(path, number, line.removesuffix("\n")) for number, line in block]
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    row = _json(path, number, line)
+    if not isinstance(row, dict):
+        raise DataError(
+            f"The file {str(path)!r} has a {type(row).__name__} in line {number}: expected "
+            f'one object on each line, such as {{"text": "…", "label": 0}}.'
+        )
+    return row
 
 
 def _json(path: Path, number: int, line: str) -> Any:
@@ -173,37 +222,65 @@ def _json(path: Path, number: int, line: str) -> Any:
 
 def read_text(path: Path) -> str:
     """A whole file of UTF-8, without its byte-order mark; DataError for what is none."""
-    data = path.read_bytes()
+    with _open(path, "") as file:
+        return file.read()
+
+
+@contextmanager
+def _open(path: Path, newline: str) -> Iterator[TextIO]:
+    """The lines of a file in UTF-8, as Python's `newline` ends them."""
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            yield file
+    except UnicodeDecodeError:
+        offset, line, byte, wide = _first_foreign_byte(path)
         source = "UTF-16" if wide else "WINDOWS-1252"
         raise DataError(
-            f"The file {str(path)!r} is not UTF-8: byte 0x{data[error.start]:02x} at offset "
-            f"{error.start}, line {line}; convert it, for example with: "
-            f"iconv -f {source} -t UTF-8."
+            f"The file {str(path)!r} is not UTF-8: byte 0x{byte:02x} at offset {offset}, line "
+            f"{line}; convert it, for example with: iconv -f {source} -t UTF-8."
         ) from None
+
+
+def _first_foreign_byte(path: Path) -> tuple[int, int, int, bool]:
+    """Where a file stops being UTF-8: offset, line, byte; and whether it begins as UTF-16 does."""
+    offset, line, wide = 0, 1, False
+    with path.open("rb") as file:
+        for data in iter(lambda: b"".join(file.readlines(2**20)), b""):
+            wide = wide or (offset == 0 and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            try:
+                data.decode()
+            except UnicodeDecodeError as error:
+                line += data.count(b"\n", 0, error.start)
+                return offset + error.start, line, data[error.start], wide
+            offset, line = offset + len(data), line + data.count(b"\n")
+    raise DataError(f"The file {str(path)!r} changed while it was read.")
 
 
 def _delimiter(path: Path) -> str:
     return "," if path.suffix.lower() == ".csv" else "\t"
 
 
-@contextmanager
-def _lines(path: Path, delimiter: str) -> Iterator[Iterator[tuple[int, list[str]]]]:
-    """The lines of a CSV or TSV file as (number of the line, cells); DataError for damage."""
-    text = read_text(path)
-    lines = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=delimiter,
-        quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
-        strict=True,
-    )
-    limit = csv.field_size_limit(max(len(text), 1))  # texts may be long
+def _lines(path: Path, delimiter: str, size: int = BLOCK) -> Iterator[list[tuple[int, list[str]]]]:
+    """The lines of a CSV or TSV file in blocks of (number of the line, cells).
+
+    Raises DataError for damage.
+    """
+    longest = max(path.stat().st_size, 1)  # texts may be long
+    with _open(path, "") as file:
+        lines = csv.reader(
+            file,
+            delimiter=delimiter,
+            quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
+            strict=True,
+        )
+        while block := _next_lines(path, lines, size, longest):
+            yield block
+
+
+def _next_lines(path: Path, lines: Any, size: int, longest: int) -> list[tuple[int, list[str]]]:
+    limit = csv.field_size_limit(longest)
     try:
-        yield ((lines.line_num, cells) for cells in lines)
+        return [(lines.line_num, cells) for cells in islice(lines, size)]
     except csv.Error as error:
         raise DataError(
             f"The file {str(path)!r} cannot be read at line {lines.line_num}: {error}."
@@ -214,11 +291,13 @@ def _lines(path: Path, delimiter: str) -> Iterator[Iterator[tuple[int, list[str]
 
 def _delimited(
     path: Path, wanted: tuple[str, ...], delimiter: str, *, ragged: bool = False
-) -> list[dict[str, str]]:
-    rows = []
-    with _lines(path, delimiter) as lines:
-        _, header = next(lines, (0, []))
-        check_present(f"The file {str(path)!r}", wanted, header)
+) -> Iterator[list[dict[str, str]]]:
+    header: list[str] | None = None
+    for lines in _lines(path, delimiter):
+        if header is None:
+            header = lines.pop(0)[1]
+            check_present(f"The file {str(path)!r}", wanted, header)
+        rows = []
         for number, cells in lines:
             if len(cells) == len(header):
                 rows.append(dict(zip(header, cells, strict=True)))
@@ -227,26 +306,32 @@ def _delimited(
                     f"The file {str(path)!r} has {len(cells)} cells in line {number}, but "
                     f"{len(header)} columns: {listed(header)}."
                 )
-    return rows
+        yield rows
+    if header is None:
+        check_present(f"The file {str(path)!r}", wanted, [])
 
 
 def _read_delimited(
     path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]
-) -> list[dict[str, str]]:
+) -> Iterator[list[dict[str, str]]]:
     return _delimited(path, wanted, _delimiter(path))
 
 
-def _read_parquet(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]) -> TaskData:
+def _read_parquet(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]) -> Read:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        names = pyarrow.parquet.read_schema(path).names
-        check_present(f"The file {str(path)!r}", wanted, names)
-        present = [name for name in dict.fromkeys((*wanted, *optional)) if name in names]
-        table = pyarrow.parquet.read_table(path, columns=present)
-        table.validate(full=True)
-        return table
+        # through a buffer: else a column of a row group is in memory whole
+        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20) as file:
+            names = file.schema_arrow.names
+            check_present(f"The file {str(path)!r}", wanted, names)
+            present = [name for name in dict.fromkeys((*wanted, *optional)) if name in names]
+            yield file.schema_arrow.empty_table().select(present)
+            for batch in file.iter_batches(BLOCK, columns=present):
+                table = pyarrow.Table.from_batches([batch])
+                table.validate(full=True)
+                yield table
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         raise DataError(
@@ -254,7 +339,7 @@ def _read_parquet(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]
         ) from None
 
 
-_READERS: dict[str, Callable[[Path, tuple[str, ...], tuple[str, ...]], TaskData]] = {
+_READERS: dict[str, Callable[[Path, tuple[str, ...], tuple[str, ...]], Read]] = {
     ".csv": _read_delimited,
     ".tsv": _read_delimited,
     ".jsonl": read_json_lines,

@@ -1,11 +1,20 @@
 """What a user changes in data of their own: names of columns, labels, and which rows count."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lobes.errors import DataError
-from lobes.tasks.columns import TaskData, class_names, is_list, listed, read_columns
+from lobes.tasks.columns import (
+    Blocks,
+    TaskData,
+    blocks_of,
+    class_names,
+    column_names,
+    is_list,
+    listed,
+    read_columns,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +67,59 @@ def select(
     """
     if selection == Selection({}, {}, {}, {}):
         return data
-    names = getattr(data, "column_names", None) or list(data[0] if len(data) else ())
-    present = [name for name in label if selection.column(name) in names]
-    own = {name: selection.column(name) for name in (*text, *present)}
-    raw = read_columns(where, data, tuple(dict.fromkeys((*own.values(), *selection.tested))))
-    named = {column: _class_names(data, column, values) for column, values in raw.items()}
-    kept = [
-        number
-        for number, row in enumerate(zip(*named.values(), strict=True))
-        if selection.keeps(dict(zip(named, row, strict=True)))
-    ]
+    return Blocks(lambda: _selected(where, data, text, label, selection, by_index))
+
+
+def _selected(
+    where: str,
+    data: TaskData,
+    text: Sequence[str],
+    label: Sequence[str],
+    selection: Selection,
+    by_index: bool,
+) -> Iterator[list[dict[str, Any]]]:
+    present: list[str] = []
+    read = kept = 0
+    for start, block in blocks_of(data):
+        if start == 0:
+            names = column_names(block)
+            present = [name for name in label if selection.column(name) in names]
+        own = {name: selection.column(name) for name in (*text, *present)}
+        columns = tuple(dict.fromkeys((*own.values(), *selection.tested)))
+        raw = read_columns(where, block, columns, start)
+        rows = _kept_rows(block, raw, own, present, selection, by_index)
+        if selection.label_map:
+            for number, row in enumerate(rows, kept):
+                for name in present:
+                    row[name] = _mapped(where, number, row[name], selection.label_map)
+        read, kept = start + len(block), kept + len(rows)
+        if rows:
+            yield rows
     if not kept:
         raise DataError(
-            f"{where} has {len(data)} rows, none of which the filter keeps; check the values of "
+            f"{where} has {read} rows, none of which the filter keeps; check the values of "
             f"{listed((*selection.filter, *selection.leave_out))}."
         )
+
+
+def _kept_rows(
+    block: TaskData,
+    raw: Mapping[str, list[Any]],
+    own: Mapping[str, str],
+    present: Sequence[str],
+    selection: Selection,
+    by_index: bool,
+) -> list[dict[str, Any]]:
+    """The rows of a block that count, with its own labels under the task's names of columns."""
+    named = {column: _class_names(block, column, values) for column, values in raw.items()}
     columns = {name: raw[column] for name, column in own.items()}
     if selection.label_map or not by_index:
         columns |= {name: named[own[name]] for name in present}
-    rows = [{name: values[number] for name, values in columns.items()} for number in kept]
-    if selection.label_map:
-        for number, row in enumerate(rows):
-            for name in present:
-                row[name] = _mapped(where, number, row[name], selection.label_map)
-    return rows
+    return [
+        {name: values[number] for name, values in columns.items()}
+        for number, row in enumerate(zip(*named.values(), strict=True))
+        if selection.keeps(dict(zip(named, row, strict=True)))
+    ]
 
 
 def _mapped(where: str, number: int, value: Any, label_map: Mapping[str, Any]) -> Any:

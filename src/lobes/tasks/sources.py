@@ -5,7 +5,7 @@ A task of one's own names its files, or its data set on the hub, and their colum
 """
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,21 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lobes.errors import ConfigError, DataError
-from lobes.tasks.columns import TaskData, check_texts, is_list, read_columns, suggest
+from lobes.tasks.columns import (
+    Blocks,
+    TaskData,
+    blocks_of,
+    column_names,
+    is_list,
+    read_columns,
+    suggest,
+)
 from lobes.tasks.folders import missing, read_split
-from lobes.tasks.formats import has_text_cells, read_labels, read_rows
+from lobes.tasks.formats import read_blocks, read_labelled, read_rows
 from lobes.tasks.images import Picture, class_folders, read_pictures, rooted, undecoded
 from lobes.tasks.known import KNOWN, KnownTask, known_task
 from lobes.tasks.selection import Selection, select
-from lobes.tasks.task import Examples, Task, read_examples
+from lobes.tasks.task import Examples, Task, read_examples, read_texts
 
 __all__ = ["HELD_OUT", "Split", "load_split", "load_task", "read_rows"]
 
@@ -114,7 +122,7 @@ def load_task(
 class Split:
     """One split as it is published: texts or images, and labels unless they are hidden."""
 
-    texts: tuple[tuple[str, ...], ...]
+    texts: Sequence[tuple[str, ...]]
     labels: Int[np.ndarray, "examples *classes"] | Float[np.ndarray, " examples"] | None
     images: tuple[Picture, ...] | None = None
 
@@ -181,11 +189,16 @@ def load_split(
             )
         data = own.read(where, source or split, needs_label=False)
         columns_of_text, names = own.text, own.labels
-    if not _has_labels(data, _names(label)):
+    if not _has_labels(where, data, _names(label)):
         if image is not None:
-            pictures = read_pictures(where, image, read_columns(where, data, (image,))[image])
+            cells = [
+                cell
+                for start, block in blocks_of(data)
+                for cell in read_columns(where, block, (image,), start)[image]
+            ]
+            pictures = read_pictures(where, image, cells)
             return Split(((),) * len(pictures), None, pictures)
-        return Split(_texts(where, data, columns_of_text), None)
+        return Split(read_texts(where, data, columns_of_text), None)
     if own is not None and names is None:
         rows = own.read(f"Task {name!r}: train", train or "train")
         names = Task(name, train=rows, **own.columns, label=label, metric=metric).labels
@@ -194,24 +207,21 @@ def load_split(
     return Split(examples.texts, examples.labels, examples.images)
 
 
-def _texts(where: str, data: TaskData, columns: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    values = read_columns(where, data, columns)
-    parts = [check_texts(where, column, values[column]) for column in columns]
-    return tuple(zip(*parts, strict=True))
-
-
 def _names(label: str | Sequence[str]) -> tuple[str, ...]:
     """The names of one or several label columns."""
     return (label,) if isinstance(label, str) else tuple(label)
 
 
-def _has_labels(data: TaskData, label: tuple[str, ...]) -> bool:
+def _has_labels(where: str, data: TaskData, label: tuple[str, ...]) -> bool:
     """Whether the columns of labels are there and hold more than the mark of hidden ones, -1."""
-    names = getattr(data, "column_names", None) or (list(data[0]) if len(data) else [])
-    if not set(label) <= set(names):
-        return False
-    values = [value for column in read_columns("", data, label).values() for value in column]
-    return any(is_list(value) or value not in (None, -1, -1.0, "", "-1") for value in values)
+    for start, block in blocks_of(data):
+        if start == 0 and not set(label) <= set(column_names(block)):
+            return False
+        columns = read_columns(where, block, label, start).values()
+        values = [value for column in columns for value in column]
+        if any(is_list(value) or value not in (None, -1, -1.0, "", "-1") for value in values):
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,30 +251,42 @@ class _OwnSource:
         wanted = [selection.column(column) for column in inputs]
         wanted += selection.tested
         labels = [selection.column(column) for column in self.label]
-        try:
-            if self.dataset is not None:
-                data = _load_from_hub(self.dataset, self.config, str(source))
-                if self.image is not None:
-                    data = undecoded(data, selection.column(self.image))
-            elif self.image is not None and (path := self._path(source)).is_dir():
-                data = class_folders(path, wanted[0], labels[0])
-            else:
-                path = self._path(source)
-                needed, optional = (wanted + labels, []) if needs_label else (wanted, labels)
-                data = read_rows(path, needed, optional)
-                if self.image is not None:
-                    data = rooted(data, wanted[0], path.parent)
-                if has_text_cells(path) and labels[0] in (data[0] if data else ()):
-                    names = None if selection.label_map else self.labels
-                    if len(labels) == 1:  # several hold 0 and 1, whatever the spelling
-                        data = read_labels(data, labels[0], names)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+        if self.dataset is not None:
+            data = _load_from_hub(where, self.dataset, self.config, str(source))
+            if self.image is not None:
+                data = undecoded(data, selection.column(self.image))
+        elif self.image is not None and (path := self._path(source)).is_dir():
+            data = _named(where, lambda: iter([class_folders(path, wanted[0], labels[0])]))
+        else:
+            path = self._path(source)
+            needed, optional = (wanted + labels, []) if needs_label else (wanted, labels)
+            names = None if selection.label_map else self.labels
+            if len(labels) == 1:
+                data = _named(
+                    where, lambda: read_labelled(path, needed, optional, labels[0], names)
+                )
+            else:  # several hold 0 and 1, whatever the spelling
+                data = _named(where, lambda: read_blocks(path, needed, optional))
+            if self.image is not None:
+                found = data
+                data = Blocks(lambda: (rooted(each, wanted[0], path.parent) for each in found))
         by_index = self.labels is not None
         return select(where, data, inputs, self.label, selection, by_index=by_index)
 
     def _path(self, source: str | os.PathLike[str]) -> Path:
         return self.folder / Path(source).expanduser()
+
+
+def _named(where: str, read: Callable[[], Iterator[TaskData]]) -> Blocks:
+    """Blocks whose errors begin with `where`."""
+
+    def blocks() -> Iterator[TaskData]:
+        try:
+            yield from read()
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+
+    return Blocks(blocks)
 
 
 def _own_source(
@@ -363,50 +385,59 @@ def _read_known(
     """A split of a known task with its own columns; None where the local folder lacks it."""
     where = f"Task {task.name!r}: {split}"
     folder = _data_folder(data_dir)
-    try:
-        if folder is not None:
-            return read_split(folder, task, split)
-        if task.hub is None:
-            raise DataError(
-                f"the data are not on the hub: name the folder that has them with data_dir, or "
-                f"with the environment variable {DATA_VARIABLE}."
-            )
-        config = task.hub.configs.get(split, task.hub.config)
-        data = _load_from_hub(task.hub.dataset, config, task.hub.splits[split])
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
-    return _from_hub(where, data, task)
+    if folder is not None:
+        try:
+            found = read_split(folder, task, split)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        return None if found is None else _named(where, found)
+    if task.hub is None:
+        raise DataError(
+            f"{where}: the data are not on the hub: name the folder that has them with data_dir, "
+            f"or with the environment variable {DATA_VARIABLE}."
+        )
+    config = task.hub.configs.get(split, task.hub.config)
+    data = _load_from_hub(where, task.hub.dataset, config, task.hub.splits[split])
+    return Blocks(lambda: _from_hub(where, data, task))
 
 
-def _from_hub(where: str, data: TaskData, task: KnownTask) -> list[dict[str, Any]]:
+def _from_hub(where: str, data: TaskData, task: KnownTask) -> Iterator[list[dict[str, Any]]]:
     """A split of the hub's data set with the task's own columns; rows without a label left out.
 
     Class numbers of the hub become the task's label names where the hub has the same names in
     any order, and class indices where it does not. A hidden split has no labels.
     """
     assert task.hub is not None
-    needed = dict.fromkeys((*(column for part in task.hub.text for column in part), task.hub.label))
-    columns = read_columns(where, data, tuple(needed))
-    labels = columns[task.hub.label]
-    feature = (getattr(data, "features", None) or {}).get(task.hub.label)
+    hub = task.hub
+    needed = dict.fromkeys((*(column for part in hub.text for column in part), hub.label))
+    feature = (getattr(data, "features", None) or {}).get(hub.label)
     names = getattr(feature, "names", None) or ()
-    if task.labels is not None and set(names) == set(task.labels):
-        labels = [names[label] if label not in (None, -1) else -1 for label in labels]
-    texts = [
-        [" ".join(part for part in parts if part) for parts in zip(*group, strict=True)]
-        for group in ([columns[column] for column in part] for part in task.hub.text)
-    ]
-    rows = [dict(zip(task.text, parts, strict=True)) for parts in zip(*texts, strict=True)]
-    if all(label in (None, -1, -1.0) for label in labels):
-        return rows
-    return [
-        {**row, task.label: label}
-        for row, label in zip(rows, labels, strict=True)
-        if label not in (None, -1, "-")
-    ]
+    named = task.labels is not None and set(names) == set(task.labels)
+    hidden = all(
+        label in (None, -1, -1.0)
+        for start, block in blocks_of(data)
+        for label in read_columns(where, block, (hub.label,), start)[hub.label]
+    )
+    for start, block in blocks_of(data):
+        columns = read_columns(where, block, tuple(needed), start)
+        labels = columns[hub.label]
+        if named:
+            labels = [names[label] if label not in (None, -1) else -1 for label in labels]
+        texts = [
+            [" ".join(part for part in parts if part) for parts in zip(*group, strict=True)]
+            for group in ([columns[column] for column in part] for part in hub.text)
+        ]
+        rows = [dict(zip(task.text, parts, strict=True)) for parts in zip(*texts, strict=True)]
+        if not hidden:
+            rows = [
+                {**row, task.label: label}
+                for row, label in zip(rows, labels, strict=True)
+                if label not in (None, -1, "-")
+            ]
+        yield rows
 
 
-def _load_from_hub(dataset: str, config: str | None, split: str) -> TaskData:
+def _load_from_hub(where: str, dataset: str, config: str | None, split: str) -> TaskData:
     import datasets
 
     try:
@@ -415,9 +446,9 @@ def _load_from_hub(dataset: str, config: str | None, split: str) -> TaskData:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         of = f" (config {config!r})" if config else ""
         raise DataError(
-            f"Cannot load the split {split!r} of the data set {dataset!r}{of} with the library "
-            f"datasets, which says: {reason.rstrip('.')}. Check the names and the connection, or "
-            f"name local files instead."
+            f"{where}: Cannot load the split {split!r} of the data set {dataset!r}{of} with the "
+            f"library datasets, which says: {reason.rstrip('.')}. Check the names and the "
+            f"connection, or name local files instead."
         ) from None
 
 
@@ -481,9 +512,8 @@ def _hold_out(
     name: str, examples: Examples, generator: np.random.Generator
 ) -> tuple[Examples, Examples]:
     """Split off a share `HELD_OUT` of the examples, whole groups of equal inputs at a time."""
-    group_of: dict[Hashable, int] = {}
-    group = np.array([group_of.setdefault(each, len(group_of)) for each in examples.inputs])
-    order = generator.permutation(len(group_of))
+    group = examples.numbered()
+    order = generator.permutation(int(group.max()) + 1)
     sizes = np.bincount(group)[order]
     needed = int(np.searchsorted(np.cumsum(sizes), HELD_OUT * len(examples))) + 1
     if needed >= len(order):

@@ -6,7 +6,7 @@ numbers.
 """
 
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from lobes.metrics import get_metric
 from lobes.tasks.columns import (
     LabelKind,
     TaskData,
+    blocks_of,
     check_label_columns,
     check_label_lists,
     check_label_values,
@@ -29,19 +30,20 @@ from lobes.tasks.columns import (
     suggest,
 )
 from lobes.tasks.images import Picture, read_pictures, undecoded
+from lobes.texts import Texts, TextsWriter, number_equal, number_texts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
     """One split of a task: texts or images, and labels, checked.
 
-    `texts[i]` has one string for each text column, and none where `images[i]` is the example's
-    picture. `labels` are class indices (int64), or targets (float64) for regression; where an
-    example may have several labels they are a matrix (int64) of 0 and 1 for each class. The array
-    is read-only.
+    `texts[i]` has one string for each text column (`Texts`, or a tuple), and none where
+    `images[i]` is the example's picture. `labels` are class indices (int64), or targets (float64)
+    for regression; where an example may have several labels they are a matrix (int64) of 0 and 1
+    for each class. The array is read-only.
     """
 
-    texts: tuple[tuple[str, ...], ...]
+    texts: Sequence[tuple[str, ...]]
     labels: Int[np.ndarray, "examples *classes"] | Float[np.ndarray, " examples"]
     images: tuple[Picture, ...] | None = None
 
@@ -71,14 +73,17 @@ class Examples:
 
     def select(self, indices: Iterable[int] | Int[np.ndarray, " selected"]) -> "Examples":
         """The examples at `indices`, in that order."""
-        places = [int(i) for i in indices]
+        places = np.array(indices if isinstance(indices, np.ndarray) else list(indices), np.int64)
         images = None if self.images is None else tuple(self.images[i] for i in places)
+        if isinstance(self.texts, Texts):
+            return Examples(self.texts.select(places), self.labels[places], images)
         return Examples(tuple(self.texts[i] for i in places), self.labels[places], images)
 
-    @property
-    def inputs(self) -> Sequence[Hashable]:
-        """The texts, or the images; equal ones are the same input."""
-        return self.texts if self.images is None else self.images
+    def numbered(self) -> Int[np.ndarray, " examples"]:
+        """A number for each example, the same for equal texts or images, from 0 in their order."""
+        if self.images is None:
+            return number_texts(self.texts)
+        return number_equal(picture.digest for picture in self.images)
 
     def strata(self) -> Int[np.ndarray, " examples"]:
         """The class of each example, to draw class by class; a regression is one class.
@@ -167,9 +172,9 @@ class Task:
     """A named task with its labelled texts or images.
 
     `train` and `validation` are a `datasets.Dataset`, a `pandas.DataFrame`, a `pyarrow.Table`, a
-    list of dicts, or `Examples`. `text` names one column, or two for pairs of texts; or `image`
-    names a column of pictures: paths, encoded bytes, what `datasets.Image` gives, PIL images or
-    arrays [height, width] or [height, width, 3] of uint8.
+    list of dicts, `Blocks` of such, or `Examples`. `text` names one column, or two for pairs of
+    texts; or `image` names a column of pictures: paths, encoded bytes, what `datasets.Image` gives,
+    PIL images or arrays [height, width] or [height, width, 3] of uint8.
 
     `labels` are the class names in order. Text labels must be among them. Whole numbers (also
     1.0) are indices into them, unless every name is itself a whole number, as in ("1", "2", "3"):
@@ -303,6 +308,15 @@ def read_examples(
     return _read_split(where, data, text, label, image).read(labels)
 
 
+def read_texts(where: str, data: TaskData, text: tuple[str, ...]) -> Texts:
+    """The texts of a split without labels, which may be empty. Raises as `read_examples` does."""
+    writer = TextsWriter(len(text))
+    for start, block in blocks_of(data):
+        columns = read_columns(where, block, text, start)
+        writer.append([check_texts(where, column, columns[column], start) for column in text])
+    return writer.finish()
+
+
 def check_task_names(tasks: Sequence[Task] | Sequence[TaskSpec]) -> None:
     """Raise DataError where there is no task, or where two have the same name."""
     names = [task.name for task in tasks]
@@ -322,7 +336,7 @@ class _RawSplit:
 
     where: str
     column: str | tuple[str, ...]
-    texts: tuple[tuple[str, ...], ...]
+    texts: Sequence[tuple[str, ...]]
     values: list[Any]  # a label each, or a tuple of labels each
     kind: LabelKind | Literal["index"]  # index: of Examples, which are class indices already
     feature_names: tuple[str, ...] | None = None
@@ -431,29 +445,51 @@ def _read_split(
 ) -> _RawSplit:
     if isinstance(data, Examples):
         return _read_examples(where, data, text, label, image)
-    if image is not None:
-        data = undecoded(data, image)
+    own = (label,) if isinstance(label, str) else label
     inputs = text if image is None else (image,)
-    columns = read_columns(where, data, (*inputs, *((label,) if isinstance(label, str) else label)))
-    texts = [check_texts(where, column, columns[column]) for column in text]
-    rows: tuple[tuple[str, ...], ...] = tuple(zip(*texts, strict=True))
-    if image is not None:
-        rows = ((),) * len(columns[image])
-    for row, example in enumerate(rows if image is None else ()):
+    writer = TextsWriter(len(text))
+    labels: dict[str, list[Any]] = {column: [] for column in own}
+    cells: list[Any] = []
+    same: dict[str, str] = {}  # one string for each label, not for each row
+    names = None
+    for start, block in blocks_of(data):
+        part = block if image is None else undecoded(block, image)
+        columns = read_columns(where, part, (*inputs, *own), start)
+        if image is None:
+            _append_texts(writer, where, text, columns, start)
+        else:
+            cells += columns[image]
+        for column, values in labels.items():
+            values += [same.setdefault(v, v) if type(v) is str else v for v in columns[column]]
+        names = class_names(block, own[0])
+    several = not isinstance(label, str) or any(map(is_list, labels[label]))
+    kind: LabelKind = "text"
+    if not isinstance(label, str):
+        found, names = check_label_columns(where, labels), label
+    else:
+        check = check_label_lists if several else check_label_values
+        found, kind = check(where, label, labels[label])
+    # last, since every file is read
+    images = None if image is None else read_pictures(where, image, cells)
+    texts = writer.finish() if images is None else ((),) * len(images)
+    return _RawSplit(where, label, texts, found, kind, names, several, images)
+
+
+def _append_texts(
+    writer: TextsWriter,
+    where: str,
+    text: tuple[str, ...],
+    columns: Mapping[str, list[Any]],
+    start: int,
+) -> None:
+    """Check the texts of a block, whose first row is number `start`, and keep them."""
+    texts = [check_texts(where, column, columns[column], start) for column in text]
+    for row, example in enumerate(zip(*texts, strict=True), start):
         if not any(part.strip() for part in example):
             raise DataError(
                 f"{where} row {row} has an empty text in {listed(text)}; correct or remove it."
             )
-    if not isinstance(label, str):
-        found = check_label_columns(where, {column: columns[column] for column in label})
-        images = None if image is None else read_pictures(where, image, columns[image])
-        return _RawSplit(where, label, rows, found, "text", label, several=True, images=images)
-    several = any(map(is_list, columns[label]))
-    check = check_label_lists if several else check_label_values
-    values, kind = check(where, label, columns[label])
-    # last, since every file is read
-    images = None if image is None else read_pictures(where, image, columns[image])
-    return _RawSplit(where, label, rows, values, kind, class_names(data, label), several, images)
+    writer.append(texts)
 
 
 def _read_examples(
@@ -468,7 +504,11 @@ def _read_examples(
     if (data.images is None) != (image is None):
         has, wanted = ("texts", "image") if data.images is None else ("images", "text")
         raise DataError(f"{where} has {has}, but the task names {wanted} columns; use one kind.")
-    if any(len(example) != len(text) for example in data.texts):
+    if isinstance(data.texts, Texts):
+        fits = data.texts.width == len(text)
+    else:
+        fits = all(len(example) == len(text) for example in data.texts)
+    if not fits:
         raise DataError(f"{where} has examples without one text for each of {listed(text)}.")
     if data.labels.ndim > 1:
         names = tuple(map(str, range(data.labels.shape[1])))

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch.utils.data import DataLoader, Dataset
 
 from lobes.evaluation import examples_of
@@ -22,10 +23,15 @@ class TrainingData(Dataset):
         self.sizes = [len(part) for part in examples]
         self.starts = np.cumsum([0, *self.sizes])
         self.labels = [part.labels for part in examples]
-        encoded = [
+        # not joined: what is in a file stays there
+        self.inputs = [
             model.encode(task.name, part) for task, part in zip(tasks, examples, strict=True)
         ]
-        self.inputs = type(encoded[0]).concatenate(encoded)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " examples"]:
+        """The number of tokens of each example, all tasks."""
+        return np.concatenate([inputs.lengths for inputs in self.inputs])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -42,7 +48,7 @@ class TrainingData(Dataset):
         examples = np.array(indices) - self.starts[task]
         labels = self.labels[task][examples]
         return {
-            **self.inputs.collate(indices),
+            **self.inputs[task].collate(examples),
             "labels": torch.from_numpy(
                 labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
             ),

@@ -450,7 +450,7 @@ def _sampler(
         sampling=sampling,
         temperature=temperature,
         drop_last=args.dataloader_drop_last,
-        lengths=data.inputs.lengths if group_lengths else None,
+        lengths=data.lengths if group_lengths else None,
         processes=args.world_size,
         process=args.process_index,
     )
