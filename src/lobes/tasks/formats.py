@@ -68,9 +68,11 @@ def read_labelled(
     Labels stay text where one of them is a label name as it stands. An empty cell is no label.
     """
     found = read_blocks(path, wanted, optional)
-    if not has_text_cells(path) or label not in header_of(path):
+    header = header_of(path) if has_text_cells(path) else []
+    if label not in header:
         yield from found
         return
+    check_present(f"The file {str(path)!r}", (*wanted, label), header)
     read = _kind_of_labels(label, _cells_of(path, label), labels or ())
     for block in found:
         for row in block:
