@@ -119,8 +119,8 @@ def test_environment_variables_in_paths(write, monkeypatch):
             "[training]",
             "[oven]",
             "unknown key oven; expected one of name, model, output, seed, precision, pooling, "
-            "max_length, trust_remote_code, data_dir, tasks, training, iat, iap, growth, "
-            "compare, transfer.",
+            "max_length, trust_remote_code, keep_texts, data_dir, tasks, training, iat, iap, "
+            "growth, compare, transfer.",
         ),
         (
             "label",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lobes.discovery import find_heads
+from lobes.dissociation.statistics import is_decided
 from lobes.errors import ConfigError
 from lobes.evaluation import evaluate
 from lobes.heads import HeadSet
@@ -149,4 +150,101 @@ def test_settings_that_cannot_be_are_refused(model, tasks):
         lesion_matrix(model, tasks, lesion_tasks=["mod"])
     with pytest.raises(ConfigError, match="is not one head: take at least"):
         lesion_matrix(model, tasks, fractions=[0.01])
-    assert len(fields(IapSettings)) == 13
+    assert len(fields(IapSettings)) == 15
+
+
+# Controls that cost less
+
+
+def test_controls_on_a_sample_are_compared_with_the_lesions_on_it(model, tasks):
+    options = {"fractions": [0.3, 0.5], "controls": 6, "importance_examples": 30}
+    whole = lesion_matrix(model, tasks, **options)
+    some = lesion_matrix(model, tasks, control_examples=15, **options)
+    assert not any(lesion.kind == "control" for lesion in some.lesions)
+    assert some.scores().tolist() == whole.scores().tolist()
+    assert {name: len(places) for name, places in some.sampled.examples.items()} == {
+        task.name: 15 for task in tasks
+    }
+    for task in tasks:
+        places = some.sampled.examples[task.name]
+        assert (np.diff(places) > 0).all()
+        inner = some.sampled.matrix
+        assert inner.lesions == whole.lesions
+        assert np.array_equal(inner.predictions[task.name], whole.predictions[task.name][:, places])
+    found = some.dissociation(resamples=10)
+    inside = inner.dissociation(resamples=10)
+    assert found.column.values.tolist() == whole.dissociation(resamples=10).column.values.tolist()
+    for name in ("row", "column", "relative"):
+        ours, theirs = getattr(found, name), getattr(inside, name)
+        assert np.allclose(ours.compared, theirs.values, equal_nan=True)
+        assert np.allclose(ours.p_values, theirs.p_values, equal_nan=True)
+        assert np.allclose(ours.control_values, theirs.control_values, equal_nan=True)
+        assert ours.mean_p == theirs.mean_p
+    larger = lesion_matrix(model, tasks, control_examples=10_000, **options)
+    assert larger.sampled is None
+    other = lesion_matrix(model, tasks, control_examples=15, seed=1, **options)
+    assert any(
+        other.sampled.examples[task.name].tolist() != some.sampled.examples[task.name].tolist()
+        for task in tasks
+    )
+
+
+def test_tasks_over_the_same_texts_keep_the_same_ones(model):
+    """Texts that tasks share are run once, also in a sample."""
+    tasks = [mood_task(31, 23), topic_task(31, 23)]
+    some = lesion_matrix(
+        model, tasks, fractions=[0.5], controls=1, control_examples=9, importance_examples=20
+    )
+    first, second = (places.tolist() for places in some.sampled.examples.values())
+    assert first == second
+
+
+def test_controls_stop_where_p_is_decided(model, tasks):
+    options = {"fractions": [0.5], "importance_examples": 30}
+    most = lesion_matrix(model, tasks, controls=90, **options)
+    found = lesion_matrix(model, tasks, controls=90, stop_error=0.05, **options)
+    n = len(found.control_scores())
+    assert found.control_scores().tolist() == most.control_scores()[:n].tolist()
+    values = most.dissociation(resamples=1).column
+    reached = np.cumsum(values.control_means >= values.mean - 1e-9)
+    per_group = 32 // len(tasks)
+    decided = [
+        number
+        for number in range(1, 91)
+        if is_decided(int(reached[number - 1]), number, 0.05, 0.05)
+    ]
+    # p is looked at after each group of lesions
+    assert (n == 90) == (not decided)
+    if decided:
+        assert decided[0] <= n <= decided[0] + per_group + 1
+    assert len(found.lesions) == 1 + (n + 1) * len(tasks)
+
+
+def test_p_is_decided_wrongly_no_more_often_than_said():
+    """With a true p on the border of 0.05, and near it, at the stated rate."""
+    generator = np.random.default_rng(4)
+    wrong = 0
+    for _ in range(400):
+        reached = np.cumsum(generator.random(300) < 0.06)  # p is above 0.05: "below" is wrong
+        for number in range(1, 301):
+            k = int(reached[number - 1])
+            if is_decided(k, number, 0.05, 0.1):
+                wrong += k / number < 0.05
+                break
+    assert wrong / 400 <= 0.1
+    assert is_decided(0, 200, 0.05, 0.01)
+    assert not is_decided(0, 100, 0.05, 0.01)
+    assert is_decided(5, 10, 0.05, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"control_examples": 0}, "control_examples is at least 1, not 0."),
+        ({"stop_error": 0.7}, "stop_error is an error rate from 0 to 0.5, not 0.7."),
+    ],
+)
+def test_cheaper_controls_that_cannot_be(model, tasks, options, sentence):
+    with pytest.raises(ConfigError) as error:
+        lesion_matrix(model, tasks, **options)
+    assert str(error.value) == sentence

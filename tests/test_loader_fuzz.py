@@ -185,6 +185,7 @@ def test_csv(tmp_path, content, metric):
 
 @fuzz
 @given(content=delimited("\t"), metric=METRICS)
+@example(b"text\tlabel\tlabel\na\t1\tb", None)
 def test_tsv(tmp_path, content, metric):
     load(tmp_path / "data.tsv", content, metric)
 

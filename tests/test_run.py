@@ -20,6 +20,7 @@ from lobes.study.models import find_model_heads
 from lobes.study.run import run_study
 from lobes.study.subject import load_tasks, new_model
 from tiny_study import timeless, write_study
+from tiny_tasks import mood_task, topic_task
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,7 @@ def test_what_a_finished_run_holds(finished):
         "report.html",
         "results.json",
         "run.lock",
+        "texts.parquet",
     ]
     results = read_results(folder)
     assert results["model"]["name"] == "model"
@@ -77,6 +79,17 @@ def test_what_a_finished_run_holds(finished):
     ]
     assert 2 * times["total"] == pytest.approx(sum(times.values()))
     assert all(times.values())
+
+
+def test_the_texts_of_the_examples_are_kept_unless_they_shall_not(finished, copied):
+    rows = pq.read_table(finished.parent / "run" / "texts.parquet").to_pylist()
+    tasks = [mood_task(), topic_task()]
+    assert [row["texts"] for row in rows] == [
+        list(texts) for task in tasks for texts in task.validation.texts
+    ]
+    assert [row["example"] for row in rows] == [*range(53), *range(47)]
+    run_study(copied.model_copy(update={"keep_texts": False}))
+    assert not os.path.exists(os.path.join(copied.output, "texts.parquet"))
 
 
 def test_the_tables_hold_what_the_results_say(finished):

@@ -88,3 +88,27 @@ def test_runs_that_cannot_be_taken_together(runs, tmp_path):
         runs_results([runs[0], tmp_path / "other"])
     with pytest.raises(RunError, match="give the folder of a finished run"):
         runs_results([runs[0], tmp_path])
+
+
+def test_controls_on_a_sample_and_stopped_early_are_read_back(runs, tmp_path):
+    path = write_study(tmp_path)
+    settings = ["iap.controls=60", "iap.control_examples=31", "iap.stop_error=0.2"]
+    study = load_study(path, [*settings, "iap.agreement_examples=0", "iap.similarity_examples=0"])
+    results = run_study(study)
+    controls = results["controls"]
+    assert controls["sample"] == {"mood": 31, "topic": 31}
+    assert (controls["most"], controls["error"]) == (60, 0.2)
+    measured = results["fractions"][-1]["n_controls"]
+    assert controls["stopped"] == (measured < 60)
+    matrix = stored_matrix(tmp_path / "run")
+    entry = results["fractions"][-1]
+    assert matrix.scores().tolist() == entry["scores"]
+    assert matrix.control_scores().tolist() == entry["control_scores"]
+    found = matrix.dissociation(resamples=50)
+    column = entry["dissociation"]["column"]
+    assert found.column.mean_p == column["mean_p"]
+    assert found.column.compared_mean == pytest.approx(column["on_sample"]["mean"])
+    far = column["standardized"]["mean"]
+    assert found.column.mean_standardized == pytest.approx(
+        np.nan if far is None else far, nan_ok=True
+    )

@@ -10,15 +10,19 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from lobes.discovery import find_heads
 from lobes.dissociation import Lesion, LesionMatrix
+from lobes.dissociation.dscores import ALPHA
+from lobes.dissociation.matrix import Sampled
+from lobes.dissociation.statistics import is_decided
 from lobes.errors import ConfigError
 from lobes.evaluation import evaluate, spec_of
 from lobes.heads import HeadLayout, HeadScores, HeadSet, check_fractions
 from lobes.importance import head_importance
 from lobes.modeling import TaskModel
-from lobes.tasks.task import Task, check_task_names
+from lobes.tasks.task import Task, check_task_names, with_data
 
 Progress = Callable[[str, int, int], None]
 Measurement = dict[str, np.ndarray]
@@ -38,6 +42,11 @@ class IapSettings:
     with the heads chosen so far ablated. `keep_per_site` heads of each site are never chosen.
     `importance_split` and `importance_examples`: what the importance is computed from.
     `lesion_tasks`: the tasks whose heads are ablated, all if None.
+
+    `control_examples` measures the controls on that many of each task's validation examples, drawn
+    with `seed`; p then compares the D-score on those. With `stop_error` above 0 no more controls
+    are measured once it is decided on which side of 0.05 the p of the largest fraction's `column`
+    D-score lies, with that chance to decide wrongly (`is_decided`); `controls` is then the most.
     """
 
     fractions: Sequence[float] = (0.2, 0.3, 0.4)
@@ -52,6 +61,8 @@ class IapSettings:
     aggregate: str = "token"
     normalize: str = "none"
     lesion_tasks: Sequence[str] | None = None
+    control_examples: int | None = None
+    stop_error: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,6 +84,12 @@ class IapSettings:
         for name, least in (("controls", 0), ("keep_per_site", 0), ("importance_examples", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is at least {least}, not {getattr(self, name)}.")
+        if self.control_examples is not None and self.control_examples < 1:
+            raise ConfigError(f"control_examples is at least 1, not {self.control_examples}.")
+        if not 0 <= self.stop_error <= 0.5:
+            raise ConfigError(
+                f"stop_error is an error rate from 0 to 0.5, not {self.stop_error:g}."
+            )
 
 
 def lesion_matrix(
@@ -100,15 +117,8 @@ def lesion_matrix(
     plan = _Plan(model, tasks, settings, find_heads(model), precision, tokens_per_batch)
     plan.check()
     remember = remember or (lambda key, compute: compute())
-    importance, lesions = plan.choose(remember, progress)
-    return LesionMatrix(
-        tasks=tuple(task.name for task in tasks),
-        metrics=tuple(spec_of(model, task).metric for task in tasks),
-        labels={task.name: task.validation.labels for task in tasks},  # type: ignore[union-attr]
-        lesions=lesions,
-        predictions=plan.measure(lesions, remember, progress),
-        importance=importance,
-    )
+    importance, of_tasks = plan.choose(remember, progress)
+    return plan.measure(importance, of_tasks, remember, progress)
 
 
 def check_lesions(settings: IapSettings, layout: HeadLayout) -> None:
@@ -163,8 +173,8 @@ class _Plan:
 
     def choose(
         self, remember: Remember, progress: Progress | None
-    ) -> tuple[dict[str, HeadScores], tuple[Lesion, ...]]:
-        """Every lesioned task's importance, and all lesions: none, the tasks', the controls."""
+    ) -> tuple[dict[str, HeadScores], list[Lesion]]:
+        """Every lesioned task's importance, and the lesions of the tasks."""
         importance: dict[str, HeadScores] = {}
         chosen: dict[tuple[float, str], HeadSet] = {}
         for task in self.lesioned:
@@ -185,12 +195,7 @@ class _Plan:
             for fraction in self.settings.fractions
             for task in self.lesioned
         ]
-        controls = [
-            self._control(lesion, replicate)
-            for replicate in range(self.settings.controls)
-            for lesion in of_tasks
-        ]
-        return importance, (Lesion(HeadSet(), "none"), *of_tasks, *controls)
+        return importance, of_tasks
 
     def _importance(
         self, task: Task, ablated: HeadSet, remember: Remember, progress: Progress | None
@@ -243,33 +248,146 @@ class _Plan:
         return Lesion(heads, "control", lesion.task, lesion.fraction, replicate)
 
     def measure(
-        self, lesions: Sequence[Lesion], remember: Remember, progress: Progress | None
-    ) -> dict[str, np.ndarray]:
-        """Every task's predictions [lesions, examples], measured in groups of lesions."""
-        parts: list[Measurement] = []
-        for start in range(0, len(lesions), _GROUP):
+        self,
+        importance: dict[str, HeadScores],
+        of_tasks: Sequence[Lesion],
+        remember: Remember,
+        progress: Progress | None,
+    ) -> LesionMatrix:
+        """Every task under its own, the other tasks' and as many random lesions as it takes."""
+        first = [Lesion(HeadSet(), "none"), *of_tasks]
+        controls = [
+            self._control(lesion, replicate)
+            for replicate in range(self.settings.controls)
+            for lesion in of_tasks
+        ]
+        sample = self._sample()
+        if sample is None:
+            found = self._run(self.tasks, [*first, *controls], len(first), remember, progress)
+            return self._matrix(self.tasks, *found, importance)
+        whole = self._run(self.tasks, first, len(first), remember, progress)
+        tasks = [_some(task, sample[task.name]) for task in self.tasks]
+        known = {name: predictions[:, sample[name]] for name, predictions in whole[1].items()}
+        within = self._run(tasks, [*first, *controls], len(first), remember, progress, known)
+        return replace(
+            self._matrix(self.tasks, *whole, importance),
+            sampled=Sampled(self._matrix(tasks, *within, {}), sample),
+        )
+
+    def _run(
+        self,
+        tasks: Sequence[Task],
+        lesions: Sequence[Lesion],
+        fixed: int,
+        remember: Remember,
+        progress: Progress | None,
+        known: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[Sequence[Lesion], dict[str, np.ndarray]]:
+        """Every task's predictions [lesions, examples], measured in groups of lesions.
+
+        The first `fixed` lesions are no controls, and `known` are their predictions where they
+        were measured before. Returns the lesions, too: fewer controls where p is decided.
+        """
+        parts: list[Measurement] = [] if known is None else [dict(known)]
+        kind = "predictions" if known is None else "predictions-sample"
+        total = len(lesions)
+        for start in range(0 if known is None else fixed, len(lesions), _GROUP):
             group = [lesion.heads for lesion in lesions[start : start + _GROUP]]
 
             def compute(group: list[HeadSet] = group, start: int = start) -> Measurement:
                 found = evaluate(
                     self.model,
-                    self.tasks,
+                    tasks,
                     group,
                     precision=self.precision,
                     tokens_per_batch=self.tokens_per_batch,
                     layout=self.layout,
-                    progress=_share(progress, "lesions", start, len(group), len(lesions)),
+                    progress=_share(progress, "lesions", start, len(group), total),
                 )
-                return {task.name: found.predictions(task.name) for task in self.tasks}
+                return {task.name: found.predictions(task.name) for task in tasks}
 
             # The heads are part of the name: predictions are never taken back for other lesions.
-            heads = "|".join(map(str, group)).encode()
-            parts.append(
-                remember(f"predictions-{start:05d}-{sha256(heads).hexdigest()[:8]}", compute)
-            )
+            names = "|".join(map(str, group))
+            if known is not None:  # and so are the examples
+                names += "|" + "|".join(str(len(predictions)) for predictions in known.values())
+            digest = sha256(names.encode()).hexdigest()[:8]
+            parts.append(remember(f"{kind}-{start:05d}-{digest}", compute))
+            enough = self._enough(tasks, lesions[: start + len(group)], fixed, parts)
+            if enough is not None:
+                lesions = lesions[:enough]
+                break
+        joined = _joined(tasks, parts)
+        return lesions, {name: values[: len(lesions)] for name, values in joined.items()}
+
+    def _enough(
+        self,
+        tasks: Sequence[Task],
+        lesions: Sequence[Lesion],
+        fixed: int,
+        parts: Sequence[Measurement],
+    ) -> int | None:
+        """How many of the lesions measured so far are enough to decide p; None for not yet."""
+        own = fixed - 1
+        replicates = (len(lesions) - fixed) // own
+        if not self.settings.stop_error or len(tasks) < 2 or len(self.lesioned) < len(tasks):
+            return None
+        if replicates < 1:
+            return None
+        number = fixed + replicates * own
+        predictions = {name: values[:number] for name, values in _joined(tasks, parts).items()}
+        matrix = self._matrix(tasks, lesions[:number], predictions, {})
+        p = matrix.dissociation(resamples=1).column.mean_p
+        if np.isnan(p):
+            return None
+        reached = round(p * (1 + replicates)) - 1
+        decided = is_decided(reached, replicates, ALPHA, self.settings.stop_error)
+        return number if decided else None
+
+    def _sample(self) -> dict[str, np.ndarray] | None:
+        """The examples of each task that controls are measured on; None for all.
+
+        Tasks over the same number of examples keep the same places, so that texts that they share
+        are still run once.
+        """
+        most = self.settings.control_examples
+        sizes = {task.name: len(task.validation) for task in self.tasks}  # type: ignore[arg-type]
+        if most is None or most >= max(sizes.values()) or not self.settings.controls:
+            return None
         return {
-            task.name: np.concatenate([part[task.name] for part in parts]) for task in self.tasks
+            name: np.sort(
+                np.random.default_rng([self.settings.seed, size]).choice(
+                    size, min(most, size), replace=False
+                )
+            )
+            for name, size in sizes.items()
         }
+
+    def _matrix(
+        self,
+        tasks: Sequence[Task],
+        lesions: Sequence[Lesion],
+        predictions: dict[str, np.ndarray],
+        importance: dict[str, HeadScores],
+    ) -> LesionMatrix:
+        labels = {task.name: task.validation.labels for task in tasks}  # type: ignore[union-attr]
+        return LesionMatrix(
+            tasks=tuple(task.name for task in tasks),
+            metrics=tuple(spec_of(self.model, task).metric for task in tasks),
+            labels=labels,
+            lesions=tuple(lesions),
+            predictions=predictions,
+            importance=importance,
+        )
+
+
+def _some(task: Task, places: Int[np.ndarray, " _"]) -> Task:
+    """The task with some of its validation examples."""
+    assert task.validation is not None
+    return with_data(task, task.train, task.validation.select(places))
+
+
+def _joined(tasks: Sequence[Task], parts: Sequence[Measurement]) -> dict[str, np.ndarray]:
+    return {task.name: np.concatenate([part[task.name] for part in parts]) for task in tasks}
 
 
 def _share(

@@ -56,6 +56,7 @@ class StudyConfig(Section):
         None, description="a number of tokens from 2"
     )
     trust_remote_code: bool = Field(False, description="true or false")
+    keep_texts: bool = Field(True, description="true or false")
     # None: the hub, or the folder that LOBES_DATA names
     data_dir: Text | None = Field(None, description="a folder with the data of known tasks")
     tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (

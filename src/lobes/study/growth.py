@@ -23,10 +23,9 @@ from lobes.iap import lesion_matrix
 from lobes.modeling import MultiTaskModel
 from lobes.study.config import StudyConfig
 from lobes.study.probe import pooled_features, probe_targets, ridge
-from lobes.study.splits import with_data
 from lobes.study.store import RunFolder
 from lobes.study.subject import iap_settings, new_model, scope_of
-from lobes.tasks.task import Task
+from lobes.tasks.task import Task, with_data
 from lobes.training.selection import evaluation_steps
 
 Progress = Callable[[str, int, int], None]

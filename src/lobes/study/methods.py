@@ -38,10 +38,10 @@ from lobes.modeling.saved import ENCODER
 from lobes.precision import resolve_precision
 from lobes.study.config import StudyConfig
 from lobes.study.disk import disk_faults, remove
-from lobes.study.splits import hold_out, with_data
+from lobes.study.splits import hold_out
 from lobes.study.subject import new_model
 from lobes.study.tables import CompareConfig, IatConfig
-from lobes.tasks.task import Task
+from lobes.tasks.task import Task, with_data
 from lobes.training.arguments import training_arguments
 from lobes.training.iat import IAT
 from lobes.training.sampling import TaskBatchSampler
@@ -125,7 +125,7 @@ class SeedRun:
     def learnable(self) -> tuple[Task, ...]:
         """The tasks with what is trained on, and the validation data that are reported."""
         return tuple(
-            with_data(task, part.train, task.validation)  # type: ignore[arg-type]
+            with_data(task, part.train, task.validation)
             for task, part in zip(self.tasks, self.parts, strict=True)
         )
 

@@ -24,6 +24,7 @@ from lobes.tasks.task import Task
 
 SCHEMA = {"schema": "lobes-results", "version": 1}
 ROWS_IN_A_GROUP = 2**18  # of predictions.parquet: what is in memory at once
+ROWS_OF_TEXTS = 10_000  # the same of texts.parquet
 
 
 def study_results(
@@ -64,6 +65,7 @@ def study_results(
             _importance(task, scores, seconds) for task, scores in matrix.importance.items()
         ],
         "fractions": [_fraction(study, matrix, fraction) for fraction in matrix.fractions],
+        "controls": _controls(study, matrix),
         "agreement": agreement,
         "similarity": similarity,
         "growth": growth,
@@ -173,11 +175,13 @@ def _fraction(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> dict
         "fraction": fraction,
         "n_heads": max(len(heads) for heads in lesions.values()),
         "lesions": {task: str(heads) for task, heads in lesions.items()},
-        "n_controls": study.iap.controls,
+        "n_controls": len(matrix.control_scores(fraction)),
         "matched": study.iap.matched,
         "scores": matrix.scores(fraction),
         "control_scores": matrix.control_scores(fraction),
-        "dissociation": _dissociation(dissociation) if dissociation else None,
+        "dissociation": _dissociation(dissociation, matrix.sampled is not None)
+        if dissociation
+        else None,
         "pairs": [
             {
                 "first": pair.first,
@@ -204,12 +208,30 @@ def _relative(effects: Sequence[float], tasks: Sequence[str], matrix: LesionMatr
     ]
 
 
-def _dissociation(found: Dissociation) -> dict[str, Any]:
-    return {score.name: _d_score(score) for score in (found.row, found.column, found.relative)}
-
-
-def _d_score(score: DScore) -> dict[str, Any]:
+def _controls(study: StudyConfig, matrix: LesionMatrix) -> dict[str, Any]:
+    """How the random lesions were measured: how many at most, and on how many examples."""
+    measured = len(matrix.control_scores()) if matrix.fractions else 0
+    sample = matrix.sampled
     return {
+        "most": study.iap.controls,
+        "stopped": measured < study.iap.controls,
+        "error": study.iap.stop_error or None,
+        "sample": None
+        if sample is None
+        else {task: len(places) for task, places in sample.examples.items()},
+    }
+
+
+def _dissociation(found: Dissociation, sampled: bool) -> dict[str, Any]:
+    return {
+        score.name: _d_score(score, sampled) for score in (found.row, found.column, found.relative)
+    }
+
+
+def _d_score(score: DScore, sampled: bool) -> dict[str, Any]:
+    on_sample = {"on_sample": {"values": score.compared, "mean": score.compared_mean}}
+    return {
+        **(on_sample if sampled else {}),
         "values": score.values,
         "mean": score.mean,
         "interval": score.interval,
@@ -244,6 +266,34 @@ def write_importance(matrix: LesionMatrix, file: IO[bytes]) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd")
 
 
+def write_texts(tasks: Sequence[Task], file: IO[bytes]) -> None:
+    """What the validation examples say, as Parquet: task, example, texts (a list of strings).
+
+    Of images, the names of their files.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [("task", pa.string()), ("example", pa.int32()), ("texts", pa.list_(pa.string()))]
+    )
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for task in tasks:
+            assert task.validation is not None
+            examples = task.validation
+            for start in range(0, len(examples), ROWS_OF_TEXTS):
+                stop = min(start + ROWS_OF_TEXTS, len(examples))
+                if examples.images is None:
+                    texts = [list(each) for each in examples.texts[start:stop]]
+                else:
+                    texts = [[picture.name] for picture in examples.images[start:stop]]
+                rows = [[task.name] * (stop - start), list(range(start, stop)), texts]
+                columns = [
+                    pa.array(values, field.type) for values, field in zip(rows, schema, strict=True)
+                ]
+                writer.write_table(pa.table(columns, schema=schema))
+
+
 def write_predictions(matrix: LesionMatrix, file: IO[bytes]) -> None:
     """All predictions as Parquet, one row for each lesion, task and example.
 
@@ -256,9 +306,13 @@ def write_predictions(matrix: LesionMatrix, file: IO[bytes]) -> None:
     import pyarrow.parquet as pq
 
     writer, waiting = None, []
-    for number in range(len(matrix.lesions)):
-        waiting += [_predictions(matrix, number, task) for task in matrix.tasks]
-        if number == len(matrix.lesions) - 1 or sum(map(len, waiting)) >= ROWS_IN_A_GROUP:
+    written = _lesions_of(matrix)
+    for number, (source, row, examples) in enumerate(written):
+        waiting += [
+            _predictions(source, row, number, task, None if examples is None else examples[task])
+            for task in matrix.tasks
+        ]
+        if number == len(written) - 1 or sum(map(len, waiting)) >= ROWS_IN_A_GROUP:
             group = pa.concat_tables(waiting).unify_dictionaries()
             writer = writer or pq.ParquetWriter(file, group.schema, compression="zstd")
             writer.write_table(group)
@@ -267,12 +321,31 @@ def write_predictions(matrix: LesionMatrix, file: IO[bytes]) -> None:
         writer.close()
 
 
-def _predictions(matrix: LesionMatrix, number: int, task: str) -> Any:
+def _lesions_of(
+    matrix: LesionMatrix,
+) -> list[tuple[LesionMatrix, int, Mapping[str, np.ndarray] | None]]:
+    """Every lesion as (matrix, row in it, places of its examples): of a sample, the controls."""
+    found: list[tuple[LesionMatrix, int, Mapping[str, np.ndarray] | None]] = [
+        (matrix, row, None) for row in range(len(matrix.lesions))
+    ]
+    if matrix.sampled is not None:
+        within, examples = matrix.sampled.matrix, matrix.sampled.examples
+        found += [
+            (within, row, examples)
+            for row, lesion in enumerate(within.lesions)
+            if lesion.kind == "control"
+        ]
+    return found
+
+
+def _predictions(
+    matrix: LesionMatrix, row: int, number: int, task: str, examples: np.ndarray | None
+) -> Any:
     """One task's predictions under one lesion, as a table; what all rows share is stored once."""
     import pyarrow as pa
 
-    labels, predictions = matrix.labels[task], matrix.predictions[task][number]
-    lesion, n = matrix.lesions[number], len(matrix.labels[task])
+    labels, predictions = matrix.labels[task], matrix.predictions[task][row]
+    lesion, n = matrix.lesions[row], len(matrix.labels[task])
 
     def same(value: Any, kind: Any) -> Any:
         dictionary = pa.array([value], kind)
@@ -287,7 +360,7 @@ def _predictions(matrix: LesionMatrix, number: int, task: str) -> Any:
             "replicate": same(lesion.replicate, pa.int32()),
             "heads": same(str(lesion.heads), pa.string()),
             "task": same(task, pa.string()),
-            "example": pa.array(np.arange(n), pa.int32()),
+            "example": pa.array(np.arange(n) if examples is None else examples, pa.int32()),
             **_answers("label", labels),
             **_answers("prediction", predictions),
         }

@@ -25,6 +25,7 @@ from lobes.study.results import (
     study_results,
     write_importance,
     write_predictions,
+    write_texts,
 )
 from lobes.study.store import RunFolder
 from lobes.study.subject import iap_settings, load_tasks, new_model, scope_of, task_fingerprint
@@ -67,6 +68,8 @@ def run_study(
                 folder.path / "model", tasks, trust_remote_code=study.trust_remote_code
             )
             results = _measure(study, folder, model, tasks, training, progress)
+        if not study.keep_texts:
+            (folder.path / "texts.parquet").unlink(missing_ok=True)
         if "report" in stages:
             with folder.writing("report.html") as file:
                 file.write(render(results).encode())
@@ -183,5 +186,8 @@ def _measure(
         write_importance(matrix, file)
     with folder.writing("predictions.parquet") as file:
         write_predictions(matrix, file)
+    if study.keep_texts:
+        with folder.writing("texts.parquet") as file:
+            write_texts(tasks, file)
     folder.write_json("results.json", results)
     return read_results(folder.path)

@@ -16,6 +16,7 @@ import numpy as np
 from lobes import __version__
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.dscores import FORMULAS
+from lobes.dissociation.matrix import Sampled
 from lobes.dissociation.over_runs import (
     RunsDissociation,
     RunsDScore,
@@ -130,8 +131,10 @@ def _matrix(
     task = _plain(table["task"]).to_numpy(zero_copy_only=False)
     starts = np.flatnonzero((lesion[1:] != lesion[:-1]) | (task[1:] != task[:-1])) + 1
     bounds = [0, *starts.tolist(), len(lesion)]
+    metrics = {task["name"]: task["metric"] for task in results["tasks"]}
     lesions: list[Lesion] = []
     labels: dict[str, np.ndarray] = {}
+    places: dict[str, np.ndarray] = {}
     predictions: dict[str, list[np.ndarray]] = {name: [] for name in classes}
     for start, stop in pairwise(bounds):
         name, part = str(task[start]), table.slice(start, stop - start)
@@ -139,19 +142,41 @@ def _matrix(
             first = part.slice(0, 1).to_pylist()[0]
             about = (first["lesioned_task"], float(first["fraction"]), int(first["replicate"]))
             lesions.append(Lesion(HeadSet.parse(first["heads"]), first["kind"], *about))
-        metric = next(each["metric"] for each in results["tasks"] if each["name"] == name)
-        whole = not get_metric(metric).for_regression
+        whole = not get_metric(metrics[name]).for_regression
         if name not in labels:
             labels[name] = _answers(part, "label", classes[name], whole)
+        elif len(part) < len(labels[name]):
+            places[name] = part["example"].to_numpy()
         predictions[name].append(_answers(part, "prediction", classes[name], whole))
-    return LesionMatrix(
-        tuple(classes),
-        tuple(task["metric"] for task in results["tasks"]),
-        labels,
-        tuple(lesions),
-        {name: np.array(rows) for name, rows in predictions.items()},
-        _importance(importance, list(classes)),
-    )
+
+    def matrix(
+        chosen: Sequence[int], examples: Mapping[str, np.ndarray], **others: Any
+    ) -> LesionMatrix:
+        def within(name: str, values: np.ndarray) -> np.ndarray:
+            some = examples.get(name)
+            return values if some is None or len(values) == len(some) else values[some]
+
+        return LesionMatrix(
+            tuple(classes),
+            tuple(metrics.values()),
+            {name: within(name, each) for name, each in labels.items()},
+            tuple(lesions[row] for row in chosen),
+            {
+                name: np.array([within(name, rows[row]) for row in chosen])
+                for name, rows in predictions.items()
+            },
+            **others,
+        )
+
+    everything = range(len(lesions))
+    scores = _importance(importance, list(classes))
+    if not places:
+        return matrix(everything, {}, importance=scores)
+    for name, each in labels.items():  # a task with no more examples than the sample
+        places.setdefault(name, np.arange(len(each)))
+    fixed = [row for row in everything if lesions[row].kind != "control"]
+    sampled = Sampled(matrix(everything, places), places)
+    return matrix(fixed, {}, importance=scores, sampled=sampled)
 
 
 def _plain(column: Any) -> Any:

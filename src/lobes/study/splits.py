@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lobes.errors import DataError
-from lobes.tasks.task import Examples, Task
+from lobes.tasks.task import Task, with_data
 
 # So few examples of a class, or of a regression, can still be divided between two parts.
 LEAST = 2
@@ -53,20 +53,6 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
                 )
             )
     return with_data(task, rest, held_out)
-
-
-def with_data(task: Task, train: Examples, validation: Examples | None) -> Task:
-    """The same task with other data."""
-    return Task(
-        task.name,
-        train=train,
-        validation=validation,
-        text=task.text,
-        image=task.image,
-        label=task.label,
-        labels=task.labels,
-        metric=task.metric,
-    )
 
 
 def growing_order(task: Task, seed: int) -> Int[np.ndarray, " examples"]:

@@ -7,6 +7,7 @@
     measurements/         one Parquet file for each measurement, with a checksum
     importance.parquet    all importance scores, one row for each head
     predictions.parquet   all predictions, one row for each lesion and example
+    texts.parquet         the texts of the validation examples, unless keep_texts = false
     results.json          what the report reads
     report.html
 
@@ -53,6 +54,7 @@ RESULT_FILES = (
     "report.html",
     "importance.parquet",
     "predictions.parquet",
+    "texts.parquet",
     "comparison.json",
     "comparison.html",
     "transfer.json",
@@ -65,7 +67,14 @@ SECONDS = "seconds.json"
 
 # Where the study is told to write, how often, and what it is called change no number. Where a
 # task's files lie does not either: their content has a fingerprint of its own.
-FREE_KEYS = ("name", "output", "training.save_every", "training.report_to", "trust_remote_code")
+FREE_KEYS = (
+    "name",
+    "output",
+    "keep_texts",
+    "training.save_every",
+    "training.report_to",
+    "trust_remote_code",
+)
 FREE_TASK_KEYS = ("train", "validation")
 # What changes no number of a command's, or only which of its measurements there are.
 FREE_TABLES = {
@@ -75,6 +84,8 @@ FREE_TABLES = {
         "compare.methods",
         "transfer",
         "iap.controls",
+        "iap.control_examples",
+        "iap.stop_error",
         "iap.matched",
         "iap.lesion_tasks",
         "iap.resamples",

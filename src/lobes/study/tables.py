@@ -300,6 +300,10 @@ class IapConfig(Section):
     lesion_tasks: Annotated[Texts, Field(min_length=1)] | None = Field(
         None, description="names of tasks of this study"
     )
+    control_examples: Positive | None = Field(None, description="a number of examples from 1")
+    stop_error: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="an error rate from 0 (never stop) to 0.5"
+    )
     # 0: no exact ablation to judge the cheap scores by, and none of the similarities that need it
     agreement_examples: Natural = Field(200, description="a number of examples from 0")
     similarity_examples: Natural = Field(500, description="a number of examples from 0")

@@ -39,11 +39,11 @@ from lobes.study.records import (
     training_arrays,
 )
 from lobes.study.results import describe_environment
-from lobes.study.splits import growing_order, subset_sizes, with_data
+from lobes.study.splits import growing_order, subset_sizes
 from lobes.study.store import RunFolder
 from lobes.study.subject import load_tasks, scope_of, task_fingerprint
 from lobes.study.tables import TransferConfig
-from lobes.tasks.task import Task
+from lobes.tasks.task import Task, with_data
 
 SCHEMA = {"schema": "lobes-transfer", "version": 1}
 STARTS = ("pretrained", *PAIR)

@@ -317,6 +317,20 @@ def read_texts(where: str, data: TaskData, text: tuple[str, ...]) -> Texts:
     return writer.finish()
 
 
+def with_data(task: Task, train: Examples | None, validation: Examples | None) -> Task:
+    """The same task with other data."""
+    return Task(
+        task.name,
+        train=train,
+        validation=validation,
+        text=task.text,
+        image=task.image,
+        label=task.label,
+        labels=task.labels,
+        metric=task.metric,
+    )
+
+
 def check_task_names(tasks: Sequence[Task] | Sequence[TaskSpec]) -> None:
     """Raise DataError where there is no task, or where two have the same name."""
     names = [task.name for task in tasks]
