@@ -18,8 +18,9 @@ from lobes.iap import IapSettings, lesion_matrix
 from lobes.importance import head_importance
 from lobes.modeling import MultiTaskModel, PromptedModel, load_task_model
 from lobes.modeling.export import export_task
+from lobes.tasks.examples import Examples
 from lobes.tasks.prompts import Prompt
-from lobes.tasks.task import Examples, Task
+from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
 from lobes.training.iat import IAT
 from lobes.training.trainer import MultiTaskTrainer

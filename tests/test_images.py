@@ -14,9 +14,10 @@ import pytest
 from PIL import Image, features
 
 from lobes.errors import ConfigError, DataError
+from lobes.tasks.examples import Examples
 from lobes.tasks.images import Picture, read_pictures
 from lobes.tasks.sources import load_split, load_task
-from lobes.tasks.task import Examples, Task, TaskSpec
+from lobes.tasks.task import Task, TaskSpec
 from tiny_images import image_rows, image_task, picture, save_picture
 
 GENERATOR = np.random.default_rng(7)

@@ -21,8 +21,8 @@ from lobes.iap import IapSettings
 from lobes.study.splits import hold_out
 from lobes.study.subject import task_fingerprint
 from lobes.tasks import columns, formats, sources
+from lobes.tasks.examples import Examples
 from lobes.tasks.sources import load_split, load_task
-from lobes.tasks.task import Examples
 from lobes.training.arguments import training_arguments
 from tiny_models import tiny_model
 from tiny_tasks import tiny_tokenizer

@@ -27,9 +27,10 @@ from lobes.study.config import load_study
 from lobes.study.probe import pooled_features, probe
 from lobes.study.splits import growing_order, hold_out, subset_sizes
 from lobes.study.tasks import describe_task
+from lobes.tasks.examples import Examples
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.sources import load_split, load_task
-from lobes.tasks.task import Examples, Task, TaskSpec
+from lobes.tasks.task import Task, TaskSpec
 from lobes.training.arguments import training_arguments
 from lobes.training.iat import IAT
 from lobes.training.trainer import MultiTaskTrainer

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from lobes.errors import DataError
 from lobes.study.splits import growing_order, hold_out, subset_sizes
-from lobes.tasks.task import Examples, Task
+from lobes.tasks.examples import Examples
+from lobes.tasks.task import Task
 from tiny_tasks import topic_task, warmth_task
 
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from lobes.errors import ConfigError, DataError
-from lobes.tasks.task import Examples, Task, TaskSpec, check_task_names
+from lobes.tasks.examples import Examples
+from lobes.tasks.task import Task, TaskSpec, check_task_names
 
 ROWS = [
     {"sentence": "a fine day", "label": "good"},

@@ -22,7 +22,8 @@ from transformers import BertForSequenceClassification, BertModel, TrainerCallba
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.modeling import MultiTaskModel, SingleTaskModel
-from lobes.tasks.task import Examples, Task
+from lobes.tasks.examples import Examples
+from lobes.tasks.task import Task
 from lobes.training import trainer as trainer_module
 from lobes.training.arguments import training_arguments
 from lobes.training.checkpoints import discard, is_complete, last_checkpoint, steps_of

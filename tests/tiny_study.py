@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lobes.tasks.task import Examples, Task
+from lobes.tasks.examples import Examples
+from lobes.tasks.task import Task
 from tiny_models import tiny_model
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task
 

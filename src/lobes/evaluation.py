@@ -29,7 +29,8 @@ from lobes.modeling import TaskModel
 from lobes.modeling.task_model import Readable
 from lobes.precision import resolve_precision
 from lobes.replay import Replay
-from lobes.tasks.task import Examples, Task, TaskSpec, check_task_names
+from lobes.tasks.examples import Examples
+from lobes.tasks.task import Task, TaskSpec, check_task_names
 
 M = TypeVar("M", bound=torch.nn.Module)
 Progress = Callable[[int, int], None]

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from lobes.errors import DataError
-from lobes.tasks.task import Examples
+from lobes.tasks.examples import Examples
 
 # The classes of AG-Pair in the order of the class indices.
 LABELS = ("same", "different")

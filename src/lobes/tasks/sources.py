@@ -23,12 +23,14 @@ from lobes.tasks.columns import (
     read_columns,
     suggest,
 )
+from lobes.tasks.examples import Examples
 from lobes.tasks.folders import missing, read_split
 from lobes.tasks.formats import read_blocks, read_labelled, read_rows
 from lobes.tasks.images import Picture, class_folders, read_pictures, rooted, undecoded
 from lobes.tasks.known import KNOWN, KnownTask, known_task
+from lobes.tasks.reading import read_texts
 from lobes.tasks.selection import Selection, select
-from lobes.tasks.task import Examples, Task, read_examples, read_texts
+from lobes.tasks.task import Task, read_examples
 
 __all__ = ["HELD_OUT", "Split", "load_split", "load_task", "read_rows"]
 

@@ -1,0 +1,78 @@
+"""One split of a task, checked: texts or images, and labels."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lobes.errors import DataError
+from lobes.tasks.images import Picture
+from lobes.texts import Texts, number_equal, number_texts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """One split of a task: texts or images, and labels, checked.
+
+    `texts[i]` has one string for each text column (`Texts`, or a tuple), and none where
+    `images[i]` is the example's picture. `labels` are class indices (int64), or targets (float64)
+    for regression; where an example may have several labels they are a matrix (int64) of 0 and 1
+    for each class. The array is read-only.
+    """
+
+    texts: Sequence[tuple[str, ...]]
+    labels: Int[np.ndarray, "examples *classes"] | Float[np.ndarray, " examples"]
+    images: tuple[Picture, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.images is not None and len(self.images) != len(self.texts):
+            raise DataError(
+                f"{len(self.images)} images and {len(self.texts)} texts: expected as many, each "
+                f"text ()."
+            )
+        if len(self.texts) != len(self.labels):
+            raise DataError(
+                f"{len(self.texts)} texts and {len(self.labels)} labels: expected one label for "
+                f"each text."
+            )
+        whole = np.issubdtype(self.labels.dtype, np.integer)
+        if self.labels.ndim > 1 and not (whole and np.isin(self.labels, (0, 1)).all()):
+            raise DataError(
+                f"Labels of the shape {list(self.labels.shape)} say of each example and each "
+                f"class whether it has it: expected whole numbers, 0 or 1."
+            )
+        labels = np.array(self.labels, dtype=np.int64 if whole else np.float64)
+        labels.setflags(write=False)
+        object.__setattr__(self, "labels", labels)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, indices: Iterable[int] | Int[np.ndarray, " selected"]) -> "Examples":
+        """The examples at `indices`, in that order."""
+        places = np.array(indices if isinstance(indices, np.ndarray) else list(indices), np.int64)
+        images = None if self.images is None else tuple(self.images[i] for i in places)
+        if isinstance(self.texts, Texts):
+            return Examples(self.texts.select(places), self.labels[places], images)
+        return Examples(tuple(self.texts[i] for i in places), self.labels[places], images)
+
+    def numbered(self) -> Int[np.ndarray, " examples"]:
+        """A number for each example, the same for equal texts or images, from 0 in their order."""
+        if self.images is None:
+            return number_texts(self.texts)
+        return number_equal(picture.digest for picture in self.images)
+
+    def strata(self) -> Int[np.ndarray, " examples"]:
+        """The class of each example, to draw class by class; a regression is one class.
+
+        An example with several labels counts to the rarest of them, the first of equals, and one
+        without to a class of its own.
+        """
+        if self.labels.ndim == 1:
+            whole = self.labels.dtype.kind == "i"
+            return self.labels if whole else np.zeros(len(self), dtype=np.int64)
+        order = np.argsort(self.labels.sum(axis=0), kind="stable")
+        none = np.ones((len(self), 1), dtype=np.int64)
+        rarest = np.hstack([self.labels[:, order], none]).argmax(axis=1)
+        return np.append(order, len(order))[rarest]
