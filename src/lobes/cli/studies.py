@@ -237,28 +237,61 @@ def predict(
 
 @command()
 def report(
-    run: Annotated[
-        Path,
+    runs: Annotated[
+        list[Path],
         typer.Argument(
-            help="The folder of a finished run, comparison or transfer study.", show_default=False
+            metavar="RUN...",
+            help="The folder of a finished run, comparison or transfer study; or several runs of "
+            "the same tasks, to be taken together.",
+            show_default=False,
         ),
     ],
     html: Annotated[
         Path | None,
-        typer.Option(help="Where to write the page, instead of into the run's folder."),
+        typer.Option(
+            help="Where to write the page, instead of into the run's folder.", show_default=False
+        ),
     ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write every figure (SVG, PNG) and every table (CSV, LaTeX) there, too.",
+            show_default=False,
+        ),
+    ] = None,
+    png: Annotated[bool, typer.Option(help="With --figures: PNG beside SVG.")] = True,
+    output: Annotated[
+        Path, typer.Option(help="With several runs: the folder for what they say together.")
+    ] = Path("runs/together"),
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write the report of a finished run again, and print its tables.
+    """Write the report of a finished run again, or of several runs, and print its tables.
 
-    Example: lobes report runs/demo --html demo.html
+    Example: lobes report runs/demo --open
+
+    Example: lobes report runs/seed0 runs/seed1 runs/seed2 --output runs/seeds
     """
-    from lobes.study.reports import report_again
+    from lobes.study.reports import report_again, report_runs, write_exhibits
+    from lobes.terminal import say
 
-    results, page = report_again(run, html)
+    source = runs[0]
+    if len(runs) == 1:
+        results, page = report_again(source, html)
+    else:
+        results, page = report_runs(runs, output, html)
+        source = output
     _show(results, page, as_json)
+    if figures is not None:
+        files = write_exhibits(source, figures, png=png)
+        say(f"Figures and tables: {figures} ({len(files)} files)")
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
 
 
 def _study(

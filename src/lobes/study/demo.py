@@ -16,6 +16,7 @@ MAX_LENGTH = 128
 FRACTIONS = (0.1, 0.2, 0.3)
 CONTROLS = 10
 IMPORTANCE_EXAMPLES = 2000
+AGREEMENT_EXAMPLES = 100
 SEED = 0
 
 
@@ -46,6 +47,7 @@ def demo_study(assets: DemoAssets, output: Path, *, data: Path | None = None) ->
                 "fractions": FRACTIONS,
                 "controls": CONTROLS,
                 "importance_examples": IMPORTANCE_EXAMPLES,
+                "agreement_examples": AGREEMENT_EXAMPLES,
             },
         },
         source="the demo",
