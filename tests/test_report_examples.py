@@ -229,7 +229,8 @@ def test_filters_work_by_style_alone(tmp_path):
     assert ids >= {"flip-any", "flip-lost", "flip-gained", "under-any", "under-0", "under-1"}
     for rule in (
         ":root:has(#flip-gained:checked) .flip.lost",
-        ":root:has(#under-1:checked) .flip:not(.u1) { display: none; }",
+        ":root:has(#under-1:checked) .flip:not(.u1),",
+        ":root:has(#under-1:checked) .flips-group:not(:has(.u1)) { display: none; }",
     ):
         assert rule in text
     parts = page.all("details", **{"class": "task-examples"})
