@@ -116,7 +116,10 @@ def _growth(results: Results, rng: np.random.Generator) -> Results:
                 "base": [value * (0.8 + 0.2 * step / 300) for value in base],
                 "scores": entry["scores"],
                 "dissociation": found,
-                "importance": [],
+                "importance": [
+                    {"task": entry["task"], "values": entry["values"]}
+                    for entry in results["importance"]
+                ],
                 "stability": [1.0 if step == 300 else 0.5 + step / 700] * n,
             }
         )

@@ -274,6 +274,10 @@ def test_a_page_with_all_examples_of_twelve_tasks_stays_small(tmp_path):
 
 def test_examples_of_a_real_run_are_those_of_its_predictions(tmp_path):
     path = write_study(tmp_path)
+    study = path.read_text(encoding="utf-8")
+    study = study.replace("[iap]", "[growth]\ncheckpoints = 2\n\n[iap]")
+    study += "agreement_examples = 19\nsimilarity_examples = 19\n"
+    path.write_text(study, encoding="utf-8")
     run_study(load_study(path))
     run = tmp_path / "run"
     results = read_results(run)
@@ -295,5 +299,6 @@ def test_examples_of_a_real_run_are_those_of_its_predictions(tmp_path):
             assert int(worse) == sum(base[k] and not under[k] for k in base)
             assert int(better) == sum(under[k] and not base[k] for k in base)
     page = write_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
-    assert Page(page).all("section", id="examples")
+    for part in ("claims", "dose", "overlap", "likeness", "growth", "agreement", "examples"):
+        assert Page(page).all("section", id=part)
     assert page == render(results, found)

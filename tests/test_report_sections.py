@@ -119,7 +119,7 @@ WIDE, TURNED = trend(-0.7, -0.9, 0.1, 0.01), trend(0.6, 0.2, 0.8, 0.97)
     [
         ({"gradient": HOLDS, "cka": HOLDS}, 5, "yes", "Yes: the less alike two tasks are"),
         ({"importance": HOLDS, "gradient": WEAK}, 5, "open", "only measures made from the lesion"),
-        ({"importance": HOLDS, "overlap": HOLDS}, 5, "open", "only measures made from the lesion"),
+        ({"importance": HOLDS, "overlap": HOLDS}, 5, "open", "iap.similarity_examples adds one"),
         ({"gradient": WIDE}, 5, "no", "No: no measure of similarity"),
         ({"gradient": TURNED, "cka": WEAK}, 5, "no", "No: no measure of similarity"),
         ({"gradient": WEAK, "cka": WEAK}, 4, "open", "4 tasks allow no corrected p below 0.083"),
@@ -276,6 +276,15 @@ def test_growth_in_words(change, interval, said):
     results = fake_results(controls=23, extended=True)
     results["growth"]["change"]["column"].update(mean=change, mean_interval=interval)
     assert said in view(results).growth.sentence
+
+
+def test_stability_is_found_by_the_name_of_its_task():
+    results = fake_results(tasks=3, controls=23, extended=True)
+    for point in results["growth"]["points"]:
+        del point["importance"][0]
+        point["stability"] = [0.25, 0.75]
+    rows = view(results).growth.tables[2].rows
+    assert {row[1:] for row in rows} == {("–", "0.250", "0.750")}
 
 
 def test_growth_does_not_depend_on_the_order_of_the_points():
@@ -445,6 +454,12 @@ def test_a_chart_holds_its_intervals_and_what_it_must_hold():
     assert chart.zero == zero
     places = re.findall(r"M[\d.]+ ([\d.]+)V([\d.]+)", chart.series[0].bars)
     assert all(chart.top <= float(y) <= chart.bottom for pair in places for y in pair)
+
+
+def test_the_axes_fill_the_chart():
+    chart = drawn(points([5.0, 6.0, 9.0]))
+    assert (chart.x_ticks[0].at, chart.x_ticks[-1].at) == (chart.left, chart.right)
+    assert (chart.y_ticks[0].at, chart.y_ticks[-1].at) == (chart.bottom, chart.top)
 
 
 def test_long_labels_under_an_axis_do_not_touch():

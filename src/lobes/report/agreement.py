@@ -35,12 +35,13 @@ def agreement(results: Results) -> Agreement | None:
         rho = words.fixed(words.number(entry["spearman"]))
         rows.append((entry["task"], words.thousands(entry["n_examples"]), rho, *shares))
     header: tuple[str, ...] = ("Task", "Examples", "Rank correlation")
-    header += tuple(f"Same top {words.percent(p)}" for p in fractions)
+    header += tuple(f"Top {words.percent(p)}" for p in fractions)
     return Agreement(
         charts=tuple(_chart(entry, cheap.get(entry["task"], ())) for entry in found),
         table=Table(
             "agreement",
-            "The importance estimate against the exact rise of the loss when one head is ablated",
+            "The importance estimate against the exact rise of the loss when one head is ablated; "
+            "overlap (Jaccard) of the most important heads",
             header,
             tuple(rows),
         ),

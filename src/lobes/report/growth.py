@@ -143,7 +143,7 @@ def _d_chart(points: Sequence[Results]) -> Chart | None:
 def _task_chart(points: Sequence[Results], task: int, name: str) -> Chart | None:
     steps = [words.number(point["step"]) for point in points]
     base = [words.number(point["base"][task]) for point in points]
-    stable = [words.number(_stability(point, task)) for point in points]
+    stable = [_stability(point, name) for point in points]
     shown = [
         Points("own", "base score", steps, base, mark="circle"),
         Points("others", "stability of importance", steps, stable, mark="square"),
@@ -160,9 +160,11 @@ def _task_chart(points: Sequence[Results], task: int, name: str) -> Chart | None
     )
 
 
-def _stability(point: Results, task: int) -> object:
-    stability = point.get("stability") or ()
-    return stability[task] if task < len(stability) else None
+def _stability(point: Results, name: str) -> float:
+    """How alike a task's map is to its last one; nan where its importance was not measured."""
+    measured = [entry["task"] for entry in point["importance"]]
+    found = dict(zip(measured, point["stability"], strict=True))
+    return words.number(found.get(name))
 
 
 def _d_table(points: Sequence[Results]) -> Table:
@@ -188,10 +190,7 @@ def _d_table(points: Sequence[Results]) -> Table:
 def _task_tables(points: Sequence[Results], names: Sequence[str]) -> tuple[Table, Table]:
     steps = [words.thousands(point["step"]) for point in points]
     base = [[words.fixed(words.number(value)) for value in point["base"]] for point in points]
-    stable = [
-        [words.fixed(words.number(_stability(point, k))) for k in range(len(names))]
-        for point in points
-    ]
+    stable = [[words.fixed(_stability(point, name)) for name in names] for point in points]
     return (
         Table(
             "growth-base",

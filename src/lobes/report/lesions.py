@@ -203,7 +203,7 @@ def _panel(results: Results, entry: Results, definition: str) -> Panel:
             _score_row(strip, p, distance)
             for strip, p, distance in zip(strips, p_values, distances, strict=True)
         ),
-        standardized=bool(apart),
+        standardized=any(map(math.isfinite, distances)),
         on_sample=bool(sample),
     )
 

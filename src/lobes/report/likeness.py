@@ -124,10 +124,12 @@ def verdict(results: Results) -> tuple[Answer, str, str]:
     if any(name in INDEPENDENT for name in holding):
         return "yes", "Yes: the less alike two tasks are, the more they dissociate.", sure
     if holding:
+        others = any(trend.name in INDEPENDENT for trend in trends)
+        hint = "" if others else " Setting iap.similarity_examples adds one that is not."
         return (
             "open",
             "Cannot be said yet: only measures made from the lesioned heads themselves go with "
-            "the D-scores, which is partly so by construction.",
+            f"the D-scores, which is partly so by construction.{hint}",
             sure,
         )
     n_tasks = len(results["tasks"])
