@@ -9,7 +9,6 @@ import copy
 import dataclasses
 import itertools
 import json
-import math
 import os
 import re
 from pathlib import Path
@@ -194,6 +193,25 @@ def test_dose_curves_stand_where_the_axes_say():
     expected = [(xs["0"], ys["100"]), (xs["20"], ys["90"]), (xs["40"], ys["80"])]
     assert [(float(x), float(y)) for x, y in places] == expected
     assert "own lesion: 100.0 at 0 %, 90.0 at 20 %, 80.0 at 40 %." in found.description
+
+
+def test_random_lesions_on_a_sample_are_relative_to_the_base_score_there():
+    results = fake_results(tasks=2, controls=9, extended=True)
+    full = view(results)
+    assert full.dose.sampled
+    assert "the whole band may lie" in render(results)
+    base = {task["name"]: task["base"] * 0.9 for task in results["tasks"]}
+    results["controls"]["base"] = base
+    found = view(results)
+    assert "the whole band may lie" not in render(results)
+    for before, after in zip(full.dose.table.rows, found.dose.table.rows, strict=True):
+        assert before[2:4] == after[2:4]
+        assert as_number(after[4]) == pytest.approx(as_number(before[4]) / 0.9, abs=0.12)
+    before, after = (one.fractions[-1].change for one in (full, found))
+    assert before[:-1] == after[:-1]
+    share = [100 + as_number(cell.text) for cell in after[-1].cells]
+    expected = [(100 + as_number(cell.text)) / 0.9 for cell in before[-1].cells]
+    assert share == pytest.approx(expected, abs=0.12)
 
 
 def test_a_base_score_near_zero_has_no_dose_curve():
@@ -415,59 +433,6 @@ def test_every_listed_figure_names_a_macro_that_draws_it():
     for figure in figures:
         assert f"{{% macro {figure.macro}(" in source
         assert (figure.kind != "") == (figure.macro == "line")
-
-
-# --- charts --------------------------------------------------------------------------------------
-
-
-def points(ys, **more):
-    return charts.Points("own", "own", list(range(len(ys))), ys, **more)
-
-
-def drawn(*shown, hold=()):
-    return charts.chart(shown, "t", axes=("x", "y"), description="d", hold=hold)
-
-
-def test_a_chart_of_nothing_defined_is_none():
-    assert drawn(points([math.nan, math.nan])) is None
-    assert drawn() is None
-
-
-def test_undefined_points_are_left_out_of_lines_bands_and_bars():
-    lows, highs = [0.0, math.nan, 2.0], [2.0, math.nan, 4.0]
-    (series,) = drawn(points([1.0, math.nan, 3.0], lows=lows, highs=highs, band=True)).series
-    assert series.line.count("L") == 1
-    assert series.band.count("L") == 3
-    assert series.bars == ""
-    (series,) = drawn(points([1.0, math.nan, 3.0], lows=lows, highs=highs, mark="circle")).series
-    assert series.bars.count("V") == 2
-    assert series.marks.count("z") == 2
-    assert series.band == ""
-
-
-def test_a_chart_holds_its_intervals_and_what_it_must_hold():
-    chart = drawn(points([5.0, 6.0], lows=[2.0, 2.5], highs=[9.0, 8.0]), hold=(-1.0,))
-    labels = [as_number(tick.label) for tick in chart.y_ticks]
-    assert min(labels) <= -1.0
-    assert max(labels) >= 9.0
-    zero = {tick.label: tick.at for tick in chart.y_ticks}["0"]
-    assert chart.zero == zero
-    places = re.findall(r"M[\d.]+ ([\d.]+)V([\d.]+)", chart.series[0].bars)
-    assert all(chart.top <= float(y) <= chart.bottom for pair in places for y in pair)
-
-
-def test_the_axes_fill_the_chart():
-    chart = drawn(points([5.0, 6.0, 9.0]))
-    assert (chart.x_ticks[0].at, chart.x_ticks[-1].at) == (chart.left, chart.right)
-    assert (chart.y_ticks[0].at, chart.y_ticks[-1].at) == (chart.bottom, chart.top)
-
-
-def test_long_labels_under_an_axis_do_not_touch():
-    chart = drawn(charts.Points("own", "own", [0.0, 123456.0], [0.0, 1.0]))
-    shown = [tick for tick in chart.x_ticks if tick.label]
-    for before, after in itertools.pairwise(shown):
-        half = (len(before.label) + len(after.label)) / 2 * 7
-        assert after.at - before.at >= half
 
 
 # --- gold ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart, in_words
 from lobes.report.exhibits import Table
-from lobes.report.findings import Results
+from lobes.report.findings import Results, control_bases
 
 LEAST_BASE = 0.05  # below, a share of the base score means nothing
 BAND = (5, 95)
@@ -22,12 +22,16 @@ AXES = ("heads ablated, %", "% of the base score")
 
 @dataclass(frozen=True)
 class DoseResponse:
-    """A chart for each task (None where its base score is near 0), and all numbers."""
+    """A chart for each task (None where its base score is near 0), and all numbers.
+
+    `sampled`: random lesions were measured on a sample whose own base score is not known.
+    """
 
     charts: tuple[Chart | None, ...]
     left_out: tuple[str, ...]
     has_others: bool
     has_controls: bool
+    sampled: bool
     table: Table
 
 
@@ -48,8 +52,12 @@ def dose_response(results: Results, entries: Sequence[Results]) -> DoseResponse 
     if not entries:
         return None
     charts, rows, left_out = [], [], []
+    control_base = control_bases(results)
+    controls = results.get("controls") or {}
     for task, found in enumerate(results["tasks"]):
-        doses = [_dose(entry, task, words.number(found["base"])) for entry in entries]
+        doses = [
+            _dose(entry, task, words.number(found["base"]), control_base[task]) for entry in entries
+        ]
         charts.append(_chart(found["name"], doses))
         if charts[-1] is None:
             left_out.append(found["name"])
@@ -59,6 +67,7 @@ def dose_response(results: Results, entries: Sequence[Results]) -> DoseResponse 
         left_out=tuple(left_out),
         has_others=len(results["tasks"]) > 1,
         has_controls=any(entry["control_scores"] for entry in entries),
+        sampled=bool(controls.get("sample")) and not controls.get("base"),
         table=Table(
             name="dose",
             caption="Every task’s score under lesions of every size, in percent of its base score",
@@ -68,14 +77,14 @@ def dose_response(results: Results, entries: Sequence[Results]) -> DoseResponse 
     )
 
 
-def _dose(entry: Results, task: int, base: float) -> _Dose:
+def _dose(entry: Results, task: int, base: float, control_base: float) -> _Dose:
     percent = 100 * words.number(entry["fraction"])
-    if not base >= LEAST_BASE:
+    if not (base >= LEAST_BASE and control_base >= LEAST_BASE):
         return _Dose(percent, *[math.nan] * 5)
     scores = [100 * words.number(row[task]) / base for row in entry["scores"]]
     others = [score for row, score in enumerate(scores) if row != task]
     random = [
-        100 * words.number(row[task]) / base
+        100 * words.number(row[task]) / control_base
         for control in entry["control_scores"]
         for row in control
     ]

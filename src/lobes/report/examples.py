@@ -149,7 +149,7 @@ def examples_of(folder: str | Path, results: Results) -> Examples | None:
             _task(results["tasks"][k], k, names, lesioned, flips[k], chosen[k], texts)
             for k in flips
         ),
-        notes=_notes(names, flips, bool(texts)),
+        notes=_notes(names, flips, (folder / "texts.parquet").is_file()),
     )
 
 

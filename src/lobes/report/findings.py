@@ -122,6 +122,15 @@ def controls_of(entry: Results) -> str:
     return name + how.get(entry.get("matched", ""), "")
 
 
+def control_bases(results: Results) -> list[float]:
+    """Every task's base score on the examples that random lesions were measured on, where known.
+
+    `results["controls"]["base"]` has it where these were a sample; the base score itself otherwise.
+    """
+    known = (results.get("controls") or {}).get("base") or {}
+    return [words.number(known.get(task["name"], task["base"])) for task in results["tasks"]]
+
+
 def control_notes(results: Results) -> tuple[str, ...]:
     """How the random lesions were measured, where not each one on all validation examples."""
     controls = results.get("controls") or {}

@@ -11,6 +11,7 @@ from lobes.report.findings import (
     HEADLINE,
     LEVEL,
     Results,
+    control_bases,
     controls_of,
     model_score,
     size_of,
@@ -34,9 +35,11 @@ def lesion_of(entry: Results, task: str) -> HeadSet:
     return HeadSet.parse(entry["lesions"].get(task, ""))
 
 
-def _changes(results: Results, rows: Sequence[Sequence[object]]) -> list[list[float]]:
+def _changes(
+    results: Results, rows: Sequence[Sequence[object]], bases: Sequence[float] = ()
+) -> list[list[float]]:
     """Scores as changes in percent of the base score; nan where the base is under 0.05."""
-    bases = [words.number(task["base"]) for task in results["tasks"]]
+    bases = bases or [words.number(task["base"]) for task in results["tasks"]]
     return [
         [
             100 * (words.number(score) - base) / base if base >= 0.05 else math.nan
@@ -87,7 +90,8 @@ def _matrices(
         rows.append(("random heads (mean)", "control", control))
     raw, change = [], []
     for index, (label, kind, values) in enumerate(rows):
-        shifts = _changes(results, [values])[0]
+        bases = control_bases(results) if kind == "control" else ()
+        shifts = _changes(results, [values], bases)[0]
         marks = [
             (
                 _tint(shift, widest),
