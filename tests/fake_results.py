@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fake_extended import extend
+
 HOSTILE = (
     "</script><script>alert(1)</script>",
     '"><img src=x onerror=alert(2)>',
@@ -30,6 +32,7 @@ def fake_results(
     site_names: tuple[str, ...] | None = None,
     training: bool = True,
     iat: bool = False,
+    extended: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Results in the schema of `results.json`.
@@ -37,7 +40,8 @@ def fake_results(
     `sites` are the numbers of heads. `effect` is the share of its score above chance that a task
     loses by its own lesion at the largest fraction, beyond what any lesion costs: 0 plants no
     dissociation. With `iat` the training had an IAT phase, which trained every task's 30 % of heads
-    that some map of importance ranks first.
+    that some map of importance ranks first. With `extended` they hold what newer versions add:
+    similarity, agreement, growth, controls on a sample (`extend` in `fake_extended.py`).
     """
     rng = np.random.default_rng(seed)
     names = tasks if isinstance(tasks, tuple) else tuple(_name(k) for k in range(tasks))
@@ -45,7 +49,7 @@ def fake_results(
     base = np.array(bases or [_BASE[k % len(_BASE)] for k in range(len(names))])
     importance = [_importance(rng, sites) for _ in names]
     widths = range(max(sites))
-    return {
+    results = {
         "schema": "lobes-results",
         "version": 1,
         "name": "demo",
@@ -129,6 +133,7 @@ def fake_results(
             "tasks": [{"name": name, "text": ["sentence"]} for name in names],
         },
     }
+    return extend(results, seed) if extended else results
 
 
 def _name(index: int) -> str:

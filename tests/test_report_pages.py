@@ -4,12 +4,16 @@ import base64
 import hashlib
 import itertools
 import re
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from fake_comparisons import fake_comparison, fake_transfer
+from fake_extended import fake_folder
 from fake_results import HOSTILE, fake_results
 from lobes.report import comparison, transfer
+from lobes.report.examples import examples_of
 from lobes.report.html import render
 from pages import Page
 
@@ -18,6 +22,14 @@ REPORTS = {
     "one task": {"tasks": 1},
     "no controls": {"controls": 0, "training": False},
     "IAT": {"sites": (7, 5, 11), "iat": True},
+    "hostile": {"tasks": HOSTILE, "sites": (7, 5, 11), "controls": 19, "iat": True},
+    "twelve tasks": {"tasks": 12, "sites": (16,) * 24, "controls": 29, "iat": True},
+}
+# every part of a report, with the examples of a run's folder
+FULL = {
+    "planted": {"tasks": 5, "controls": 23},
+    "one task": {"tasks": 1},
+    "no controls": {"controls": 0, "training": False},
     "hostile": {"tasks": HOSTILE, "sites": (7, 5, 11), "controls": 19, "iat": True},
     "twelve tasks": {"tasks": 12, "sites": (16,) * 24, "controls": 29, "iat": True},
 }
@@ -45,6 +57,17 @@ PAGES |= {
 }
 PAGES |= {
     f"transfer: {name}": (transfer.render, fake_transfer, case) for name, case in TRANSFERS.items()
+}
+
+
+def render_full(results):
+    with tempfile.TemporaryDirectory() as folder:
+        return render(results, examples_of(fake_folder(Path(folder), results), results))
+
+
+PAGES |= {
+    f"full: {name}": (render_full, fake_results, {**case, "extended": True})
+    for name, case in FULL.items()
 }
 
 
@@ -119,4 +142,4 @@ def test_names_are_text_and_never_markup(rendered):
     text, page = rendered
     assert not page.all("img")
     assert "\x1b" not in text
-    assert len(text) < 1_000_000
+    assert len(text) < 1_500_000

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from lobes.report import comparison_findings, over_seeds, settings, trained, words
 from lobes.report.findings import HEADLINE, Results, near_chance
+from lobes.report.lesions import TINTS
 from lobes.report.over_seeds import NAMES, mean, numbers, score_cell
 from lobes.report.page import render_page
 from lobes.report.parts import (
@@ -22,7 +23,6 @@ from lobes.report.parts import (
 )
 from lobes.report.source import COMPARISON, check, damage_named, read
 from lobes.report.terminal import findings_lines, plain_table, title_line
-from lobes.report.view import TINTS
 
 ALL_TASKS = "all tasks (mean)"
 

@@ -58,6 +58,7 @@ class StripRow:
     low: float | None
     high: float | None
     is_mean: bool
+    on_sample: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,11 @@ class LineChart:
 
 @dataclass(frozen=True)
 class Strip:
-    """What one row of a strip plot shows, in percent; nan = undefined."""
+    """What one row of a strip plot shows, in percent; nan = undefined.
+
+    `on_sample` is the value on the very examples that the controls were measured on, where these
+    were a sample.
+    """
 
     label: str
     value: float
@@ -103,6 +108,7 @@ class Strip:
     high: float
     controls: Sequence[float]
     is_mean: bool = False
+    on_sample: float = math.nan
 
 
 def palette() -> tuple[Shade, ...]:
@@ -173,8 +179,9 @@ def strip_plot(
 
 def _strip_row(strip: Strip, label: str, y: float, x: Callable[[float], float]) -> StripRow:
     """One row at height `y`; `x` takes a D-score to its place, undefined ones have none."""
-    observed, low, high = (
-        x(value) if math.isfinite(value) else None for value in (strip.value, strip.low, strip.high)
+    observed, low, high, on_sample = (
+        x(value) if math.isfinite(value) else None
+        for value in (strip.value, strip.low, strip.high, strip.on_sample)
     )
     return StripRow(
         label=label,
@@ -185,6 +192,7 @@ def _strip_row(strip: Strip, label: str, y: float, x: Callable[[float], float]) 
         low=low,
         high=high,
         is_mean=strip.is_mean,
+        on_sample=on_sample,
     )
 
 
@@ -250,7 +258,7 @@ def thinned(values: Sequence[float]) -> list[float]:
 
 
 def _values(strip: Strip) -> list[float]:
-    everything = [strip.value, strip.low, strip.high, *strip.controls]
+    everything = [strip.value, strip.low, strip.high, strip.on_sample, *strip.controls]
     return [value for value in everything if math.isfinite(value)]
 
 
@@ -270,6 +278,8 @@ def _in_words(strip: Strip) -> str:
     text = f"{strip.label}: {words.points(strip.value)} %"
     if math.isfinite(strip.low) and math.isfinite(strip.high):
         text += f", interval {words.interval(strip.low, strip.high)}"
+    if math.isfinite(strip.on_sample):
+        text += f", on the controls’ examples {words.points(strip.on_sample)} %"
     finite = thinned(strip.controls)
     if finite:
         text += f", random lesions {words.interval(finite[0], finite[-1])}"

@@ -122,6 +122,38 @@ def controls_of(entry: Results) -> str:
     return name + how.get(entry.get("matched", ""), "")
 
 
+def control_bases(results: Results) -> list[float]:
+    """Every task's base score on the examples that random lesions were measured on, where known.
+
+    `results["controls"]["base"]` has it where these were a sample; the base score itself otherwise.
+    """
+    known = (results.get("controls") or {}).get("base") or {}
+    return [words.number(known.get(task["name"], task["base"])) for task in results["tasks"]]
+
+
+def control_notes(results: Results) -> tuple[str, ...]:
+    """How the random lesions were measured, where not each one on all validation examples."""
+    controls = results.get("controls") or {}
+    notes = []
+    sample = controls.get("sample")
+    if sample:
+        sizes = sorted({int(size) for size in sample.values()})
+        size = " to ".join(words.thousands(end) for end in sorted({sizes[0], sizes[-1]}))
+        notes.append(
+            f"Random lesions were measured on a sample of {size} validation examples of each task; "
+            f"p compares them with the D-score on these same examples (hollow diamond)."
+        )
+    if controls.get("stopped"):
+        error = words.number(controls.get("error"))
+        wrong = f", wrong in at most {words.percent(error)} of cases" if error == error else ""
+        most = words.thousands(controls.get("most"))
+        notes.append(
+            f"The drawing of random lesions stopped before the {most} planned, as soon as it was "
+            f"decided on which side of {LEVEL} p lies{wrong}: p says no more than that."
+        )
+    return tuple(notes)
+
+
 def size_of(entry: Results) -> str:
     """`30 % of the heads`."""
     return f"{words.percent(words.number(entry['fraction']))} of the heads"

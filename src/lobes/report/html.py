@@ -3,21 +3,25 @@
 from pathlib import Path
 
 from lobes.report import figures
+from lobes.report.examples import Examples, examples_of
 from lobes.report.findings import Results
+from lobes.report.lesions import TINTS
 from lobes.report.page import render_page, write_page
 from lobes.report.source import read_results
-from lobes.report.view import TINTS, view
+from lobes.report.view import view
 
 
-def render(results: Results) -> str:
+def render(results: Results, examples: Examples | None = None) -> str:
     """The whole page; `results` is the content of a `results.json`.
+
+    `examples` are what `examples_of(folder, results)` reads of the predictions beside it.
 
     Raises `RunError` when the results are damaged or of a newer version.
     """
     return render_page(
         "report.html",
         script="report.js",
-        report=view(results),
+        report=view(results, examples),
         palette=figures.palette(),
         tints=TINTS,
     )
@@ -26,6 +30,9 @@ def render(results: Results) -> str:
 def write_report(results_path: str | Path, html_path: str | Path) -> Path:
     """Read `results.json`, write the page in one step, and return where it is.
 
-    Raises `RunError` when the results cannot be read or the page cannot be written.
+    The predictions in the same folder, where there are any, give the page's examples. Raises
+    `RunError` when the results cannot be read or the page cannot be written.
     """
-    return write_page(render(read_results(results_path)), html_path)
+    path, results = Path(results_path), read_results(results_path)
+    examples = examples_of(path if path.is_dir() else path.parent, results)
+    return write_page(render(results, examples), html_path)

@@ -6,9 +6,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from lobes.report import exhibits
+from lobes.report.agreement import Agreement
+from lobes.report.claims import Claim
+from lobes.report.dose import DoseResponse
+from lobes.report.examples import Examples
+from lobes.report.exhibits import Figure, Table
 from lobes.report.figures import LineChart, StripPlot
 from lobes.report.findings import Findings
+from lobes.report.growth import Growth
 from lobes.report.learning import LearningCurves
+from lobes.report.likeness import Similarity
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,10 @@ class MatrixRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One line of a table of D-scores; `beyond` says p < 0.05."""
+    """One line of a table of D-scores; `beyond` says p < 0.05.
+
+    `standardized` is the distance from the random lesions' mean in their standard deviations.
+    """
 
     label: str
     value: str
@@ -114,26 +125,37 @@ class ScoreRow:
     p: str
     beyond: bool
     is_mean: bool
+    standardized: str
+    on_sample: str
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One definition of the D-score at one fraction."""
+    """One definition of the D-score at one fraction.
+
+    `standardized` and `on_sample` say whether the table has these columns.
+    """
 
     definition: str
     is_headline: bool
     note: str
     plot: StripPlot | None
     rows: tuple[ScoreRow, ...]
+    standardized: bool
+    on_sample: bool
 
 
 @dataclass(frozen=True)
 class PairRow:
-    """A pair of tasks: what each loses by its own lesion more than by the other's."""
+    """A pair of tasks: what each loses by its own lesion more than by the other's.
+
+    `details` say each effect's interval and its size in percent of the base, where known.
+    """
 
     first: str
     second: str
     effects: tuple[str, str]
+    details: tuple[str, str]
     p_values: tuple[str, str]
     p_holm: str
     double: bool
@@ -141,7 +163,10 @@ class PairRow:
 
 @dataclass(frozen=True)
 class Fraction:
-    """Everything that belongs to one fraction of lesioned heads."""
+    """Everything that belongs to one fraction of lesioned heads.
+
+    `by_chance` is the overlap that two random lesions of this size have on average.
+    """
 
     index: int
     label: str
@@ -150,6 +175,8 @@ class Fraction:
     smallest_p: str
     raw: tuple[MatrixRow, ...]
     change: tuple[MatrixRow, ...]
+    overlap: tuple[MatrixRow, ...]
+    by_chance: str
     panels: tuple[Panel, ...]
     pairs: tuple[PairRow, ...]
     n_double: int
@@ -216,12 +243,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a report shows."""
+    """Everything that a report shows; parts that were not measured are None or empty."""
 
     name: str
     created: str
     version: str
     findings: Findings
+    claims: tuple[Claim, ...]
+    control_notes: tuple[str, ...]
     facts: tuple[Fact, ...]
     tasks: tuple[TaskRow, ...]
     importance: Importance | None
@@ -229,9 +258,22 @@ class Report:
     fractions: tuple[Fraction, ...]
     headline_fraction: int
     across: tuple[AcrossRow, ...]
+    dose: DoseResponse | None
+    similarity: Similarity | None
+    growth: Growth | None
+    agreement: Agreement | None
+    examples: Examples | None
     training: Training | None
     trained: Trained | None
     settings: tuple[Section, ...]
+
+    def figures(self) -> list[Figure]:
+        """Every figure of the page, with its name, geometry and the macro that draws it."""
+        return exhibits.figures(self)
+
+    def tables(self) -> list[Table]:
+        """Every table of the page as text: name, caption, header, rows."""
+        return exhibits.tables(self)
 
 
 @dataclass(frozen=True)

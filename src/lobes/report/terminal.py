@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lobes.report.claims import Claim
 from lobes.report.findings import Findings, Results
 from lobes.report.parts import Fraction, Report
 from lobes.report.view import view
@@ -28,7 +29,8 @@ def tables(results: Results) -> list[RenderableType]:
         shown.append(_matrix(report, headline))
         if headline.panels:
             shown.append(_d_scores(headline))
-    return [*shown, findings_lines(report.findings)]
+    shown.append(findings_lines(report.findings))
+    return [*shown, *(_claim(claim) for claim in report.claims[1:])]
 
 
 def plain_table(*columns: str, left: int = 1) -> Table:
@@ -94,6 +96,12 @@ def _d_scores(fraction: Fraction) -> Group:
         if panel.note:
             notes.append(Text(f"{panel.definition}: {panel.note}", "yellow"))
     return Group(title, table, *notes)
+
+
+def _claim(claim: Claim) -> Text:
+    """A further claim and its answer on one line."""
+    line = Text(f"{unbound(claim.statement)} ")
+    return line.append(unbound(claim.headline), f"bold {_TONES[claim.answer]}")
 
 
 def findings_lines(findings: Findings) -> Group:

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from lobes.report import over_seeds, settings, trained, words
 from lobes.report.findings import Results, near_chance
 from lobes.report.learning import LearningCurves, Start, learning_curves
+from lobes.report.lesions import TINTS
 from lobes.report.over_seeds import NAMES, numbers, score_cell
 from lobes.report.page import render_page
 from lobes.report.parts import (
@@ -22,7 +23,6 @@ from lobes.report.parts import (
 from lobes.report.source import TRANSFER, check, damage_named, read
 from lobes.report.terminal import findings_lines
 from lobes.report.transfer_findings import transfer_findings
-from lobes.report.view import TINTS
 
 
 def read_transfer(path: str | Path) -> dict[str, Any]:

@@ -6,39 +6,33 @@ it out. Sentences come from `findings.py`, coordinates from `figures.py`.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from lobes.heads import HeadScores, HeadSet
 from lobes.report import figures, settings, trained, words
+from lobes.report.agreement import agreement
+from lobes.report.claims import claims
+from lobes.report.dose import dose_response
+from lobes.report.examples import Examples
 from lobes.report.findings import (
-    DEFINITIONS,
-    HEADLINE,
-    LEVEL,
     Results,
+    control_notes,
     controls_of,
     findings,
     largest,
-    model_score,
     near_chance,
-    size_of,
     skill,
-    smallest_p,
 )
+from lobes.report.growth import growth
+from lobes.report.lesions import across, fraction_of, lesion_of, widest_change
+from lobes.report.likeness import similarity
 from lobes.report.parts import (
-    AcrossRow,
     Fact,
-    Fraction,
     HeatCell,
     HeatMap,
     Importance,
-    MatrixCell,
-    MatrixRow,
-    PairRow,
-    Panel,
     Report,
-    ScoreRow,
     Section,
     TaskRow,
     Trained,
@@ -47,37 +41,45 @@ from lobes.report.parts import (
 from lobes.report.source import check_results, damage_named
 
 MOST_TOP_HEADS = 12
-TINTS = 10
 
 
-def view(results: Results) -> Report:
+def view(results: Results, examples: Examples | None = None) -> Report:
     """What the report of these results shows; `results` as `read_results` returns them.
 
-    Raises `RunError` when a part of the results is missing or has the wrong shape.
+    `examples` are what `examples_of` reads from the run's folder, beside the results. Raises
+    `RunError` when a part of the results is missing or has the wrong shape.
     """
     results = check_results(results)
     with damage_named():
-        return _view(results)
+        return _view(results, examples)
 
 
-def _view(results: Results) -> Report:
+def _view(results: Results, examples: Examples | None) -> Report:
     entries = sorted(results["fractions"], key=lambda entry: entry["fraction"])
-    widest = _widest_change(results, entries)
+    widest = widest_change(results, entries)
     head = largest(results)
+    found = findings(results)
     return Report(
         name=results.get("name") or "lobes",
         created=str(results.get("created") or ""),
         version=str(results.get("lobes") or ""),
-        findings=findings(results),
+        findings=found,
+        claims=claims(results, found),
+        control_notes=control_notes(results),
         facts=_facts(results, head),
         tasks=tuple(_task(task) for task in results["tasks"]),
         importance=_importance(results, entries),
         largest_change=f"{widest:.0f} %",
         fractions=tuple(
-            _fraction(results, index, entry, widest) for index, entry in enumerate(entries)
+            fraction_of(results, index, entry, widest) for index, entry in enumerate(entries)
         ),
         headline_fraction=len(entries) - 1,
-        across=_across(entries),
+        across=across(entries),
+        dose=dose_response(results, entries),
+        similarity=similarity(results),
+        growth=growth(results),
+        agreement=agreement(results),
+        examples=examples,
         training=_training(results),
         trained=_trained(results, head),
         settings=_settings(results),
@@ -141,7 +143,7 @@ def _importance(results: Results, entries: Sequence[Results]) -> Importance | No
         label_width=max(len(site.short) for site in labels),
         sites=labels,
         maps=tuple(
-            _heat_map(entry["task"], score, [_lesion(e, entry["task"]) for e in entries])
+            _heat_map(entry["task"], score, [lesion_of(e, entry["task"]) for e in entries])
             for entry, score in zip(maps, scores, strict=True)
         ),
         top=tuple(top),
@@ -152,10 +154,6 @@ def _scores(entry: Results) -> HeadScores:
     rows = [[words.number(value) for value in row] for row in entry["values"]]
     width = max(len(row) for row in rows)
     return HeadScores(np.array([row + [math.nan] * (width - len(row)) for row in rows]))
-
-
-def _lesion(entry: Results, task: str) -> HeadSet:
-    return HeadSet.parse(entry["lesions"].get(task, ""))
 
 
 def _method(entry: Results) -> str:
@@ -202,179 +200,6 @@ def _heat_map(task: str, scores: HeadScores, lesions: Sequence[HeadSet]) -> Heat
     )
 
 
-def _changes(results: Results, rows: Sequence[Sequence[object]]) -> list[list[float]]:
-    """Scores as changes in percent of the base score; nan where the base is under 0.05."""
-    bases = [words.number(task["base"]) for task in results["tasks"]]
-    return [
-        [
-            100 * (words.number(score) - base) / base if base >= 0.05 else math.nan
-            for score, base in zip(row, bases, strict=True)
-        ]
-        for row in rows
-    ]
-
-
-def _widest_change(results: Results, entries: Sequence[Results]) -> float:
-    """The largest change of any score under a task's lesion, in percent: the end of the tints."""
-    changes = [
-        abs(change)
-        for entry in entries
-        for row in _changes(results, entry["scores"])
-        for change in row
-        if math.isfinite(change)
-    ]
-    return math.ceil(max([5.0, *changes]))
-
-
-def _control_mean(entry: Results, n_tasks: int) -> list[float] | None:
-    """Each task's score under random lesions: the mean over replicates and matched lesions."""
-    if not entry["control_scores"]:
-        return None
-    everything = [row for control in entry["control_scores"] for row in control]
-    means = []
-    for task in range(n_tasks):
-        values = [words.number(row[task]) for row in everything]
-        finite = [value for value in values if math.isfinite(value)]
-        means.append(sum(finite) / len(finite) if finite else math.nan)
-    return means
-
-
-def _matrices(
-    results: Results, entry: Results, widest: float
-) -> tuple[tuple[MatrixRow, ...], tuple[MatrixRow, ...]]:
-    """The lesion matrix as scores and as changes in percent of the base."""
-    names = [task["name"] for task in results["tasks"]]
-    scores = [[words.number(value) for value in row] for row in entry["scores"]]
-    lowest = [_lowest([row[j] for row in scores]) for j in range(len(names))]
-    rows: list[tuple[str, Literal["base", "task", "control"], list[float]]] = [
-        ("nothing (base)", "base", [words.number(task["base"]) for task in results["tasks"]])
-    ]
-    rows += [(name, "task", row) for name, row in zip(names, scores, strict=True)]
-    control = _control_mean(entry, len(names))
-    if control is not None:
-        rows.append(("random heads (mean)", "control", control))
-    raw, change = [], []
-    for index, (label, kind, values) in enumerate(rows):
-        shifts = _changes(results, [values])[0]
-        marks = [
-            (
-                _tint(shift, widest),
-                kind == "task" and index - 1 == j,
-                kind == "task" and value == lowest[j],
-            )
-            for j, (value, shift) in enumerate(zip(values, shifts, strict=True))
-        ]
-        raw.append(_row(label, kind, [words.fixed(value) for value in values], marks))
-        change.append(_row(label, kind, [words.points(shift) for shift in shifts], marks))
-    return tuple(raw), tuple(change)
-
-
-def _lowest(column: Sequence[float]) -> float:
-    """The lowest defined score; nan where it does not differ from the others."""
-    finite = [value for value in column if math.isfinite(value)]
-    return min(finite) if len(set(finite)) > 1 else math.nan
-
-
-def _row(
-    label: str,
-    kind: Literal["base", "task", "control"],
-    texts: Sequence[str],
-    marks: Sequence[tuple[int, bool, bool]],
-) -> MatrixRow:
-    cells = (MatrixCell(text, *mark) for text, mark in zip(texts, marks, strict=True))
-    return MatrixRow(label, kind, tuple(cells))
-
-
-def _tint(shift: float, widest: float) -> int:
-    if not math.isfinite(shift):
-        return 0
-    return max(-TINTS, min(TINTS, round(shift / widest * TINTS)))
-
-
-def _fraction(results: Results, index: int, entry: Results, widest: float) -> Fraction:
-    raw, change = _matrices(results, entry, widest)
-    pairs = tuple(_pair(pair) for pair in entry["pairs"])
-    return Fraction(
-        index=index,
-        label=words.percent(words.number(entry["fraction"])),
-        title=f"{size_of(entry)} ({entry['n_heads']} heads)",
-        controls=controls_of(entry),
-        smallest_p=words.p_value(smallest_p(int(entry["n_controls"]))),
-        raw=raw,
-        change=change,
-        panels=tuple(_panel(results, entry, name) for name in DEFINITIONS)
-        if entry.get("dissociation")
-        else (),
-        pairs=pairs,
-        n_double=sum(pair.double for pair in pairs),
-    )
-
-
-def _panel(results: Results, entry: Results, definition: str) -> Panel:
-    data = entry["dissociation"][definition]
-    names = [task["name"] for task in results["tasks"]]
-    mean = model_score(entry, definition)
-    assert mean is not None
-    strips = [figures.Strip("all tasks", mean.mean, mean.low, mean.high, mean.controls, True)]
-    p_values = [mean.p]
-    for i, name in enumerate(names):
-        low, high = (words.number(end) for end in data["interval"][i])
-        controls = [words.number(row[i]) for row in data["control_values"]]
-        finite = [value for value in controls if math.isfinite(value)]
-        strips.append(figures.Strip(name, words.number(data["values"][i]), low, high, finite))
-        p_values.append(words.number(data["p_values"][i]))
-    title = f"{definition} D-scores at {size_of(entry)}, in percent, against random lesions"
-    return Panel(
-        definition=definition,
-        is_headline=definition == HEADLINE,
-        note=data.get("note") or "",
-        plot=figures.strip_plot(strips, title),
-        rows=tuple(_score_row(strip, p) for strip, p in zip(strips, p_values, strict=True)),
-    )
-
-
-def _score_row(strip: figures.Strip, p: float) -> ScoreRow:
-    controls = words.UNDEFINED
-    if strip.controls:
-        controls = words.interval(min(strip.controls), max(strip.controls))
-    return ScoreRow(
-        label=strip.label,
-        value=words.points(strip.value),
-        interval=words.interval(strip.low, strip.high),
-        controls=controls,
-        p=words.p_value(p),
-        beyond=p < LEVEL,
-        is_mean=strip.is_mean,
-    )
-
-
-def _pair(pair: Results) -> PairRow:
-    first, second = (words.number(effect) for effect in pair["effects"])
-    p_first, p_second = (words.number(p) for p in pair["p_values"])
-    return PairRow(
-        first=pair["first"],
-        second=pair["second"],
-        effects=(words.fixed(first, sign=True), words.fixed(second, sign=True)),
-        p_values=(words.p_value(p_first), words.p_value(p_second)),
-        p_holm=words.p_value(words.number(pair["p_holm"])),
-        double=bool(pair["double_dissociation"]),
-    )
-
-
-def _across(entries: Sequence[Results]) -> tuple[AcrossRow, ...]:
-    if not entries or not all(entry.get("dissociation") for entry in entries):
-        return ()
-    rows = []
-    for definition in DEFINITIONS:
-        scores = [score for entry in entries if (score := model_score(entry, definition))]
-        cells = tuple(
-            (words.points(s.mean), words.interval(s.low, s.high), words.p_value(s.p))
-            for s in scores
-        )
-        rows.append(AcrossRow(definition, cells))
-    return tuple(rows)
-
-
 def _training(results: Results) -> Training | None:
     training = results.get("training")
     if not training:
@@ -414,7 +239,7 @@ def _trained(results: Results, head: Results | None) -> Trained | None:
     if not record:
         return None
     names = [task["name"] for task in results["tasks"]]
-    lesions = {name: _lesion(head, name) for name in names} if head is not None else {}
+    lesions = {name: lesion_of(head, name) for name in names} if head is not None else {}
     size = words.percent(words.number(head["fraction"])) if head is not None else ""
     return trained.by_tasks(record, results["model"]["sites"], names, lesions, size)
 

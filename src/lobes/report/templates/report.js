@@ -30,6 +30,12 @@
     document.querySelectorAll("td.here").forEach((cell) => cell.classList.remove("here"));
   };
 
+  const hide = () => {
+    clear();
+    readout.hidden = true;
+    announce.textContent = "";
+  };
+
   const show = (site, head, aloud) => {
     clear();
     shown = [site, head];
@@ -56,11 +62,26 @@
   };
 
   const enter = (cell) => {
-    maps.forEach((map) => map.querySelectorAll("td[tabindex='0']").forEach((other) => {
-      if (map.contains(cell)) other.tabIndex = -1;
-    }));
+    cell.closest("table").querySelectorAll("td[tabindex='0']").forEach((other) => {
+      other.tabIndex = -1;
+    });
     cell.tabIndex = 0;
     cell.focus();
+  };
+
+  // The next head in this direction; rows of other lengths leave gaps, which are jumped over.
+  const beside = (map, site, head, step) => {
+    for (let s = site + step[0], h = head + step[1]; ; s += step[0], h += step[1]) {
+      const cell = cellAt(map, s, h);
+      if (!cell || h < 0) return null;
+      if (cell.dataset.rank) return cell;
+    }
+  };
+
+  const ends = (map, event, site) => {
+    const all = event.ctrlKey || event.metaKey;
+    const heads = Array.from((all ? maps[map] : rows[map][site]).querySelectorAll("td[data-rank]"));
+    return event.key === "Home" ? heads[0] : event.key === "End" ? heads[heads.length - 1] : null;
   };
 
   const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
@@ -70,6 +91,8 @@
     const first = map.querySelector("td[data-rank]");
     if (first) first.tabIndex = 0;
     map.closest(".scroll").removeAttribute("tabindex");
+    map.setAttribute("role", "grid");
+    map.setAttribute("aria-readonly", "true");
     map.addEventListener("pointerover", (event) => {
       const cell = event.target.closest("td[data-rank]");
       if (cell) show(...placeOf(cell), false);
@@ -81,19 +104,22 @@
     map.addEventListener("keydown", (event) => {
       const cell = event.target.closest("td[data-rank]");
       const step = steps[event.key];
-      if (!cell || !step) return;
+      if (!cell) return;
+      if (event.key === "Escape") hide();
       const [site, head] = placeOf(cell);
-      const next = cellAt(index, site + step[0], head + step[1]);
-      event.preventDefault();
-      if (next && next.dataset.rank) enter(next);
+      const next = step ? beside(index, site, head, step) : ends(index, event, site);
+      if (step || next) event.preventDefault();
+      if (next) enter(next);
+    });
+    map.addEventListener("focusout", (event) => {
+      if (!maps.some((other) => other.contains(event.relatedTarget))) hide();
     });
   });
 
   const section = document.getElementById("importance");
   section.addEventListener("pointerleave", () => {
     if (section.contains(document.activeElement) && document.activeElement.dataset.rank) return;
-    clear();
-    readout.hidden = true;
+    hide();
   });
   document.querySelectorAll("input[name=fraction]").forEach((input) => {
     input.addEventListener("change", () => {

@@ -1,0 +1,208 @@
+"""How specialisation grows over the training: checkpoints from step 0 to the end.
+
+At step 0, before multi-task training, linear probes stand in for the classifiers. The change is
+the last checkpoint minus the first, on the same validation examples (paired bootstrap).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lobes.report import words
+from lobes.report.charts import Chart, Points, chart, in_words
+from lobes.report.exhibits import Table
+from lobes.report.findings import DEFINITIONS, HEADLINE, Answer, Results
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The checkpoints: the D-score as a chart, a chart for each task, and all numbers."""
+
+    sentence: str
+    fraction: str
+    charts: tuple[Chart | None, ...]
+    task_charts: tuple[Chart | None, ...]
+    tables: tuple[Table, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A D-score at the first and the last checkpoint and its change; nan = undefined."""
+
+    first_step: str
+    last_step: str
+    first: float
+    last: float
+    change: float
+    low: float
+    high: float
+
+
+def growth(results: Results) -> Growth | None:
+    """The growth part of a report; None where no checkpoint was measured."""
+    found = results.get("growth")
+    if not found or not found["points"]:
+        return None
+    points = sorted(found["points"], key=lambda point: point["step"])
+    names = [task["name"] for task in results["tasks"]]
+    return Growth(
+        sentence=_sentence(change_of(results)),
+        fraction=words.percent(words.number(found["fraction"])),
+        charts=(_d_chart(points),),
+        task_charts=tuple(_task_chart(points, k, name) for k, name in enumerate(names)),
+        tables=(_d_table(points), *_task_tables(points, names)),
+    )
+
+
+def change_of(results: Results, definition: str = HEADLINE) -> Change | None:
+    """How the model's D-score changed over the training; None where that was not measured."""
+    found = results.get("growth")
+    if not found or len(found["points"]) < 2 or not found.get("change"):
+        return None
+    points = sorted(found["points"], key=lambda point: point["step"])
+    change = found["change"][definition]
+    low, high = (words.number(end) for end in change["mean_interval"] or (None, None))
+    return Change(
+        first_step=words.thousands(points[0]["step"]),
+        last_step=words.thousands(points[-1]["step"]),
+        first=_mean_d(points[0], definition)[0],
+        last=_mean_d(points[-1], definition)[0],
+        change=words.number(change["mean"]),
+        low=low,
+        high=high,
+    )
+
+
+def verdict(results: Results) -> tuple[Answer, str, str] | None:
+    """Whether training made the heads more specialised: answer, headline, how sure it is."""
+    change = change_of(results)
+    if change is None:
+        return None
+    if not math.isfinite(change.change):
+        return (
+            "open",
+            "Cannot be said: the D-score is undefined before or after the training.",
+            words.UNDEFINED,
+        )
+    sure = (
+        f"{words.points(change.first)} % at step {change.first_step}, "
+        f"{words.points(change.last)} % at step {change.last_step}: {words.points(change.change)} "
+        f"(interval {words.interval(change.low, change.high)}, paired bootstrap)"
+    )
+    if change.low > 0:
+        return "yes", "Yes: the D-score is larger than before multi-task training.", sure
+    if change.high < 0:
+        return "no", "No: the D-score is smaller than before multi-task training.", sure
+    return "open", "Cannot be said: the interval of the change includes 0.", sure
+
+
+def _sentence(change: Change | None) -> str:
+    if change is None or not math.isfinite(change.change):
+        return "How much the D-score changed over the training is not defined here."
+    span = words.interval(change.low, change.high)
+    way = "rose" if change.change > 0 else "fell" if change.change < 0 else "stayed"
+    text = (
+        f"The {HEADLINE} D-score {way} from {words.points(change.first)} % at step "
+        f"{change.first_step} to {words.points(change.last)} % at step {change.last_step}: a "
+        f"change of {words.points(change.change)} (interval {span})"
+    )
+    if change.low > 0 or change.high < 0:
+        return text + "."
+    return text + ", which the validation examples cannot tell from no change."
+
+
+def _mean_d(point: Results, definition: str = HEADLINE) -> tuple[float, float, float]:
+    """The model's D-score at a checkpoint, and its interval."""
+    found = (point.get("dissociation") or {}).get(definition)
+    if not found:
+        return math.nan, math.nan, math.nan
+    low, high = found["mean_interval"] or (None, None)
+    return words.number(found["mean"]), words.number(low), words.number(high)
+
+
+def _d_chart(points: Sequence[Results]) -> Chart | None:
+    values = [_mean_d(point) for point in points]
+    shown = Points(
+        "own",
+        "D-score",
+        [words.number(point["step"]) for point in points],
+        [value for value, _, _ in values],
+        lows=[low for _, low, _ in values],
+        highs=[high for _, _, high in values],
+        mark="diamond",
+    )
+    return chart(
+        [shown],
+        f"{HEADLINE} D-score of the model over the training",
+        axes=("step", "D-score, %"),
+        description=in_words(shown, words.points, lambda x: f"step {words.thousands(x)}"),
+        hold=(0.0,),
+    )
+
+
+def _task_chart(points: Sequence[Results], task: int, name: str) -> Chart | None:
+    steps = [words.number(point["step"]) for point in points]
+    base = [words.number(point["base"][task]) for point in points]
+    stable = [_stability(point, name) for point in points]
+    shown = [
+        Points("own", "base score", steps, base, mark="circle"),
+        Points("others", "stability of importance", steps, stable, mark="square"),
+    ]
+    shown = [curve for curve in shown if any(map(math.isfinite, curve.ys))]
+    return chart(
+        shown,
+        f"{name}: base score, and stability of its importance map",
+        axes=("step", ""),
+        description=" ".join(
+            in_words(curve, words.fixed, lambda x: f"step {words.thousands(x)}") for curve in shown
+        ),
+        hold=(0.0, 1.0),
+    )
+
+
+def _stability(point: Results, name: str) -> float:
+    """How alike a task's map is to its last one; nan where its importance was not measured."""
+    measured = [entry["task"] for entry in point["importance"]]
+    found = dict(zip(measured, point["stability"], strict=True))
+    return words.number(found.get(name))
+
+
+def _d_table(points: Sequence[Results]) -> Table:
+    rows = []
+    for point in points:
+        cells = []
+        for definition in DEFINITIONS:
+            value, low, high = _mean_d(point, definition)
+            cells += [words.points(value), words.interval(low, high)]
+        rows.append((words.thousands(point["step"]), str(point["classifiers"]), *cells))
+    header: tuple[str, ...] = ("Step", "Classifiers")
+    for definition in DEFINITIONS:
+        header += (definition, "interval")
+    return Table(
+        "growth",
+        "The model’s D-score at every checkpoint, in percent, by all definitions",
+        header,
+        tuple(rows),
+        left=2,
+    )
+
+
+def _task_tables(points: Sequence[Results], names: Sequence[str]) -> tuple[Table, Table]:
+    steps = [words.thousands(point["step"]) for point in points]
+    base = [[words.fixed(words.number(value)) for value in point["base"]] for point in points]
+    stable = [[words.fixed(_stability(point, name)) for name in names] for point in points]
+    return (
+        Table(
+            "growth-base",
+            "Base score of every task at every checkpoint",
+            ("Step", *names),
+            tuple((step, *row) for step, row in zip(steps, base, strict=True)),
+        ),
+        Table(
+            "growth-stability",
+            "Stability: rank correlation of a task’s importance map with its map at the last "
+            "checkpoint",
+            ("Step", *names),
+            tuple((step, *row) for step, row in zip(steps, stable, strict=True)),
+        ),
+    )

@@ -1,0 +1,274 @@
+"""Everything that belongs to one fraction of lesioned heads: matrices, overlap, D-scores, pairs."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from lobes.heads import HeadSet
+from lobes.report import figures, words
+from lobes.report.findings import (
+    DEFINITIONS,
+    HEADLINE,
+    LEVEL,
+    Results,
+    control_bases,
+    controls_of,
+    model_score,
+    size_of,
+    smallest_p,
+)
+from lobes.report.parts import (
+    AcrossRow,
+    Fraction,
+    MatrixCell,
+    MatrixRow,
+    PairRow,
+    Panel,
+    ScoreRow,
+)
+
+TINTS = 10
+
+
+def lesion_of(entry: Results, task: str) -> HeadSet:
+    """The heads lesioned for a task."""
+    return HeadSet.parse(entry["lesions"].get(task, ""))
+
+
+def _changes(
+    results: Results, rows: Sequence[Sequence[object]], bases: Sequence[float] = ()
+) -> list[list[float]]:
+    """Scores as changes in percent of the base score; nan where the base is under 0.05."""
+    bases = bases or [words.number(task["base"]) for task in results["tasks"]]
+    return [
+        [
+            100 * (words.number(score) - base) / base if base >= 0.05 else math.nan
+            for score, base in zip(row, bases, strict=True)
+        ]
+        for row in rows
+    ]
+
+
+def widest_change(results: Results, entries: Sequence[Results]) -> float:
+    """The largest change of any score under a task's lesion, in percent: the end of the tints."""
+    changes = [
+        abs(change)
+        for entry in entries
+        for row in _changes(results, entry["scores"])
+        for change in row
+        if math.isfinite(change)
+    ]
+    return math.ceil(max([5.0, *changes]))
+
+
+def _control_mean(entry: Results, n_tasks: int) -> list[float] | None:
+    """Each task's score under random lesions: the mean over replicates and matched lesions."""
+    if not entry["control_scores"]:
+        return None
+    everything = [row for control in entry["control_scores"] for row in control]
+    means = []
+    for task in range(n_tasks):
+        values = [words.number(row[task]) for row in everything]
+        finite = [value for value in values if math.isfinite(value)]
+        means.append(sum(finite) / len(finite) if finite else math.nan)
+    return means
+
+
+def _matrices(
+    results: Results, entry: Results, widest: float
+) -> tuple[tuple[MatrixRow, ...], tuple[MatrixRow, ...]]:
+    """The lesion matrix as scores and as changes in percent of the base."""
+    names = [task["name"] for task in results["tasks"]]
+    scores = [[words.number(value) for value in row] for row in entry["scores"]]
+    lowest = [_lowest([row[j] for row in scores]) for j in range(len(names))]
+    rows: list[tuple[str, Literal["base", "task", "control"], list[float]]] = [
+        ("nothing (base)", "base", [words.number(task["base"]) for task in results["tasks"]])
+    ]
+    rows += [(name, "task", row) for name, row in zip(names, scores, strict=True)]
+    control = _control_mean(entry, len(names))
+    if control is not None:
+        rows.append(("random heads (mean)", "control", control))
+    raw, change = [], []
+    for index, (label, kind, values) in enumerate(rows):
+        bases = control_bases(results) if kind == "control" else ()
+        shifts = _changes(results, [values], bases)[0]
+        marks = [
+            (
+                _tint(shift, widest),
+                kind == "task" and index - 1 == j,
+                kind == "task" and value == lowest[j],
+            )
+            for j, (value, shift) in enumerate(zip(values, shifts, strict=True))
+        ]
+        raw.append(_row(label, kind, [words.fixed(value) for value in values], marks))
+        change.append(_row(label, kind, [words.points(shift) for shift in shifts], marks))
+    return tuple(raw), tuple(change)
+
+
+def _lowest(column: Sequence[float]) -> float:
+    """The lowest defined score; nan where it does not differ from the others."""
+    finite = [value for value in column if math.isfinite(value)]
+    return min(finite) if len(set(finite)) > 1 else math.nan
+
+
+def _row(
+    label: str,
+    kind: Literal["base", "task", "control"],
+    texts: Sequence[str],
+    marks: Sequence[tuple[int, bool, bool]],
+) -> MatrixRow:
+    cells = (MatrixCell(text, *mark) for text, mark in zip(texts, marks, strict=True))
+    return MatrixRow(label, kind, tuple(cells))
+
+
+def _tint(shift: float, widest: float) -> int:
+    if not math.isfinite(shift):
+        return 0
+    return max(-TINTS, min(TINTS, round(shift / widest * TINTS)))
+
+
+def fraction_of(results: Results, index: int, entry: Results, widest: float) -> Fraction:
+    raw, change = _matrices(results, entry, widest)
+    pairs = tuple(_pair(pair) for pair in entry["pairs"])
+    return Fraction(
+        index=index,
+        label=words.percent(words.number(entry["fraction"])),
+        title=f"{size_of(entry)} ({entry['n_heads']} heads)",
+        controls=controls_of(entry),
+        smallest_p=words.p_value(smallest_p(int(entry["n_controls"]))),
+        raw=raw,
+        change=change,
+        overlap=_overlap(results, entry),
+        by_chance=_by_chance(results, entry),
+        panels=tuple(_panel(results, entry, name) for name in DEFINITIONS)
+        if entry.get("dissociation")
+        else (),
+        pairs=pairs,
+        n_double=sum(pair.double for pair in pairs),
+    )
+
+
+def _overlap(results: Results, entry: Results) -> tuple[MatrixRow, ...]:
+    """How many heads the lesions of every two tasks share: the Jaccard index, and the count."""
+    names = [task["name"] for task in results["tasks"]]
+    if len(names) < 2:
+        return ()
+    lesions = [lesion_of(entry, name) for name in names]
+
+    def cell(i: int, j: int) -> MatrixCell:
+        shared, either = len(lesions[i] & lesions[j]), len(lesions[i] | lesions[j])
+        if i == j or not either:
+            return MatrixCell(words.plural(len(lesions[i]), "head"), 0, False, False)
+        share = shared / either
+        return MatrixCell(f"{share:.2f} · {shared}", round(TINTS * share), False, False)
+
+    places = range(len(names))
+    return tuple(
+        MatrixRow(name, "task", tuple(cell(i, j) for j in places)) for i, name in enumerate(names)
+    )
+
+
+def _by_chance(results: Results, entry: Results) -> str:
+    """The overlap of two random lesions of this size: n²/N heads shared of 2n − n²/N."""
+    total = sum(site["n_heads"] for site in results["model"]["sites"])
+    share = int(entry["n_heads"]) / total
+    return f"{share / (2 - share):.2f}"
+
+
+def _panel(results: Results, entry: Results, definition: str) -> Panel:
+    data = entry["dissociation"][definition]
+    names = [task["name"] for task in results["tasks"]]
+    mean = model_score(entry, definition)
+    assert mean is not None
+    sample = data.get("on_sample") or {}
+    apart = data.get("standardized") or {}
+    on_mean = words.number(sample.get("mean"))
+    strips = [
+        figures.Strip("all tasks", mean.mean, mean.low, mean.high, mean.controls, True, on_mean)
+    ]
+    p_values = [mean.p]
+    distances = [words.number(apart.get("mean")), *map(words.number, apart.get("values") or ())]
+    distances += [math.nan] * (1 + len(names) - len(distances))
+    for i, name in enumerate(names):
+        low, high = (words.number(end) for end in data["interval"][i])
+        controls = [words.number(row[i]) for row in data["control_values"]]
+        finite = [value for value in controls if math.isfinite(value)]
+        value = words.number(data["values"][i])
+        on_sample = words.number(sample["values"][i]) if sample else math.nan
+        strips.append(figures.Strip(name, value, low, high, finite, False, on_sample))
+        p_values.append(words.number(data["p_values"][i]))
+    title = f"{definition} D-scores at {size_of(entry)}, in percent, against random lesions"
+    return Panel(
+        definition=definition,
+        is_headline=definition == HEADLINE,
+        note=data.get("note") or "",
+        plot=figures.strip_plot(strips, title),
+        rows=tuple(
+            _score_row(strip, p, distance)
+            for strip, p, distance in zip(strips, p_values, distances, strict=True)
+        ),
+        standardized=any(map(math.isfinite, distances)),
+        on_sample=bool(sample),
+    )
+
+
+def _score_row(strip: figures.Strip, p: float, distance: float) -> ScoreRow:
+    controls = words.UNDEFINED
+    if strip.controls:
+        controls = words.interval(min(strip.controls), max(strip.controls))
+    return ScoreRow(
+        label=strip.label,
+        value=words.points(strip.value),
+        interval=words.interval(strip.low, strip.high),
+        controls=controls,
+        p=words.p_value(p),
+        beyond=p < LEVEL,
+        is_mean=strip.is_mean,
+        standardized=words.points(distance),
+        on_sample=words.points(strip.on_sample),
+    )
+
+
+def _pair(pair: Results) -> PairRow:
+    first, second = (words.number(effect) for effect in pair["effects"])
+    p_first, p_second = (words.number(p) for p in pair["p_values"])
+    return PairRow(
+        first=pair["first"],
+        second=pair["second"],
+        effects=(words.fixed(first, sign=True), words.fixed(second, sign=True)),
+        details=_details(pair),
+        p_values=(words.p_value(p_first), words.p_value(p_second)),
+        p_holm=words.p_value(words.number(pair["p_holm"])),
+        double=bool(pair["double_dissociation"]),
+    )
+
+
+def _details(pair: Results) -> tuple[str, str]:
+    """`−0.01 to +0.04; +3.2 % of base`: each effect's interval and relative size, where known."""
+    spans = pair.get("effect_intervals") or [[None, None]] * 2
+    shares = pair.get("relative_effects") or [None] * 2
+
+    def text(span: Sequence[object], share: object) -> str:
+        low, high = (words.number(end) for end in span)
+        between = words.interval(low, high, lambda end: words.fixed(end, sign=True))
+        percent = words.points(words.number(share))
+        parts = [between] * (between != words.UNDEFINED)
+        parts += [f"{percent}{words.GAP}% of base"] * (percent != words.UNDEFINED)
+        return f"({'; '.join(parts)})" if parts else ""
+
+    first, second = (text(span, share) for span, share in zip(spans, shares, strict=True))
+    return first, second
+
+
+def across(entries: Sequence[Results]) -> tuple[AcrossRow, ...]:
+    if not entries or not all(entry.get("dissociation") for entry in entries):
+        return ()
+    rows = []
+    for definition in DEFINITIONS:
+        scores = [score for entry in entries if (score := model_score(entry, definition))]
+        cells = tuple(
+            (words.points(s.mean), words.interval(s.low, s.high), words.p_value(s.p))
+            for s in scores
+        )
+        rows.append(AcrossRow(definition, cells))
+    return tuple(rows)

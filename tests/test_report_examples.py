@@ -1,0 +1,307 @@
+"""The examples that flip: chosen fairly, counted rightly, shown as text, read within bounds."""
+
+import math
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fake_extended import fake_folder, write_tables
+from fake_results import HOSTILE, fake_results
+from lobes.errors import RunError
+from lobes.report.examples import LONGEST, LONGEST_FULL, MOST, examples_of
+from lobes.report.html import render, write_report
+from lobes.report.source import read_results
+from lobes.study.config import load_study
+from lobes.study.run import run_study
+from pages import Page
+from tiny_study import write_study
+
+
+def folder_of(folder, flips, *, wrong=0, texts=None, results=None):
+    """Two tasks of classes; `flips` is {lesion: examples of the first task that flip under it}.
+
+    The base is right but for the first `wrong` examples.
+    """
+    results = results or fake_results(tasks=2)
+    n = 1 + max([5, wrong, *(example for own in flips.values() for example in own)])
+    names = [task["name"] for task in results["tasks"]]
+    base = np.ones(n)
+    base[:wrong] = 0
+    lesioned = [base.copy() for _ in names]
+    for lesion, own in flips.items():
+        lesioned[lesion][list(own)] = 1 - base[list(own)]
+    predictions = {names[0]: np.vstack([base, *lesioned]), names[1]: np.ones((3, n))}
+    write_tables(folder, results, predictions, dict.fromkeys(names, np.ones(n)), texts, controls=3)
+    return results
+
+
+def shown(part):
+    return {group.title: [e.number for e in group.examples] for group in part.groups}
+
+
+def test_flips_are_counted_by_lesion_and_kind(tmp_path):
+    results = folder_of(tmp_path, {0: [0, 1, 7, 8, 9], 1: [1, 9, 11]}, wrong=2)
+    first, second = examples_of(tmp_path, results).tasks
+    assert first.table.rows == (("sentiment", "3", "2", "3"), ("domain", "2", "1", "1"))
+    assert first.summary == "of 12 examples, 3 right → wrong, 2 wrong → right"
+    assert shown(first) == {
+        "Under its own lesion and no other": [0, 7, 8],
+        "Under its own lesion and others": [1, 9],
+        "Under other lesions only": [11],
+    }
+    kinds = {e.number: e.changes[0].kind for group in first.groups for e in group.examples}
+    assert {k for k, kind in kinds.items() if kind == "gained"} == {0, 1}
+    assert second.table.rows == (("sentiment", "0", "0", "0"), ("domain", "0", "0", "0"))
+    assert second.groups == ()
+
+
+def test_an_example_says_its_label_and_every_changed_prediction(tmp_path):
+    texts = {"sentiment": [[f"a {k}", f"b {k}"] for k in range(9)], "domain": [["x"]] * 9}
+    results = folder_of(tmp_path, {0: [8], 1: [8]}, texts=texts)
+    (group,) = examples_of(tmp_path, results).tasks[0].groups
+    (example,) = group.examples
+    assert (example.label, example.base) == ("yes", "yes")
+    assert [text.start for text in example.texts] == ["a 8", "b 8"]
+    found = [(change.name, change.prediction, change.task) for change in example.changes]
+    assert found == [("sentiment", "no", 0), ("domain", "no", 1)]
+
+
+def test_many_examples_are_drawn_with_a_fixed_seed(tmp_path):
+    flips = {0: list(range(400)), 1: list(range(300, 500))}
+    results = folder_of(tmp_path, flips)
+    first = examples_of(tmp_path, results).tasks[0]
+    assert [(group.total, len(group.examples)) for group in first.groups] == [
+        ("300", 24),
+        ("100", 10),
+        ("100", 6),
+    ]
+    assert examples_of(tmp_path, results).tasks[0] == first
+    numbers = shown(first)["Under its own lesion and no other"]
+    assert numbers == sorted(set(numbers))
+    assert max(numbers) > 150
+
+
+@pytest.mark.parametrize(
+    ("own", "both", "other", "expected"),
+    [(100, 0, 0, (40,)), (3, 100, 0, (3, 37)), (0, 2, 100, (2, 38)), (30, 1, 1, (30, 1, 1))],
+)
+def test_room_that_a_group_leaves_goes_to_the_others(tmp_path, own, both, other, expected):
+    flips = {0: range(own + both), 1: range(own, own + both + other)}
+    groups = examples_of(tmp_path, folder_of(tmp_path, flips)).tasks[0].groups
+    assert tuple(len(group.examples) for group in groups) == expected
+    assert sum(expected) <= MOST
+
+
+def test_a_regression_shows_the_largest_changes_of_the_error(tmp_path):
+    results = fake_results(tasks=2)
+    results["tasks"][0]["labels"] = None
+    names = [task["name"] for task in results["tasks"]]
+    labels = np.full(50, 2.0)
+    base, own = np.full(50, 2.5), np.full(50, 2.5)
+    own[7], own[9], own[30] = 4.0, 2.0, 0.5
+    predictions = {names[0]: np.vstack([base, own, base]), names[1]: np.ones((3, 50))}
+    write_tables(tmp_path, results, predictions, {names[0]: labels, names[1]: np.ones(50)})
+    first = examples_of(tmp_path, results).tasks[0]
+    (group,) = first.groups
+    assert [(e.number, e.changes[0].kind) for e in group.examples] == [
+        (7, "lost"),
+        (30, "lost"),
+        (9, "gained"),
+    ]
+    assert [e.changes[0].prediction for e in group.examples] == ["4.00", "0.50", "2.00"]
+    assert first.table.rows[0] == ("sentiment", "2", "1", "+0.040")
+    assert first.summary == "of 50 examples, the error grows for 2 and shrinks for 1"
+    assert "error grows" in render(results, examples_of(tmp_path, results))
+
+
+@pytest.mark.parametrize("kind", ["null", "list", "absent"])
+def test_tasks_with_several_labels_are_left_out_with_a_sentence(tmp_path, kind):
+    results = folder_of(tmp_path, {0: [3]})
+    path = tmp_path / "predictions.parquet"
+    table = pq.read_table(path)
+    own = np.array([name == "sentiment" for name in table["task"].to_pylist()])
+    place = table.schema.get_field_index("prediction")
+    values = table["prediction"].to_numpy()
+    if kind == "null":
+        table = table.set_column(place, "prediction", pa.array(values, mask=own))
+    elif kind == "list":
+        lists = pa.array([[int(value)] for value in values])
+        table = table.set_column(place, "prediction", lists)
+    else:
+        table = table.remove_column(place)
+    pq.write_table(table, path)
+    found = examples_of(tmp_path, results)
+    left = "sentiment" if kind == "null" else "sentiment and domain"
+    assert [part.task for part in found.tasks] == (["domain"] if kind == "null" else [])
+    assert found.notes[0].startswith(f"Left out: {left}, whose answers are not one class")
+    assert found.notes[0] in Page(render(results, found)).all("section", id="examples")[0]["text"]
+
+
+def test_without_texts_examples_are_shown_by_number(tmp_path):
+    results = folder_of(tmp_path, {0: [3]})
+    found = examples_of(tmp_path, results)
+    assert found.tasks[0].groups[0].examples[0].texts == ()
+    assert found.notes == (
+        "The texts were not kept with this run, so examples are shown by their number.",
+    )
+
+
+def test_without_predictions_or_lesions_there_is_no_section(tmp_path):
+    results = fake_results(tasks=2)
+    assert examples_of(tmp_path, results) is None
+    folder_of(tmp_path, {0: [3]})
+    assert examples_of(tmp_path, {**results, "fractions": []}) is None
+    assert not Page(render(results)).all("section", id="examples")
+
+
+def test_damaged_tables_are_one_clear_sentence(tmp_path):
+    results = folder_of(tmp_path, {0: [3]})
+    (tmp_path / "texts.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(RunError, match=r"The tables in .* are damaged .*: run the study again"):
+        examples_of(tmp_path, results)
+    (tmp_path / "texts.parquet").unlink()
+    table = pq.read_table(tmp_path / "predictions.parquet")
+    pq.write_table(table.drop_columns(["example"]), tmp_path / "predictions.parquet")
+    with pytest.raises(RunError, match=r"The tables in .* are damaged"):
+        examples_of(tmp_path, results)
+
+
+# --- texts are text ------------------------------------------------------------------------------
+
+NASTY = (
+    "</script><script>alert(1)</script>",
+    '<img src=x onerror="alert(2)"> & </details></section>',
+    "\u202eright to left\u202c \u05d0\u05d1\u05d2 \x1b[31m {{ 7 * 7 }} {% raw %}",
+)
+
+
+def test_texts_are_shown_as_text_whatever_they_hold(tmp_path):
+    results = fake_results(tasks=HOSTILE)
+    results["tasks"][0]["labels"] = ["<b>no", "<i>yes"]
+    names = [task["name"] for task in results["tasks"]]
+    predictions = {name: np.ones((4, 9)) for name in names}
+    predictions[names[0]][1] = 0
+    texts = {name: [list(NASTY)] * 9 for name in names}
+    write_tables(tmp_path, results, predictions, {name: np.ones(9) for name in names}, texts)
+    text = render(results, examples_of(tmp_path, results))
+    page = Page(text)
+    assert len(page.all("script")) == 1
+    assert not page.all("img")
+    assert not page.all("b", **{"class": "x"})
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    said = [e["text"] for e in page.all("bdi", dir="auto")]
+    assert len(said) == 3 * 9
+    assert NASTY[0] in said
+    assert NASTY[1] in said
+    assert any("{{ 7 * 7 }} {% raw %}" in one for one in said)
+    assert {e["text"] for e in page.all("b")} == {"<b>no", "<i>yes"}
+
+
+def test_long_texts_are_cut_and_the_rest_is_there_on_demand(tmp_path):
+    words = [f"word{k}" for k in range(3000)]
+    middle, huge = " ".join(words[:200]), " ".join(words)
+    texts = {"sentiment": [[middle, huge]] * 9, "domain": [["short"]] * 9}
+    results = folder_of(tmp_path, {0: [3]}, texts=texts)
+    first, second = examples_of(tmp_path, results).tasks[0].groups[0].examples[0].texts
+    assert first.start == middle[:LONGEST]
+    assert first.start + first.rest == middle
+    assert not first.cut
+    assert second.start + second.rest == huge[:LONGEST_FULL]
+    assert second.cut
+    page = Page(render(results, examples_of(tmp_path, results)))
+    first, second = page.all("details", **{"class": "rest"})
+    assert "open" not in first
+    assert first["text"].strip().endswith(middle[-20:])
+    assert second["text"].strip().endswith("…")
+
+
+def test_filters_work_by_style_alone(tmp_path):
+    results = folder_of(tmp_path, {0: [3, 4], 1: [4, 5]})
+    text = render(results, examples_of(tmp_path, results))
+    page = Page(text)
+    classes = [e["class"] for e in page.all("li") if "flip" in e.get("class", "")]
+    assert sorted(classes) == ["flip lost u0", "flip lost u0 u1", "flip lost u1"]
+    ids = {e["id"] for e in page.all("input")}
+    assert ids >= {"flip-any", "flip-lost", "flip-gained", "under-any", "under-0", "under-1"}
+    for rule in (
+        ":root:has(#flip-gained:checked) .flip.lost",
+        ":root:has(#under-1:checked) .flip:not(.u1),",
+        ":root:has(#under-1:checked) .flips-group:not(:has(.u1)) { display: none; }",
+    ):
+        assert rule in text
+    parts = page.all("details", **{"class": "task-examples"})
+    assert len(parts) == 2
+
+
+# --- bounds --------------------------------------------------------------------------------------
+
+
+def test_a_million_predictions_are_read_quickly_and_in_pieces(tmp_path, monkeypatch):
+    results, n, controls = fake_results(tasks=2), 20_000, 23
+    rng = np.random.default_rng(0)
+    names = [task["name"] for task in results["tasks"]]
+    predictions = {name: rng.integers(0, 2, (3, n)).astype(float) for name in names}
+    labels = {name: rng.integers(0, 2, n).astype(float) for name in names}
+    write_tables(tmp_path, results, predictions, labels, controls=controls, row_group_size=2**17)
+    assert pq.ParquetFile(tmp_path / "predictions.parquet").metadata.num_rows > 1_000_000
+    monkeypatch.setattr(pq, "read_table", None)  # the whole table must never be in memory
+    start = time.perf_counter()
+    found = examples_of(tmp_path, results)
+    assert time.perf_counter() - start < 10
+    own = next(row[1:3] for row in found.tasks[0].table.rows)
+    right = predictions[names[0]] == labels[names[0]]
+    lost, gained = (right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum()
+    assert [int(cell.replace("\u202f", "")) for cell in own] == [lost, gained]
+
+
+def test_a_page_with_all_examples_of_twelve_tasks_stays_small(tmp_path):
+    results = fake_results(
+        tasks=12, sites=(16,) * 24, controls=29, iat=True, extended=True, training=True
+    )
+    examples = examples_of(fake_folder(tmp_path, results), results)
+    start = time.perf_counter()
+    page = render(results, examples)
+    assert time.perf_counter() - start < 20
+    assert len(page.encode()) < 2_000_000
+
+
+# --- a real run ----------------------------------------------------------------------------------
+
+
+def test_examples_of_a_real_run_are_those_of_its_predictions(tmp_path):
+    path = write_study(tmp_path)
+    study = path.read_text(encoding="utf-8")
+    study = study.replace("[iap]", "[growth]\ncheckpoints = 2\n\n[iap]")
+    study += "agreement_examples = 19\nsimilarity_examples = 19\ncontrol_examples = 13\n"
+    path.write_text(study, encoding="utf-8")
+    run_study(load_study(path))
+    run = tmp_path / "run"
+    results = read_results(run)
+    found = examples_of(run, results)
+    rows = pq.read_table(run / "predictions.parquet").to_pylist()
+    for part in found.tasks:
+        own = [row for row in rows if row["task"] == part.task]
+        base = {r["example"]: r["prediction"] == r["label"] for r in own if r["kind"] == "none"}
+        assert base
+        for name, worse, better, _ in part.table.rows:
+            under = {
+                row["example"]: row["prediction"] == row["label"]
+                for row in own
+                if row["kind"] == "task"
+                and row["lesioned_task"] == name
+                and math.isclose(row["fraction"], 0.5)
+            }
+            assert under.keys() == base.keys()
+            assert int(worse) == sum(base[k] and not under[k] for k in base)
+            assert int(better) == sum(under[k] and not base[k] for k in base)
+    page = write_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
+    for part in ("claims", "dose", "overlap", "likeness", "growth", "agreement", "examples"):
+        assert Page(page).all("section", id=part)
+    assert "measured on a sample of 13 validation examples" in page
+    assert found.notes == ()
+    assert all(e.texts for part in found.tasks for g in part.groups for e in g.examples)
+    assert page == render(results, found)
