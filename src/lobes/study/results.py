@@ -219,6 +219,9 @@ def _controls(study: StudyConfig, matrix: LesionMatrix) -> dict[str, Any]:
         "sample": None
         if sample is None
         else {task: len(places) for task, places in sample.examples.items()},
+        "base": None
+        if sample is None
+        else dict(zip(matrix.tasks, sample.matrix.base, strict=True)),
     }
 
 

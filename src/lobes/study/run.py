@@ -14,6 +14,7 @@ from lobes.errors import ConfigError, RunError
 from lobes.iap import check_lesions, lesion_matrix
 from lobes.modeling import PromptedModel, TaskModel, load_task_model
 from lobes.precision import resolve_precision
+from lobes.report.examples import examples_of
 from lobes.report.html import render
 from lobes.report.source import read_results
 from lobes.study.agreement import measure_agreement, measure_similarity
@@ -72,7 +73,7 @@ def run_study(
             (folder.path / "texts.parquet").unlink(missing_ok=True)
         if "report" in stages:
             with folder.writing("report.html") as file:
-                file.write(render(results).encode())
+                file.write(render(results, examples_of(folder.path, results)).encode())
         return results
 
 
