@@ -12,7 +12,8 @@ import pytest
 from fake_comparisons import fake_comparison, fake_transfer
 from fake_extended import fake_folder
 from fake_results import HOSTILE, fake_results
-from lobes.report import comparison, transfer
+from fake_runs import fake_runs
+from lobes.report import comparison, runs, transfer
 from lobes.report.examples import examples_of
 from lobes.report.html import render
 from pages import Page
@@ -50,6 +51,13 @@ TRANSFERS = {
     "one size": {"sizes": (170,)},
     "hostile": {"name": HOSTILE[0], "sites": (7, 5, 11)},
 }
+RUNS = {
+    "planted": {},
+    "one run": {"runs": 1},
+    "no controls": {"runs": 2, "tasks": 2, "controls": 0},
+    "hostile": {"tasks": HOSTILE, "names": HOSTILE, "models": HOSTILE},
+    "twelve tasks": {"runs": 10, "tasks": 12},
+}
 PAGES = {f"report: {name}": (render, fake_results, case) for name, case in REPORTS.items()}
 PAGES |= {
     f"comparison: {name}": (comparison.render, fake_comparison, case)
@@ -58,6 +66,7 @@ PAGES |= {
 PAGES |= {
     f"transfer: {name}": (transfer.render, fake_transfer, case) for name, case in TRANSFERS.items()
 }
+PAGES |= {f"runs: {name}": (runs.render, fake_runs, case) for name, case in RUNS.items()}
 
 
 def render_full(results):

@@ -10,6 +10,7 @@ from lobes.dissociation.over_runs import dissociation_over_runs
 from lobes.errors import RunError
 from lobes.report.source import read_results
 from lobes.study.config import load_study
+from lobes.study.reports import report_again, report_runs
 from lobes.study.run import run_study
 from lobes.study.several import runs_results, stored_matrix
 from tiny_study import write_study
@@ -112,3 +113,25 @@ def test_controls_on_a_sample_and_stopped_early_are_read_back(runs, tmp_path):
     assert found.column.mean_standardized == pytest.approx(
         np.nan if far is None else far, nan_ok=True
     )
+
+
+def test_a_page_written_again_is_the_same(runs):
+    page = (runs[0] / "report.html").read_bytes()
+    assert b'id="examples"' in page
+    _, path = report_again(runs[0])
+    assert path.read_bytes() == page
+
+
+def test_the_page_of_several_runs(runs, tmp_path):
+    content, page = report_runs(runs, tmp_path / "all" / "together", tmp_path / "page.html")
+    assert page == tmp_path / "page.html"
+    content, page = report_runs(runs, tmp_path / "together")
+    assert content == json.loads((tmp_path / "together" / "runs.json").read_text())
+    assert "Over 3 runs, do the 2 tasks (mood and topic)" in page.read_text()
+    first = page.read_bytes()
+    again, page = report_again(tmp_path / "together")
+    assert again == content
+    assert page.read_bytes() == first
+    with pytest.raises(RunError, match="give the folder of a finished run"):
+        report_runs([runs[0], tmp_path], tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -1,4 +1,4 @@
-"""Read what a report is made from: `results.json`, `comparison.json`, `transfer.json`."""
+"""Read what a report is made from: results, comparisons, transfer studies, several runs."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -66,6 +66,14 @@ TRANSFER = Kind(
         "scores": dict,
         "summary": dict,
     },
+)
+RUNS = Kind(
+    schema="lobes-runs",
+    version=1,
+    file="runs.json",
+    noun="a summary of runs",
+    run="summary of runs",
+    parts={"runs": list, "tasks": list, "base": list, "fractions": list},
 )
 
 

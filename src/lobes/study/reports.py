@@ -1,32 +1,51 @@
-"""What a folder holds to report: the results of a study, a comparison, or a transfer study."""
+"""What a folder holds to report: a study, a comparison, a transfer study, or several runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from lobes.report import comparison, html, transfer
+from lobes.report import runs as several
+from lobes.report.examples import examples_of
 from lobes.report.page import write_page
 from lobes.report.source import read_results
-from lobes.study.disk import read_json
+from lobes.study.disk import disk_faults, read_json, to_json, writing
+from lobes.study.several import runs_results
 
 
 class Kind(NamedTuple):
-    """One kind of results: the files in a folder, and the functions that read and show them."""
+    """One kind of results: the files in a folder, and the functions that read and show them.
+
+    `render` also gets the folder, where a run has its predictions.
+    """
 
     file: str
     page: str
     read: Callable[[Path], dict[str, Any]]
-    render: Callable[[dict[str, Any]], str]
+    render: Callable[[dict[str, Any], Path], str]
+
+
+def _kind(file: str, read: Callable[[Path], dict[str, Any]], module: ModuleType) -> Kind:
+    """A kind whose page needs nothing but its JSON file."""
+    return Kind(
+        file,
+        file.replace(".json", ".html"),
+        read,
+        lambda content, folder: str(module.render(content)),
+    )
 
 
 KINDS = {
-    "lobes-results": Kind("results.json", "report.html", read_results, html.render),
-    "lobes-comparison": Kind(
-        "comparison.json", "comparison.html", comparison.read_comparison, comparison.render
+    "lobes-results": Kind(
+        "results.json",
+        "report.html",
+        read_results,
+        lambda results, folder: html.render(results, examples_of(folder, results)),
     ),
-    "lobes-transfer": Kind(
-        "transfer.json", "transfer.html", transfer.read_transfer, transfer.render
-    ),
+    "lobes-comparison": _kind("comparison.json", comparison.read_comparison, comparison),
+    "lobes-transfer": _kind("transfer.json", transfer.read_transfer, transfer),
+    "lobes-runs": _kind("runs.json", several.read_runs, several),
 }
 
 
@@ -39,7 +58,29 @@ def report_again(path: Path, page: Path | None = None) -> tuple[dict[str, Any], 
     kind = _kind_of(path)
     results = kind.read(path)
     folder = path if path.is_dir() else path.parent
-    return results, write_page(kind.render(results), page or folder / kind.page)
+    return results, write_page(kind.render(results, folder), page or folder / kind.page)
+
+
+def report_runs(
+    runs: Sequence[Path], folder: Path, page: Path | None = None
+) -> tuple[dict[str, Any], Path]:
+    """Take finished runs together: `runs.json` and its page, in `folder` or at `page`.
+
+    Returns the content and where the page is. Raises `RunError` as `runs_results`, and where the
+    files cannot be written.
+    """
+    content, kind = runs_results(runs), KINDS["lobes-runs"]
+    _write([(kind.file, to_json(content))], folder)
+    return content, write_page(kind.render(content, folder), page or folder / kind.page)
+
+
+def _write(files: Sequence[tuple[str, bytes]], folder: Path) -> list[Path]:
+    with disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files:
+        with writing(folder / name) as file:
+            file.write(content)
+    return [folder / name for name, _ in files]
 
 
 def _kind_of(path: Path) -> Kind:

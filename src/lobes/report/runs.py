@@ -1,0 +1,423 @@
+"""Several runs of one study as one page: a function of `runs.json` and nothing else."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from lobes.report import figures, settings, words
+from lobes.report.exhibits import Figure, Table
+from lobes.report.figures import StripPlot
+from lobes.report.findings import DEFINITIONS, HEADLINE, LEVEL, Findings, Results, size_of
+from lobes.report.lesions import TINTS
+from lobes.report.over_seeds import level_of, mean, numbers
+from lobes.report.page import render_page
+from lobes.report.parts import Fact, MatrixCell, MatrixRow, Section
+from lobes.report.runs_findings import (
+    Estimate,
+    models_of,
+    runs_findings,
+    score_of,
+    weak_tasks,
+)
+from lobes.report.source import RUNS, check, damage_named, read
+from lobes.report.terminal import findings_lines, plain_table, title_line
+
+ALL_TASKS = "all tasks"
+
+
+@dataclass(frozen=True)
+class EstimateRow:
+    """A mean D-score over the runs; `beyond` says that its interval lies above 0."""
+
+    label: str
+    value: str
+    interval: str
+    spread: str
+    share: str
+    p: str
+    beyond: bool
+    is_mean: bool
+
+
+@dataclass(frozen=True)
+class RunsPanel:
+    """One definition of the D-score at the largest fraction; `p` is against random lesions."""
+
+    definition: str
+    is_headline: bool
+    plot: StripPlot | None
+    rows: tuple[EstimateRow, ...]
+    p: str
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Everything that the page of several runs shows; `spreads` and `pairs` may be empty."""
+
+    name: str
+    created: str
+    version: str
+    findings: Findings
+    facts: tuple[Fact, ...]
+    n_runs: int
+    tasks: tuple[str, ...]
+    title: str
+    controls: str
+    runs: Table
+    panels: tuple[RunsPanel, ...]
+    across: Table
+    scores: tuple[MatrixRow, ...]
+    spreads: tuple[MatrixRow, ...]
+    pairs: Table | None
+    base: Table
+    weak: tuple[str, ...]
+    level: str
+    settings: tuple[Section, ...]
+
+    def figures(self) -> list[Figure]:
+        """Every figure of the page, with its name, geometry and the macro that draws it."""
+        return [
+            Figure(f"strip-{place}", panel.plot.title, panel.plot, "strip")
+            for place, panel in enumerate(self.panels)
+            if panel.plot is not None
+        ]
+
+    def tables(self) -> list[Table]:
+        """Every table of the page as text: name, caption, header, rows."""
+        matrices = [_matrix_table("scores", _SCORES, self.scores, self.tasks)]
+        if self.spreads:
+            matrices.append(_matrix_table("spread", _SPREAD, self.spreads, self.tasks))
+        scores = [_panel_table(place, panel) for place, panel in enumerate(self.panels)]
+        pairs = [self.pairs] if self.pairs else []
+        return [self.runs, *scores, self.across, *matrices, *pairs, self.base]
+
+
+_SCORES = "Score of every task under each lesion, mean over the runs"
+_SPREAD = "Its standard deviation over the runs"
+_HEADER = ("Task", "D", "Interval", "Single runs", "Share of the runs", "p above 0")
+
+
+def read_runs(path: str | Path) -> dict[str, Any]:
+    """The content of a `runs.json`; `path` is the file or the folder that holds it.
+
+    Raises `RunError` when there is no such file, when it is damaged, when it is something else,
+    or when a newer version of lobes wrote it.
+    """
+    return read(path, RUNS)
+
+
+def render(content: Results) -> str:
+    """The whole page. Raises `RunError` when the content is damaged or of a newer version."""
+    shown = view(content)
+    columns = [{"name": name} for name in shown.tasks]
+    return render_page("runs.html", report=shown, columns=columns, tints=TINTS)
+
+
+def tables(content: Results) -> list[RenderableType]:
+    """What the terminal shows: the runs, the headline's D-scores, and the findings in words.
+
+    Raises `RunError` when the content is damaged or of a newer version.
+    """
+    shown = view(content)
+    title = f"D-scores in percent, means over {words.plural(shown.n_runs, 'run')}, {shown.title}"
+    return [
+        _terminal_table(shown.runs),
+        Group(title_line(title), _score_lines(shown)),
+        findings_lines(shown.findings),
+    ]
+
+
+def view(content: Results) -> Runs:
+    """What the page of these runs shows; `content` as `read_runs` or `runs_results` gives it.
+
+    Raises `RunError` when a part is missing or has the wrong shape.
+    """
+    content = check(content, RUNS, "The summary of the runs")
+    with damage_named():
+        return _view(content)
+
+
+def _view(content: Results) -> Runs:
+    entries = sorted(content["fractions"], key=lambda entry: entry["fraction"])
+    entry = entries[-1]
+    scores, spreads = _matrices(content, entry)
+    names = tuple(str(task["name"]) for task in content["tasks"])
+    weak = (name for name, near in zip(names, weak_tasks(content), strict=True) if near)
+    return Runs(
+        name=content.get("name") or "lobes",
+        created=str(content.get("created") or ""),
+        version=str(content.get("lobes") or ""),
+        findings=runs_findings(content),
+        facts=_facts(content, entry),
+        n_runs=len(content["runs"]),
+        tasks=names,
+        title=size_of(entry),
+        controls=words.plural(int(entry["n_controls"]), "random lesion"),
+        runs=_runs(content, entries),
+        panels=tuple(_panel(content, entry, name) for name in DEFINITIONS),
+        across=_across(entries),
+        scores=scores,
+        spreads=spreads,
+        pairs=_pairs(entry),
+        base=_base(content),
+        weak=tuple(weak),
+        level=level_of(content),
+        settings=_settings(content),
+    )
+
+
+def _facts(content: Results, entry: Results) -> tuple[Fact, ...]:
+    models, n_controls = models_of(content), int(entry["n_controls"])
+    return (
+        Fact("Model" if len(models) == 1 else "Models", words.listing(models)),
+        Fact("Runs", str(len(content["runs"]))),
+        Fact("Tasks", str(len(content["tasks"]))),
+        Fact("Largest lesion", size_of(entry)),
+        Fact("Controls", f"{n_controls} in each run" if n_controls else "none"),
+    )
+
+
+def _runs(content: Results, entries: Sequence[Results]) -> Table:
+    """Each run's own D-score by the headline's definition, at every fraction."""
+    scores = [numbers([e["dissociation"][HEADLINE]["means"]])[0] for e in entries]
+    rows = tuple(
+        (
+            str(run["name"]),
+            str(run.get("model") or words.UNDEFINED),
+            settings.plain(run.get("seed")),
+            words.thousands(run.get("steps")),
+            *(words.points(column[place]) for column in scores),
+        )
+        for place, run in enumerate(content["runs"])
+    )
+    caption = f"The {HEADLINE} D-score of each run in percent (mean over its tasks), by fraction"
+    labels = (words.percent(words.number(e["fraction"])) for e in entries)
+    return Table("runs", caption, ("Run", "Model", "Seed", "Steps", *labels), rows, left=2)
+
+
+def _panel(content: Results, entry: Results, definition: str) -> RunsPanel:
+    data = entry["dissociation"][definition]
+    labels = [ALL_TASKS, *(task["name"] for task in content["tasks"])]
+    found = [Estimate.of(each) for each in (data["mean"], *data["tasks"])]
+    values = numbers(data["values"])
+    singles = [numbers([data["means"]])[0], *(list(column) for column in zip(*values, strict=True))]
+    strips = [
+        figures.Strip(label, one.mean, one.low, one.high, [v for v in single if v == v], place == 0)
+        for place, (label, one, single) in enumerate(zip(labels, found, singles, strict=True))
+    ]
+    title = f"{definition} D-scores of the runs at {size_of(entry)}, in percent"
+    return RunsPanel(
+        definition=definition,
+        is_headline=definition == HEADLINE,
+        plot=figures.strip_plot(strips, title, in_words=_in_words),
+        rows=tuple(_row(strip, one) for strip, one in zip(strips, found, strict=True)),
+        p=words.p_value(score_of(entry, definition).p),
+    )
+
+
+def _in_words(strip: figures.Strip) -> str:
+    text = f"{strip.label}: {words.points(strip.value)} %"
+    if math.isfinite(strip.low):
+        text += f", interval {words.interval(strip.low, strip.high)}"
+    if strip.controls:
+        text += f", single runs {words.interval(min(strip.controls), max(strip.controls))}"
+    return f"{text}."
+
+
+def _row(strip: figures.Strip, found: Estimate) -> EstimateRow:
+    spread, share = words.UNDEFINED, words.UNDEFINED
+    if len(strip.controls) > 1:
+        spread = words.interval(min(strip.controls), max(strip.controls))
+    if math.isfinite(found.from_runs):
+        share = f"{words.fixed(100 * found.from_runs, 0)} %"
+    return EstimateRow(
+        label=strip.label,
+        value=words.points(found.mean),
+        interval=words.interval(found.low, found.high),
+        spread=spread,
+        share=share,
+        p=words.p_value(found.p),
+        beyond=found.low > 0,
+        is_mean=strip.is_mean,
+    )
+
+
+def _across(entries: Sequence[Results]) -> Table:
+    """The model's D-score by every definition at every fraction, with its p."""
+
+    def cells(entry: Results, definition: str) -> tuple[str, str, str]:
+        score = score_of(entry, definition)
+        span = words.interval(score.estimate.low, score.estimate.high)
+        return words.points(score.estimate.mean), span, words.p_value(score.p)
+
+    rows = tuple(
+        (definition, words.percent(words.number(entry["fraction"])), *cells(entry, definition))
+        for definition in DEFINITIONS
+        for entry in reversed(entries)
+    )
+    header = ("Definition", "Heads lesioned", "D", "Interval", "p")
+    caption = "The D-score over the runs (mean over tasks) in percent; p against random lesions"
+    return Table("across", caption, header, rows)
+
+
+def _matrices(
+    content: Results, entry: Results
+) -> tuple[tuple[MatrixRow, ...], tuple[MatrixRow, ...]]:
+    """The mean lesion matrix, tinted by the change from the base, and its spread over the runs."""
+    names = [task["name"] for task in content["tasks"]]
+    base = numbers(content["base"])
+    runs = [numbers(scores) for scores in entry["scores"]]
+    rows: list[tuple[str, Literal["base", "task"], list[list[float]]]] = [
+        ("nothing (base)", "base", base)
+    ]
+    rows += [(name, "task", [run[i] for run in runs]) for i, name in enumerate(names)]
+    means = [[mean(list(column)) for column in zip(*values, strict=True)] for _, _, values in rows]
+    changes = [[_change(*pair) for pair in zip(row, means[0], strict=True)] for row in means]
+    widest = max([5.0, *(abs(c) for row in changes for c in row if math.isfinite(c))])
+    scores, spreads = [], []
+    for place, (label, kind, values) in enumerate(rows):
+        tints = [
+            round(change / widest * TINTS) if change == change else 0 for change in changes[place]
+        ]
+        texts = [words.fixed(value) for value in means[place]]
+        apart = [words.fixed(_deviation(list(column))) for column in zip(*values, strict=True)]
+        scores.append(_matrix_row(label, kind, texts, tints, place - 1))
+        spreads.append(_matrix_row(label, kind, apart, [0] * len(texts), place - 1))
+    return tuple(scores), tuple(spreads) if len(content["runs"]) > 1 else ()
+
+
+def _change(score: float, base: float) -> float:
+    """In percent of the base; nan where that is under 0.05."""
+    return 100 * (score - base) / base if base >= 0.05 else math.nan
+
+
+def _deviation(values: Sequence[float]) -> float:
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return math.nan
+    return statistics.stdev(values)
+
+
+def _matrix_row(
+    label: str, kind: Literal["base", "task"], texts: Sequence[str], tints: Sequence[int], own: int
+) -> MatrixRow:
+    cells = (
+        MatrixCell(text, tint, place == own, False)
+        for place, (text, tint) in enumerate(zip(texts, tints, strict=True))
+    )
+    return MatrixRow(label, kind, tuple(cells))
+
+
+def _pairs(entry: Results) -> Table | None:
+    """What each task of a pair loses by its own lesion more than by the other's, over the runs."""
+    if not entry["pairs"]:
+        return None
+
+    def effect(data: Results) -> tuple[str, str, str]:
+        one = Estimate.of(data)
+        return _signed(one.mean), words.interval(one.low, one.high, _signed), words.p_value(one.p)
+
+    rows = tuple(
+        (
+            *(str(pair["first"]), str(pair["second"])),
+            *effect(pair["effects"][0]),
+            *effect(pair["effects"][1]),
+            words.p_value(words.number(pair["p_holm"])),
+            "yes" if pair["double_dissociation"] else "not shown",
+        )
+        for pair in entry["pairs"]
+    )
+    header = (
+        *("First", "Second", "First loses more", "Interval", "p"),
+        *("Second loses more", "Interval", "p", "p (Holm)", "Double dissociation"),
+    )
+    caption = (
+        "How much more each task of a pair loses by its own lesion than by the other’s, in units "
+        "of its metric: means over the runs"
+    )
+    return Table("pairs", caption, header, rows, left=2)
+
+
+def _signed(value: float) -> str:
+    return words.fixed(value, sign=True)
+
+
+def _base(content: Results) -> Table:
+    rows = []
+    for task, values in zip(
+        content["tasks"], zip(*numbers(content["base"]), strict=True), strict=True
+    ):
+        finite = [value for value in values if math.isfinite(value)]
+        span = words.interval(min(finite), max(finite), words.fixed) if finite else words.UNDEFINED
+        rows.append(
+            (
+                str(task["name"]),
+                f"{task['metric']} · {words.outputs(task)}",
+                words.fixed(mean(list(values))),
+                words.fixed(_deviation(list(values))),
+                span,
+                words.fixed(words.number(task["chance"])),
+                words.thousands(task.get("n_validation")),
+            )
+        )
+    header = ("Task", "Metric", "Mean", "SD", "Single runs", "Chance", "Validation")
+    caption = "Score of every task with nothing ablated, over the runs, and the score of chance"
+    return Table("base", caption, header, tuple(rows), left=2)
+
+
+def _settings(content: Results) -> tuple[Section, ...]:
+    runs = {
+        str(
+            run["name"]
+        ): f"{run.get('created') or words.UNDEFINED}, lobes {run.get('lobes') or '?'}"
+        for run in content["runs"]
+    }
+    statistics_of = {
+        "level": content.get("level"),
+        "resamples": content.get("resamples"),
+        "significance level": LEVEL,
+    }
+    return settings.sections({"Statistics": statistics_of, "The runs": runs})
+
+
+def _matrix_table(
+    name: str, caption: str, rows: Sequence[MatrixRow], tasks: Sequence[str]
+) -> Table:
+    lines = tuple((row.label, *(cell.text for cell in row.cells)) for row in rows)
+    return Table(name, caption, ("Ablated", *tasks), lines)
+
+
+def _panel_table(place: int, panel: RunsPanel) -> Table:
+    rows = tuple((r.label, r.value, r.interval, r.spread, r.share, r.p) for r in panel.rows)
+    caption = f"{panel.definition} D-scores over the runs, in percent"
+    return Table(f"d-scores-{place}", caption, _HEADER, rows)
+
+
+def _terminal_table(table: Table) -> Group:
+    shown = plain_table(*(title.replace(words.GAP, " ") for title in table.header), left=table.left)
+    for row in table.rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    return Group(title_line(table.caption), shown)
+
+
+def _score_lines(shown: Runs) -> RenderableType:
+    header = ("definition", "task", "D", "interval", "single runs", "p above 0", "p (controls)")
+    table = plain_table(*header, left=2)
+    for panel in shown.panels:
+        for row in panel.rows if panel.is_headline else panel.rows[:1]:
+            style = "bold" if row.is_mean else ""
+            table.add_row(
+                Text(panel.definition if row.is_mean else "", style),
+                Text(row.label, style),
+                Text(row.value, style),
+                Text(row.interval, "green" if row.beyond else ""),
+                Text(row.spread),
+                Text(row.p),
+                Text(panel.p if row.is_mean else "", style),
+            )
+    return table

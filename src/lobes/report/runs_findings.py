@@ -1,0 +1,349 @@
+"""What several runs of one study found together, in words: are heads specialised in other runs too?
+
+The method's claim 1 (METHOD section 1) over runs. The answer is "yes" only where the mean headline
+D-score at the largest fraction lies beyond its random lesions, averaged over the runs (p < 0.05),
+and its interval over runs and examples lies above 0. One run alone leaves the question open.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from lobes.report import words
+from lobes.report.findings import (
+    DEFINITIONS,
+    HEADLINE,
+    LEVEL,
+    Answer,
+    Findings,
+    Results,
+    controls_of,
+    largest,
+    near_chance,
+    size_of,
+    smallest_p,
+    some,
+)
+
+FEW_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over runs with its interval; `p` that it is above 0; nan = undefined.
+
+    `from_runs` is the share of the mean's variance that the runs make, the rest is the examples'.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    from_runs: float
+
+    @classmethod
+    def of(cls, data: Results) -> "Estimate":
+        """From an entry of `lobes-runs`."""
+        mean, low, high, p, runs, examples = (
+            words.number(data.get(key))
+            for key in ("mean", "low", "high", "p", "over_runs", "over_examples")
+        )
+        total = runs + examples
+        return cls(mean, low, high, p, runs / total if total > 0 else math.nan)
+
+
+@dataclass(frozen=True)
+class RunsScore:
+    """One definition's D-score of the model over the runs at one fraction, in percent."""
+
+    estimate: Estimate
+    means: tuple[float, ...]
+    p: float
+    n_controls: int
+
+    @property
+    def reached(self) -> int:
+        """How many random lesions, each averaged over the runs, dissociate at least as much."""
+        return round(self.p * (1 + self.n_controls)) - 1 if math.isfinite(self.p) else 0
+
+
+def score_of(entry: Results, definition: str = HEADLINE) -> RunsScore:
+    """The model's D-score in one fraction's entry; `p` is against the averaged random lesions."""
+    data = entry["dissociation"][definition]
+    return RunsScore(
+        Estimate.of(data["mean"]),
+        tuple(words.number(value) for value in data["means"]),
+        words.number(data["p_controls"]),
+        int(entry["n_controls"]),
+    )
+
+
+def runs_findings(content: Results) -> Findings:
+    """The findings over the runs; `content` as `read_runs` returns it."""
+    answer, headline = _verdict(content)
+    return Findings(
+        question=_question(content),
+        answer=answer,
+        headline=headline,
+        sentences=tuple(_sentences(content)),
+        caveats=tuple(_caveats(content)),
+    )
+
+
+def weak_tasks(content: Results) -> list[bool]:
+    """For each task whether the models, on average, hardly do it."""
+    means = [_mean([words.number(row[j]) for row in content["base"]]) for j in _places(content)]
+    return [
+        near_chance({**task, "base": mean})
+        for task, mean in zip(content["tasks"], means, strict=True)
+    ]
+
+
+def models_of(content: Results) -> list[str]:
+    """The names of the runs' models, each once, in the order of the runs."""
+    return list(dict.fromkeys(str(run.get("model") or "the model") for run in content["runs"]))
+
+
+def _places(content: Results) -> range:
+    return range(len(content["tasks"]))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _runs(content: Results) -> str:
+    return words.plural(len(content["runs"]), "run")
+
+
+def _question(content: Results) -> str:
+    names = [task["name"] for task in content["tasks"]]
+    which = f" ({words.listing(names)})" if len(names) <= 4 else ""
+    models = models_of(content)
+    of = models[0] if len(models) == 1 else f"{len(models)} models"
+    opening = "In one run" if len(content["runs"]) == 1 else f"Over {_runs(content)}"
+    return (
+        f"{opening}, do the {len(names)} tasks{which} depend on different attention heads of {of}?"
+    )
+
+
+def _verdict(content: Results) -> tuple[Answer, str]:
+    entry = largest(content)
+    if entry is None or len(content["tasks"]) < 2:
+        return "open", "Cannot be said: D-scores need lesions of at least two tasks."
+    score = score_of(entry)
+    if not math.isfinite(score.estimate.mean):
+        return "open", "Cannot be said: no task has a D-score in every run."
+    if all(weak_tasks(content)):
+        return (
+            "open",
+            "Cannot be said: the models do none of the tasks clearly better than chance.",
+        )
+    if len(content["runs"]) == 1:
+        return "open", "Cannot be said: one run alone does not show how much another would differ."
+    return _tested(score)
+
+
+def _tested(score: RunsScore) -> tuple[Answer, str]:
+    """The verdict from a defined mean over several runs."""
+    if not score.n_controls or not math.isfinite(score.p):
+        return "open", "Cannot be said: no random lesions were measured to compare with."
+    floor = smallest_p(score.n_controls)
+    if floor >= LEVEL and score.reached == 0:
+        return "open", (
+            f"Cannot be said yet: the mean D-score exceeds all {score.n_controls} random lesions, "
+            f"but so few allow no p below {words.p_value(floor)}."
+        )
+    if score.p >= LEVEL:
+        return "no", "No: over the runs, the D-score does not stand out from random lesions."
+    if score.estimate.high < 0:
+        return "no", "No: over the runs, the tasks suffer less from their own lesion."
+    if not score.estimate.low > 0:
+        return "open", (
+            "Cannot be said: the D-score beats random lesions, but its interval over the runs "
+            "includes 0."
+        )
+    return "yes", (
+        "Yes: over the runs, each task’s own heads matter more to it than the other tasks’ heads."
+    )
+
+
+def _sentences(content: Results) -> list[str]:
+    entry = largest(content)
+    if entry is None:
+        return ["No lesion was measured, so there is nothing to compare."]
+    score = score_of(entry)
+    if not math.isfinite(score.estimate.mean):
+        return [f"At {size_of(entry)} the {HEADLINE} D-score is undefined."]
+    return [
+        _main(content, entry, score),
+        *_spread(content, score),
+        _others(entry),
+        *_tasks_alone(content, entry),
+        *_pairs(entry),
+        *_fractions(content, entry),
+    ]
+
+
+def _main(content: Results, entry: Results, score: RunsScore) -> str:
+    text = f"At {size_of(entry)} the {HEADLINE} D-score is {_percent(score.estimate.mean)}"
+    if len(content["runs"]) > 1:
+        text += " on average"
+    if math.isfinite(score.estimate.low):
+        level = words.percent(words.number(content.get("level", 0.95)))
+        span = words.interval(score.estimate.low, score.estimate.high)
+        text += f" ({level} interval over runs and examples {span})"
+    if not score.n_controls or not math.isfinite(score.p):
+        return f"{text}."
+    count, reached = score.n_controls, score.reached
+    number = {0: "none", count: "all"}.get(reached, words.thousands(reached))
+    verb = "does" if number in ("none", "1") else "do"
+    averaged = ", each averaged over the runs," if len(content["runs"]) > 1 else ","
+    return f"{text}; of {controls_of(entry)}{averaged} {number} {verb} as much " + (
+        f"({words.p_equals(score.p)})."
+    )
+
+
+def _percent(value: float) -> str:
+    return f"{words.points(value)}{words.GAP}%"
+
+
+def _spread(content: Results, score: RunsScore) -> list[str]:
+    """How far the runs lie apart, and how much of the uncertainty that makes."""
+    values = score.means
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return []
+    names = [run["name"] for run in content["runs"]]
+    low, high = min(values), max(values)
+    text = (
+        f"Single runs lie between {_percent(low)} ({names[values.index(low)]}) and "
+        f"{_percent(high)} ({names[values.index(high)]})"
+    )
+    share = score.estimate.from_runs
+    if math.isfinite(share):
+        text += (
+            f"; the runs make {words.fixed(100 * share, 0)}{words.GAP}% of the variance of the "
+            f"mean, the validation examples the rest"
+        )
+    return [f"{text}."]
+
+
+def _others(entry: Results) -> str:
+    parts = []
+    for definition in DEFINITIONS[1:]:
+        score = score_of(entry, definition)
+        if not math.isfinite(score.estimate.mean):
+            parts.append(f"{definition} is undefined")
+            continue
+        tail = f" ({words.p_equals(score.p)})" if math.isfinite(score.p) else ""
+        parts.append(f"{definition} {_percent(score.estimate.mean)}{tail}")
+    return f"By the other two definitions: {words.listing(parts)}."
+
+
+def _tasks_alone(content: Results, entry: Results) -> list[str]:
+    """Which tasks have a D-score above 0 one at a time; silent for one run."""
+    if len(content["runs"]) < 2:
+        return []
+    names = [task["name"] for task in content["tasks"]]
+    found = [Estimate.of(each) for each in entry["dissociation"][HEADLINE]["tasks"]]
+    above = [name for name, each in zip(names, found, strict=True) if each.low > 0]
+    if len(above) in (0, len(names)):
+        which = "every task" if above else "no task"
+    else:
+        which = f"{some(above)}, {len(above)} of {len(names)}"
+    return [f"One at a time (uncorrected), the interval lies above 0 for {which}."]
+
+
+def _pairs(entry: Results) -> list[str]:
+    pairs = entry["pairs"]
+    tested = [pair for pair in pairs if math.isfinite(words.number(pair["p_holm"]))]
+    if not tested:
+        return []
+    double = [f"{p['first']} with {p['second']}" for p in pairs if p["double_dissociation"]]
+    test = f"a double dissociation over the runs (Holm-corrected p < {LEVEL})"
+    if len(pairs) == 1:
+        return [f"The two tasks {'show' if double else 'do not show'} {test}."]
+    if not double:
+        return [f"Of {len(pairs)} pairs of tasks, none shows {test}."]
+    if len(double) == len(pairs):
+        return [f"All {len(pairs)} pairs of tasks show {test}."]
+    verb = "shows" if len(double) == 1 else "show"
+    return [f"Of {len(pairs)} pairs of tasks, {len(double)} {verb} {test}: {some(double)}."]
+
+
+def _fractions(content: Results, headline: Results) -> list[str]:
+    parts = []
+    for entry in sorted(content["fractions"], key=lambda entry: entry["fraction"]):
+        if entry is headline:
+            continue
+        score = score_of(entry)
+        tail = f", {words.p_equals(score.p)}" if math.isfinite(score.p) else ""
+        parts.append(f"{_percent(score.estimate.mean)} at {size_of(entry)}{tail}")
+    return [f"At the other fractions the {HEADLINE} D-score is {'; '.join(parts)}."] * bool(parts)
+
+
+def _caveats(content: Results) -> list[str]:
+    entry = largest(content)
+    caveats = _number_caveats(content)
+    weak = [t["name"] for t, w in zip(content["tasks"], weak_tasks(content), strict=True) if w]
+    if weak:
+        caveats.append(
+            f"The models are near chance on {some(weak)}: where there is little to lose, a lesion "
+            f"can show little, and ratios to the base score mislead."
+        )
+    if entry is None:
+        return caveats
+    controls = int(entry["n_controls"])
+    if not controls:
+        caveats.append("Without random lesions nothing tells specialisation from mere damage.")
+    elif smallest_p(controls) >= LEVEL:
+        caveats.append(
+            f"{words.plural(controls, 'random lesion')} can give no p below "
+            f"{words.p_value(smallest_p(controls))}: more runs do not change this, set 20 controls "
+            f"or more."
+        )
+    names = [task["name"] for task in content["tasks"]]
+    values = entry["dissociation"][HEADLINE]["tasks"]
+    missing = [
+        name
+        for name, each in zip(names, values, strict=True)
+        if not math.isfinite(words.number(each["mean"]))
+    ]
+    if missing and len(missing) < len(names):
+        caveats.append(
+            f"Without a D-score in some run, and so left out of the mean: {some(missing)}."
+        )
+    return caveats
+
+
+def _number_caveats(content: Results) -> list[str]:
+    runs = content["runs"]
+    if len(runs) == 1:
+        return [
+            "Nothing is known about other runs: with one run there is no interval over runs. "
+            "Take three or more, with other seeds."
+        ]
+    caveats = []
+    if len(runs) < FEW_RUNS:
+        caveats.append(
+            f"{len(runs)} runs make wide intervals: only a large D-score can show. Take {FEW_RUNS} "
+            f"or more."
+        )
+    same = [
+        f"{a['name']} with {b['name']}"
+        for a, b in combinations(runs, 2)
+        if a.get("seed") is not None and (a.get("model"), a["seed"]) == (b.get("model"), b["seed"])
+    ]
+    if same:
+        caveats.append(
+            f"Some runs have the same model and seed ({some(same)}): they may be one and the same "
+            f"model, and the interval is then too narrow."
+        )
+    models = models_of(content)
+    if len(models) > 1:
+        caveats.append(
+            f"The runs are of different models ({some(models)}): the interval is about models like "
+            f"these, and what one of them does may be lost in the mean."
+        )
+    return caveats

@@ -1,0 +1,139 @@
+"""Made-up runs of one study with known content, for the tests of their page.
+
+Matrices and D-scores are those of made-up single runs (`fake_results`), the estimates over the runs
+are computed from them as in a real study.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fake_results import fake_results
+from lobes.dissociation.over_runs import _estimate
+from lobes.dissociation.statistics import holm, p_against_controls
+
+DEFINITIONS = ("column", "row", "relative")
+
+
+def fake_runs(
+    *,
+    runs: int = 3,
+    tasks: int | tuple[str, ...] = 3,
+    names: tuple[str, ...] = (),
+    models: tuple[str, ...] = ("all-MiniLM-L6-v2",),
+    fractions: tuple[float, ...] = (0.1, 0.3),
+    controls: int = 23,
+    effect: float = 0.3,
+    noise: float = 0.05,
+    bases: tuple[float, ...] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Several runs in the schema `lobes-runs`.
+
+    `effect` is as in `fake_results`, and differs from run to run by `noise`; resampled examples
+    move the D-scores by half a percent.
+    """
+    rng = np.random.default_rng(seed)
+    single = [
+        fake_results(
+            tasks=tasks,
+            fractions=fractions,
+            controls=controls,
+            effect=effect + noise * float(rng.normal()),
+            bases=bases,
+            training=False,
+            seed=seed + k,
+        )
+        for k in range(runs)
+    ]
+    first = single[0]
+    return {
+        "schema": "lobes-runs",
+        "version": 1,
+        "name": "demo",
+        "created": first["created"],
+        "lobes": first["lobes"],
+        "level": 0.95,
+        "resamples": 1000,
+        "runs": [
+            {
+                "name": names[k] if names else f"run{k}",
+                "model": models[k % len(models)],
+                "seed": k,
+                "steps": 1300,
+                "created": first["created"],
+                "lobes": first["lobes"],
+            }
+            for k in range(runs)
+        ],
+        "tasks": [
+            {key: task[key] for key in ("name", "metric", "labels", "n_validation", "chance")}
+            for task in first["tasks"]
+        ],
+        "base": [[task["base"] for task in each["tasks"]] for each in single],
+        "fractions": [
+            _fraction(rng, [each["fractions"][k] for each in single], first["tasks"])
+            for k in range(len(fractions))
+        ],
+    }
+
+
+def _fraction(rng, entries, tasks) -> dict[str, Any]:
+    scores = np.array([entry["scores"] for entry in entries])
+    return {
+        "fraction": entries[0]["fraction"],
+        "n_controls": entries[0]["n_controls"],
+        "scores": scores.tolist(),
+        "dissociation": {name: _d_score(rng, entries, name) for name in DEFINITIONS},
+        "pairs": _pairs(rng, scores, [task["name"] for task in tasks]),
+    }
+
+
+def _d_score(rng, entries, name) -> dict[str, Any]:
+    parts = [entry["dissociation"][name] for entry in entries]
+    values = np.array([part["values"] for part in parts])
+    means = values.mean(axis=1)
+    controls = np.array([part["control_means"] for part in parts]).mean(axis=0)
+    p = p_against_controls(np.array([means.mean()]), controls[:, None])[0]
+    return {
+        "values": values.tolist(),
+        "means": means.tolist(),
+        "tasks": [estimate(rng, column) for column in values.T],
+        "mean": estimate(rng, means),
+        "control_means": controls.tolist(),
+        "p_controls": plain(p),
+    }
+
+
+def _pairs(rng, scores, names) -> list[dict[str, Any]]:
+    places = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
+    effects = [
+        [
+            estimate(rng, scores[:, j, i] - scores[:, i, i], 0.005),
+            estimate(rng, scores[:, i, j] - scores[:, j, j], 0.005),
+        ]
+        for i, j in places
+    ]
+    larger = [np.nan if None in (a["p"], b["p"]) else max(a["p"], b["p"]) for a, b in effects]
+    return [
+        {
+            "first": names[i],
+            "second": names[j],
+            "effects": both,
+            "p_holm": plain(p),
+            "double_dissociation": bool(p <= 0.05 and min(e["mean"] for e in both) > 0),
+        }
+        for (i, j), both, p in zip(places, effects, holm(np.array(larger)), strict=True)
+    ]
+
+
+def estimate(rng, values, moved: float = 0.5) -> dict[str, Any]:
+    """The estimate over runs of these values, as `runs_results` writes it."""
+    drawn = values[:, None] + moved * rng.normal(size=200)
+    found = _estimate(np.asarray(values), drawn, 0.95)
+    keys = ("mean", "low", "high", "p", "over_runs", "over_examples")
+    return {key: plain(getattr(found, key)) for key in keys}
+
+
+def plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
