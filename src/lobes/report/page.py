@@ -7,6 +7,7 @@ import base64
 import hashlib
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,40 @@ def render_page(template: str, *, script: str = "", **shown: Any) -> str:
 
     `script` names the template folder's file that holds the page's own script, if it has one.
     """
-    environment = Environment(
+    code = own_text(script) if script else ""
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **shown,
+            style=Markup(own_text("report.css")),
+            script=Markup(code),
+            script_hash=f"sha256-{digest}",
+        )
+    )
+
+
+def macro(template: str, name: str, *arguments: object) -> str:
+    """What one macro of a template draws."""
+    return str(getattr(_environment().get_template(template).module, name)(*arguments))
+
+
+def own_text(name: str) -> str:
+    """One of the template folder's own files, as it is."""
+    loader = _environment().loader
+    assert loader is not None
+    return loader.get_source(_environment(), name)[0]
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("lobes.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    code = _own_text(environment, script) if script else ""
-    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    return environment.get_template(template).render(
-        **shown,
-        style=Markup(_own_text(environment, "report.css")),
-        script=Markup(code),
-        script_hash=f"sha256-{digest}",
     )
 
 
@@ -59,12 +80,6 @@ def write_page(page: str, html_path: str | Path) -> Path:
             Path(temporary).unlink(missing_ok=True)
         raise RunError(f"Cannot write the report {target}: {error.strerror}.") from None
     return target
-
-
-def _own_text(environment: Environment, name: str) -> str:
-    """One of the package's own files, put into the page as it is."""
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
 
 
 def _umask() -> int:

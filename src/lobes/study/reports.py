@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 from lobes.report import comparison, html, transfer
 from lobes.report import runs as several
 from lobes.report.examples import examples_of
+from lobes.report.export import DPI, figure_files, table_files
+from lobes.report.listing import Shown
 from lobes.report.page import write_page
 from lobes.report.source import read_results
+from lobes.report.view import view
 from lobes.study.disk import disk_faults, read_json, to_json, writing
 from lobes.study.several import runs_results
 
@@ -17,13 +20,14 @@ from lobes.study.several import runs_results
 class Kind(NamedTuple):
     """One kind of results: the files in a folder, and the functions that read and show them.
 
-    `render` also gets the folder, where a run has its predictions.
+    `render` and `view` also get the folder, where a run has its predictions.
     """
 
     file: str
     page: str
     read: Callable[[Path], dict[str, Any]]
     render: Callable[[dict[str, Any], Path], str]
+    view: Callable[[dict[str, Any], Path], Shown]
 
 
 def _kind(file: str, read: Callable[[Path], dict[str, Any]], module: ModuleType) -> Kind:
@@ -33,6 +37,7 @@ def _kind(file: str, read: Callable[[Path], dict[str, Any]], module: ModuleType)
         file.replace(".json", ".html"),
         read,
         lambda content, folder: str(module.render(content)),
+        lambda content, folder: module.view(content),
     )
 
 
@@ -42,6 +47,7 @@ KINDS = {
         "report.html",
         read_results,
         lambda results, folder: html.render(results, examples_of(folder, results)),
+        lambda results, folder: view(results, examples_of(folder, results)),
     ),
     "lobes-comparison": _kind("comparison.json", comparison.read_comparison, comparison),
     "lobes-transfer": _kind("transfer.json", transfer.read_transfer, transfer),
@@ -72,6 +78,34 @@ def report_runs(
     content, kind = runs_results(runs), KINDS["lobes-runs"]
     _write([(kind.file, to_json(content))], folder)
     return content, write_page(kind.render(content, folder), page or folder / kind.page)
+
+
+def write_exhibits(path: Path, folder: Path, *, png: bool = True, dpi: int = DPI) -> list[Path]:
+    """Write the figures and tables of finished results into `figures/` and `tables/` of `folder`.
+
+    `path` is as in `report_again`. Raises what `write_figures` and `write_tables` raise.
+    """
+    kind = _kind_of(path)
+    shown = kind.view(kind.read(path), path if path.is_dir() else path.parent)
+    figures = write_figures(shown, folder / "figures", png=png, dpi=dpi)
+    return [*figures, *write_tables(shown, folder / "tables")]
+
+
+def write_figures(report: Shown, folder: Path, *, png: bool = True, dpi: int = DPI) -> list[Path]:
+    """Write every figure of a report as SVG and, with `png`, as PNG; the paths of the files.
+
+    Raises `ConfigError` for a `dpi` outside 24 to 1200, and `RunError` where PNG cannot be drawn or
+    a file cannot be written. Nothing is written unless every figure can be drawn.
+    """
+    return _write([*figure_files(report, png=png, dpi=dpi)], folder)
+
+
+def write_tables(report: Shown, folder: Path) -> list[Path]:
+    """Write every table of a report as CSV and LaTeX; the paths of the files.
+
+    Raises `RunError` where a file cannot be written.
+    """
+    return _write([*table_files(report)], folder)
 
 
 def _write(files: Sequence[tuple[str, bytes]], folder: Path) -> list[Path]:

@@ -1,0 +1,421 @@
+"""Figures and tables as files: drawings that stand alone, numbers that are those of the results.
+
+`tests/gold/export/` holds a drawing and a table of each kind. After an intended change look at the
+difference and renew them: `LOBES_RENEW_GOLD=1 pytest tests/test_report_export.py -k gold`.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fake_comparisons import fake_comparison, fake_transfer
+from fake_results import HOSTILE, fake_results
+from fake_runs import fake_runs
+from lobes.errors import ConfigError, RunError
+from lobes.report import comparison, export, runs, svg, transfer
+from lobes.report.exhibits import Table
+from lobes.report.export import figure_files, latex, table_files, to_csv, to_latex, to_png
+from lobes.report.listing import figures_of, tables_of
+from lobes.report.view import view
+from lobes.study.reports import write_exhibits, write_figures
+
+GOLD = Path(__file__).parent / "gold" / "export"
+SVG = "{http://www.w3.org/2000/svg}"
+SMALL = {"tasks": 2, "sites": (3, 2), "fractions": (0.2, 0.4), "controls": 3}
+VIEWS = {
+    "report": lambda: view(fake_results(extended=True, iat=True)),
+    "one task": lambda: view(fake_results(tasks=1, controls=0, training=False)),
+    "hostile": lambda: view(fake_results(tasks=HOSTILE, sites=(7, 5, 11), extended=True)),
+    "runs": lambda: runs.view(fake_runs(runs=4, tasks=HOSTILE, names=(*HOSTILE, "d"))),
+    "one run": lambda: runs.view(fake_runs(runs=1)),
+    "comparison": lambda: comparison.view(fake_comparison(tasks=HOSTILE, sites=(7, 5, 11))),
+    "transfer": lambda: transfer.view(fake_transfer(name=HOSTILE[1])),
+}
+
+
+@pytest.fixture(scope="module", params=VIEWS)
+def shown(request):
+    return VIEWS[request.param]()
+
+
+def rows_of(content):
+    return list(csv.reader(io.StringIO(content.decode("utf-8"), newline="")))
+
+
+def columns_of(content):
+    header, *rows = rows_of(content)
+    return dict(zip(header, zip(*rows, strict=True), strict=True))
+
+
+# --- drawings ------------------------------------------------------------------------------------
+
+
+def test_a_drawing_stands_alone(shown):
+    files = dict(figure_files(shown, png=False))
+    names = [figure.name for figure in figures_of(shown)]
+    assert list(files) == [f"{name}.svg" for name in names]
+    assert len(set(names)) == len(names) > 1
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
+    for content in files.values():
+        text = content.decode("utf-8")
+        assert not re.search(r"var\(|class=|<style|<script|href|url\(|@import|rgb\(", text)
+        assert set(re.findall(r'https?://[^"]+', text)) == {"http://www.w3.org/2000/svg"}
+        root = ElementTree.fromstring(text)
+        assert root.tag == f"{SVG}svg"
+        title, description, ground, *_ = root
+        assert (title.tag, description.tag) == (f"{SVG}title", f"{SVG}desc")
+        assert title.text.strip()
+        assert description.text.strip()
+        assert root.get("aria-labelledby").split() == [title.get("id"), description.get("id")]
+        box = [float(part) for part in root.get("viewBox").split()]
+        assert [float(root.get(key)) for key in ("width", "height")] == box[2:]
+        assert [float(ground.get(key)) for key in ("x", "y", "width", "height")] == box
+        assert ground.get("fill") == "#ffffff"
+        words = list(root.iter(f"{SVG}text"))
+        assert words
+        assert all(e.get("fill") and e.get("font-size") for e in words)
+
+
+def test_colours_are_those_of_the_printed_page():
+    text = dict(figure_files(view(fake_results()), png=False))["strip-0-0.svg"].decode()
+    root = ElementTree.fromstring(text)
+    marks = [e for e in root.iter(f"{SVG}path") if e.get("fill") not in (None, "none")]
+    assert {(e.get("fill"), e.get("stroke")) for e in marks} == {
+        ("#111", "#fff"),  # the mean of all tasks: --ink on --card
+        ("#0b6464", "#fff"),  # a task: --accent
+    }
+    dots = next(e for e in root.iter(f"{SVG}path") if e.get("stroke-linecap") == "round")
+    assert (dots.get("stroke"), dots.get("stroke-width"), dots.get("stroke-opacity")) == (
+        "#777",
+        "5",
+        "0.5",
+    )
+
+
+def test_the_weightier_rule_wins_and_variables_are_inherited():
+    root = ElementTree.fromstring(
+        '<svg viewBox="0 0 9 9" class="chart"><g class="others"><path class="curve" d="M0 0"/>'
+        '<text class="tick end">7</text></g></svg>'
+    )
+    svg._inline(root, (), dict(svg._variables()))
+    path, text = root[0]
+    assert path.attrib == {
+        "d": "M0 0",
+        "fill": "none",
+        "stroke": "#c4610f",
+        "stroke-width": "2",
+        "stroke-linejoin": "round",
+        "stroke-dasharray": "7 4",
+    }
+    assert text.attrib == {"fill": "#444", "font-size": "11", "text-anchor": "end"}
+
+
+def test_a_rule_of_more_classes_wins_wherever_it_stands(monkeypatch):
+    style = """:root { --ink: #123; --far: 1 2 3 } g .a.b { fill: rgb(var(--far)) } .a { fill: red;
+    stroke: var(--ink) } /* .a { stroke: blue } */ .c > .a, .a:hover { stroke: blue }
+    @media print { :root { --ink: #456; } .a { stroke: blue } }"""
+    caches = svg._rules, svg._declared, svg._variables
+    with monkeypatch.context() as patch:
+        patch.setattr(svg, "own_text", lambda name: style)
+        for cache in caches:
+            cache.cache_clear()
+        root = ElementTree.fromstring('<g class="c"><path class="b a"/><path class="a"/></g>')
+        svg._inline(root, (), dict(svg._variables()))
+        assert [dict(path.attrib) for path in root] == [
+            {"fill": "#010203", "stroke": "#456"},
+            {"fill": "red", "stroke": "#456"},
+        ]
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_a_chart_of_several_curves_gets_a_key_and_the_name_of_its_axis():
+    report = view(fake_results(extended=True))
+    files = dict(figure_files(report, png=False))
+    for name, expected in {
+        "dose-0.svg": ["random lesions", "others’ lesions", "own lesion"],
+        "growth-task-0.svg": ["base score", "stability of importance"],
+        "agreement-0.svg": [],
+    }.items():
+        texts = [e.text for e in ElementTree.fromstring(files[name]).iter(f"{SVG}text")]
+        assert [text for text in texts if text in expected] == expected
+    texts = [e.text for e in ElementTree.fromstring(files["dose-0.svg"]).iter(f"{SVG}text")]
+    assert report.dose.charts[0].y_axis in texts
+
+
+def test_grids_show_every_cell_of_maps_and_matrices():
+    results = fake_results(sites=(7, 5, 11))
+    report = view(results)
+    files = dict(figure_files(report, png=False))
+    root = ElementTree.fromstring(files["map-1.svg"])
+    cells = [e for e in root.iter(f"{SVG}rect") if e.get("fill") not in ("none", "#ffffff")]
+    rings = [e for e in root.iter(f"{SVG}rect") if e.get("stroke") == "#ffffff"]
+    assert len(cells) == 23
+    assert len(rings) == int(0.3 * 23)
+    texts = [e.text for e in root.iter(f"{SVG}text")]
+    assert [
+        t for t in texts if t in {c.text for r in report.importance.maps[1].rows for c in r if c}
+    ]
+    root = ElementTree.fromstring(files["raw-2.svg"])
+    texts = [e.text for e in root.iter(f"{SVG}text")]
+    for row in report.fractions[2].raw:
+        assert {cell.text for cell in row.cells} < set(texts)
+    frames = [e for e in root.iter(f"{SVG}rect") if e.get("stroke") == "#111111"]
+    assert len(frames) == 3
+
+
+def test_a_letter_that_xml_forbids_does_not_stop_a_drawing():
+    files = dict(figure_files(view(fake_results(tasks=("a\ufffe", "b\uffff"))), png=False))
+    assert "a\ufffd" in ElementTree.fromstring(files["strip-0-0.svg"])[1].text
+
+
+# --- PNG -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dpi", [96, 192, 300])
+def test_png_has_the_size_and_its_words(dpi):
+    report = view(fake_results(**SMALL))
+    files = dict(figure_files(report, dpi=dpi))
+    for name in ("strip-0-0", "raw-1", "map-0"):
+        root = ElementTree.fromstring(files[f"{name}.svg"])
+        image = Image.open(io.BytesIO(files[f"{name}.png"]))
+        size = [float(root.get(key)) * dpi / 96 for key in ("width", "height")]
+        assert image.size == pytest.approx(size, abs=1)
+        for parent in list(root.iter()):
+            for child in [e for e in parent if e.tag == f"{SVG}text"]:
+                parent.remove(child)
+        bare = ElementTree.tostring(root, encoding="unicode")
+        without = np.asarray(Image.open(io.BytesIO(to_png(bare, dpi))).convert("L"), dtype=int)
+        pixels = np.asarray(image.convert("L"), dtype=int)
+        assert pixels[0, 0] == 255
+        assert (without < 250).any()
+        assert (abs(pixels - without) > 60).sum() > 100  # the words
+
+
+def test_png_without_its_library_or_a_font_is_one_sentence(monkeypatch, tmp_path):
+    report = view(fake_results(**SMALL))
+    export._resvg.cache_clear()
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(
+        RunError, match=r"resvg_py, which is not installed: pip install 'lobes\[fig"
+    ):
+        write_figures(report, tmp_path / "figures")
+    assert not (tmp_path / "figures").exists()
+    assert write_figures(report, tmp_path / "figures", png=False)
+
+    class Fontless:
+        @staticmethod
+        def svg_to_bytes(svg_string):
+            return b"nothing"
+
+    monkeypatch.setitem(sys.modules, "resvg_py", Fontless)
+    with pytest.raises(RunError, match="this machine has no font: install one"):
+        write_figures(report, tmp_path / "figures")
+    export._resvg.cache_clear()
+
+
+@pytest.mark.parametrize("dpi", [0, 23, 1201])
+def test_a_senseless_resolution_is_refused(dpi):
+    with pytest.raises(ConfigError, match=f"at {dpi} dpi: expected 24 to 1200"):
+        list(figure_files(view(fake_results(**SMALL)), dpi=dpi))
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def test_every_table_is_csv_and_latex(shown):
+    files = dict(table_files(shown))
+    tables = tables_of(shown)
+    assert list(files) == [f"{t.name}.{kind}" for t in tables for kind in ("csv", "tex")]
+    assert len({table.name for table in tables}) == len(tables)
+    for table in tables:
+        content = files[f"{table.name}.csv"]
+        assert content.count(b"\r\n") >= 1 + len(table.rows)
+        header, *rows = rows_of(content)
+        assert {len(row) for row in rows} <= {len(header)}
+        assert len(header) == len(set(header)) >= len(table.header)
+        assert len(rows) == len(table.rows)
+        number = [cell for row in rows for cell in row if re.fullmatch(r"[+−\d\u202f.]+", cell)]
+        assert not [cell for cell in number if set("+−\u202f") & set(cell)]
+        lines = files[f"{table.name}.tex"].decode().splitlines()
+        body = [line for line in lines if line.endswith(r" \\")]
+        assert len(body) == 1 + len(table.rows)
+        for line in body:
+            assert len(re.findall(r"(?<!\\)&", line)) == len(table.header) - 1
+            assert line.isascii() or re.search("[À-ſ]", line)
+
+
+def test_csv_values_are_those_of_the_results():
+    results = fake_results(extended=True)
+    files = dict(table_files(view(results)))
+    entry = results["fractions"][2]
+    scores = columns_of(files["raw-2.csv"])
+    for j, task in enumerate(results["tasks"]):
+        found = [float(value) for value in scores[task["name"]]][1:4]
+        assert found == pytest.approx([row[j] for row in entry["scores"]], abs=5.1e-4)
+    column, found = entry["dissociation"]["column"], columns_of(files["scores-2-0.csv"])
+    intervals = np.array([column["mean_interval"], *column["interval"]])
+    assert [float(v) for v in found["D"]] == pytest.approx(
+        [column["mean"], *column["values"]], abs=0.051
+    )
+    assert [float(v) for v in found["Interval low"]] == pytest.approx(intervals[:, 0], abs=0.051)
+    assert [float(v) for v in found["Interval high"]] == pytest.approx(intervals[:, 1], abs=0.051)
+    importance = columns_of(files["map-1.csv"])
+    for head in range(12):
+        values = [row[head] for row in results["importance"][1]["values"]]
+        assert [float(v) for v in importance[f"Head {head}"]] == pytest.approx(values, rel=6e-3)
+    pairs = columns_of(files["pairs-2.csv"])
+    expected = [pair["effects"][1] for pair in entry["pairs"]]
+    assert [float(v) for v in pairs["Second loses more"]] == pytest.approx(expected, abs=5.1e-4)
+    assert {"First loses more low", "First loses more p", "p (Holm)"} <= set(pairs)
+    base = columns_of(files["base.csv"])
+    assert base["Training"] == ("10000",) * 3
+    assert [float(v) for v in base["Base"]] == pytest.approx(
+        [task["base"] for task in results["tasks"]], abs=5.1e-4
+    )
+
+
+def test_cells_become_plain_values():
+    table = Table(
+        "any",
+        "Any",
+        ("Task", "D", "Share", "Interval", "p", "Effect", "p", "Mixed", "Empty"),
+        (
+            (
+                "+3",
+                "−1.5",
+                "40\u00a0%",
+                "−1.0 to +2.0",
+                "< 0.001",
+                "+4.2 (+2.9 to +5.6), p 0.091",
+                "0.5",
+                "−7 of\u00a0+8",
+                "–",
+            ),
+            ("a − b", "–", "12.5 %", "–", "0.048", "–", "–", "1\u202f300", "–"),
+            (
+                "1\u202f300",
+                "2.2e−05",
+                "–",
+                "+0.1 to +0.2",
+                "–",
+                "−0.1 (−2.9 to +5.6), p < 0.001",
+                "0.7",
+                "50 %",
+                "–",
+            ),
+        ),
+    )
+    header, *rows = rows_of(to_csv(table).encode())
+    assert header == [
+        *("Task", "D", "Share (%)", "Interval low", "Interval high", "Interval p", "Effect"),
+        *("Effect low", "Effect high", "Effect p", "Effect p 2", "Mixed", "Empty"),
+    ]  # fmt: skip
+    assert rows == [
+        ["+3", "-1.5", "40", "-1.0", "2.0", "< 0.001", "4.2", "2.9", "5.6", "0.091", "0.5",
+         "-7 of +8", ""],
+        ["a − b", "", "12.5", "", "", "0.048", "", "", "", "", "", "1300", ""],
+        ["1300", "2.2e-05", "", "0.1", "0.2", "", "-0.1", "-2.9", "5.6", "< 0.001", "0.7",
+         "50 %", ""],
+    ]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.text(), st.text()), min_size=1))
+def test_any_text_survives_csv(rows):
+    table = Table("any", "Any", ("A", "B"), tuple(rows), left=2)
+    _, *found = rows_of(to_csv(table).encode("utf-8", "surrogatepass"))
+    kept = [[cell.replace("\u00a0", " ") for cell in row] for row in rows]
+    kept = [[re.sub(r"(?<=\d)\u202f(?=\d)", "", c) if c != "–" else "" for c in r] for r in kept]
+    assert found == kept
+
+
+def test_latex_escapes():
+    assert latex("50 % & a_b #1 $x {y} ~ ^ \\ −1 – ’ é") == (
+        r"50 \% \& a\_b \#1 \$x \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{} "
+        r"$-$1 -- ' é"
+    )
+    assert latex("中 🙂 <b>\u00a0x\u202fy\nz") == r"[U+4E2D] [U+1F642] $<$b$>$~x\,y z"
+    table = Table("any", "50 %\nof all", ("[x]", "y"), (("*a", "1"), ("[1pt]", "2"), ("b", "3")))
+    assert to_latex(table) == "\n".join(
+        (
+            "% 50 % of all",
+            r"% needs \usepackage{booktabs}",
+            r"\begin{tabular}{lr}",
+            r"\toprule",
+            r"{}[x] & y \\",
+            r"\midrule",
+            r"{}*a & 1 \\",
+            r"{}[1pt] & 2 \\",
+            r"b & 3 \\",
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        )
+    )
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")))
+def test_no_text_leaves_latex_unescaped(text):
+    shown = re.sub(r"\\[%&_#${}]|\$[^$]*\$|\\[a-z]+\{\}|\\,", "", latex(text))
+    assert not set(shown) & set("%&_#$^\\{}\n")
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results.json", fake_results(**SMALL)),
+        ("comparison.json", fake_comparison(tasks=2, seeds=2, sites=(3, 2))),
+        ("transfer.json", fake_transfer(seeds=2, sites=(3, 2))),
+        ("runs.json", fake_runs(runs=2, tasks=2)),
+    ],
+)
+def test_exhibits_of_a_folder(tmp_path, name, content):
+    (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+    written = write_exhibits(tmp_path, tmp_path / "paper" / "all", dpi=96)
+    there = sorted(p for p in (tmp_path / "paper" / "all").rglob("*") if p.is_file())
+    assert sorted(written) == there
+    assert {p.suffix for p in there if p.parent.name == "figures"} == {".svg", ".png"}
+    assert {p.suffix for p in there if p.parent.name == "tables"} == {".csv", ".tex"}
+    before = {path: path.read_bytes() for path in there}
+    assert write_exhibits(tmp_path / name, tmp_path / "paper" / "all", dpi=96) == written
+    assert {path: path.read_bytes() for path in there} == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "figures").write_text("in the way")
+    with pytest.raises(RunError, match="figures"):
+        write_figures(view(fake_results(**SMALL)), tmp_path / "figures", png=False)
+
+
+@pytest.mark.parametrize("name", ["strip-1-0.svg", "map-0.svg", "scores-1-0.csv", "pairs-1.tex"])
+def test_files_equal_the_gold_files(name):
+    report = view(fake_results(**SMALL))
+    content = {**dict(figure_files(report, png=False)), **dict(table_files(report))}[name]
+    if os.environ.get("LOBES_RENEW_GOLD"):
+        GOLD.mkdir(exist_ok=True)
+        (GOLD / name).write_bytes(content)
+    assert content == (GOLD / name).read_bytes()
+
+
+def test_every_name_is_in_the_documentation(shown):
+    text = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    listed = {
+        re.sub(r"-([FTSDN]|0)\b", "-N", name)
+        for name in re.findall("`([a-z]+[a-zFTSDN0-9-]*)`", text)
+    }
+    names = [*figures_of(shown), *tables_of(shown)]
+    assert {re.sub(r"\d+", "N", each.name) for each in names} <= listed
