@@ -68,6 +68,7 @@ def fake_runs(
         ],
         "tasks": [
             {key: task[key] for key in ("name", "metric", "labels", "n_validation", "chance")}
+            | {"multi_label": False}
             for task in first["tasks"]
         ],
         "base": [[task["base"] for task in each["tasks"]] for each in single],

@@ -10,7 +10,7 @@ from lobes.dissociation.over_runs import dissociation_over_runs
 from lobes.errors import RunError
 from lobes.report.source import read_results
 from lobes.study.config import load_study
-from lobes.study.reports import report_again, report_runs
+from lobes.study.reports import report_again, report_runs, write_exhibits
 from lobes.study.run import run_study
 from lobes.study.several import runs_results, stored_matrix
 from tiny_study import write_study
@@ -56,6 +56,7 @@ def test_several_runs_say_what_their_matrices_say(runs):
     assert [run["name"] for run in found["runs"]] == ["run0", "run1", "run2"]
     assert found["base"] == [matrix.base.tolist() for matrix in matrices]
     assert [entry["fraction"] for entry in found["fractions"]] == [0.2, 0.5]
+    assert [task["multi_label"] for task in found["tasks"]] == [False, False]
     for entry in found["fractions"]:
         expected = dissociation_over_runs(matrices, entry["fraction"], resamples=50)
         column = entry["dissociation"]["column"]
@@ -120,6 +121,14 @@ def test_a_page_written_again_is_the_same(runs):
     assert b'id="examples"' in page
     _, path = report_again(runs[0])
     assert path.read_bytes() == page
+
+
+def test_the_examples_of_a_run_are_among_its_tables(runs, tmp_path):
+    written = {path.name: path for path in write_exhibits(runs[0], tmp_path, png=False)}
+    assert {"flips-0.csv", "flips-1.tex", "map-0.svg", "strip-1-0.svg"} <= set(written)
+    header, *rows = written["flips-0.csv"].read_text(encoding="utf-8").splitlines()
+    assert len(rows) >= 2
+    assert all(row.count(",") == header.count(",") for row in rows)
 
 
 def test_the_page_of_several_runs(runs, tmp_path):

@@ -84,6 +84,7 @@ def runs_results(
                 **{key: task[key] for key in ("name", "metric", "labels")},
                 "n_validation": task["n_validation"],
                 "chance": task["chance"],
+                "multi_label": bool(task.get("multi_label")),
             }
             for task in first["tasks"]
         ],
