@@ -149,10 +149,14 @@ class Progress:
 
 
 def show_results(results: dict[str, Any]) -> None:
-    """The tables and findings of a study, a comparison or a transfer study, on stdout."""
-    from lobes.report import comparison, terminal, transfer
+    """The tables and findings of any kind of results, on stdout."""
+    from lobes.report import comparison, runs, terminal, transfer
 
-    kinds = {"lobes-comparison": comparison.tables, "lobes-transfer": transfer.tables}
+    kinds = {
+        "lobes-comparison": comparison.tables,
+        "lobes-transfer": transfer.tables,
+        "lobes-runs": runs.tables,
+    }
     tables = kinds.get(results["schema"], terminal.tables)
     console = _console()
     for table in tables(results):
