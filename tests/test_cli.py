@@ -160,7 +160,7 @@ def test_the_version():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run"], ["fly"], ["run", "a.toml", "--sett"], ["report", "a", "b"], ["--verbose"]],
+    [["run"], ["fly"], ["run", "a.toml", "--sett"], ["report"], ["--verbose"]],
 )
 def test_wrong_usage_is_2(arguments):
     result = lobes(*arguments)
@@ -295,6 +295,35 @@ def test_a_report_elsewhere_and_as_json(study, tmp_path):
     assert json.loads(result.stdout) == json.loads((folder / "results.json").read_text())
     assert page.read_text(encoding="utf-8").startswith("<!")
     assert result.stderr == f"Report: {page}\n"
+
+
+def test_a_report_with_its_figures_and_a_browser(study, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    run, page = study.parent / "run", tmp_path / "page.html"
+    result = lobes(
+        "report", run, "--html", page, "--open", "--no-png", "--figures", tmp_path / "to"
+    )
+    assert result.exit_code == 0
+    assert opened == [page.resolve().as_uri()]
+    figures, tables = (sorted((tmp_path / "to" / name).iterdir()) for name in ("figures", "tables"))
+    number = len(figures) + len(tables)
+    assert f"Figures and tables: {tmp_path / 'to'} ({number} files)\n" in result.stderr
+    assert {path.suffix for path in figures} == {".svg"}
+    assert {path.suffix for path in tables} == {".csv", ".tex"}
+
+
+def test_the_report_of_several_runs(study, tmp_path):
+    run, to = study.parent / "run", tmp_path / "together"
+    shutil.copytree(run, tmp_path / "other")
+    result = lobes("report", run, tmp_path / "other", "--output", to)
+    assert (result.exit_code, result.stderr) == (0, f"Report: {to / 'runs.html'}\n")
+    assert "D-scores" in result.stdout
+    again = lobes("report", to, "--json")
+    assert json.loads(again.stdout) == json.loads((to / "runs.json").read_text())
+    sentence = refusal("report", run, run, "--output", tmp_path / "new")
+    assert sentence == "A run is named twice: expected the folders of different runs."
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("command", ["compare", "transfer"])

@@ -42,6 +42,8 @@ save_every = 5
 fractions = [0.2, 0.5]
 controls = 3
 importance_examples = 41
+agreement_examples = 20
+similarity_examples = 20
 resamples = 50
 """
 
