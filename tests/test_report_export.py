@@ -24,9 +24,9 @@ from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
 from lobes.errors import ConfigError, RunError
 from lobes.report import comparison, export, runs, svg, transfer
-from lobes.report.exhibits import Table
 from lobes.report.export import figure_files, latex, table_files, to_csv, to_latex, to_png
 from lobes.report.listing import figures_of, tables_of
+from lobes.report.tabular import Table
 from lobes.report.view import view
 from lobes.study.reports import write_exhibits, write_figures
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from fake_extended import fake_folder
 from fake_results import HOSTILE, fake_results
 from lobes.heads import HeadSet
-from lobes.report import charts, words
+from lobes.report import charts, exhibits, words
 from lobes.report.examples import examples_of
 from lobes.report.html import render
 from lobes.report.terminal import tables
@@ -388,13 +388,13 @@ def test_every_figure_and_table_of_the_page_is_listed(case, tmp_path):
         for svg in page.all("svg")
         if svg.get("aria-hidden") != "true"
     ]
-    listed = report.figures()
+    listed = exhibits.figures(report)
     assert [figure.name for figure in listed] == drawn
     titles = [e["text"] for e in page.all("title") if e.get("id", "").endswith("-title")]
     assert [figure.title for figure in listed] == titles
     captions = [caption["id"].removesuffix("-caption") for caption in page.all("caption")]
-    assert [table.name for table in report.tables()] == captions
-    for table in report.tables():
+    assert [table.name for table in exhibits.tables(report)] == captions
+    for table in exhibits.tables(report):
         assert {len(row) for row in table.rows} <= {len(table.header)}
         assert all(isinstance(cell, str) for row in table.rows for cell in row)
 
@@ -404,7 +404,7 @@ def test_listed_tables_hold_what_the_page_shows(tmp_path):
     examples = examples_of(fake_folder(tmp_path, results), results)
     report, page = view(results, examples), Page(render(results, examples))
     ids = {caption["id"] for caption in page.all("caption")}
-    for table in report.tables():
+    for table in exhibits.tables(report):
         shown = page.table(table.name if table.name in ids else f"{table.name}-caption")
         if table.name == "base":  # the page has a small figure in each row
             shown = [[row[0], row[1].split(" · ")[0], *row[2:6], *row[7:]] for row in shown]
@@ -428,7 +428,7 @@ def test_listed_tables_hold_what_the_page_shows(tmp_path):
 
 def test_every_listed_figure_names_a_macro_that_draws_it():
     source = (Path(charts.__file__).parent / "templates" / "figures.html").read_text()
-    figures = view(fake_results(tasks=4, extended=True)).figures()
+    figures = exhibits.figures(view(fake_results(tasks=4, extended=True)))
     assert {figure.macro for figure in figures} == {"strip", "line", "chart"}
     for figure in figures:
         assert f"{{% macro {figure.macro}(" in source
@@ -459,7 +459,7 @@ def test_view_of_all_parts_equals_the_gold_file(tmp_path):
 
 def test_tables_of_all_parts_equal_the_gold_file(tmp_path):
     lines = []
-    for table in gold_report(tmp_path).tables():
+    for table in exhibits.tables(gold_report(tmp_path)):
         lines += [f"# {table.name}: {table.caption}", "\t".join(table.header)]
         lines += ["\t".join(row) for row in table.rows] + [""]
     compared(GOLD / "tables.txt", "\n".join(lines))

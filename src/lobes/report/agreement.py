@@ -6,8 +6,8 @@ from itertools import chain
 
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart
-from lobes.report.exhibits import Table
 from lobes.report.findings import Results
+from lobes.report.tabular import Table
 
 TRUSTED = 0.7  # below this rank correlation the report warns
 

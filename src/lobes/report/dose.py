@@ -12,8 +12,8 @@ import numpy as np
 
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart, in_words
-from lobes.report.exhibits import Table
 from lobes.report.findings import Results, control_bases
+from lobes.report.tabular import Table
 
 LEAST_BASE = 0.05  # below, a share of the base score means nothing
 BAND = (5, 95)

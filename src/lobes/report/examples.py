@@ -19,8 +19,8 @@ import numpy as np
 
 from lobes.errors import RunError
 from lobes.report import words
-from lobes.report.exhibits import Table
 from lobes.report.findings import Results, largest
+from lobes.report.tabular import Table
 
 MOST = 40
 QUOTAS = (24, 10, 6)  # of the groups, in their order

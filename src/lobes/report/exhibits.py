@@ -4,46 +4,18 @@ A name is unique in its report and is also the id on the page: `raw-2`, `strip-2
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 from lobes.report.charts import Chart
-from lobes.report.figures import LineChart, StripPlot
-
-if TYPE_CHECKING:
-    from lobes.report.parts import CountMap, Fraction, HeatMap, MatrixRow, Report
-
-Row = tuple[str, ...]
+from lobes.report.parts import CountMap, Fraction, HeatMap, MatrixRow, Report
+from lobes.report.tabular import Figure, Row, Table
 
 
-class Table(NamedTuple):
-    """A table as text; the first `left` columns are words, the others numbers."""
-
-    name: str
-    caption: str
-    header: Row
-    rows: tuple[Row, ...]
-    left: int = 1
-
-
-class Figure(NamedTuple):
-    """A figure: its geometry, and the macro of `templates/figures.html` that draws it.
-
-    `kind` is the macro's third argument where it takes one (`line`).
-    """
-
-    name: str
-    title: str
-    geometry: StripPlot | LineChart | Chart
-    macro: str
-    kind: str = ""
-
-
-def figures(report: "Report") -> list[Figure]:
+def figures(report: Report) -> list[Figure]:
     """All figures of the page, from top to bottom."""
     return list(_figures(report))
 
 
-def tables(report: "Report") -> list[Table]:
+def tables(report: Report) -> list[Table]:
     """All tables of the page, heat maps among them, from top to bottom."""
     return list(_tables(report))
 
@@ -54,7 +26,7 @@ def _charts(name: str, charts: Iterable[Chart | None]) -> Iterator[Figure]:
             yield Figure(f"{name}-{index}", chart.title, chart, "chart")
 
 
-def _figures(report: "Report") -> Iterator[Figure]:
+def _figures(report: Report) -> Iterator[Figure]:
     if report.dose:
         yield from _charts("dose", report.dose.charts)
     for fraction in report.fractions:
@@ -75,7 +47,7 @@ def _figures(report: "Report") -> Iterator[Figure]:
                 yield Figure(f"{kind}-{index}", chart.title, chart, "line", kind)
 
 
-def _tables(report: "Report") -> Iterator[Table]:
+def _tables(report: Report) -> Iterator[Table]:
     names = tuple(task.name for task in report.tasks)
     if len(report.claims) > 1:
         yield _claims(report)
@@ -115,13 +87,13 @@ BASE = "Score of every task with nothing ablated, and the score that chance give
 CLAIMS = "What this run says on the claims of the method, each with its reason"
 
 
-def _claims(report: "Report") -> Table:
+def _claims(report: Report) -> Table:
     header = ("Claim", "Answer", "Reason", "How sure")
     rows = tuple((c.statement, c.answer, c.headline, c.sure) for c in report.claims)
     return Table("claims-table", CLAIMS, header, rows, left=4)
 
 
-def _base(report: "Report") -> Table:
+def _base(report: Report) -> Table:
     header = (
         *("Task", "Metric", "Base", "Chance", "Above chance", "Way to perfect"),
         *("Validation", "Training"),
@@ -133,7 +105,7 @@ def _base(report: "Report") -> Table:
     return Table("base", BASE, header, rows, left=2)
 
 
-def _importance(report: "Report") -> Iterator[Table]:
+def _importance(report: Report) -> Iterator[Table]:
     importance = report.importance
     if importance is None:
         return
@@ -161,14 +133,14 @@ def _matrix(name: str, caption: str, rows: "Sequence[MatrixRow]", names: Row, co
     return Table(name, caption, (corner, *names), lines)
 
 
-def _lesions(fraction: "Fraction", names: Row) -> Iterator[Table]:
+def _lesions(fraction: Fraction, names: Row) -> Iterator[Table]:
     k, label = fraction.index, fraction.label
     yield _matrix(f"raw-{k}", f"Scores under each lesion, {label}", fraction.raw, names, "Ablated")
     change = f"Change from the base score in percent, {label}"
     yield _matrix(f"change-{k}", change, fraction.change, names, "Ablated")
 
 
-def _overlap(fraction: "Fraction", names: Row) -> Table:
+def _overlap(fraction: Fraction, names: Row) -> Table:
     caption = (
         f"Overlap of the tasks’ lesions, {fraction.label}; two random lesions of this size: "
         f"{fraction.by_chance} on average"
@@ -176,7 +148,7 @@ def _overlap(fraction: "Fraction", names: Row) -> Table:
     return _matrix(f"overlap-{fraction.index}", caption, fraction.overlap, names, "Lesions of")
 
 
-def _scores(fraction: "Fraction") -> Iterator[Table]:
+def _scores(fraction: Fraction) -> Iterator[Table]:
     for place, panel in enumerate(fraction.panels):
         header = ["Task", "D", "Interval", "Random lesions", "p"]
         header += ["SDs"] * panel.standardized + ["D on the sample"] * panel.on_sample
@@ -189,7 +161,7 @@ def _scores(fraction: "Fraction") -> Iterator[Table]:
         yield Table(f"scores-{fraction.index}-{place}", caption, tuple(header), tuple(rows))
 
 
-def _pairs(fraction: "Fraction") -> Table:
+def _pairs(fraction: Fraction) -> Table:
     header = (
         *("First", "Second", "First loses more", "p", "Second loses more", "p", "p (Holm)"),
         "Double dissociation",
@@ -210,7 +182,7 @@ def _pairs(fraction: "Fraction") -> Table:
     return Table(f"pairs-{fraction.index}", caption, header, rows, left=2)
 
 
-def _trained(report: "Report") -> Iterator[Table]:
+def _trained(report: Report) -> Iterator[Table]:
     trained = report.trained
     if trained is None:
         return

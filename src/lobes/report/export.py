@@ -1,6 +1,6 @@
 """The figures of a page as SVG and PNG, its tables as CSV and LaTeX: names and contents of files.
 
-File names are the names of `listing.py`. Nothing is written here: `lobes.study.exhibits` does that.
+File names are the names of `listing.py`. Nothing is written here: `lobes.study.reports` does that.
 PNG needs resvg_py (the extra `figures`), which draws the words with the machine's own fonts.
 """
 
@@ -13,9 +13,9 @@ from functools import cache
 from types import ModuleType
 
 from lobes.errors import ConfigError, RunError
-from lobes.report.exhibits import Row, Table
 from lobes.report.listing import Shown, figures_of, tables_of
 from lobes.report.svg import drawing
+from lobes.report.tabular import Row, Table
 from lobes.report.words import GAP, UNDEFINED
 
 DPI = 192  # two pixels for each of a figure's units, which are those of CSS: 96 to the inch

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart, in_words
-from lobes.report.exhibits import Table
 from lobes.report.findings import DEFINITIONS, HEADLINE, Answer, Results
+from lobes.report.tabular import Table
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 from lobes.dissociation.statistics import holm
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart
-from lobes.report.exhibits import Table
 from lobes.report.findings import LEVEL, Answer, Results
+from lobes.report.tabular import Table
 
 NAMES = {
     "importance": "rank correlation of the importance maps",

@@ -6,8 +6,8 @@ Maps and matrices, tables on a page, are figures here too, under the same name.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from lobes.report import exhibits
 from lobes.report.charts import Chart
-from lobes.report.exhibits import Table
 from lobes.report.figures import LineChart, StripPlot
 from lobes.report.grids import MATRIX, Grid, count_grid, heat_grid, matrix_grid
 from lobes.report.learning import LearningCurves
@@ -22,6 +22,7 @@ from lobes.report.parts import (
     Transfer,
 )
 from lobes.report.runs import Runs
+from lobes.report.tabular import Table
 
 Shown = Report | Runs | Comparison | Transfer
 _OVERLAP = "Jaccard index · number of heads that both lesions hold"
@@ -40,7 +41,8 @@ class Drawn(NamedTuple):
 def figures_of(report: Shown) -> list[Drawn]:
     """All figures of a page, from top to bottom, then its maps and matrices."""
     if isinstance(report, Report | Runs):
-        found = [Drawn(f.name, f.geometry, f.macro, f.kind) for f in report.figures()]
+        drawn = report.figures() if isinstance(report, Runs) else exhibits.figures(report)
+        found = [Drawn(f.name, f.geometry, f.macro, f.kind) for f in drawn]
     else:
         found = list(_over_seeds(report))
     grids = _grids(report) if isinstance(report, Report) else _other_grids(report)
@@ -49,8 +51,10 @@ def figures_of(report: Shown) -> list[Drawn]:
 
 def tables_of(report: Shown) -> list[Table]:
     """All tables of a page, from top to bottom."""
-    if isinstance(report, Report | Runs):
+    if isinstance(report, Runs):
         return report.tables()
+    if isinstance(report, Report):
+        return exhibits.tables(report)
     if isinstance(report, Comparison):
         return list(_comparison(report))
     return list(_transfer(report))

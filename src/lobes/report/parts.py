@@ -6,12 +6,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lobes.report import exhibits
 from lobes.report.agreement import Agreement
 from lobes.report.claims import Claim
 from lobes.report.dose import DoseResponse
 from lobes.report.examples import Examples
-from lobes.report.exhibits import Figure, Table
 from lobes.report.figures import LineChart, StripPlot
 from lobes.report.findings import Findings
 from lobes.report.growth import Growth
@@ -266,14 +264,6 @@ class Report:
     training: Training | None
     trained: Trained | None
     settings: tuple[Section, ...]
-
-    def figures(self) -> list[Figure]:
-        """Every figure of the page, with its name, geometry and the macro that draws it."""
-        return exhibits.figures(self)
-
-    def tables(self) -> list[Table]:
-        """Every table of the page as text: name, caption, header, rows."""
-        return exhibits.tables(self)
 
 
 @dataclass(frozen=True)

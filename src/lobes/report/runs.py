@@ -11,7 +11,6 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from lobes.report import figures, settings, words
-from lobes.report.exhibits import Figure, Table
 from lobes.report.figures import StripPlot
 from lobes.report.findings import DEFINITIONS, HEADLINE, LEVEL, Findings, Results, size_of
 from lobes.report.lesions import TINTS
@@ -26,6 +25,7 @@ from lobes.report.runs_findings import (
     weak_tasks,
 )
 from lobes.report.source import RUNS, check, damage_named, read
+from lobes.report.tabular import Figure, Table
 from lobes.report.terminal import findings_lines, plain_table, title_line
 
 ALL_TASKS = "all tasks"

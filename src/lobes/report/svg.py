@@ -52,7 +52,7 @@ class _Rule(NamedTuple):
 
 
 def drawing(macro_name: str, geometry: object, name: str, kind: str = "") -> str:
-    """The figure as an SVG document; the arguments are those of `exhibits.Figure`."""
+    """The figure as an SVG document; the arguments are those of `tabular.Figure`."""
     arguments = (geometry, name, kind) if kind else (geometry, name)
     template = "grids.html" if isinstance(geometry, Grid) else "figures.html"
     text = macro(template, macro_name, *arguments)
