@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobes.errors import ConfigError
-from lobes.study.config import StudyConfig, differences, load_study, override
+from lobes.study.config import SECTIONS, StudyConfig, differences, load_study, override
 from lobes.study.tables import METHODS
 
 STUDY = """
@@ -529,3 +529,16 @@ def test_the_examples_are_studies(name, tmp_path, monkeypatch):
     study = load_study(Path(__file__).parents[1] / "examples" / f"{name}.toml")
     assert study.name == name
     assert all(task.train.startswith(str(tmp_path)) for task in study.tasks)
+
+
+def test_the_page_on_studies_names_every_key():
+    page = (Path(__file__).parent.parent / "docs" / "study.md").read_text(encoding="utf-8")
+    tasks = (Path(__file__).parent.parent / "docs" / "tasks.md").read_text(encoding="utf-8")
+    for table, section in SECTIONS.items():
+        for key in section.model_fields:
+            if table in ("tasks", "transfer.task"):
+                assert f"`{key}`" in tasks or f"\n{key} = " in tasks, key
+            elif table in ("compare", "transfer"):
+                assert f"`{table}.{key}`" in page, key
+            elif key not in SECTIONS:
+                assert f"`{key}`" in page, key
