@@ -10,11 +10,12 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= passive
 export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 
-.PHONY: help setup assets demo test check bench bench-data architectures calibration format clean
+.PHONY: help setup assets demo test test-slow check bench bench-data architectures calibration format clean
 
 help:
 	@echo "make demo     train a packaged model on three tasks, lesion it, write report.html"
 	@echo "make test     the test suite (under 10 minutes on 2 cores, no network after set-up)"
+	@echo "make test-slow    what takes minutes more: all architectures, statistics with many studies"
 	@echo "make check    lint, format, types, import layers"
 	@echo "make bench    the plain way and ours, side by side in one run"
 	@echo "make bench-data   what a million examples cost: seconds and memory"
@@ -43,6 +44,10 @@ demo: setup
 
 test: setup assets
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
+# what takes minutes: the other half of the architectures, and the statistics with many studies
+test-slow: setup assets
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m slow
 
 check: setup
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import transformers
 from lobes.errors import ConfigError, DataError, LobesError
 from lobes.evaluation import evaluate
 from lobes.modeling import MultiTaskModel, load_task_model
+from lobes.report.examples import examples_of
 from lobes.report.html import render
 from lobes.study.choice import Choice
 from lobes.study.compare import compare_study
@@ -129,8 +130,8 @@ def test_what_a_study_leaves_behind(finished):
     assert results["tasks"][0]["n_train"] == 60
     assert results["tasks"][1]["n_validation"] == 9
     page = Path(study.output, "report.html").read_text()
-    assert page == render(results)
-    assert "texts" not in page
+    assert page == render(results, examples_of(Path(study.output), results))
+    assert "texts" not in page.replace("keep_texts", "")
     assert "tokenizer" not in page
     model = load_task_model(Path(study.output, "model"))
     scores = evaluate(model, load_tasks(study)).scores()[0]

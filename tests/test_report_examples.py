@@ -276,7 +276,7 @@ def test_examples_of_a_real_run_are_those_of_its_predictions(tmp_path):
     path = write_study(tmp_path)
     study = path.read_text(encoding="utf-8")
     study = study.replace("[iap]", "[growth]\ncheckpoints = 2\n\n[iap]")
-    study += "agreement_examples = 19\nsimilarity_examples = 19\ncontrol_examples = 13\n"
+    study += "control_examples = 13\n"
     path.write_text(study, encoding="utf-8")
     run_study(load_study(path))
     run = tmp_path / "run"

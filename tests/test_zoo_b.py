@@ -1,4 +1,7 @@
-"""What `lobes` can do with every type of model that transformers has: the second half of them."""
+"""What `lobes` can do with every type of model that transformers has: the second half of them.
+
+Slow, that the suite stays short: `make test-slow` runs it, and so does every check of a change.
+"""
 
 import pytest
 import transformers
@@ -7,6 +10,7 @@ import zoo
 from zoo_checks import differences, one_thread  # noqa: F401 - a fixture
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         not transformers.__version__.startswith(zoo.VERSION),
         reason=f"what does not work is listed for transformers {zoo.VERSION}",
