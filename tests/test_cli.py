@@ -288,6 +288,13 @@ def test_tables_and_where_the_report_is(study):
     assert "\x1b" not in result.stdout
 
 
+def test_controls_are_an_option_of_their_own(study, tmp_path):
+    options = ("--output", tmp_path / "run", "--set", "training.steps=3", "--json", "--quiet")
+    found = json.loads(lobes("run", study, "--controls", "2", *options).stdout)
+    assert found["fractions"][0]["n_controls"] == found["config"]["iap"]["controls"] == 2
+    assert lobes("iap", study, "--controls", "-1").exit_code == 2
+
+
 def test_a_report_elsewhere_and_as_json(study, tmp_path):
     folder, page = study.parent / "run", tmp_path / "page.html"
     result = lobes("report", folder, "--html", page, "--json")

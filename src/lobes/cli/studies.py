@@ -27,6 +27,14 @@ Beside = Annotated[
         show_default=False,
     ),
 ]
+Controls = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Random lesions to compare with, instead of the study's `iap.controls`.",
+        show_default=False,
+    ),
+]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Start again: delete what an earlier run left there.")
 ]
@@ -63,6 +71,7 @@ def demo(
 def run(
     study: Study,
     settings: Settings = None,
+    controls: Controls = None,
     output: Output = None,
     fresh: Fresh = False,
     as_json: Json = False,
@@ -71,8 +80,9 @@ def run(
 ) -> None:
     """Train, measure, report; an interrupted run continues where it stopped.
 
-    Example: lobes run study.toml --set iap.controls=20
+    Example: lobes run study.toml --controls 100
     """
+    settings = _with_controls(settings, controls)
     _run_stages(_study(study, settings, output), ("train", "iap", "report"), fresh, as_json, quiet)
 
 
@@ -105,6 +115,7 @@ def iap(
         ),
     ] = None,
     settings: Settings = None,
+    controls: Controls = None,
     output: Output = None,
     fresh: Fresh = False,
     as_json: Json = False,
@@ -115,7 +126,7 @@ def iap(
 
     Example: lobes iap study.toml --model runs/first/model
     """
-    chosen = _study(study, settings, output)
+    chosen = _study(study, _with_controls(settings, controls), output)
     if model is not None:
         from lobes.study.config import with_trained_model
 
@@ -292,6 +303,10 @@ def report(
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
+
+
+def _with_controls(settings: list[str] | None, controls: int | None) -> list[str] | None:
+    return settings if controls is None else [*(settings or ()), f"iap.controls={controls}"]
 
 
 def _study(
