@@ -221,7 +221,9 @@ def _spread(content: Results, score: RunsScore) -> list[str]:
         f"{_percent(high)} ({names[values.index(high)]})"
     )
     share = score.estimate.from_runs
-    if math.isfinite(share):
+    if share >= 0.995:
+        text += "; nearly all of the variance of the mean is between the runs"
+    elif math.isfinite(share):
         text += (
             f"; the runs make {words.fixed(100 * share, 0)}{words.GAP}% of the variance of the "
             f"mean, the validation examples the rest"
