@@ -45,7 +45,7 @@ demo: setup
 test: setup assets
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
-# what takes minutes: the other half of the architectures, and the statistics with many studies
+# what takes minutes: most architectures, compiled training, the statistics with many studies
 test-slow: setup assets
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m slow
 

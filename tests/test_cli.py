@@ -626,7 +626,7 @@ def test_progress_on_a_terminal_only(study, tmp_path, capsys):
 
 
 def test_a_training_on_a_terminal_says_how_it_goes(study, tmp_path):
-    settings = ("--set", "iat.delta=0.5", "--set", "training.steps=40")
+    settings = ("--set", "iat.delta=0.5", "--set", "training.steps=150")
     shown = _on_terminal("train", study, *settings, "--output", tmp_path / "new")
     for words in ("before IAT; loss ", "IAT phase; loss ", "learning rate ", " examples/s"):
         assert words in shown

@@ -218,6 +218,7 @@ COMPILED = """
 """
 
 
+@pytest.mark.slow
 def test_a_run_in_bf16_and_compiled_trains_the_same_rows(tmp_path: Path) -> None:
     """Without the types checked: dynamo does not look into what does that."""
     done = run(COMPILED, str(tmp_path))

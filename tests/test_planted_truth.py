@@ -112,6 +112,7 @@ def null_p_values(cases: int) -> np.ndarray:
     return np.array(p_values)
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_where_nothing_is_planted():
     p_values = null_p_values(200)
     for p in p_values.T:
