@@ -14,13 +14,15 @@ from lobes.errors import ConfigError
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
 calibration = pytest.importorskip("calibration")
 
+SLOW = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
 
 def within(share, expected, trials):
     """Whether a share of independent trials is one that chance allows (two-sided p > 1e-4)."""
     return stats.binomtest(round(share * trials), trials, expected).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("studies", [100, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("studies", [100, pytest.param(2000, marks=SLOW)])
 def test_p_is_uniform_without_specialisation(studies):
     for seed, simulation in enumerate(calibration.NULL.values()):
         means, _ = calibration.p_values(simulation, studies, seed + 100)
@@ -30,7 +32,7 @@ def test_p_is_uniform_without_specialisation(studies):
             assert within(np.mean(means <= level + 1e-9), allowed, studies)
 
 
-@pytest.mark.parametrize("studies", [200, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("studies", [200, pytest.param(2000, marks=SLOW)])
 def test_intervals_hold_the_truth_as_often_as_they_say(studies):
     simulation = Simulation(tasks=3, examples=300, controls=0, specialization=0.3)
     hits = calibration.coverage(simulation, studies, seed=7)
@@ -39,7 +41,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(studies):
     assert hits.min() > 0.9
 
 
-@pytest.mark.parametrize("studies", [60, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("studies", [60, pytest.param(1500, marks=SLOW)])
 def test_intervals_over_runs_hold_the_truth_where_percentiles_do_not(studies):
     simulation = Simulation(tasks=3, examples=300, controls=0, specialization=0.3)
     ours, percentiles = calibration.coverage_over_runs(simulation, 3, 0.2, studies, seed=8)
