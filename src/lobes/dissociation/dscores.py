@@ -97,7 +97,7 @@ class DScore:
     @property
     def control_means(self) -> Float[np.ndarray, " replicates"]:
         """Each control replicate's mean over the tasks that `mean` is over."""
-        return _mean_where(np.isfinite(self.values), self.control_values)
+        return mean_where(np.isfinite(self.values), self.control_values)
 
     @property
     def standardized(self) -> Float[np.ndarray, " tasks"]:
@@ -125,9 +125,9 @@ def d_score(
     tasks have no score; they become part of the note.
     """
     defined = np.isfinite(values)
-    mean = _mean_where(defined, values[None])
+    mean = mean_where(defined, values[None])
     interval = percentile_interval(resampled, level)
-    mean_interval = percentile_interval(_mean_where(defined, resampled)[:, None], level)[0]
+    mean_interval = percentile_interval(mean_where(defined, resampled)[:, None], level)[0]
     sentences = list(reasons)
     if reasons and defined.any():
         sentences.append(f"The mean is over the remaining {plural(int(defined.sum()), 'task')}.")
@@ -137,8 +137,8 @@ def d_score(
             f"interval."
         )
     compared = np.where(defined, compared, np.nan)
-    compared_mean = _mean_where(defined, compared[None])
-    mean_p = p_against_controls(compared_mean, _mean_where(defined, controls)[:, None])[0]
+    compared_mean = mean_where(defined, compared[None])
+    mean_p = p_against_controls(compared_mean, mean_where(defined, controls)[:, None])[0]
     return DScore(
         name=name,
         values=values,
@@ -258,7 +258,7 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _mean_where(
+def mean_where(
     chosen: np.ndarray, values: Float[np.ndarray, "... tasks"]
 ) -> Float[np.ndarray, "..."]:
     """The mean over the chosen tasks (the last axis); NaN if none is chosen."""

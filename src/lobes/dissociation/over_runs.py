@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from lobes.dissociation.dscores import FORMULAS, DScoreName
+from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where
 from lobes.dissociation.matrix import LesionMatrix
 from lobes.dissociation.statistics import holm, p_against_controls
 from lobes.errors import ConfigError
@@ -117,13 +117,13 @@ def dissociation_over_runs(
         defined = np.isfinite(values).all(axis=0)
         some = np.array([formula(matrix, base) for base, matrix in drawn])
         estimates = tuple(_estimate(values[:, j], some[:, :, j], level) for j in range(len(tasks)))
-        means = _mean_where(defined, values)
+        means = mean_where(defined, values)
         n_controls = min(len(score.control_values) for score in scores)
         controls = np.mean(
-            [_mean_where(defined, score.control_values[:n_controls]) for score in scores], axis=0
+            [mean_where(defined, score.control_values[:n_controls]) for score in scores], axis=0
         )
-        mean = _estimate(means, _mean_where(defined, some), level)
-        compared = np.mean([_mean_where(defined, score.compared[None])[0] for score in scores])
+        mean = _estimate(means, mean_where(defined, some), level)
+        compared = np.mean([mean_where(defined, score.compared[None])[0] for score in scores])
         p = p_against_controls(np.array([compared]), controls[:, None])[0]
         found[name] = RunsDScore(name, values, means, estimates, mean, controls, float(p))
     return RunsDissociation(
@@ -211,11 +211,3 @@ def _pairs(
         )
         for (i, j), both, p in zip(pairs, effects, corrected, strict=True)
     )
-
-
-def _mean_where(
-    chosen: np.ndarray, values: Float[np.ndarray, "... tasks"]
-) -> Float[np.ndarray, "..."]:
-    if not chosen.any():
-        return np.full(values.shape[:-1], np.nan)
-    return values[..., chosen].mean(axis=-1)
