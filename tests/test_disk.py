@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lobes import disk
 from lobes.errors import DataError, RunError
-from lobes.study import disk
 
 
 def names(folder):

@@ -10,8 +10,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from lobes.disk import disk_faults, writing
 from lobes.errors import ConfigError, DataError, RunError
-from lobes.study.disk import disk_faults, writing
 from lobes.tasks.ag_pair import LABELS, Pairs, ag_pairs
 from lobes.tasks.columns import check_label_values, check_texts, listed, read_columns
 from lobes.tasks.formats import header_of, read_cells, read_rows

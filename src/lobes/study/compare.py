@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from lobes.discovery import find_heads
+from lobes.disk import plain
 from lobes.iap import IapSettings, check_lesions, lesion_matrix
 from lobes.modeling import MultiTaskModel
 from lobes.report.comparison import read_comparison, render
 from lobes.seeds import summarize_comparison
 from lobes.study.config import StudyConfig
-from lobes.study.disk import plain
 from lobes.study.measurements import Arrays, Measurements
 from lobes.study.methods import Progress, SeedRun, Trained, forget, with_defaults
 from lobes.study.probe import pooled_features, probe

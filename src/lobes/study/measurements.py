@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lobes.study.disk import fingerprint, first_line, writing
+from lobes.disk import fingerprint, first_line, writing
 
 logger = logging.getLogger("lobes")
 

@@ -31,13 +31,13 @@ import torch
 from jaxtyping import Float
 from transformers import TrainerCallback
 
+from lobes.disk import disk_faults, remove
 from lobes.errors import ConfigError
 from lobes.evaluation import evaluate
 from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.saved import ENCODER
 from lobes.precision import resolve_precision
 from lobes.study.config import StudyConfig
-from lobes.study.disk import disk_faults, remove
 from lobes.study.splits import hold_out
 from lobes.study.subject import new_model
 from lobes.study.tables import CompareConfig, IatConfig

@@ -8,12 +8,12 @@ import transformers
 from torch import nn
 
 from lobes.discovery import find_heads
+from lobes.disk import read_json
 from lobes.errors import ModelError, RunError
 from lobes.heads import HeadLayout
 from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.pretrained import load_config, load_model
 from lobes.pruning.cutting import tried_out
-from lobes.study.disk import read_json
 from lobes.study.store import SCHEMA
 
 

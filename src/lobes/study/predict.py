@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from scipy.special import expit, softmax
 
+from lobes.disk import disk_faults, writing
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.evaluation import predict_logits, predictions_of
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel, is_saved_model, load_task_model
 from lobes.precision import resolve_precision
 from lobes.study.config import StudyConfig
-from lobes.study.disk import disk_faults, writing
 from lobes.study.run import given_model
 from lobes.study.store import stored_study
 from lobes.study.subject import load_tasks

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
+from lobes.disk import disk_faults, read_json, writing_folder
 from lobes.errors import ModelError, RunError
 from lobes.heads import HeadLayout, HeadSet
 from lobes.modeling import MultiTaskModel
@@ -24,7 +25,6 @@ from lobes.modeling.pretrained import load_config, quiet
 from lobes.pruning import prune
 from lobes.pruning.compare import tensors
 from lobes.study.choice import Choice
-from lobes.study.disk import disk_faults, read_json, writing_folder
 from lobes.study.models import open_model
 from lobes.study.speed import compare_speed, timing_inputs
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from lobes.disk import disk_faults, read_json, to_json, writing
 from lobes.report import comparison, html, transfer
 from lobes.report import runs as several
 from lobes.report.examples import examples_of
@@ -13,7 +14,6 @@ from lobes.report.listing import Shown
 from lobes.report.page import write_page
 from lobes.report.source import read_results
 from lobes.report.view import view
-from lobes.study.disk import disk_faults, read_json, to_json, writing
 from lobes.study.several import runs_results
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lobes import __version__
+from lobes.disk import first_line, plain
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.dscores import FORMULAS
 from lobes.dissociation.matrix import Sampled
@@ -28,7 +29,6 @@ from lobes.errors import ConfigError, RunError
 from lobes.heads import HeadScores, HeadSet
 from lobes.metrics import get_metric
 from lobes.report.source import damage_named, read_results
-from lobes.study.disk import first_line, plain
 
 SCHEMA = {"schema": "lobes-runs", "version": 1}
 

@@ -28,9 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from lobes.errors import ConfigError, RunError
-from lobes.study.config import StudyConfig, differences
-from lobes.study.disk import (
+from lobes.disk import (
     TEMPORARY,
     disk_faults,
     read_folder,
@@ -41,6 +39,8 @@ from lobes.study.disk import (
     writing,
     writing_folder,
 )
+from lobes.errors import ConfigError, RunError
+from lobes.study.config import StudyConfig, differences
 from lobes.study.measurements import Measurements
 
 try:

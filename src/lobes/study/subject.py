@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from lobes.disk import fingerprint
 from lobes.errors import DataError
 from lobes.iap import IapSettings
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.study.config import StudyConfig
-from lobes.study.disk import fingerprint
 from lobes.tasks.sources import load_task
 from lobes.tasks.task import Task
 from lobes.texts import digest

@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from lobes.disk import disk_faults, first_line, plain, read_json, to_json, writing
 from lobes.errors import ConfigError
 from lobes.modeling import MultiTaskModel
 from lobes.study.config import StudyConfig
-from lobes.study.disk import disk_faults, first_line, plain, read_json, to_json, writing
 from lobes.study.store import SECONDS, RunFolder
 from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
