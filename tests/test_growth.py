@@ -97,6 +97,9 @@ def test_before_the_training_probes_stand_in_for_classifiers(grown):
     assert np.allclose(np.array(change["values"], float), after - before, equal_nan=True)
     low, high = change["mean_interval"]
     assert low <= change["mean"] <= high
+    for point in results["growth"]["points"]:
+        found = point["dissociation"]["column"]
+        assert found["shared_interval"] == found["mean_interval"]  # every task has a D-score
 
 
 def test_agreement_is_with_the_exact_rise_of_the_loss(grown):

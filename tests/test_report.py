@@ -344,6 +344,19 @@ def test_sentences_of_a_planted_study():
     assert findings(results).caveats == ()
 
 
+def test_a_mean_over_other_tasks_than_the_headline_names_them():
+    results = fake_results(controls=23)
+    names = [task["name"] for task in results["tasks"]]
+    small, _, large = results["fractions"]
+    small["dissociation"]["column"]["values"][0] = None
+    large["dissociation"]["row"]["values"][1] = None
+    _, others, *_, fractions = spaced(findings(results).sentences)
+    assert re.search(rf"row [^,]*, over {names[0]} and {names[2]} and relative \+[^,]*\.$", others)
+    first, second = fractions.split("; ")
+    assert first.endswith(f"at 10 % of the heads, p = 0.042, over {names[1]} and {names[2]}")
+    assert "over" not in second
+
+
 def test_sentences_count_controls_tasks_and_pairs():
     results = fake_results(controls=23)
     entry = results["fractions"][-1]

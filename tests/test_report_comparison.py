@@ -229,6 +229,17 @@ def test_specialisation_speaks_of_the_largest_fraction_and_of_column():
     )
 
 
+def test_differences_over_other_tasks_than_the_headline_name_them():
+    comparison = fake_comparison()
+    names = [task["name"] for task in comparison["tasks"]]
+    for each in comparison["summary"]["d_scores"]:
+        if (each["fraction"], each["definition"]) in ((0.3, "relative"), (0.1, "column")):
+            each["difference"]["tasks"][0]["mean"] = None
+    *_, others, rest = spaced(specialisation(comparison).sentences)
+    assert others.endswith(f", over {names[1]} and {names[2]}.")
+    assert rest.endswith(f", over {names[1]} and {names[2]} at 10 % of the heads.")
+
+
 def test_specialisation_names_the_tasks_it_leaves_out():
     comparison = fake_comparison()
     for entry in comparison["d_scores"]:

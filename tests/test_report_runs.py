@@ -115,6 +115,17 @@ def test_sentences_speak_of_the_largest_fraction_and_of_column():
     assert "at 10 % of the heads" in rest
 
 
+def test_means_over_other_tasks_than_the_headline_name_them():
+    content = fake_runs()
+    names = [task["name"] for task in content["tasks"]]
+    small, large = content["fractions"]
+    small["dissociation"]["column"]["tasks"][0]["mean"] = None
+    large["dissociation"]["relative"]["tasks"][1]["mean"] = None
+    sentences = spaced(runs_findings(content).sentences)
+    assert sentences[2].endswith(f", over {names[0]} and {names[2]}.")
+    assert sentences[-1].endswith(f", over {names[1]} and {names[2]}.")
+
+
 def test_tasks_and_pairs_that_stand_out_are_named():
     content = fake_runs()
     entry = content["fractions"][-1]

@@ -296,6 +296,29 @@ def test_growth_in_words(change, interval, said):
     assert said in view(results).growth.sentence
 
 
+def test_growth_compares_the_same_tasks_at_both_ends():
+    results = fake_results(tasks=3, controls=23, extended=True)
+    first, middle, _, last = (p["dissociation"]["column"] for p in results["growth"]["points"])
+    first.update(values=[-18.8, None, 4.0], mean=-7.4, shared_interval=[-21.0, -17.0])
+    middle.update(values=[-9.0, 2.0, None], mean=-3.5, shared_interval=None)
+    last.update(values=[-21.1, 10.0, None], mean=-5.55, shared_interval=[-23.0, -19.0])
+    change = results["growth"]["change"]["column"]
+    change.update(values=[-2.3, None, None], mean=-2.3, mean_interval=[-4.0, -1.0])
+    grown = view(results).growth
+    names = [task["name"] for task in results["tasks"]]
+    assert "fell from −18.8 % at step 0 to −21.1 % at step 300: a change of −2.3" in grown.sentence
+    assert grown.sentence.endswith(
+        f"The means leave out {names[1]} and {names[2]}, without a D-score at one of the two steps."
+    )
+    assert [row[2:4] for row in grown.tables[0].rows][:2] == [
+        ("−18.8", "−21.0 to −17.0"),
+        ("−9.0", "–"),
+    ]
+    sure = claims_of(results)["growth"].sure
+    assert sure.startswith("−18.8 %")
+    assert sure.endswith(f"without {names[1]} and {names[2]}")
+
+
 def test_stability_is_found_by_the_name_of_its_task():
     results = fake_results(tasks=3, controls=23, extended=True)
     for point in results["growth"]["points"]:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 
+from lobes.dissociation.dscores import mean_where, shared_tasks
 from lobes.dissociation.statistics import TIE, holm
 from lobes.errors import ConfigError
 
@@ -143,8 +144,8 @@ def _d_score_summary(entry: Mapping[str, Any], level: float) -> dict[str, Any]:
     that has none in some seed of either method, so that the same tasks stand on both sides.
     """
     multi, iat = (np.array(entry[method], dtype=np.float64) for method in ("multi", "iat"))
-    defined = np.flatnonzero(np.isfinite(multi + iat).all(axis=0))
-    means = [_mean_over(defined, values) for values in (multi, iat)]
+    defined = shared_tasks(multi, iat)
+    means = [mean_where(defined, values) for values in (multi, iat)]
     return {
         "fraction": entry["fraction"],
         "definition": entry["definition"],
@@ -186,13 +187,6 @@ def _each_difference(
     return [
         {**each.to_dict(), "p_holm": _defined(p)} for each, p in zip(found, corrected, strict=True)
     ]
-
-
-def _mean_over(
-    tasks: Int[np.ndarray, " chosen"], values: Float[np.ndarray, "seeds tasks"]
-) -> Float[np.ndarray, " seeds"]:
-    """The mean over the chosen tasks; NaN if none is chosen."""
-    return values[:, tasks].mean(axis=1) if tasks.size else np.full(len(values), np.nan)
 
 
 def _defined(value: float) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from lobes.dissociation.statistics import UNDEFINED_SHARE, p_against_controls, percentile_interval
 
@@ -258,10 +258,20 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def shared_tasks(*values: Float[np.ndarray, "... tasks"]) -> Bool[np.ndarray, " tasks"]:
+    """Return which tasks (the last axis) have a value in everything that is compared.
+
+    Means over tasks can be compared only over these: `mean_where` takes them.
+    """
+    n_tasks = np.shape(values[0])[-1]
+    defined = [np.isfinite(each).reshape(-1, n_tasks).all(axis=0) for each in values]
+    return np.all(defined, axis=0)
+
+
 def mean_where(
     chosen: np.ndarray, values: Float[np.ndarray, "... tasks"]
 ) -> Float[np.ndarray, "..."]:
     """The mean over the chosen tasks (the last axis); NaN if none is chosen."""
     if not chosen.any():
         return np.full(values.shape[:-1], np.nan)
-    return values[..., chosen].mean(axis=-1)
+    return np.asarray(values[..., chosen].mean(axis=-1))

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where
+from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where, shared_tasks
 from lobes.dissociation.matrix import LesionMatrix
 from lobes.dissociation.statistics import holm, p_against_controls
 from lobes.errors import ConfigError
@@ -114,7 +114,7 @@ def dissociation_over_runs(
     for name, formula in FORMULAS.items():
         scores = [getattr(each, name) for each in observed]
         values = np.array([score.values for score in scores])
-        defined = np.isfinite(values).all(axis=0)
+        defined = shared_tasks(values)
         some = np.array([formula(matrix, base) for base, matrix in drawn])
         estimates = tuple(_estimate(values[:, j], some[:, :, j], level) for j in range(len(tasks)))
         means = mean_where(defined, values)

@@ -29,6 +29,7 @@ from lobes.report.findings import (
     Findings,
     Results,
     near_chance,
+    over_others,
     some,
 )
 
@@ -249,14 +250,14 @@ def _specialisation_sentences(
         *_task_by_task(comparison, entry["difference"]["tasks"], "the D-score"),
     ]
     others = [
-        f"{name} {_briefly(by_definition[name])}"
+        f"{name} {_briefly(comparison, by_definition[name], entry)}"
         for name in DEFINITIONS
         if name != HEADLINE and name in by_definition
     ]
     if others:
         sentences.append(f"By the other definitions the difference is: {words.listing(others)}.")
     rest = [
-        f"{_briefly(other)} at {_of_heads(other)}"
+        f"{_briefly(comparison, other, entry)} at {_of_heads(other)}"
         for other in sorted(entries, key=lambda other: other["fraction"])
         if other["definition"] == HEADLINE and other is not entry
     ]
@@ -285,7 +286,11 @@ def _of_heads(entry: Results) -> str:
     return f"{words.percent(words.number(entry['fraction']))} of the heads"
 
 
-def _briefly(entry: Results) -> str:
+def _briefly(comparison: Results, entry: Results, headline: Results) -> str:
     found = Difference.of(entry["difference"]["mean"])
     tail = f" ({words.p_equals(found.p)})" if math.isfinite(found.p) else ""
-    return f"{words.points(found.mean)}{tail}"
+    names = [task["name"] for task in comparison["tasks"]]
+    values, expected = (
+        [task["mean"] for task in each["difference"]["tasks"]] for each in (entry, headline)
+    )
+    return f"{words.points(found.mean)}{tail}{over_others(names, values, expected)}"

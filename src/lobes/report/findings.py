@@ -219,7 +219,7 @@ def _sentences(results: Results) -> list[str]:
         return [f"At {size_of(entry)} the column D-score is undefined. {score.note}".strip()]
     return [
         _main(results, entry, score),
-        *_others(entry),
+        *_others(results, entry),
         *_tasks_alone(results, entry),
         *_pairs(entry),
         *_fractions(results, entry),
@@ -259,7 +259,7 @@ def _level(results: Results) -> str:
     return words.percent(level if math.isfinite(level) else 0.95)
 
 
-def _others(entry: Results) -> list[str]:
+def _others(results: Results, entry: Results) -> list[str]:
     parts = []
     for definition in DEFINITIONS[1:]:
         score = model_score(entry, definition)
@@ -267,8 +267,19 @@ def _others(entry: Results) -> list[str]:
             parts.append(f"{definition} is undefined")
         else:
             tail = f" ({words.p_equals(score.p)})" if math.isfinite(score.p) else ""
-            parts.append(f"{definition} {words.points(score.mean)}{words.GAP}%{tail}")
+            over = _over_others(results, entry, definition, entry)
+            parts.append(f"{definition} {words.points(score.mean)}{words.GAP}%{tail}{over}")
     return [f"By the other two definitions: {words.listing(parts)}."]
+
+
+def _over_others(results: Results, entry: Results, definition: str, headline: Results) -> str:
+    """Names the tasks of a D-score that the headline's is not over."""
+    names = [task["name"] for task in results["tasks"]]
+    values, expected = (
+        each["dissociation"][name]["values"]
+        for each, name in ((entry, definition), (headline, HEADLINE))
+    )
+    return over_others(names, values, expected)
 
 
 def _tasks_alone(results: Results, entry: Results) -> list[str]:
@@ -308,6 +319,22 @@ def _is_double(pair: Results) -> bool:
     return bool(pair["double_dissociation"])
 
 
+def over_others(names: Sequence[str], values: Sequence[object], headline: Sequence[object]) -> str:
+    """`, over a and b` where a mean over tasks is not over those of the headline's; or nothing.
+
+    `values` and `headline` are the tasks' own values, as they stand in `results.json`.
+    """
+    defined, expected = (
+        [
+            name
+            for name, value in zip(names, each, strict=True)
+            if math.isfinite(words.number(value))
+        ]
+        for each in (values, headline)
+    )
+    return f", over {some(defined)}" if defined and defined != expected else ""
+
+
 def some(items: Sequence[str], most: int = 6) -> str:
     """A listing that stops after `most` items and says how many it leaves out."""
     if len(items) <= most:
@@ -324,7 +351,8 @@ def _fractions(results: Results, headline: Results) -> list[str]:
             continue
         tail = f", {words.p_equals(score.p)}" if math.isfinite(score.p) else ""
         size = words.percent(words.number(entry["fraction"]))
-        parts.append(f"{words.points(score.mean)}{words.GAP}% at {size} of the heads{tail}")
+        over = _over_others(results, entry, HEADLINE, headline)
+        parts.append(f"{words.points(score.mean)}{words.GAP}% at {size} of the heads{tail}{over}")
     return [f"At the other fractions the {HEADLINE} D-score is {'; '.join(parts)}."] * bool(parts)
 
 

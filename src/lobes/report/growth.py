@@ -1,16 +1,21 @@
 """How specialisation grows over the training: checkpoints from step 0 to the end.
 
 At step 0, before multi-task training, linear probes stand in for the classifiers. The change is
-the last checkpoint minus the first, on the same validation examples (paired bootstrap).
+the last checkpoint minus the first, on the same validation examples (paired bootstrap). Every mean
+over tasks is over those with a D-score at the first and at the last checkpoint.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Bool
+
+from lobes.dissociation.dscores import mean_where, shared_tasks
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart, in_words
-from lobes.report.findings import DEFINITIONS, HEADLINE, Answer, Results
+from lobes.report.findings import DEFINITIONS, HEADLINE, Answer, Results, some
 from lobes.report.tabular import Table
 
 
@@ -27,7 +32,10 @@ class Growth:
 
 @dataclass(frozen=True)
 class Change:
-    """A D-score at the first and the last checkpoint and its change; nan = undefined."""
+    """A D-score at the first and the last checkpoint and its change; nan = undefined.
+
+    `left_out` are the tasks without a D-score at one of the two.
+    """
 
     first_step: str
     last_step: str
@@ -36,6 +44,7 @@ class Change:
     change: float
     low: float
     high: float
+    left_out: tuple[str, ...]
 
 
 def growth(results: Results) -> Growth | None:
@@ -43,7 +52,7 @@ def growth(results: Results) -> Growth | None:
     found = results.get("growth")
     if not found or not found["points"]:
         return None
-    points = sorted(found["points"], key=lambda point: point["step"])
+    points = _points(found)
     names = [task["name"] for task in results["tasks"]]
     return Growth(
         sentence=_sentence(change_of(results)),
@@ -59,17 +68,21 @@ def change_of(results: Results, definition: str = HEADLINE) -> Change | None:
     found = results.get("growth")
     if not found or len(found["points"]) < 2 or not found.get("change"):
         return None
-    points = sorted(found["points"], key=lambda point: point["step"])
+    points = _points(found)
     change = found["change"][definition]
     low, high = (words.number(end) for end in change["mean_interval"] or (None, None))
+    first, last = (scores[0] for scores in _means([points[0], points[-1]], definition))
+    shared = _shared(points, definition)
+    names = [task["name"] for task in results["tasks"]]
     return Change(
         first_step=words.thousands(points[0]["step"]),
         last_step=words.thousands(points[-1]["step"]),
-        first=_mean_d(points[0], definition)[0],
-        last=_mean_d(points[-1], definition)[0],
+        first=first,
+        last=last,
         change=words.number(change["mean"]),
         low=low,
         high=high,
+        left_out=tuple(name for name, kept in zip(names, shared, strict=True) if not kept),
     )
 
 
@@ -88,6 +101,7 @@ def verdict(results: Results) -> tuple[Answer, str, str] | None:
         f"{words.points(change.first)} % at step {change.first_step}, "
         f"{words.points(change.last)} % at step {change.last_step}: {words.points(change.change)} "
         f"(interval {words.interval(change.low, change.high)}, paired bootstrap)"
+        f"{f', without {some(change.left_out)}' if change.left_out else ''}"
     )
     if change.low > 0:
         return "yes", "Yes: the D-score is larger than before multi-task training.", sure
@@ -106,22 +120,58 @@ def _sentence(change: Change | None) -> str:
         f"{change.first_step} to {words.points(change.last)} % at step {change.last_step}: a "
         f"change of {words.points(change.change)} (interval {span})"
     )
-    if change.low > 0 or change.high < 0:
-        return text + "."
-    return text + ", which the validation examples cannot tell from no change."
+    if change.low <= 0 <= change.high:
+        text += ", which the validation examples cannot tell from no change"
+    if change.left_out:
+        text += (
+            f". The means leave out {some(change.left_out)}, without a D-score at one of the two "
+            f"steps"
+        )
+    return text + "."
 
 
-def _mean_d(point: Results, definition: str = HEADLINE) -> tuple[float, float, float]:
-    """The model's D-score at a checkpoint, and its interval."""
+def _points(found: Results) -> list[Results]:
+    return sorted(found["points"], key=lambda point: point["step"])
+
+
+def _values(point: Results, definition: str) -> np.ndarray:
+    """Each task's D-score at a checkpoint, nan = undefined; [tasks]."""
     found = (point.get("dissociation") or {}).get(definition)
-    if not found:
-        return math.nan, math.nan, math.nan
-    low, high = found["mean_interval"] or (None, None)
-    return words.number(found["mean"]), words.number(low), words.number(high)
+    values = found["values"] if found else [None] * len(point["base"])
+    return np.array([words.number(value) for value in values])
+
+
+def _shared(points: Sequence[Results], definition: str) -> Bool[np.ndarray, " tasks"]:
+    """Which tasks have a D-score at the first and at the last checkpoint."""
+    return shared_tasks(_values(points[0], definition), _values(points[-1], definition))
+
+
+def _means(
+    points: Sequence[Results], definition: str = HEADLINE
+) -> list[tuple[float, float, float]]:
+    """The model's D-score at each checkpoint with its interval, all over the same tasks."""
+    shared = _shared(points, definition)
+    return [
+        (
+            float(mean_where(shared, _values(point, definition))),
+            *_interval(point, definition, shared),
+        )
+        for point in points
+    ]
+
+
+def _interval(
+    point: Results, definition: str, shared: Bool[np.ndarray, " tasks"]
+) -> tuple[float, float]:
+    """That of the mean over the shared tasks; nan where the results do not have it."""
+    found = (point.get("dissociation") or {}).get(definition) or {}
+    is_own = (np.isfinite(_values(point, definition)) == shared).all()
+    low, high = found.get("mean_interval" if is_own else "shared_interval") or (None, None)
+    return words.number(low), words.number(high)
 
 
 def _d_chart(points: Sequence[Results]) -> Chart | None:
-    values = [_mean_d(point) for point in points]
+    values = _means(points)
     shown = Points(
         "own",
         "D-score",
@@ -168,11 +218,11 @@ def _stability(point: Results, name: str) -> float:
 
 
 def _d_table(points: Sequence[Results]) -> Table:
+    by_definition = [_means(points, definition) for definition in DEFINITIONS]
     rows = []
-    for point in points:
+    for point, *found in zip(points, *by_definition, strict=True):
         cells = []
-        for definition in DEFINITIONS:
-            value, low, high = _mean_d(point, definition)
+        for value, low, high in found:
             cells += [words.points(value), words.interval(low, high)]
         rows.append((words.thousands(point["step"]), str(point["classifiers"]), *cells))
     header: tuple[str, ...] = ("Step", "Classifiers")

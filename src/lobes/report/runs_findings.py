@@ -21,6 +21,7 @@ from lobes.report.findings import (
     controls_of,
     largest,
     near_chance,
+    over_others,
     size_of,
     smallest_p,
     some,
@@ -179,7 +180,7 @@ def _sentences(content: Results) -> list[str]:
     return [
         _main(content, entry, score),
         *_spread(content, score),
-        _others(entry),
+        _others(content, entry),
         *_tasks_alone(content, entry),
         *_pairs(entry),
         *_fractions(content, entry),
@@ -231,7 +232,17 @@ def _spread(content: Results, score: RunsScore) -> list[str]:
     return [f"{text}."]
 
 
-def _others(entry: Results) -> str:
+def _over_others(content: Results, entry: Results, definition: str, headline: Results) -> str:
+    """Names the tasks of a D-score that the headline's is not over."""
+    names = [task["name"] for task in content["tasks"]]
+    values, expected = (
+        [task["mean"] for task in each["dissociation"][name]["tasks"]]
+        for each, name in ((entry, definition), (headline, HEADLINE))
+    )
+    return over_others(names, values, expected)
+
+
+def _others(content: Results, entry: Results) -> str:
     parts = []
     for definition in DEFINITIONS[1:]:
         score = score_of(entry, definition)
@@ -239,7 +250,8 @@ def _others(entry: Results) -> str:
             parts.append(f"{definition} is undefined")
             continue
         tail = f" ({words.p_equals(score.p)})" if math.isfinite(score.p) else ""
-        parts.append(f"{definition} {_percent(score.estimate.mean)}{tail}")
+        over = _over_others(content, entry, definition, entry)
+        parts.append(f"{definition} {_percent(score.estimate.mean)}{tail}{over}")
     return f"By the other two definitions: {words.listing(parts)}."
 
 
@@ -281,7 +293,8 @@ def _fractions(content: Results, headline: Results) -> list[str]:
             continue
         score = score_of(entry)
         tail = f", {words.p_equals(score.p)}" if math.isfinite(score.p) else ""
-        parts.append(f"{_percent(score.estimate.mean)} at {size_of(entry)}{tail}")
+        over = _over_others(content, entry, HEADLINE, headline)
+        parts.append(f"{_percent(score.estimate.mean)} at {size_of(entry)}{tail}{over}")
     return [f"At the other fractions the {HEADLINE} D-score is {'; '.join(parts)}."] * bool(parts)
 
 

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from transformers import TrainerCallback
 
-from lobes.dissociation import LesionMatrix
-from lobes.dissociation.dscores import FORMULAS
+from lobes.dissociation import Dissociation, LesionMatrix
+from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where, shared_tasks
 from lobes.dissociation.similarity import importance_correlation
 from lobes.dissociation.statistics import percentile_interval
 from lobes.iap import lesion_matrix
@@ -80,16 +80,23 @@ def measure_growth(
     for step in steps:
         model = _model(study, folder.path, tasks, step, precision).to(device)
         matrices.append(_measured(study, folder, model, tasks, fraction, precision, step, progress))
+    found = [_dissociation(study, matrix, fraction) for matrix in (*matrices, last)]
+    shared = {
+        name: shared_tasks(*(getattr(each, name).values for each in (found[0], found[-1])))
+        for name in FORMULAS
+    }
     points = [
-        _point(study, matrix, last, fraction, step)
-        for matrix, step in zip([*matrices, last], [*steps, training["steps"]], strict=True)
+        _point(study, matrix, last, scores, shared, step)
+        for matrix, scores, step in zip(
+            (*matrices, last), found, (*steps, training["steps"]), strict=True
+        )
     ]
     for step in steps[1:]:
         folder.remove_model(_name(step))
     return {
         "fraction": fraction,
         "points": points,
-        "change": _change(study, matrices[0], last, fraction),
+        "change": _change(study, (matrices[0], last), (found[0], found[-1])),
     }
 
 
@@ -154,27 +161,43 @@ def _measured(
     )
 
 
-def _point(
-    study: StudyConfig, matrix: LesionMatrix, last: LesionMatrix, fraction: float, step: int
-) -> dict[str, Any]:
-    """What is kept of one step."""
-    found = matrix.dissociation(
+def _dissociation(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> Dissociation:
+    return matrix.dissociation(
         fraction, resamples=study.iap.resamples, seed=study.iap_seed, level=study.iap.level
     )
+
+
+def _point(
+    study: StudyConfig,
+    matrix: LesionMatrix,
+    last: LesionMatrix,
+    found: Dissociation,
+    shared: Mapping[DScoreName, np.ndarray],
+    step: int,
+) -> dict[str, Any]:
+    """What is kept of one step.
+
+    `shared` says by definition which tasks have a D-score at both ends: over the same tasks at
+    every step, "shared_interval" is the interval of their mean.
+    """
+    base, matrices = matrix.resampled(found.fraction, study.iap.resamples, study.iap_seed)
     return {
         "step": step,
         "classifiers": "trained" if step else "probe",
         "base": matrix.base,
-        "scores": matrix.scores(fraction),
+        "scores": matrix.scores(found.fraction),
         "dissociation": {
             name: {
                 "values": score.values,
                 "interval": score.interval,
                 "mean": score.mean,
                 "mean_interval": score.mean_interval,
+                "shared_interval": percentile_interval(
+                    mean_where(shared[name], formula(matrices, base))[:, None], study.iap.level
+                )[0],
                 "note": score.note,
             }
-            for name in FORMULAS
+            for name, formula in FORMULAS.items()
             for score in [getattr(found, name)]
         },
         "importance": [
@@ -188,27 +211,32 @@ def _point(
 
 
 def _change(
-    study: StudyConfig, first: LesionMatrix, last: LesionMatrix, fraction: float
+    study: StudyConfig,
+    ends: tuple[LesionMatrix, LesionMatrix],
+    observed: tuple[Dissociation, Dissociation],
 ) -> dict[str, Any]:
-    """The D-scores at the end minus those at step 0, on the same resampled examples."""
-    settings = (fraction, study.iap.resamples, study.iap_seed)
-    (base_0, scores_0), (base_1, scores_1) = first.resampled(*settings), last.resampled(*settings)
-    observed = [
-        matrix.dissociation(fraction, resamples=1, seed=study.iap_seed) for matrix in (first, last)
-    ]
+    """The D-scores at the end minus those at step 0, on the same resampled examples.
+
+    Means are over the tasks with a D-score at both ends.
+    """
+    (base_0, scores_0), (base_1, scores_1) = (
+        matrix.resampled(observed[0].fraction, study.iap.resamples, study.iap_seed)
+        for matrix in ends
+    )
     found: dict[str, Any] = {}
     for name, formula in FORMULAS.items():
         before, after = (getattr(each, name).values for each in observed)
         values: Float[np.ndarray, " tasks"] = after - before
         drawn = formula(scores_1, base_1) - formula(scores_0, base_0)
-        defined = np.isfinite(values)
-        some = drawn[:, defined].mean(axis=1) if defined.any() else np.full(len(drawn), np.nan)
+        defined = shared_tasks(before, after)
         found[name] = {
             "values": values,
             "interval": np.where(
                 defined[:, None], percentile_interval(drawn, study.iap.level), np.nan
             ),
-            "mean": float(values[defined].mean()) if defined.any() else float("nan"),
-            "mean_interval": percentile_interval(some[:, None], study.iap.level)[0],
+            "mean": float(mean_where(defined, values)),
+            "mean_interval": percentile_interval(
+                mean_where(defined, drawn)[:, None], study.iap.level
+            )[0],
         }
     return found
