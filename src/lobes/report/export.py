@@ -15,7 +15,7 @@ from types import ModuleType
 from lobes.errors import ConfigError, RunError
 from lobes.report.listing import Shown, figures_of, tables_of
 from lobes.report.svg import drawing
-from lobes.report.tabular import Row, Table
+from lobes.report.tabular import Row, Table, spreadsheet_cell
 from lobes.report.words import GAP, UNDEFINED
 
 DPI = 192  # two pixels for each of a figure's units, which are those of CSS: 96 to the inch
@@ -132,13 +132,15 @@ def to_csv(table: Table) -> str:
 
     A column of intervals becomes two, `… low` and `… high`; what is undefined is empty. A title
     that stands over several columns is put behind that of the column it belongs to: `First p`.
+    Text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     columns = [_plain_column(table, place) for place in range(len(table.header))]
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(_unique([name for names, _ in columns for name in names]))
+    header = _unique([name for names, _ in columns for name in names])
+    writer.writerow([spreadsheet_cell(name) for name in header])
     for line in zip(*(cells for _, cells in columns), strict=True):
-        writer.writerow([text for cell in line for text in cell])
+        writer.writerow([spreadsheet_cell(text) for cell in line for text in cell])
     return out.getvalue()
 
 

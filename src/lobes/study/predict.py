@@ -20,6 +20,7 @@ from lobes.evaluation import predict_logits, predictions_of
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel, is_saved_model, load_task_model
 from lobes.precision import resolve_precision
+from lobes.report.tabular import spreadsheet_cell
 from lobes.study.config import StudyConfig
 from lobes.study.run import given_model
 from lobes.study.store import stored_study
@@ -175,7 +176,8 @@ def _lines(
     """The lines of a TSV file: index, the label where it is known, prediction, probabilities.
 
     Several labels of one example are a JSON list, and each has a probability of its own. For
-    images the index is followed by the file.
+    images the index is followed by the file. Text that a spreadsheet would take for a formula gets
+    an apostrophe in front; the files for GLUE hold only GLUE's own label names and numbers.
     """
     names = None if spec.labels is None else [" ".join(label.split()) for label in spec.labels]
 
@@ -184,7 +186,7 @@ def _lines(
             return f"{value:.6g}"
         if spec.is_multi_label:
             return json.dumps([names[i] for i in np.flatnonzero(value)], ensure_ascii=False)
-        return names[value]
+        return spreadsheet_cell(names[value])
 
     header = ["index", *([] if examples.images is None else ["image"])]
     header += [*([] if examples.labels is None else ["label"]), "prediction"]
@@ -194,7 +196,7 @@ def _lines(
     for index, prediction in enumerate(predictions.tolist()):
         cells = [str(index)]
         if examples.images is not None:
-            cells.append(" ".join(examples.images[index].name.split()))
+            cells.append(spreadsheet_cell(" ".join(examples.images[index].name.split())))
         if examples.labels is not None:
             cells.append(shown(examples.labels[index]))
         cells.append(shown(prediction))
