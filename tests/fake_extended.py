@@ -84,10 +84,16 @@ def _agreement(entry: Results, rng: np.random.Generator) -> Results:
         [None if v is None else float(f"{2 * v + rng.normal(0, 0.003):.4g}") for v in row]
         for row in entry["values"]
     ]
+    spearman = round(float(rng.uniform(0.6, 0.9)), 4)
+    estimates = [("token", "none"), ("token", "layer"), ("sequence", "none"), ("sequence", "layer")]
     return {
         "task": entry["task"],
         "n_examples": 500,
-        "spearman": round(float(rng.uniform(0.6, 0.9)), 4),
+        "spearman": spearman,
+        "estimates": [
+            {"aggregate": a, "normalize": n, "spearman": round(spearman - 0.05 * place, 4)}
+            for place, (a, n) in enumerate(estimates)
+        ],
         "overlap": [{"fraction": p, "value": round(0.5 + p, 3)} for p in (0.1, 0.2, 0.3)],
         "values": values,
     }

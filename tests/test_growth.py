@@ -1,6 +1,7 @@
 """What a run measures beside its lesions: growth, agreement with exact importance, similarity."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from scipy import stats
 
 from lobes.ablation import ablate
-from lobes.dissociation.similarity import linear_cka
+from lobes.dissociation.similarity import importance_correlation, linear_cka
 from lobes.errors import ConfigError
 from lobes.heads import HeadScores, HeadSet
 from lobes.iap import lesion_matrix
@@ -111,6 +112,19 @@ def test_agreement_is_with_the_exact_rise_of_the_loss(grown):
             model, task, method="ablation", max_examples=30, seed=study.iap_seed
         )
         assert np.allclose(entry["values"], exact.values, atol=1e-6)
+        for found in entry["estimates"]:
+            estimate = head_importance(
+                model,
+                task,
+                aggregate=found["aggregate"],
+                normalize=found["normalize"],
+                max_examples=30,
+                seed=study.iap_seed,
+            )
+            rho = importance_correlation([estimate, exact])[0, 1]
+            assert found["spearman"] == pytest.approx(rho, abs=1e-6)
+        kinds = {(each["aggregate"], each["normalize"]) for each in entry["estimates"]}
+        assert kinds == set(product(("token", "sequence"), ("none", "layer")))
         known = np.array(cheap["values"], float)
         expected = stats.spearmanr(known.ravel(), exact.values.ravel()).statistic
         assert entry["spearman"] == pytest.approx(expected)

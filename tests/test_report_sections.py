@@ -335,6 +335,50 @@ def test_growth_does_not_depend_on_the_order_of_the_points():
     assert view(turned).growth == view(results).growth
 
 
+def test_an_estimate_that_is_biased_where_one_token_is_read_says_so():
+    results = fake_results(tasks=2, controls=23, extended=True)
+    assert view(results).importance.bias == ""  # a mean over the tokens reads all of them
+    results["model"]["pooling"] = "first"
+    for entry, rhos in zip(
+        results["agreement"], ((0.2, 0.15, 0.5, 0.4), (0.24, 0.19, 0.48, None)), strict=True
+    ):
+        for estimate, rho in zip(entry["estimates"], rhos, strict=True):
+            estimate["spearman"] = rho
+    shown = view(results)
+    best = (
+        'Agreeing best with exact ablation: aggregate = "sequence" 0.50 (rank correlation, mean '
+        'over the tasks, without domain); then aggregate = "sequence" with normalize = '
+        '"layer" 0.40, aggregate = "token" 0.20 and aggregate = "token" with normalize = '
+        '"layer" 0.15.'
+    )
+    assert shown.agreement.best == best
+    assert shown.importance.bias.startswith("The classifiers read the first token only.")
+    assert shown.importance.bias.endswith(best)
+    results["agreement"] = None
+    assert view(results).importance.bias.endswith("`iap.agreement_examples = 200` does.")
+    for entry in results["importance"]:
+        entry["aggregate"] = "sequence"
+    assert view(results).importance.bias == ""
+
+
+@pytest.mark.parametrize(
+    ("pooling", "tasks", "token"),
+    [
+        ("pooler", [{"name": "a"}], "first"),
+        ("pooler", [{"name": "a", "image": "image"}], ""),
+        ("last", ["sst2"], "last"),
+        (None, [{"name": "a", "prompt": "{text}"}], "last"),
+        (None, [{"name": "a"}], ""),
+    ],
+)
+def test_which_token_the_classifiers_read(pooling, tasks, token):
+    results = fake_results(controls=23)
+    results["model"]["pooling"] = pooling
+    results["config"]["tasks"] = tasks
+    found = view(results).importance.bias
+    assert f"read the {token} token only" in found if token else not found
+
+
 def test_agreement_table_and_doubts(full):
     results, page = full
     for row, entry in zip(rows_of(page, "agreement"), results["agreement"], strict=True):

@@ -4,21 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
+
+from lobes.dissociation.dscores import mean_where, shared_tasks
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart
-from lobes.report.findings import Results
+from lobes.report.findings import Results, some
 from lobes.report.tabular import Table
 
 TRUSTED = 0.7  # below this rank correlation the report warns
+ONE_TOKEN = {"first": "first", "pooler": "first", "last": "last"}  # which token a pooling reads
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A scatter of the heads for each task, and the numbers; `weak` names the tasks to doubt."""
+    """A scatter of the heads for each task, and the numbers; `weak` names the tasks to doubt.
+
+    `best` is a sentence on the estimate that agrees best, empty where only one was compared.
+    """
 
     charts: tuple[Chart | None, ...]
     table: Table
     weak: tuple[str, ...]
+    best: str
 
 
 def agreement(results: Results) -> Agreement | None:
@@ -48,6 +56,68 @@ def agreement(results: Results) -> Agreement | None:
         weak=tuple(
             entry["task"] for entry in found if not words.number(entry["spearman"]) >= TRUSTED
         ),
+        best=_best(results),
+    )
+
+
+def bias(results: Results) -> str:
+    """What is wrong with this importance where the classifiers read one token only, or nothing."""
+    token = _token_read(results)
+    used = {(entry["method"], entry.get("aggregate")) for entry in results["importance"]}
+    if not token or ("taylor", "token") not in used:
+        return ""
+    text = (
+        f"The classifiers read the {token} token only. At the last site a head counts at that "
+        f'position alone, and the mean over all tokens (aggregate = "token") makes the heads '
+        f"there look far less important than they are."
+    )
+    return f"{text} {_best(results) or _UNMEASURED}"
+
+
+_UNMEASURED = (
+    "Which estimate agrees best with exact ablation was not measured here: "
+    "`iap.agreement_examples = 200` does."
+)
+
+
+def _token_read(results: Results) -> str:
+    """`first` or `last` where the classifiers read this token only, or nothing."""
+    pooling = str(results["model"].get("pooling"))
+    tasks = (results.get("config") or {}).get("tasks") or ()
+    if pooling == "pooler" and any(isinstance(t, dict) and t.get("image") for t in tasks):
+        return ""  # an image encoder's pooler may be a mean over all patches
+    if any(isinstance(task, dict) and task.get("prompt") for task in tasks):
+        return "last"
+    return ONE_TOKEN.get(pooling, "")
+
+
+def _best(results: Results) -> str:
+    """Which first-order estimate agrees best with exact ablation, over the tasks that have all."""
+    found = [entry for entry in results.get("agreement") or () if entry.get("estimates")]
+    if not found:
+        return ""
+    settings = [(one["aggregate"], one["normalize"]) for one in found[0]["estimates"]]
+    values = np.array(
+        [[words.number(one["spearman"]) for one in entry["estimates"]] for entry in found]
+    ).T  # [estimates, tasks]
+    means = mean_where(shared_tasks(values), values)
+    if not np.isfinite(means).all():
+        return ""
+    order = np.argsort(-means, kind="stable")
+    shown = [f"{_named(*settings[k])} {words.fixed(float(means[k]), 2)}" for k in order]
+    left = [
+        entry["task"] for entry, kept in zip(found, shared_tasks(values), strict=True) if not kept
+    ]
+    over = f", without {some(left)}" if left else ""
+    return (
+        f"Agreeing best with exact ablation: {shown[0]} (rank correlation, mean over the "
+        f"tasks{over}); then {words.listing(shown[1:])}."
+    )
+
+
+def _named(aggregate: str, normalize: str) -> str:
+    return f'aggregate = "{aggregate}"' + (
+        f' with normalize = "{normalize}"' if normalize != "none" else ""
     )
 
 

@@ -79,9 +79,13 @@ class SiteLabel:
 
 @dataclass(frozen=True)
 class Importance:
-    """All maps, how they were estimated, and the most important heads of every task."""
+    """All maps, how they were estimated, and the most important heads of every task.
+
+    `bias` says where the estimate ranks a site wrongly.
+    """
 
     method: str
+    bias: str
     n_heads: int
     columns: int
     label_width: int

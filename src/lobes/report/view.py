@@ -11,7 +11,7 @@ import numpy as np
 
 from lobes.heads import HeadScores, HeadSet
 from lobes.report import figures, settings, trained, words
-from lobes.report.agreement import agreement
+from lobes.report.agreement import agreement, bias
 from lobes.report.claims import claims
 from lobes.report.dose import dose_response
 from lobes.report.examples import Examples
@@ -138,6 +138,7 @@ def _importance(results: Results, entries: Sequence[Results]) -> Importance | No
     ]
     return Importance(
         method=_method(maps[0]),
+        bias=bias(results),
         n_heads=scores[0].total,
         columns=scores[0].values.shape[1],
         label_width=max(len(site.short) for site in labels),

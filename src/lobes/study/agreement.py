@@ -25,6 +25,8 @@ from lobes.tasks.task import Task
 Progress = Callable[[str, int, int], None]
 logger = logging.getLogger("lobes")
 
+# The first-order estimates that are compared with exact ablation, by "aggregate" and "normalize".
+AGGREGATES = ("token", "sequence")
 # What the gradients of all tasks may take together; a larger model goes without this measure.
 MOST_GRADIENT_BYTES = 4 * 2**30
 
@@ -41,7 +43,8 @@ def measure_agreement(
     """The part "agreement" of the results; None where it is not asked for, or has no sense.
 
     Each lesioned task's importance against the exact rise of its loss when one head is ablated:
-    Spearman's correlation over the heads, and the overlap of the most important ones.
+    Spearman's correlation over the heads, and the overlap of the most important ones. "estimates"
+    are the correlations of every first-order estimate, from the same examples as the exact one.
     """
     iap = study.iap
     if not iap.agreement_examples or iap.method == "ablation":
@@ -67,6 +70,7 @@ def measure_agreement(
 
         kept = remember(f"ablation-{task.name}-{iap.agreement_examples}", compute)
         cheap, exact = matrix.importance[task.name], HeadScores(kept["values"])
+        estimates = _estimates(study, model, task, precision, remember, progress)
         found.append(
             {
                 "task": task.name,
@@ -80,9 +84,48 @@ def measure_agreement(
                     for fraction in matrix.fractions
                 ],
                 "values": exact.values,
+                "estimates": [
+                    {
+                        "aggregate": aggregate,
+                        "normalize": normalize,
+                        "spearman": importance_correlation([estimate, exact])[0, 1],
+                    }
+                    for aggregate, scores in estimates.items()
+                    for normalize, estimate in (("none", scores), ("layer", scores.normalized()))
+                ],
             }
         )
     return found
+
+
+def _estimates(
+    study: StudyConfig,
+    model: TaskModel,
+    task: Task,
+    precision: str,
+    remember: Remember,
+    progress: Progress | None,
+) -> dict[str, HeadScores]:
+    """A task's first-order importance by every aggregate, from the examples of the exact one."""
+    most, stage = study.iap.agreement_examples, f"estimates for {task.name}"
+
+    def compute() -> Measurement:
+        return {
+            aggregate: head_importance(
+                model,
+                task,
+                aggregate=aggregate,
+                precision=precision,
+                split=study.iap.importance_split,
+                max_examples=most,
+                seed=study.iap_seed,
+                progress=progress and partial(progress, stage),
+            ).values
+            for aggregate in AGGREGATES
+        }
+
+    kept = remember(f"estimates-{task.name}-{most}", compute)
+    return {aggregate: HeadScores(kept[aggregate]) for aggregate in AGGREGATES}
 
 
 def measure_similarity(

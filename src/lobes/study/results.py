@@ -50,7 +50,9 @@ def study_results(
         "training": training["seconds"] if training else 0.0,
         "importance": sum(v for key, v in seconds.items() if key.startswith("importance")),
         "evaluation": sum(v for key, v in seconds.items() if key.startswith("predictions")),
-        "agreement": sum(v for key, v in seconds.items() if key.startswith("ablation")),
+        "agreement": sum(
+            v for key, v in seconds.items() if key.startswith(("ablation", "estimates"))
+        ),
         "similarity": sum(v for key, v in seconds.items() if key.startswith(("gradients", "cka"))),
     }
     return {
