@@ -56,7 +56,7 @@ def _label_columns(value: Any) -> str | tuple[str, ...]:
 LabelColumns = Annotated[str | tuple[str, ...], BeforeValidator(_label_columns)]
 
 _SPLIT = (
-    "a file (CSV, TSV, JSON lines, Parquet), a folder with a folder of images for each class, or "
+    "a file (CSV, TSV, JSON, Parquet, Excel), a folder with a folder of images for each class, or "
     "a split of `dataset`"
 )
 
@@ -105,6 +105,9 @@ class TaskConfig(Section):
     leave_out: Wanted | None = Field(
         None, description='a table of columns and values, such as {gold_label = "-"}'
     )
+    fold_labels: bool = Field(False, description="true or false")
+    delimiter: Text | None = Field(None, description='one character, such as ";" or "\\t"')
+    quoting: Literal["minimal", "none"] | None = Field(None, description='"minimal" or "none"')
     train_size: Positive | None = Field(None, description="a number of examples from 1")
     validation_size: Positive | None = Field(None, description="a number of examples from 1")
     stratified: bool = Field(False, description="true or false")
@@ -125,10 +128,8 @@ class TaskConfig(Section):
 
     def source(self) -> dict[str, Any]:
         """The settings that say what the data are, as `load_task` and `load_split` take them."""
-        names = ("name", "dataset", "config", "train", "validation", "text", "image", "label")
-        return self.model_dump(
-            include={*names, "labels", "metric", "columns", "label_map", "filter", "leave_out"}
-        )
+        own = {"test", "train_size", "validation_size", "stratified", "prompt", "words"}
+        return self.model_dump(exclude=own)
 
     @model_validator(mode="before")
     @classmethod
@@ -174,8 +175,8 @@ class TaskConfig(Section):
             )
         if self.is_known:
             names = ("text", "image", "labels", "columns", "label_map", "filter", "leave_out")
-            for key in (*names, "test"):
-                if getattr(self, key) is not None:
+            for key in (*names, "fold_labels", "delimiter", "quoting", "test"):
+                if getattr(self, key) not in (None, False):
                     raise ValueError(
                         f"{where}.{key} is there, but {shown(self.name)} is a known task, whose "
                         f"data are known; name `train` or `dataset` for data of your own"
