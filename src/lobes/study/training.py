@@ -164,7 +164,8 @@ class _Clock(TrainerCallback):
     def __init__(self, folder: RunFolder) -> None:
         stored = read_json(folder.path / SECONDS)
         self.folder = folder
-        self.before = float(stored["seconds"]) if isinstance(stored, dict) else 0.0
+        seconds = stored.get("seconds") if isinstance(stored, dict) else None
+        self.before = float(seconds) if isinstance(seconds, int | float) else 0.0
         self.start = time.perf_counter()
 
     def seconds(self) -> float:

@@ -32,7 +32,7 @@ def training_arguments(
 
     AdamW, linear decay, no warm-up; 1,000 steps unless `steps` or `epochs` say otherwise.
     `warmup` is a number of steps, or below 1 a share of them. `save_every` steps a checkpoint is
-    written to `folder`, and at the end (the newest is kept); without it none is. `evaluate_every`
+    written to `folder`, and at the end (the newest two are kept, in case one is damaged); without it none is. `evaluate_every`
     steps every task is evaluated. `device="cpu"` keeps the run off a GPU. `precision` is "auto"
     (bf16 autocast where the device has it natively), "fp32" or "bf16"; weights and optimizer
     state are fp32 in each case. `others` are passed on as they are. Raises `ConfigError`.
@@ -70,7 +70,7 @@ def training_arguments(
         "seed": seed,
         "save_strategy": "steps" if save_every else "no",
         "save_steps": save_every or 500,
-        "save_total_limit": 1,
+        "save_total_limit": 2,
         "eval_strategy": "steps" if evaluate_every else "no",
         "eval_steps": evaluate_every,
         "logging_steps": log_every,
