@@ -110,7 +110,9 @@ def rotate(newest: Path, limit: int | None, best: str | os.PathLike[str] | None 
         return
     kept = {newest, newest.parent / Path(best).name} if best else {newest}
     others = [path for path in _newest_first(newest.parent) if path not in kept]
-    written = [(path / DIGESTS).stat().st_mtime_ns if is_complete(path) else None for path in others]
+    written = [
+        (path / DIGESTS).stat().st_mtime_ns if is_complete(path) else None for path in others
+    ]
     found = sorted((when, path) for when, path in zip(written, others, strict=True) if when)
     for _, path in found[: max(0, len(found) + len(kept) - limit)]:
         discard(path)
@@ -142,11 +144,9 @@ def reading(checkpoint: str | os.PathLike[str]) -> Iterator[None]:
     except LobesError:
         raise
     except Exception as error:
-        held = (
-            "it holds Python objects other than tensors, which lobes never loads"
-            if isinstance(error, pickle.UnpicklingError)
-            else f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-        )
+        held = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        if isinstance(error, pickle.UnpicklingError):
+            held = "it holds Python objects other than tensors, which lobes never loads"
         raise RunError(
             f"The checkpoint {os.fspath(checkpoint)!r} does not fit this training ({held}): remove "
             f"it to go on from an earlier one, or from the beginning."
