@@ -162,7 +162,7 @@ def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(
     with caplog.at_level("WARNING", logger="lobes"):
         assert intact_checkpoint(copied) is None
     assert caplog.messages[-1].endswith("; training starts from the beginning.")
-    with pytest.raises(RunError, match="checkpoint-6' is damaged .*: continue from another one"):
+    with pytest.raises(RunError, match=r"checkpoint-6' is damaged .*: continue from another one"):
         trainer(copied, steps=8).train(copied / "checkpoint-6")
 
 

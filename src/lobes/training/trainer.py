@@ -135,9 +135,9 @@ class MultiTaskTrainer(Trainer):
         """Train to the end, from the beginning or from a checkpoint.
 
         `resume_from_checkpoint=True` takes the newest intact checkpoint of `args.output_dir`, or
-        begins anew where there is none; damaged ones are named in a warning. On a CPU in fp32 the resumed run ends with the same
-        weights, to the bit, as one that was never interrupted. Raises `RunError` when the loss
-        is not a number, or a checkpoint cannot be written or read.
+        begins anew where there is none; damaged ones are named in a warning. On a CPU in fp32
+        the resumed run ends with the same weights, to the bit, as one that was never interrupted.
+        Raises `RunError` when the loss is not a number, or a checkpoint cannot be written or read.
         """
         checkpoint = self._checkpoint(resume_from_checkpoint)
         self.losses, self._pending = [], {}
