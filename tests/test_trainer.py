@@ -338,7 +338,8 @@ SCRIPT = """
 def test_a_killed_process_is_continued_to_the_bit(tmp_path: Path) -> None:
     def run(folder: Path, kill: int) -> int:
         command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder), str(kill)]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path}
         return subprocess.run(command, env=environment, check=False).returncode
 
     assert run(tmp_path / "cut", kill=13) == -signal.SIGKILL
@@ -476,11 +477,14 @@ def test_settings_go_where_they_belong(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"steps": 0}, "steps is a number above 0, not 0"),
-        ({"batch_size": -3}, "batch_size is a number above 0, not -3"),
-        ({"learning_rate": math.nan}, "learning_rate is a number above 0, not nan"),
+        ({"steps": 0}, "steps is 0; expected a number of steps from 1"),
+        ({"batch_size": -3}, "batch_size is -3; expected a number of examples from 1"),
+        (
+            {"learning_rate": math.nan},
+            "learning_rate is nan; expected a number such as 2e-5, above 0",
+        ),
         ({"steps": 5, "epochs": 2}, r"Give steps or epochs, not both \(steps=5, epochs=2\)"),
-        ({"weight_decay": -1}, "weight_decay=-1 and warmup=0 must not be below 0"),
+        ({"weight_decay": -1}, "weight_decay is -1; expected a number from 0 to 1,000"),
         ({"precision": "fp8"}, "Unknown precision 'fp8'"),
         ({"optimizer": "lion"}, "These training settings cannot be used: .*'optimizer'"),
     ],

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lobes.errors import ConfigError, DataError
+from lobes.limits import LONGEST_NAME, short
 from lobes.metrics import get_metric
 from lobes.tasks.columns import TaskData, listed
 from lobes.tasks.examples import Examples
@@ -258,10 +259,15 @@ def check_task_names(tasks: Sequence[Task] | Sequence[TaskSpec]) -> None:
 
 
 def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise DataError(
             f"{name!r} cannot be a task's name: use letters, digits, '-' and '_' only, since "
             f"files are named after it."
+        )
+    if len(name) > LONGEST_NAME:
+        raise DataError(
+            f"A task's name has {len(name):,} characters, {short(name)}: use at most "
+            f"{LONGEST_NAME}, since files are named after it."
         )
 
 

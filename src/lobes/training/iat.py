@@ -18,10 +18,12 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from lobes import limits
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, ModelError, RunError
 from lobes.heads import HeadLayout, HeadScores, HeadSet, head_count
 from lobes.importance import head_importance
+from lobes.limits import short
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.modeling.pooling import evaluation_mode
 from lobes.tasks.task import Task
@@ -57,17 +59,19 @@ class IAT:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, what in (("alpha", "heads"), ("delta", "steps")):
+        for name, limit in (
+            ("alpha", limits.SHARE_OF_HEADS),
+            ("delta", limits.SHARE_OF_STEPS),
+            ("refresh", limits.STEPS),
+            ("importance_examples", limits.EXAMPLES),
+            ("seed", limits.SEED),
+        ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not 0 <= value <= 1:
-                raise ConfigError(
-                    f"{name} is a share of all {what} from 0 to 1, not {value!r}; for 30 % write "
-                    f"0.3."
-                )
-        for name in ("refresh", "importance_examples"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name} is a whole number from 1, or None, not {value!r}.")
+            if value is not None or name in ("alpha", "delta", "seed"):
+                limits.check_number(name, value, limit)
+        for name in ("share", "train_other", "strict"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is True or False, not {short(getattr(self, name))}.")
         for name, allowed in (
             ("method", ("taylor", "ablation")),
             ("aggregate", ("token", "sequence")),
