@@ -51,11 +51,12 @@ class Limit:
         """Return whether a value is a number of the right type in the range; NaN never is."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        low = value > self.least if self.above else value >= self.least
-        return bool(low and (value < self.most if self.below else value <= self.most))
+        number: Any = value
+        low = number > self.least if self.above else number >= self.least
+        return bool(low and (number < self.most if self.below else number <= self.most))
 
     @property
-    def constraints(self) -> dict[str, float]:
+    def constraints(self) -> dict[str, Any]:
         """The range as pydantic's `Field` takes it: gt or ge, lt or le."""
         kind = int if self.whole else float
         return {
@@ -150,7 +151,7 @@ def short(value: Any) -> str:
 
 
 def _is_percent(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 1 < value <= 100
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1 < value <= 100
 
 
 def _size(text: str) -> int:
