@@ -10,11 +10,11 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from lobes.errors import ModelError
+from lobes.modeling.opening import quiet
 from lobes.modeling.pretrained import (
     load_config,
     load_model,
     load_tokenizer,
-    quiet,
     sentence_pooling,
     with_padding,
 )

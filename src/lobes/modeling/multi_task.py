@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lobes.errors import ConfigError, ModelError
+from lobes.modeling.opening import opening, quiet
 from lobes.modeling.pictures import (
     Pixels,
     as_image_processor,
@@ -40,7 +41,6 @@ from lobes.modeling.pretrained import (
     load_model,
     load_tokenizer,
     load_vision_model,
-    quiet,
     sentence_pooling,
     with_padding,
 )
@@ -276,54 +276,73 @@ class MultiTaskModel(TaskModel):
         model that reads texts and images (CLIP) the part that reads images.
         Raises `ModelError` where nothing can be loaded, or the tasks do not match.
         """
-        if is_saved_model(name_or_folder):
-            saved = _restore(Path(name_or_folder), tasks, pooling, trust_remote_code, dtype)
-            saved.dropout.p = saved.dropout.p if dropout is None else dropout
-            if saved.image_processor is not None:
-                _check_no_length(max_length)
-                return saved
-            saved.max_length = longest_input(
-                saved.tokenizer, saved.encoder, max_length or saved.max_length
+        with opening(name_or_folder):
+            if is_saved_model(name_or_folder):
+                saved = _restore(Path(name_or_folder), tasks, pooling, trust_remote_code, dtype)
+                return _adjusted(saved, dropout, max_length)
+            if tasks is None:
+                raise ModelError(
+                    f"{os.fspath(name_or_folder)!r} is an encoder without classifiers: say what "
+                    f"they are for with tasks=[...], or give a folder that "
+                    f"MultiTaskModel.save_pretrained wrote."
+                )
+            parts = _picture_parts if specs_of(tasks)[0].image is not None else _text_parts
+            loading: dict[str, Any] = {"dtype": dtype, "seed": seed}
+            return cls(
+                tasks=tasks,
+                **parts(name_or_folder, pooling, trust_remote_code, loading),
+                dropout=0.1 if dropout is None else dropout,
+                max_length=max_length,
+                seed=seed,
             )
-            return saved
-        if tasks is None:
-            raise ModelError(
-                f"{os.fspath(name_or_folder)!r} is an encoder without classifiers: say what they "
-                f"are for with tasks=[...], or give a folder that MultiTaskModel.save_pretrained "
-                f"wrote."
-            )
-        options: dict[str, Any] = {
-            "dropout": 0.1 if dropout is None else dropout,
-            "max_length": max_length,
-            "seed": seed,
-        }
-        if specs_of(tasks)[0].image is not None:
-            encoder, missing = load_vision_model(
-                name_or_folder, trust_remote_code=trust_remote_code, dtype=dtype, seed=seed
-            )
-            options["image_processor"] = processor = load_image_processor(
-                name_or_folder, trust_remote_code=trust_remote_code
-            )
-            if pooling == "auto" and any({"pooler", "head"} & {*key.split(".")} for key in missing):
-                seen = probe_pictures(encoder, processor.sample())
-                pooling = seen.choose_pooling(trained_pooler=False)
-            return cls(encoder, None, tasks, pooling=pooling, **options)
-        said, subfolder = sentence_pooling(checked_name(name_or_folder))
-        encoder, missing = load_model(
-            name_or_folder,
-            trust_remote_code=trust_remote_code,
-            dtype=dtype,
-            seed=seed,
-            subfolder=subfolder,
-        )
-        tokenizer = load_tokenizer(
-            name_or_folder, trust_remote_code=trust_remote_code, subfolder=subfolder
-        )
-        if pooling == "auto":
-            loaded = not any(key.startswith("pooler.") for key in missing)
-            trained = loaded and has_trained_pooler(encoder)
-            pooling = said or choose_pooling(encoder, trained_pooler=trained)
-        return cls(encoder, tokenizer, tasks, pooling=pooling, **options)
+
+
+def _text_parts(
+    name_or_folder: str | os.PathLike[str],
+    pooling: str,
+    trust_remote_code: bool,
+    loading: dict[str, Any],
+) -> dict[str, Any]:
+    """A pre-trained encoder of texts and its tokenizer, and what "auto" pools for it."""
+    said, subfolder = sentence_pooling(checked_name(name_or_folder))
+    beside: dict[str, Any] = {"trust_remote_code": trust_remote_code, "subfolder": subfolder}
+    encoder, missing = load_model(name_or_folder, **beside, **loading)
+    tokenizer = load_tokenizer(name_or_folder, **beside)
+    if pooling == "auto":
+        loaded = not any(key.startswith("pooler.") for key in missing)
+        trained = loaded and has_trained_pooler(encoder)
+        pooling = said or choose_pooling(encoder, trained_pooler=trained)
+    return {"encoder": encoder, "tokenizer": tokenizer, "pooling": pooling}
+
+
+def _picture_parts(
+    name_or_folder: str | os.PathLike[str],
+    pooling: str,
+    trust_remote_code: bool,
+    loading: dict[str, Any],
+) -> dict[str, Any]:
+    """A pre-trained encoder of images and its image processor, and what "auto" pools for it."""
+    encoder, missing = load_vision_model(
+        name_or_folder, trust_remote_code=trust_remote_code, **loading
+    )
+    processor = load_image_processor(name_or_folder, trust_remote_code=trust_remote_code)
+    if pooling == "auto" and any({"pooler", "head"} & {*key.split(".")} for key in missing):
+        seen = probe_pictures(encoder, processor.sample())
+        pooling = seen.choose_pooling(trained_pooler=False)
+    made = {"encoder": encoder, "tokenizer": None, "pooling": pooling}
+    return {**made, "image_processor": processor}
+
+
+def _adjusted(
+    saved: MultiTaskModel, dropout: float | None, max_length: int | None
+) -> MultiTaskModel:
+    """A saved model with another dropout or length where they are given."""
+    saved.dropout.p = saved.dropout.p if dropout is None else dropout
+    if saved.image_processor is not None:
+        _check_no_length(max_length)
+        return saved
+    saved.max_length = longest_input(saved.tokenizer, saved.encoder, max_length or saved.max_length)
+    return saved
 
 
 def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

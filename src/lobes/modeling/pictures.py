@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lobes.errors import DataError, ModelError
-from lobes.modeling.pretrained import checked_name, quiet
+from lobes.modeling.opening import NEEDS_TRUST, check_contents, opening
+from lobes.modeling.pretrained import checked_name
 from lobes.tasks.images import Picture, pillow
 
 Pixels = Float[Tensor, "batch channels height width"]
@@ -145,22 +146,26 @@ def load_image_processor(
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     name = checked_name(name_or_folder)
-    with quiet():
+    given: dict[str, Any] = {"subfolder": subfolder, "trust_remote_code": trust_remote_code}
+    with opening(name, subfolder):
+        check_contents(name, **given)
         try:
-            return ImageProcessor(
-                AutoImageProcessor.from_pretrained(
-                    name, subfolder=subfolder, trust_remote_code=trust_remote_code, backend="pil"
-                )
-            )
+            return ImageProcessor(AutoImageProcessor.from_pretrained(name, backend="pil", **given))
         except ModelError:
             raise
         except Exception as error:  # dozens of processor classes, no common error
-            if isinstance(error, ImportError) and "torchvision" in str(error).lower():
-                raise ModelError(
-                    f"The image processor of {name!r} needs torchvision: pip install torchvision, "
-                    f"or take a model whose processor does without."
-                ) from None
-    raise ModelError(
+            if NEEDS_TRUST in str(error):
+                raise
+            raise _no_processor(name, error) from error
+
+
+def _no_processor(name: str, error: Exception) -> ModelError:
+    if isinstance(error, ImportError) and "torchvision" in str(error).lower():
+        return ModelError(
+            f"The image processor of {name!r} needs torchvision: pip install torchvision, or take "
+            f"a model whose processor does without."
+        )
+    return ModelError(
         f"The model {name!r} comes with no image processor that can be loaded: save it beside the "
         f"model (image_processor.save_pretrained), as a preprocessor_config.json."
     )

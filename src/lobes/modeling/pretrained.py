@@ -4,47 +4,24 @@ What is read here was made elsewhere. Weights come from safetensors files alone 
 code when it is loaded), and a repository's own Python code runs only when the caller says so.
 """
 
-import json
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
-from transformers.utils import logging as transformers_logging
 
 from lobes.errors import ModelError
+from lobes.modeling.opening import NEEDS_TRUST, bounded_modules, check_contents, opening, read_json
 from lobes.modeling.pruned import PrunedLoader, is_pruned
 from lobes.modeling.saved import CARD
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the reports and progress bars of transformers off the terminal inside the block."""
-    hub = logging.getLogger("huggingface_hub")
-    verbosity, hub_level = transformers_logging.get_verbosity(), hub.level
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    hub.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-        hub.setLevel(hub_level)
 
 
 def load_model(
@@ -65,27 +42,24 @@ def load_model(
     Raises `ModelError` where there is no model, or none that can be loaded safely.
     """
     name = checked_name(name_or_folder)
-    with quiet(), torch.random.fork_rng(devices=[]):
+    given: dict[str, Any] = {"subfolder": subfolder, "trust_remote_code": trust_remote_code}
+    with opening(name, subfolder), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            config = AutoConfig.from_pretrained(
-                name, subfolder=subfolder, trust_remote_code=trust_remote_code
-            )
+        check_contents(name, **given)
+        # a class that is there already needs no code of the model's to read its configuration
+        reader = getattr(loader, "config_class", None) or AutoConfig
+        config = reader.from_pretrained(name, **given)
+        with bounded_modules(name, subfolder):
             if is_pruned(config) and not isinstance(loader, PrunedLoader):
                 loader = PrunedLoader(config, loader, name, trust_remote_code)
             model, info = loader.from_pretrained(
                 name,
-                subfolder=subfolder,
-                trust_remote_code=trust_remote_code,
                 use_safetensors=True,
                 output_loading_info=True,
                 dtype=dtype,
+                **given,
                 **options,
             )
-        except ModelError:
-            raise
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-            raise ModelError(_why(name, error, subfolder)) from None
     return model, frozenset(info["missing_keys"])
 
 
@@ -152,11 +126,9 @@ def load_pruned(
 def load_config(name_or_folder: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Any:
     """The configuration of a model, without its weights."""
     name = checked_name(name_or_folder)
-    with quiet():
-        try:
-            return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, ImportError) as error:
-            raise ModelError(_why(name, error)) from None
+    with opening(name):
+        check_contents(name, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
 
 
 def load_tokenizer(
@@ -171,22 +143,28 @@ def load_tokenizer(
     special tokens; that counts as none.
     """
     name = checked_name(name_or_folder)
-    with quiet():
+    given: dict[str, Any] = {"subfolder": subfolder, "trust_remote_code": trust_remote_code}
+    with opening(name, subfolder):
+        check_contents(name, **given)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                name, subfolder=subfolder, trust_remote_code=trust_remote_code
-            )
-        except Exception:
-            # whatever goes wrong inside (dozens of tokenizer classes, no common error), the
-            # user's remedy is the same
-            tokenizer = None
-    if tokenizer is None or len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
-        raise ModelError(
-            f"The model {name!r} comes with no tokenizer that can be loaded: save the tokenizer "
-            f"beside it (tokenizer.save_pretrained), or build lobes.MultiTaskModel(encoder, "
-            f"tokenizer, tasks) from a tokenizer of your own."
-        )
+            tokenizer = AutoTokenizer.from_pretrained(name, **given)
+            knows_words = len(tokenizer) > len(set(tokenizer.all_special_tokens))
+        except Exception as error:
+            if NEEDS_TRUST in str(error):
+                raise
+            # whatever goes wrong inside, the user's remedy is the same
+            raise _no_tokenizer(name) from error
+    if not knows_words:
+        raise _no_tokenizer(name)
     return tokenizer
+
+
+def _no_tokenizer(name: str) -> ModelError:
+    return ModelError(
+        f"The model {name!r} comes with no tokenizer that can be loaded: save the tokenizer "
+        f"beside it (tokenizer.save_pretrained), or build lobes.MultiTaskModel(encoder, "
+        f"tokenizer, tasks) from a tokenizer of your own."
+    )
 
 
 def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -203,38 +181,19 @@ def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return copy
 
 
-def _read_json(
-    name_or_folder: str | os.PathLike[str], file: str, *, subfolder: str = ""
-) -> Any | None:
-    """The content of a JSON file of a folder or hub repository; None where there is none."""
-    with quiet():
-        try:
-            path = cached_file(
-                str(name_or_folder),
-                file,
-                subfolder=subfolder,
-                _raise_exceptions_for_gated_repo=False,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-            return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-
-
 def sentence_pooling(name_or_folder: str | os.PathLike[str]) -> tuple[str | None, str]:
     """What a sentence-transformers model says of itself: (pooling or None, encoder's subfolder).
 
     The pooling is "mean", "first" or "last"; None where the model is of another make, or pools in
     a way (maximum, weighted mean, several at once) that is not offered here.
     """
-    modules = _read_json(name_or_folder, "modules.json")
+    modules = read_json(name_or_folder, "modules.json")
     if not isinstance(modules, list) or not all(isinstance(part, Mapping) for part in modules):
         return None, ""
     subfolder = str(modules[0].get("path", "")) if modules else ""
     for part in modules:
         if str(part.get("type", "")).endswith(".Pooling"):
-            config = _read_json(name_or_folder, "config.json", subfolder=str(part.get("path", "")))
+            config = read_json(name_or_folder, "config.json", subfolder=str(part.get("path", "")))
             return _pooling_of(config or {}), subfolder
     return None, subfolder
 
@@ -262,62 +221,3 @@ def checked_name(name_or_folder: str | os.PathLike[str]) -> str:
             f"the Hugging Face hub such as 'bert-base-uncased'."
         )
     return name
-
-
-def _why(name: str, error: Exception, subfolder: str = "") -> str:
-    """One sentence on why a model could not be loaded, and what to do."""
-    text = str(error)
-    folder = Path(name, subfolder)
-    if "trust_remote_code" in text:
-        return (
-            f"The model {name!r} comes with Python code of its own: read it, and if you trust "
-            f"it, say trust_remote_code=True."
-        )
-    if folder.is_dir():
-        return _why_folder(name, folder, error)
-    if "safetensors" in text and "named" in text:
-        return _only_pickle(name)
-    if "connect" in text or "offline" in text.lower():
-        return (
-            f"The model {name!r} is neither a folder here nor in the download cache, and the "
-            f"Hugging Face hub cannot be reached: check the name and the network connection, or "
-            f"give a folder."
-        )
-    if "not a valid model identifier" in text or "Repo id" in text or "gated" in text:
-        return (
-            f"There is no model {name!r}, neither a folder here nor one that the Hugging Face "
-            f"hub would give out: check the spelling (owner/name), and log in with `hf auth "
-            f"login` if it is private."
-        )
-    return f"The model {name!r} cannot be loaded: {_first_sentence(text)}"
-
-
-def _why_folder(name: str, folder: Path, error: Exception) -> str:
-    if not (folder / "config.json").is_file():
-        return (
-            f"The folder {name!r} holds no model: expected a config.json beside the weights, as "
-            f"save_pretrained writes them."
-        )
-    if isinstance(error, SafetensorError):
-        return (
-            f"The weights in {name!r} are damaged or cut short ({_first_sentence(str(error))}): "
-            f"copy or download them again."
-        )
-    if "no file named" not in str(error):
-        return f"The model in {name!r} cannot be loaded: {_first_sentence(str(error))}"
-    if any(next(folder.glob(f"*.{ending}"), None) for ending in ("bin", "pt", "pth")):
-        return _only_pickle(name)
-    return f"The folder {name!r} holds no weights: expected a file model.safetensors."
-
-
-def _only_pickle(name: str) -> str:
-    return (
-        f"The model {name!r} has no safetensors weights: pickle files (pytorch_model.bin) can "
-        f"run code when they are loaded and are refused; convert it where you trust it "
-        f"(AutoModel.from_pretrained, then save_pretrained) and give that folder."
-    )
-
-
-def _first_sentence(text: str) -> str:
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
-    return line.split(". ")[0].rstrip(".") + "."

@@ -24,8 +24,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from lobes.batching import Encoded, check_no_empty, padding_id, ragged
 from lobes.errors import ConfigError, ModelError
+from lobes.modeling.opening import opening, quiet
 from lobes.modeling.pooling import accepted_inputs, evaluation_mode
-from lobes.modeling.pretrained import load_model, load_tokenizer, quiet, with_padding
+from lobes.modeling.pretrained import load_model, load_tokenizer, with_padding
 from lobes.modeling.task_model import (
     Readable,
     TaskModel,
@@ -143,7 +144,8 @@ class PromptedModel(TaskModel):
                 f"checkpoint lacks {', '.join(sorted(missing)[:3])}."
             )
         tokenizer = load_tokenizer(name_or_folder, trust_remote_code=trust_remote_code)
-        return cls(model, tokenizer, tasks, prompts, max_length=max_length)
+        with opening(name_or_folder):
+            return cls(model, tokenizer, tasks, prompts, max_length=max_length)
 
     def forward(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from lobes.discovery import find_heads
@@ -67,7 +67,7 @@ def _class_of(config: Any, model_class: Any, name: str, trust_remote_code: bool)
     """The class of transformers, or of the model's own code, that a pruned model is built from."""
     names = list(getattr(config, "architectures", None) or ())
     if model_class is None:
-        model_class = next((getattr(transformers, one, None) for one in names), None) or AutoModel
+        model_class = next(map(named_class, names), None) or AutoModel
         if model_class is not AutoModel:
             return model_class
     if not hasattr(model_class, "_model_mapping"):
@@ -90,6 +90,16 @@ def _class_of(config: Any, model_class: Any, name: str, trust_remote_code: bool)
     if isinstance(found, tuple):
         found = next((one for one in found if one.__name__ in names), found[0])
     return found
+
+
+def named_class(name: Any) -> Any:
+    """The class of models that transformers has under a name; None where it is no such class.
+
+    The name comes out of a configuration, which may name anything.
+    """
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    is_model = isinstance(found, type) and issubclass(found, PreTrainedModel)
+    return found if is_model else None
 
 
 def _is_of(config: Any, model_class: Any) -> bool:

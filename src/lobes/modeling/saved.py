@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lobes.disk import equal_rights, writing
 from lobes.errors import ModelError
+from lobes.modeling.opening import check_files
 from lobes.tasks.task import TaskSpec
 
 SCHEMA = "lobes-model"
@@ -65,10 +65,9 @@ def close_folder(folder: Path, card: Card) -> None:
         "dropout": card.dropout,
         "max_length": card.max_length,
     }
-    # safetensors makes its files private
-    equal_rights([*folder.glob("*.safetensors"), *(folder / ENCODER).glob("*.safetensors")], folder)
-    with writing(folder / CARD) as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode())
+    unfinished = folder / f"{CARD}.unfinished"
+    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    os.replace(unfinished, folder / CARD)
 
 
 def read_card(folder: Path) -> Card:
@@ -78,6 +77,7 @@ def read_card(folder: Path) -> Card:
             f"The model in {str(folder)!r} was not written to the end ({CARD} is missing): save "
             f"it again."
         )
+    check_files(folder)
     damaged = ModelError(
         f"{str(folder / CARD)!r} does not describe a saved MultiTaskModel: expected what "
         f"save_pretrained writes."

@@ -19,6 +19,7 @@ from transformers import (
 
 from lobes.errors import ModelError
 from lobes.modeling.multi_task import MultiTaskModel
+from lobes.modeling.opening import opening
 from lobes.modeling.pictures import Pixels, as_image_processor, load_image_processor
 from lobes.modeling.pooling import accepted_inputs, probe_pictures
 from lobes.modeling.pretrained import load_config, load_model, load_tokenizer, with_padding
@@ -121,7 +122,7 @@ def load_task_model(
     config = load_config(name_or_folder, trust_remote_code=trust_remote_code)
     image = tasks is not None and len(tasks) > 0 and specs_of(tasks)[0].image is not None
     kind = "ForImageClassification" if image else "ForSequenceClassification"
-    if not any(kind in made for made in config.architectures or ()):
+    if not any(kind in str(made) for made in config.architectures or ()):
         raise ModelError(
             f"The model {name!r} has no trained classifier: expected a folder that lobes saved "
             f"after training, or a {kind} model. Train it first, with "
@@ -143,12 +144,12 @@ def load_task_model(
             f"The model {name!r} was not trained to the end: its checkpoint lacks "
             f"{', '.join(sorted(missing)[:3])}."
         )
-    if image:
-        processor = load_image_processor(name_or_folder, trust_remote_code=trust_remote_code)
-        return SingleTaskModel(model, None, tasks[0], image_processor=processor)
-    return SingleTaskModel(
-        model, load_tokenizer(name_or_folder, trust_remote_code=trust_remote_code), tasks[0]
-    )
+    with opening(name):
+        if image:
+            processor = load_image_processor(name_or_folder, trust_remote_code=trust_remote_code)
+            return SingleTaskModel(model, None, tasks[0], image_processor=processor)
+        tokenizer = load_tokenizer(name_or_folder, trust_remote_code=trust_remote_code)
+        return SingleTaskModel(model, tokenizer, tasks[0])
 
 
 def _label_order(spec: TaskSpec, config: Any) -> list[int]:

@@ -34,7 +34,7 @@ def operate(model: nn.Module, site: SitePlan) -> None:
     for cut in site.cuts:
         _cut(model, cut)
     for setting in site.settings:
-        _set(_module(model, setting.module), setting)
+        _set(model, setting)
     for narrowing in site.narrowings:
         _narrow(_module(model, narrowing.module), narrowing)
     for bypass in site.bypasses:
@@ -114,14 +114,21 @@ def _declare(module: nn.Module, name: str, cut: Cut) -> None:
             setattr(changed, attribute, cut.new_size)
 
 
-def _set(module: nn.Module, setting: Setting) -> None:
-    owner: Any = module
-    if setting.name.startswith("config."):
-        if not isinstance(owner.config, ChangedConfig):
-            owner.config = ChangedConfig(owner.config)
-        owner.config.changes[setting.name.removeprefix("config.")] = setting.value
-    else:
-        setattr(owner, setting.name, setting.value)
+def _set(model: nn.Module, setting: Setting) -> None:
+    owner: Any = _module(model, setting.module)
+    holder, name = owner, setting.name.removeprefix("config.")
+    if name != setting.name:
+        holder = getattr(owner, "config", None)
+    # nothing but a number: the plan comes out of a file, which may name anything
+    if not isinstance(getattr(holder, name, None), int):
+        where = f"{setting.module}.{setting.name}"
+        raise _misfit(model, f"it changes {where!r}, which is no number there")
+    if holder is owner:
+        setattr(owner, name, setting.value)
+        return
+    if not isinstance(holder, ChangedConfig):
+        owner.config = ChangedConfig(holder)
+    owner.config.changes[name] = setting.value
 
 
 class ChangedConfig:
