@@ -214,7 +214,6 @@ def test_what_a_comparison_holds(finished, expected):
         "comparison.html",
         "comparison.json",
         "config.json",
-        "files.json",
         "measurements",
         "run.lock",
     ]

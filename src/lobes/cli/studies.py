@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lobes.cli.app import Debug, Json, Quiet, command
+from lobes.cli.app import Debug, Json, Quiet, TrustRemoteCode, command
 
 if TYPE_CHECKING:
     import lobes.study.config
@@ -189,6 +189,7 @@ def export(
         str, typer.Option(help="Which of the model's tasks to export.", show_default=False)
     ],
     to: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -200,7 +201,7 @@ def export(
     from lobes.study.export import export_run
     from lobes.terminal import say
 
-    folder = export_run(run, task, to)
+    folder = export_run(run, task, to, trust_remote_code=trust_remote_code)
     if as_json:
         print(json.dumps({"task": task, "folder": str(folder)}))
     say(f"Model: {folder}")
@@ -224,6 +225,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -238,7 +240,15 @@ def predict(
 
     data = load_study(study) if study else None
     with Progress(quiet=quiet) as progress:
-        record = predict_run(run, to, split=split, tasks=task, study=data, progress=progress)
+        record = predict_run(
+            run,
+            to,
+            split=split,
+            tasks=task,
+            study=data,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
     if as_json:
         print(json.dumps({**record, "folder": str(to)}, ensure_ascii=False, indent=1))
     else:

@@ -5,6 +5,8 @@ A content security policy forbids every load from elsewhere, and every script bu
 
 import base64
 import hashlib
+import os
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lobes.disk import disk_faults, writing
+from lobes.errors import RunError
 
 
 def render_page(template: str, *, script: str = "", **shown: Any) -> str:
@@ -64,8 +66,24 @@ def write_page(page: str, html_path: str | Path) -> Path:
     when it cannot be written.
     """
     target = Path(html_path)
-    with disk_faults(target):
+    temporary = ""
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
-    with writing(target) as file:
-        file.write(page.encode())
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+        # mkstemp makes the file private; the page gets the rights of any new file.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise RunError(f"Cannot write the report {target}: {error.strerror}.") from None
     return target
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -18,11 +18,10 @@ from lobes.disk import disk_faults, writing
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.evaluation import predict_logits, predictions_of
 from lobes.metrics import get_metric
-from lobes.modeling import TaskModel, load_task_model
+from lobes.modeling import TaskModel, is_saved_model, load_task_model
 from lobes.precision import resolve_precision
 from lobes.report.tabular import spreadsheet_cell
 from lobes.study.config import StudyConfig
-from lobes.study.models import trained_model
 from lobes.study.run import given_model
 from lobes.study.store import stored_study
 from lobes.study.subject import load_tasks
@@ -47,6 +46,7 @@ def predict_run(
     split: str = "test",
     tasks: Sequence[str] | None = None,
     study: StudyConfig | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the predictions of a run's model for a split of its tasks to the folder `to`.
@@ -56,10 +56,14 @@ def predict_run(
     {"run", "split", "predictions": [{"task", "split", "examples", "metric", "score", "file"}]};
     the score is None where the labels are hidden.
 
+    Python code that the model brings runs with `trust_remote_code`, or where `study` says so: what
+    the run's own folder says about trust does not count.
+
     Raises `RunError` where there is no run or no trained model, `ConfigError` for a task that the
     run does not have, and `DataError` for a split that cannot be read; nothing is written then.
     """
-    stored = stored_study(run)
+    trusted = trust_remote_code or (study is not None and study.trust_remote_code)
+    stored = stored_study(run, trust_remote_code=trusted)
     data = study or stored
     chosen = _chosen(tasks, stored, data)
     found = [
@@ -125,9 +129,8 @@ def _splits(task: TaskConfig, split: str, data_dir: str | None) -> dict[str, Spl
 
 def _model(run: Path, study: StudyConfig) -> TaskModel:
     """The run's trained model, or the one that it measured as it was."""
-    trained = trained_model(run)
-    if trained is not None:
-        return load_task_model(trained, trust_remote_code=study.trust_remote_code)
+    if is_saved_model(run / "model"):
+        return load_task_model(run / "model", trust_remote_code=study.trust_remote_code)
     if study.training.enabled:
         raise RunError(
             f"There is no trained model in {run} yet: finish the run with `lobes run` first."
