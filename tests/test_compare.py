@@ -214,6 +214,7 @@ def test_what_a_comparison_holds(finished, expected):
         "comparison.html",
         "comparison.json",
         "config.json",
+        "files.json",
         "measurements",
         "run.lock",
     ]

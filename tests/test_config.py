@@ -130,12 +130,13 @@ def test_environment_variables_in_paths(write, monkeypatch):
         (
             'name = "mood"',
             "",
-            "tasks.1.name is missing; expected a name of letters, digits, - and _.",
+            "tasks.1.name is missing; expected a name of up to 100 letters, digits, - and _.",
         ),
         (
             'name = "mood"',
             'name = "good mood"',
-            'tasks.good mood.name is "good mood"; expected a name of letters, digits, - and _.',
+            'tasks.good mood.name is "good mood"; expected a name of up to 100 letters, digits, - '
+            "and _.",
         ),
         (
             'name = "topic"',
@@ -171,12 +172,12 @@ def test_environment_variables_in_paths(write, monkeypatch):
         (
             "[0.3, 0.1]",
             "[0.3]\ncontrols = -1",
-            "iap.controls is -1; expected a number of random lesions from 0.",
+            "iap.controls is -1; expected a number of random lesions from 0 to 10,000.",
         ),
         (
             "steps = 70",
             'steps = "70"',
-            'training.steps is "70"; expected a number of steps from 1.',
+            'training.steps is "70"; expected a number of steps from 1 to 10,000,000.',
         ),
         (
             "steps = 70",
@@ -234,7 +235,7 @@ def test_environment_variables_in_paths(write, monkeypatch):
         (
             "[training]",
             "[compare]\npenalties = [0.1, 0.0]\n[training]",
-            "compare.penalties.1 is 0.0; expected numbers above 0, such as [0.1, 1].",
+            "compare.penalties.1 is 0.0; expected numbers from 1e-12 to 1e12, such as [0.1, 1].",
         ),
         (
             "[training]",
@@ -443,7 +444,7 @@ def test_settings_on_top_of_the_file(write):
         ("tasks=1", "tasks is 1; expected one or more [[tasks]] tables, or a list of known tasks."),
         (
             "iap.controls=many",
-            'iap.controls is "many"; expected a number of random lesions from 0.',
+            'iap.controls is "many"; expected a number of random lesions from 0 to 10,000.',
         ),
     ],
 )

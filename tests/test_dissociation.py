@@ -386,9 +386,9 @@ def test_an_incomplete_replicate_is_refused():
     ("arguments", "message"),
     [
         ({"fraction": 0.5}, "No lesion has the fraction 0.5: this matrix has 0.2, 0.4."),
-        ({"resamples": 0}, "An interval needs one or more resamples, not 0."),
-        ({"seed": -1}, "A seed is a whole number from 0, not -1."),
-        ({"level": 95.0}, "An interval's level lies between 0 and 1, not at 95; for 95 % write"),
+        ({"resamples": 0}, "resamples is 0; expected a number of bootstrap resamples from 1"),
+        ({"seed": -1}, "seed is -1; expected a whole number from 0 to 4,294,967,295."),
+        ({"level": 95.0}, "level is 95.0; expected a number such as 0.95, above 0 and below 1."),
     ],
 )
 def test_impossible_settings_are_refused(arguments, message):

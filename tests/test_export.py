@@ -362,8 +362,8 @@ def test_what_fails_on_the_way_leaves_nothing(
 
 
 def test_what_an_earlier_run_left_behind_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / f"{export.TEMPORARY}mood").mkdir()
-    (tmp_path / f"{export.TEMPORARY}mood" / "model.safetensors").write_text("half")
+    (tmp_path / ".lobes-tmp-mood").mkdir()
+    (tmp_path / ".lobes-tmp-mood" / "model.safetensors").write_text("half")
     export_task(task_model(), "mood", tmp_path / "mood")
     assert [path.name for path in tmp_path.iterdir()] == ["mood"]
 

@@ -174,7 +174,7 @@ def test_a_run_that_stopped_between_goes_on_to_the_same_numbers(grown, tmp_path)
     [
         (["training.enabled=false"], "growth is there, but training.enabled is false;"),
         (['iap.lesion_tasks=["mood"]'], "growth is there, but iap.lesion_tasks leaves tasks out;"),
-        (["growth.checkpoints=0"], "expected a number of steps from 1"),
+        (["growth.checkpoints=0"], "expected a number of models of the training from 1 to 1,000"),
     ],
 )
 def test_growth_that_cannot_be(tmp_path, settings, sentence):

@@ -240,8 +240,11 @@ def test_p_is_decided_wrongly_no_more_often_than_said():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"control_examples": 0}, "control_examples is at least 1, not 0."),
-        ({"stop_error": 0.7}, "stop_error is an error rate from 0 to 0.5, not 0.7."),
+        (
+            {"control_examples": 0},
+            "control_examples is 0; expected a number of examples from 1 to 1,000,000,000.",
+        ),
+        ({"stop_error": 0.7}, "stop_error is 0.7; expected an error rate from 0 to 0.5."),
     ],
 )
 def test_cheaper_controls_that_cannot_be(model, tasks, options, sentence):

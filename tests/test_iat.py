@@ -376,12 +376,12 @@ def test_a_finished_run_still_says_what_it_chose(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"alpha": 30}, "alpha is a share of all heads from 0 to 1, not 30; for 30 % write 0.3."),
-        ({"alpha": -0.1}, "alpha is a share of all heads from 0 to 1, not -0.1"),
-        ({"alpha": float("nan")}, "alpha is a share of all heads from 0 to 1, not nan"),
-        ({"delta": 1.1}, "delta is a share of all steps from 0 to 1, not 1.1"),
-        ({"refresh": 0}, "refresh is a whole number from 1, or None, not 0."),
-        ({"importance_examples": 0}, "importance_examples is a whole number from 1"),
+        ({"alpha": 30}, "alpha is 30; expected a share of all heads from 0 to 1; for 30 % write"),
+        ({"alpha": -0.1}, "alpha is -0.1; expected a share of all heads from 0 to 1"),
+        ({"alpha": float("nan")}, "alpha is nan; expected a share of all heads from 0 to 1"),
+        ({"delta": 1.1}, "delta is 1.1; expected a share of the steps from 0 to 1"),
+        ({"refresh": 0}, "refresh is 0; expected a number of steps from 1 to 10,000,000."),
+        ({"importance_examples": 0}, "importance_examples is 0; expected a number of examples"),
         ({"method": "tailor"}, "method is 'taylor' or 'ablation', not 'tailor'."),
         ({"aggregate": "mean"}, "aggregate is 'token' or 'sequence', not 'mean'."),
         ({"normalize": "l2"}, "normalize is 'none' or 'layer', not 'l2'."),

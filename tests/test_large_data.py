@@ -257,14 +257,14 @@ def test_draws_are_those_of_the_plain_way(rows, share, seed):
         (
             "data.tsv",
             "text\tlabel\n" + "a\t0\nb\t1\n" * 5 + "c\t \n",
-            "Task 'x': train row 10 has no label in column 'label' (None); correct or remove the "
-            "row.",
+            "Task 'x': train row 10 has no label in column 'label' (' '); correct or remove the "
+            'row, or leave such rows out with leave_out = {{label = ""}} in the study.',
         ),
         (
             "data.jsonl",
             '{"text": "a", "label": 0}\n\n{"text": "b", "label": 1}\n' * 4 + "{}x",
             "Task 'x': train: The file '{path}' has no JSON in line 13, column 3: Extra data; "
-            "expected one object on each line.",
+            "expected one object on each line, or one array of objects.",
         ),
         (
             "data.jsonl",
@@ -321,7 +321,7 @@ def test_a_map_and_a_filter_count_rows_over_all_blocks(blocks):
         )
     place = sum(row["kind"] == rows[20]["kind"] for row in rows[:20])
     assert str(error.value) == (
-        f"Task 'x': train row {place} of those that are kept has the label 7, which label_map "
+        f"Task 'x': train row {place} of those that are kept has the label '7', which label_map "
         f"lacks: it has '0', '1'; add it, or leave such rows out."
     )
     with pytest.raises(DataError) as error:

@@ -169,7 +169,7 @@ YES_NO = {"a": [0, 1, 1], "b": [1, 0, 0]}
         ({**YES_NO, "b": [1, 2, 0]}, {}, "row 1 has 2 in the label column 'b': expected 0 or 1"),
         ({**YES_NO, "b": [1, 0, None]}, {}, "row 2 has None in the label column 'b'"),
         ({**YES_NO, "b": [1, 0, 0.5]}, {}, "row 2 has 0.5 in the label column 'b'"),
-        ({**YES_NO, "a": [-1, 1, 1]}, {}, "row 0 has -1 .*-1 mark hidden answers: leave such rows"),
+        ({**YES_NO, "a": [-1, 1, 1]}, {}, "row 0 has -1 .*-1 mark hidden answers: use a split"),
         ({**YES_NO, "a": [[1], 1, 1]}, {}, r"row 0 has \[1\] in the label column 'a'"),
         ({"a": [1, 0, 1]}, {}, "has no column 'b'"),
         ({"a": [1, 1, 1], "b": [0, 0, 0]}, {}, "has the same labels in all 3 examples, 'a';"),
@@ -257,7 +257,7 @@ def test_files_with_a_column_for_each_label(tmp_path, suffix, kind):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_lists_in_cells_of_text_are_refused_with_the_way_out(tmp_path, suffix, labels):
     path = write(tmp_path / f"data{suffix}", rows(*indices(LISTS)))
-    with pytest.raises(DataError, match=r"the column 'label' has lists, such as '\[2\]', .* JSON"):
+    with pytest.raises(DataError, match=r"written as text .* such as '\[2\]': .* JSON"):
         load_task("x", train=path, validation=path, text="text", labels=labels)
 
 

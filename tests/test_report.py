@@ -561,7 +561,7 @@ def test_writing_replaces_the_page_in_one_step(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(RunError, match=r"Cannot write the report .*report\.html: No space left"):
+    with pytest.raises(RunError, match=r"The disk is full: cannot write .*report\.html; make room"):
         write_report(run, page)
     assert page.read_text(encoding="utf-8") == first
     assert [path.name for path in page.parent.iterdir()] == ["report.html"]

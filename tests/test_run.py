@@ -55,6 +55,7 @@ def test_what_a_finished_run_holds(finished):
     names = sorted(path.name for path in folder.iterdir())
     assert names == [
         "config.json",
+        "files.json",
         "importance.parquet",
         "measurements",
         "model",

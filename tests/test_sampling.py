@@ -64,7 +64,7 @@ def test_dropping_the_last_batch_leaves_full_ones(
     tasks_of(batches, sizes)
 
 
-@given(SIZES, BATCH, SAMPLING, st.integers(0, 3), st.integers(0, 2**63))
+@given(SIZES, BATCH, SAMPLING, st.integers(0, 3), st.integers(0, 2**32 - 1))
 @settings(deadline=None)
 def test_an_epoch_is_a_function_of_the_seed_and_its_number(
     sizes: list[int], batch_size: int, sampling: str, epoch: int, seed: int
@@ -305,7 +305,7 @@ def test_batches_grouped_by_length_come_in_random_order() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (([7, 5], 0), "A batch holds at least 1 example, not 0"),
+        (([7, 5], 0), "batch_size is 0; expected a number of examples from 1 to 1,000,000"),
         (([], 3), r"Each task needs 1 or more training examples .* the tasks have \[\]"),
         (([7, 0], 3), r"the tasks have \[7, 0\]"),
     ],
@@ -322,9 +322,9 @@ def test_settings_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match=known):
         TaskBatchSampler([7, 3], 5, sampling="random")
     for temperature in (0, -2.0, np.inf, np.nan):
-        with pytest.raises(ConfigError, match="temperature is a number above 0, not"):
+        with pytest.raises(ConfigError, match=r"temperature is .*; expected a number above 0"):
             TaskBatchSampler([7, 3], 5, sampling="temperature", temperature=temperature)
-    with pytest.raises(ConfigError, match="number of epochs is at least 1, not 0"):
+    with pytest.raises(ConfigError, match="epochs is 0; expected a number of epochs from 1"):
         TaskBatchSampler([7, 3], 5, sampling="annealed", epochs=0)
     with pytest.raises(ConfigError, match="9 lengths were given for 10 examples"):
         TaskBatchSampler([7, 3], 5, lengths=np.ones(9, dtype=np.int64))

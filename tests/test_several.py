@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from lobes.disk import read_json
 from lobes.dissociation.over_runs import dissociation_over_runs
 from lobes.errors import RunError
 from lobes.report.source import read_results
@@ -77,12 +78,19 @@ def test_runs_that_cannot_be_taken_together(runs, tmp_path):
         runs_results([runs[0], runs[1], runs[0]])
     shutil.copytree(runs[0], tmp_path / "broken")
     (tmp_path / "broken" / "predictions.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(RunError, match=r"The tables of .*broken cannot be read"):
+    with pytest.raises(RunError, match=r"broken.predictions\.parquet is damaged: its SHA-256"):
         runs_results([runs[0], tmp_path / "broken"])
     shutil.copytree(runs[0], tmp_path / "other")
     path = tmp_path / "other" / "results.json"
     results = json.loads(path.read_text())
     results["tasks"].reverse()
+    path.write_text(json.dumps(results))
+    with pytest.raises(RunError, match=r"other.results\.json is damaged: its SHA-256"):
+        runs_results([runs[0], tmp_path / "other"])
+    (tmp_path / "other" / "files.json").unlink()
+    with pytest.raises(RunError, match=r"other.results\.json is damaged: its content does not"):
+        runs_results([runs[0], tmp_path / "other"])
+    del results["sha256"]
     path.write_text(json.dumps(results))
     with pytest.raises(
         RunError, match=r"cannot be taken together\. Run 2 has the tasks topic, mood"
@@ -135,7 +143,7 @@ def test_the_page_of_several_runs(runs, tmp_path):
     content, page = report_runs(runs, tmp_path / "all" / "together", tmp_path / "page.html")
     assert page == tmp_path / "page.html"
     content, page = report_runs(runs, tmp_path / "together")
-    assert content == json.loads((tmp_path / "together" / "runs.json").read_text())
+    assert content == read_json(tmp_path / "together" / "runs.json")
     assert "Over 3 runs, do the 2 tasks (mood and topic)" in page.read_text()
     first = page.read_bytes()
     again, page = report_again(tmp_path / "together")

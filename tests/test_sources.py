@@ -1,6 +1,7 @@
 """Files and the hub as sources of tasks: strings stay strings, damage is named by its place."""
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -211,10 +212,10 @@ DAMAGED = {
         "There is no file '{folder}/nowhere/data.csv', nor the folder '{folder}/nowhere'.",
     ),
     "unknown suffix": (
-        "data.xlsx",
+        "data.xls",
         GOOD,
-        "Cannot tell what kind of file '{path}' is by its suffix '.xlsx': expected one of .csv, "
-        ".tsv, .jsonl, .ndjson, .json, .parquet.",
+        "Cannot tell what kind of file '{path}' is by its suffix '.xls': expected one of .csv, "
+        ".tsv, .jsonl, .ndjson, .json, .parquet, .xlsx, of text files also with .gz.",
     ),
     "empty file": ("data.csv", b"", "The file '{path}' is empty."),
     "empty Parquet": ("data.parquet", b"", "The file '{path}' is empty."),
@@ -265,13 +266,65 @@ DAMAGED = {
         "data.jsonl",
         b'{"text": "a", "label": 0}\n\n{"text": "b", "label"\n',
         "The file '{path}' has no JSON in line 3, column 22: Expecting ':' delimiter; expected "
-        "one object on each line.",
+        "one object on each line, or one array of objects.",
     ),
-    "an array of JSON": (
+    "an array of numbers": (
         "data.json",
-        b'[{"text": "a", "label": 0}]',
-        "The file '{path}' has a list in line 1: expected one object on each line, such as "
+        b'\n[{"text": "a", "label": 0},\n 1]',
+        "The file '{path}' has a int as row 1 (from 0) of its array: expected objects, such as "
         '{{"text": "…", "label": 0}}.',
+    ),
+    "a broken array": (
+        "data.json",
+        b'[{"text": "a", "label": 0},\n {"text": }]',
+        "The file '{path}' has no JSON in line 2, column 11: Expecting value; expected one object "
+        "on each line, or one array of objects.",
+    ),
+    "a number in a line": (
+        "data.jsonl",
+        b'{"text": "a", "label": 0}\n1',
+        "The file '{path}' has a int in line 2: expected one object on each line, such as "
+        '{{"text": "…", "label": 0}}.',
+    ),
+    "gzip without its suffix": (
+        "data.csv",
+        gzip.compress(GOOD),
+        "The file '{path}' is not UTF-8 but gzip: end its name in .gz.",
+    ),
+    "no gzip": (
+        "data.csv.gz",
+        GOOD,
+        "The file '{path}' is not a whole gzip file, or is damaged: Not a gzipped file (b'te').",
+    ),
+    "gzip cut short": (
+        "data.jsonl.gz",
+        gzip.compress(GOOD)[:-9],
+        "The file '{path}' is not a whole gzip file, or is damaged: Compressed file ended before "
+        "the end-of-stream marker was reached.",
+    ),
+    "gzip of Parquet": (
+        "data.parquet.gz",
+        GOOD,
+        "Cannot tell what kind of file '{path}' is by its suffix '.gz': expected one of .csv, "
+        ".tsv, .jsonl, .ndjson, .json, .parquet, .xlsx, of text files also with .gz.",
+    ),
+    "semicolons": (
+        "data.csv",
+        b"text;label\na;0\n",
+        "The file '{path}' has no column 'text'; its columns are 'text;label'. The columns seem to "
+        'have semicolons between them: set delimiter = ";".',
+    ),
+    "tabs in a CSV": (
+        "data.csv",
+        b"text\tlabel\na\t0\n",
+        "The file '{path}' has no column 'text'; its columns are 'text\\tlabel'. The columns seem "
+        'to have tabs between them: set delimiter = "\\t".',
+    ),
+    "a line break in quotes of TSV": (
+        "data.tsv",
+        b'text\tlabel\n"a\nb"\t0\n',
+        "The file '{path}' has 1 cells in line 2, but 2 columns: 'text', 'label'; where quotes "
+        'hold a cell together, set quoting = "minimal".',
     ),
     "truncated Parquet": (
         "data.parquet",
@@ -339,7 +392,8 @@ def test_a_folder_is_no_file(tmp_path):
         (b"text,label\n", "train has no examples; give it some, or leave the split out."),
         (
             b"text,label\na,0\nb,\n",
-            "train row 1 has no label in column 'label' (None); correct or remove the row.",
+            "train row 1 has no label in column 'label' (''); correct or remove the row, or leave "
+            'such rows out with leave_out = {label = ""} in the study.',
         ),
         (
             b"text,label\na,0\n,1\n",
@@ -347,7 +401,8 @@ def test_a_folder_is_no_file(tmp_path):
         ),
         (
             b"text,label\na,0\nb,nan\nc,1\n",
-            "train row 1 has no label in column 'label' (nan); correct or remove the row.",
+            "train row 1 has no label in column 'label' ('nan'); correct or remove the row, or "
+            'leave such rows out with leave_out = {label = ""} in the study.',
         ),
     ],
     ids=["header only", "no label", "no text", "nan label"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import textwrap
 import numpy as np
 import pytest
 
+from lobes.disk import digest_of, read_json
 from lobes.errors import RunError
 from lobes.study.config import StudyConfig, override
+from lobes.study.manifest import check_files
 from lobes.study.store import RunFolder
 
 STUDY = StudyConfig.from_dict(
@@ -105,6 +108,7 @@ def test_a_folder_from_before_there_were_other_commands(tmp_path):
     for key in ("iat", "compare", "transfer"):
         del stored["config"][key]
     del stored["command"]
+    del stored["sha256"]
     path.write_text(json.dumps(stored))
     begin(tmp_path / "run", "compare.seeds=3")
 
@@ -193,7 +197,7 @@ def test_fresh_deletes_what_lobes_wrote_and_nothing_else(tmp_path):
         folder.write_json("results.json", {})
         (path / "checkpoints" / "checkpoint-7").mkdir(parents=True)
         (path / "checkpoints" / "checkpoint-7" / "weights").write_text("")
-        (path / "checkpoints" / "seconds.json").write_text("")
+        folder.write_json("checkpoints/seconds.json", {})
         folder.write_json("comparison.json", {})
         with folder.writing_model({}, "model-multi-seed-0") as model:
             (model / "weights").write_text("")
@@ -202,13 +206,17 @@ def test_fresh_deletes_what_lobes_wrote_and_nothing_else(tmp_path):
     (path / "notes.txt").write_text("mine")
     (path / "measurements" / "mine.parquet").write_text("mine")
     (path / "model" / "mine.txt").write_text("mine")
+    (path / "checkpoints" / "checkpoint-best").mkdir()
+    (path / "checkpoints" / "checkpoint-best" / "mine.txt").write_text("mine")
     with pytest.raises(ZeroDivisionError), opened(path, "seed=1", fresh=True):
         raise ZeroDivisionError  # the new study could not start: the old results stay
     assert (path / "results.json").exists()
     begin(path, "seed=1", fresh=True)
     left = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
     assert left == [
+        "checkpoints/checkpoint-best/mine.txt",
         "config.json",
+        "files.json",
         "measurements/mine.parquet",
         "model/mine.txt",
         "notes.txt",
@@ -272,7 +280,7 @@ def test_a_killed_run_leaves_no_lock_and_no_fragments(tmp_path):
     assert (tmp_path / "run" / ".lobes-tmp-results.json").read_bytes() == b"half"
     with RunFolder(tmp_path / "run", {"seed": 0}) as folder:
         folder.begin({})
-    assert sorted(os.listdir(tmp_path / "run")) == ["config.json", "run.lock"]
+    assert sorted(os.listdir(tmp_path / "run")) == ["config.json", "files.json", "run.lock"]
 
 
 def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
@@ -308,6 +316,108 @@ def test_models_by_name(tmp_path):
             (model / "weights").write_text("12345")
         assert folder.model_record() is None
         assert folder.model_record("model-a") == {"steps": 3}
-        folder.remove_model("model-b")
-        folder.remove_model("model-a")
+        folder.remove_models("model-b/")
+        folder.remove_models("model-a/")
         assert not (tmp_path / "run" / "model-a").exists()
+
+
+# Whose the folder is, and what in it
+
+
+@pytest.mark.parametrize(
+    "place", ["checkpoints", "measurements", "model", "model-step-3", "run.lock"]
+)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_no_link_leads_out_of_a_run(tmp_path, place, fresh):
+    path, mine = tmp_path / "run", tmp_path / "mine"
+    begin(path)
+    (mine / "checkpoint-3").mkdir(parents=True)
+    (path / place).unlink(missing_ok=True)
+    (path / place).symlink_to(mine)
+    with pytest.raises(RunError) as caught, opened(path, fresh=fresh):
+        pass
+    assert str(caught.value) == (
+        f"{path / place} is a link, and lobes writes only inside the run's own folder: put what "
+        f"it names in its place, or choose another output."
+    )
+    assert os.listdir(mine) == ["checkpoint-3"]
+
+
+def test_a_stranger_s_file_makes_room_and_stays(tmp_path, caplog):
+    with opened(tmp_path) as folder:
+        folder.begin(PRINTS)
+        (tmp_path / "results.json").write_text("mine")
+        folder.write_json("results.json", {"n": 1})
+        folder.write_json("results.json", {"n": 2})
+    assert read_json(tmp_path / "results.json") == {"n": 2}
+    assert (tmp_path / "results.json.aside").read_text() == "mine"
+    assert caplog.messages == [
+        f"{tmp_path / 'results.json'} held what lobes did not write; that is in "
+        f"{tmp_path / 'results.json.aside'} now."
+    ]
+
+
+def test_the_list_of_files_says_what_was_written(tmp_path, caplog):
+    with opened(tmp_path / "run") as folder:
+        folder.begin(PRINTS)
+        folder.write_json("results.json", {"n": 1})
+        assert folder.holds("results.json")
+        assert not folder.holds("predictions.parquet")
+        check_files(folder.path, "results.json", "predictions.parquet")
+        (folder.path / "results.json").write_text("{}")
+        assert not folder.holds("results.json")
+        assert caplog.messages == [f"{folder.path / 'results.json'} is damaged; it is made again."]
+        with pytest.raises(RunError, match=r"results\.json is damaged: its SHA-256 is not the one"):
+            check_files(folder.path, "results.json")
+        folder.remove("results.json")
+        listed = read_json(folder.path / "files.json")["files"]
+        assert listed == {"config.json": digest_of(folder.path / "config.json")}
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_without_the_list_the_names_tell(tmp_path, damage, caplog):
+    with opened(tmp_path) as folder:
+        folder.begin(PRINTS)
+        folder.write_json("results.json", {})
+        folder.measurements("scope").remember("x", lambda: {"a": np.zeros(3)})
+        with folder.writing_model({"steps": 3}) as model:
+            (model / "weights").write_text("12345")
+    if damage == "missing":
+        (tmp_path / "files.json").unlink()
+        check_files(tmp_path, "results.json")
+    else:
+        content = (tmp_path / "files.json").read_text()
+        (tmp_path / "files.json").write_text(content.replace("results", "resulds"))
+        with pytest.raises(RunError, match=r"files\.json is damaged. Run the study again"):
+            check_files(tmp_path, "results.json")
+    (tmp_path / "notes.txt").write_text("mine")
+    with opened(tmp_path) as folder:
+        assert not folder.holds("results.json")  # made again, of the measurements
+        assert folder.model_record() == {"steps": 3}
+        folder.measurements("scope").remember("x", dict)
+        folder.write_json("results.json", {})
+    warned = [f"{tmp_path / 'files.json'} is damaged; it is made again."]
+    assert caplog.messages == (warned if damage == "damaged" else [])
+    begin(tmp_path, fresh=True)
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "files.json", "notes.txt", "run.lock"]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_nothing_is_written_into_a_folder_that_is_no_longer_ours(tmp_path, other):
+    path = tmp_path / "run"
+    with opened(path) as folder:
+        folder.begin(PRINTS)
+        shutil.rmtree(path)
+        if other:
+            begin(path, "seed=3")
+        before = {p: p.read_bytes() for p in path.rglob("*")}
+        measurements = folder.measurements("scope")
+        for write in (
+            lambda: folder.write_json("results.json", {}),
+            lambda: folder.writing_model({}).__enter__(),
+            lambda: measurements.remember("x", lambda: {"a": np.zeros(3)}),
+            folder.check,
+        ):
+            with pytest.raises(RunError, match="was removed or replaced while this command used"):
+                write()
+    assert {p: p.read_bytes() for p in path.rglob("*")} == before

@@ -62,7 +62,8 @@ def test_pairs_of_texts_keep_the_order_of_the_columns():
     ("labels", "names", "given"),
     [
         ((2, 0, 1), ("0", "1", "2"), None),
-        ((True, False), ("0", "1"), None),
+        ((True, False), ("False", "True"), None),
+        ((True, False), ("1", "0"), ("1", "0")),
         ((1.0, 0.0), ("no", "yes"), ("no", "yes")),
         ((3, 1, 2), ("1", "2", "3"), ("1", "2", "3")),
         ((0, 1), ("1", "0"), ("1", "0")),
@@ -75,7 +76,7 @@ def test_labels_become_class_indices(labels, names, given):
     task = Task("x", train=rows(*labels), text="sentence", labels=given)
     assert task.labels == names
     expected = (
-        [names.index(v if isinstance(v, str) else str(int(v))) for v in labels]
+        [names.index(str(v) if str(v) in names else str(int(v))) for v in labels]
         if (given is None or given[0] not in ("no", "yes"))
         else [int(v) for v in labels]
     )
@@ -206,7 +207,8 @@ REFUSED = {
         {"train": rows(0, 1), "validation": rows(-1, -1)},
         "Task 'x': validation row 0 has the label -1 in column 'label', which is not a class: "
         "expected a whole number from 0 to 1, for the labels '0', '1'. Labels of -1 mark hidden "
-        "answers: use a split with labels.",
+        "answers: use a split with labels, or leave such rows out with leave_out = {label = -1} in "
+        "the study.",
     ),
     "number that no name says": (
         {"train": rows(1, 2, 0), "labels": ("1", "2")},
@@ -264,15 +266,18 @@ REFUSED = {
     ),
     "label None": (
         {"train": rows("a", None, "b")},
-        "Task 'x': train row 1 has no label in column 'label' (None); correct or remove the row.",
+        "Task 'x': train row 1 has no label in column 'label' (None); correct or remove the row, "
+        'or leave such rows out with leave_out = {label = ""} in the study.',
     ),
     "label NaN": (
         {"train": pd.DataFrame(rows(0.0, 1.0, float("nan"))), "labels": ("a", "b")},
-        "Task 'x': train row 2 has no label in column 'label' (nan); correct or remove the row.",
+        "Task 'x': train row 2 has no label in column 'label' (nan); correct or remove the row, "
+        'or leave such rows out with leave_out = {label = ""} in the study.',
     ),
     "label NA": (
         {"train": rows(0, 1, pd.NA)},
-        "Task 'x': train row 2 has no label in column 'label' (<NA>); correct or remove the row.",
+        "Task 'x': train row 2 has no label in column 'label' (<NA>); correct or remove the row, "
+        'or leave such rows out with leave_out = {label = ""} in the study.',
     ),
     "labels of two kinds": (
         {"train": rows("a", "b", 1)},

@@ -5,8 +5,8 @@ be seen, whatever computes the attention (eager, SDPA, flash attention). Each is
 that leaves nothing behind, whichever way its block ends.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lobes.discovery import find_heads
+from lobes.discovery import layout_of
 from lobes.discovery.contexts import argument_with, contexts_of
-from lobes.discovery.functional import opened
+from lobes.discovery.examples import batch_running, counted
 from lobes.discovery.positions import decoder_sites, real_positions
-from lobes.discovery.wrappers import uncompiled, unreduced
+from lobes.discovery.recomputation import repeating, switched_off
+from lobes.discovery.scope import Hook, Scope
+from lobes.discovery.shared import measurements
+from lobes.discovery.wrappers import unreduced
 from lobes.errors import ConfigError, DataError, HeadError
-from lobes.heads import HeadLayout, HeadSet, Site
+from lobes.heads import HeadLayout, Heads, HeadSet, Site, head_sets
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +41,7 @@ class HeadMeans:
 @contextmanager
 def ablate(
     model: nn.Module,
-    heads: HeadSet | Sequence[HeadSet],
+    heads: Heads,
     *,
     layout: HeadLayout | None = None,
     value: str = "zero",
@@ -46,38 +49,41 @@ def ablate(
 ) -> Iterator[None]:
     """Ablate heads for the time of the block: their contexts are multiplied by 0.
 
-    `heads` is one set for the whole batch, or one `HeadSet` for each example of every batch that
-    runs inside the block. Equal to multiplying the heads' attention probabilities by 0. Calls can
-    be nested: a head is ablated while any of the blocks around it says so.
+    `heads` is one set for the whole batch, in any form that `HeadSet.of` reads, or a list of sets,
+    one for each example of every batch that runs inside the block. Equal to multiplying the
+    heads' attention probabilities by 0, but where a site says that its contexts hold more than
+    attention (`Site.beside_attention`): that goes too. Calls can be nested: a head is ablated
+    while any of the blocks around it says so.
 
     `value="mean"` puts the head's mean context over a data set there instead, at every position:
     what the head does for any text at all stays, what it says about this one goes. `data` are
     batches of keyword inputs, run through the model when the block is entered, or, to run them
     once for many blocks, what `mean_contexts` made of them.
 
+    The block acts in the runs of the thread that entered it. In a thread that has entered none a
+    run of the model is refused. What gradient checkpointing computes again of a run inside the
+    block is ablated as that run was, also after the block.
+
     `layout` spares the search for the heads where it is already known (`find_heads`). What
     `torch.compile` compiled runs uncompiled inside the block.
-    Raises `HeadError` for a head that the model does not have, and when the number of sets and
-    the size of a batch differ; `ConfigError` for another `value`, or a mean without data.
+    Raises `HeadError` for a head that the model does not have, and when the number of sets and of
+    a batch's examples differ; `ConfigError` for another `value`, or a mean without data.
     """
-    layout = layout or find_heads(model)
-    sets = [heads] if isinstance(heads, HeadSet) else list(heads)
-    for one in sets:
-        layout.check(one)
+    layout = layout_of(model, layout)
+    sets = head_sets(heads, layout)
     means = _means(model, layout, value, data)
     touched = sorted({site for one in sets for site, _ in one})
-    with ExitStack() as stack:
-        if touched:  # all sites, so that an example's numbers do not depend on the others' sets
-            stack.enter_context(uncompiled())
-            stack.enter_context(opened(model, [site.projection for site in layout.sites]))
-        for index in touched:
-            site = layout.sites[index]
-            mean = None if means is None else means.values[index]
-            hook = _masking_hook(site, site_mask(site, sets), mean)
-            module = model.get_submodule(site.projection)
-            # First among the module's hooks: a recorder inside the block sees the lesioned input.
-            handle = module.register_forward_pre_hook(hook, prepend=True)
-            stack.callback(handle.remove)
+    hooks = {
+        index: _masking_hook(
+            layout.sites[index],
+            site_mask(layout.sites[index], sets),
+            None if means is None else means.values[index],
+        )
+        for index in touched
+    }
+    # First among the modules' hooks: a recorder inside the block sees the lesioned input.
+    scope = Scope(model, layout, hooks, what="ablate", first=True, repeats=True)
+    with scope.entered(), counted(model, layout) if len(sets) > 1 else nullcontext():
         yield
 
 
@@ -119,22 +125,18 @@ def site_mask(site: Site, sets: Sequence[HeadSet]) -> Float[Tensor, "sets width"
     return mask.flatten(1)
 
 
-def _masking_hook(
-    site: Site, mask: Tensor, mean: Float[Tensor, "heads head_dim"] | None
-) -> Callable[[nn.Module, Any], Any]:
+def _masking_hook(site: Site, mask: Tensor, mean: Float[Tensor, "heads head_dim"] | None) -> Hook:
     fill = None if mean is None else mean.flatten()
+    placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor | None]] = {}
 
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        nonlocal mask, fill
         contexts = contexts_of(site, module, args[0])
-        if mask.device != contexts.device or mask.dtype != contexts.dtype:
-            mask = mask.to(contexts)
-        rows = _for_batch(mask, contexts, site)
-        if fill is None:
-            left = contexts * rows
-        else:
-            fill = fill.to(contexts)
-            left = torch.where(rows > 0, contexts, fill)
+        key = contexts.device, contexts.dtype
+        if key not in placed:
+            placed[key] = mask.to(contexts), None if fill is None else fill.to(contexts)
+        here, instead = placed[key]
+        rows = _for_batch(here, contexts, site)
+        left = contexts * rows if instead is None else torch.where(rows > 0, contexts, instead)
         return argument_with(site, module, args[0], left), *args[1:]
 
     return hook
@@ -149,13 +151,22 @@ def _for_batch(mask: Tensor, contexts: Tensor, site: Site) -> Tensor:
             f"The contexts at site {site.index} ({site.name}) are not laid out example by "
             f"example: give one head set for the whole batch."
         )
-    # Windows (Swin) and flattened positions multiply the leading dimension, example by example.
-    repeats, rest = divmod(contexts.shape[0], len(mask))
+    # Windows (Swin), flattened positions and beams multiply the first axis, example by example.
+    repeats, rest = divmod(len(contexts), len(mask))
+    batch = batch_running()
+    if batch is not None and not repeating():  # what is computed again has passed this once
+        wrong = len(mask) != batch.examples and (batch.certain or len(mask) != len(contexts))
+        if wrong:
+            raise HeadError(
+                f"{len(mask)} head sets were given for a batch of {batch.examples} examples: give "
+                f"one set for the whole batch, or one for each example."
+            )
+        rest = rest or (not batch.even and repeats != 1)
     if rest or not repeats:
         raise HeadError(
             f"{len(mask)} head sets were given for a batch whose contexts at site {site.index} "
-            f"({site.name}) have {contexts.shape[0]} rows: give one set for the whole batch, or "
-            f"one for each example."
+            f"({site.name}) have {len(contexts)} rows, which cannot be dealt out to its examples: "
+            f"give one set for the whole batch."
         )
     rows = mask.repeat_interleave(repeats, dim=0)
     return rows.view(len(rows), *[1] * (contexts.dim() - 2), -1)
@@ -206,11 +217,14 @@ def record_contexts(
 
     With `gradients=True` the autograd graph begins at the contexts: where one does not depend on
     a parameter that requires a gradient, it becomes a leaf of the graph. So with all parameters
-    frozen, the first site starts the graph and no weight gradient is ever computed.
-    """
-    record = ContextRecord(layout or find_heads(model))
+    frozen, the first site starts the graph and no weight gradient is ever computed. Gradient
+    checkpointing rests inside the block: contexts that are computed anew have no gradient.
 
-    def hook_of(site: Site) -> Callable[[nn.Module, Any], Any]:
+    Runs of the thread that entered the block are recorded; see `ablate`.
+    """
+    record = ContextRecord(layout_of(model, layout))
+
+    def hook_of(site: Site) -> Hook:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             contexts = contexts_of(site, module, args[0])
             if gradients and not contexts.requires_grad:
@@ -220,14 +234,13 @@ def record_contexts(
 
         return hook
 
+    hooks = {site.index: hook_of(site) for site in record.layout.sites}
+    scope = Scope(model, record.layout, hooks, what="record_contexts", once=gradients)
     with ExitStack() as stack:
-        stack.enter_context(uncompiled())
         if gradients:
             stack.enter_context(unreduced(model))
-        stack.enter_context(opened(model, [site.projection for site in record.layout.sites]))
-        for site in record.layout.sites:
-            module = model.get_submodule(site.projection)
-            stack.callback(module.register_forward_pre_hook(hook_of(site)).remove)
+            stack.enter_context(switched_off(model))
+        stack.enter_context(scope.entered())
         yield record
 
 
@@ -244,12 +257,12 @@ def mean_contexts(
     size of the batches nor on the padding, beyond the rounding of the model's own runs; sums are
     taken in float64. Raises `DataError` without a batch, and where a site runs on none.
     """
-    layout = layout or find_heads(model)
+    layout = layout_of(model, layout)
     sums = [torch.zeros(site.n_heads, site.head_dim, dtype=torch.float64) for site in layout.sites]
     counts = [0] * len(sums)
     decoding: frozenset[int] | None = None
     with evaluating(model), torch.no_grad():
-        for batch in batches:
+        for batch in checked_batches(batches):
             inputs = on_model(batch, model)
             if decoding is None:
                 decoding = decoder_sites(model, layout, inputs)
@@ -283,16 +296,40 @@ def _at(
     return flat[real.flatten()]
 
 
+def checked_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The batches one by one; raises `DataError` for what is none."""
+    if isinstance(batches, Mapping):
+        raise DataError(
+            "One batch was given where a list of batches is expected: put it in a list, [batch]."
+        )
+    if isinstance(batches, str | bytes) or not isinstance(batches, Iterable):
+        raise DataError(
+            f"Batches are an iterable of keyword inputs such as [{{'input_ids': …}}], not "
+            f"{type(batches).__name__}."
+        )
+    for batch in batches:
+        if not isinstance(batch, Mapping):
+            raise DataError(
+                f"A batch is a dictionary of keyword inputs such as {{'input_ids': …}}, not a "
+                f"{type(batch).__name__}."
+            )
+        yield batch
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; every module's own mode is put back."""
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    """Evaluation mode inside the block; every module's own mode is put back.
+
+    One thread at a time is inside such a block.
+    """
+    with measurements:
+        training = {module: module.training for module in model.modules()}
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, mode in training.items():
+                module.training = mode
 
 
 def on_model(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:

@@ -1,18 +1,21 @@
-"""Files that are whole or absent, and one sentence for what goes wrong on the way to the disk.
+"""Files and folders that are whole or absent, their digests, and one sentence for what goes wrong.
 
 A file comes into being under a temporary name in the same folder, is flushed to the disk, and
-takes its name in one step.
+takes its name in one step; a folder does the same, and what had its name before is removed only
+after that. Nothing is written or removed through a link.
 """
 
 import contextlib
 import errno
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
@@ -20,6 +23,8 @@ import numpy as np
 from lobes.errors import LobesError, RunError
 
 TEMPORARY = ".lobes-tmp-"
+REPLACED = ".lobes-old-"
+SEAL = "sha256"  # the key of a JSON file's digest of itself
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_IN_WORDS = (
     "no space left",
@@ -28,20 +33,28 @@ FULL_IN_WORDS = (
     "pytorchstreamwriter failed",  # torch.save, which does not say why; so does the next
     "inline_container",
 )
+logger = logging.getLogger("lobes")
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[IO[bytes]]:
-    """A binary file that becomes `target` when the block ends, and nothing if it fails."""
+def writing(
+    target: Path, before_naming: Callable[[Path], None] | None = None
+) -> Iterator[IO[bytes]]:
+    """A binary file that becomes `target` when the block ends, and nothing if it fails.
+
+    `before_naming` is called with the whole file just before it gets its name.
+    """
     temporary = target.with_name(TEMPORARY + target.name)
     with disk_faults(target):
         try:
             target.parent.mkdir(exist_ok=True)
             temporary.unlink(missing_ok=True)
-            with open(temporary, "xb") as file:  # through no link that lies there
+            with open(temporary, "xb") as file:  # "x" follows no link
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            if before_naming is not None:
+                before_naming(temporary)
             os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -51,37 +64,96 @@ def writing(target: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def writing_folder(target: Path, record: Mapping[str, Any], marker: str) -> Iterator[Path]:
-    """A folder that becomes `target` when the block ends, with the file `marker` written last.
+def whole_folder(
+    target: Path,
+    marker: str | None = None,
+    before_naming: Callable[[Path], None] | None = None,
+) -> Iterator[Path]:
+    """A folder that becomes `target` when the block ends, and nothing if it fails.
 
-    `marker` holds `record` and the sizes of the folder's files: `read_folder` knows by it that
-    the folder is whole, and `remove_folder` what may be removed.
+    Its files get the rights that any new file gets. What is at `target` survives until the new
+    folder is there; then the files that its `marker` lists are removed, and the rest is set aside.
     """
     temporary = target.with_name(TEMPORARY + target.name)
     with disk_faults(target):
+        restore(target, marker)
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove(temporary)
             temporary.mkdir()
             yield temporary
-            mark_folder(temporary, record, marker)
-            remove_folder(target, marker)
+            _settle(temporary)
+            if before_naming is not None:
+                before_naming(temporary)
+            if os.path.lexists(target):
+                os.replace(target, target.with_name(REPLACED + target.name))
             os.replace(temporary, target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            restore(target, marker)
             raise
         _sync_folder(target.parent)
+        restore(target, marker)
+
+
+def restore(target: Path, marker: str | None = None) -> None:
+    """Put back what a killed `whole_folder` was replacing, or remove it where that was done."""
+    old = target.with_name(REPLACED + target.name)
+    if not os.path.lexists(old):
+        return
+    if not os.path.lexists(target):
+        os.replace(old, target)
+        return
+    if marker is not None:
+        remove_folder(old, marker)
+    with contextlib.suppress(OSError):
+        old.rmdir()
+    if os.path.lexists(old):
+        set_aside(old, target)
+
+
+def set_aside(path: Path, name: Path | None = None) -> Path:
+    """Rename what `lobes` did not write to `name.aside`, say so, and return where it is."""
+    base, number = name or path, 1
+    while os.path.lexists(
+        aside := base.with_name(f"{base.name}.aside{f'-{number}' * (number > 1)}")
+    ):
+        number += 1
+    os.replace(path, aside)
+    logger.warning("%s held what lobes did not write; that is in %s now.", base, aside)
+    return aside
+
+
+@contextlib.contextmanager
+def writing_folder(
+    target: Path,
+    record: Mapping[str, Any],
+    marker: str,
+    before_naming: Callable[[Path], None] | None = None,
+) -> Iterator[Path]:
+    """A folder that becomes `target` when the block ends, with the file `marker` written last.
+
+    `marker` holds `record`, and the size and the SHA-256 of the folder's files: `read_folder`
+    knows by it that the folder is whole, and `remove_folder` what may be removed.
+    """
+
+    def finish(folder: Path) -> None:
+        mark_folder(folder, record, marker)
+        if before_naming is not None:
+            before_naming(folder)
+
+    with whole_folder(target, marker, finish) as folder:
+        yield folder
 
 
 def mark_folder(folder: Path, record: Mapping[str, Any], marker: str) -> None:
-    """Flush the folder's files to the disk, then write `marker`: `record` and their sizes."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / marker:
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-            files[path.relative_to(folder).as_posix()] = path.stat().st_size
+    """Write `marker` into the folder: `record`, and the size and the SHA-256 of each file."""
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, SEAL: digest_of(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / marker
+    }
     with writing(folder / marker) as file:
-        file.write(to_json({**record, "files": files}))
+        file.write(to_json({**record, "files": files}, seal=True))
 
 
 def read_folder(folder: Path, marker: str) -> dict[str, Any] | None:
@@ -89,46 +161,122 @@ def read_folder(folder: Path, marker: str) -> dict[str, Any] | None:
     record = read_json(folder / marker)
     if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
         return None
-    for name, size in record.pop("files").items():
+    for name, file in record.pop("files").items():
         path = folder / name
+        # before there were digests, the size was all
+        size, digest = (file["bytes"], file[SEAL]) if isinstance(file, dict) else (file, None)
         if not path.is_file() or path.stat().st_size != size:
+            return None
+        if digest is not None and digest_of(path) != digest:
             return None
     return record
 
 
 def remove_folder(folder: Path, marker: str) -> None:
-    """Remove the files that `marker` lists, then each folder that nothing else is in."""
+    """Remove the files that `marker` lists, then each folder that nothing else is in.
+
+    Does nothing where the folder is a link.
+    """
     record = read_json(folder / marker) or {}
+    if folder.is_symlink() or not isinstance(record.get("files", {}), dict):
+        return
+    remove_files(folder, [*record.get("files", {}), marker])
+
+
+def remove_files(folder: Path, names: Iterator[str] | list[str]) -> None:
+    """Remove these files of a folder, then each folder in it that nothing else is in, and itself.
+
+    Leaves what lies outside the folder, or behind a link in it.
+    """
     folders = {folder}
-    for name in [*record.get("files", {}), marker]:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            continue  # not written by us: nothing outside the folder is ever removed
-        (folder / name).unlink(missing_ok=True)
-        folders |= {folder / parent for parent in Path(name).parents}
+    for name in names:
+        path = inside(folder, name)
+        if path is None or (path.is_dir() and not path.is_symlink()):
+            continue
+        path.unlink(missing_ok=True)
+        folders |= {folder / parent for parent in PurePosixPath(name).parents}
     for path in sorted(folders, reverse=True):  # what is inside a folder comes before it
         with contextlib.suppress(OSError):
             path.rmdir()
 
 
+def inside(folder: Path, name: str) -> Path | None:
+    """Where the file `name` of a folder is; None where that is elsewhere, or behind a link."""
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        return None
+    if any((folder / parent).is_symlink() for parent in list(parts.parents)[:-1]):
+        return None
+    return folder / name
+
+
 def remove(path: Path) -> None:
-    """Remove a file or a folder with everything in it."""
+    """Remove a file or a folder with everything in it; of a link, the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
+def equal_rights(paths: list[Path], folder: Path) -> None:
+    """Give files the rights that any new file in `folder` gets: safetensors makes them private."""
+    probe = folder / f"{TEMPORARY}rights"
+    probe.unlink(missing_ok=True)
+    probe.touch(0o666, exist_ok=False)
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in paths:
+        if stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
+
+
+def _settle(folder: Path) -> None:
+    """Flush a folder's files to the disk, with equal rights."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    equal_rights(files, folder)
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_json(path: Path) -> Any | None:
-    """Read a JSON file; None where it is missing, damaged, or no file (a pipe would wait)."""
+    """Read a JSON file, without its seal; None where it is missing, damaged or a pipe."""
     try:
-        return json.loads(path.read_bytes()) if path.is_file() else None
+        return unsealed(json.loads(path.read_bytes())) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def to_json(value: Any) -> bytes:
-    """`value` as JSON; arrays become lists and NaN becomes null."""
-    return json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False).encode()
+def to_json(value: Any, *, seal: bool = False) -> bytes:
+    """`value` as JSON; arrays become lists and NaN becomes null.
+
+    With `seal` a dictionary gets the key "sha256": a digest of the rest, which `unsealed` checks.
+    """
+    value = plain(value)
+    if seal:
+        value[SEAL] = _seal_of(value)
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False).encode()
+
+
+def unsealed(content: Any) -> Any:
+    """What was read from a JSON file, without its seal. `ValueError` where that is broken."""
+    if not isinstance(content, dict) or SEAL not in content:
+        return content
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    if content[SEAL] != _seal_of(rest):
+        raise ValueError("its content does not fit its digest")
+    return rest
+
+
+def _seal_of(content: Mapping[str, Any]) -> str:
+    """A digest of what the JSON says, however it is spaced and ordered."""
+    return hashlib.sha256(json.dumps(plain(content), sort_keys=True).encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:

@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lobes.ablation import evaluating
 from lobes.batching import Inputs, token_batches
-from lobes.discovery import find_heads
+from lobes.discovery import layout_of
 from lobes.errors import ConfigError, DataError
-from lobes.heads import HeadLayout, HeadSet
+from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import Readable
@@ -80,7 +81,7 @@ class Evaluation:
 def evaluate(
     model: TaskModel,
     tasks: Sequence[Task],
-    lesions: Sequence[HeadSet] = (HeadSet(),),
+    lesions: Sequence[Heads] = (HeadSet(),),
     *,
     split: str = "validation",
     precision: str = "fp32",
@@ -91,36 +92,38 @@ def evaluate(
 ) -> Evaluation:
     """Run every task's examples under every lesion; an empty `HeadSet` is the plain model.
 
+    A lesion has any form that `HeadSet.of` reads.
+
     `precision` is "fp32" (repeatable to the bit on a CPU), "bf16", or "auto": bf16 where the
     hardware multiplies it natively. `share_layers=False` runs every lesion from the bottom up,
     which gives the same numbers and takes longer. The model's modes, flags and weights are as
     before afterwards. Raises `HeadError` for heads that the model does not have, `DataError` for
     a task without this split or that the model was not made for.
     """
+    check_progress(progress)
     workload = prepare(model, tasks, split=split, tokens_per_batch=tokens_per_batch)
-    layout = layout or find_heads(model)
-    for lesion in lesions:
-        layout.check(lesion)
+    layout = layout_of(model, layout)
+    sets = tuple(HeadSet.of(lesion, layout) for lesion in lesions)
     logits = {
-        spec.name: np.empty((len(lesions), len(workload.places[spec.name]), spec.n_outputs), "f4")
+        spec.name: np.empty((len(sets), len(workload.places[spec.name]), spec.n_outputs), "f4")
         for spec in workload.specs
     }
     with measuring(model, precision) as measured, torch.no_grad():
         # Tried out on two examples: whether layers can be shared does not depend on the batch.
         probe = partial(measured.logits, **workload.collate(workload.batches[0][:2], measured))
-        share_layers = share_layers and sum(map(bool, lesions)) > 1
+        share_layers = share_layers and sum(map(bool, sets)) > 1
         replay = Replay(measured, layout, probe, share=share_layers)
         for done, batch in enumerate(workload.batches):
             if progress:
                 progress(done, len(workload.batches))
             run = partial(measured.logits, **workload.collate(batch, measured))
-            for index, outputs in replay.runs(run, lesions):
+            for index, outputs in replay.runs(run, sets):
                 workload.scatter(logits, index, batch, outputs)
     if progress:
         progress(len(workload.batches), len(workload.batches))
     return Evaluation(
         specs=workload.specs,
-        lesions=tuple(lesions),
+        lesions=sets,
         logits={task: logits[task][:, workload.examples[task]] for task in logits},
         labels=workload.labels,
     )
@@ -168,23 +171,21 @@ def measuring(model: M, precision: str) -> Iterator[M]:
     """The model in evaluation mode, all parameters frozen, at a precision.
 
     In bf16 that is a copy; in fp32 the model itself, in whatever precision it was loaded, whose
-    modes and flags are put back.
+    modes and flags are put back. One thread at a time measures.
     """
     device = next(model.parameters()).device
     if resolve_precision(precision, device) == "bf16":
         copy = deepcopy(model).to(torch.bfloat16).eval().requires_grad_(False)
         yield copy
         return
-    training = {module: module.training for module in model.modules()}
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        model.eval().requires_grad_(False)
-        yield model
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+    with evaluating(model):
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        try:
+            model.requires_grad_(False)
+            yield model
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,14 @@ def prepare(
         labels=labels,
         batches=token_batches(inputs.lengths, budget),
     )
+
+
+def check_progress(progress: object) -> None:
+    """Raise `ConfigError` for what cannot be called as progress is reported: True, for example."""
+    if progress is not None and not callable(progress):
+        raise ConfigError(
+            f"progress is a function that is called with (done, total), or None, not {progress!r}."
+        )
 
 
 def tokens_in_a_batch(given: int | None, device: torch.device) -> int:

@@ -4,6 +4,7 @@ Everything here is frozen and knows numpy only. A head is a pair (site, head), b
 are numbered in the order of execution. What finds the sites inside a model is `discovery.py`.
 """
 
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from lobes.errors import ConfigError, HeadError
 
 Head = tuple[int, int]
+Heads = Iterable[Any]  # what `HeadSet.of` reads: a HeadSet, a text, {site: heads}, pairs, an array
 Attention = Literal["multi-head", "grouped-query", "multi-query", "low-rank", "unknown"]
 
 
@@ -207,15 +209,39 @@ class HeadSet:
         for item in heads:
             try:
                 site, head = item
-                pair = int(site), int(head)
             except (TypeError, ValueError):
                 raise HeadError(
                     f"{item!r} is not a head: expected a pair (site, head) such as (3, 2)."
                 ) from None
-            if pair[0] < 0 or pair[1] < 0 or pair != (site, head):
+            pair = _index(site), _index(head)
+            if pair[0] is None or pair[1] is None:
                 raise HeadError(f"{item!r} is not a head: site and head are integers from 0.")
             pairs.add(pair)
         object.__setattr__(self, "heads", tuple(sorted(pairs)))
+
+    @classmethod
+    def of(cls, heads: Heads, layout: HeadLayout | None = None) -> "HeadSet":
+        """Return the set of heads that `heads` says, in any form that can mean one thing only.
+
+        A `HeadSet`; the text that `parse` reads; `{site: heads}`; pairs (site, head); or a
+        boolean array or tensor [sites, heads], True for the heads in the set. With a `layout`
+        every head must exist in it, and an array must have its shape.
+        Raises `HeadError` for anything else, such as a mask of the numbers 0 and 1, where 1 may
+        mean "ablate" or, as in transformers' `head_mask`, "keep".
+        """
+        if isinstance(heads, HeadSet):
+            chosen = heads
+        elif isinstance(heads, str):
+            chosen = cls.parse(heads)
+        elif isinstance(heads, Mapping):
+            chosen = cls(_pairs(heads))
+        elif hasattr(heads, "dtype") and hasattr(heads, "shape"):
+            chosen = cls(_true_entries(heads, layout))
+        elif isinstance(heads, Iterable) and not isinstance(heads, bytes):
+            chosen = cls(heads)
+        else:
+            raise HeadError(f"{_shown(heads)} is no set of heads: expected {_FORMS}.")
+        return chosen if layout is None else layout.check(chosen)
 
     @classmethod
     def parse(cls, text: str) -> "HeadSet":
@@ -273,6 +299,77 @@ class HeadSet:
     def counts(self) -> dict[int, int]:
         """{site: how many of its heads are in the set}."""
         return {site: len(heads) for site, heads in self.by_site().items()}
+
+
+def head_sets(heads: Heads, layout: HeadLayout) -> list[HeadSet]:
+    """Return one set of heads for a whole batch, or, from a list of sets, one for each example.
+
+    Each may have any form that `HeadSet.of` reads. Raises `HeadError` as that does.
+    """
+    if isinstance(heads, list | tuple) and heads and all(map(_is_set, heads)):
+        return [HeadSet.of(one, layout) for one in heads]
+    return [HeadSet.of(heads, layout)]
+
+
+def _is_set(value: object) -> bool:
+    """Whether an entry of a list is a set of heads, and not one head, (site, head)."""
+    if isinstance(value, HeadSet | str | Mapping | set | frozenset):
+        return True
+    if hasattr(value, "dtype"):
+        return len(getattr(value, "shape", ())) == 2
+    return isinstance(value, list | tuple) and all(isinstance(one, list | tuple) for one in value)
+
+
+_FORMS = (
+    'a HeadSet, a text such as "0:1,2 3:0", {0: [1, 2], 3: [0]}, pairs [(0, 1), (3, 0)], or a '
+    "boolean array [sites, heads] with True for the heads in the set (HeadSet() is the empty set)"
+)
+
+
+def _index(number: Any) -> int | None:
+    """An integer from 0 as such; None for anything else, also for True and for 1.0."""
+    if isinstance(number, bool | np.bool_):
+        return None
+    try:
+        found = operator.index(number)
+    except TypeError:
+        return None
+    return found if found >= 0 else None
+
+
+def _pairs(by_site: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    for site, heads in by_site.items():
+        if isinstance(heads, str) or not isinstance(heads, Iterable):
+            raise HeadError(
+                f"{heads!r} stands for the heads of site {site!r}: expected a list of them, such "
+                f"as {{0: [1, 2]}}."
+            )
+        yield from ((site, head) for head in heads)
+
+
+def _true_entries(mask: Any, layout: HeadLayout | None) -> list[tuple[int, int]]:
+    """(site, head) of the entries of a boolean array or tensor [sites, heads] that are True."""
+    kind, shape = str(mask.dtype).removeprefix("torch."), tuple(mask.shape)
+    if kind != "bool":
+        raise HeadError(
+            f"An array of {kind} is no set of heads: a mask of numbers may mean by 1 that a head "
+            f"is ablated or, as transformers' head_mask, that it is kept; give booleans, True for "
+            f"the heads in the set (head_mask == 0), or pairs (array.tolist())."
+        )
+    wanted = shape if layout is None else layout.shape
+    if len(shape) != 2 or shape != wanted:
+        expected = "two axes, [sites, heads]" if layout is None else f"the shape {list(wanted)}"
+        raise HeadError(
+            f"A boolean array of the shape {list(shape)} is no set of heads of this model: "
+            f"expected {expected}, True for the heads in the set."
+        )
+    table = mask.detach().cpu().numpy() if hasattr(mask, "detach") else np.asarray(mask)
+    return [(int(site), int(head)) for site, head in np.argwhere(table)]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"A {type(value).__name__}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

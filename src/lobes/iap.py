@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from lobes import limits
 from lobes.discovery import find_heads
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.dscores import ALPHA
@@ -81,15 +82,18 @@ class IapSettings:
                 raise ConfigError(
                     f"{name} is {' or '.join(map(repr, allowed))}, not {getattr(self, name)!r}."
                 )
-        for name, least in (("controls", 0), ("keep_per_site", 0), ("importance_examples", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is at least {least}, not {getattr(self, name)}.")
-        if self.control_examples is not None and self.control_examples < 1:
-            raise ConfigError(f"control_examples is at least 1, not {self.control_examples}.")
-        if not 0 <= self.stop_error <= 0.5:
-            raise ConfigError(
-                f"stop_error is an error rate from 0 to 0.5, not {self.stop_error:g}."
-            )
+        for name, limit in (
+            ("controls", limits.CONTROLS),
+            ("keep_per_site", limits.HEADS_KEPT),
+            ("importance_examples", limits.EXAMPLES),
+            ("control_examples", limits.EXAMPLES),
+            ("stop_error", limits.ERROR_RATE),
+            ("seed", limits.SEED),
+        ):
+            if getattr(self, name) is not None or name != "control_examples":
+                limits.check_number(name, getattr(self, name), limit)
+        if not isinstance(self.exact, bool):
+            raise ConfigError(f"exact is True or False, not {limits.short(self.exact)}.")
 
 
 def lesion_matrix(

@@ -16,19 +16,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lobes.ablation import ContextRecord, ablate, on_model, record_contexts
+from lobes.ablation import ContextRecord, ablate, checked_batches, on_model, record_contexts
 from lobes.batching import token_batches
-from lobes.discovery import find_heads
+from lobes.discovery import layout_of
 from lobes.discovery.positions import decoder_sites, real_positions
 from lobes.errors import ConfigError, DataError
 from lobes.evaluation import (
     Progress,
+    check_progress,
     examples_of,
     measuring,
     spec_of,
     tokens_in_a_batch,
 )
-from lobes.heads import HeadLayout, HeadScores, HeadSet
+from lobes.heads import HeadLayout, Heads, HeadScores, HeadSet
 from lobes.modeling import TaskModel, example_losses
 from lobes.replay import Replay
 from lobes.tasks.task import Task
@@ -52,7 +53,7 @@ def head_importance(
     split: str = "train",
     max_examples: int | None = None,
     seed: int = 0,
-    ablated: HeadSet | None = None,
+    ablated: Heads | None = None,
     tokens_per_batch: int | None = None,
     layout: HeadLayout | None = None,
     progress: Progress | None = None,
@@ -77,8 +78,16 @@ def head_importance(
     _check(method, Method, "method")
     _check(aggregate, Aggregate, "aggregate")
     _check(normalize, Normalize, "normalize")
-    layout = layout or find_heads(model)
-    given = layout.check(ablated or HeadSet())
+    check_progress(progress)
+    layout = layout_of(model, layout)
+    given = HeadSet.of(() if ablated is None else ablated, layout)
+    if task is not None and not isinstance(task, Task):
+        given_as = f"the text {task!r}" if isinstance(task, str) else f"a {type(task).__name__}"
+        raise ConfigError(f"task is a lobes.Task, with examples of its own, not {given_as}.")
+    if loss is not None and not callable(loss):
+        raise ConfigError(
+            f"loss is a function loss(outputs, batch) -> [batch], not a {type(loss).__name__}."
+        )
     settings: dict[str, object] = {"method": method, "aggregate": aggregate}
     with measuring(model, precision) as measured, ablate(measured, given, layout=layout):
         steps: TaskSteps | _BatchSteps
@@ -185,7 +194,7 @@ class _BatchSteps:
 
     def __iter__(self) -> Iterator[_Step]:
         decoding: frozenset[int] | None = None
-        for batch in self.batches:
+        for batch in checked_batches(self.batches):
             inputs = on_model(batch, self.model)
             if decoding is None:
                 decoding = decoder_sites(self.model, self.layout, inputs)

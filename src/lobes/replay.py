@@ -13,6 +13,7 @@ every run is computed in full.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -99,8 +100,11 @@ class Replay:
         wanted = {call for site in sites for call in self._finished[site]}
         self._outputs.clear()
         counts: dict[nn.Module, int] = {}
+        thread = get_ident()
 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if get_ident() != thread:
+                return
             number = counts.get(module, 0)
             counts[module] = number + 1
             if (module, number) in wanted:
@@ -125,9 +129,11 @@ class Replay:
             yield
 
     def _player(self, module: nn.Module, numbers: set[int]) -> Callable[..., Any]:
-        original, count = module.forward, iter(range(1 << 62))
+        original, count, thread = module.forward, iter(range(1 << 62)), get_ident()
 
         def play(*args: Any, **kwargs: Any) -> Any:
+            if get_ident() != thread:
+                return original(*args, **kwargs)
             number = next(count)
             if number in numbers:
                 return self._outputs[module, number]
@@ -157,8 +163,11 @@ def _trace(model: nn.Module, run: Run) -> list[_Call]:
     open_calls: list[_Call] = []
     counts: dict[nn.Module, int] = {}
     clock = iter(range(1 << 62))
+    thread = get_ident()
 
     def enter(module: nn.Module, args: Any) -> None:
+        if get_ident() != thread:
+            return
         number = counts.get(module, 0)
         counts[module] = number + 1
         call = _Call(module, number, next(clock))
@@ -166,6 +175,8 @@ def _trace(model: nn.Module, run: Run) -> list[_Call]:
         open_calls.append(call)
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if get_ident() != thread:
+            return
         open_calls.pop().left = next(clock)
 
     with ExitStack() as stack:

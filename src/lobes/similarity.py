@@ -16,7 +16,7 @@ from lobes.discovery import find_heads
 from lobes.dissociation.similarity import linear_cka
 from lobes.errors import ConfigError
 from lobes.evaluation import Progress, measuring
-from lobes.heads import HeadSet
+from lobes.heads import Heads
 from lobes.importance import TaskSteps
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.tasks.task import Task
@@ -86,7 +86,7 @@ def _product(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 def lesion_cka(
     model: MultiTaskModel,
     tasks: Sequence[Task],
-    lesions: Sequence[HeadSet],
+    lesions: Sequence[Heads],
     *,
     split: str = "validation",
     max_examples: int | None = None,

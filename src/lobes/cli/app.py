@@ -4,13 +4,15 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lobes import __version__
 from lobes.errors import LobesError
+from lobes.limits import check_path
 
 app = typer.Typer(
     add_completion=False,
@@ -53,6 +55,7 @@ def command(*, resumable: bool = False) -> Callable[[Callable[..., None]], Calla
             terminal.set_up(debug=debug)
             code = 1
             try:
+                _check_paths(kwargs)
                 function(*args, debug=debug, **kwargs)
                 sys.stdout.flush()
                 return
@@ -79,6 +82,14 @@ def command(*, resumable: bool = False) -> Callable[[Callable[..., None]], Calla
         return guarded
 
     return register
+
+
+def _check_paths(arguments: Mapping[str, Any]) -> None:
+    """Refuse paths that no file system takes before anything is done."""
+    for name, value in arguments.items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path):
+                check_path(f"The path {name}", path, written=name in ("to", "output"))
 
 
 @app.callback(invoke_without_command=True)

@@ -19,10 +19,12 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from lobes.discovery.inputs import guess_inputs
+from lobes.discovery.scope import without_others
+from lobes.discovery.shared import lock
 from lobes.discovery.sites import sites_of
 from lobes.discovery.tracing import held, trace
-from lobes.discovery.wrappers import check_whole
-from lobes.errors import ModelError
+from lobes.discovery.wrappers import check_model, check_whole
+from lobes.errors import ConfigError, ModelError
 from lobes.heads import HeadLayout
 
 _Fingerprint = tuple[tuple[str, tuple[int, ...]], ...]
@@ -40,17 +42,48 @@ def find_heads(
 
     The layout is remembered until the model goes or the names or shapes of its parameters
     change; a call with `example_inputs` looks afresh, and later calls without give what it found.
+    One thread at a time looks; while it does, the model is in evaluation mode.
 
     Raises `ModelError`, saying why and what to do, for a model without attention, one whose
     inputs cannot be guessed, and one whose heads cannot be told apart safely.
     """
-    fingerprint = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
-    if example_inputs is None and model in _known:
-        before, layout = _known[model]
-        if before == fingerprint:
-            return layout
-    layout = _discover(model, example_inputs)
-    _known[model] = fingerprint, layout
+    check_model(model)
+    if not isinstance(example_inputs, Mapping | None):
+        raise ModelError(
+            f"example_inputs are keyword arguments for one forward pass, {{name: tensor}}, not "
+            f"a {type(example_inputs).__name__}."
+        )
+    with lock, without_others():
+        fingerprint = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
+        if example_inputs is None and model in _known:
+            before, layout = _known[model]
+            if before == fingerprint:
+                return layout
+        layout = _discover(model, example_inputs)
+        _known[model] = fingerprint, layout
+        return layout
+
+
+def layout_of(model: nn.Module, layout: HeadLayout | None = None) -> HeadLayout:
+    """The layout that was given, or what `find_heads` finds where none was.
+
+    Raises `ModelError` for what is no model, `ConfigError` for what is no layout of it.
+    """
+    check_model(model)
+    if layout is None:
+        return find_heads(model)
+    if not isinstance(layout, HeadLayout):
+        raise ConfigError(
+            f"layout is what lobes.find_heads returned, not a {type(layout).__name__}."
+        )
+    for site in layout.sites:
+        try:
+            model.get_submodule(site.projection)
+        except AttributeError:
+            raise ConfigError(
+                f"The layout is another model's: {type(model).__name__} has no module "
+                f"{site.projection}; leave layout out."
+            ) from None
     return layout
 
 

@@ -9,7 +9,7 @@ then calls the projection as a module on contexts [batch, length, width].
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import isfunction, signature
 from types import FunctionType, MethodType
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
+
+from lobes.discovery.shared import shared
 
 Projection = Callable[[Tensor], Tensor]
 _OPENED = "_lobes_opened"
@@ -38,10 +40,10 @@ def opened(model: nn.Module, projections: Iterable[str]) -> Iterator[None]:
             owners[owner] = None
     with ExitStack() as stack:
         for owner in owners:
-            stack.enter_context(_open(owner))
+            stack.enter_context(shared((_OPENED, owner), partial(_open, owner)))
         for encoder in (m for m in model.modules() if isinstance(m, nn.TransformerEncoder)):
             if not owners.keys().isdisjoint(encoder.modules()):
-                stack.enter_context(_padded(encoder))
+                stack.enter_context(shared(("padded", encoder), partial(_padded, encoder)))
         yield
 
 
@@ -107,9 +109,6 @@ class _Opened:
 
 @contextmanager
 def _open(owner: nn.Module) -> Iterator[None]:
-    if _OPENED in owner.__dict__:
-        yield
-        return
     plain, own = owner.forward, "forward" in owner.__dict__
     owner.__dict__[_OPENED] = _Opened(plain, own)
     owner.__dict__["forward"] = MethodType(_open_forward, owner)

@@ -1,7 +1,6 @@
 """Which positions of a batch are real, and not padding, at which site."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -9,8 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from lobes.discovery.contexts import contexts_of
-from lobes.discovery.functional import opened
-from lobes.discovery.wrappers import uncompiled
+from lobes.discovery.scope import Hook, Scope
 from lobes.heads import HeadLayout, Site
 
 
@@ -56,16 +54,15 @@ def _one_less(values: Tensor) -> Tensor:
 def _sizes(model: nn.Module, layout: HeadLayout, inputs: Mapping[str, Any]) -> dict[int, int]:
     """How many numbers the contexts of each site are in one run."""
     sizes: dict[int, int] = {}
-    with ExitStack() as stack:
-        stack.enter_context(uncompiled())
-        stack.enter_context(opened(model, [site.projection for site in layout.sites]))
-        for site in layout.sites:
-            module = model.get_submodule(site.projection)
 
-            def hook(module: nn.Module, args: Any, site: Site = site) -> None:
-                sizes[site.index] = contexts_of(site, module, args[0]).numel()
+    def hook_of(site: Site) -> Hook:
+        def hook(module: nn.Module, args: Any) -> None:
+            sizes[site.index] = contexts_of(site, module, args[0]).numel()
 
-            stack.callback(module.register_forward_pre_hook(hook).remove)
-        with torch.no_grad():
-            model(**inputs)
+        return hook
+
+    hooks = {site.index: hook_of(site) for site in layout.sites}
+    scope = Scope(model, layout, hooks, what="a measurement")
+    with scope.entered(), torch.no_grad():
+        model(**inputs)
     return sizes

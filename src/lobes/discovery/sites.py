@@ -30,6 +30,13 @@ def sites_of(model: nn.Module, seen: Trace) -> tuple[Site, ...]:
     """
     found = [_run(model, block, seen) for block in blocks_of(seen)]
     runs = [run for run in found if run is not None]
+    if not runs and seen.events and not any(event.scores.requires_grad for event in seen.events):
+        raise ModelError(
+            f"The attention of {type(model).__name__} runs where torch computes no gradients, "
+            f"inside torch.no_grad or the reentrant form of torch.utils.checkpoint, so its heads "
+            f"cannot be told apart: switch that off, or give the part of the model around which "
+            f"it is."
+        )
     if not runs:
         raise ModelError(
             f"No attention was seen in {type(model).__name__}: its forward pass called neither "

@@ -6,6 +6,7 @@ gradient crosses a block, and what a gradient shows does not depend on the weigh
 weights are all zero is found like any other.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -91,6 +92,7 @@ class Trace(TorchFunctionMode):
 
     def __post_init__(self) -> None:
         super().__init__()
+        self._thread = threading.get_ident()  # its hooks are called by all
         self._stack: list[Frame] = []
         self._anchor = torch.zeros((), requires_grad=True)
         self._generators: dict[torch.device, torch.Generator] = {}
@@ -232,6 +234,8 @@ class Trace(TorchFunctionMode):
         """A forward pre-hook for the module called `path`."""
 
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if threading.get_ident() != self._thread:
+                return
             argument = args[0] if args and isinstance(args[0], Tensor) else None
             self._stack.append(Frame(module, path, self.clock(), argument, tuple(self._stack)))
             self.frames.append(self._stack[-1])
@@ -240,6 +244,8 @@ class Trace(TorchFunctionMode):
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """A forward hook for every module; it replaces the output of a projection."""
+        if threading.get_ident() != self._thread:
+            return None
         frame = self._stack.pop()
         first = output[0] if isinstance(output, tuple) and output else output
         if not isinstance(first, Tensor):

@@ -8,7 +8,18 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lobes.discovery.shared import shared
 from lobes.errors import ModelError
+
+
+def check_model(model: object) -> None:
+    """Raise `ModelError` for what is no model: the name of one, or its class."""
+    if not isinstance(model, nn.Module):
+        given = repr(model) if isinstance(model, str | type) else f"a {type(model).__name__}"
+        raise ModelError(
+            f"{given} is no model: expected a torch.nn.Module; load it first, as with "
+            f'transformers.AutoModel.from_pretrained("bert-base-uncased").'
+        )
 
 
 def check_whole(model: nn.Module) -> None:
@@ -44,7 +55,7 @@ def uncompiled() -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:  # nothing was compiled, and importing it is slow
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    with shared("uncompiled", lambda: torch.compiler.set_stance("force_eager")):
         yield
 
 

@@ -12,7 +12,7 @@ independently of each other, also where they share their sentences. NumPy and Sc
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Literal
@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from lobes import limits
 from lobes.dissociation.dscores import (
     ALPHA,
     FORMULAS,
@@ -427,14 +428,12 @@ class Sampled:
 
 
 def _check_statistics(resamples: int, seed: int, level: float) -> None:
-    if resamples < 1:
-        raise ConfigError(f"An interval needs one or more resamples, not {resamples}.")
-    if seed < 0:
-        raise ConfigError(f"A seed is a whole number from 0, not {seed}.")
-    if not 0 < level < 1:
-        raise ConfigError(
-            f"An interval's level lies between 0 and 1, not at {level:g}; for 95 % write 0.95."
-        )
+    for name, value, limit in (
+        ("resamples", resamples, replace(limits.RESAMPLES, least=1)),
+        ("seed", seed, limits.SEED),
+        ("level", level, limits.LEVEL),
+    ):
+        limits.check_number(name, value, limit)
 
 
 def _check_lesions(lesions: tuple[Lesion, ...], tasks: tuple[str, ...]) -> None:

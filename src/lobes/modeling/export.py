@@ -13,7 +13,6 @@ and its encoder does not end with one. Such a model is used with `MultiTaskModel
 
 import copy
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from lobes.batching import collate, encode, padding_id
+from lobes.disk import whole_folder
 from lobes.errors import LobesError, ModelError, RunError
 from lobes.modeling.multi_task import MultiTaskModel
 from lobes.modeling.opening import quiet
@@ -36,7 +36,6 @@ from lobes.modeling.task_model import TaskModel, check_texts
 from lobes.tasks.task import TaskSpec
 
 TOLERANCE = 1e-5
-TEMPORARY = ".lobes-tmp-"
 _LENGTHS = (2, 3, 5, 7, 11, 17)
 
 
@@ -94,7 +93,7 @@ def export_task(model: TaskModel, task: str, folder: str | os.PathLike[str]) -> 
     with evaluation_mode(model), torch.no_grad():
         source = _on_cpu_in_float32(model)
         built = _expressed(source, spec)
-        with _whole_folder(target) as unfinished:
+        with _writing(target) as unfinished:
             with quiet():
                 built.save_pretrained(unfinished)
                 _tokenizer_of(source).save_pretrained(unfinished)
@@ -395,22 +394,15 @@ def _check_target(target: Path) -> None:
 
 
 @contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
+def _writing(target: Path) -> Iterator[Path]:
     """A folder that becomes `target` when the block ends, and nothing if it fails."""
-    unfinished = target.with_name(TEMPORARY + target.name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        yield unfinished
-        if target.exists():
-            target.rmdir()  # an empty one, where a folder cannot take its place at once
-        os.replace(unfinished, target)
+        with whole_folder(target) as unfinished:
+            yield unfinished
     except LobesError:
         raise
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"{str(target)!r} could not be written ({error}): make room or choose another folder."
         ) from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

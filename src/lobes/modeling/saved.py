@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lobes.disk import equal_rights, writing
 from lobes.errors import ModelError
 from lobes.modeling.opening import check_files
 from lobes.tasks.task import TaskSpec
@@ -65,9 +66,10 @@ def close_folder(folder: Path, card: Card) -> None:
         "dropout": card.dropout,
         "max_length": card.max_length,
     }
-    unfinished = folder / f"{CARD}.unfinished"
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-    os.replace(unfinished, folder / CARD)
+    # safetensors makes its files private
+    equal_rights([*folder.glob("*.safetensors"), *(folder / ENCODER).glob("*.safetensors")], folder)
+    with writing(folder / CARD) as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode())
 
 
 def read_card(folder: Path) -> Card:

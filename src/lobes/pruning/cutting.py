@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lobes.ablation import ablate
-from lobes.discovery import find_heads
+from lobes.discovery import find_heads, layout_of
 from lobes.discovery.functional import opened
 from lobes.discovery.inputs import guess_inputs
+from lobes.discovery.wrappers import check_model
 from lobes.errors import ConfigError, HeadError, ModelError
-from lobes.heads import HeadLayout, HeadSet, Site
+from lobes.heads import HeadLayout, Heads, HeadSet, Site
 from lobes.pruning import special
 from lobes.pruning.blocks import Sample, block_path
 from lobes.pruning.compare import largest_difference, tensors, tolerance
@@ -29,13 +30,15 @@ from lobes.pruning.surgery import operate
 
 def prune(
     model: nn.Module,
-    heads: HeadSet,
+    heads: Heads,
     *,
     layout: HeadLayout | None = None,
     example_inputs: Mapping[str, Any] | None = None,
     export: Literal["native", "zeroed"] | None = None,
 ) -> nn.Module:
     """A new model without `heads`: their parameters are gone. `model` stays as it is.
+
+    `heads` has any form that `HeadSet.of` reads.
 
     What the new model gives equals what `model` gives while the heads are ablated, to rounding;
     this is tried out on one forward pass before the model is returned. It is smaller and faster,
@@ -52,10 +55,12 @@ def prune(
     """
     if export not in (None, "native", "zeroed"):
         raise ConfigError(f'export is "native", "zeroed" or None, not {export!r}.')
+    check_model(model)
     _check_state(model)
     if layout is None:
         layout = find_heads(model, example_inputs=example_inputs)
-    layout.check(heads)
+    layout = layout_of(model, layout)
+    heads = HeadSet.of(heads, layout)
     if len(heads) == layout.total:
         raise HeadError(
             f"All {layout.total} heads were to be pruned: a model without any attention head is "

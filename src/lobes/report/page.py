@@ -5,8 +5,6 @@ A content security policy forbids every load from elsewhere, and every script bu
 
 import base64
 import hashlib
-import os
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lobes.errors import RunError
+from lobes.disk import disk_faults, writing
 
 
 def render_page(template: str, *, script: str = "", **shown: Any) -> str:
@@ -66,24 +64,8 @@ def write_page(page: str, html_path: str | Path) -> Path:
     when it cannot be written.
     """
     target = Path(html_path)
-    temporary = ""
-    try:
+    with disk_faults(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-        # mkstemp makes the file private; the page gets the rights of any new file.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise RunError(f"Cannot write the report {target}: {error.strerror}.") from None
+    with writing(target) as file:
+        file.write(page.encode())
     return target
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lobes.disk import unsealed
 from lobes.errors import HeadError, RunError
 from lobes.report.words import clean
 
@@ -110,11 +111,13 @@ def read(path: str | Path, kind: Kind) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise RunError(f"{path} is damaged: it is not UTF-8 text. {_AGAIN}") from None
     try:
-        content = json.loads(text, parse_constant=lambda _: None)
+        content = unsealed(json.loads(text, parse_constant=lambda _: None))
     except json.JSONDecodeError as error:
         raise RunError(
             f"{path} is damaged: line {error.lineno} is not JSON ({error.msg}). {_AGAIN}"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {error}. {_AGAIN}") from None
     return check(content, kind, str(path))
 
 

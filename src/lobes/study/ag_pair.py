@@ -14,8 +14,11 @@ from lobes.disk import disk_faults, writing
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.tasks.ag_pair import LABELS, Pairs, ag_pairs
 from lobes.tasks.columns import check_label_values, check_texts, listed, read_columns
-from lobes.tasks.formats import header_of, read_cells, read_rows
+from lobes.tasks.delimited import Dialect, header_of, read_cells
+from lobes.tasks.folders import LABEL_COLUMN
+from lobes.tasks.formats import read_rows
 from lobes.tasks.known import known_task
+from lobes.tasks.opening import kind_of
 
 # What stands between the parts of an article.
 JOINT = " - "
@@ -86,7 +89,7 @@ def _read(source: Path, text: tuple[str, ...], topic: str | None) -> tuple[list[
         label, columns = "class", ("title", "description")
         rows = [
             {label: row[0], columns[0]: row[1], columns[1]: row[2]}
-            for block in read_cells(source, range(3), delimiter=",")
+            for block in read_cells(source, range(3), Dialect(), header=LABEL_COLUMN)
             for row in block
         ]
     else:
@@ -106,11 +109,13 @@ def _read(source: Path, text: tuple[str, ...], topic: str | None) -> tuple[list[
 
 
 def _is_ag_news(source: Path) -> bool:
-    """Whether a file is a CSV without a header whose lines are class, title, description."""
-    if source.suffix.lower() != ".csv":
+    """Whether a file is a CSV whose lines are class, title, description, with a header or none."""
+    if kind_of(source) != ".csv":
         return False
-    cells = header_of(source)
-    return len(cells) == 3 and cells[0].strip().isdecimal()
+    cells = [cell.strip() for cell in header_of(source, Dialect())]
+    if [cell.casefold() for cell in cells[1:]] == ["title", "description"]:
+        return LABEL_COLUMN.fullmatch(cells[0]) is not None
+    return len(cells) == 3 and cells[0].isdecimal()
 
 
 def _topic_of(where: str, row: int, cell: str) -> str:

@@ -10,8 +10,9 @@ from scipy.stats import rankdata
 
 from lobes.errors import ConfigError, RunError
 from lobes.heads import HeadLayout, HeadScores, HeadSet
-from lobes.modeling import is_saved_model
 from lobes.report.source import damage_named, read_results
+from lobes.study.manifest import check_files
+from lobes.study.models import trained_model
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ class Choice:
         """The model that the run trained, or measured where it trained none."""
         if self.run is None:
             raise ConfigError("Which model is to be pruned? Expected MODEL, a folder or a name.")
-        if is_saved_model(self.run / "model"):
-            return str(self.run / "model")
+        model = trained_model(self.run)
+        if model is not None:
+            return str(model)
+        check_files(self.run, "results.json")
         results = read_results(self.run)
         measured = (results.get("config") or {}).get("model")
         if results.get("training") is not None or not isinstance(measured, str):
@@ -79,6 +82,7 @@ class Choice:
             if not chosen:
                 raise ConfigError('--drop names no head; expected some, such as "0:1,5 3:2".')
             return chosen
+        check_files(self.run, "results.json")
         results = read_results(self.run)
         with damage_named():
             measured = [int(site["n_heads"]) for site in results["model"]["sites"]]

@@ -15,13 +15,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from lobes import limits
 from lobes.errors import ConfigError
+from lobes.limits import check_path, fault_of_name
 from lobes.study.tables import (
     CompareConfig,
     GrowthConfig,
     IapConfig,
     IatConfig,
-    Natural,
     NewTaskConfig,
     Section,
     TaskConfig,
@@ -29,6 +30,7 @@ from lobes.study.tables import (
     TrainingConfig,
     TransferConfig,
     as_tuple,
+    number,
     shown,
 )
 from lobes.tasks.sources import DATA_VARIABLE
@@ -39,12 +41,10 @@ HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
 class StudyConfig(Section):
     """A whole study, resolved: nothing left to look up but the model and the data themselves."""
 
-    name: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$")] = Field(
-        description="a name without slashes"
-    )
+    name: Text = Field(description="a name without slashes")
     model: Text = Field(description="a model of the hub or a folder")
     output: Text = Field(description="a folder")
-    seed: Natural = Field(0, description="a whole number from 0")
+    seed: int = number(0, limits.SEED)
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description='"auto", "fp32" or "bf16"'
     )
@@ -52,9 +52,7 @@ class StudyConfig(Section):
         "auto", description='"auto", "pooler", "first", "mean" or "last"'
     )
     # None: 256 (METHOD section 8), or what the model takes where that is less
-    max_length: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="a number of tokens from 2"
-    )
+    max_length: int | None = number(None, limits.TOKENS)
     trust_remote_code: bool = Field(False, description="true or false")
     keep_texts: bool = Field(True, description="true or false")
     # None: the hub, or the folder that LOBES_DATA names
@@ -82,6 +80,8 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":
+        if fault_of_name(self.name):
+            raise ValueError(f"name is {shown(self.name)}, {fault_of_name(self.name)}")
         names = [task.name for task in self.tasks]
         for name in names:
             if names.count(name) > 1:
@@ -106,6 +106,7 @@ class StudyConfig(Section):
                 f"iat is there, but the study has one task, {shown(names[0])}; expected two or "
                 f"more tasks, since IAT keeps tasks from disturbing each other"
             )
+        self._check_seeds()
         if self.growth is not None:
             self._check_growth()
         for name in self.iap.lesion_tasks or ():
@@ -121,6 +122,16 @@ class StudyConfig(Section):
                 f"[[tasks]]; expected a new task under a name of its own"
             )
         return self
+
+    def _check_seeds(self) -> None:
+        """The trainings of a comparison have the seeds that follow the study's."""
+        for table in ("compare", "transfer"):
+            section = getattr(self, table)
+            if section is not None and self.seed + section.seeds - 1 > limits.SEED.most:
+                raise ValueError(
+                    f"seed is {self.seed} and {table}.seeds is {section.seeds}; expected a last "
+                    f"seed of at most {limits.SEED.most:,}"
+                )
 
     def _check_growth(self) -> None:
         """D-scores over a training need a training, and lesions of two tasks or more."""
@@ -188,7 +199,7 @@ def load_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> St
         raise ConfigError(f"There is no study file {file}; expected a TOML file.") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file} is not encoded in UTF-8; expected a TOML file.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, a deep nesting
         raise ConfigError(f"{file} is not valid TOML: {str(error).rstrip('.')}.") from None
     except OSError as error:
         raise ConfigError(f"Cannot read the study file {file}: {error.strerror}.") from None
@@ -281,7 +292,7 @@ def _toml_value(text: str, setting: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
         if list(parsed) == ["value"]:
             return parsed["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         if re.fullmatch(r"[^\s\"'\[\]{}=,]+", text):
             return text  # a plain word or path, which a shell would strip of its quotes
     raise ConfigError(
@@ -349,6 +360,13 @@ def _path(text: str, key: str, source: str, folder: Path) -> str:
 
 
 def _expanded(text: str, key: str, source: str) -> str:
+    """The text with its variables put in; `ConfigError` where that is no path."""
+    expanded = _with_variables(text, key, source)
+    check_path(f"{source}: {key}", expanded, written=key == "output")
+    return expanded
+
+
+def _with_variables(text: str, key: str, source: str) -> str:
     """Put in `${NAME}` from the environment, and the home folder for a leading `~`."""
 
     def value(match: re.Match[str]) -> str:

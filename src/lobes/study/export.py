@@ -5,17 +5,18 @@ from pathlib import Path
 from lobes.errors import RunError
 from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.export import export_task
+from lobes.study.models import trained_model
 
 
 def export_run(run: Path, task: str, to: Path, *, trust_remote_code: bool = False) -> Path:
     """Write `task` of a run's trained model to the folder `to`, and return where it is.
 
     `run` is a run's folder, or one that `MultiTaskModel.save_pretrained` wrote;
-    `trust_remote_code` lets Python code that the model brings run. Raises `RunError`
-    where there is no trained model, otherwise what `export_task` raises.
+    `trust_remote_code` lets Python code that the model brings run. Raises `RunError` where there
+    is no trained model or a damaged one, otherwise what `export_task` raises.
     """
-    for folder in (run / "model", run):
-        if is_saved_model(folder):
+    for folder in (trained_model(run), run):
+        if folder is not None and is_saved_model(folder):
             model = MultiTaskModel.from_pretrained(folder, trust_remote_code=trust_remote_code)
             return export_task(model, task, to)
     raise RunError(

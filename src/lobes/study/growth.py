@@ -7,7 +7,7 @@ after it (METHOD section 1).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,16 @@ import torch
 from jaxtyping import Float
 from transformers import TrainerCallback
 
+from lobes.disk import fingerprint
 from lobes.dissociation import Dissociation, LesionMatrix
 from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where, shared_tasks
 from lobes.dissociation.similarity import importance_correlation
 from lobes.dissociation.statistics import percentile_interval
+from lobes.errors import RunError
 from lobes.iap import lesion_matrix
 from lobes.modeling import MultiTaskModel
 from lobes.study.config import StudyConfig
+from lobes.study.measurements import NotMeasured
 from lobes.study.probe import pooled_features, probe_targets, ridge
 from lobes.study.store import RunFolder
 from lobes.study.subject import iap_settings, new_model, scope_of
@@ -63,23 +66,25 @@ def measure_growth(
     tasks: Sequence[Task],
     last: LesionMatrix,
     training: Mapping[str, Any],
+    trained: MultiTaskModel,
     precision: str,
     progress: Progress | None = None,
 ) -> dict[str, Any] | None:
     """The part "growth" of the results; None where the study asks for none.
 
-    `last` is the matrix of the trained model, `training` what its training recorded. Steps whose
-    models an earlier, interrupted call measured are not measured again.
+    `last` is the matrix of the model `trained`, `training` what its training recorded. Steps that
+    an earlier call measured are not measured again, and need their models no more. Raises
+    `RunError` where a model is needed and not there.
     """
     if study.growth is None:
         return None
     fraction = last.fractions[-1]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     steps = [0, *growth_steps(study, training["steps"])]
-    matrices: list[LesionMatrix] = []
-    for step in steps:
-        model = _model(study, folder.path, tasks, step, precision).to(device)
-        matrices.append(_measured(study, folder, model, tasks, fraction, precision, step, progress))
+    scope = scope_of(trained, tasks, precision)
+    matrices = [
+        _measured(study, folder, trained, scope, tasks, fraction, precision, step, progress)
+        for step in steps
+    ]
     found = [_dissociation(study, matrix, fraction) for matrix in (*matrices, last)]
     shared = {
         name: shared_tasks(*(getattr(each, name).values for each in (found[0], found[-1])))
@@ -91,8 +96,6 @@ def measure_growth(
             (*matrices, last), found, (*steps, training["steps"]), strict=True
         )
     ]
-    for step in steps[1:]:
-        folder.remove_model(_name(step))
     return {
         "fraction": fraction,
         "points": points,
@@ -100,17 +103,30 @@ def measure_growth(
     }
 
 
+def remove_kept_models(folder: RunFolder) -> None:
+    """Remove the models of the steps on the way: for when the results are written."""
+    folder.remove_models(_KEPT)
+
+
+_KEPT = "model-step-"
+
+
 def _name(step: int) -> str:
-    return f"model-step-{step}"
+    return f"{_KEPT}{step}"
 
 
 def _model(
-    study: StudyConfig, folder: Path, tasks: Sequence[Task], step: int, precision: str
+    study: StudyConfig, folder: RunFolder, tasks: Sequence[Task], step: int, precision: str
 ) -> MultiTaskModel:
     """The model as it was at a step."""
     if step:
+        if folder.model_record(_name(step)) is None:
+            raise RunError(
+                f"The model of step {step} is needed to measure growth, and {folder.path} holds "
+                f"none or a damaged one: train again with --fresh, or choose another output."
+            )
         return MultiTaskModel.from_pretrained(
-            folder / _name(step), tasks, trust_remote_code=study.trust_remote_code
+            folder.path / _name(step), tasks, trust_remote_code=study.trust_remote_code
         )
     model = new_model(study, tasks)
     some = [_fewer(task, study.seed) for task in tasks]
@@ -137,28 +153,34 @@ def _fewer(task: Task, seed: int) -> Task:
 def _measured(
     study: StudyConfig,
     folder: RunFolder,
-    model: MultiTaskModel,
+    trained: MultiTaskModel,
+    scope: str,
     tasks: Sequence[Task],
     fraction: float,
     precision: str,
     step: int,
     progress: Progress | None,
 ) -> LesionMatrix:
-    """The lesion matrix of one fraction, without controls."""
+    """The lesion matrix of one fraction at a step, without controls.
+
+    What was measured is kept by the step and the `scope` of the trained model, whose training
+    the step belongs to: where all of it is there, the step's model is not needed. The heads are
+    those of `trained` at every step.
+    """
     iap = study.iap.model_copy(update={"controls": 0, "fractions": (fraction,)})
 
     def shown(stage: str, done: int, total: int) -> None:
         if progress:
             progress(f"step {step}: {stage}", done, total)
 
-    return lesion_matrix(
-        model,
-        tasks,
-        iap_settings(study.model_copy(update={"iap": iap})),
-        precision=precision,
-        progress=shown,
-        remember=folder.measurements(scope_of(model, tasks, precision)).remember,
-    )
+    settings = iap_settings(study.model_copy(update={"iap": iap}))
+    measurements = folder.measurements(fingerprint(scope, f"step {step}"))
+    measure = partial(lesion_matrix, tasks=tasks, settings=settings, precision=precision)
+    try:
+        return measure(trained, remember=measurements.recall)
+    except NotMeasured:
+        model = _model(study, folder, tasks, step, precision).to(trained.device)
+        return measure(model, progress=shown, remember=measurements.remember)
 
 
 def _dissociation(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> Dissociation:

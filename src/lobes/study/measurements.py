@@ -6,8 +6,9 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -16,18 +17,24 @@ from lobes.disk import fingerprint, first_line, writing
 logger = logging.getLogger("lobes")
 
 Arrays = dict[str, np.ndarray]
+Writing = Callable[[Path], AbstractContextManager[IO[bytes]]]
+
+
+class NotMeasured(Exception):
+    """There is no stored result."""
 
 
 class Measurements:
     """Results of costly computations, kept as Parquet files in a folder.
 
     `scope` says what the measurements are of (a fingerprint of the model and the data): results
-    of another scope are never returned.
+    of another scope are never returned. `writing` is how a file is written there.
     """
 
-    def __init__(self, folder: Path, scope: str) -> None:
+    def __init__(self, folder: Path, scope: str, writing: Writing = writing) -> None:
         self.folder = folder
         self.scope = scope
+        self._writing = writing
         self._seconds: dict[str, float] = {}
 
     def remember(self, key: str, compute: Callable[[], Arrays]) -> Arrays:
@@ -45,9 +52,16 @@ class Measurements:
         self._seconds[key] = time.perf_counter() - start
         notes = {"key": key, "scope": self.scope, "seconds": self._seconds[key]}
         content = _to_parquet(arrays, notes)
-        with writing(path) as file:
+        with self._writing(path) as file:
             file.write(content)
         return arrays
+
+    def recall(self, key: str, compute: object = None) -> Arrays:
+        """The stored result for `key`, where `remember` would compute none: else `NotMeasured`."""
+        stored = self._load(self.folder / self._file_name(key), key)
+        if stored is None:
+            raise NotMeasured(key)
+        return stored
 
     @property
     def seconds(self) -> Mapping[str, float]:
@@ -102,7 +116,7 @@ def _to_parquet(arrays: Arrays, notes: Mapping[str, Any]) -> bytes:
             ("numbers", pa.list_(pa.float64())),
         ]
     )
-    notes = {**notes, "checksum": _checksum(arrays)}
+    notes = {**notes, "checksum": _checksum(arrays, notes)}
     table = pa.Table.from_pylist(rows, schema).replace_schema_metadata({"lobes": json.dumps(notes)})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -122,10 +136,11 @@ def _from_parquet(content: bytes) -> tuple[Arrays, dict[str, Any]]:
         values = table["numbers" if dtype.kind == "f" else "integers"][i].values
         flat = values.to_numpy(zero_copy_only=False).astype(dtype)
         arrays[name] = flat.reshape(table["shape"][i].as_py())
-    if _checksum(arrays) != notes["checksum"]:
+    if _checksum(arrays, notes) != notes["checksum"]:
         raise ValueError("its checksum does not fit")
     return arrays, notes
 
 
-def _checksum(arrays: Arrays) -> str:
-    return fingerprint(*(part for item in arrays.items() for part in item))
+def _checksum(arrays: Arrays, notes: Mapping[str, Any]) -> str:
+    about = json.dumps({key: value for key, value in notes.items() if key != "checksum"})
+    return fingerprint(about, *(part for item in arrays.items() for part in item))

@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 
 from lobes.discovery import find_heads
-from lobes.disk import read_json
+from lobes.disk import read_folder, read_json
 from lobes.errors import ModelError, RunError
 from lobes.heads import HeadLayout
 from lobes.modeling import MultiTaskModel, is_saved_model
@@ -16,6 +16,7 @@ from lobes.modeling.opening import opening
 from lobes.modeling.pretrained import load_config, load_model
 from lobes.modeling.pruned import named_class
 from lobes.pruning.cutting import tried_out
+from lobes.study.manifest import AGAIN, MODEL_MARKER, check_files
 from lobes.study.store import SCHEMA
 
 
@@ -28,8 +29,8 @@ def open_model(
     configuration names, with all its layers. Raises `ModelError` where there is none that can be
     loaded safely, and `RunError` for the folder of a run that has trained none.
     """
-    for folder in (Path(name_or_folder, "model"), Path(name_or_folder)):
-        if is_saved_model(folder):
+    for folder in (trained_model(Path(name_or_folder)), Path(name_or_folder)):
+        if folder is not None and is_saved_model(folder):
             saved = MultiTaskModel.from_pretrained(folder, trust_remote_code=trust_remote_code)
             return saved.eval()
     if _is_run(Path(name_or_folder)):
@@ -41,6 +42,21 @@ def open_model(
     with opening(name_or_folder):
         loader = _class_of(config)
     return load_model(name_or_folder, loader=loader, trust_remote_code=trust_remote_code)[0].eval()
+
+
+def trained_model(run: Path) -> Path | None:
+    """Where the trained model of a run's folder is; None where there is none.
+
+    Raises `RunError` where it is not as the run wrote it.
+    """
+    model = run / "model"
+    check_files(run, f"model/{MODEL_MARKER}")
+    if (model / MODEL_MARKER).exists() and read_folder(model, MODEL_MARKER) is None:
+        raise RunError(
+            f"The model in {model} is damaged: its files are not those that {MODEL_MARKER} lists. "
+            f"{AGAIN}"
+        )
+    return model if is_saved_model(model) else None
 
 
 def find_model_heads(

@@ -18,10 +18,11 @@ from lobes.disk import disk_faults, writing
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.evaluation import predict_logits, predictions_of
 from lobes.metrics import get_metric
-from lobes.modeling import TaskModel, is_saved_model, load_task_model
+from lobes.modeling import TaskModel, load_task_model
 from lobes.precision import resolve_precision
 from lobes.report.tabular import spreadsheet_cell
 from lobes.study.config import StudyConfig
+from lobes.study.models import trained_model
 from lobes.study.run import given_model
 from lobes.study.store import stored_study
 from lobes.study.subject import load_tasks
@@ -129,8 +130,9 @@ def _splits(task: TaskConfig, split: str, data_dir: str | None) -> dict[str, Spl
 
 def _model(run: Path, study: StudyConfig) -> TaskModel:
     """The run's trained model, or the one that it measured as it was."""
-    if is_saved_model(run / "model"):
-        return load_task_model(run / "model", trust_remote_code=study.trust_remote_code)
+    trained = trained_model(run)
+    if trained is not None:
+        return load_task_model(trained, trust_remote_code=study.trust_remote_code)
     if study.training.enabled:
         raise RunError(
             f"There is no trained model in {run} yet: finish the run with `lobes run` first."

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
-from lobes.disk import disk_faults, read_json, writing_folder
+from lobes.disk import disk_faults, read_json, restore, writing_folder
 from lobes.errors import ModelError, RunError
 from lobes.heads import HeadLayout, HeadSet
 from lobes.modeling import MultiTaskModel
@@ -59,6 +59,8 @@ def prune_model(
     written here) or cannot be written, and whatever `open_model`, `Choice` and `prune` raise.
     """
     tell = progress or (lambda *_: None)
+    with disk_faults(to):
+        restore(to.absolute(), MARKER)  # where this was killed between the old model and the new
     check_target(to, fresh=fresh)
     name = model or choice.model()
     tell("loading", 0, 1)

@@ -14,6 +14,7 @@ from lobes.report.listing import Shown
 from lobes.report.page import write_page
 from lobes.report.source import read_results
 from lobes.report.view import view
+from lobes.study.manifest import check_files
 from lobes.study.several import runs_results
 
 
@@ -61,8 +62,7 @@ def report_again(path: Path, page: Path | None = None) -> tuple[dict[str, Any], 
     `path` is a folder or a file in it; `page` is where to write, by default beside the file.
     Raises `RunError` where there is nothing to report, or it is damaged.
     """
-    kind = _kind_of(path)
-    results = kind.read(path)
+    kind, results = _read(path)
     folder = path if path.is_dir() else path.parent
     return results, write_page(kind.render(results, folder), page or folder / kind.page)
 
@@ -76,7 +76,7 @@ def report_runs(
     files cannot be written.
     """
     content, kind = runs_results(runs), KINDS["lobes-runs"]
-    _write([(kind.file, to_json(content))], folder)
+    _write([(kind.file, to_json(content, seal=True))], folder)
     return content, write_page(kind.render(content, folder), page or folder / kind.page)
 
 
@@ -85,8 +85,8 @@ def write_exhibits(path: Path, folder: Path, *, png: bool = True, dpi: int = DPI
 
     `path` is as in `report_again`. Raises what `write_figures` and `write_tables` raise.
     """
-    kind = _kind_of(path)
-    shown = kind.view(kind.read(path), path if path.is_dir() else path.parent)
+    kind, results = _read(path)
+    shown = kind.view(results, path if path.is_dir() else path.parent)
     figures = write_figures(shown, folder / "figures", png=png, dpi=dpi)
     return [*figures, *write_tables(shown, folder / "tables")]
 
@@ -117,11 +117,21 @@ def _write(files: Sequence[tuple[str, bytes]], folder: Path) -> list[Path]:
     return [folder / name for name, _ in files]
 
 
+def _read(path: Path) -> tuple[Kind, dict[str, Any]]:
+    """What kind of results the path holds, and its content, checked as `lobes` wrote it."""
+    kind = _kind_of(path)
+    if path.is_dir() or path.name == kind.file:
+        folder = path if path.is_dir() else path.parent
+        check_files(folder, kind.file, "predictions.parquet", "texts.parquet")
+    return kind, kind.read(path)
+
+
 def _kind_of(path: Path) -> Kind:
     """What the path holds; results of a study where that cannot be told."""
     if not path.is_dir():
         content = read_json(path)
         schema = content.get("schema") if isinstance(content, dict) else None
-        return KINDS.get(str(schema), KINDS["lobes-results"])
+        named = [kind for kind in KINDS.values() if kind.file == path.name]
+        return KINDS.get(str(schema), named[0] if named else KINDS["lobes-results"])
     there = [kind for kind in KINDS.values() if (path / kind.file).exists()]
     return there[0] if there else KINDS["lobes-results"]

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 
 from lobes.discovery import find_heads
+from lobes.disk import plain
 from lobes.errors import ConfigError, RunError
 from lobes.iap import check_lesions, lesion_matrix
-from lobes.modeling import PromptedModel, TaskModel, load_task_model
+from lobes.modeling import MultiTaskModel, PromptedModel, TaskModel, load_task_model
 from lobes.precision import resolve_precision
 from lobes.report.examples import examples_of
 from lobes.report.html import render
-from lobes.report.source import read_results
+from lobes.report.source import check_results, read_results
 from lobes.study.agreement import measure_agreement, measure_similarity
 from lobes.study.config import StudyConfig
-from lobes.study.growth import KeepModels, measure_growth
+from lobes.study.growth import KeepModels, measure_growth, remove_kept_models
 from lobes.study.results import (
     describe_environment,
     describe_model,
@@ -63,17 +64,19 @@ def run_study(
         model, training = _trained_model(study, folder, tasks, fingerprints, stages, progress)
         if training is not None and "iap" not in stages:
             return training
-        results = _finished(folder)
+        results = _finished(study, folder)
         if results is None:
             model = model or load_task_model(
                 folder.path / "model", tasks, trust_remote_code=study.trust_remote_code
             )
             results = _measure(study, folder, model, tasks, training, progress)
+        remove_kept_models(folder)
         if not study.keep_texts:
-            (folder.path / "texts.parquet").unlink(missing_ok=True)
+            folder.remove("texts.parquet")
         if "report" in stages:
             with folder.writing("report.html") as file:
                 file.write(render(results, examples_of(folder.path, results)).encode())
+        folder.check()
         return results
 
 
@@ -130,16 +133,22 @@ def given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
     )
 
 
-def _finished(folder: RunFolder) -> dict[str, Any] | None:
-    """The results of a run that has measured everything, or None."""
-    if not all(
-        (folder.path / f"{name}.parquet").is_file() for name in ("importance", "predictions")
-    ):
+def _finished(study: StudyConfig, folder: RunFolder) -> dict[str, Any] | None:
+    """The results of a run that has measured everything, or None.
+
+    None as well where a file of them is not as it was written, or is of another study: what was
+    measured is still there, and they are made of it again.
+    """
+    tables = ["importance.parquet", "predictions.parquet"]
+    if study.keep_texts:
+        tables.append("texts.parquet")
+    if not all(folder.holds(name) for name in ("results.json", *tables)):
         return None
     try:
-        return read_results(folder.path)
+        results = read_results(folder.path)
     except RunError:
         return None
+    return results if folder.is_of_this_study(results.get("config")) else None
 
 
 def _measure(
@@ -165,7 +174,8 @@ def _measure(
     others = (study, model, tasks, matrix, precision, measurements.remember, progress)
     growth = None
     if training is not None:
-        growth = measure_growth(study, folder, tasks, matrix, training, precision, progress)
+        assert isinstance(model, MultiTaskModel)  # it was trained here
+        growth = measure_growth(study, folder, tasks, matrix, training, model, precision, progress)
     results = study_results(
         study,
         tasks,
@@ -191,4 +201,4 @@ def _measure(
         with folder.writing("texts.parquet") as file:
             write_texts(tasks, file)
     folder.write_json("results.json", results)
-    return read_results(folder.path)
+    return check_results(plain(results))

@@ -29,6 +29,7 @@ from lobes.errors import ConfigError, RunError
 from lobes.heads import HeadScores, HeadSet
 from lobes.metrics import get_metric
 from lobes.report.source import damage_named, read_results
+from lobes.study.manifest import check_files
 
 SCHEMA = {"schema": "lobes-runs", "version": 1}
 
@@ -47,6 +48,8 @@ def runs_results(
     """
     if len({run.resolve() for run in runs}) < len(runs):
         raise RunError("A run is named twice: expected the folders of different runs.")
+    for run in runs:
+        check_files(run, "results.json", "predictions.parquet", "importance.parquet")
     results = [read_results(run) for run in runs]
     matrices = [stored_matrix(run, each) for run, each in zip(runs, results, strict=True)]
     first = results[0]

@@ -1,6 +1,7 @@
 """A run's folder: locked while it is in use, every file whole or absent, each measurement once.
 
     config.json           the resolved study, and fingerprints of its data
+    files.json            what lobes wrote here, with the SHA-256 of each file (`manifest.py`)
     run.lock              who uses the folder; the lock is the kernel's and dies with its owner
     checkpoints/          the training so far; gone when the training is done
     model/                the trained model, and `training.json`, written last
@@ -14,14 +15,17 @@
 `lobes compare` and `lobes transfer` have folders of their own, with `comparison.json` or
 `transfer.json` and the page beside it; `model-*` are models that they need for a while.
 
-Every file is written as `disk.py` does it, whole or not at all; so a run killed at any moment
-leaves nothing half-written, and the same command goes on from there.
+Every file is written as `disk.py` does it, whole or not at all, and nothing is removed before what
+needs it is written; so a run killed at any moment leaves nothing half-written, and the same command
+goes on from there. Only what `files.json` lists, and numbered checkpoints, is ever replaced or
+removed; a stranger's file in the way is renamed. No folder in it may be a link.
 """
 
 import contextlib
 import json
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -29,18 +33,25 @@ from pathlib import Path
 from typing import IO, Any
 
 from lobes.disk import (
+    REPLACED,
     TEMPORARY,
+    digest_of,
     disk_faults,
     read_folder,
     read_json,
     remove,
+    remove_files,
     remove_folder,
+    restore,
+    set_aside,
     to_json,
     writing,
     writing_folder,
 )
 from lobes.errors import ConfigError, RunError
 from lobes.study.config import StudyConfig, differences
+from lobes.study.manifest import MODEL_MARKER, NAME, PAGES, Manifest, check_files
+from lobes.study.manifest import SCHEMA as FILES
 from lobes.study.measurements import Measurements
 
 try:
@@ -49,21 +60,11 @@ except ImportError:  # pragma: no cover - a system without flock goes without th
     fcntl = None  # type: ignore[assignment]
 
 SCHEMA = {"schema": "lobes-run", "version": 1}
-RESULT_FILES = (
-    "results.json",
-    "report.html",
-    "importance.parquet",
-    "predictions.parquet",
-    "texts.parquet",
-    "comparison.json",
-    "comparison.html",
-    "transfer.json",
-    "transfer.html",
-)
 logger = logging.getLogger("lobes")
 
-MODEL_MARKER = "training.json"
-SECONDS = "seconds.json"
+SECONDS = "checkpoints/seconds.json"
+# Where a link would lead lobes out of the run's folder.
+OWN_PLACES = ("run.lock", "checkpoints", "measurements", "model", "model-*")
 
 # Where the study is told to write, how often, and what it is called change no number. Where a
 # task's files lie does not either: their content has a fingerprint of its own.
@@ -133,16 +134,19 @@ class RunFolder:
         self.config = dict(config)
         self.command = command
         self.fresh = fresh
+        self.manifest = Manifest(self.path)
         self._lock: IO[str] | None = None
         self._made: list[Path] = []
 
     def __enter__(self) -> "RunFolder":
         _check_is_run(self.path)
+        _check_no_links(self.path)
         self._made = _make_folder(self.path)
         try:
             self._lock = _locked(self.path / "run.lock")
             _check_is_run(self.path)
             self._sweep()
+            self.manifest.load()
             if not self.fresh:
                 self._compare()
         except BaseException:
@@ -152,8 +156,10 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
-            if not (self.path / "config.json").exists():
-                (self.path / "run.lock").unlink(missing_ok=True)
+            ours = _is_same_file(self._lock, self.path / "run.lock")
+            if ours and not (self.path / "config.json").exists():
+                for name in (NAME, "run.lock"):
+                    (self.path / name).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
         for folder in self._made:  # innermost first; stays where something was written into it
@@ -186,18 +192,40 @@ class RunFolder:
                 f"began; choose another output, or start again with --fresh."
             )
 
+    def check(self) -> None:
+        """Raise `RunError` unless the folder is still the one that was locked, and ours."""
+        if self._lock is None or not _is_same_file(self._lock, self.path / "run.lock"):
+            raise RunError(
+                f"{self.path} was removed or replaced while this command used it, and another may "
+                f"use it now: nothing more is written there; run the same command again, or choose "
+                f"another output."
+            )
+
     def writing(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         """A binary file that becomes `name` when the block ends, and nothing if it fails."""
-        return writing(self.path / name)
+        self.check()
+        return writing(self.path / name, lambda whole: self._record(name, whole))
 
-    def write_json(self, name: str, value: Any) -> None:
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write `value` as JSON; arrays become lists and NaN becomes null."""
         with self.writing(name) as file:
-            file.write(to_json(value))
+            file.write(to_json(value, seal=True))
+
+    def holds(self, name: str) -> bool:
+        """Whether the file is there as it was written; warns where it is not as it was."""
+        return self.manifest.holds(name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file that was written here."""
+        if name in self.manifest.files:
+            self.check()
+            (self.path / name).unlink(missing_ok=True)
+            self.manifest.forget([name])
 
     def measurements(self, scope: str) -> Measurements:
         """The measurements of this run that were made of `scope`."""
-        return Measurements(self.path / "measurements", scope)
+        folder = self.path / "measurements"
+        return Measurements(folder, scope, lambda path: self.writing(f"{folder.name}/{path.name}"))
 
     def writing_model(
         self, record: Mapping[str, Any], name: str = "model"
@@ -206,17 +234,30 @@ class RunFolder:
 
         Another `name` begins with "model-".
         """
-        return writing_folder(self.path / name, record, MODEL_MARKER)
+        self.check()
+        return writing_folder(
+            self.path / name,
+            record,
+            MODEL_MARKER,
+            lambda whole: self._record(f"{name}/{MODEL_MARKER}", whole / MODEL_MARKER),
+        )
 
-    def remove_model(self, name: str) -> None:
-        """Remove what `writing_model` wrote."""
-        remove_folder(self.path / name, MODEL_MARKER)
+    def remove_models(self, start: str) -> None:
+        """Remove what `writing_model` wrote under names that begin so."""
+        own = [name for name in self.manifest.files if name.startswith(start)]
+        for marker in own:
+            self.check()
+            remove_folder((self.path / marker).parent, MODEL_MARKER)
+        self.manifest.forget(own)
 
     def remove_checkpoints(self) -> None:
         """Remove what a training leaves on its way, and nothing else that lies there."""
         checkpoints = self.path / "checkpoints"
-        for path in (*checkpoints.glob("checkpoint-*"), checkpoints / SECONDS):
-            remove(path)
+        for path in checkpoints.glob("checkpoint-*"):
+            if re.fullmatch(r"checkpoint-\d+", path.name) and not path.is_symlink():
+                self.check()
+                remove(path)
+        self.remove(SECONDS)
         with contextlib.suppress(OSError):
             checkpoints.rmdir()
 
@@ -227,6 +268,20 @@ class RunFolder:
         if record is None and (model / MODEL_MARKER).exists():
             logger.warning("%s is damaged; it is made again.", model)
         return record
+
+    def is_of_this_study(self, config: Any) -> bool:
+        """Whether results with this configuration are what the study asks for."""
+        return isinstance(config, Mapping) and not differences(
+            _what_counts(config, self.command), _what_counts(self.config, self.command)
+        )
+
+    def _record(self, name: str, whole: Path) -> None:
+        """Before `whole` gets its name: it is recorded, and a stranger's file makes room."""
+        self.check()
+        path = self.path / name
+        if name not in self.manifest.files and name not in PAGES and os.path.lexists(path):
+            set_aside(path)
+        self.manifest.record(name, digest_of(whole))
 
     def _stored(self) -> dict[str, Any] | None:
         path = self.path / "config.json"
@@ -260,25 +315,24 @@ class RunFolder:
             )
 
     def _sweep(self) -> None:
-        """Remove what a killed run was writing."""
-        for folder in (self.path, self.path / "measurements"):
+        """Remove what a killed run was writing, and put back what it was replacing."""
+        for folder in (self.path, self.path / "measurements", self.path / "checkpoints"):
             for path in folder.glob(f"{TEMPORARY}*"):
                 remove(path)
+        for path in self.path.glob(f"{REPLACED}*"):
+            restore(self.path / path.name.removeprefix(REPLACED), MODEL_MARKER)
 
     def _clear(self) -> None:
         """Delete what `lobes` wrote here, and nothing else."""
         with disk_faults(self.path):
-            for name in RESULT_FILES:
-                (self.path / name).unlink(missing_ok=True)
-            for path in (self.path / "measurements").glob("*-????????????????.parquet"):
-                path.unlink()
             self.remove_checkpoints()
-            for model in (self.path / "model", *self.path.glob("model-*")):
-                remove_folder(model, MODEL_MARKER)
-            with contextlib.suppress(OSError):
-                (self.path / "measurements").rmdir()
+            self.remove_models("model")
             # Last: it marks the folder as a run's, should this be interrupted.
-            (self.path / "config.json").unlink(missing_ok=True)
+            names = sorted(self.manifest.files, key="config.json".__eq__)
+            for name in names:
+                self.check()
+                remove_files(self.path, [name])
+            self.manifest.forget(names)
 
 
 def stored_study(run: Path, *, trust_remote_code: bool = False) -> StudyConfig:
@@ -287,6 +341,7 @@ def stored_study(run: Path, *, trust_remote_code: bool = False) -> StudyConfig:
     Whether Python code of a model may run is for the caller to say, not for the folder: somebody
     else may have made it.
     """
+    check_files(run, "config.json")
     record = read_json(run / "config.json")
     if not isinstance(record, dict) or record.get("command", "run") != "run":
         raise RunError(f"There is no run in {run}: give the folder of a run, with its config.json.")
@@ -326,14 +381,24 @@ def _check_is_run(path: Path) -> None:
     if not path.exists() or not any(path.iterdir()):
         return
     lock = path / "run.lock"
-    known = (read_json(p) for p in (path / "config.json", lock))
-    if any(isinstance(k, dict) and k.get("schema") == SCHEMA["schema"] for k in known):
+    known = (read_json(p) for p in (path / "config.json", lock, path / NAME))
+    schemas = SCHEMA["schema"], FILES["schema"]
+    if any(isinstance(k, dict) and k.get("schema") in schemas for k in known):
         return
     if {p.name for p in path.iterdir()} == {"run.lock"} and not lock.stat().st_size:
         return  # killed between opening the lock and writing into it
     raise RunError(
         f"{path} holds files but no run of lobes; choose another output, or an empty folder."
     )
+
+
+def _check_no_links(path: Path) -> None:
+    for place in (each for pattern in OWN_PLACES for each in path.glob(pattern)):
+        if place.is_symlink():
+            raise RunError(
+                f"{place} is a link, and lobes writes only inside the run's own folder: put what "
+                f"it names in its place, or choose another output."
+            )
 
 
 def _make_folder(path: Path) -> list[Path]:

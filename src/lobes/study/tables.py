@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from lobes import limits
 from lobes.heads import check_fractions
+from lobes.limits import Limit
 from lobes.metrics import METRICS
 from lobes.tasks.known import KNOWN
 from lobes.training.sampling import Sampling
@@ -34,9 +36,12 @@ def as_tuple(value: object) -> object:
 
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(as_tuple)]
-Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(**limits.FRACTION.constraints)]
+
+
+def number(default: float | None, limit: Limit) -> Any:
+    """A field for a number: its bounds, and the sentence that names them, are the limit's."""
+    return Field(default, description=str(limit), **limit.constraints)
 
 
 Wanted = dict[
@@ -56,7 +61,7 @@ def _label_columns(value: Any) -> str | tuple[str, ...]:
 LabelColumns = Annotated[str | tuple[str, ...], BeforeValidator(_label_columns)]
 
 _SPLIT = (
-    "a file (CSV, TSV, JSON lines, Parquet), a folder with a folder of images for each class, or "
+    "a file (CSV, TSV, JSON, Parquet, Excel), a folder with a folder of images for each class, or "
     "a split of `dataset`"
 )
 
@@ -74,8 +79,8 @@ class TaskConfig(Section):
     the training examples is held out. `prompt` and `words` are as for `lobes.tasks.prompts`.
     """
 
-    name: Annotated[str, Field(pattern=f"^{NAME}$")] = Field(
-        description="a name of letters, digits, - and _"
+    name: Annotated[str, Field(pattern=f"^{NAME}$", max_length=limits.LONGEST_NAME)] = Field(
+        description=f"a name of up to {limits.LONGEST_NAME} letters, digits, - and _"
     )
     dataset: Text | None = Field(None, description='a data set of the hub, such as "nyu-mll/glue"')
     config: Text | None = Field(None, description="the name of one configuration of `dataset`")
@@ -105,8 +110,11 @@ class TaskConfig(Section):
     leave_out: Wanted | None = Field(
         None, description='a table of columns and values, such as {gold_label = "-"}'
     )
-    train_size: Positive | None = Field(None, description="a number of examples from 1")
-    validation_size: Positive | None = Field(None, description="a number of examples from 1")
+    fold_labels: bool = Field(False, description="true or false")
+    delimiter: Text | None = Field(None, description='one character, such as ";" or "\\t"')
+    quoting: Literal["minimal", "none"] | None = Field(None, description='"minimal" or "none"')
+    train_size: int | None = number(None, limits.EXAMPLES)
+    validation_size: int | None = number(None, limits.EXAMPLES)
     stratified: bool = Field(False, description="true or false")
     prompt: Text | None = Field(None, description="a template with text columns in braces")
     words: Annotated[Texts, Field(min_length=2)] | None = Field(
@@ -125,10 +133,8 @@ class TaskConfig(Section):
 
     def source(self) -> dict[str, Any]:
         """The settings that say what the data are, as `load_task` and `load_split` take them."""
-        names = ("name", "dataset", "config", "train", "validation", "text", "image", "label")
-        return self.model_dump(
-            include={*names, "labels", "metric", "columns", "label_map", "filter", "leave_out"}
-        )
+        own = {"test", "train_size", "validation_size", "stratified", "prompt", "words"}
+        return self.model_dump(exclude=own)
 
     @model_validator(mode="before")
     @classmethod
@@ -174,8 +180,8 @@ class TaskConfig(Section):
             )
         if self.is_known:
             names = ("text", "image", "labels", "columns", "label_map", "filter", "leave_out")
-            for key in (*names, "test"):
-                if getattr(self, key) is not None:
+            for key in (*names, "fold_labels", "delimiter", "quoting", "test"):
+                if getattr(self, key) not in (None, False):
                     raise ValueError(
                         f"{where}.{key} is there, but {shown(self.name)} is a known task, whose "
                         f"data are known; name `train` or `dataset` for data of your own"
@@ -205,30 +211,18 @@ class TrainingConfig(Section):
     """The `[training]` table; METHOD section 8 has the published values."""
 
     enabled: bool = Field(True, description="true, or false for a model that was trained elsewhere")
-    steps: Positive | None = Field(None, description="a number of steps from 1")
-    epochs: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="a number of epochs above 0"
-    )
-    batch_size: Positive = Field(32, description="a number of examples from 1")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        2e-5, description="a number above 0, such as 2e-5"
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="a number from 0")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="a share of the steps from 0 and below 1"
-    )
+    steps: int | None = number(None, limits.STEPS)
+    epochs: float | None = number(None, limits.EPOCHS)
+    batch_size: int = number(32, limits.BATCH_SIZE)
+    learning_rate: float = number(2e-5, limits.LEARNING_RATE)
+    weight_decay: float = number(0.0, limits.WEIGHT_DECAY)
+    warmup: float = number(0.0, limits.WARMUP_SHARE)
     sampling: Sampling = Field(
         "proportional", description=f"one of {', '.join(get_args(Sampling))}"
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="a number above 0, for sampling by temperature"
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="a number from 0 and below 1"
-    )
-    save_every: Positive | None = Field(
-        None, description="a number of steps from 1 between two checkpoints"
-    )
+    temperature: float = number(2.0, limits.TEMPERATURE)
+    dropout: float = number(0.1, limits.DROPOUT)
+    save_every: int | None = number(None, limits.STEPS)
     report_to: Texts = Field(
         (), description='names of trackers that transformers knows, such as ["tensorboard"]'
     )
@@ -253,21 +247,17 @@ class TrainingConfig(Section):
 class IatConfig(Section):
     """The `[iat]` table: what `lobes.IAT` takes. Without it training is the ordinary one."""
 
-    alpha: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.3, description="a share of all heads from 0 to 1"
-    )
-    delta: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="a share of the steps from 0 to 1"
-    )
+    alpha: float = number(0.3, limits.SHARE_OF_HEADS)
+    delta: float = number(0.1, limits.SHARE_OF_STEPS)
     share: bool = Field(True, description="true or false")
     train_other: bool = Field(True, description="true or false")
     strict: bool = Field(True, description="true or false")
-    refresh: Positive | None = Field(None, description="a number of steps from 1")
-    importance_examples: Positive = Field(10_000, description="a number of examples from 1")
+    refresh: int | None = number(None, limits.STEPS)
+    importance_examples: int = number(10_000, limits.EXAMPLES)
     method: Literal["taylor", "ablation"] = Field("taylor", description='"taylor" or "ablation"')
     aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
     normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
-    seed: Natural | None = Field(None, description="a whole number from 0")
+    seed: int | None = number(None, limits.SEED)
 
     def settings(self, seed: int) -> "IAT":
         """The same as the trainer takes it; `seed` where the table has none of its own."""
@@ -283,35 +273,31 @@ class IapConfig(Section):
     fractions: Annotated[tuple[Share, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         (0.2, 0.3, 0.4), description="shares of all heads, each above 0 and at most 1"
     )
-    controls: Natural = Field(20, description="a number of random lesions from 0")
+    controls: int = number(20, limits.CONTROLS)
     matched: Literal["site", "total"] = Field("site", description='"site" or "total"')
     order: Literal["descending", "ascending"] = Field(
         "descending", description='"descending" or "ascending"'
     )
     exact: bool = Field(False, description="true or false")
-    keep_per_site: Natural = Field(0, description="a number of heads from 0")
+    keep_per_site: int = number(0, limits.HEADS_KEPT)
     importance_split: Literal["train", "validation"] = Field(
         "train", description='"train" or "validation"'
     )
-    importance_examples: Positive = Field(10_000, description="a number of examples from 1")
+    importance_examples: int = number(10_000, limits.EXAMPLES)
     method: Literal["taylor", "ablation"] = Field("taylor", description='"taylor" or "ablation"')
     aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
     normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
     lesion_tasks: Annotated[Texts, Field(min_length=1)] | None = Field(
         None, description="names of tasks of this study"
     )
-    control_examples: Positive | None = Field(None, description="a number of examples from 1")
-    stop_error: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.0, description="an error rate from 0 (never stop) to 0.5"
-    )
+    control_examples: int | None = number(None, limits.EXAMPLES)
+    stop_error: float = number(0.0, limits.ERROR_RATE)
     # 0: no exact ablation to judge the cheap scores by, and none of the similarities that need it
-    agreement_examples: Natural = Field(200, description="a number of examples from 0")
-    similarity_examples: Natural = Field(500, description="a number of examples from 0")
-    seed: Natural | None = Field(None, description="a whole number from 0")
-    resamples: Natural = Field(1000, description="a number of bootstrap resamples from 0")
-    level: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.95, description="a number between 0 and 1, such as 0.95"
-    )
+    agreement_examples: int = number(200, limits.EXAMPLES_OR_NONE)
+    similarity_examples: int = number(500, limits.EXAMPLES_OR_NONE)
+    seed: int | None = number(None, limits.SEED)
+    resamples: int = number(1000, limits.RESAMPLES)
+    level: float = number(0.95, limits.LEVEL)
 
     @model_validator(mode="after")
     def _ascending(self) -> "IapConfig":
@@ -324,27 +310,28 @@ class IapConfig(Section):
 class GrowthConfig(Section):
     """The `[growth]` table: at how many steps of the training the heads are measured."""
 
-    checkpoints: Positive = Field(4, description="a number of steps from 1")
+    checkpoints: int = number(4, limits.CHECKPOINTS)
 
 
 class CompareConfig(Section):
     """The `[compare]` table: what `lobes compare` trains, how often, and what it chooses by."""
 
-    seeds: Positive = Field(5, description="a number of seeds from 1")
+    seeds: int = number(5, limits.SEEDS)
     methods: Annotated[tuple[Method, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         METHODS, description=f"one or more of {', '.join(METHODS)}"
     )
-    held_out: Annotated[float, Field(gt=0, le=0.5)] = Field(
-        0.1, description="a share of the training data above 0 and at most 0.5"
-    )
-    evaluations: Positive = Field(10, description="a number of evaluations from 1")
+    held_out: float = number(0.1, limits.HELD_OUT)
+    evaluations: int = number(10, limits.EVALUATIONS)
     # A linear layer on features that stay as they are needs larger steps than a whole encoder.
-    frozen_learning_rate: Annotated[float, Field(gt=0)] = Field(
-        1e-3, description="a number above 0, such as 1e-3"
-    )
+    frozen_learning_rate: float = number(1e-3, limits.LEARNING_RATE)
     penalties: Annotated[
-        tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(as_tuple), Field(min_length=1)
-    ] = Field((1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), description="numbers above 0, such as [0.1, 1]")
+        tuple[Annotated[float, Field(**limits.PENALTY.constraints)], ...],
+        BeforeValidator(as_tuple),
+        Field(min_length=1),
+    ] = Field(
+        (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
+        description="numbers from 1e-12 to 1e12, such as [0.1, 1]",
+    )
 
     @model_validator(mode="after")
     def _once(self) -> "CompareConfig":
@@ -387,12 +374,10 @@ class TransferConfig(Section):
         (0.001, 0.01, 0.1, 1.0),
         description="shares of the new task's training data, each above 0 and at most 1",
     )
-    seeds: Positive = Field(5, description="a number of seeds from 1")
-    steps: Positive = Field(200, description="a number of steps from 1")
-    batch_size: Positive | None = Field(None, description="a number of examples from 1")
-    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="a number above 0, such as 2e-5"
-    )
+    seeds: int = number(5, limits.SEEDS)
+    steps: int = number(200, limits.STEPS)
+    batch_size: int | None = number(None, limits.BATCH_SIZE)
+    learning_rate: float | None = number(None, limits.LEARNING_RATE)
 
     @model_validator(mode="after")
     def _ascending(self) -> "TransferConfig":
@@ -406,5 +391,8 @@ class TransferConfig(Section):
 
 def shown(value: Any) -> str:
     """A value as TOML would write it, cut to fit a sentence."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:  # an integer of thousands of digits
+        text = limits.short(value)
     return text if len(text) <= 80 else text[:77] + "…"

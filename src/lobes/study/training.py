@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lobes.disk import disk_faults, first_line, plain, read_json, to_json, writing
+from lobes.disk import disk_faults, first_line, plain, read_json
 from lobes.errors import ConfigError
 from lobes.modeling import MultiTaskModel
 from lobes.study.config import StudyConfig
@@ -39,7 +39,7 @@ def train(
     Returns the record that is kept with it: steps, seconds, seed, precision, losses, scores.
     """
     checkpoints = folder.path / "checkpoints"
-    clock = _Clock(checkpoints / SECONDS)
+    clock = _Clock(folder)
     with disk_faults(checkpoints):
         trainer = _trainer(study, checkpoints, model, tasks, clock, callbacks, progress)
         trainer.train(resume_from_checkpoint=True)
@@ -161,15 +161,19 @@ def note_of(logs: Mapping[str, float]) -> str:
 class _Clock(TrainerCallback):
     """How long the training took, over all sessions, without what was lost between checkpoints."""
 
-    def __init__(self, path: Path) -> None:
-        stored = read_json(path)
-        self.path = path
-        self.before = float(stored["seconds"]) if isinstance(stored, dict) else 0.0
+    def __init__(self, folder: RunFolder) -> None:
+        stored = read_json(folder.path / SECONDS)
+        self.folder = folder
+        seconds = stored.get("seconds") if isinstance(stored, dict) else None
+        self.before = float(seconds) if isinstance(seconds, int | float) else 0.0
         self.start = time.perf_counter()
 
     def seconds(self) -> float:
         return self.before + time.perf_counter() - self.start
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_save:
+            self.folder.check()  # the Trainer would write its checkpoint into anyone's folder
+
     def on_save(self, *_: Any, **__: Any) -> None:
-        with writing(self.path) as file:
-            file.write(to_json({"seconds": self.seconds()}))
+        self.folder.write_json(SECONDS, {"seconds": self.seconds()})

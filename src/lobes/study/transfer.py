@@ -150,7 +150,7 @@ class _Transfer:
                 name: np.concatenate([each[name] for each in tuned]) for name in tuned[0]
             }
         for method in PAIR:
-            self.folder.remove_model(self.model_name(method))
+            self.folder.remove_models(f"{self.model_name(method)}/")
         return found
 
     def model_name(self, method: str) -> str:

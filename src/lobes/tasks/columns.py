@@ -5,6 +5,7 @@ a number. Each refusal names the split, the row (from 0) and the column.
 """
 
 import difflib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -36,6 +37,16 @@ class Blocks:
 
     def __iter__(self) -> Iterator[TaskData]:
         return self._read()
+
+
+class NamedRows(list[dict[str, Any]]):
+    """Rows as dicts, with the names of the classes that are numbers in their columns."""
+
+    def __init__(
+        self, rows: Iterable[dict[str, Any]], classes: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        super().__init__(rows)
+        self.classes = classes
 
 
 def blocks_of(data: TaskData) -> Iterator[tuple[int, TaskData]]:
@@ -169,11 +180,8 @@ def check_label_values(
     kinds: dict[str, tuple[int, Any]] = {}
     plain: list[Any] = []
     for row, value in zip(rows or range(len(values)), values, strict=True):
-        if is_missing(value):
-            raise DataError(
-                f"{where} row {row} has no label in column {column!r} ({value!r}); correct or "
-                f"remove the row."
-            )
+        if is_missing(value) or (isinstance(value, str) and not value.strip()):
+            raise DataError(without_label(where, row, column, value))
         kind = _kind_of(value)
         if kind not in ("text", "a whole number", "a number"):
             raise DataError(
@@ -195,6 +203,24 @@ def check_label_values(
     if "float" in kinds:
         return [float(value) for value in plain], "float"
     return [int(value) for value in plain], "whole"
+
+
+def about_hidden(value: Any, column: object) -> str:
+    """What to do about a label of -1, which data sets use for hidden answers; "" for others."""
+    if str(value).strip() not in ("-1", "-1.0"):
+        return ""
+    return (
+        f" Labels of -1 mark hidden answers: use a split with labels, or leave such rows out with "
+        f"leave_out = {{{column} = -1}} in the study."
+    )
+
+
+def without_label(where: str, row: int, column: object, value: Any) -> str:
+    """The sentence for a row whose label is missing."""
+    return (
+        f"{where} row {row} has no label in column {column!r} ({value!r}); correct or remove the "
+        f'row, or leave such rows out with leave_out = {{{column} = ""}} in the study.'
+    )
 
 
 def is_list(value: Any) -> bool:
@@ -243,11 +269,10 @@ def check_label_columns(where: str, columns: Mapping[str, list[Any]]) -> list[tu
         cells = [_YES_OR_NO.get(str(value).strip().lower()) for value in values]
         for row, cell in enumerate(cells):
             if cell is None:
-                hidden = " Numbers of -1 mark hidden answers: leave such rows out."
                 raise DataError(
                     f"{where} row {row} has {values[row]!r} in the label column {column!r}: "
                     f"expected 0 or 1, or true or false, in each of several label columns."
-                    + (hidden if str(values[row]) in ("-1", "-1.0") else "")
+                    + about_hidden(values[row], column)
                 )
         chosen.append([bool(cell) for cell in cells])
     return [
@@ -257,10 +282,32 @@ def check_label_columns(where: str, columns: Mapping[str, list[Any]]) -> list[tu
 
 
 def class_names(data: TaskData, column: str) -> tuple[str, ...] | None:
-    """The names that a `datasets.Dataset` has for the classes in a column, or in its lists."""
+    """The names that the data have for the classes in a column, or in its lists.
+
+    A `datasets.Dataset` has them, and so has what it writes to Parquet or hands out as Arrow.
+    """
+    if isinstance(data, NamedRows):
+        return data.classes.get(column)
     feature = (getattr(data, "features", None) or {}).get(column)
     names = getattr(getattr(feature, "feature", feature), "names", None)
+    if names is None:
+        names = _names_in_metadata(data, column)
     return None if names is None else tuple(names)
+
+
+def _names_in_metadata(data: TaskData, column: str) -> list[str] | None:
+    """The names of classes that `datasets` keeps in the metadata of Arrow tables."""
+    metadata = getattr(getattr(data, "schema", None), "metadata", None) or {}
+    try:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        if isinstance(feature, list):  # how lists were once written down
+            (feature,) = feature
+        feature = feature.get("feature", feature)
+        names = feature["names"] if feature["_type"] == "ClassLabel" else None
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return None  # of another program, or damaged: then the numbers are all that is known
+    is_named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if is_named else None
 
 
 def is_missing(value: Any) -> bool:

@@ -6,25 +6,24 @@ the suffix, as in `train.sample500.parquet`) holds the task's own columns in any
 and its like as CSV, SNLI and MNLI as JSON lines …: `known.py` says what each holds.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lobes.errors import DataError
 from lobes.tasks.columns import TaskData, listed, suggest
-from lobes.tasks.formats import (
-    SUFFIXES,
-    check_file,
-    has_text_cells,
-    header_of,
-    read_blocks,
-    read_cells,
-    read_json_lines,
-    read_labelled,
-    read_ragged,
-    read_text,
-)
+from lobes.tasks.delimited import BARE, Dialect, header_of, read_cells, read_delimited
+from lobes.tasks.formats import SUFFIXES, has_text_cells, read_blocks, read_json
 from lobes.tasks.known import Column, Download, KnownTask
+from lobes.tasks.labels import number_of
+from lobes.tasks.opening import check_file, kind_of, read_text, stem_of
+
+# What a header calls the column of labels, where one was put above a file that has none.
+LABEL_COLUMN = re.compile(
+    r"\W*(class|label|topic|category|rating|stars?|polarity|sentiment|score)s?[ _]?(index|id)?\W*",
+    re.IGNORECASE,
+)
 
 
 def find_split(folder: Path, task: KnownTask, split: str) -> tuple[Path, Download | None] | None:
@@ -70,7 +69,7 @@ def read_split(
     if download is not None:
         return lambda: _read_download(path, task, split, download)
     wanted = task.text if split in task.hidden else (*task.text, task.label)
-    return lambda: read_labelled(path, wanted, (task.label,), task.label, task.labels)
+    return lambda: read_blocks(path, wanted, (task.label,))
 
 
 def missing(folder: Path, task: KnownTask, split: str) -> str:
@@ -94,17 +93,17 @@ def _own_files(folder: Path, split: str) -> list[Path]:
     if not folder.is_dir():
         return []
     stems = (split, split.removesuffix("_matched"))
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
-    plain = [path for path in files if path.stem in stems]
-    return plain or [path for path in files if Path(path.stem).stem in stems]
+    files = [path for path in sorted(folder.iterdir()) if kind_of(path) in SUFFIXES]
+    plain = [path for path in files if stem_of(path) in stems]
+    return plain or [path for path in files if Path(stem_of(path)).stem in stems]
 
 
 def _has_own_columns(path: Path, task: KnownTask, split: str) -> bool:
     """Whether a file whose name is that of a download has a header with the task's own columns."""
     wanted = set(task.text) if split in task.hidden else {*task.text, task.label}
     if has_text_cells(path):
-        return wanted <= set(header_of(path))
-    return all(wanted <= set(row) for row in next(read_json_lines(path), [])[:1])
+        return wanted <= set(header_of(path, Dialect()))
+    return all(wanted <= set(row) for row in next(read_json(path), [])[:1])
 
 
 def _read_download(
@@ -167,15 +166,17 @@ def _raw_rows(
     path: Path, wanted: list[Column], download: Download, *, headless: bool
 ) -> Iterator[list[dict[Any, Any]]]:
     names = [column for column in wanted if isinstance(column, str)]
-    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    if not has_text_cells(path):
+        return read_json(path)
+    dialect = Dialect() if kind_of(path) == ".csv" else BARE
     if headless:
         places = [column for column in wanted if isinstance(column, int)]
-        return read_cells(path, places, delimiter=delimiter)
-    if not has_text_cells(path):
-        return read_json_lines(path)
-    if download.ragged:
-        return read_ragged(path, names, delimiter=delimiter)
-    return read_blocks(path, names)
+        named = download.label if isinstance(download.label, int) else 0
+        return read_cells(path, places, dialect, header=LABEL_COLUMN, named=named)
+    check_file(path)
+    return read_delimited(
+        path, tuple(names), dialect, ragged=download.ragged, last=download.label_last
+    )
 
 
 def _check_row(path: Path, number: int, row: Mapping[Any, Any], wanted: Sequence[Column]) -> None:
@@ -197,10 +198,8 @@ def _label(cell: Any, task: KnownTask, download: Download) -> Any:
     if not isinstance(cell, str):
         return cell
     if task.labels is None:
-        try:
-            return float(cell)
-        except ValueError:
-            return cell
+        number = number_of(cell)
+        return cell if number is None else float(number)
     cell = download.spelling.get(cell, cell)
     if cell.isascii() and cell.isdigit() and len(cell) < 5 and cell not in task.labels:
         index = int(cell) - download.first_class

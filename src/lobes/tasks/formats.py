@@ -1,194 +1,104 @@
-"""The kinds of files: CSV, TSV, JSON lines and Parquet, read so that text stays text.
+"""The kinds of files: CSV, TSV, JSON, Parquet and Excel, read so that text stays text.
 
-A file's kind is told by its suffix. CSV has a header, commas and, where needed, double quotes; TSV
-has a header and tabs, and a quote in it is an ordinary character; JSON lines has one object on
-each line. All three are UTF-8, with or without a byte-order mark. "NA", "null" and "001" are what
-they say. Damage is named by the line or the byte. Files are read in blocks of rows, so that no
-file is in memory whole.
+A file's kind is told by its suffix, before which the text of CSV, TSV and JSON may be compressed
+(.csv.gz). CSV has a header, commas and, where needed, double quotes; TSV has a header and tabs
+(`delimited.py`); JSON has one object on each line, or an array of objects. All are UTF-8, with or
+without a byte-order mark. "NA", "null" and "001" are what they say. Damage is named by the line or
+the byte. Files are read in blocks of rows, so that none is in memory whole but arrays of JSON and
+Excel's.
 """
 
-import codecs
-import csv
+import importlib.util
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain, islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lobes.errors import DataError
-from lobes.tasks.columns import TaskData, check_present, listed, suggest
+from lobes.tasks.columns import TaskData, check_present, listed
+from lobes.tasks.delimited import BLOCK, Dialect, read_delimited
+from lobes.tasks.opening import check_file, kind_of, open_text, read_text
 
-# How many rows are read together.
-BLOCK = 10_000
+_LIKE = 'such as {"text": "…", "label": 0}'
 
 Read = Iterator[TaskData]
 
 
-def read_rows(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) -> TaskData:
+def read_rows(
+    path: Path, wanted: Sequence[str], optional: Sequence[str] = (), dialect: Dialect | None = None
+) -> TaskData:
     """All rows of a file, as `Task` takes them: a list of dicts, or a `pyarrow.Table` (Parquet).
 
     As `read_blocks`, for files that fit into memory.
     """
-    found = list(read_blocks(path, wanted, optional))
-    if path.suffix.lower() == ".parquet":
+    found = list(read_blocks(path, wanted, optional, dialect))
+    if kind_of(path) == ".parquet":
         import pyarrow
 
         return pyarrow.concat_tables(found)
     return [row for block in found for row in block]
 
 
-def read_blocks(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) -> Read:
+def read_blocks(
+    path: Path, wanted: Sequence[str], optional: Sequence[str] = (), dialect: Dialect | None = None
+) -> Read:
     """The rows of a file in blocks, lists of dicts or `pyarrow.Table`s (Parquet).
 
     Every column `wanted` must be there; of Parquet only those and the `optional` ones are read.
-    Cells of CSV and TSV are strings. Raises DataError, with the line or the byte, for a file that
-    is missing, empty or damaged.
+    Cells of CSV and TSV are strings, told apart as the `dialect` says. Raises DataError, with the
+    line or the byte, for a file that is missing, empty or damaged.
     """
-    read = _READERS.get(path.suffix.lower())
-    if read is None:
+    read = _READERS.get(kind_of(path))
+    if read is None or (path.suffix.lower() == ".gz" and kind_of(path) in BINARY):
         raise DataError(
             f"Cannot tell what kind of file {str(path)!r} is by its suffix {path.suffix!r}: "
-            f"expected one of {', '.join(_READERS)}."
+            f"expected one of {', '.join(_READERS)}, of text files also with .gz."
         )
     check_file(path)
-    return read(path, tuple(wanted), tuple(optional))
-
-
-def read_labelled(
-    path: Path,
-    wanted: Sequence[str],
-    optional: Sequence[str],
-    label: str,
-    labels: Sequence[str] | None,
-) -> Read:
-    """As `read_blocks`; the labels of CSV and TSV are numbers where all of them are.
-
-    Labels stay text where one of them is a label name as it stands. An empty cell is no label.
-    """
-    found = read_blocks(path, wanted, optional)
-    header = header_of(path) if has_text_cells(path) else []
-    if label not in header:
-        yield from found
-        return
-    check_present(f"The file {str(path)!r}", (*wanted, label), header)
-    read = _kind_of_labels(label, _cells_of(path, label), labels or ())
-    for block in found:
-        for row in block:
-            row[label] = read(row[label]) if row[label].strip() else None
-        yield block
-
-
-def _cells_of(path: Path, column: str) -> Iterator[str]:
-    """The cells of one column, of the lines that have as many cells as the header."""
-    lines = chain.from_iterable(_lines(path, _delimiter(path)))
-    _, header = next(lines)
-    place = header.index(column)
-    return (cells[place] for _, cells in lines if len(cells) == len(header))
-
-
-def read_cells(path: Path, wanted: Sequence[int], *, delimiter: str, ragged: bool = False) -> Read:
-    """The rows of a CSV or TSV file without a header in blocks, cells by their number from 0."""
-    check_file(path)
-    for lines in _lines(path, delimiter):
-        rows = []
-        for number, cells in lines:
-            if len(cells) > max(wanted):
-                rows.append(dict(enumerate(cells)))
-            elif cells and not ragged:
-                raise DataError(
-                    f"The file {str(path)!r} has {len(cells)} cells in line {number}: expected "
-                    f"{max(wanted) + 1} or more, and no header."
-                )
-        yield rows
-
-
-def read_ragged(path: Path, wanted: Sequence[str], *, delimiter: str) -> Read:
-    """As `read_blocks` for CSV and TSV, but lines with too few or too many cells are left out."""
-    check_file(path)
-    return _delimited(path, tuple(wanted), delimiter, ragged=True)
+    if dialect in (None, Dialect()):
+        return read(path, tuple(wanted), tuple(optional))
+    if not has_text_cells(path):
+        raise DataError(
+            f"The file {str(path)!r} has no cells between delimiters: leave out the settings "
+            f"delimiter and quoting, which are for CSV and TSV."
+        )
+    return read_delimited(path, tuple(wanted), dialect or Dialect())
 
 
 def has_text_cells(path: Path) -> bool:
     """Whether every cell of such a file is a string, so that numbers must be told from names."""
-    return path.suffix.lower() in (".csv", ".tsv")
+    return kind_of(path) in (".csv", ".tsv")
 
 
-def header_of(path: Path) -> list[str]:
-    """The cells of the first line of a CSV or TSV file."""
-    check_file(path)
-    first = next(_lines(path, _delimiter(path), 1), [])
-    return next((cells for _, cells in first), [])
+def read_json(path: Path, wanted: tuple[str, ...] = (), optional: tuple[str, ...] = ()) -> Read:
+    """The objects of a file of JSON in blocks, whatever its suffix.
 
-
-def _kind_of_labels(
-    label: str, cells: Iterator[str], names: Sequence[str]
-) -> Callable[[str], object]:
-    """What makes labels of cells: int or float where all filled cells are such, else str.
-
-    Raises DataError for cells that are lists written as text.
+    Either one object on each line, or one array of objects, which is in memory whole.
     """
-    whole = fractional = lists = True
-    first = None
-    for cell in cells:
-        if cell in names:
-            return str
-        first = cell if first is None else first
-        filled = cell.strip()
-        whole = whole and (not filled or re.fullmatch(r"[+-]?(0|[1-9]\d*)", filled) is not None)
-        fractional = fractional and (whole or not filled or _is_number(filled))
-        lists = lists and re.fullmatch(r"\[.*\]", filled, re.S) is not None
-        if not (whole or fractional or lists):
-            return str
-    if lists and first is not None:
-        raise DataError(
-            f"the column {label!r} has lists, such as {first!r}, but a cell of CSV or TSV is "
-            f"text: give each label a column of 0 and 1, with label=(…), or use JSON lines."
-        )
-    return int if whole else float
-
-
-def _is_number(cell: str) -> bool:
-    # Leading zeros are kept: "001" is a name, not the number 1.
-    if re.match(r"[+-]?0\d", cell):
-        return False
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def check_file(path: Path) -> None:
-    """Raise DataError where `path` is no file that can be read, or is empty."""
-    if path.is_dir():
-        raise DataError(f"{str(path)!r} is a folder: name a file in it.")
-    if not path.exists():
-        if not path.parent.is_dir():
-            raise DataError(f"There is no file {str(path)!r}, nor the folder {str(path.parent)!r}.")
-        names = [other.name for other in path.parent.iterdir() if other.is_file()]
-        raise DataError(
-            f"There is no file {path.name!r} in {str(path.parent)!r}." + suggest(path.name, names)
-        )
-    try:
-        empty = path.stat().st_size == 0
-        path.open("rb").close()
-    except OSError as error:
-        raise DataError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
-    if empty:
-        raise DataError(f"The file {str(path)!r} is empty.")
-
-
-def read_json_lines(
-    path: Path, wanted: tuple[str, ...] = (), optional: tuple[str, ...] = ()
-) -> Read:
-    """The objects of a file with one JSON object on each line, whatever its suffix, in blocks."""
     check_file(path)
-    with _open(path, "\n") as file:
+    with open_text(path, "\n") as file:
+        first = next((line for line in file if line.strip()), "")
+    return _read_array(path) if first.lstrip().startswith("[") else _read_lines(path)
+
+
+def _read_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
+    with open_text(path, "\n") as file:
         lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
         while block := list(islice(lines, BLOCK)):
             yield [_object(path, number, line.removesuffix("\n")) for number, line in block]
+
+
+def _read_array(path: Path) -> Iterator[list[dict[str, Any]]]:
+    rows = _json(path, None, read_text(path))
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"The file {str(path)!r} has a {type(row).__name__} as row {number} (from 0) of "
+                f"its array: expected objects, {_LIKE}."
+            )
+    for start in range(0, len(rows), BLOCK):
+        yield rows[start : start + BLOCK]
 
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
@@ -196,20 +106,21 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(
             f"The file {str(path)!r} has a {type(row).__name__} in line {number}: expected "
-            f'one object on each line, such as {{"text": "…", "label": 0}}.'
+            f"one object on each line, {_LIKE}."
         )
     return row
 
 
-def _json(path: Path, number: int, line: str) -> Any:
-    place = ""
+def _json(path: Path, number: int | None, text: str) -> Any:
+    """What a text says in JSON: that of line `number`, or of the whole file."""
+    place = "" if number is None else f" in line {number}"
     try:
-        row = json.loads(line)
-        if "\\u" in line:  # half a character, which no tokenizer takes
-            json.dumps(row, ensure_ascii=False).encode()
-        return row
+        found = json.loads(text)
+        if "\\u" in text:  # half a character, which no tokenizer takes
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except json.JSONDecodeError as error:
-        reason, place = error.msg, f", column {error.colno}"
+        reason, place = error.msg, f" in line {number or error.lineno}, column {error.colno}"
     except UnicodeEncodeError as error:
         reason = f"half of a surrogate pair, \\u{ord(error.object[error.start]):04x}"
     except RecursionError:
@@ -217,106 +128,13 @@ def _json(path: Path, number: int, line: str) -> Any:
     except ValueError:
         reason = "a number with thousands of digits"
     raise DataError(
-        f"The file {str(path)!r} has no JSON in line {number}{place}: {reason}; expected one "
-        f"object on each line."
+        f"The file {str(path)!r} has no JSON{place}: {reason}; expected one object on each line, "
+        f"or one array of objects."
     )
 
 
-def read_text(path: Path) -> str:
-    """A whole file of UTF-8, without its byte-order mark; DataError for what is none."""
-    with _open(path, "") as file:
-        return file.read()
-
-
-@contextmanager
-def _open(path: Path, newline: str) -> Iterator[TextIO]:
-    """The lines of a file in UTF-8, as Python's `newline` ends them."""
-    try:
-        with path.open(encoding="utf-8-sig", newline=newline) as file:
-            yield file
-    except UnicodeDecodeError:
-        offset, line, byte, wide = _first_foreign_byte(path)
-        source = "UTF-16" if wide else "WINDOWS-1252"
-        raise DataError(
-            f"The file {str(path)!r} is not UTF-8: byte 0x{byte:02x} at offset {offset}, line "
-            f"{line}; convert it, for example with: iconv -f {source} -t UTF-8."
-        ) from None
-
-
-def _first_foreign_byte(path: Path) -> tuple[int, int, int, bool]:
-    """Where a file stops being UTF-8: offset, line, byte; and whether it begins as UTF-16 does."""
-    offset, line, wide = 0, 1, False
-    with path.open("rb") as file:
-        for data in iter(lambda: b"".join(file.readlines(2**20)), b""):
-            wide = wide or (offset == 0 and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-            try:
-                data.decode()
-            except UnicodeDecodeError as error:
-                line += data.count(b"\n", 0, error.start)
-                return offset + error.start, line, data[error.start], wide
-            offset, line = offset + len(data), line + data.count(b"\n")
-    raise DataError(f"The file {str(path)!r} changed while it was read.")
-
-
-def _delimiter(path: Path) -> str:
-    return "," if path.suffix.lower() == ".csv" else "\t"
-
-
-def _lines(path: Path, delimiter: str, size: int = BLOCK) -> Iterator[list[tuple[int, list[str]]]]:
-    """The lines of a CSV or TSV file in blocks of (number of the line, cells).
-
-    Raises DataError for damage.
-    """
-    longest = max(path.stat().st_size, 1)  # texts may be long
-    with _open(path, "") as file:
-        lines = csv.reader(
-            file,
-            delimiter=delimiter,
-            quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
-            strict=True,
-        )
-        while block := _next_lines(path, lines, size, longest):
-            yield block
-
-
-def _next_lines(path: Path, lines: Any, size: int, longest: int) -> list[tuple[int, list[str]]]:
-    limit = csv.field_size_limit(longest)
-    try:
-        return [(lines.line_num, cells) for cells in islice(lines, size)]
-    except csv.Error as error:
-        raise DataError(
-            f"The file {str(path)!r} cannot be read at line {lines.line_num}: {error}."
-        ) from None
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _delimited(
-    path: Path, wanted: tuple[str, ...], delimiter: str, *, ragged: bool = False
-) -> Iterator[list[dict[str, str]]]:
-    header: list[str] | None = None
-    for lines in _lines(path, delimiter):
-        if header is None:
-            header = lines.pop(0)[1]
-            check_present(f"The file {str(path)!r}", wanted, header)
-        rows = []
-        for number, cells in lines:
-            if len(cells) == len(header):
-                rows.append(dict(zip(header, cells, strict=True)))
-            elif cells and not ragged:  # no cells: a blank line
-                raise DataError(
-                    f"The file {str(path)!r} has {len(cells)} cells in line {number}, but "
-                    f"{len(header)} columns: {listed(header)}."
-                )
-        yield rows
-    if header is None:
-        check_present(f"The file {str(path)!r}", wanted, [])
-
-
-def _read_delimited(
-    path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]
-) -> Iterator[list[dict[str, str]]]:
-    return _delimited(path, wanted, _delimiter(path))
+def _read_by_header(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]) -> Read:
+    return read_delimited(path, wanted, Dialect())
 
 
 def _read_parquet(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]) -> Read:
@@ -341,13 +159,60 @@ def _read_parquet(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]
         ) from None
 
 
+def _read_excel(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]) -> Read:
+    """The rows of the one sheet of a workbook that has any, its first row the header."""
+    if importlib.util.find_spec("openpyxl") is None:
+        raise DataError(
+            f"Reading {str(path)!r} needs openpyxl: pip install 'lobes[excel]', or save the table "
+            f"as CSV UTF-8."
+        )
+    import pandas
+
+    try:
+        sheets = pandas.read_excel(
+            path, sheet_name=None, header=None, dtype=object, na_filter=False, engine="openpyxl"
+        )
+    except Exception as error:  # whatever is wrong inside the archive
+        reason = next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
+        raise DataError(
+            f"The file {str(path)!r} is not a whole Excel workbook, or is damaged: {reason}."
+        ) from None
+    yield rows_of_sheets(
+        path, {name: sheet.values.tolist() for name, sheet in sheets.items()}, wanted
+    )
+
+
+def rows_of_sheets(
+    path: Path, sheets: Mapping[str, list[list[Any]]], wanted: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """The rows under the header of the one sheet that is not empty; empty rows are left out.
+
+    Raises DataError where several sheets hold something, or a wanted column is missing.
+    """
+    where = f"The file {str(path)!r}"
+    filled = {
+        name: [row for row in rows if any(cell not in ("", None) for cell in row)]
+        for name, rows in sheets.items()
+    }
+    names = [name for name, rows in filled.items() if rows]
+    if len(names) > 1:
+        raise DataError(f"{where} has {len(names)} sheets, {listed(names)}: keep one, or use CSV.")
+    header, *rows = filled[names[0]] if names else [[]]
+    check_present(where, wanted, header)
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
 _READERS: dict[str, Callable[[Path, tuple[str, ...], tuple[str, ...]], Read]] = {
-    ".csv": _read_delimited,
-    ".tsv": _read_delimited,
-    ".jsonl": read_json_lines,
-    ".ndjson": read_json_lines,
-    ".json": read_json_lines,
+    ".csv": _read_by_header,
+    ".tsv": _read_by_header,
+    ".jsonl": read_json,
+    ".ndjson": read_json,
+    ".json": read_json,
     ".parquet": _read_parquet,
+    ".xlsx": _read_excel,
 }
 
 SUFFIXES = tuple(_READERS)
+
+# What gzip would not make smaller, and so is not read through it.
+BINARY = (".parquet", ".xlsx")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lobes.errors import ConfigError, DataError
-from lobes.tasks.columns import TaskData, is_missing, read_columns
+from lobes.tasks.columns import NamedRows, TaskData, class_names, is_missing, read_columns
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -89,7 +89,9 @@ def rooted(data: TaskData, column: str, folder: Path) -> list[dict[str, Any]]:
     columns = read_columns("The file", data, names) if len(data) else {}
     if column in columns:
         columns[column] = [_rooted(cell, folder) for cell in columns[column]]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    named = {name: found for name in names if (found := class_names(data, name)) is not None}
+    return NamedRows(rows, named)
 
 
 def class_folders(folder: Path, column: str, label: str) -> list[dict[str, Any]]:

@@ -43,7 +43,8 @@ class Download:
     files that differ. Classes that are numbers begin at `first_class`; `spelling` leads from other
     spellings of labels to the task's own, and rows labelled `no_label` are left out. `only` keeps
     the rows that hold a value in a column. With `ragged`, lines with too few cells are left out,
-    as every reader of that file does.
+    as every reader of that file does. With `label_last`, a line may have more labels than the
+    header has names, and the label that counts is its last cell.
 
     With `by_folder`, `files` are folders: each of their folders named there holds one text file
     for each example of one label, {"neg": "negative", …}.
@@ -60,6 +61,7 @@ class Download:
     no_label: str | None = None
     only: tuple[str, str] | None = None
     ragged: bool = False
+    label_last: bool = False
     by_folder: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -173,6 +175,7 @@ def _mnli() -> KnownTask:
         text=_one_by_one(_PAIR),
         label="gold_label",
         no_label="-",
+        label_last=True,
     )
     lines = Download(
         folders=("multinli_1.0",),
@@ -189,11 +192,15 @@ def _mnli() -> KnownTask:
     diagnostic = tuple(
         Download(
             folders=(folder,),
-            files={"test_diagnostic": f"{folder}.tsv"},
+            files={"test_diagnostic": file},
             text=_one_by_one(_PAIR),
             label="gold_label",
         )
-        for folder in ("AX", "diagnostic")
+        for folder, file in (
+            ("AX", "AX.tsv"),
+            ("diagnostic", "diagnostic.tsv"),
+            ("MNLI", "diagnostic.tsv"),
+        )
     )
     hub = HubSource(
         "nyu-mll/glue",
@@ -223,6 +230,7 @@ def _snli() -> KnownTask:
             text=_one_by_one(_PAIR),
             label="gold_label",
             no_label="-",
+            label_last=True,
         )
         for folder, pattern in (("snli_1.0", "snli_1.0_{}.jsonl"), ("SNLI", "{}.tsv"))
     )

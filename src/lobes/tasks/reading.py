@@ -6,7 +6,7 @@ is text, images that are images, and labels that are class indices or finite num
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from lobes.metrics import get_metric
 from lobes.tasks.columns import (
     LabelKind,
     TaskData,
+    about_hidden,
     blocks_of,
     check_label_columns,
     check_label_lists,
@@ -27,9 +28,19 @@ from lobes.tasks.columns import (
     listed,
     read_columns,
     suggest,
+    without_label,
 )
 from lobes.tasks.examples import Examples
 from lobes.tasks.images import Picture, read_pictures, undecoded
+from lobes.tasks.labels import (
+    TRUTH,
+    check_spellings,
+    folded,
+    number_of,
+    numbers_in,
+    places_of,
+    spellings,
+)
 from lobes.texts import Texts, TextsWriter
 
 
@@ -42,6 +53,9 @@ def read_texts(where: str, data: TaskData, text: tuple[str, ...]) -> Texts:
     return writer.finish()
 
 
+_TRUTHS = {bool, np.bool_}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RawSplit:
     """One split as handed in: texts and images are checked, labels not yet class indices."""
@@ -51,7 +65,7 @@ class RawSplit:
     texts: Sequence[tuple[str, ...]]
     values: list[Any]  # a label each, or a tuple of labels each
     kind: LabelKind | Literal["index"]  # index: of Examples, which are class indices already
-    feature_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = None  # those that the data have for whole numbers
     several: bool = False
     images: tuple[Picture, ...] | None = None
 
@@ -94,13 +108,17 @@ class RawSplit:
                 f'"f1_micro", or another label column.'
             )
         if self.kind == "text":
+            row = next((i for i, v in enumerate(self.values) if number_of(v) is None), 0)
             raise DataError(
-                f"{self.where} has text labels in column {self.column!r} (row 0: "
-                f"{self.values[0]!r}), but a regression task needs numbers; use a metric for "
+                f"{self.where} has text labels in column {self.column!r} (row {row}: "
+                f"{self.values[row]!r}), but a regression task needs numbers; use a metric for "
                 f'classes, such as "accuracy", or another label column.'
             )
-        targets = np.array(self.values, dtype=np.float64)
-        for row in np.flatnonzero(~np.isfinite(targets)):
+        try:
+            targets = np.array(self.values, dtype=np.float64)
+        except OverflowError:  # a whole number of more than 300 digits
+            targets = np.array([_as_float(value) for value in self.values], dtype=np.float64)
+        for row in np.flatnonzero(~np.isfinite(targets)).tolist():
             raise DataError(
                 f"{self.where} row {row} has the target {targets[row]}: targets are finite "
                 f"numbers; correct or remove the row."
@@ -108,11 +126,8 @@ class RawSplit:
         return targets
 
     def _indices(self, names: tuple[str, ...]) -> Int[np.ndarray, "examples *classes"]:
-        known: dict[Any, int] = {value: index for index, value in enumerate(names)}
-        if self.kind != "text":
-            by_value = self.kind != "index" and all(map(_is_whole_name, names))
-            known = {(int(value) if by_value else i): i for i, value in enumerate(names)}
-        width = len(self.feature_names or names)
+        known = self._places(names)
+        width = len(self.class_names or names)
         if self.several and self.kind == "index" and width != len(names):
             raise DataError(
                 f"{self.where} says of {width} classes whether an example has them, but the task "
@@ -131,15 +146,39 @@ class RawSplit:
         matrix[rows, classes] = 1
         return matrix
 
+    def _places(self, names: tuple[str, ...]) -> dict[Any, int]:
+        """What the labels may be, and the class index that each stands for."""
+        if self.kind == "text":
+            return {name: index for index, name in enumerate(names)}
+        by_value = self.kind != "index" and all(map(_is_whole_name, names))
+        own = (
+            None
+            if self.kind == "index" or (by_value and self.class_names == TRUTH)
+            else (self.class_names)
+        )
+        if own is not None:
+            places = places_of(self.where, own, names)
+            return {value: place for value, place in enumerate(places) if place is not None}
+        return {(int(name) if by_value else index): index for index, name in enumerate(names)}
+
     def _outside(
         self, row: int, value: Any, names: tuple[str, ...], known: Mapping[Any, int]
     ) -> str:
         start = f"{self.where} row {row} has the label {value!r} in column {self.column!r}, "
         if self.kind == "text":
-            return (
-                start + f"which is not one of the labels {listed(names)}." + suggest(value, names)
+            sentence = start + f"which is not one of the labels {listed(names)}."
+            if folded(value) in map(folded, names):
+                return sentence + " Only blanks or case differ: make them one with fold_labels."
+            return sentence + (about_hidden(value, self.column) or suggest(value, names))
+        hint = about_hidden(value, self.column)
+        if (
+            self.class_names is not None
+            and self.kind == "whole"
+            and 0 <= value < len(self.class_names)
+        ):
+            return start + (
+                f"{self.class_names[value]!r}, which is not one of the labels {listed(names)}."
             )
-        hint = " Labels of -1 mark hidden answers: use a split with labels." if value == -1 else ""
         if list(known) == list(range(len(names))):
             return start + (
                 f"which is not a class: expected a whole number from 0 to {len(names) - 1}, for "
@@ -173,7 +212,7 @@ def read_split(
             cells += columns[image]
         for column, values in labels.items():
             values += [same.setdefault(v, v) if type(v) is str else v for v in columns[column]]
-        names = class_names(block, own[0])
+        names = class_names(block, own[0]) or names
     several = not isinstance(label, str) or any(map(is_list, labels[label]))
     kind: LabelKind = "text"
     if not isinstance(label, str):
@@ -181,6 +220,8 @@ def read_split(
     else:
         check = check_label_lists if several else check_label_values
         found, kind = check(where, label, labels[label])
+        if names is None and kind == "whole" and {type(v) for v in labels[label]} <= _TRUTHS:
+            names = TRUTH
     # last, since every file is read
     images = None if image is None else read_pictures(where, image, cells)
     texts = writer.finish() if images is None else ((),) * len(images)
@@ -231,6 +272,72 @@ def _read_examples(
     return RawSplit(where, label, data.texts, data.labels.tolist(), kind, images=data.images)
 
 
+def settled(
+    splits: Mapping[str, RawSplit], names: tuple[str, ...] | None, *, fold_labels: bool = False
+) -> dict[str, RawSplit]:
+    """The splits of a task with text labels as what they mean: numbers, or names.
+
+    Without `names` given, the labels of all splits together decide, so that no two splits are
+    read in two ways. With `fold_labels`, names that differ by blanks or case only are one.
+    """
+    if names is not None and len(splits) > 1:
+        return {
+            split: settled({split: raw}, names, fold_labels=fold_labels)[split]
+            for split, raw in splits.items()
+        }
+    text = {split: raw for split, raw in splits.items() if raw.kind == "text" and raw.items}
+    items = [item for raw in text.values() for item in raw.items]
+    if not items or any(not isinstance(raw.column, str) for raw in text.values()):
+        return dict(splits)
+    first = next(iter(text.values()))
+    found = numbers_in(first.where, first.column, items, names or ())
+    changed: dict[str, RawSplit] = {}
+    if found is None:
+        if fold_labels:
+            spelled = spellings(items, names)
+            changed = {split: _folded(raw, spelled) for split, raw in text.items()}
+        return {**splits, **changed}
+    numbers, are_truths = found
+    start = 0
+    for split, raw in text.items():
+        stop = start + len(raw.items)
+        changed[split] = _numbered(raw, numbers[start:stop], TRUTH if are_truths else None)
+        start = stop
+    return {**splits, **changed}
+
+
+def _folded(raw: RawSplit, spelled: Mapping[str, str]) -> RawSplit:
+    if not raw.several:
+        return replace(raw, values=[spelled[value] for value in raw.values])
+    lists = (dict.fromkeys(spelled[item] for item in value) for value in raw.values)
+    return replace(raw, values=[tuple(value) for value in lists])
+
+
+def _numbered(
+    raw: RawSplit, numbers: Sequence[int | float], names: tuple[str, ...] | None
+) -> RawSplit:
+    """The split with numbers for its text labels."""
+    if raw.several:
+        return (
+            raw
+            if not all(isinstance(n, int) for n in numbers)
+            else replace(
+                raw, values=_as_lists(raw.values, numbers), kind="whole", class_names=names
+            )
+        )
+    for row, number in enumerate(numbers):
+        if number != number:
+            raise DataError(without_label(raw.where, row, raw.column, raw.values[row]))
+    kind: LabelKind = "whole" if all(isinstance(n, int) for n in numbers[:1]) else "float"
+    return replace(raw, values=list(numbers), kind=kind, class_names=names)
+
+
+def _as_lists(values: Sequence[tuple[Any, ...]], items: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The items in lists as long as those of `values`."""
+    remaining = iter(items)
+    return [tuple(next(remaining) for _ in value) for value in values]
+
+
 def infer_labels(
     name: str, splits: Mapping[str, RawSplit], metric: str | None
 ) -> tuple[str, ...] | None:
@@ -243,19 +350,21 @@ def infer_labels(
             f'for example labels=("negative", "positive").'
         )
     raw = next(iter(splits.values()))
-    if raw.feature_names is not None and raw.kind != "text":
-        return raw.feature_names
+    if raw.class_names is not None and raw.kind != "text":
+        return raw.class_names
     if raw.kind == "float" and not _are_classes(raw, metric):
         return None
     raw.check_two_classes()
     different = sorted(set(raw.items))
     if raw.kind == "text":
+        for each in splits.values():
+            check_spellings(each.where, each.column, each.items)
         return tuple(different)
     if different != list(range(len(different))):
         raise DataError(
             f"{raw.where} has the labels {listed(different)} in column {raw.column!r}; without "
             f"label names they must be 0 to {len(different) - 1} without a gap: give the names "
-            f"with labels=(…)."
+            f"with labels=(…).{about_hidden(different[0], raw.column)}"
         )
     return tuple(str(int(value)) for value in different)
 
@@ -288,6 +397,13 @@ def has_several(name: str, label: str | tuple[str, ...], splits: Mapping[str, Ra
             f"for each label) and one label in another: expected the same throughout."
         )
     return True in found
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
 
 
 def _is_whole_name(name: str) -> bool:

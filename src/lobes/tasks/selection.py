@@ -1,20 +1,26 @@
 """What a user changes in data of their own: names of columns, labels, and which rows count."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lobes.errors import DataError
 from lobes.tasks.columns import (
     Blocks,
+    NamedRows,
     TaskData,
     blocks_of,
     class_names,
     column_names,
     is_list,
+    is_missing,
     listed,
     read_columns,
 )
+from lobes.tasks.labels import number_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +46,28 @@ class Selection:
 
         def holds(column: str, wanted: Any) -> bool:
             value = row[self.column(column)]
-            wanted = {str(one) for one in (wanted if is_list(wanted) else [wanted])}
-            return not wanted.isdisjoint(map(str, value if is_list(value) else [value]))
+            asked = {said(one) for one in (wanted if is_list(wanted) else [wanted])}
+            return not asked.isdisjoint(map(said, value if is_list(value) else [value]))
 
         return all(holds(*item) for item in self.filter.items()) and not any(
             holds(*item) for item in self.leave_out.items()
         )
+
+
+def said(value: Any) -> str:
+    """What a cell says, the same from every kind of file: 0, 0.0, "0" and "0.0" are one value.
+
+    A cell with nothing in it, or blanks only, says "".
+    """
+    if is_missing(value):
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).casefold()
+    text = str(value).strip()
+    number = number_of(text)
+    if number is not None and math.isfinite(number):
+        return str(int(number) if number == int(number) else number)
+    return text.casefold() if text.casefold() in ("true", "false") else text
 
 
 def select(
@@ -59,11 +81,11 @@ def select(
 ) -> TaskData:
     """The rows that count, under the task's own names of columns and labels.
 
-    Columns that are classes of a `datasets.Dataset` are compared by the names of the classes, and
-    so are labels, unless they stay class indices with `by_index` and without a map. A cell with a
-    list holds each of its values, and a map changes each, to labels that count once. Columns of
-    labels may be missing. Raises DataError where no row is left, and for a label that the map
-    lacks.
+    Columns of classes that the data have names for are compared by these, and by the numbers
+    where no name is a number; labels become names, unless they stay class indices with `by_index`
+    and without a map. A cell with a list holds each of its values, and a map changes each, to
+    labels that count once. Columns of labels may be missing. Raises DataError where no row
+    is left, and for a label that the map lacks.
     """
     if selection == Selection({}, {}, {}, {}):
         return data
@@ -111,37 +133,57 @@ def _kept_rows(
     by_index: bool,
 ) -> list[dict[str, Any]]:
     """The rows of a block that count, with its own labels under the task's names of columns."""
-    named = {column: _class_names(block, column, values) for column, values in raw.items()}
+    names = {column: class_names(block, column) for column in raw}
+    named = {column: _by_name(names[column], values) for column, values in raw.items()}
     columns = {name: raw[column] for name, column in own.items()}
-    if selection.label_map or not by_index:
+    keep_index = by_index and not selection.label_map
+    if not keep_index:
         columns |= {name: named[own[name]] for name in present}
-    return [
+    tested = {column: _either(names[column], raw[column], named[column]) for column in named}
+    rows = [
         {name: values[number] for name, values in columns.items()}
-        for number, row in enumerate(zip(*named.values(), strict=True))
-        if selection.keeps(dict(zip(named, row, strict=True)))
+        for number, row in enumerate(zip(*tested.values(), strict=True))
+        if selection.keeps(dict(zip(tested, row, strict=True)))
     ]
+    classes = {name: names[own[name]] or () for name in present if keep_index}
+    return NamedRows(rows, {name: found for name, found in classes.items() if found})
 
 
 def _mapped(where: str, number: int, value: Any, label_map: Mapping[str, Any]) -> Any:
+    by_value = {said(key): label for key, label in label_map.items()}
     items = value if is_list(value) else [value]
     for item in items:
-        if str(item) not in label_map:
+        if str(item) not in label_map and said(item) not in by_value:
             raise DataError(
                 f"{where} row {number} of those that are kept has the label {item!r}, which "
                 f"label_map lacks: it has {listed(label_map)}; add it, or leave such rows out."
             )
-    mapped = list(dict.fromkeys(label_map[str(item)] for item in items))
+    found = (
+        label_map[k] if (k := str(item)) in label_map else by_value[said(item)] for item in items
+    )
+    mapped = list(dict.fromkeys(found))
     return mapped if is_list(value) else mapped[0]
 
 
-def _class_names(data: TaskData, column: str, values: list[Any]) -> list[Any]:
-    names = class_names(data, column)
+def _by_name(names: Sequence[str] | None, values: list[Any]) -> list[Any]:
+    """The values of a column with the names of its classes for their numbers."""
     if names is None:
         return values
 
     def named(value: Any) -> Any:
         if is_list(value):
             return [named(item) for item in value]
-        return names[value] if isinstance(value, int) and value >= 0 else value
+        is_class = isinstance(value, int) and 0 <= value < len(names)
+        return names[value] if is_class else value
 
     return [named(value) for value in values]
+
+
+def _either(names: Sequence[str] | None, raw: list[Any], named: list[Any]) -> list[Any]:
+    """What a filter compares: names, or both names and numbers where none could be the other."""
+    if names is None or any(number_of(name) is not None for name in names):
+        return named
+    return [
+        [*numbers, *others] if is_list(numbers) else [numbers, others]
+        for numbers, others in zip(raw, named, strict=True)
+    ]

@@ -5,7 +5,7 @@ A task of one's own names its files, or its data set on the hub, and their colum
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,25 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lobes.errors import ConfigError, DataError
+from lobes.metrics import get_metric
 from lobes.tasks.columns import (
     Blocks,
     TaskData,
     blocks_of,
+    class_names,
     column_names,
     is_list,
+    is_missing,
     read_columns,
-    suggest,
 )
 from lobes.tasks.examples import Examples
 from lobes.tasks.folders import missing, read_split
-from lobes.tasks.formats import read_blocks, read_labelled, read_rows
-from lobes.tasks.images import Picture, class_folders, read_pictures, rooted, undecoded
-from lobes.tasks.known import KNOWN, KnownTask, known_task
+from lobes.tasks.formats import read_rows
+from lobes.tasks.images import Picture, read_pictures
+from lobes.tasks.known import KnownTask, known_task
+from lobes.tasks.labels import places_of
+from lobes.tasks.own import load_from_hub, named, names_of, own_source
 from lobes.tasks.reading import read_texts
-from lobes.tasks.selection import Selection, select
 from lobes.tasks.task import Task, read_examples
 
 __all__ = ["HELD_OUT", "Split", "load_split", "load_task", "read_rows"]
@@ -60,6 +63,9 @@ def load_task(
     label_map: Mapping[str, Any] | None = None,
     filter: Mapping[str, Any] | None = None,
     leave_out: Mapping[str, Any] | None = None,
+    delimiter: str | None = None,
+    quoting: str | None = None,
+    fold_labels: bool = False,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
@@ -73,7 +79,9 @@ def load_task(
     of the data, `label_map` from the labels of the data (as text) to the task's (with a column for
     each label, from what these hold to 0 and 1). Rows are kept
     where every column of `filter` holds the value given, or one of several, and dropped where
-    some column of `leave_out` does. The rest is as for `Task`.
+    some column of `leave_out` does; "" stands for an empty cell. `delimiter` and `quoting`
+    ("minimal", or "none" where a quote is a character) say how cells of CSV and TSV are told
+    apart (`delimited.py`). The rest is as for `Task`.
 
     With neither `train` nor `dataset` the name is that of a known task. Its data are in
     `data_dir` (without it, in the folder that the environment variable LOBES_DATA names), and
@@ -92,7 +100,7 @@ def load_task(
     for size, value in (("train_size", train_size), ("validation_size", validation_size)):
         if value is not None and value < 1:
             raise ConfigError(f"Task {name!r} has {size}={value}: a sample has at least 1 example.")
-    own = _own_source(
+    own = own_source(
         name,
         train,
         dataset,
@@ -106,12 +114,15 @@ def load_task(
         filter,
         leave_out,
         folder,
+        delimiter,
+        quoting,
+        fold_labels,
     )
     if own is None:
         task = _load_known(known_task(name), metric, validation, data_dir)
     else:
         given = {"train": train or "train", "validation": validation}
-        data = {
+        data: dict[str, Any] = {
             split: own.read(f"Task {name!r}: {split}", source)
             for split, source in given.items()
             if source is not None
@@ -150,6 +161,9 @@ def load_split(
     label_map: Mapping[str, Any] | None = None,
     filter: Mapping[str, Any] | None = None,
     leave_out: Mapping[str, Any] | None = None,
+    delimiter: str | None = None,
+    quoting: str | None = None,
+    fold_labels: bool = False,
     folder: str | os.PathLike[str] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Split:
@@ -160,7 +174,7 @@ def load_split(
     `dataset` any other name is that of a split. Label names that are not given are those of the
     training data. Raises as `load_task` does.
     """
-    own = _own_source(
+    own = own_source(
         name,
         train,
         dataset,
@@ -174,6 +188,9 @@ def load_split(
         filter,
         leave_out,
         folder,
+        delimiter,
+        quoting,
+        fold_labels,
     )
     where = f"Task {name!r}: {split}"
     if own is None:
@@ -191,7 +208,7 @@ def load_split(
             )
         data = own.read(where, source or split, needs_label=False)
         columns_of_text, names = own.text, own.labels
-    if not _has_labels(where, data, _names(label)):
+    if not _has_labels(where, data, names_of(label)):
         if image is not None:
             cells = [
                 cell
@@ -201,17 +218,18 @@ def load_split(
             pictures = read_pictures(where, image, cells)
             return Split(((),) * len(pictures), None, pictures)
         return Split(read_texts(where, data, columns_of_text), None)
-    if own is not None and names is None:
+    if own is not None and names is None and not _is_regression(metric):
         rows = own.read(f"Task {name!r}: train", train or "train")
         names = Task(name, train=rows, **own.columns, label=label, metric=metric).labels
     label = label if isinstance(label, str) else tuple(label)
-    examples = read_examples(where, data, columns_of_text, label, names, image)
+    examples = read_examples(
+        where, data, columns_of_text, label, names, image, fold_labels=fold_labels
+    )
     return Split(examples.texts, examples.labels, examples.images)
 
 
-def _names(label: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of one or several label columns."""
-    return (label,) if isinstance(label, str) else tuple(label)
+def _is_regression(metric: str | None) -> bool:
+    return metric is not None and get_metric(metric).for_regression
 
 
 def _has_labels(where: str, data: TaskData, label: tuple[str, ...]) -> bool:
@@ -221,124 +239,13 @@ def _has_labels(where: str, data: TaskData, label: tuple[str, ...]) -> bool:
             return False
         columns = read_columns(where, block, label, start).values()
         values = [value for column in columns for value in column]
-        if any(is_list(value) or value not in (None, -1, -1.0, "", "-1") for value in values):
+        if any(is_list(value) or not _is_hidden(value) for value in values):
             return True
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class _OwnSource:
-    """Where a user's own task comes from: everything but the names of its splits."""
-
-    dataset: str | None
-    config: str | None
-    folder: Path
-    text: tuple[str, ...]
-    image: str | None
-    label: tuple[str, ...]
-    labels: tuple[str, ...] | None
-    selection: Selection
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """What the examples are in, as `Task` takes it."""
-        return {"text": self.text, "image": self.image}
-
-    def read(
-        self, where: str, source: str | os.PathLike[str], needs_label: bool = True
-    ) -> TaskData:
-        """The rows of a file or of a split, with the task's own columns."""
-        selection = self.selection
-        inputs = self.text if self.image is None else (self.image,)
-        wanted = [selection.column(column) for column in inputs]
-        wanted += selection.tested
-        labels = [selection.column(column) for column in self.label]
-        if self.dataset is not None:
-            data = _load_from_hub(where, self.dataset, self.config, str(source))
-            if self.image is not None:
-                data = undecoded(data, selection.column(self.image))
-        elif self.image is not None and (path := self._path(source)).is_dir():
-            data = _named(where, lambda: iter([class_folders(path, wanted[0], labels[0])]))
-        else:
-            path = self._path(source)
-            needed, optional = (wanted + labels, []) if needs_label else (wanted, labels)
-            names = None if selection.label_map else self.labels
-            if len(labels) == 1:
-                data = _named(
-                    where, lambda: read_labelled(path, needed, optional, labels[0], names)
-                )
-            else:  # several hold 0 and 1, whatever the spelling
-                data = _named(where, lambda: read_blocks(path, needed, optional))
-            if self.image is not None:
-                found = data
-                data = Blocks(lambda: (rooted(each, wanted[0], path.parent) for each in found))
-        by_index = self.labels is not None
-        return select(where, data, inputs, self.label, selection, by_index=by_index)
-
-    def _path(self, source: str | os.PathLike[str]) -> Path:
-        return self.folder / Path(source).expanduser()
-
-
-def _named(where: str, read: Callable[[], Iterator[TaskData]]) -> Blocks:
-    """Blocks whose errors begin with `where`."""
-
-    def blocks() -> Iterator[TaskData]:
-        try:
-            yield from read()
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-
-    return Blocks(blocks)
-
-
-def _own_source(
-    name: str,
-    train: str | os.PathLike[str] | None,
-    dataset: str | None,
-    config: str | None,
-    text: str | Sequence[str] | None,
-    image: str | None,
-    label: str | Sequence[str],
-    labels: Sequence[str] | None,
-    columns: Mapping[str, str] | None,
-    label_map: Mapping[str, Any] | None,
-    filter: Mapping[str, Any] | None,
-    leave_out: Mapping[str, Any] | None,
-    folder: str | os.PathLike[str] | None,
-) -> _OwnSource | None:
-    """The task's own source; None for a known task, whose data are described already."""
-    if dataset is None and config is not None:
-        raise ConfigError(
-            f"Task {name!r} has config={config!r} but no dataset that it could be of."
-        )
-    if dataset is None and train is None:
-        if name not in KNOWN:
-            raise ConfigError(
-                f"Task {name!r} has no training data: name a file with train=…, or a data set."
-                + suggest(name, KNOWN)
-            )
-        given = (text, image, labels, columns, label_map, filter, leave_out)
-        if any(value is not None for value in given) or label != "label":
-            raise ConfigError(
-                f"Task {name!r} is a known task, whose columns and labels are known: name the "
-                f"files or the data set to describe data of your own."
-            )
-        return None
-    if text is None and image is None:
-        raise ConfigError(
-            f"Task {name!r} has no text columns: name one or two with text=…, or a column of "
-            f"images with image=…."
-        )
-    return _OwnSource(
-        dataset,
-        config,
-        Path(folder or "."),
-        (text,) if isinstance(text, str) else tuple(text or ()),
-        image,
-        _names(label),
-        None if labels is None else tuple(labels),
-        Selection(columns or {}, label_map or {}, filter or {}, leave_out or {}),
-    )
+def _is_hidden(value: Any) -> bool:
+    return is_missing(value) or str(value).strip() in ("", "-1", "-1.0")
 
 
 def _load_known(
@@ -348,7 +255,7 @@ def _load_known(
     data_dir: str | os.PathLike[str] | None,
 ) -> Task:
     second = _split_of(task, str(validation or task.validation))
-    data = {
+    data: dict[str, Any] = {
         "train": _read_known(task, "train", data_dir),
         "validation": _read_known(task, second, data_dir),
     }
@@ -392,29 +299,31 @@ def _read_known(
             found = read_split(folder, task, split)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
-        return None if found is None else _named(where, found)
+        return None if found is None else named(where, found)
     if task.hub is None:
         raise DataError(
             f"{where}: the data are not on the hub: name the folder that has them with data_dir, "
             f"or with the environment variable {DATA_VARIABLE}."
         )
     config = task.hub.configs.get(split, task.hub.config)
-    data = _load_from_hub(where, task.hub.dataset, config, task.hub.splits[split])
+    data = load_from_hub(where, task.hub.dataset, config, task.hub.splits[split])
     return Blocks(lambda: _from_hub(where, data, task))
 
 
 def _from_hub(where: str, data: TaskData, task: KnownTask) -> Iterator[list[dict[str, Any]]]:
     """A split of the hub's data set with the task's own columns; rows without a label left out.
 
-    Class numbers of the hub become the task's label names where the hub has the same names in
-    any order, and class indices where it does not. A hidden split has no labels.
+    Class numbers of the hub become the task's label names: by name where the hub has the same
+    names in any order, by their places where it has as many others. A hidden split has no labels.
     """
     assert task.hub is not None
     hub = task.hub
     needed = dict.fromkeys((*(column for part in hub.text for column in part), hub.label))
-    feature = (getattr(data, "features", None) or {}).get(hub.label)
-    names = getattr(feature, "names", None) or ()
-    named = task.labels is not None and set(names) == set(task.labels)
+    own = class_names(data, hub.label)
+    names: dict[Any, str] = {}
+    if own is not None and task.labels is not None:
+        places = places_of(where, own, task.labels, tell=False)
+        names = {i: own[i] if k is None else task.labels[k] for i, k in enumerate(places)}
     hidden = all(
         label in (None, -1, -1.0)
         for start, block in blocks_of(data)
@@ -422,9 +331,7 @@ def _from_hub(where: str, data: TaskData, task: KnownTask) -> Iterator[list[dict
     )
     for start, block in blocks_of(data):
         columns = read_columns(where, block, tuple(needed), start)
-        labels = columns[hub.label]
-        if named:
-            labels = [names[label] if label not in (None, -1) else -1 for label in labels]
+        labels = [names.get(label, label) for label in columns[hub.label]]
         texts = [
             [" ".join(part for part in parts if part) for parts in zip(*group, strict=True)]
             for group in ([columns[column] for column in part] for part in hub.text)
@@ -437,21 +344,6 @@ def _from_hub(where: str, data: TaskData, task: KnownTask) -> Iterator[list[dict
                 if label not in (None, -1, "-")
             ]
         yield rows
-
-
-def _load_from_hub(where: str, dataset: str, config: str | None, split: str) -> TaskData:
-    import datasets
-
-    try:
-        return datasets.load_dataset(dataset, config, split=split)
-    except Exception as error:  # whatever goes wrong inside: the network, the hub, the data
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        of = f" (config {config!r})" if config else ""
-        raise DataError(
-            f"{where}: Cannot load the split {split!r} of the data set {dataset!r}{of} with the "
-            f"library datasets, which says: {reason.rstrip('.')}. Check the names and the "
-            f"connection, or name local files instead."
-        ) from None
 
 
 def _sampled(

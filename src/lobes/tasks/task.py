@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lobes.errors import ConfigError, DataError
+from lobes.limits import LONGEST_NAME, short
 from lobes.metrics import get_metric
 from lobes.tasks.columns import TaskData, listed
 from lobes.tasks.examples import Examples
-from lobes.tasks.reading import has_several, infer_labels, read_split
+from lobes.tasks.reading import has_several, infer_labels, read_split, settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,14 @@ class Task:
 
     `labels` are the class names in order. Text labels must be among them. Whole numbers (also
     1.0) are indices into them, unless every name is itself a whole number, as in ("1", "2", "3"):
-    then a number is matched with the name that says it. With `labels=None` they are taken from
-    the training data (without any, from the validation data): the names of a `ClassLabel`
-    feature; text labels, sorted; whole numbers as "0" to "k-1"; other numbers mean regression.
+    then a number is matched with the name that says it. Data that have names of their own for
+    their numbers (a `ClassLabel` feature, also in Parquet; false and true) are matched by name, in
+    whatever order; as many other names rename the classes in their order, which the log says.
+    With `labels=None` they are taken from the training data (without any, from the validation
+    data): the data's own names; "False" and "True"; text labels, sorted; whole numbers as "0" to
+    "k-1"; other numbers mean regression. Text that is a number in every row is a number, so that
+    a table means the same in every format. `fold_labels` makes names one that differ by blanks or
+    case only, which else are refused.
 
     An example may have any number of labels where the column holds lists of label names or of
     class indices ([] for none), or where `label` names two or more columns of 0 and 1 (or true and
@@ -121,6 +127,7 @@ class Task:
         label: str | Sequence[str] = "label",
         labels: Sequence[str] | None = None,
         metric: str | None = None,
+        fold_labels: bool = False,
     ) -> None:
         _check_name(name)
         text = (text,) if isinstance(text, str) else tuple(text)
@@ -138,6 +145,7 @@ class Task:
             for split, data in (("train", train), ("validation", validation))
             if data is not None
         }
+        splits = settled(splits, names, fold_labels=fold_labels)
         if names is None:
             names = infer_labels(name, splits, metric)
         several = has_several(name, label, splits)
@@ -211,13 +219,16 @@ def read_examples(
     label: str | tuple[str, ...],
     labels: tuple[str, ...] | None,
     image: str | None = None,
+    *,
+    fold_labels: bool = False,
 ) -> Examples:
     """One split read with the labels of a task that is there, be it of one class only.
 
     `where` begins the messages; the rest is as for `Task`. Raises DataError for data that cannot
     be used.
     """
-    return read_split(where, data, text, label, image).read(labels)
+    raw = {where: read_split(where, data, text, label, image)}
+    return settled(raw, labels, fold_labels=fold_labels)[where].read(labels)
 
 
 def with_data(task: Task, train: Examples | None, validation: Examples | None) -> Task:
@@ -248,10 +259,15 @@ def check_task_names(tasks: Sequence[Task] | Sequence[TaskSpec]) -> None:
 
 
 def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise DataError(
             f"{name!r} cannot be a task's name: use letters, digits, '-' and '_' only, since "
             f"files are named after it."
+        )
+    if len(name) > LONGEST_NAME:
+        raise DataError(
+            f"A task's name has {len(name):,} characters, {short(name)}: use at most "
+            f"{LONGEST_NAME}, since files are named after it."
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from lobes import limits
 from lobes.errors import ConfigError
 from lobes.precision import resolve_precision
 
@@ -32,27 +33,33 @@ def training_arguments(
 
     AdamW, linear decay, no warm-up; 1,000 steps unless `steps` or `epochs` say otherwise.
     `warmup` is a number of steps, or below 1 a share of them. `save_every` steps a checkpoint is
-    written to `folder`, and at the end (the newest is kept); without it none is. `evaluate_every`
-    steps every task is evaluated. `device="cpu"` keeps the run off a GPU. `precision` is "auto"
-    (bf16 autocast where the device has it natively), "fp32" or "bf16"; weights and optimizer
-    state are fp32 in each case. `others` are passed on as they are. Raises `ConfigError`.
+    written to `folder`, and at the end; the newest two are kept, in case one is damaged. Without
+    it none is written. `evaluate_every` steps every task is evaluated. `device="cpu"` keeps
+    the run off a GPU. `precision` is "auto" (bf16 autocast where the device has it natively),
+    "fp32" or "bf16"; weights and optimizer state are fp32 in each case. `others` are passed on as
+    they are. Raises `ConfigError`.
     """
-    _check_positive(
-        steps=steps,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        accumulate=accumulate,
-        save_every=save_every,
-        evaluate_every=evaluate_every,
-        log_every=log_every,
-    )
+    for name, value, limit in (
+        ("steps", steps, limits.STEPS),
+        ("epochs", epochs, limits.EPOCHS),
+        ("save_every", save_every, limits.STEPS),
+        ("evaluate_every", evaluate_every, limits.STEPS),
+    ):
+        if value is not None:
+            limits.check_number(name, value, limit)
+    for name, value, limit in (
+        ("batch_size", batch_size, limits.BATCH_SIZE),
+        ("learning_rate", learning_rate, limits.LEARNING_RATE),
+        ("weight_decay", weight_decay, limits.WEIGHT_DECAY),
+        ("warmup", warmup, limits.WARMUP),
+        ("accumulate", accumulate, limits.ACCUMULATE),
+        ("log_every", log_every, limits.STEPS),
+        ("seed", seed, limits.SEED),
+    ):
+        limits.check_number(name, value, limit)
     if steps is not None and epochs is not None:
         raise ConfigError(f"Give steps or epochs, not both (steps={steps}, epochs={epochs:g}).")
-    if weight_decay < 0 or warmup < 0:
-        raise ConfigError(
-            f"weight_decay={weight_decay:g} and warmup={warmup:g} must not be below 0."
-        )
+    limits.check_path("The folder", folder, written=True)
     cuda = torch.cuda.is_available() and device != "cpu"
     settings: dict[str, Any] = {
         "max_steps": -1 if epochs is not None else steps or 1000,
@@ -70,7 +77,7 @@ def training_arguments(
         "seed": seed,
         "save_strategy": "steps" if save_every else "no",
         "save_steps": save_every or 500,
-        "save_total_limit": 1,
+        "save_total_limit": 2,
         "eval_strategy": "steps" if evaluate_every else "no",
         "eval_steps": evaluate_every,
         "logging_steps": log_every,
@@ -81,9 +88,3 @@ def training_arguments(
         return TrainingArguments(output_dir=os.fspath(folder), **{**settings, **others})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"These training settings cannot be used: {error}") from None
-
-
-def _check_positive(**numbers: float | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and not number > 0:
-            raise ConfigError(f"{name} is a number above 0, not {number:g}.")

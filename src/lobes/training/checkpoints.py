@@ -1,41 +1,121 @@
-"""Checkpoints on disk: which are complete, which is the newest, and how one is taken away.
+"""Checkpoints on disk: which are whole, which is the newest, and how one is taken away.
 
-A checkpoint is a folder `checkpoint-STEP`. Its `trainer_state.json` is written last, so one that
-was interrupted has none that can be read.
+A checkpoint is a folder `checkpoint-STEP`. Its `digests.json` is written last: the size and the
+SHA-256 of every other file. A folder without it was interrupted; one whose files differ from it is
+damaged. Only a checkpoint that passes this check is resumed from.
 """
 
+import contextlib
+import hashlib
 import json
+import logging
 import os
+import pickle
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from lobes.errors import LobesError, RunError
 
 STATE = "trainer_state.json"
 LOSSES = "losses.json"
-PARTS = ("lobes.json", LOSSES, "scheduler.pt", STATE)
+DIGESTS = "digests.json"
+PARTS = ("lobes.json", LOSSES, "scheduler.pt", STATE, DIGESTS)
 OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_0")  # the last two are FSDP's
+SCHEMA = {"schema": "lobes-checkpoint", "version": 1}
+
+logger = logging.getLogger("lobes")
 
 
 def last_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
-    """The complete checkpoint with the most steps in a run's folder; None where there is none."""
-    if not Path(folder).is_dir():
-        return None
-    found = [
-        (int(match[1]), path)
-        for path in Path(folder).iterdir()
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and is_complete(path)
-    ]
-    return max(found)[1] if found else None
+    """Return the complete checkpoint with the most steps in a run's folder; None if there is none.
+
+    Its files are not read: `intact_checkpoint` does that.
+    """
+    return next((path for path in _newest_first(folder) if is_complete(path)), None)
+
+
+def intact_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
+    """Return the newest checkpoint whose files are as they were written; None if there is none.
+
+    A damaged one is named in a warning and passed over.
+    """
+    damaged = []
+    path: Path | None
+    for path in _newest_first(folder):
+        if not (path / DIGESTS).exists():
+            continue  # interrupted while it was written
+        damage = damage_of(path)
+        if damage is None:
+            break
+        damaged.append(f"The checkpoint {path} is damaged ({damage})")
+    else:
+        path = None
+    if damaged:
+        onward = "starts from the beginning" if path is None else f"goes on from {path.name}"
+        logger.warning("%s; training %s.", "; ".join(damaged), onward)
+    return path
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to the end."""
+    """Return whether a checkpoint was written to the end; its content is not compared."""
     return (
         all((checkpoint / part).is_file() for part in PARTS)
         and any((checkpoint / name).exists() for name in OPTIMIZERS)
         and any(checkpoint.glob("rng_state*.pth"))
         and steps_of(checkpoint) is not None
     )
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint's files, in a few words; None for an intact one."""
+    recorded = _recorded(checkpoint)
+    if recorded is None:
+        return f"{DIGESTS} is not what lobes writes"
+    for name, entry in recorded.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        try:
+            if [path.stat().st_size, _sha256(path)] != entry:
+                return f"{name} is not as it was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    if not is_complete(checkpoint):
+        return "files that lobes writes are missing"
+    return None
+
+
+def complete(checkpoint: Path) -> None:
+    """Record the size and the SHA-256 of every file: the checkpoint is whole from now on."""
+    files = {
+        path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _sha256(path)]
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path != checkpoint / DIGESTS
+    }
+    unfinished = checkpoint / f"{DIGESTS}.unfinished"
+    unfinished.write_text(json.dumps({**SCHEMA, "files": files}, indent=1), encoding="utf-8")
+    os.replace(unfinished, checkpoint / DIGESTS)
+
+
+def rotate(newest: Path, limit: int | None, best: str | os.PathLike[str] | None = None) -> None:
+    """Remove the oldest complete checkpoints beside `newest`, until `limit` are left.
+
+    `newest` and `best` stay. A limit of None or below 1 keeps all. Folders that `complete` never
+    saw stay too: somebody else may have written them.
+    """
+    if limit is None or limit < 1:
+        return
+    kept = {newest, newest.parent / Path(best).name} if best else {newest}
+    others = [path for path in _newest_first(newest.parent) if path not in kept]
+    written = [
+        (path / DIGESTS).stat().st_mtime_ns if is_complete(path) else None for path in others
+    ]
+    found = sorted((when, path) for when, path in zip(written, others, strict=True) if when)
+    for _, path in found[: max(0, len(found) + len(kept) - limit)]:
+        discard(path)
 
 
 def steps_of(checkpoint: Path) -> int | None:
@@ -49,5 +129,54 @@ def steps_of(checkpoint: Path) -> int | None:
 
 def discard(checkpoint: Path) -> None:
     """Remove a checkpoint; what is left of it if that is interrupted counts as incomplete."""
-    (checkpoint / STATE).unlink(missing_ok=True)
+    (checkpoint / DIGESTS).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def reading(checkpoint: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what libraries say of a checkpoint that they cannot read into one sentence.
+
+    PyTorch's own message advises to load pickles, which would run code from the checkpoint.
+    """
+    try:
+        yield
+    except LobesError:
+        raise
+    except Exception as error:
+        held = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        if isinstance(error, pickle.UnpicklingError):
+            held = "it holds Python objects other than tensors, which lobes never loads"
+        raise RunError(
+            f"The checkpoint {os.fspath(checkpoint)!r} does not fit this training ({held}): remove "
+            f"it to go on from an earlier one, or from the beginning."
+        ) from None
+
+
+def _newest_first(folder: str | os.PathLike[str]) -> list[Path]:
+    """The folders `checkpoint-STEP`, the one with the most steps first; links are left out."""
+    if not Path(folder).is_dir():
+        return []
+    found = [
+        (int(match[1]), path)
+        for path in Path(folder).iterdir()
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+        and path.is_dir()
+        and not path.is_symlink()
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _recorded(checkpoint: Path) -> dict[str, Any] | None:
+    """{file: [size, SHA-256]} of `complete`; None where that is missing or damaged."""
+    try:
+        record = json.loads((checkpoint / DIGESTS).read_bytes())
+        files = record["files"]
+        return files if record["schema"] == SCHEMA["schema"] and files.items() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

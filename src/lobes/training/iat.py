@@ -4,7 +4,8 @@ the heads that matter to it.
 The first ⌈(1 − δ)·T⌉ of T optimizer steps are ordinary. Then each task's importance is computed on
 its training data, and its top α of all heads chosen; from there on a batch of task i trains the
 query, key and value rows of task i's heads only (`row_gate.py`). Everything else trains as
-before, or, with `train_other=False`, nothing else but the classifiers.
+before, or, with `train_other=False`, nothing else but the classifiers. Weights of an adapter that
+several heads share (`shared_weights.py`) rest in this phase, whatever the settings.
 """
 
 import math
@@ -18,14 +19,17 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from lobes import limits
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, ModelError, RunError
 from lobes.heads import HeadLayout, HeadScores, HeadSet, head_count
 from lobes.importance import head_importance
+from lobes.limits import short
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.modeling.pooling import evaluation_mode
 from lobes.tasks.task import Task
 from lobes.training.row_gate import KeptRows, RowGate, check_gateable
+from lobes.training.shared_weights import shared_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,17 +61,19 @@ class IAT:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, what in (("alpha", "heads"), ("delta", "steps")):
+        for name, limit in (
+            ("alpha", limits.SHARE_OF_HEADS),
+            ("delta", limits.SHARE_OF_STEPS),
+            ("refresh", limits.STEPS),
+            ("importance_examples", limits.EXAMPLES),
+            ("seed", limits.SEED),
+        ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not 0 <= value <= 1:
-                raise ConfigError(
-                    f"{name} is a share of all {what} from 0 to 1, not {value!r}; for 30 % write "
-                    f"0.3."
-                )
-        for name in ("refresh", "importance_examples"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name} is a whole number from 1, or None, not {value!r}.")
+            if value is not None or name in ("alpha", "delta", "seed"):
+                limits.check_number(name, value, limit)
+        for name in ("share", "train_other", "strict"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is True or False, not {short(getattr(self, name))}.")
         for name, allowed in (
             ("method", ("taylor", "ablation")),
             ("aggregate", ("token", "sequence")),
@@ -133,6 +139,7 @@ class IatPhase(TrainerCallback):
         self.layout = find_heads(model)
         check_gateable(self.layout)
         check_gate(model, self.layout)
+        self._shared = frozenset(shared_weights(model, self.layout))
         self.record: dict[str, Any] | None = None
         self.switch: int | None = None
         self._tasks_of_step, self._autocast = tasks_of_step, autocast
@@ -244,13 +251,15 @@ class IatPhase(TrainerCallback):
         self._gate = RowGate(self.model, self.layout, chosen, train_other=other).__enter__()
         if self.settings.strict:
             self._kept = KeptRows(self._gate)
-        if not other:
-            gated = {rows.parameter for site in self.layout.sites for rows in site.rows}
-            for name, parameter in self.model.named_parameters():
-                mine = name in gated or name.startswith("classifiers.")
-                if parameter.requires_grad and not mine:
-                    parameter.requires_grad_(False)
-                    self._frozen.append(parameter)
+        gated = {rows.parameter for site in self.layout.sites for rows in site.rows}
+        for name, parameter in self.model.named_parameters():
+            # what all heads' projections share would change the heads of every task
+            rests = name in self._shared or not (
+                other or name in gated or name.startswith("classifiers.")
+            )
+            if parameter.requires_grad and rests:
+                parameter.requires_grad_(False)
+                self._frozen.append(parameter)
 
 
 def check_gate(model: MultiTaskModel, layout: HeadLayout) -> None:

@@ -11,7 +11,9 @@ any of them may. Rows that belong to no head are like any other parameter.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType, TracebackType
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from lobes.discovery.recomputation import carried
 from lobes.errors import ModelError
 from lobes.heads import HeadLayout, HeadSet, Site
 from lobes.training.sharding import own_part
@@ -31,9 +34,11 @@ class RowGate:
 
     `heads[task]` are the heads that the task may train. Between entering and leaving, `select`
     says whose batch comes next; until it is called, every row trains. Names and values of the
-    parameters stay as they are, and nothing is left behind afterwards.
+    parameters stay as they are, and nothing is left behind afterwards. What gradient checkpointing
+    computes again of a batch is gated as that batch was, whatever has been selected since.
 
-    Raises `ModelError` for a model with a head whose rows are not known to be all of it.
+    A model has one gate at a time, in all threads. Raises `ModelError` for a second one, and for a
+    model with a head whose rows are not known to be all of it.
     """
 
     def __init__(
@@ -47,18 +52,26 @@ class RowGate:
         check_gateable(layout)
         for chosen in heads.values():
             layout.check(chosen)
-        self.tasks = tuple(heads)
+        self.model, self.tasks = model, tuple(heads)
+        self._task: str | None = None
+        self._block = ExitStack()
         self.parts = [
             _part(model, name, axis, layout, heads, train_other)
             for name, axis in owned_parameters(layout)
         ]
 
     def __enter__(self) -> "RowGate":
+        if self._is_entered():
+            raise ModelError(
+                f"{type(self.model).__name__} is being trained under a row gate already: a model "
+                f"has one at a time; end that training first, or train a copy of the model."
+            )
         for module, parts in self._by_module():
             gates = {part.attribute: part.gate for part in parts}
             module.__dict__[_GATE] = _Gated(module.forward, "forward" in module.__dict__, gates)
             # a method, so that a copy of the module calls its own
             module.__dict__["forward"] = MethodType(_gated_forward, module)
+        self._block.enter_context(carried(self.model, lambda: partial(self._again, self._task)))
         return self
 
     def __exit__(
@@ -67,6 +80,7 @@ class RowGate:
         error: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
+        self._block.close()
         for module, _ in self._by_module():
             gated = module.__dict__.pop(_GATE, None)
             if gated is None:
@@ -78,9 +92,23 @@ class RowGate:
 
     def select(self, task: str | None) -> None:
         """Let the next batches train the rows that `task` may; all rows for None."""
+        self._task = task
         for part in self.parts:
             mask = part.everything if task is None else part.learns[task]
             part.gate.learns = part.shaped(mask)
+
+    def _is_entered(self) -> bool:
+        return any(_GATE in module.__dict__ for module, _ in self._by_module())
+
+    @contextmanager
+    def _again(self, task: str | None) -> Iterator[None]:
+        """The gate as it was when `task` was selected, also where it has been left since."""
+        with ExitStack() as stack:
+            if not self._is_entered():
+                stack.enter_context(self)
+            stack.callback(self.select, self._task)
+            self.select(task)
+            yield
 
     def _by_module(self) -> Iterator[tuple[nn.Module, list["_Part"]]]:
         modules = {id(part.module): part.module for part in self.parts}

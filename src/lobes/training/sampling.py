@@ -5,13 +5,13 @@ Indices count through all tasks: task i's example e is `sizes[0] + … + sizes[i
 """
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from lobes import limits
 from lobes.errors import ConfigError
 
 Sampling = Literal[
@@ -63,8 +63,16 @@ class TaskBatchSampler:
         processes: int = 1,
         process: int = 0,
     ) -> None:
+        for name, value, limit in (
+            ("batch_size", batch_size, limits.BATCH_SIZE),
+            ("seed", seed, limits.SEED),
+            ("temperature", temperature, limits.TEMPERATURE),
+            ("epochs", epochs, limits.EPOCHS_OF_SAMPLER),
+            ("group", group, limits.BATCH_SIZE),
+        ):
+            limits.check_number(name, value, limit)
         _check_sizes(sizes, batch_size, drop_last, lengths)
-        _check_sampling(sampling, temperature, epochs)
+        _check_sampling(sampling)
         self.sizes = tuple(sizes)
         self.batch_size = batch_size
         self.seed = seed
@@ -76,9 +84,8 @@ class TaskBatchSampler:
         self.group = group
         self.processes, self.process = processes, process
         self.epoch = 0
-        # the quotas of the epochs that differ: of all but "annealed", one row
-        different = epochs if sampling == "annealed" else 1
-        self._quotas = np.array([self._quotas_of(epoch) for epoch in range(different)])
+        # how many batches of each task there are before each epoch, as far as they were asked for
+        self._sums = [np.zeros(len(self.sizes), dtype=np.int64)]
 
     @property
     def batches_in_cycle(self) -> tuple[int, ...]:
@@ -129,8 +136,13 @@ class TaskBatchSampler:
         if self.sampling == "round_robin":
             turns = epoch * self._total - np.arange(len(self.sizes))
             return -(-turns // len(self.sizes))
-        changing = min(epoch, len(self._quotas) - 1)
-        return self._quotas[:changing].sum(0) + (epoch - changing) * self._quotas[-1]
+        last = self.epochs - 1 if self.sampling == "annealed" else 0  # the same from there on
+        changing = min(epoch, last)
+        while len(self._sums) <= changing:
+            self._sums.append(self._sums[-1] + self._quotas_of(len(self._sums) - 1))
+        if epoch == changing:
+            return self._sums[changing]
+        return self._sums[changing] + (epoch - changing) * self._quotas_of(last)
 
     def _batches(self) -> list[Int[np.ndarray, " batch"]]:
         """The epoch's batches over all processes."""
@@ -202,8 +214,6 @@ def _check_sizes(
     drop_last: bool,
     lengths: Int[np.ndarray, " examples"] | None,
 ) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"A batch holds at least 1 example, not {batch_size}.")
     if not sizes or min(sizes) < (batch_size if drop_last else 1):
         raise ConfigError(
             f"Each task needs {batch_size if drop_last else 1} or more training examples for "
@@ -213,15 +223,8 @@ def _check_sizes(
         raise ConfigError(f"{len(lengths)} lengths were given for {sum(sizes)} examples.")
 
 
-def _check_sampling(sampling: str, temperature: float, epochs: int) -> None:
+def _check_sampling(sampling: str) -> None:
     names = get_args(Sampling)
     if sampling not in names:
         known = ", ".join(f'"{name}"' for name in names[:-1])
         raise ConfigError(f'Unknown sampling {sampling!r}: expected {known} or "{names[-1]}".')
-    if not 0 < temperature < math.inf:
-        raise ConfigError(
-            f"The sampling temperature is a number above 0, not {temperature:g}: 1 samples in "
-            f"proportion to the tasks' sizes, a larger number more evenly."
-        )
-    if epochs < 1:
-        raise ConfigError(f"The number of epochs is at least 1, not {epochs}.")

@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from lobes.limits import EVALUATIONS, check_number
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Best:
@@ -40,12 +42,13 @@ class BestWeights(TrainerCallback):
     """
 
     def __init__(self, evaluations: int, best: Best | None = None) -> None:
+        check_number("evaluations", evaluations, EVALUATIONS)
         self.evaluations = evaluations
         self.best = best
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for an evaluation where one is due."""
-        if state.global_step in evaluation_steps(state.max_steps, self.evaluations):
+        if is_evaluation_step(state.global_step, state.max_steps, self.evaluations):
             control.should_evaluate = True
 
     def on_evaluate(
@@ -68,4 +71,11 @@ def evaluation_steps(total: int, evaluations: int) -> set[int]:
     >>> sorted(evaluation_steps(23, 4))
     [6, 12, 18, 23]
     """
+    if evaluations >= total:
+        return set(range(1, total + 1))
     return {math.ceil(k * total / evaluations) for k in range(1, evaluations + 1)}
+
+
+def is_evaluation_step(step: int, total: int, evaluations: int) -> bool:
+    """Return whether `step` is among the `evaluation_steps`, without listing these."""
+    return step * evaluations // total > (step - 1) * evaluations // total

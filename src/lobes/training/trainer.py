@@ -45,9 +45,14 @@ from lobes.training.checkpoints import (
     OPTIMIZERS,
     PARTS,
     STATE,
+    complete,
+    damage_of,
     discard,
+    intact_checkpoint,
     is_complete,
     last_checkpoint,
+    reading,
+    rotate,
     steps_of,
 )
 from lobes.training.data import TaskLoader, TrainingData
@@ -129,10 +134,10 @@ class MultiTaskTrainer(Trainer):
     ) -> TrainOutput:
         """Train to the end, from the beginning or from a checkpoint.
 
-        `resume_from_checkpoint=True` takes the newest complete checkpoint of `args.output_dir`,
-        or begins anew where there is none. On a CPU in fp32 the resumed run ends with the same
-        weights, to the bit, as one that was never interrupted. Raises `RunError` when the loss
-        is not a number, or a checkpoint cannot be written or read.
+        `resume_from_checkpoint=True` takes the newest intact checkpoint of `args.output_dir`, or
+        begins anew where there is none; damaged ones are named in a warning. On a CPU in fp32
+        the resumed run ends with the same weights, to the bit, as one that was never interrupted.
+        Raises `RunError` when the loss is not a number, or a checkpoint cannot be written or read.
         """
         checkpoint = self._checkpoint(resume_from_checkpoint)
         self.losses, self._pending = [], {}
@@ -140,8 +145,10 @@ class MultiTaskTrainer(Trainer):
         if checkpoint is None:
             set_seed(self.args.seed)
         else:
-            record = json.loads((checkpoint / LOSSES).read_text(encoding="utf-8"))
-            self.losses, self._pending = record["losses"], record["pending"]
+            with reading(checkpoint):
+                record = json.loads((checkpoint / LOSSES).read_text(encoding="utf-8"))
+                self.losses, self._pending = record["losses"], record["pending"]
+                TrainerState.load_from_json(os.fspath(checkpoint / STATE))
         steps = 0 if checkpoint is None else steps_of(checkpoint) or 0
         if self._iat is not None:
             self._iat.prepare(self.total_steps, steps, record.get("iat"))
@@ -330,14 +337,13 @@ class MultiTaskTrainer(Trainer):
     def _checkpoint(self, wanted: str | os.PathLike[str] | bool | None) -> Path | None:
         if wanted is None or wanted is False:
             return None
-        found = last_checkpoint(self.args.output_dir) if wanted is True else Path(wanted)
-        if found is None:
-            return None
-        if not is_complete(found):
-            raise RunError(
-                f"{str(found)!r} is not a complete checkpoint: expected a folder that "
-                f"holds {', '.join((*PARTS, OPTIMIZERS[0]))}."
-            )
+        if wanted is True:
+            found = intact_checkpoint(self.args.output_dir)
+            if found is None:
+                return None
+        else:
+            found = Path(wanted)
+            _check_intact(found)
         matching_specs(found, read_card(found).tasks, self._own.tasks)
         return found
 
@@ -348,8 +354,14 @@ class MultiTaskTrainer(Trainer):
         if self.args.should_save:
             discard(folder)
         self.accelerator.wait_for_everyone()
+        # the Trainer would remove an older checkpoint before this one counts as written
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                complete(folder)
+                rotate(folder, limit, self.state.best_model_checkpoint)
         except LobesError:
             raise
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -358,6 +370,8 @@ class MultiTaskTrainer(Trainer):
                 f"The checkpoint {str(folder)!r} could not be written ({error}): make room or "
                 f"choose another folder, then run the same command again to continue."
             ) from None
+        finally:
+            self.args.save_total_limit = limit
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model to `output_dir`, as `MultiTaskModel.save_pretrained` does."""
@@ -380,6 +394,14 @@ class MultiTaskTrainer(Trainer):
             sharding.load_whole(self._own, weights)
         else:
             self._own.load_state_dict(weights)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint or ""):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint or ""):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))
@@ -432,6 +454,21 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer._on_step is not None:
             self.trainer._on_step(state.global_step, state.max_steps, *self.trainer._last)
+
+
+def _check_intact(checkpoint: Path) -> None:
+    """Raise `RunError` for a checkpoint that was not written to the end, or was damaged."""
+    if not is_complete(checkpoint):
+        raise RunError(
+            f"{str(checkpoint)!r} is not a complete checkpoint: expected a folder that "
+            f"holds {', '.join((*PARTS, OPTIMIZERS[0]))}."
+        )
+    damage = damage_of(checkpoint)
+    if damage is not None:
+        raise RunError(
+            f"The checkpoint {str(checkpoint)!r} is damaged ({damage}): continue from another "
+            f"one, or train from the beginning."
+        )
 
 
 def _sampler(

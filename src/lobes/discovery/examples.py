@@ -1,0 +1,128 @@
+"""How many examples a batch has: what the outermost call of a model's parts says.
+
+The contexts do not say it. Windows, pictures and flattened positions lie along their first axis
+too, and `generate` repeats each example for its beams.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from lobes.discovery.shared import lock, shared
+from lobes.heads import HeadLayout
+
+_GENERATE = "generate"
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What is known of a batch from the arguments of the call of `module`, None for `generate`.
+
+    `certain` says whether the model names the argument that was counted; `even` whether all
+    inputs have as many rows, so that each example has as many windows, pictures or positions.
+    """
+
+    module: nn.Module | None
+    examples: int
+    certain: bool
+    even: bool
+
+
+_batch: ContextVar[Batch | None] = ContextVar("batch", default=None)
+
+
+def batch_running() -> Batch | None:
+    """The batch that this thread is running through a counted model."""
+    return _batch.get()
+
+
+@contextmanager
+def counted(model: nn.Module, layout: HeadLayout) -> Iterator[None]:
+    """Inside the block, `batch_running` knows the batch of whatever call reaches a site."""
+    with ExitStack() as stack:
+        for module in _around(model, layout):
+            stack.enter_context(shared(("counted", module), partial(_counting, module)))
+        yield
+
+
+def _around(model: nn.Module, layout: HeadLayout) -> list[nn.Module]:
+    """The modules around the sites' projections, each once."""
+    paths = {""}
+    for site in layout.sites:
+        parts = site.projection.split(".")
+        paths |= {".".join(parts[:depth]) for depth in range(len(parts) + 1)}
+    return list({model.get_submodule(path): None for path in paths})
+
+
+@contextmanager
+def _counting(module: nn.Module) -> Iterator[None]:
+    main = next((n for m in module.modules() if (n := getattr(m, "main_input_name", None))), "")
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _batch.get() is None:
+            _batch.set(_counted(module, main, args, kwargs))
+
+    def leave(_: nn.Module, args: Any, output: Any) -> None:
+        running = _batch.get()
+        if running is not None and running.module is module:
+            _batch.set(None)
+
+    with ExitStack() as stack:
+        with lock:
+            before = module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
+            stack.callback(before.remove)
+            stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+            if callable(getattr(module, _GENERATE, None)):
+                stack.enter_context(_generating(module, main))
+        yield
+
+
+@contextmanager
+def _generating(module: nn.Module, main: str) -> Iterator[None]:
+    """`generate` counts as the outermost call: inside, an example may have several rows."""
+    own = module.__dict__.get(_GENERATE)
+    plain: Callable[..., Any] = getattr(module, _GENERATE)
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        before = _batch.get()
+        _batch.set(before or _counted(None, main, args, kwargs))
+        try:
+            return plain(*args, **kwargs)
+        finally:
+            _batch.set(before)
+
+    module.__dict__[_GENERATE] = generate
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__[_GENERATE]
+        else:
+            module.__dict__[_GENERATE] = own
+
+
+def _counted(
+    module: nn.Module | None, main: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Batch | None:
+    """The batch in a call's arguments; None where there is no tensor among them."""
+    tensors = [(str(i), value) for i, value in enumerate(args)] + list(kwargs.items())
+    given = {
+        name: value
+        for name, value in tensors
+        if isinstance(value, Tensor) and value.dim() and name not in _POSITIONS
+    }
+    if not given:
+        return None
+    named = given.get(main)
+    found = next((v for v in given.values() if v.dim() > 1), next(iter(given.values())))
+    examples = (found if named is None else named).shape[0]
+    rows = {value.shape[0] for value in given.values() if value.dim() > 1}
+    return Batch(module, examples, bool(main), rows <= {1, examples})
+
+
+_POSITIONS = ("position_ids", "cache_position")  # may be those of all examples at once

@@ -1,0 +1,158 @@
+"""Gradient checkpointing: what is computed in a forward pass is computed again in the backward.
+
+The second time must see what the first one saw, also where the block around the forward pass has
+ended in between. In a model of transformers that is seen to (`carried`); what a model's own code
+gives to `torch.utils.checkpoint` is out of reach, and can only be noticed (`recomputable`).
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import nn
+
+from lobes.discovery.shared import shared
+
+_FUNCTION, _FLAG = "_gradient_checkpointing_func", "gradient_checkpointing"
+_FILE = torch.utils.checkpoint.__file__
+
+# Given at a forward pass: makes what surrounds the same computation when it is done again.
+Again = Callable[[], AbstractContextManager]
+Capture = Callable[[], Again]
+_captures: ContextVar[tuple[Capture, ...]] = ContextVar("captures", default=())
+_carrying: ContextVar[bool] = ContextVar("carrying", default=False)
+_repeating: ContextVar[bool] = ContextVar("repeating", default=False)
+
+
+@contextmanager
+def carried(model: nn.Module, capture: Capture) -> Iterator[None]:
+    """What checkpointing computes again of runs inside the block is surrounded by `capture()()`.
+
+    `capture` is called in the forward pass, what it returned in the backward pass, there as often
+    as something is computed again.
+    """
+    before = _captures.get()
+    with ExitStack() as stack:
+        for module in model.modules():
+            if _FUNCTION in module.__dict__:
+                stack.enter_context(shared((_FUNCTION, module), _Wrapping(module)))
+        _captures.set((*before, capture))
+        try:
+            yield
+        finally:
+            _captures.set(tuple(one for one in _captures.get() if one is not capture))
+
+
+@contextmanager
+def switched_off(model: nn.Module) -> Iterator[None]:
+    """A model of transformers keeps everything for the backward pass inside the block."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            if getattr(module, _FLAG, False) is True:
+                stack.enter_context(shared((_FLAG, module), _Without(module)))
+        yield
+
+
+def repeating() -> bool:
+    """Whether a backward pass is computing something again."""
+    return _repeating.get() or (torch._C._current_graph_task_id() != -1 and _is_checkpointing())
+
+
+def recomputable() -> bool:
+    """Whether what runs now may be computed again, out of the reach of `carried`."""
+    if _carrying.get() or not _is_checkpointing():
+        return False
+    # In its reentrant form gradients are off inside, and whether they are outside cannot be seen.
+    return torch.is_grad_enabled() or _has_frame(_reentrant)
+
+
+def _is_checkpointing() -> bool:
+    return _has_frame(None)
+
+
+_reentrant = torch.utils.checkpoint.CheckpointFunction.forward.__code__
+
+
+def _has_frame(code: Any) -> bool:
+    """Whether torch's checkpointing, or this function of it, is running."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is code or (code is None and frame.f_code.co_filename == _FILE):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+class _Wrapping:
+    """Stands in a module for the function by which transformers checkpoints it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.plain = module, getattr(module, _FUNCTION)
+
+    def __call__(self) -> AbstractContextManager:
+        return self._installed()
+
+    @contextmanager
+    def _installed(self) -> Iterator[None]:
+        setattr(self.module, _FUNCTION, self._checkpoint)
+        try:
+            yield
+        finally:
+            if getattr(self.module, _FUNCTION, None) == self._checkpoint:
+                setattr(self.module, _FUNCTION, self.plain)
+
+    def _checkpoint(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():  # its second run is part of the compiled program
+            return self.plain(function, *args, **kwargs)
+        job = _Job(function, _captures.get())
+        outputs = self.plain(job, *args, **kwargs)
+        job.done = True
+        return outputs
+
+
+class _Job:
+    """A function that is called in a forward pass, and again in the backward pass."""
+
+    def __init__(self, function: Callable[..., Any], captures: tuple[Capture, ...]) -> None:
+        self.function, self.captures, self.done = function, captures, False
+        self.around = [capture() for capture in captures]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            stack.enter_context(_set(_carrying, True))
+            if self.done:
+                stack.enter_context(_set(_repeating, True))
+                stack.enter_context(_set(_captures, self.captures))
+                for again in self.around:
+                    stack.enter_context(again())
+            return self.function(*args, **kwargs)
+
+
+@contextmanager
+def _set(variable: ContextVar, value: Any) -> Iterator[None]:
+    before = variable.get()
+    variable.set(value)
+    try:
+        yield
+    finally:
+        variable.set(before)
+
+
+class _Without:
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self) -> AbstractContextManager:
+        return self._installed()
+
+    @contextmanager
+    def _installed(self) -> Iterator[None]:
+        setattr(self.module, _FLAG, False)
+        try:
+            yield
+        finally:
+            setattr(self.module, _FLAG, True)

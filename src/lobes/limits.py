@@ -1,0 +1,171 @@
+"""The range of every numeric setting, and how long names and paths may be.
+
+Study files and the library's own types take their bounds from here, so that both refuse the same
+values in the same words. The largest values are where NumPy and torch take no more (seeds), or
+where the work would never end (steps, controls).
+"""
+
+import math
+import os
+import re
+import reprlib
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from lobes.errors import ConfigError
+
+# What most file systems take as the name of one file, and as a whole path, in bytes.
+LONGEST_FILE_NAME = 255
+LONGEST_PATH = 4096
+# Leave room for what lobes puts around a name: .lobes-tmp-, -compare, .unfinished.
+LONGEST_WRITTEN = 200
+LONGEST_NAME = 100
+# Windows gives these to devices, with any ending.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a number may be: whole or not, from `least` to `most`; `above` leaves `least` out.
+
+    `below` leaves `most` out. `what` names the quantity, as in "a number of steps".
+    """
+
+    what: str
+    least: float
+    most: float
+    whole: bool = True
+    above: bool = False
+    below: bool = False
+
+    def __str__(self) -> str:
+        low = f"above {_plain(self.least)}" if self.above else f"from {_plain(self.least)}"
+        high = f"below {_plain(self.most)}" if self.below else f"to {_plain(self.most)}"
+        if self.above or self.below:
+            high = high if self.below else f"at most {_plain(self.most)}"
+            return f"{self.what} {low} and {high}"
+        return f"{self.what} {low} {high}"
+
+    def allows(self, value: Any) -> bool:
+        """Return whether a value is a number of the right type in the range; NaN never is."""
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            return False
+        number: Any = value
+        low = number > self.least if self.above else number >= self.least
+        return bool(low and (number < self.most if self.below else number <= self.most))
+
+    @property
+    def constraints(self) -> dict[str, Any]:
+        """The range as pydantic's `Field` takes it: gt or ge, lt or le."""
+        kind = int if self.whole else float
+        return {
+            "gt" if self.above else "ge": kind(self.least),
+            "lt" if self.below else "le": kind(self.most),
+        }
+
+
+SEED = Limit("a whole number", 0, 2**32 - 1)
+STEPS = Limit("a number of steps", 1, 10**7)
+EPOCHS = Limit("a number of epochs", 0, 10**6, whole=False, above=True)
+BATCH_SIZE = Limit("a number of examples", 1, 10**6)
+ACCUMULATE = Limit("a number of batches", 1, 10**6)
+EXAMPLES = Limit("a number of examples", 1, 10**9)
+EXAMPLES_OR_NONE = Limit("a number of examples", 0, 10**9)
+TOKENS = Limit("a number of tokens", 2, 10**6)
+LEARNING_RATE = Limit("a number such as 2e-5,", 0, 1000, whole=False, above=True)
+WEIGHT_DECAY = Limit("a number", 0, 1000, whole=False)
+WARMUP = Limit("a number of steps, or below 1 a share of them,", 0, 10**7, whole=False)
+WARMUP_SHARE = Limit("a share of the steps", 0, 1, whole=False, below=True)
+TEMPERATURE = Limit("a number", 0, 1e300, whole=False, above=True)
+DROPOUT = Limit("a share", 0, 1, whole=False, below=True)
+FRACTION = Limit("a share of all heads", 0, 1, whole=False, above=True)
+SHARE_OF_HEADS = Limit("a share of all heads", 0, 1, whole=False)
+SHARE_OF_STEPS = Limit("a share of the steps", 0, 1, whole=False)
+ERROR_RATE = Limit("an error rate", 0, 0.5, whole=False)
+LEVEL = Limit("a number such as 0.95,", 0, 1, whole=False, above=True, below=True)
+CONTROLS = Limit("a number of random lesions", 0, 10_000)
+RESAMPLES = Limit("a number of bootstrap resamples", 0, 100_000)
+HEADS_KEPT = Limit("a number of heads", 0, 10**6)
+CHECKPOINTS = Limit("a number of models of the training", 1, 1000)
+SEEDS = Limit("a number of seeds", 1, 1000)
+EVALUATIONS = Limit("a number of evaluations", 1, 10_000)
+HELD_OUT = Limit("a share of the training data", 0, 0.5, whole=False, above=True)
+PENALTY = Limit("a number", 1e-12, 1e12, whole=False)
+EPOCHS_OF_SAMPLER = Limit("a number of epochs", 1, 10**7)
+
+
+def check_number(name: str, value: Any, limit: Limit) -> None:
+    """Raise `ConfigError`, naming the setting, for a value that the limit does not allow."""
+    if limit.allows(value):
+        return
+    percent = (
+        f"; for {value:g} % write {value / 100:g}"
+        if limit.what.startswith("a share") and limit.most == 1 and _is_percent(value)
+        else ""
+    )
+    raise ConfigError(f"{name} is {short(value)}; expected {limit}{percent}.")
+
+
+def fault_of_name(name: str) -> str | None:
+    """Return why a name cannot be that of a file or folder on every system; None if it can."""
+    if name.strip(" .") == "":
+        return "which is no name for a file"
+    if re.search(r"[/\\\x00-\x1f\x7f]", name):
+        return "which holds a slash or a control character"
+    if _size(name) > LONGEST_NAME:
+        return f"which has {_size(name):,} bytes where a name takes at most {LONGEST_NAME}"
+    if _DEVICES.fullmatch(name):
+        return "which some systems reserve for a device"
+    return None
+
+
+def check_path(what: str, path: str | os.PathLike[str], *, written: bool = False) -> None:
+    """Raise `ConfigError` for a path that no file system takes, before anything is opened.
+
+    A path that is `written` to leaves room for the temporary names beside it.
+    """
+    text, most = os.fspath(path), LONGEST_WRITTEN if written else LONGEST_FILE_NAME
+    if "\0" in text:
+        raise ConfigError(f"{what} is {short(text)}, which holds a NUL character; leave it out.")
+    for part in re.split(r"[/\\]", text):
+        if _size(part) > most:
+            raise ConfigError(
+                f"{what} has a part of {_size(part):,} bytes, {short(part)}; the name of a file "
+                f"or folder takes at most {most} here."
+            )
+    if _size(text) > LONGEST_PATH:
+        raise ConfigError(
+            f"{what} has {_size(text):,} bytes, {short(text)}; a path takes at most "
+            f"{LONGEST_PATH:,}."
+        )
+
+
+def short(value: Any) -> str:
+    """Return a value's `repr`, cut to fit a sentence, whatever its size."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
+        # Python refuses to write an integer of more than 4,300 digits
+        sign = "-" if value < 0 else ""
+        return f"{sign}an integer of about {math.ceil(value.bit_length() * 0.30103):,} digits"
+    return _SHORT.repr(value)
+
+
+def _is_percent(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1 < value <= 100
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _plain(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
+
+
+def _shortened() -> reprlib.Repr:
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = 70
+    return shortened
+
+
+_SHORT = _shortened()

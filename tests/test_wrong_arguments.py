@@ -1,0 +1,149 @@
+"""Every public function, given what a user may try: one sentence as a `LobesError`, or the answer.
+
+`WRONG` lists (function, arguments, words of the sentence); `RIGHT` the forms of a set of heads that
+can mean one thing only. The types in the signatures, which other tests check, rest here.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+import lobes
+from lobes.discovery import find_heads
+from lobes.heads import HeadSet
+from tiny_models import tiny_inputs, tiny_model
+
+MODEL = tiny_model("bert")  # two sites of five heads
+BATCH = tiny_inputs(MODEL)
+MASK = np.zeros((2, 5), dtype=bool)
+MASK[0, 1:3] = True
+
+
+@pytest.fixture(autouse=True)
+def unchecked_types() -> Iterator[None]:
+    """As a user runs it: without the checks of types that the tests put into every function."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+def ablate(*args: Any, **kwargs: Any) -> None:
+    with lobes.ablate(*args, **kwargs), torch.no_grad():
+        MODEL(**BATCH)
+
+
+def record_contexts(*args: Any, **kwargs: Any) -> None:
+    with lobes.record_contexts(*args, **kwargs):
+        pass
+
+
+def losses(outputs: Any, batch: Any) -> torch.Tensor:
+    return outputs.last_hidden_state.flatten(1).sum(1)
+
+
+def of_batches(**kwargs: Any) -> Any:
+    return lobes.head_importance(MODEL, **{"batches": [BATCH], "loss": losses} | kwargs)
+
+
+# Not a set of heads, and what is said of it.
+NO_HEADS: list[tuple[Any, str]] = [
+    (None, "None is no set of heads: expected a HeadSet, a text such as"),
+    (3, "3 is no set of heads"),
+    ({0: 1}, "1 stands for the heads of site 0: expected a list of them"),
+    ({"0": [1]}, "('0', 1) is not a head: site and head are integers from 0"),
+    ((0, 1), "0 is not a head: expected a pair (site, head)"),
+    ([(0, 1.0)], "(0, 1.0) is not a head"),
+    ([[True, False]], "[True, False] is not a head"),
+    ("0-1", "Cannot read '0-1' in the head set '0-1'"),
+    ("0:7", "Head 0:7 does not exist: site 0"),
+    ({5: [0]}, "Head 5:0 does not exist: the model has 2 sites"),
+    (MASK.astype(float), "transformers' head_mask, that it is kept; give booleans"),
+    (torch.ones(2, 5), "An array of float32 is no set of heads"),
+    (torch.ones(2, 5, dtype=torch.int64), "An array of int64 is no set of heads"),
+    (MASK[:, :4], "boolean array of the shape [2, 4] is no set of heads of this model: expected"),
+    (MASK[0], "boolean array of the shape [5] is no set of heads"),
+]
+TAKE_HEADS: dict[str, Callable[[Any], Any]] = {
+    "ablate": lambda heads: ablate(MODEL, heads),
+    "prune": lambda heads: lobes.prune(MODEL, heads),
+    "head_importance": lambda heads: of_batches(ablated=heads),
+    "HeadSet.of": lambda heads: HeadSet.of(heads, find_heads(MODEL)),
+}
+NAME = "bert-base-uncased"
+WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
+    (lobes.find_heads, (NAME,), {}, "'bert-base-uncased' is no model: expected a torch.nn.Module"),
+    (lobes.find_heads, (type(MODEL),), {}, "BertModel'> is no model"),
+    (lobes.find_heads, (MODEL,), {"example_inputs": BATCH["input_ids"]}, "not a Tensor"),
+    (ablate, (NAME, "0:1"), {}, "is no model"),
+    (ablate, (MODEL, "0:1"), {"layout": "0:1"}, "layout is what lobes.find_heads returned"),
+    (ablate, (MODEL, "0:1"), {"layout": find_heads(tiny_model("gpt2"))}, "is another model's"),
+    (ablate, (MODEL, "0:1"), {"value": "mean", "data": BATCH}, "put it in a list, [batch]"),
+    (ablate, (MODEL, "0:1"), {"value": "mean", "data": "text"}, "not str"),
+    (ablate, (MODEL, "0:1"), {"value": 0}, 'value is "zero" or "mean", not 0'),
+    (ablate, (MODEL, ["0:1"] * 3), {}, "3 head sets were given for a batch of 2 examples"),
+    (record_contexts, (NAME,), {}, "is no model"),
+    (lobes.mean_contexts, (NAME, [BATCH]), {}, "is no model"),
+    (lobes.mean_contexts, (MODEL, BATCH), {}, "put it in a list, [batch]"),
+    (lobes.mean_contexts, (MODEL, BATCH["input_ids"]), {}, "A batch is a dictionary of keyword"),
+    (lobes.mean_contexts, (MODEL, 3), {}, "not int"),
+    (lobes.prune, (NAME, "0:1"), {}, "is no model"),
+    (lobes.head_importance, (NAME,), {}, "is no model"),
+    (lobes.head_importance, (MODEL, "a"), {}, "task is a lobes.Task, with examples of its own, no"),
+    (lobes.head_importance, (MODEL,), {}, "Give either a task, or batches together with a loss"),
+    (of_batches, (), {"batches": BATCH}, "put it in a list, [batch]"),
+    (of_batches, (), {"loss": "mean"}, "loss is a function loss(outputs, batch) -> [batch]"),
+    (of_batches, (), {"method": "gradient"}, "method is one of taylor, ablation"),
+    (of_batches, (), {"progress": True}, "progress is a function that is called with (done, tot"),
+]
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    with pytest.raises(lobes.LobesError) as caught:
+        call()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("function", "args", "kwargs", "words"), WRONG)
+def test_a_wrong_argument_is_one_sentence(function, args, kwargs, words):
+    assert words in refusal(lambda: function(*args, **kwargs))
+
+
+@pytest.mark.parametrize("function", TAKE_HEADS)
+@pytest.mark.parametrize(("heads", "words"), NO_HEADS)
+def test_what_is_no_set_of_heads_is_one_sentence(function, heads, words):
+    if heads is None and function == "head_importance":
+        pytest.skip("there None means that nothing is ablated")
+    assert words in refusal(lambda: TAKE_HEADS[function](heads))
+
+
+RIGHT: list[Any] = [
+    "0:1,2",
+    {0: [1, 2]},
+    {0: np.array([1, 2]), 1: []},
+    [(0, 1), (0, 2)],
+    [[0, 1], [0, 2]],
+    {(0, 1), (0, 2)},
+    iter([(0, 2), (0, 1)]),
+    MASK,
+    torch.from_numpy(MASK),
+]
+
+
+@pytest.mark.parametrize("heads", RIGHT)
+def test_every_form_that_can_mean_one_thing_is_read(heads):
+    assert HeadSet.of(heads, find_heads(MODEL)) == HeadSet([(0, 1), (0, 2)])
+
+
+def test_a_list_of_any_forms_is_a_set_for_each_example():
+    first, second = HeadSet([(0, 1), (0, 2)]), HeadSet([(1, 3)])
+    with torch.no_grad():
+        with lobes.ablate(MODEL, [first, second]):
+            expected = MODEL(**BATCH).last_hidden_state
+        for sets in (["0:1,2", "1:3"], [{0: [1, 2]}, [(1, 3)]], (MASK, {(1, 3)})):
+            with lobes.ablate(MODEL, sets):
+                assert torch.equal(MODEL(**BATCH).last_hidden_state, expected)
