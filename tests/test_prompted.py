@@ -79,6 +79,14 @@ def prompted(name="gpt2", *, prompts=None, **options):
     return PromptedModel(decoder(name), tiny_tokenizer(), tasks, prompts, **options), tasks
 
 
+def test_a_dictionary_gives_each_label_its_word_in_any_order():
+    words = {"good": "fine", "bad": "dull"}
+    turned, _ = prompted(prompts={"mood": Prompt(MOOD.template, words)})
+    plain, _ = prompted(prompts={"mood": MOOD})
+    assert turned.words == plain.words
+    assert turned.prompts["mood"].words == ("dull", "fine")
+
+
 def sequences(prompt, spec, texts):
     """The ids of one example's prompt, and of each word, by the tokenizer alone."""
     tokenizer = tiny_tokenizer()

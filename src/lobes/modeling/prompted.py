@@ -342,8 +342,7 @@ def _checked_prompts(specs: Sequence[TaskSpec], prompts: Mapping[str, Prompt]) -
                 f"Task {spec.name!r} has no prompt: expected one for each task, such as "
                 f"Prompt('Review: {{{spec.text[0]}}}\\nSentiment:', ['negative', 'positive'])."
             )
-        prompts[spec.name].check(spec)
-    return {spec.name: prompts[spec.name] for spec in specs}
+    return {spec.name: prompts[spec.name].check(spec) for spec in specs}
 
 
 def _check_causal(model: nn.Module) -> None:

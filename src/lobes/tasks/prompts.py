@@ -11,24 +11,39 @@ from lobes.tasks.task import TaskSpec
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A template, and the word that stands for each label, in the order of the labels.
+    """A template, and the word that stands for each label.
+
+    `words` are in the order of the labels, or a dictionary leads from each label to its word, in
+    any order: Prompt("Review: {text}\\nSentiment:", {"neg": "bad", "pos": "good"}).
 
     In `template` each text column stands in braces, as in "Review: {sentence}\\nSentiment:"; a
     brace that is no column is doubled. The word comes after the prompt, with a space between
-    unless the template ends in white space. A word may be several.
+    unless the template ends in white space. A word may be several. `check` gives the prompt with
+    the words of a dictionary in the order of a task's labels.
 
     Raises ConfigError for a template without a column or with other fields than columns, and for
     fewer than two words, an empty one, or equal ones.
     """
 
     template: str
-    words: Sequence[str]
+    words: Sequence[str] | Mapping[str, str]
+    # the labels that `words` are for, where a dictionary said so
+    _labels: tuple[str, ...] | None = field(init=False, repr=False)
     # what stands before each column, and after the last: ((text, column or None), ...)
     _parts: tuple[tuple[str, str | None], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        words = (self.words,) if isinstance(self.words, str) else tuple(self.words)
+        given = self.words
+        if isinstance(given, set | frozenset):
+            raise ConfigError(
+                f"The prompt {self.template!r} has a set of words, which has no order: expected a "
+                f"list in the order of the labels, or a dictionary from label to word."
+            )
+        labels, words = None, (given,) if isinstance(given, str) else tuple(given)
+        if isinstance(given, Mapping):
+            labels, words = tuple(given), tuple(given.values())
         object.__setattr__(self, "words", words)
+        object.__setattr__(self, "_labels", labels)
         object.__setattr__(self, "_parts", _parsed(self.template))
         if len(words) < 2:
             raise ConfigError(
@@ -41,7 +56,7 @@ class Prompt:
                     f"The prompt {self.template!r} has the word {word!r}: expected text for the "
                     f"model to say."
                 )
-            if [other.strip() for other in words].count(word.strip()) > 1:
+            if [str(other).strip() for other in words].count(word.strip()) > 1:
                 raise ConfigError(
                     f"The prompt {self.template!r} has the word {word!r} for two labels: give "
                     f"each label its own."
@@ -63,8 +78,11 @@ class Prompt:
             before + (texts[column] if column is not None else "") for before, column in self._parts
         )
 
-    def check(self, spec: TaskSpec) -> None:
-        """Raise `ConfigError` where the prompt does not fit the task."""
+    def check(self, spec: TaskSpec) -> "Prompt":
+        """The prompt with its words in the order of the task's labels.
+
+        Raises `ConfigError` where the prompt does not fit the task.
+        """
         for column in self.columns:
             if column not in spec.text:
                 raise ConfigError(
@@ -88,6 +106,26 @@ class Prompt:
                 f"({listed(self.words)}) for {len(spec.labels)} labels ({listed(spec.labels)}): "
                 f"expected one for each, in their order."
             )
+        return Prompt(self.template, self._ordered(spec.name, spec.labels))
+
+    def _ordered(self, task: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """The words in the order of the labels."""
+        words = tuple(self.words)
+        if self._labels is None:
+            if words != labels and set(words) == set(labels):
+                raise ConfigError(
+                    f"Task {task!r}: the prompt's words {listed(words)} are the labels in another "
+                    f"order: give them in the order {listed(labels)}, or a dictionary from label "
+                    f"to word."
+                )
+            return words
+        for label in self._labels:
+            if label not in labels:
+                raise ConfigError(
+                    f"Task {task!r}: the prompt has a word for {label!r}, which is none of the "
+                    f"labels {listed(labels)}.{suggest(str(label), labels)}"
+                )
+        return tuple(words[self._labels.index(label)] for label in labels)
 
 
 def _parsed(template: str) -> tuple[tuple[str, str | None], ...]:
