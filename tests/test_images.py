@@ -168,7 +168,7 @@ def test_examples_are_selected_with_their_images():
     task = image_task()
     part = task.train.select([5, 2])
     assert part.images == (task.train.images[5], task.train.images[2])
-    assert part.numbered().tolist() == [0, 1]
+    assert part.groups().tolist() == [0, 1]
     again = Task("shape", train=part, image="image", label="shape", labels=task.labels)
     assert again.train.images == part.images
     with pytest.raises(DataError, match="has images, but the task names text columns"):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lobes.errors import DataError
 from lobes.study.splits import growing_order, hold_out, subset_sizes
 from lobes.tasks.examples import Examples
+from lobes.tasks.sources import load_task
 from lobes.tasks.task import Task
 from tiny_tasks import topic_task, warmth_task
 
@@ -112,3 +113,29 @@ def test_sizes_and_seeds():
     assert subset_sizes(task, [0.001, 0.05, 0.5, 1.0]) == [3, 5, 49, 97]
     assert len({tuple(growing_order(task, seed)[:7]) for seed in range(5)}) == 5
     assert list(growing_order(task, 3)) == list(growing_order(task, 3))
+
+
+def pairs_and_their_turns(number):
+    """Pairs (a, b), and the same the other way round, with other labels."""
+    pairs = [(f"text {i}", f"other {i}") for i in range(number)]
+    return pairs + [(b, a) for a, b in pairs], [0, 1] * number
+
+
+def test_a_pair_the_other_way_round_stays_on_its_side(tmp_path):
+    """(a, b) is half the answer to (b, a), so both are held out, or none."""
+    texts, labels = pairs_and_their_turns(53)
+    train = Examples(tuple(texts), np.array(labels))
+    task = Task("some", train=train, text=("a", "b"), labels=("no", "yes"))
+    for parted in [hold_out(task, 0.3, 0), _loaded(tmp_path, texts, labels)]:
+        sides = [
+            {frozenset(pair) for pair in part.texts} for part in (parted.train, parted.validation)
+        ]
+        assert sides[1]
+        assert sides[0].isdisjoint(sides[1])
+        assert len(parted.train) + len(parted.validation) == len(texts)
+
+
+def _loaded(tmp_path, texts, labels):
+    rows = "".join(f"{a},{b},{label}\n" for (a, b), label in zip(texts, labels, strict=True))
+    (tmp_path / "train.csv").write_text("a,b,label\n" + rows)
+    return load_task("some", train=tmp_path / "train.csv", text=("a", "b"))

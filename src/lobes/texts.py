@@ -176,10 +176,17 @@ def digest(texts: Sequence[tuple[str, ...]]) -> str:
     return whole.hexdigest()
 
 
-def number_texts(texts: Sequence[tuple[str, ...]]) -> Int[np.ndarray, " examples"]:
-    """A number for each example, the same for equal texts, from 0 by their first appearance."""
+def number_texts(
+    texts: Sequence[tuple[str, ...]], *, in_order: bool = True
+) -> Int[np.ndarray, " examples"]:
+    """A number for each example, the same for equal texts, from 0 by their first appearance.
+
+    Without `in_order`, a pair (a, b) equals (b, a).
+    """
     return number_equal(
-        b"\xff".join(text.encode(errors=_HALVES) for text in example)  # no byte of UTF-8
+        b"\xff".join(  # no byte of UTF-8
+            text.encode(errors=_HALVES) for text in (example if in_order else sorted(example))
+        )
         for block in blocks(texts)
         for example in block
     )

@@ -22,12 +22,13 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
     """The task with `share` of its training data held out, in the place of its validation data.
 
     Of every class that share (one example at least, and never all); examples of the same text
-    or image are never on both sides. Raises `DataError` for a task with too few examples for that.
+    or image, or of the same two texts in either order, are never on both sides. Raises
+    `DataError` for a task with too few examples for that.
     """
     assert task.train is not None  # `load_task` makes no task without
     generator = np.random.default_rng([seed, 3, *task.name.encode()])
     chosen = np.zeros(len(task.train), dtype=bool)
-    text = task.train.numbered()
+    text = task.train.groups()
     # a text with several labels counts to the class of its first example
     _, first, sizes = np.unique(text, return_index=True, return_counts=True)
     for examples in _classes(task):

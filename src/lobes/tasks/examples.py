@@ -57,10 +57,14 @@ class Examples:
             return Examples(self.texts.select(places), self.labels[places], images)
         return Examples(tuple(self.texts[i] for i in places), self.labels[places], images)
 
-    def numbered(self) -> Int[np.ndarray, " examples"]:
-        """A number for each example, the same for equal texts or images, from 0 in their order."""
+    def groups(self) -> Int[np.ndarray, " examples"]:
+        """A number for each example, the same for those that may not be on both sides of a split.
+
+        That are equal texts or images, and pairs of the same two texts in either order: what one
+        teaches is half the answer to the other. Numbers are from 0 in their order.
+        """
         if self.images is None:
-            return number_texts(self.texts)
+            return number_texts(self.texts, in_order=False)
         return number_equal(picture.digest for picture in self.images)
 
     def strata(self) -> Int[np.ndarray, " examples"]:
