@@ -219,6 +219,11 @@ def test_a_model_that_was_measured_as_it_is(tmp_path):
     model = load_task_model(tmp_path / "given")
     scores = evaluate(model, [mood_task(), topic_task()]).scores()[0]
     assert [entry["score"] for entry in record["predictions"]] == pytest.approx(scores.tolist())
+    # labels are compared in the model's order, whatever order a study has by now
+    turned = load_study(path, ['tasks.mood.labels=["good","bad"]'])
+    given = {"split": "validation", "tasks": ["mood"], "study": turned}
+    again = predict_run(tmp_path / "second", tmp_path / "turned", **given)
+    assert again["predictions"][0]["score"] == record["predictions"][0]["score"]
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,12 @@ def predict_run(
     stored = stored_study(run, trust_remote_code=trusted)
     data = study or stored
     chosen = _chosen(tasks, stored, data)
+    model = _model(run, stored).to("cuda" if torch.cuda.is_available() else "cpu")
     found = [
         (task, name, examples)
         for task in chosen
-        for name, examples in _splits(task, split, data.data_dir).items()
+        for name, examples in _splits(task, model.spec(task.name), split, data.data_dir).items()
     ]
-    model = _model(run, stored).to("cuda" if torch.cuda.is_available() else "cpu")
     precision = resolve_precision(stored.precision, model.device)
     with disk_faults(to):
         to.mkdir(parents=True, exist_ok=True)
@@ -111,8 +111,15 @@ def _chosen(
     return [sources[name] for name in chosen]
 
 
-def _splits(task: TaskConfig, split: str, data_dir: str | None) -> dict[str, Split]:
-    """The splits that a name stands for: MNLI has several of each."""
+def _splits(task: TaskConfig, spec: TaskSpec, split: str, data_dir: str | None) -> dict[str, Split]:
+    """The splits that a name stands for: MNLI has several of each.
+
+    Labels are the model's, in its order, whatever the study or the training data say by now.
+    """
+    source = task.source()
+    if not task.is_known:
+        labels = None if isinstance(task.label, tuple) else spec.labels
+        source |= {"labels": labels, "metric": spec.metric}
     names = [split]
     if task.is_known:
         known = known_task(task.name).splits
@@ -120,7 +127,7 @@ def _splits(task: TaskConfig, split: str, data_dir: str | None) -> dict[str, Spl
     found = {}
     for name in names:
         try:
-            found[name] = load_split(split=name, **task.source(), test=task.test, data_dir=data_dir)
+            found[name] = load_split(split=name, **source, test=task.test, data_dir=data_dir)
         except DataError as error:
             if name != OPTIONAL or split == OPTIONAL:
                 raise
