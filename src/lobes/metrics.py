@@ -13,6 +13,7 @@ constant is NaN; F1 and Matthews are 0 where their denominator is 0 (one class o
 scikit-learn. A row of predictions that holds NaN or infinity has the value NaN.
 """
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -130,8 +131,12 @@ class Metric:
 
 def get_metric(name: str) -> Metric:
     """The metric called `name`; `ConfigError` with the known names if there is none."""
-    if name not in METRICS:
-        raise ConfigError(f"{name!r} is not a metric: choose one of {', '.join(METRICS)}.")
+    if not isinstance(name, str) or name not in METRICS:
+        near = difflib.get_close_matches(str(name), METRICS, n=1)
+        raise ConfigError(
+            f"{name!r} is not a metric: choose one of {', '.join(METRICS)}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        )
     return METRICS[name]
 
 

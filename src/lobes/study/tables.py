@@ -117,8 +117,11 @@ class TaskConfig(Section):
     validation_size: int | None = number(None, limits.EXAMPLES)
     stratified: bool = Field(False, description="true or false")
     prompt: Text | None = Field(None, description="a template with text columns in braces")
-    words: Annotated[Texts, Field(min_length=2)] | None = Field(
-        None, description="a list with one word for each label"
+    words: (
+        Annotated[Texts, Field(min_length=2)] | Annotated[dict[Text, Text], Field(min_length=2)]
+    ) | None = Field(
+        None,
+        description='a list with one word for each label, or a table such as {pos = "good"}',
     )
 
     @property
@@ -146,7 +149,12 @@ class TaskConfig(Section):
         where = self.where
         if self.metric is not None and self.metric not in METRICS:
             raise ValueError(
-                f"{where}.metric is {shown(self.metric)}; expected one of {', '.join(METRICS)}"
+                f"{where}.metric is {shown(self.metric)}; "
+                + (
+                    f"did you mean {shown(near[0])}?"
+                    if (near := difflib.get_close_matches(self.metric, METRICS, n=1))
+                    else f"expected one of {', '.join(METRICS)}"
+                )
             )
         for key in ("text", "label", "labels"):
             values = getattr(self, key) or ()

@@ -6,6 +6,7 @@ a number. Each refusal names the split, the row (from 0) and the column.
 
 import difflib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -102,6 +103,7 @@ def read_columns(
         raise DataError(
             f"{where} is a {kind.__module__}.{kind.__qualname__}: expected a datasets.Dataset, a "
             f"pandas.DataFrame, a pyarrow.Table or a list of dicts, holding one split."
+            + _how_to_read(data)
         )
     if not len(data):
         raise DataError(f"{where} has no examples; give it some, or leave the split out.")
@@ -109,6 +111,17 @@ def read_columns(
     if hasattr(data, "with_format"):  # a Dataset may be set to give tensors
         data = data.with_format(None)
     return {column: _column_list(where, column, data[column]) for column in wanted}
+
+
+def _how_to_read(data: Any) -> str:
+    """What makes rows of data that are none: of a file's name, of several splits, of columns."""
+    if isinstance(data, str | os.PathLike):
+        return " Files are read by lobes.tasks.sources.load_task."
+    if isinstance(data, Mapping) and any(hasattr(value, "num_rows") for value in data.values()):
+        return f" Give one of its splits, such as data[{next(iter(data))!r}]."
+    if isinstance(data, Mapping):
+        return " Columns become rows with pandas.DataFrame(data)."
+    return ""
 
 
 def _column_list(where: str, name: str, column: Any) -> list[Any]:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from lobes.errors import ConfigError, DataError
 from lobes.metrics import get_metric
+from lobes.tasks.arguments import known_arguments
 from lobes.tasks.columns import (
     Blocks,
     TaskData,
@@ -44,6 +45,7 @@ HELD_OUT = 0.1
 DATA_VARIABLE = "LOBES_DATA"
 
 
+@known_arguments("load_task")
 def load_task(
     name: str,
     *,
@@ -89,7 +91,8 @@ def load_task(
     name of another of its splits. Where the folder has no training data, the task has none.
 
     Without `validation`, 10 % of the training examples are held out for it, drawn with `seed`;
-    examples of the same text or image are never on both sides. `train_size` and `validation_size`
+    examples of the same text or image, or of the same two texts in either order, are never on both
+    sides. `train_size` and `validation_size`
     then draw that many examples, with `seed`, from a larger split, in its order; two tasks over
     the same rows keep the same rows, unless `stratified` draws each class in its share (an example
     with several labels counts to the rarest).
@@ -143,6 +146,7 @@ class Split:
         return len(self.texts)
 
 
+@known_arguments("load_split")
 def load_split(
     name: str,
     split: str,
@@ -406,7 +410,7 @@ def _hold_out(
     name: str, examples: Examples, generator: np.random.Generator
 ) -> tuple[Examples, Examples]:
     """Split off a share `HELD_OUT` of the examples, whole groups of equal inputs at a time."""
-    group = examples.numbered()
+    group = examples.groups()
     order = generator.permutation(int(group.max()) + 1)
     sizes = np.bincount(group)[order]
     needed = int(np.searchsorted(np.cumsum(sizes), HELD_OUT * len(examples))) + 1

@@ -8,6 +8,7 @@ from typing import Any
 from lobes.errors import ConfigError, DataError
 from lobes.limits import LONGEST_NAME, short
 from lobes.metrics import get_metric
+from lobes.tasks.arguments import columns_of, known_arguments, label_names
 from lobes.tasks.columns import TaskData, listed
 from lobes.tasks.examples import Examples
 from lobes.tasks.reading import has_several, infer_labels, read_split, settled
@@ -116,6 +117,7 @@ class Task:
     train: Examples | None
     validation: Examples | None
 
+    @known_arguments("Task")
     def __init__(
         self,
         name: str,
@@ -130,10 +132,12 @@ class Task:
         fold_labels: bool = False,
     ) -> None:
         _check_name(name)
-        text = (text,) if isinstance(text, str) else tuple(text)
-        label = label if isinstance(label, str) else tuple(label)
+        text = columns_of(name, "text", text)
+        label = label if isinstance(label, str) else columns_of(name, "label", label)
+        if image is not None:
+            (image,) = columns_of(name, "image", image)
         _check_columns(name, text, label, image)
-        names = None if labels is None else tuple(labels)
+        names = label_names(name, labels)
         if names is None and not isinstance(label, str):
             names = label
         if names is not None:
@@ -302,7 +306,7 @@ def _check_label_columns(name: str, label: tuple[str, ...], labels: tuple[str, .
 
 def _check_labels(name: str, labels: tuple[str, ...]) -> None:
     for label in labels:
-        if not isinstance(label, str) or not label:
+        if not isinstance(label, str) or not label.strip():
             raise DataError(
                 f"Task {name!r} has the label name {label!r}: names are text, such as "
                 f'labels=("negative", "positive").'
