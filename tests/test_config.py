@@ -98,6 +98,35 @@ def test_what_to_compare_and_where_to_transfer(write):
     assert (plain.compare.methods, plain.transfer) == (("iat",), None)
 
 
+def test_what_is_recorded_of_a_variable_is_its_name(write, monkeypatch, tmp_path):
+    text = STUDY.replace('"data/', '"${SHELF}/mood/').replace("org/some-model", "${SHELF}/model")
+    path = write('output = "${SHELF}/runs"\ndata_dir = "x/${SHELF}"\n' + text)
+    (tmp_path / "secret" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHELF", "secret")
+    study = load_study(path)
+    assert study.tasks[0].train == str(tmp_path / "secret/mood/train.csv")
+    assert study.data_dir == str(path.parent / "x/secret")
+    beside = study.model_copy(update={"output": f"{study.output}-compare"})
+    for one, output in ((study, "${SHELF}/runs"), (beside, "${SHELF}/runs-compare")):
+        assert "secret" not in str(one.to_dict())
+        assert one.to_dict()["output"] == output
+        assert one.to_dict()["model"] == "${SHELF}/model"
+    assert StudyConfig.from_dict(study.to_dict()) == study
+    assert "secret" not in str(override(study, "seed=3").to_dict())
+    monkeypatch.delenv("SHELF")
+    shown = StudyConfig.from_dict(study.to_dict())
+    assert shown.tasks[0].train.endswith("${SHELF}/mood/train.csv")
+
+
+def test_a_name_has_no_variables(write, monkeypatch):
+    monkeypatch.setenv("SHELF", "secret")
+    path = write('name = "${SHELF}"\n' + STUDY.replace('name = "my study"\n', ""))
+    assert refusal(path) == (
+        'name is "${SHELF}"; expected a name without variables, which are put into paths only.'
+    )
+
+
 def test_environment_variables_in_paths(write, monkeypatch):
     path = write(STUDY.replace('"data/', '"${LOBES_DATA}/mood/'))
     monkeypatch.setenv("LOBES_DATA", "shelf")

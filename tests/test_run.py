@@ -359,3 +359,20 @@ def test_a_study_with_iat_keeps_what_it_chose(study):
     assert results["training"]["sampling"] == "proportional"
     page = (Path(study.output) / "report.html").read_text()
     assert "Important attention-head training" in page
+
+
+@pytest.mark.slow
+def test_the_values_of_variables_are_in_no_file_of_a_run(tmp_path, monkeypatch):
+    """What a run's folder holds may be handed on; the environment is its user's own."""
+    path = write_study(tmp_path / "here-sekrit", output="run")
+    text = path.read_text().replace('"model"', '"${PLACE}/model"')
+    for task in ("mood", "topic"):
+        text = text.replace(f'"{task}.', f'"${{PLACE}}/{task}.')
+    (tmp_path / "study.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLACE", str(path.parent))
+    settings = ["iap.controls=0", "iap.agreement_examples=0", "training.steps=5"]
+    run_study(load_study(tmp_path / "study.toml", settings))
+    files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
+    assert len(files) > 9
+    assert [file for file in files if b"sekrit" in file.read_bytes()] == []

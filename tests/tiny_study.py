@@ -53,6 +53,7 @@ def write_study(folder: Path, *, output: Path | str | None = None) -> Path:
 
     The run goes to `run` beside it, unless `output` says otherwise.
     """
+    folder.mkdir(exist_ok=True)
     model = tiny_model("bert")
     model.save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")

@@ -10,10 +10,11 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from lobes import limits
 from lobes.errors import ConfigError
@@ -71,6 +72,9 @@ class StudyConfig(Section):
     compare: CompareConfig | None = Field(None, description="a table [compare]")
     transfer: TransferConfig | None = Field(None, description="a table [transfer]")
 
+    # what was written in place of paths that came from variables
+    _texts: dict[str, str] = PrivateAttr(default_factory=dict)
+
     @model_validator(mode="before")
     @classmethod
     def _default_output(cls, data: Any) -> Any:
@@ -82,6 +86,11 @@ class StudyConfig(Section):
     def _consistent(self) -> "StudyConfig":
         if fault_of_name(self.name):
             raise ValueError(f"name is {shown(self.name)}, {fault_of_name(self.name)}")
+        if "${" in self.name:
+            raise ValueError(
+                f"name is {shown(self.name)}; expected a name without variables, which are put "
+                f"into paths only"
+            )
         names = [task.name for task in self.tasks]
         for name in names:
             if names.count(name) > 1:
@@ -167,9 +176,28 @@ class StudyConfig(Section):
         """The seed of the controls and of the resamples: the study's, unless [iap] has its own."""
         return self.seed if self.iap.seed is None else self.iap.seed
 
+    def as_written(self, path: str) -> str:
+        """A path of the study as it was written, with `${NAME}` where a variable was put in.
+
+        What is recorded or shown of a path is this: the environment's values are its user's own.
+        """
+        beside = (e for e in self._texts if path.startswith(f"{e}-"))  # runs/x-compare of runs/x
+        found = path if path in self._texts else next(beside, None)
+        return path if found is None else self._texts[found] + path.removeprefix(found)
+
     def to_dict(self) -> dict[str, Any]:
-        """The study as JSON takes it; `from_dict` reads it back to an equal value."""
-        return self.model_dump(mode="json")
+        """The study as JSON takes it, with its variables as they were written.
+
+        `from_dict` reads it back to an equal value where the variables have the same values.
+        """
+        data = self.model_dump(mode="json")
+        tasks = [*data["tasks"], *([data["transfer"]["task"]] if data["transfer"] else [])]
+        for table, keys in [
+            (data, ("model", "output", "data_dir")),
+            *((task, ("train", "validation", "test")) for task in tasks),
+        ]:
+            table |= {key: self.as_written(table[key]) for key in keys if table[key] is not None}
+        return data
 
     @classmethod
     def from_dict(
@@ -184,7 +212,7 @@ class StudyConfig(Section):
             study = cls.model_validate(dict(data))
         except ValidationError as error:
             raise ConfigError(_sentence(error, data, source)) from None
-        return _resolved(study, source, folder or Path())
+        return _Resolver(source, folder).study(study)
 
 
 def load_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> StudyConfig:
@@ -227,7 +255,7 @@ def with_trained_model(study: StudyConfig, model: str) -> StudyConfig:
     `model` is a folder (relative to the working directory) or the name of a model on the hub.
     """
     training = study.training.model_copy(update={"enabled": False})
-    name = _model(model, "--model", Path())
+    name = _Resolver("--model", Path()).model(model)
     return study.model_copy(update={"model": name, "training": training})
 
 
@@ -301,83 +329,97 @@ def _toml_value(text: str, setting: str) -> Any:
     )
 
 
-def _resolved(study: StudyConfig, source: str, folder: Path) -> StudyConfig:
-    """Expand variables and make the paths of data and of a model's folder absolute."""
-    transfer = study.transfer and study.transfer.model_copy(
-        update={"task": _resolved_task(study.transfer.task, source, folder)}
-    )
-    return study.model_copy(
-        update={
-            "tasks": tuple(_resolved_task(task, source, folder) for task in study.tasks),
-            "transfer": transfer,
-            "model": _model(study.model, source, folder),
-            "output": _expanded(study.output, "output", source),
-            "data_dir": _data_dir(study, source, folder),
-        }
-    )
+@dataclass(frozen=True, slots=True)
+class _Resolver:
+    """Expands variables, and makes the paths of data and of a model's folder absolute.
 
+    Relative paths start at `folder`; without one they are resolved already, and a variable that is
+    not set stays as it is, so that a run can be shown without it. `texts` collects what was
+    written where variables stood.
+    """
 
-def _data_dir(study: StudyConfig, source: str, folder: Path) -> str | None:
-    """The folder of the known tasks' data, as the study or else the environment names it."""
-    if study.data_dir is not None:
-        return _path(study.data_dir, "data_dir", source, folder)
-    tasks = (*study.tasks, *([study.transfer.task] if study.transfer else []))
-    if os.environ.get(DATA_VARIABLE) and any(task.is_known for task in tasks):
-        return _path(f"${{{DATA_VARIABLE}}}", "data_dir", source, folder)
-    return None
+    source: str
+    folder: Path | None
+    texts: dict[str, str] = field(default_factory=dict)
 
-
-def _resolved_task(task: TaskConfig, source: str, folder: Path) -> TaskConfig:
-    if task.dataset is not None or task.is_known:
-        return task
-    paths = {
-        key: _path(value, f"{task.where}.{key}", source, folder)
-        for key in ("train", "validation", "test")
-        if (value := getattr(task, key)) is not None
-    }
-    return task.model_copy(update=paths)
-
-
-def _model(name: str, source: str, folder: Path) -> str:
-    """A hub name as it is, a folder's absolute path; a folder beside the study comes first."""
-    looks_like_path = name.startswith((".", "~", "/", "$")) or not re.fullmatch(HUB_NAME, name)
-    path = Path(_path(name, "model", source, folder))
-    if path.is_dir():
-        return str(path)
-    if looks_like_path:
-        raise ConfigError(
-            f"{source}: model is {shown(name)}, and there is no folder {path}; expected a "
-            f"folder with a model, or the name of a model on the hub."
+    def study(self, study: StudyConfig) -> StudyConfig:
+        transfer = study.transfer and study.transfer.model_copy(
+            update={"task": self._task(study.transfer.task)}
         )
-    return name
+        resolved = study.model_copy(
+            update={
+                "tasks": tuple(map(self._task, study.tasks)),
+                "transfer": transfer,
+                "model": self.model(study.model),
+                "output": self._expanded(study.output, study.output, "output"),
+                "data_dir": self._data_dir(study),
+            }
+        )
+        resolved._texts = self.texts
+        return resolved
 
+    def _data_dir(self, study: StudyConfig) -> str | None:
+        """The folder of the known tasks' data, as the study or else the environment names it."""
+        if study.data_dir is not None:
+            return self._path(study.data_dir, "data_dir")
+        tasks = (*study.tasks, *([study.transfer.task] if study.transfer else []))
+        if os.environ.get(DATA_VARIABLE) and any(task.is_known for task in tasks):
+            return self._path(f"${{{DATA_VARIABLE}}}", "data_dir")
+        return None
 
-def _path(text: str, key: str, source: str, folder: Path) -> str:
-    expanded = _expanded(text, key, source)
-    # A variable is set for the shell's working directory, not for the place of the study file.
-    base = Path() if text.startswith("$") else folder
-    return os.path.abspath(base / expanded)
+    def _task(self, task: Any) -> Any:
+        if task.dataset is not None or task.is_known:
+            return task
+        paths = {
+            key: self._path(value, f"{task.where}.{key}")
+            for key in ("train", "validation", "test")
+            if (value := getattr(task, key)) is not None
+        }
+        return task.model_copy(update=paths)
 
-
-def _expanded(text: str, key: str, source: str) -> str:
-    """The text with its variables put in; `ConfigError` where that is no path."""
-    expanded = _with_variables(text, key, source)
-    check_path(f"{source}: {key}", expanded, written=key == "output")
-    return expanded
-
-
-def _with_variables(text: str, key: str, source: str) -> str:
-    """Put in `${NAME}` from the environment, and the home folder for a leading `~`."""
-
-    def value(match: re.Match[str]) -> str:
-        if not os.environ.get(match[1]):
+    def model(self, name: str) -> str:
+        """A hub name as it is, a folder's absolute path; a folder beside the study comes first."""
+        looks_like_path = name.startswith((".", "~", "/", "$")) or not re.fullmatch(HUB_NAME, name)
+        path = Path(self._path(name, "model"))
+        if path.is_dir() or "${" in str(path):
+            return str(path)
+        if looks_like_path:
             raise ConfigError(
-                f"{source}: {key} is {shown(text)}, but the environment variable {match[1]} is "
-                f"not set; set it, for example `export {match[1]}=FOLDER`."
+                f"{self.source}: model is {shown(name)}, and there is no folder {path}; expected a "
+                f"folder with a model, or the name of a model on the hub."
             )
-        return os.environ[match[1]]
+        return name
 
-    return os.path.expanduser(re.sub(r"\$\{(\w+)\}", value, text))
+    def _path(self, text: str, key: str) -> str:
+        # A variable is set for the shell's working directory, not for the place of the study file.
+        is_variable = text.startswith("$")
+        base = Path() if is_variable else self.folder or Path()
+        written = text if is_variable else os.path.abspath(base / os.path.expanduser(text))
+        return self._expanded(written, text, key, base)
+
+    def _expanded(self, written: str, text: str, key: str, base: Path | None = None) -> str:
+        """The text with its variables put in; `ConfigError` where that is no path."""
+        expanded = self._with_variables(text, key)
+        check_path(f"{self.source}: {key}", expanded, written=key == "output")
+        path = expanded if base is None else os.path.abspath(base / expanded)
+        if "${" in text:
+            self.texts[path] = written
+        return path
+
+    def _with_variables(self, text: str, key: str) -> str:
+        """Put in `${NAME}` from the environment, and the home folder for a leading `~`."""
+
+        def value(match: re.Match[str]) -> str:
+            if os.environ.get(match[1]):
+                return os.environ[match[1]]
+            if self.folder is None:
+                return match[0]
+            raise ConfigError(
+                f"{self.source}: {key} is {shown(text)}, but the environment variable {match[1]} "
+                f"is not set; set it, for example `export {match[1]}=FOLDER`."
+            )
+
+        return os.path.expanduser(re.sub(r"\$\{(\w+)\}", value, text))
 
 
 def _sentence(error: ValidationError, data: Mapping[str, Any], source: str) -> str:

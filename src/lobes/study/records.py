@@ -26,11 +26,12 @@ PAIR = ("multi", "iat")
 def heading(study: StudyConfig, model: MultiTaskModel) -> dict[str, Any]:
     """Name, date, version and model."""
     number = sum(parameter.numel() for parameter in model.parameters())
+    name = study.as_written(study.model)
     return {
         "name": study.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "lobes": __version__,
-        "model": describe_model(study.model, model.pooling, number, find_heads(model)),
+        "model": describe_model(name, model.pooling, number, find_heads(model)),
     }
 
 

@@ -184,7 +184,7 @@ def _measure(
         similarity=measure_similarity(*others),
         growth=growth,
         model=describe_model(
-            study.model,
+            study.as_written(study.model),
             getattr(model, "pooling", None),
             sum(parameter.numel() for parameter in model.parameters()),
             find_heads(model),
