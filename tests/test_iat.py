@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import TrainerCallback
 
@@ -421,8 +422,13 @@ def test_projections_that_are_frozen_anyway_stay_so(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
 
 
-def test_a_weight_that_is_read_past_its_projection_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_weight_that_is_read_past_its_projection_is_noticed(tmp_path: Path, marked: bool) -> None:
+    """Also where the tokenizer marks no text: one token attends to itself, whatever the query."""
     model = new_model("bert")
+    if not marked:
+        inner = model.tokenizer.backend_tokenizer
+        inner.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
     attention = model.get_submodule("encoder.encoder.layer.0.attention.self")
     query = attention.query
 

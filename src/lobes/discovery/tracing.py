@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from lobes.discovery.functional import applies_inside, attend, projection_in
+from lobes.discovery.kept import kept
 from lobes.discovery.wrappers import uncompiled, unwrapped
 from lobes.errors import ModelError
 
@@ -308,9 +309,8 @@ def _graphed(value: Tensor) -> Tensor:
 def held(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, gradients on, for as long as a trace of the model is made and read.
 
-    Every flag and the random state are put back in the end, whichever way the block ends.
+    The model and the random state are as before in the end, whichever way the block ends.
     """
-    training = [(module, module.training) for module in model.modules()]
     frozen = [
         parameter
         for parameter in model.parameters()
@@ -319,15 +319,14 @@ def held(model: nn.Module) -> Iterator[None]:
         and not parameter.requires_grad
         and not parameter.is_inference()
     ]
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=sorted(devices)))
+        stack.enter_context(kept(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_visible_attention(model))
         stack.enter_context(uncompiled())
         try:
-            for module, _ in training:
+            for module in model.modules():
                 module.training = False
             for parameter in frozen:
                 parameter.requires_grad_(True)
@@ -335,8 +334,6 @@ def held(model: nn.Module) -> Iterator[None]:
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(False)
-            for module, mode in training:
-                module.training = mode
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lobes.discovery.kept import kept
 from lobes.errors import ConfigError, ModelError
 
 Pooling = Literal["pooler", "first", "mean", "last"]
@@ -111,7 +112,7 @@ def probe(encoder: nn.Module, last: int = 0) -> Any:
     padding = getattr(encoder.config, "pad_token_id", None)
     harmless = [i for i in range(4) if i != padding]
     ids = torch.tensor([[*[harmless[0]] * 4, harmless[last]]], device=_device(encoder))
-    with evaluation_mode(encoder), torch.no_grad():
+    with probing(encoder):
         try:
             outputs = run_encoder(encoder, {"input_ids": ids, "attention_mask": ids * 0 + 1})
             outputs.last_hidden_state  # noqa: B018
@@ -162,7 +163,7 @@ def probe_pictures(
     convolutions = [module for module in encoder.modules() if isinstance(module, nn.Conv2d)]
     hooks = [module.register_forward_hook(count) for module in convolutions]
     first = next(encoder.parameters())
-    with evaluation_mode(encoder), torch.no_grad():
+    with probing(encoder):
         try:
             twice = pixels.to(first.device, first.dtype).repeat(2, 1, 1, 1)
             outputs = run_encoder(encoder, {"pixel_values": twice})
@@ -216,6 +217,13 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes.items():
             part.training = training
+
+
+@contextmanager
+def probing(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, to try a module out: it is as before when that is done."""
+    with kept(module), evaluation_mode(module), torch.no_grad():
+        yield
 
 
 def _shifted_right(ids: Int[Tensor, "batch length"], config: Any) -> Int[Tensor, "batch length"]:

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from lobes.batching import Encoded, check_no_empty, padding_id, ragged
 from lobes.errors import ConfigError, ModelError
 from lobes.modeling.opening import opening, quiet
-from lobes.modeling.pooling import accepted_inputs, evaluation_mode
+from lobes.modeling.pooling import accepted_inputs, probing
 from lobes.modeling.pretrained import load_model, load_tokenizer, with_padding
 from lobes.modeling.task_model import (
     Readable,
@@ -367,7 +367,7 @@ def _check_causal(model: nn.Module) -> None:
 def _first_logits(model: nn.Module, last: int) -> Tensor | None:
     """The logits after the first of five tokens, of which the last is `last`."""
     ids = torch.tensor([[2, 3, 2, 3, last]], device=next(model.parameters()).device)
-    with evaluation_mode(model), torch.no_grad():
+    with probing(model):
         try:
             return model(input_ids=ids).logits[0, 0]
         except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):

@@ -20,6 +20,7 @@ from lobes.tasks.images import Picture
 from lobes.tasks.task import Task, TaskSpec, check_task_names
 
 LONGEST_BY_DEFAULT = 512
+_EXAMPLE_LENGTH = 7
 
 
 @dataclass
@@ -101,12 +102,15 @@ class TaskModel(nn.Module):
         return encode(self.tokenizer, examples.texts, self.max_length)
 
     def example(self) -> dict[str, Tensor]:
-        """A made-up example, on the model's device: an empty text, or a picture of noise."""
+        """A made-up example, on the model's device: a few different tokens, or a picture of noise.
+
+        Several, since attention to a single token is 1 whatever its query and key are.
+        """
         if self.image_processor is not None:
             return {"pixel_values": self.image_processor.sample().to(self.device)}
-        ids = self.tokenizer("", return_tensors="pt")["input_ids"].to(self.device)
-        if ids.shape[1] == 0:
-            ids = torch.full((1, 1), int(self.tokenizer.pad_token_id or 0), device=self.device)
+        length = min(_EXAMPLE_LENGTH, self.max_length)
+        ids = torch.arange(_EXAMPLE_LENGTH, _EXAMPLE_LENGTH + length) % len(self.tokenizer)
+        ids = ids[None].to(self.device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def copies(self, task: str) -> int:

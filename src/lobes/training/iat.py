@@ -263,7 +263,7 @@ class IatPhase(TrainerCallback):
 
 
 def check_gate(model: MultiTaskModel, layout: HeadLayout) -> None:
-    """Try the gate on one example: with no head allowed, no head's rows may get a gradient.
+    """Try the gate on a made-up example: with no head allowed, no head's rows may get a gradient.
 
     Raises `ModelError` where some do, which means that the model reads a projection's weight from
     somewhere else than the projection's own forward pass.
