@@ -61,6 +61,9 @@ class Site:
     `batch_axis` is the axis of the input of `projection` along which the examples of a batch lie,
     one after the other (with their windows or positions, where these share the axis); None where
     the examples are mixed, so that only one set of heads for the whole batch can be ablated.
+    `beside_attention` says, where it is not empty, that the contexts hold more than attention (a
+    query or a local term that is added): `ablate` takes that away too, and so does more than
+    setting the heads' attention probabilities to 0.
     """
 
     index: int
@@ -75,6 +78,7 @@ class Site:
     gateable: bool = True
     gate_reason: str = ""
     batch_axis: int | None = 0
+    beside_attention: str = ""
 
     @property
     def width(self) -> int:

@@ -327,6 +327,8 @@ def _described(site: "lobes.heads.Site", layout: "lobes.heads.HeadLayout") -> tu
         f"can be {_and(can)}",
         *(f"cannot be {' or '.join(verbs)}: {reason}" for reason, verbs in cannot.items()),
     ]
+    if site.beside_attention:
+        lines.append(f"ablating also takes away what is beside attention: {site.beside_attention}")
     if layout.sharing(site.index):
         lines.append("has parameters that other sites have too")
     return tuple(re.sub(r"(?<=\.)\d+(?=\.)", "*", line) for line in lines)

@@ -13,16 +13,19 @@ What it cannot do, and refuses with the reason: attention whose softmax torch do
 that are not modules.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from lobes.discovery.inputs import guess_inputs
 from lobes.discovery.scope import without_others
 from lobes.discovery.shared import lock
-from lobes.discovery.sites import sites_of
-from lobes.discovery.tracing import held, trace
+from lobes.discovery.sites import Found, sites_of, with_what_is_beside
+from lobes.discovery.tracing import Trace, held, trace
 from lobes.discovery.wrappers import check_model, check_whole
 from lobes.errors import ConfigError, ModelError
 from lobes.heads import HeadLayout
@@ -42,7 +45,8 @@ def find_heads(
 
     The layout is remembered until the model goes or the names or shapes of its parameters
     change; a call with `example_inputs` looks afresh, and later calls without give what it found.
-    One thread at a time looks; while it does, the model is in evaluation mode.
+    One thread at a time looks; while it does, the model is in evaluation mode, and parameters
+    beside its projections may hold other values: let no other thread run it meanwhile.
 
     Raises `ModelError`, saying why and what to do, for a model without attention, one whose
     inputs cannot be guessed, and one whose heads cannot be told apart safely.
@@ -91,16 +95,61 @@ def _discover(model: nn.Module, example_inputs: Mapping[str, Tensor] | None) -> 
     check_whole(model)
     with held(model):
         inputs = guess_inputs(model) if example_inputs is None else example_inputs
-        try:
-            seen = trace(model, inputs)
-        except ModelError:
+        look = partial(_traced, model, inputs, guessed=example_inputs is None)
+        found = _found(model, look)
+        return HeadLayout(with_what_is_beside(found, look(silent=found.attention)))
+
+
+def _traced(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    *,
+    guessed: bool,
+    silent: frozenset[int] = frozenset(),
+) -> Trace:
+    try:
+        return trace(model, inputs, silent=silent)
+    except ModelError:
+        raise
+    except Exception as error:
+        if not guessed:
             raise
-        except Exception as error:
-            if example_inputs is not None:
-                raise
-            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
-            raise ModelError(
-                f"{type(model).__name__} could not be run on the inputs guessed for it ({shapes}): "
-                f"{type(error).__name__}: {error}. Give find_heads example_inputs={{name: tensor}}."
-            ) from error
-        return HeadLayout(sites_of(model, seen))
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+        raise ModelError(
+            f"{type(model).__name__} could not be run on the inputs guessed for it ({shapes}): "
+            f"{type(error).__name__}: {error}. Give find_heads example_inputs={{name: tensor}}."
+        ) from error
+
+
+def _found(model: nn.Module, look: Callable[[], Trace]) -> Found:
+    """The sites as a trace shows them, with other values of parameters where these hide something.
+
+    A parameter at a clamp (Swin v2's `logit_scale`) has no gradient, and seems to be no head's.
+    """
+    found = sites_of(model, look())
+    for value in _OTHER_VALUES if found.silent else ():
+        with _holding(model, found.silent, value):
+            other = sites_of(model, look())
+        found = min(found, other, key=lambda one: len(one.silent))
+        if not found.silent:
+            break
+    return found
+
+
+_OTHER_VALUES = (0.5, -0.5, 0.02, 5.0)
+
+
+@contextmanager
+def _holding(model: nn.Module, names: Sequence[str], value: float) -> Iterator[None]:
+    """Parameters hold about `value` inside the block, and what they held after it."""
+    parameters = [model.get_parameter(name) for name in names]
+    before = [parameter.data for parameter in parameters]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for parameter in parameters:
+            noise = torch.rand(parameter.shape, generator=generator)
+            parameter.data = (value * (1 + noise / 10)).to(parameter)
+        yield
+    finally:
+        for parameter, values in zip(parameters, before, strict=True):
+            parameter.data = values

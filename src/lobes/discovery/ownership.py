@@ -18,12 +18,14 @@ class RowPlan:
     """The rows of a site's projections that each head owns.
 
     `reason` says why cutting them would not remove a head, `gate_reason` why training them would
-    not train that head alone.
+    not train that head alone. `silent` are parameters without a gradient from some head, which
+    may be so for the values they have (at a clamp) and not for others.
     """
 
     rows: tuple[OwnedRows, ...]
     reason: str
     gate_reason: str
+    silent: tuple[str, ...] = ()
 
 
 def row_plan(model: nn.Module, footprints: Footprints, calls: Mapping[int, Call]) -> RowPlan:
@@ -46,6 +48,7 @@ def row_plan(model: nn.Module, footprints: Footprints, calls: Mapping[int, Call]
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     block = shared_path(name.rpartition(".")[0] for name in owned)
     beside: _Parts = {}
+    silent: list[str] = []
     for leaf in footprints.leaves:
         name = names.get(id(leaf), "")
         # what lies outside the block, and a table that positions are looked up in, may serve others
@@ -54,13 +57,15 @@ def row_plan(model: nn.Module, footprints: Footprints, calls: Mapping[int, Call]
             parts, reason = _of_parameter(footprints, leaf, name)
             reasons += [reason] if reason else []
             beside |= parts
+            silent += [name] if name and not _marked(footprints, leaf).all() else []
     if not mixed:
         owned |= beside
     rows = tuple(
         OwnedRows(name, axis, tuple(tuple(_ranges(mask)) for mask in masks))
         for name, (axis, masks) in owned.items()
     )
-    return RowPlan(rows, *(found[0] if found else "" for found in (reasons, reasons + mixed)))
+    reason, gate_reason = (found[0] if found else "" for found in (reasons, reasons + mixed))
+    return RowPlan(rows, reason, gate_reason, tuple(silent))
 
 
 _Parts = dict[str, tuple[int, Tensor]]
@@ -103,6 +108,12 @@ def _of_parameter(footprints: Footprints, leaf: Tensor, name: str) -> tuple[_Par
     if len(apart) > 1:
         return {}, f"{name} holds numbers for each head along several of its axes"
     return {name: (apart[0], merged[apart[0]])}, ""
+
+
+def _marked(footprints: Footprints, leaf: Tensor) -> Bool[Tensor, " heads"]:
+    """Which heads a parameter has any gradient from."""
+    roles = (footprints.scores, footprints.values)
+    return torch.stack([role[id(leaf)][0].any(1) for role in roles if id(leaf) in role]).any(0)
 
 
 def _merged(footprints: Footprints, leaf: Tensor) -> Bool[Tensor, "heads rows"]:

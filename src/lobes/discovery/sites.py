@@ -18,33 +18,78 @@ from lobes.discovery.functional import applies_inside
 from lobes.discovery.graph import edges_of, leaf_of, products, sources, walk
 from lobes.discovery.ownership import RowPlan, row_plan
 from lobes.discovery.places import Place, place_of
-from lobes.discovery.tracing import Call, Frame, Trace
+from lobes.discovery.tracing import Call, Event, Frame, Trace
 from lobes.errors import ModelError
 from lobes.heads import OwnedRows, Site
 
 
-def sites_of(model: nn.Module, seen: Trace) -> tuple[Site, ...]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """The sites of a model, as one trace shows them.
+
+    `attention` are the numbers of the events that are attention of theirs. `silent` are the names
+    of parameters that may belong to heads but had no gradient from some, with the values they had.
+    """
+
+    sites: tuple[Site, ...]
+    attention: frozenset[int]
+    silent: tuple[str, ...]
+
+
+def sites_of(model: nn.Module, seen: Trace) -> Found:
     """The sites of a model, from a trace of one run.
 
     Raises `ModelError` where there is no attention or where heads cannot be told apart.
     """
     found = [_run(model, block, seen) for block in blocks_of(seen)]
     runs = [run for run in found if run is not None]
-    if not runs and seen.events and not any(event.scores.requires_grad for event in seen.events):
-        raise ModelError(
+    if not runs:
+        raise _no_attention(model, seen)
+    numbers = {id(event): number for number, event in enumerate(seen.events)}
+    attention = frozenset(numbers[id(event)] for run in runs for event in run.events)
+    silent = dict.fromkeys(name for run in runs for name in run.silent)
+    return Found(_numbered(runs), attention, tuple(silent))
+
+
+def _no_attention(model: nn.Module, seen: Trace) -> ModelError:
+    if seen.events and not any(event.scores.requires_grad for event in seen.events):
+        return ModelError(
             f"The attention of {type(model).__name__} runs where torch computes no gradients, "
             f"inside torch.no_grad or the reentrant form of torch.utils.checkpoint, so its heads "
             f"cannot be told apart: switch that off, or give the part of the model around which "
             f"it is."
         )
-    if not runs:
-        raise ModelError(
-            f"No attention was seen in {type(model).__name__}: its forward pass called neither "
-            f"torch's softmax on three or more dimensions nor scaled_dot_product_attention before "
-            f"a projection. If it runs attention in a kernel of its own, load it with "
-            f'attn_implementation="sdpa" or "eager".'
+    return ModelError(
+        f"No attention was seen in {type(model).__name__}: its forward pass called neither "
+        f"torch's softmax on three or more dimensions nor scaled_dot_product_attention before "
+        f"a projection. If it runs attention in a kernel of its own, load it with "
+        f'attn_implementation="sdpa" or "eager".'
+    )
+
+
+def with_what_is_beside(found: Found, silent: Trace) -> tuple[Site, ...]:
+    """The sites, where their contexts hold more than attention with the reason.
+
+    `silent` is a trace of the same run in which all attention was 0: so is what comes of it.
+    """
+    paths = {site.projection for site in found.sites}
+    left = {
+        frame.path
+        for frame in silent.frames
+        if frame.path in paths
+        and frame.argument is not None
+        and bool((frame.argument.isfinite() & (frame.argument != 0)).any())
+    }
+    return tuple(
+        replace(
+            site,
+            beside_attention=f"what reaches {site.projection} is not 0 where all attention is, so "
+            f"that something else is added to the heads' contexts",
         )
-    return _numbered(runs)
+        if site.projection in left
+        else site
+        for site in found.sites
+    )
 
 
 _Sources = tuple[set[Any], set[Any], set[Any]]  # of queries, of keys, of values
@@ -54,11 +99,14 @@ _Sources = tuple[set[Any], set[Any], set[Any]]  # of queries, of keys, of values
 class _Run:
     """One run of a site: what it says of it, and where queries, keys and values came from.
 
-    `sources` are those seen from the block, and those seen from around it, if there is more.
+    `sources` are those seen from the block, and those seen from around it, if there is more;
+    `silent` is as in `Found`.
     """
 
     site: Site
     sources: list[_Sources]
+    events: list[Event]
+    silent: tuple[str, ...]
 
 
 def _run(model: nn.Module, block: Block, seen: Trace) -> _Run | None:
@@ -72,9 +120,9 @@ def _run(model: nn.Module, block: Block, seen: Trace) -> _Run | None:
     footprints, calls = place.footprints, seen.calls
     around = _surroundings(place.frame, footprints, calls)
     if not footprints.alike:
-        plan = RowPlan((), *["its heads attend in two different ways"] * 2)
+        plan = _without_rows("its heads attend in two different ways")
     elif not _within(place, around, calls):
-        plan = RowPlan((), *["what its heads own cannot be told from what earlier layers do"] * 2)
+        plan = _without_rows("what its heads own cannot be told from what earlier layers do")
     else:
         plan = row_plan(model, footprints, calls)
     reason = "" if _is_torchs(place) else next(_reasons(place), plan.reason)
@@ -93,7 +141,11 @@ def _run(model: nn.Module, block: Block, seen: Trace) -> _Run | None:
         gate_reason=gate_reason,
         batch_axis=batch_axis(place.contexts, place.events),
     )
-    return _Run(site, _sources(place, around, calls))
+    return _Run(site, _sources(place, around, calls), place.events, plan.silent)
+
+
+def _without_rows(reason: str) -> RowPlan:
+    return RowPlan((), reason, reason)
 
 
 def _within(place: Place, around: list[Frame], calls: Mapping[int, Call]) -> bool:
@@ -213,4 +265,5 @@ def _merged(one: _Run, other: _Run) -> _Run:
         batch_axis=first.batch_axis if first.batch_axis == second.batch_axis else None,
     )
     both = zip(one.sources, other.sources, strict=False)
-    return _Run(site, [(a | d, b | e, c | f) for (a, b, c), (d, e, f) in both])
+    sources = [(a | d, b | e, c | f) for (a, b, c), (d, e, f) in both]
+    return _Run(site, sources, one.events + other.events, one.silent + other.silent)

@@ -83,10 +83,12 @@ _NOISE = 0.5  # the standard deviation of what replaces the projections' outputs
 class Trace(TorchFunctionMode):
     """What one forward pass did: attention events and projections, in the order of execution.
 
-    `frames` are the calls of all modules, in the order in which they began.
+    `frames` are the calls of all modules, in the order in which they began. The events whose
+    numbers are in `silent` go on with probabilities of 0.
     """
 
     model: nn.Module
+    silent: frozenset[int] = frozenset()
     steps: list[Event | Call] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     outputs: Any = None
@@ -172,6 +174,8 @@ class Trace(TorchFunctionMode):
         even = 1 / probabilities.shape[dim]  # where all is masked
         leaf = probabilities.detach().nan_to_num(nan=even).requires_grad_()
         since = self.clock()
+        if len(self.events) in self.silent:
+            leaf = torch.zeros_like(leaf)
         self.steps.append(Event(tuple(self._stack), since, scores, leaf, dim))
         return leaf.clone()  # not the leaf itself, which nothing may change in place
 
@@ -280,10 +284,12 @@ def _edge(tensor: Tensor) -> tuple[Any, int] | None:
     return edge.node, edge.output_nr
 
 
-def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> Trace:
+def trace(
+    model: nn.Module, inputs: Mapping[str, Tensor], *, silent: frozenset[int] = frozenset()
+) -> Trace:
     """Run `model` once, `held`, and watch it; its hooks are gone afterwards, whatever happens."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    watch = Trace(model)
+    watch = Trace(model, silent)
     with ExitStack() as stack:
         for path, module in model.named_modules():
             # First, to see the input before any mask: before the hooks of an ablation.

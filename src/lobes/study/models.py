@@ -93,6 +93,7 @@ def describe_heads(layout: HeadLayout) -> dict[str, Any]:
             "shares_parameters_with": layout.sharing(site.index),
             "ablatable": True,  # else discovery refuses the model
             "ablatable_per_example": site.batch_axis is not None,
+            "beside_attention": site.beside_attention,
             "gateable": site.gateable,
             "gate_reason": site.gate_reason,
             "prunable": site.prunable,
