@@ -155,12 +155,12 @@ def _for_batch(mask: Tensor, contexts: Tensor, site: Site) -> Tensor:
     repeats, rest = divmod(len(contexts), len(mask))
     batch = batch_running()
     if batch is not None and not repeating():  # what is computed again has passed this once
-        wrong = len(mask) != batch.examples and (batch.certain or len(mask) != len(contexts))
-        if wrong:
+        if batch.certain and len(mask) != batch.examples:
             raise HeadError(
                 f"{len(mask)} head sets were given for a batch of {batch.examples} examples: give "
                 f"one set for the whole batch, or one for each example."
             )
+        rest = rest or len(mask) not in (batch.examples, len(contexts))
         rest = rest or (not batch.even and repeats != 1)
     if rest or not repeats:
         raise HeadError(
