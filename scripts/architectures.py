@@ -40,8 +40,8 @@ they find.
 
 - **find**: `lobes.find_heads` finds every attention, and each head's slice of the contexts depends
   on that head's attention alone.
-- **ablate**: `lobes.ablate` equals multiplying the heads' attention probabilities by 0. Where a type
-  adds something to its contexts (`nystromformer`), it takes that away too; `lobes heads` says so.
+- **ablate**: `lobes.ablate` equals multiplying the heads' attention probabilities by 0. Where a
+  type adds something to its contexts (`nystromformer`), that goes too; `lobes heads` says so.
 - **by example**: the same with a set of heads for each example of a batch.
 - **train (IAT)**: each head's rows of the projections can be trained alone.
 - **prune**: the outputs of `lobes.prune` equal ablation, with eager attention and with SDPA.
