@@ -1,8 +1,10 @@
 """Malformed files by the thousand: each is read, or refused in one sentence, and nothing else."""
 
+import gzip
 import json
 from pathlib import Path
 
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,8 +12,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lobes.errors import LobesError
+from lobes.tasks.formats import rows_of_sheets
 from lobes.tasks.known import KNOWN
 from lobes.tasks.sources import load_split, load_task
+from lobes.tasks.task import Task
 
 fuzz = settings(
     max_examples=500,
@@ -19,6 +23,8 @@ fuzz = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+briefly = settings(fuzz, max_examples=150)
 
 CELLS = st.one_of(
     st.sampled_from(
@@ -84,6 +90,29 @@ def json_lines(draw):
 
 
 @st.composite
+def json_array(draw):
+    """One array of objects, on one line or on many, or what looks like one."""
+    row = st.one_of(st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, JSON)), JSON)
+    rows = draw(st.lists(row, max_size=5))
+    text = json.dumps(rows, indent=draw(st.sampled_from([None, 0, 2])))
+    return draw(damaged((draw(st.sampled_from(["", "\n", " ", "["])) + text).encode()))
+
+
+@st.composite
+def quoted(draw, mark):
+    """A table as programs write it: some cells in quotes, those inside doubled or not."""
+    cell = st.one_of(
+        CELLS,
+        CELLS.map(lambda text: f'"{text.replace(chr(34), 2 * chr(34))}"'),
+        CELLS.map(lambda text: f'"{text}"'),
+    )
+    rows = draw(st.lists(st.lists(cell, min_size=2, max_size=2), max_size=5))
+    header = draw(st.sampled_from([["text", "label"], ['"text"', '"label"'], ["sep=;"]]))
+    text = "\n".join(mark.join(row) for row in [header, *rows])
+    return draw(damaged(text.encode()))
+
+
+@st.composite
 def damaged(draw, content):
     """The bytes as they are, in another encoding, cut, or with bytes put in."""
     kind = draw(st.sampled_from(["none", "none", "cut", "insert", "overwrite", "UTF-16", "mark"]))
@@ -129,6 +158,15 @@ def columns_of_parquet():
 
 
 @pytest.fixture(scope="module")
+def workbook(tmp_path_factory):
+    """The bytes of a workbook of Excel's; without its reader there is none to try."""
+    pytest.importorskip("openpyxl")
+    path = tmp_path_factory.mktemp("workbook") / "data.xlsx"
+    pandas.DataFrame({"text": ["a", "b", "c"], "label": [0, 1, 0]}).to_excel(path, index=False)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
 def parquet_folder(tmp_path_factory):
     """A folder with a file for each kind of text and of label column, and one without rows."""
     folder = tmp_path_factory.mktemp("parquet")
@@ -170,8 +208,16 @@ def load(path: Path, content: bytes, metric: str | None) -> None:
         columns={"a": "text"},
         label_map={"0": "no", "1": "yes", "a": "no"},
         leave_out={"a": ["", "None"]},
+        fold_labels=True,
         metric=metric,
     )
+
+
+def load_as(path: Path, content: bytes, **given: object) -> None:
+    path.write_bytes(content)
+    outcome(load_task, "x", train=path, text="text", **given)
+    given |= {"labels": ("0", "1"), "leave_out": {"label": ["", -1]}, "filter": {"label": [0, "1"]}}
+    outcome(load_task, "x", train=path, validation=path, text="text", fold_labels=True, **given)
 
 
 METRICS = st.sampled_from([None, "accuracy", "spearman"])
@@ -198,6 +244,72 @@ def test_json_lines(tmp_path, content, metric):
     load(tmp_path / "data.jsonl", content, metric)
 
 
+@briefly
+@given(content=json_array(), metric=METRICS, is_gzip=st.booleans())
+def test_json_arrays(tmp_path, content, metric, is_gzip):
+    content = gzip.compress(content) if is_gzip else content
+    load(tmp_path / f"data.json{'.gz' * is_gzip}", content, metric)
+
+
+@briefly
+@given(
+    data=st.data(),
+    mark=st.sampled_from([";", "|", "\t", ",", " "]),
+    quoting=st.sampled_from([None, None, "minimal", "none"]),
+    suffix=st.sampled_from(["csv", "tsv", "jsonl"]),
+)
+def test_delimiters_and_quoting(tmp_path, data, mark, quoting, suffix):
+    content = data.draw(quoted(mark))
+    given = {"delimiter": data.draw(st.sampled_from([mark, None])), "quoting": quoting}
+    load_as(tmp_path / f"data.{suffix}", content, **given)
+
+
+@briefly
+@given(
+    content=st.one_of(delimited(","), json_lines(), st.binary(max_size=30)),
+    kept=st.sampled_from([None, None, -1, -8, 12, 20]),
+    place=st.integers(0, 200),
+    change=st.sampled_from([0, 0, 1, 255]),
+    suffix=st.sampled_from(["csv", "tsv", "jsonl", "json", "parquet", "txt"]),
+)
+def test_gzip(tmp_path, content, kept, place, change, suffix):
+    packed = bytearray(gzip.compress(content)[:kept])
+    packed[place % len(packed)] ^= change
+    load_as(tmp_path / f"data.{suffix}.gz", bytes(packed))
+
+
+@briefly
+@given(
+    rows=st.lists(st.lists(st.one_of(JSON, st.just("")), max_size=3), max_size=4),
+    names=st.lists(CELLS, max_size=3),
+    empty=st.booleans(),
+)
+def test_sheets_of_a_workbook(tmp_path, rows, names, empty):
+    """What a workbook's sheets may hold, as its reader gives it: rows as long as the longest."""
+    width = max(map(len, [*rows, names]), default=0)
+    sheet = [row + [""] * (width - len(row)) for row in [["text", "label", *names][:width], *rows]]
+    sheets = {"a": sheet, "b": [] if empty else sheet}
+
+    def read(name, **given):
+        found = rows_of_sheets(tmp_path / "x.xlsx", sheets, ("text",))
+        return Task(name, train=found, text="text", **given)
+
+    outcome(read, "x")
+    outcome(read, "x", labels=("0", "1"), fold_labels=True)
+
+
+@briefly
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 255)), max_size=3),
+    kept=st.sampled_from([None, None, -1, 300]),
+)
+def test_workbooks(tmp_path_factory, workbook, changes, kept):
+    content = bytearray(workbook)
+    for place, value in changes:
+        content[place % len(content)] = value
+    load_as(tmp_path_factory.mktemp("xlsx") / "data.xlsx", bytes(content[:kept]))
+
+
 @fuzz
 @given(
     number=st.integers(0, 200),
@@ -216,7 +328,7 @@ def test_parquet(tmp_path, parquet_folder, number, changes, kept, metric):
 @fuzz
 @given(
     content=st.binary(max_size=60),
-    suffix=st.sampled_from(["csv", "tsv", "jsonl", "parquet", "txt"]),
+    suffix=st.sampled_from(["csv", "tsv", "jsonl", "json", "csv.gz", "parquet", "xlsx", "txt"]),
 )
 def test_any_bytes(tmp_path, content, suffix):
     load(tmp_path / f"data.{suffix}", content, None)
@@ -248,4 +360,4 @@ def test_the_fuzz_reads_and_refuses(tmp_path):
     path.write_bytes(b"text,label\na\n")
     assert outcome(load_task, "x", train=path, text="text") == "refused"
     with pytest.raises(TypeError):
-        outcome(load_task, "x", train=path, text="text", nothing=1)
+        outcome(int, [])

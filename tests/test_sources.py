@@ -308,6 +308,11 @@ DAMAGED = {
         "Cannot tell what kind of file '{path}' is by its suffix '.gz': expected one of .csv, "
         ".tsv, .jsonl, .ndjson, .json, .parquet, .xlsx, of text files also with .gz.",
     ),
+    "a blank line where the header should be": (
+        "data.csv",
+        b"\ntext,label\n",
+        "The file '{path}' has no column 'text'; its columns are .",
+    ),
     "semicolons": (
         "data.csv",
         b"text;label\na;0\n",
@@ -450,3 +455,10 @@ def test_no_global_random_state_is_touched(tmp_path):
     before = np.random.get_state()[1].copy()
     load_task("x", train=path, text="text", train_size=31)
     assert np.array_equal(before, np.random.get_state()[1])
+
+
+def test_gzip_of_bytes_that_are_no_text_and_damaged_is_refused(tmp_path):
+    """Where a file stops being text is looked for in the file again, which may fail anew."""
+    path = save(tmp_path / "data.csv.gz", gzip.compress(b"text,label\ncaf\xe9,0\n" * 1000)[:-6])
+    with pytest.raises(DataError, match=r"is not a whole gzip file, or is damaged: |is not UTF-8"):
+        load_task("x", train=path, text="text")

@@ -146,8 +146,9 @@ def _check_header(path: Path, wanted: tuple[str, ...], header: list[str], mark: 
     try:
         check_present(f"The file {str(path)!r}", wanted, header)
     except DataError as error:
-        other = next((each for each in _OTHER_MARKS if each in header[0] and each != mark), None)
-        if len(header) != 1 or other is None:
+        line = header[0] if len(header) == 1 else ""
+        other = next((each for each in _OTHER_MARKS if each in line and each != mark), None)
+        if other is None:
             raise
         shown = "\\t" if other == "\t" else other
         raise DataError(

@@ -59,10 +59,11 @@ def read_text(path: Path) -> str:
 def open_text(path: Path, newline: str) -> Iterator[TextIO]:
     """The lines of a file in UTF-8, as Python's `newline` ends them."""
     try:
-        with _open(path) as raw, TextIOWrapper(raw, "utf-8-sig", newline=newline) as file:
-            yield file
-    except UnicodeDecodeError:
-        raise DataError(_foreign(path)) from None
+        try:
+            with _open(path) as raw, TextIOWrapper(raw, "utf-8-sig", newline=newline) as file:
+                yield file
+        except UnicodeDecodeError:
+            raise DataError(_foreign(path)) from None  # reads the file again
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
             f"The file {str(path)!r} is not a whole gzip file, or is damaged: "
