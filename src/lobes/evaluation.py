@@ -10,7 +10,6 @@ and example, so every statistic comes later and costs no run of the model.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -27,6 +26,7 @@ from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
+from lobes.modeling.bf16 import bf16_copy
 from lobes.modeling.task_model import Readable
 from lobes.precision import resolve_precision
 from lobes.replay import Replay
@@ -170,13 +170,12 @@ def predictions_of(logits: np.ndarray, spec: TaskSpec) -> np.ndarray:
 def measuring(model: M, precision: str) -> Iterator[M]:
     """The model in evaluation mode, all parameters frozen, at a precision.
 
-    In bf16 that is a copy; in fp32 the model itself, in whatever precision it was loaded, whose
-    modes and flags are put back. One thread at a time measures.
+    In bf16 that is a copy (`bf16_copy`); in fp32 the model itself, in whatever precision it was
+    loaded, whose modes and flags are put back. One thread at a time measures.
     """
     device = next(model.parameters()).device
     if resolve_precision(precision, device) == "bf16":
-        copy = deepcopy(model).to(torch.bfloat16).eval().requires_grad_(False)
-        yield copy
+        yield bf16_copy(model)
         return
     with evaluating(model):
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -178,7 +178,9 @@ class MultiTaskModel(TaskModel):
         self, spec: TaskSpec, pooled: Float[Tensor, "batch width"]
     ) -> Float[Tensor, "batch _"]:
         classifier = cast(nn.Linear, self.classifiers[spec.name])
-        return at_least_float32(classifier(pooled.to(classifier.weight.dtype)))
+        # not under autocast: in bf16 many logits would tie, and regressions have few values
+        with torch.autocast(pooled.device.type, enabled=False):
+            return at_least_float32(classifier(pooled.to(classifier.weight.dtype)))
 
     def _pool(
         self, outputs: Any, mask: Int[Tensor, "batch length"] | None
