@@ -225,14 +225,25 @@ def _fingerprint(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], max_length: int
 ) -> str:
     """What the tokens depend on: texts, the tokenizer's whole state, `max_length`, versions."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    for name in ("truncation", "padding"):  # as the last call left them
-        state.pop(name, None)
     parts = {
         "format": _FORMAT,
         "versions": [version("tokenizers"), version("transformers")],
         "texts": digest(texts),
         "max_length": max_length,
+        **tokenizer_state(tokenizer),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_state(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+    """What a tokenizer's tokens depend on besides the texts, as plain values."""
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        for name in ("truncation", "padding"):  # as the last call left them
+            state.pop(name, None)
+    else:
+        state = tokenizer.get_vocab()
+    return {
         "class": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
         "state": state,
         "names": list(tokenizer.model_input_names),
@@ -240,7 +251,6 @@ def _fingerprint(
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "split_special": tokenizer.split_special_tokens,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def unique_inputs(encoded: Encoded) -> tuple[Encoded, Int[np.ndarray, " examples"]]:

@@ -87,10 +87,12 @@ class MultiTaskModel(TaskModel):
     then, "auto" is a trained pooler, else the first state where it is a class token's, else the
     mean, and `max_length` is the number of patches and one.
 
-    The classifiers' initial weights depend on `seed` and the task's name alone.
+    The classifiers' initial weights depend on `seed` and the task's name alone. `new_weights` are
+    the names of the encoder's weights that `from_pretrained` did not find and drew by a seed.
     """
 
     encoder: Any
+    new_weights: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -290,13 +292,16 @@ class MultiTaskModel(TaskModel):
                 )
             parts = _picture_parts if specs_of(tasks)[0].image is not None else _text_parts
             loading: dict[str, Any] = {"dtype": dtype, "seed": seed}
-            return cls(
+            made, missing = parts(name_or_folder, pooling, trust_remote_code, loading)
+            model = cls(
                 tasks=tasks,
-                **parts(name_or_folder, pooling, trust_remote_code, loading),
+                **made,
                 dropout=0.1 if dropout is None else dropout,
                 max_length=max_length,
                 seed=seed,
             )
+            model.new_weights = missing
+            return model
 
 
 def _text_parts(
@@ -304,8 +309,11 @@ def _text_parts(
     pooling: str,
     trust_remote_code: bool,
     loading: dict[str, Any],
-) -> dict[str, Any]:
-    """A pre-trained encoder of texts and its tokenizer, and what "auto" pools for it."""
+) -> tuple[dict[str, Any], frozenset[str]]:
+    """A pre-trained encoder of texts and its tokenizer, and what "auto" pools for it.
+
+    And the names of the encoder's weights that were not found.
+    """
     said, subfolder = sentence_pooling(checked_name(name_or_folder))
     beside: dict[str, Any] = {"trust_remote_code": trust_remote_code, "subfolder": subfolder}
     encoder, missing = load_model(name_or_folder, **beside, **loading)
@@ -314,7 +322,7 @@ def _text_parts(
         loaded = not any(key.startswith("pooler.") for key in missing)
         trained = loaded and has_trained_pooler(encoder)
         pooling = said or choose_pooling(encoder, trained_pooler=trained)
-    return {"encoder": encoder, "tokenizer": tokenizer, "pooling": pooling}
+    return {"encoder": encoder, "tokenizer": tokenizer, "pooling": pooling}, missing
 
 
 def _picture_parts(
@@ -322,8 +330,11 @@ def _picture_parts(
     pooling: str,
     trust_remote_code: bool,
     loading: dict[str, Any],
-) -> dict[str, Any]:
-    """A pre-trained encoder of images and its image processor, and what "auto" pools for it."""
+) -> tuple[dict[str, Any], frozenset[str]]:
+    """A pre-trained encoder of images and its image processor, and what "auto" pools for it.
+
+    And the names of the encoder's weights that were not found.
+    """
     encoder, missing = load_vision_model(
         name_or_folder, trust_remote_code=trust_remote_code, **loading
     )
@@ -332,7 +343,7 @@ def _picture_parts(
         seen = probe_pictures(encoder, processor.sample())
         pooling = seen.choose_pooling(trained_pooler=False)
     made = {"encoder": encoder, "tokenizer": None, "pooling": pooling}
-    return {**made, "image_processor": processor}
+    return {**made, "image_processor": processor}, missing
 
 
 def _adjusted(

@@ -36,7 +36,13 @@ from lobes.study.records import (
 )
 from lobes.study.results import describe_environment
 from lobes.study.store import RunFolder
-from lobes.study.subject import iap_settings, load_tasks, scope_of, task_fingerprint
+from lobes.study.subject import (
+    base_fingerprint,
+    iap_settings,
+    load_tasks,
+    scope_of,
+    task_fingerprint,
+)
 from lobes.study.tables import METHODS
 from lobes.tasks.task import Task
 
@@ -72,6 +78,9 @@ def compare_study(
         runs = [SeedRun(study, seed, tasks, checkpoints) for seed in seeds]
         model = checked_model(runs[0], study.compare.methods)
         fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in tasks}
+        fingerprints["base model"] = base = base_fingerprint(model)
+        for run in runs:
+            run.base = base
         scope = scope_of(model, tasks, runs[0].precision)
         head = heading(study, model)
         del model

@@ -27,7 +27,7 @@ from lobes.study.config import StudyConfig
 from lobes.study.measurements import NotMeasured
 from lobes.study.probe import pooled_features, probe_targets, ridge
 from lobes.study.store import RunFolder
-from lobes.study.subject import iap_settings, new_model, scope_of
+from lobes.study.subject import check_base, iap_settings, new_model, scope_of
 from lobes.tasks.task import Task, with_data
 from lobes.training.selection import evaluation_steps
 
@@ -129,6 +129,7 @@ def _model(
             folder.path / _name(step), tasks, trust_remote_code=study.trust_remote_code
         )
     model = new_model(study, tasks)
+    check_base(model, folder.fingerprints["base model"], study.model)
     some = [_fewer(task, study.seed) for task in tasks]
     features = pooled_features(model, some, "train", precision)
     for task in some:

@@ -39,7 +39,7 @@ from lobes.modeling.saved import ENCODER
 from lobes.precision import resolve_precision
 from lobes.study.config import StudyConfig
 from lobes.study.splits import hold_out
-from lobes.study.subject import new_model
+from lobes.study.subject import check_base, new_model
 from lobes.study.tables import CompareConfig, IatConfig
 from lobes.tasks.task import Task, with_data
 from lobes.training.arguments import training_arguments
@@ -102,8 +102,11 @@ class SeedRun:
     """The trainings of one seed: data order, dropout, new weights and held-out parts are its own.
 
     `study` is one that `with_defaults` returned, `tasks` its tasks with their data. What is
-    written on the way goes to the folder `checkpoints`, and is gone afterwards.
+    written on the way goes to the folder `checkpoints`, and is gone afterwards. Where `base` is
+    set, every new model must be of the encoder with this fingerprint.
     """
+
+    base: str | None = None
 
     def __init__(
         self, study: StudyConfig, seed: int, tasks: Sequence[Task], checkpoints: Path
@@ -119,7 +122,10 @@ class SeedRun:
 
     def new_model(self, tasks: Sequence[Task] | None = None) -> MultiTaskModel:
         """The pre-trained encoder with new classifiers, those of the seed."""
-        return new_model(self.study, tasks or self.tasks).to(self.device)
+        model = new_model(self.study, tasks or self.tasks)
+        if self.base is not None:
+            check_base(model, self.base, self.study.model)
+        return model.to(self.device)
 
     @property
     def learnable(self) -> tuple[Task, ...]:

@@ -24,8 +24,8 @@ from lobes.report.tabular import spreadsheet_cell
 from lobes.study.config import StudyConfig
 from lobes.study.models import trained_model
 from lobes.study.run import given_model
-from lobes.study.store import stored_study
-from lobes.study.subject import load_tasks
+from lobes.study.store import check_same_model, stored_study
+from lobes.study.subject import load_tasks, model_fingerprint
 from lobes.study.tables import TaskConfig
 from lobes.tasks.columns import listed, suggest
 from lobes.tasks.glue import SUBMISSIONS, submission_lines
@@ -144,7 +144,9 @@ def _model(run: Path, study: StudyConfig) -> TaskModel:
         raise RunError(
             f"There is no trained model in {run} yet: finish the run with `lobes run` first."
         )
-    return given_model(study, load_tasks(study))
+    model = given_model(study, load_tasks(study))
+    check_same_model(run, model_fingerprint(model))
+    return model
 
 
 def _write(

@@ -30,7 +30,15 @@ from lobes.study.results import (
     write_texts,
 )
 from lobes.study.store import RunFolder
-from lobes.study.subject import iap_settings, load_tasks, new_model, scope_of, task_fingerprint
+from lobes.study.subject import (
+    base_fingerprint,
+    iap_settings,
+    load_tasks,
+    model_fingerprint,
+    new_model,
+    scope_of,
+    task_fingerprint,
+)
 from lobes.study.training import train
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.task import Task
@@ -95,7 +103,7 @@ def _trained_model(
     if not study.training.enabled:
         model = given_model(study, tasks)
         check_lesions(iap_settings(study), find_heads(model))
-        folder.begin(fingerprints)
+        folder.begin({**fingerprints, "model": model_fingerprint(model)})
         return model, None
     record = None if folder.fresh else folder.model_record()
     if record is None:
@@ -107,9 +115,12 @@ def _trained_model(
         new = new_model(study, tasks)
         # before hours are spent on the training
         check_lesions(iap_settings(study), find_heads(new))
-        folder.begin(fingerprints)
+        folder.begin({**fingerprints, "base model": base_fingerprint(new)})
         keep = KeepModels(folder, new, study)
         return None, train(study, folder, new, tasks, progress, [keep])
+    if study.growth is not None and _finished(folder) is None:
+        # which measures the base model, too
+        fingerprints["base model"] = base_fingerprint(new_model(study, tasks))
     folder.begin(fingerprints)
     folder.remove_checkpoints()  # still there where the run was killed right after the training
     return None, record

@@ -135,6 +135,7 @@ class RunFolder:
         self.command = command
         self.fresh = fresh
         self.manifest = Manifest(self.path)
+        self.fingerprints: dict[str, str] = {}
         self._lock: IO[str] | None = None
         self._made: list[Path] = []
 
@@ -167,14 +168,17 @@ class RunFolder:
                 folder.rmdir()
 
     def begin(self, fingerprints: Mapping[str, str]) -> None:
-        """Write config.json, or check that the data are still those that the run began with.
+        """Write config.json, or check that data and model are those that the run began with.
 
-        `fingerprints` are those of what the study reads: {"data of sst2": …}. With `fresh`, what
-        an earlier run left here goes first: now, when it is known that the new one can start.
+        `fingerprints` are those of what the study reads: {"data of sst2": …, "model": …}. One that
+        is left out is not checked; the attribute of that name has all that the run began with. With
+        `fresh`, what an earlier run left here goes first: now, when it is known that the new one
+        can start.
         """
         if self.fresh:
             self._clear()
             self.fresh = False
+        self.fingerprints = dict(fingerprints)
         stored = self._stored()
         if stored is None:
             record = {
@@ -185,12 +189,22 @@ class RunFolder:
             }
             self.write_json("config.json", record)
             return
-        changed = differences(stored["fingerprints"], dict(fingerprints))
-        if changed:
+        known = stored["fingerprints"]
+        unknown = fingerprints.keys() - known.keys()
+        if unknown:
             raise RunError(
-                f"{self.path} holds a run on other data: {', '.join(changed)} changed since it "
+                f"{self.path} holds a run that an earlier version of lobes began, which did not "
+                f"record its {' and '.join(sorted(unknown))}; choose another output, or start "
+                f"again with --fresh."
+            )
+        changed = differences(known, {**known, **fingerprints})
+        if changed:
+            other = "on other data" if changed[0].startswith("data of") else "of another model"
+            raise RunError(
+                f"{self.path} holds a run {other}: {', '.join(changed)} changed since it "
                 f"began; choose another output, or start again with --fresh."
             )
+        self.fingerprints = dict(known)
 
     def check(self) -> None:
         """Raise `RunError` unless the folder is still the one that was locked, and ours."""
@@ -350,6 +364,16 @@ def stored_study(run: Path, *, trust_remote_code: bool = False) -> StudyConfig:
         return StudyConfig.from_dict(config, source=str(run / "config.json"))
     except (KeyError, TypeError, ConfigError) as error:
         raise RunError(f"{run / 'config.json'} is damaged or of another version: {error}") from None
+
+
+def check_same_model(run: Path, model: str) -> None:
+    """Raise `RunError` where a run measured another model than the one of this fingerprint."""
+    known = (read_json(run / "config.json") or {}).get("fingerprints", {}).get("model", model)
+    if known != model:
+        raise RunError(
+            f"The model that {run} measured has changed since: put the one back that it measured, "
+            f"or measure the new one in another folder."
+        )
 
 
 def _what_counts(config: Mapping[str, Any], command: str) -> dict[str, Any]:

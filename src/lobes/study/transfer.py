@@ -41,7 +41,7 @@ from lobes.study.records import (
 from lobes.study.results import describe_environment
 from lobes.study.splits import growing_order, subset_sizes
 from lobes.study.store import RunFolder
-from lobes.study.subject import load_tasks, scope_of, task_fingerprint
+from lobes.study.subject import base_fingerprint, load_tasks, scope_of, task_fingerprint
 from lobes.study.tables import TransferConfig
 from lobes.tasks.task import Task, with_data
 
@@ -64,12 +64,16 @@ def transfer_study(
         seeds = range(study.seed, study.seed + study.transfer.seeds)
         runs = [SeedRun(study, seed, tasks, folder.path / "checkpoints") for seed in seeds]
         model = checked_model(runs[0], PAIR[1:])
+        fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in (*tasks, new)}
+        fingerprints["base model"] = base = base_fingerprint(model)
+        for run in runs:
+            run.base = base
         scope = scope_of(model, [*tasks, new], runs[0].precision)
         head = heading(study, model)
         transfers = [_Transfer(run, folder, new, study.transfer, scope) for run in runs]
         transfers[0].check()
         del model
-        folder.begin({f"data of {task.name}": task_fingerprint(task) for task in (*tasks, new)})
+        folder.begin(fingerprints)
         folder.remove_checkpoints()
         measurements = folder.measurements(scope)
         records = [each.measured(measurements, progress) for each in transfers]
