@@ -20,9 +20,11 @@ from tiny_tasks import mood_task, tiny_tokenizer, warmth_task
 def test_an_encoder_is_what_transformers_loads_in_bf16(name, tmp_path):
     model = tiny_model(name)
     model.save_pretrained(tmp_path)
-    native = type(model).from_pretrained(
-        tmp_path, dtype=torch.bfloat16, attn_implementation="eager"
-    ).eval()
+    native = (
+        type(model)
+        .from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager")
+        .eval()
+    )
     ours = bf16_copy(model)
     types = [
         {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in of}
@@ -85,7 +87,9 @@ def test_the_regressor_of_a_single_task_model_stays_in_fp32(name):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         inner = transformers.AutoModelForSequenceClassification.from_config(config).eval()
-    head = inner.score if name == "llama" else getattr(inner.classifier, "out_proj", inner.classifier)
+    head = (
+        inner.score if name == "llama" else getattr(inner.classifier, "out_proj", inner.classifier)
+    )
     if head.bias is None:
         head.bias = torch.nn.Parameter(torch.zeros(1))
     model = SingleTaskModel(inner, tiny_tokenizer(), task)

@@ -6,14 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import zoo
 from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
+from lobes.evaluation import evaluate
 from lobes.heads import HeadSet
-from lobes.importance import head_importance
+from lobes.importance import TaskSteps, head_importance
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.tasks.task import Task
-from tiny_models import tiny_model
+from tiny_images import image_task, tiny_processor
+from tiny_models import tiny_inputs, tiny_model
 from tiny_tasks import mood_task, pair_task, tiny_tokenizer, warmth_task
 
 
@@ -125,6 +128,84 @@ def test_neither_batch_size_nor_order_matters(tokens_per_batch, seed):
         head_importance(model, task).values,
         rtol=1e-4,
     )
+
+
+def depends_on_batches(model, task):
+    """The largest change of importance and of logits with the size of the batches, by the largest.
+
+    Batches of one example, of a few, and of all together.
+    """
+    importance = [head_importance(model, task, tokens_per_batch=n).values for n in (1, 50, 5000)]
+    logits = [evaluate(model, [task], tokens_per_batch=n).logits[task.name] for n in (1, 50, 5000)]
+    return [
+        max(np.nanmax(np.abs(one - found[0])) for one in found) / np.nanmax(np.abs(found[0]))
+        for found in (importance, logits)
+    ]
+
+
+# They pad to whole windows inside, pool, pool over landmarks, convolve over padding, group keys.
+@pytest.mark.parametrize("kind", ["longformer", "funnel", "nystromformer", "convbert", "bigbird"])
+def test_batches_do_not_matter_where_a_site_has_other_positions(kind):
+    task = mood_task(n_train=11, n_validation=11)
+    encoder = zoo.build(kind.replace("bigbird", "big_bird"))
+    model = MultiTaskModel(encoder, tiny_tokenizer(), [task], pooling="first").eval()
+    assert max(depends_on_batches(model, task)) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["swin", "pvt"])
+def test_batches_of_pictures_do_not_matter(kind):
+    task = image_task("shape", n_train=11, n_validation=11)
+    model = MultiTaskModel(
+        zoo.build(kind), None, [task], image_processor=tiny_processor(32), pooling="mean"
+    ).eval()
+    assert max(depends_on_batches(model, task)) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in zoo.TYPES if kind not in zoo.SKIPPED])
+def test_batches_matter_to_no_type(kind):
+    task = mood_task(n_train=11, n_validation=11)
+    try:
+        encoder = zoo.build(kind)
+        model = MultiTaskModel(encoder, tiny_tokenizer(), [task], pooling="first").eval()
+        find_heads(model)
+    except Exception as error:
+        pytest.skip(str(error))  # not a text encoder whose heads are found
+    assert max(depends_on_batches(model, task)) < 1e-3
+
+
+def test_t_is_the_number_of_real_tokens_at_every_site():
+    """Longformer pads to whole windows of 8, so that its sites have other positions."""
+    task = mood_task(n_train=11)
+    model = MultiTaskModel(zoo.build("longformer"), tiny_tokenizer(), [task], pooling="first")
+    steps = TaskSteps(model.eval(), task, "train", None, 0, 5000)
+    totals = np.zeros(2)
+    with record_contexts(model, gradients=True) as record:
+        for step in steps:
+            record.clear()
+            losses = step.losses()
+            for site, gradients in enumerate(record.gradients(losses.sum())):
+                product = record.split(site, record.calls[site][0] * gradients[0]).sum(-1)
+                totals[site] += product.abs().sum().item()
+    found = head_importance(model, task)
+    assert found.settings["tokens"] == steps.tokens
+    np.testing.assert_allclose(found.values.sum(1), totals / steps.tokens, rtol=1e-4)
+
+
+def test_tokens_are_counted_without_a_mask_too():
+    encoder = tiny_model("bert").eval()
+    batches = [{"input_ids": torch.randint(4, 61, (3, length))} for length in (5, 7)]
+
+    def loss(outputs, batch):
+        return outputs.last_hidden_state.sum((1, 2))
+
+    assert head_importance(encoder, batches=batches, loss=loss).settings["tokens"] == 3 * 12
+    masked = [{**b, "attention_mask": (b["input_ids"] > 20).long()} for b in batches]
+    real = sum(int(batch["attention_mask"].sum()) for batch in masked)
+    assert head_importance(encoder, batches=masked, loss=loss).settings["tokens"] == real
+    pictures = tiny_model("vit").eval()
+    found = head_importance(pictures, batches=[tiny_inputs(pictures)], loss=loss)
+    assert "tokens" not in found.settings
 
 
 def test_layer_normalisation_is_applied_on_top():

@@ -234,12 +234,13 @@ def test_nothing_is_defined_without_examples(name):
 
 @pytest.mark.parametrize("name", REGRESSION)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_row_that_is_not_finite_is_nan_and_spoils_no_other(name, bad):
+def test_what_is_not_finite_is_refused(name, bad):
     labels = np.array([0.0, 1.0, 2.0, 4.0])
-    rows = np.array([[0.0, bad, 1.0, 2.0], [0.0, 1.0, 3.0, 2.0]])
-    values = METRICS[name].weighted(labels, rows, np.ones((1, 4)))[:, 0]
-    assert np.isnan(values[0])
-    assert values[1] == pytest.approx(expected(name, labels, rows[1]))
+    rows = np.array([[0.0, 3.0, 1.0, 2.0], [0.0, 1.0, bad, 2.0]])
+    with pytest.raises(DataError, match=f"{name} compares finite .* prediction of example 2 is"):
+        METRICS[name].weighted(labels, rows, np.ones((1, 4)))
+    with pytest.raises(DataError, match=f"but the label of example 2 is {bad:g}: a model"):
+        METRICS[name](rows[1], labels)
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1e-150, 0), (1e200, 0), (1e-3, 1e6), (3.0, -1e9)])

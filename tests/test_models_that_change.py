@@ -61,7 +61,7 @@ def test_a_model_trained_again_in_place_is_not_shown_with_the_old_results(study,
     change(saved / "encoder")
     with pytest.raises(RunError, match="holds a run of another model: model changed since it"):
         run_study(given)
-    with pytest.raises(RunError, match="The model that .* measured has changed since: put the"):
+    with pytest.raises(RunError, match=r"The model that .* measured has changed since: put the"):
         predict_run(Path(given.output), tmp_path / "answers", split="validation")
     assert not (tmp_path / "answers").exists()
     assert run_study(given, fresh=True)["fractions"] != first["fractions"]
@@ -132,9 +132,7 @@ def test_the_base_of_new_models_is_the_same_for_every_seed(tmp_path):
     weights = {n: w for n, w in encoder.state_dict().items() if not n.startswith("pooler.")}
     encoder.save_pretrained(tmp_path, state_dict=weights)
     tiny_tokenizer().save_pretrained(tmp_path)
-    models = [
-        MultiTaskModel.from_pretrained(tmp_path, [mood_task()], seed=seed) for seed in (0, 1)
-    ]
+    models = [MultiTaskModel.from_pretrained(tmp_path, [mood_task()], seed=seed) for seed in (0, 1)]
     assert models[0].new_weights == {"pooler.dense.weight", "pooler.dense.bias"}
     assert not torch.equal(*(m.encoder.pooler.dense.weight for m in models))
     assert base_fingerprint(models[0]) == base_fingerprint(models[1])

@@ -136,7 +136,8 @@ def _masking_hook(site: Site, mask: Tensor, mean: Float[Tensor, "heads head_dim"
             placed[key] = mask.to(contexts), None if fill is None else fill.to(contexts)
         here, instead = placed[key]
         rows = _for_batch(here, contexts, site)
-        left = contexts * rows if instead is None else torch.where(rows > 0, contexts, instead)
+        # not a product: 0 times what is not a number is not 0
+        left = torch.where(rows > 0, contexts, 0 if instead is None else instead)
         return argument_with(site, module, args[0], left), *args[1:]
 
     return hook

@@ -271,14 +271,14 @@ def unique_inputs(encoded: Encoded) -> tuple[Encoded, Int[np.ndarray, " examples
 
 
 def token_batches(
-    lengths: Int[np.ndarray, " examples"], tokens_per_batch: int
+    lengths: Int[np.ndarray, " examples"], tokens_per_batch: int, *, padding: bool = True
 ) -> list[Int[np.ndarray, " batch"]]:
     """Indices of the examples in batches of similar length, shortest first.
 
     A batch padded to its longest example has at most `tokens_per_batch` tokens; an example longer
     than that is a batch of its own. Examples of one length keep their order. A batch also ends
     where a longer example would widen it by more tokens than another batch costs: so padding stays
-    small in sets of few batches, too.
+    small in sets of few batches, too. Without `padding` a batch has examples of one length only.
     """
     if tokens_per_batch < 1:
         raise ConfigError(f"A batch holds at least 1 token, not {tokens_per_batch}.")
@@ -290,7 +290,8 @@ def token_batches(
         # In ascending order the newest example is the longest: it sets the width of the batch.
         number, width = end - start, ascending[end]
         widening = number * (width - ascending[end - 1])
-        if (number + 1) * width > tokens_per_batch or widening > tokens_per_batch * _BATCH_COST:
+        most = tokens_per_batch * _BATCH_COST if padding else 0
+        if (number + 1) * width > tokens_per_batch or widening > most:
             batches.append(order[start:end])
             start = end
     if len(order):

@@ -4,8 +4,8 @@ The unit is a batch, and every lesion visits it before the next batch comes. Tex
 once, sorted by length and cut into batches of a fixed number of tokens, pictures are decoded once
 for all lesions; an input that several tasks share is run once, since one pass of the encoder
 serves all classifiers; a lesioned run plays back what lies below its first lesioned site
-(`replay.py`). Logits are kept for each lesion
-and example, so every statistic comes later and costs no run of the model.
+(`replay.py`). A model whose answers depend on padding gets batches without any. Logits are kept
+for each lesion and example, so every statistic comes later and costs no run of the model.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +16,13 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lobes.ablation import evaluating
 from lobes.batching import Inputs, token_batches
 from lobes.discovery import layout_of
-from lobes.errors import ConfigError, DataError
+from lobes.errors import ConfigError, DataError, ModelError
 from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
@@ -39,6 +39,12 @@ Progress = Callable[[int, int], None]
 # Small enough to stay in a CPU's caches; a GPU wants enough work to fill it.
 _TOKENS_PER_BATCH = {"cpu": 2048}
 _TOKENS_PER_BATCH_ELSEWHERE = 32768
+
+# So many examples show whether a model's answers depend on padding.
+_TRIED = 4
+
+# So many examples are named where something is wrong with them.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ def evaluate(
     hardware multiplies it natively. `share_layers=False` runs every lesion from the bottom up,
     which gives the same numbers and takes longer. The model's modes, flags and weights are as
     before afterwards. Raises `HeadError` for heads that the model does not have, `DataError` for
-    a task without this split or that the model was not made for.
+    a task without this split or that the model was not made for; `ModelError` for logits that are
+    not finite, naming the lesion, the task and the examples.
     """
     check_progress(progress)
     workload = prepare(model, tasks, split=split, tokens_per_batch=tokens_per_batch)
@@ -118,7 +125,7 @@ def evaluate(
                 progress(done, len(workload.batches))
             run = partial(measured.logits, **workload.collate(batch, measured))
             for index, outputs in replay.runs(run, sets):
-                workload.scatter(logits, index, batch, outputs)
+                workload.scatter(logits, index, batch, outputs, sets[index])
     if progress:
         progress(len(workload.batches), len(workload.batches))
     return Evaluation(
@@ -143,7 +150,7 @@ def predict_logits(
     The settings are those of `evaluate`.
     """
     spec, inputs = model.spec(task), model.encode(task, examples)
-    batches = token_batches(inputs.lengths, tokens_in_a_batch(tokens_per_batch, model.device))
+    batches = cut(model, task, inputs, tokens_per_batch)
     logits = np.empty((len(inputs), spec.n_outputs), dtype=np.float32)
     with measuring(model, precision) as measured, torch.no_grad():
         for done, batch in enumerate(batches):
@@ -151,6 +158,7 @@ def predict_logits(
                 progress(done, len(batches))
             tensors = inputs.collate(batch, model.device)
             logits[batch] = measured.task_logits(task, **tensors).float().cpu().numpy()
+            check_finite(logits[batch], batch, f"The logits of task {task!r}")
     if progress:
         progress(len(batches), len(batches))
     return logits
@@ -160,10 +168,34 @@ def predictions_of(logits: np.ndarray, spec: TaskSpec) -> np.ndarray:
     """The predicted class indices [...] or values [...] of logits [..., outputs].
 
     With several labels [..., outputs], int8: 1 where the logit is above 0, a probability of 1/2.
+    Raises `ModelError` for logits that are not finite, which say nothing.
     """
+    each = np.moveaxis(logits, -2, 0) if logits.ndim > 1 else logits[None]
+    check_finite(each, np.arange(len(each)), f"The logits of task {spec.name!r}")
     if spec.is_multi_label:
         return (logits > 0).astype(np.int8)
     return logits[..., 0].astype(np.float64) if spec.is_regression else logits.argmax(-1)
+
+
+def check_finite(
+    values: Shaped[np.ndarray, "examples *shape"], examples: Int[np.ndarray, " examples"], what: str
+) -> None:
+    """Raise `ModelError` where some examples' numbers are not finite; `what` begins the sentence.
+
+    `examples` are the places of the examples among those of their task.
+    """
+    if np.isfinite(values).all():
+        return
+    fine = np.isfinite(values.reshape(len(values), -1))
+    wrong = np.flatnonzero(~fine.all(axis=1))
+    value = values[wrong[0]].flat[int(fine[wrong[0]].argmin())]
+    places = sorted(examples[wrong].tolist())
+    more = ", …" if len(places) > _SHOWN else ""
+    raise ModelError(
+        f"{what} are not finite ({value:g}) for {'example' if len(places) == 1 else 'examples'} "
+        f"{', '.join(map(str, places[:_SHOWN]))}{more}: expected numbers. Check the model's "
+        f'weights and what these examples hold, or try precision="fp32".'
+    )
 
 
 @contextmanager
@@ -218,13 +250,33 @@ class Workload:
         lesion: int,
         batch: Int[np.ndarray, " batch"],
         outputs: Mapping[str, Tensor],
+        ablated: HeadSet = HeadSet(),  # noqa: B008 - frozen
     ) -> None:
-        """Put one batch's logits where they belong: those of a task whose inputs they are."""
+        """Put one batch's logits where they belong: those of a task whose inputs they are.
+
+        Raises `ModelError` where they are not finite, naming the heads that were `ablated`.
+        """
         for task, places in self.places.items():
             slots = np.searchsorted(places, batch)
             found = slots < len(places)
             found[found] = places[slots[found]] == batch[found]
-            logits[task][lesion, slots[found]] = outputs[task][found].float().cpu().numpy()
+            values = outputs[task][found].float().cpu().numpy()
+            logits[task][lesion, slots[found]] = values
+            if not np.isfinite(values).all():
+                self._refuse(task, logits[task][lesion], slots[found], ablated)
+
+    def _refuse(
+        self,
+        task: str,
+        logits: Float[np.ndarray, "_ _"],
+        slots: Int[np.ndarray, " _"],
+        ablated: HeadSet,
+    ) -> None:
+        """Name the task's examples whose inputs, at `slots`, gave logits that are not finite."""
+        members = self.examples[task]
+        examples = np.flatnonzero(np.isin(members, slots))
+        lesion = f" with the heads {ablated} ablated" if ablated else ""
+        check_finite(logits[members[examples]], examples, f"The logits of task {task!r}{lesion}")
 
 
 def prepare(
@@ -248,14 +300,13 @@ def prepare(
         rows = inverse[start : start + len(part)]
         places[task.name], members[task.name] = np.unique(rows, return_inverse=True)
         start += len(part)
-    budget = tokens_in_a_batch(tokens_per_batch, next(model.parameters()).device)
     return Workload(
         specs=specs,
         inputs=inputs,
         places=places,
         examples=members,
         labels=labels,
-        batches=token_batches(inputs.lengths, budget),
+        batches=cut(model, tasks[0].name, inputs, tokens_per_batch),
     )
 
 
@@ -265,6 +316,36 @@ def check_progress(progress: object) -> None:
         raise ConfigError(
             f"progress is a function that is called with (done, total), or None, not {progress!r}."
         )
+
+
+def cut(
+    model: TaskModel, task: str, inputs: Inputs, tokens_per_batch: int | None
+) -> list[Int[np.ndarray, " batch"]]:
+    """Cut inputs into batches of similar length, as places among them.
+
+    All have one length in each batch of a model whose answers depend on the padding, as those of a
+    model that pools or convolves over all positions may.
+    """
+    budget = tokens_in_a_batch(tokens_per_batch, next(model.parameters()).device)
+    return token_batches(inputs.lengths, budget, padding=not _reads_padding(model, task, inputs))
+
+
+def _reads_padding(model: TaskModel, task: str, inputs: Inputs) -> bool:
+    """Whether an example's logits change with the padding beside it: tried on a few lengths."""
+    order = np.argsort(inputs.lengths, kind="stable")
+    chosen = order[np.unique(np.linspace(0, len(order) - 1, _TRIED).astype(np.int64))]
+    if np.ptp(inputs.lengths[chosen]) == 0:
+        return False
+    device = next(model.parameters()).device
+    with measuring(model, "fp32") as measured, torch.no_grad():
+        together, *alone = (
+            measured.task_logits(task, **inputs.collate(some, device)).float()
+            for some in (chosen, *chosen[:, None])
+        )
+    difference = (together - torch.cat(alone)).abs().max()
+    precise = next(model.parameters()).dtype in (torch.float32, torch.float64)
+    # not a number where the model is broken, which is said of all examples later
+    return bool(difference > (1e-4 if precise else 0.05) * together.abs().max())
 
 
 def tokens_in_a_batch(given: int | None, device: torch.device) -> int:

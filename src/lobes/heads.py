@@ -392,9 +392,11 @@ class HeadScores:
         if values.ndim != 2:
             raise HeadError(f"Scores have the shape [sites, heads], not {values.shape}.")
         missing = np.isnan(values)
-        if (missing[:, :-1] & ~missing[:, 1:]).any() or np.isinf(values).any():
+        hollow = missing[:, :1].any() or (missing[:, :-1] & ~missing[:, 1:]).any()
+        if hollow or np.isinf(values).any():
             raise HeadError(
-                "Scores are finite numbers, with NaN only after the last head of a site."
+                "Scores are finite numbers, one or more at each site, with NaN only after the last "
+                "head of a site."
             )
         values.setflags(write=False)
         object.__setattr__(self, "values", values)

@@ -3,8 +3,11 @@
     I(s,h) = 1/T · Σ_x Σ_t | Σ_d c[x,t,d] · ∂L_x/∂c[x,t,d] |
 
 x runs over the examples, t over the real (not padding) positions, d over the head's channels; T is
-the number of real tokens and L_x the loss of example x by itself. Only the gradients of the
-contexts are computed: the parameters are frozen and the graph begins at the first site.
+the number of real tokens and L_x the loss of example x by itself. Where the batch has a mask, T is
+the number of its ones at every site, also where a site has other positions, because the model
+pools them or pads them to whole windows: how many these are depends on the rest of the batch. Only
+the gradients of the contexts are computed: the parameters are frozen and the graph begins at the
+first site.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -17,17 +20,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lobes.ablation import ContextRecord, ablate, checked_batches, on_model, record_contexts
-from lobes.batching import token_batches
 from lobes.discovery import layout_of
 from lobes.discovery.positions import decoder_sites, real_positions
 from lobes.errors import ConfigError, DataError
 from lobes.evaluation import (
     Progress,
+    check_finite,
     check_progress,
+    cut,
     examples_of,
     measuring,
     spec_of,
-    tokens_in_a_batch,
 )
 from lobes.heads import HeadLayout, Heads, HeadScores, HeadSet
 from lobes.modeling import TaskModel, example_losses
@@ -73,7 +76,8 @@ def head_importance(
     `max_examples` takes that many of the task's examples at random (`seed`); the heads `ablated`
     are ablated throughout. The result depends neither on the size of the batches nor on the
     order of the examples, beyond rounding. Modes, flags and gradients are as before afterwards.
-    Raises `ConfigError` for a setting that does not exist, `DataError` for a task without data.
+    Raises `ConfigError` for a setting that does not exist, `DataError` for a task without data,
+    `ModelError` naming the examples whose loss, or its gradient, is not finite.
     """
     _check(method, Method, "method")
     _check(aggregate, Aggregate, "aggregate")
@@ -103,7 +107,9 @@ def head_importance(
             values, examples = _taylor(measured, shown, layout, aggregate)
         else:
             values, examples = _single_ablations(measured, shown, layout)
-    settings |= {"examples": examples, "tokens": steps.tokens}
+    settings |= {"examples": examples}
+    if steps.tokens is not None:
+        settings["tokens"] = steps.tokens
     scores = HeadScores(values, {**settings, "normalize": "none"})
     return scores.normalized() if normalize == "layer" else scores
 
@@ -117,12 +123,25 @@ def _check(value: str, allowed: Any, name: str) -> None:
 class _Step:
     """One batch: how to compute its examples' losses [batch], and its real positions at a site.
 
-    The model may read several sequences for each example, `copies`, one after the other.
+    The model may read several sequences for each example, `copies`, one after the other. `places`
+    are those of the examples among all, counted over batches where None, and `of` says whose they
+    are.
     """
 
     losses: Callable[[], Tensor]
     real: Callable[[int], Tensor | None]
     copies: int = 1
+    places: Int[np.ndarray, " batch"] | None = None
+    of: str = ""
+
+    def check(self, values: Tensor, what: str, before: int = 0, ablated: str = "") -> None:
+        """Raise `ModelError` where an example's numbers [batch, …] are not finite.
+
+        `before` is how many examples came in the batches before.
+        """
+        places = np.arange(before, before + len(values)) if self.places is None else self.places
+        lesion = f" with the head {ablated} ablated" if ablated else ""
+        check_finite(values.detach().float().cpu().numpy(), places, f"{what}{self.of}{lesion}")
 
 
 class TaskSteps:
@@ -143,16 +162,18 @@ class TaskSteps:
                 f"for any other model give batches=… and loss=… instead of a task."
             )
         examples = examples_of(task, split)
+        self.places = np.arange(len(examples))
         if max_examples is not None and max_examples < len(examples):
             generator = np.random.default_rng(seed)
             chosen = generator.choice(len(examples), size=max_examples, replace=False)
-            examples = examples.select(np.sort(chosen))
+            self.places = np.sort(chosen)
+            examples = examples.select(self.places)
+        self.of = f" of task {task.name!r} ({split} data)"
         self.model, self.spec, self.labels = model, spec_of(model, task), examples.labels
         self.device = next(model.parameters()).device
         self.encoded = model.encode(task.name, examples)
-        budget = tokens_in_a_batch(tokens_per_batch, self.device)
-        self.batches = token_batches(self.encoded.lengths, budget)
-        self.tokens = int(self.encoded.lengths.sum())
+        self.batches = cut(model, task.name, self.encoded, tokens_per_batch)
+        self.tokens: int | None = int(self.encoded.lengths.sum())
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -173,6 +194,8 @@ class TaskSteps:
                     self.spec.name, inputs
                 ),
                 self.model.copies(self.spec.name),
+                self.places[batch],
+                self.of,
             )
 
 
@@ -187,7 +210,7 @@ class _BatchSteps:
         loss: Loss,
     ) -> None:
         self.model, self.layout, self.batches, self.loss = model, layout, batches, loss
-        self.tokens = 0
+        self.tokens: int | None = 0
 
     def __len__(self) -> int:
         return len(self.batches) if isinstance(self.batches, Sized) else 0
@@ -214,9 +237,21 @@ class _BatchSteps:
             ) -> Tensor | None:
                 return real_positions(inputs, decoder=site in decoding)
 
-            mask = real_positions(inputs)
-            self.tokens += int(mask.sum()) if mask is not None else 0
+            number = _tokens(inputs)
+            known = number is not None and self.tokens is not None
+            self.tokens = self.tokens + number if known else None  # type: ignore[operator]
             yield _Step(losses, real)
+
+
+def _tokens(inputs: Mapping[str, Any]) -> int | None:
+    """How many real tokens a batch has: all where there is no mask; None where it has no tokens."""
+    mask = real_positions(inputs)
+    if mask is not None:
+        return int(mask.sum())
+    for name in ("input_ids", "inputs_embeds"):
+        if isinstance(inputs.get(name), Tensor):
+            return int(inputs[name].shape[:2].numel())
+    return None
 
 
 def _with_progress(steps: "TaskSteps | _BatchSteps", progress: Progress | None) -> Iterator[_Step]:
@@ -243,17 +278,22 @@ def _taylor(
             record.clear()
             with torch.enable_grad():
                 losses = step.losses()
+                step.check(losses, "The losses", examples)
                 gradients = record.gradients(losses.sum())
-            examples += len(losses)
             for site, total in enumerate(totals):
                 real = step.real(site)
                 terms = _head_terms(record, gradients, site, len(losses), step.copies, real)
                 if aggregate == "token":
-                    total += terms.abs().sum((0, 1)).double().cpu()
-                    counts[site] += _positions(terms, real)
+                    found = terms.abs().sum((0, 1)).double().cpu()
+                    counts[site] += int(real.sum()) if real is not None else terms[..., 0].numel()
                 else:
-                    total += terms.sum(1).abs().sum(0).double().cpu()
+                    found = terms.sum(1).abs().sum(0).double().cpu()
                     counts[site] += len(losses)
+                if not bool(found.isfinite().all()):
+                    name = layout.sites[site].name
+                    step.check(terms, f"The gradients at site {site} ({name})", examples)
+                total += found
+            examples += len(losses)
     means = [total / count for total, count in zip(totals, counts, strict=True)]
     return _table(layout, means), examples
 
@@ -273,7 +313,9 @@ def _head_terms(
     """
     terms = None
     for contexts, gradient in zip(record.calls[site], gradients[site], strict=True):
-        product = record.split(site, contexts.detach().float() * gradient.float()).sum(-1)
+        # where nothing depends on a context it counts 0, even if it is not finite, as of padding
+        product = torch.where(gradient == 0, 0, contexts.detach().float() * gradient.float())
+        product = record.split(site, product).sum(-1)
         # Windows and flattened positions come example by example: give them back to their example.
         product = product.reshape(batch, -1, product.shape[-1])
         if copies > 1:
@@ -283,14 +325,8 @@ def _head_terms(
         name = record.layout.sites[site].name
         raise ConfigError(f"Site {site} ({name}) did not run on a batch: its importance is open.")
     if mask is not None and mask.shape == terms.shape[:2]:
-        terms = terms * mask[..., None]
+        terms = torch.where(mask[..., None], terms, 0)
     return terms
-
-
-def _positions(terms: Float[Tensor, "batch positions heads"], mask: Tensor | None) -> int:
-    if mask is not None and mask.shape == terms.shape[:2]:
-        return int(mask.sum())
-    return terms.shape[0] * terms.shape[1]
 
 
 def _single_ablations(
@@ -305,6 +341,7 @@ def _single_ablations(
         for step in steps:
             replay = replay or Replay(model, layout, step.losses)
             for index, losses in replay.runs(step.losses, lesions):
+                step.check(losses, "The losses", examples, str(lesions[index]))
                 totals[index] += losses.sum().item()
             examples += len(losses)
     rises = dict(zip(heads, (totals[1:] - totals[0]) / examples, strict=True))

@@ -84,17 +84,18 @@ class Metric:
         """The metric of every row of predictions under every vector of multiplicities.
 
         With whole-number weights, `[k, b]` equals the metric of row k on the sample in which
-        example e occurs `weights[b, e]` times.
+        example e occurs `weights[b, e]` times. NaN where it is undefined. Raises `DataError` for
+        labels or predictions that are not finite.
         """
         self._check_shape(labels)
         weights = np.asarray(weights, dtype=np.float64)
+        self._check_finite("label", labels[None])
+        self._check_finite("prediction", predictions)
         total = weights.sum(axis=1)
-        finite = np.isfinite(predictions).all(axis=tuple(range(1, predictions.ndim)))
-        values = np.full((len(predictions), len(weights)), np.nan)
-        if not finite.any() or not total.any():
-            return values
+        if not len(predictions) or not total.any():
+            return np.full((len(predictions), len(weights)), np.nan)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            values[finite] = self.formula(labels, predictions[finite], weights)
+            values = self.formula(labels, predictions, weights)
         values[:, total == 0] = np.nan
         return values
 
@@ -119,6 +120,15 @@ class Metric:
         The metric is the same before and after. A constant becomes 0.
         """
         return self.scaling(predictions)
+
+    def _check_finite(self, what: str, values: Num[np.ndarray, "rows examples *classes"]) -> None:
+        finite = np.isfinite(values)
+        if not finite.all():
+            place = np.unravel_index(finite.argmin(), values.shape)
+            raise DataError(
+                f"{self.name} compares finite numbers, but the {what} of example {place[1]} is "
+                f"{values[place]:g}: a model that answers so is broken, or was not run on it."
+            )
 
     def _check_shape(self, labels: Labels) -> None:
         if labels.ndim > 1 and not self.for_multi_label:

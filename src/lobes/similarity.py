@@ -15,7 +15,7 @@ from lobes.ablation import ablate
 from lobes.discovery import find_heads
 from lobes.dissociation.similarity import linear_cka
 from lobes.errors import ConfigError
-from lobes.evaluation import Progress, measuring
+from lobes.evaluation import Progress, check_finite, measuring
 from lobes.heads import Heads
 from lobes.importance import TaskSteps
 from lobes.modeling import MultiTaskModel, TaskModel
@@ -71,7 +71,10 @@ def _mean_gradient(steps: TaskSteps, shared: Sequence[nn.Parameter]) -> list[Ten
     for step in steps:
         with torch.enable_grad():
             losses = step.losses()
+            step.check(losses, "The losses")
             found = torch.autograd.grad(losses.sum(), shared, allow_unused=True)
+        if not all(bool(each.isfinite().all()) for each in found if each is not None):
+            step.check(torch.full_like(losses, torch.nan), "The gradients of a batch")
         examples += len(losses)
         for total, gradient in zip(totals, found, strict=True):
             if gradient is not None:
@@ -130,5 +133,6 @@ def _pooled(
             values = model.pooled(**inputs).float().cpu().numpy()
             rows = np.empty((len(steps.labels), values.shape[1]), "f4") if rows is None else rows
             rows[batch] = values
+            check_finite(values, steps.places[batch], f"The pooled states{steps.of}")
     assert rows is not None  # a task has examples
     return rows

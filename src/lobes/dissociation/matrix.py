@@ -50,7 +50,8 @@ class Lesion:
 
     `kind` is "none" (nothing ablated: the base), "task" (the heads important to `task`) or
     "control" (random heads matched to that task's lesion; `replicate` numbers them from 0).
-    `fraction` is the share of all heads, above 0 and at most 1. Raises `ConfigError`.
+    `fraction` is the share of all heads, above 0 and at most 1. Raises `ConfigError`, also for a
+    task's lesion or a control without a head.
     """
 
     heads: HeadSet
@@ -73,6 +74,11 @@ class Lesion:
             raise ConfigError(
                 f"A lesion of kind {self.kind!r} needs the name of a task and a fraction above 0 "
                 f"and at most 1, not task {self.task!r} and fraction {self.fraction:g}."
+            )
+        elif not self.heads:
+            raise ConfigError(
+                f"The lesion of {self.task!r} at the fraction {self.fraction:g} has no head, so "
+                f"that it would show nothing: take a fraction of one head or more."
             )
         elif self.replicate < 0 or (self.kind == "task" and self.replicate):
             raise ConfigError(f"Only controls have replicates, numbered from 0: {self}.")
@@ -474,8 +480,16 @@ def _checked(
             f"of one or more examples{several}."
         )
     if metric.for_regression:
-        if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-            raise DataError(f"The {what} of {task!r} are not all finite numbers ({metric.name}).")
+        finite = array.dtype.kind in "iuf" and np.isfinite(array)
+        if not np.all(finite):
+            at = ""
+            if array.dtype.kind == "f":
+                *lesion, example = np.unravel_index(np.argmin(finite), array.shape)
+                under = f"under lesion {lesion[0]} " if lesion else ""
+                at = f": the one of example {example} {under}is {array[*lesion, example]:g}"
+            raise DataError(
+                f"The {what} of {task!r} are not all finite numbers ({metric.name}){at}."
+            )
     elif array.dtype.kind not in "iu":
         raise DataError(
             f"The {what} of {task!r} are class indices, whole numbers ({metric.name}); got "

@@ -108,7 +108,7 @@ class Simulation:
         for replicate in range(-1, self.controls):
             for name in names:
                 kind, number = ("task", 0) if replicate < 0 else ("control", replicate)
-                lesions.append(Lesion(HeadSet(), kind, name, FRACTION, number))  # type: ignore[arg-type]
+                lesions.append(Lesion(HeadSet([(0, 0)]), kind, name, FRACTION, number))  # type: ignore[arg-type]
         labels, predictions = {}, {}
         for j, name in enumerate(names):
             moved = thresholds[:, :, j].reshape(-1, 1)

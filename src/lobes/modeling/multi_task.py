@@ -162,7 +162,7 @@ class MultiTaskModel(TaskModel):
         loss = None if labels is None else example_losses(logits[task], labels, wanted[0]).mean()
         if loss is not None and self.reaches_all:
             others = [self._classify(spec, pooled) for spec in self.tasks if spec.name != task]
-            loss = loss + sum(0 * values.sum() for values in others)
+            loss = loss + sum(_nothing(values) for values in others)
         return TaskOutput(loss=loss, logits=logits[task])
 
     def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
@@ -356,6 +356,11 @@ def _adjusted(
         return saved
     saved.max_length = longest_input(saved.tokenizer, saved.encoder, max_length or saved.max_length)
     return saved
+
+
+def _nothing(values: Float[Tensor, "batch _"]) -> Float[Tensor, ""]:
+    """0, with a gradient of 0: not a product, which is not 0 where a value is not finite."""
+    return torch.where(torch.zeros_like(values, dtype=torch.bool), values, 0).sum()
 
 
 def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -64,8 +64,10 @@ def pool(
     `mask` is 1 for a real token and 0 for padding, which may stand on either side.
     """
     if pooling == "mean":
-        weights = mask[:, :, None].to(torch.promote_types(states.dtype, torch.float32))
-        return (states * weights).sum(1) / weights.sum(1)
+        precise = torch.promote_types(states.dtype, torch.float32)
+        real = mask[:, :, None] != 0
+        # not a product: padding may hold what is not a number, and that times 0 is not 0
+        return torch.where(real, states, 0).to(precise).sum(1) / real.sum(1)
     first, last = mask.argmax(1), mask.shape[1] - 1 - mask.flip(1).argmax(1)
     places = first if pooling == "first" else last
     return states[torch.arange(len(states), device=states.device), places]

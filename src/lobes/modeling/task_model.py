@@ -224,7 +224,10 @@ def _position_limit(encoder: nn.Module) -> int | None:
 def check_padding(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> None:
     """Raise `ModelError` where the tokenizer pads with a token that the encoder does not know."""
     get = getattr(encoder, "get_input_embeddings", None)
-    table = None if get is None else get()
+    try:
+        table = None if get is None else get()
+    except NotImplementedError:  # CANINE, which hashes characters
+        table = None
     embeddings = getattr(table, "num_embeddings", None)
     if embeddings is not None and tokenizer.pad_token_id >= embeddings:
         raise ModelError(

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from scipy.linalg import cho_factor, cho_solve
 
-from lobes.evaluation import measuring, predictions_of, prepare
+from lobes.evaluation import check_finite, measuring, predictions_of, prepare
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task
@@ -76,7 +76,11 @@ def pooled_features(
                 pooled = np.empty((len(work.inputs), values.shape[1]), np.float32)
             pooled[batch] = values
     assert pooled is not None  # a task has examples
-    return {name: pooled[work.places[name]][work.examples[name]] for name in work.places}
+    found = {name: pooled[work.places[name]][work.examples[name]] for name in work.places}
+    for name, values in found.items():
+        examples = np.arange(len(values))
+        check_finite(values, examples, f"The pooled states of task {name!r} ({split} data)")
+    return found
 
 
 def probe(

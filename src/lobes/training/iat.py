@@ -8,6 +8,7 @@ before, or, with `train_other=False`, nothing else but the classifiers. Weights 
 several heads share (`shared_weights.py`) rest in this phase, whatever the settings.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ from lobes.modeling.pooling import evaluation_mode
 from lobes.tasks.task import Task
 from lobes.training.row_gate import KeptRows, RowGate, check_gateable
 from lobes.training.shared_weights import shared_weights
+
+logger = logging.getLogger("lobes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,12 @@ class IatPhase(TrainerCallback):
             )
         self.settings, self.model, self.tasks = settings, model, tuple(tasks)
         self.layout = find_heads(model)
+        total = self.layout.total
+        if head_count(settings.alpha, total) == 0:
+            raise ConfigError(
+                f"alpha={settings.alpha:g} of {total} heads is not one head, so that IAT would "
+                f"train none: take at least {1 / total:.3g}, or leave iat out."
+            )
         check_gateable(self.layout)
         check_gate(model, self.layout)
         self._shared = frozenset(shared_weights(model, self.layout))
@@ -231,6 +240,13 @@ class IatPhase(TrainerCallback):
                     layout=self.layout,
                 )
         heads = choose_heads(importance, settings.alpha, share=settings.share)
+        without = [task for task, chosen in heads.items() if not chosen]
+        if without:  # with share=False only
+            logger.warning(
+                "IAT trains no head on %s: all of its important heads matter to other tasks, too. "
+                "Set share to true, or alpha lower.",
+                " and ".join(without),
+            )
         assert self.switch is not None
         self.record = {
             "switch_step": self.switch,
