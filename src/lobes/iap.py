@@ -18,8 +18,8 @@ from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.dscores import ALPHA
 from lobes.dissociation.matrix import Sampled
 from lobes.dissociation.statistics import is_decided
-from lobes.errors import ConfigError
-from lobes.evaluation import evaluate, spec_of
+from lobes.errors import ConfigError, DataError
+from lobes.evaluation import evaluate, examples_of, spec_of
 from lobes.heads import HeadLayout, HeadScores, HeadSet, check_fractions
 from lobes.importance import head_importance
 from lobes.modeling import TaskModel
@@ -119,17 +119,38 @@ def lesion_matrix(
     settings = _with_options(settings or IapSettings(), options)
     check_task_names(tasks)
     plan = _Plan(model, tasks, settings, find_heads(model), precision, tokens_per_batch)
-    plan.check()
+    check_lesions(settings, plan.layout, tasks)
     remember = remember or (lambda key, compute: compute())
     importance, of_tasks = plan.choose(remember, progress)
     return plan.measure(importance, of_tasks, remember, progress)
 
 
-def check_lesions(settings: IapSettings, layout: HeadLayout) -> None:
-    """Raise `ConfigError` for lesions that cannot be made of these heads, whatever their scores.
+def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[Task]) -> None:
+    """Raise what can be known to be wrong with a measurement before the model is trained or run.
 
-    That is a fraction of less than one head, or of more than the sites may lose.
+    `ConfigError` for lesions that cannot be made of these heads, whatever their scores (a fraction
+    of less than one head, or of more than the sites may lose), of tasks that there are not, or
+    with controls on examples of one class only; `DataError` for a task without the data.
     """
+    names = [task.name for task in tasks]
+    for name in settings.lesion_tasks or ():
+        if name not in names:
+            raise ConfigError(
+                f"lesion_tasks names {name!r}, which is not a task: the tasks are "
+                f"{', '.join(map(repr, names))}."
+            )
+    for task in tasks:
+        examples_of(task, "validation")
+        if settings.lesion_tasks is None or task.name in settings.lesion_tasks:
+            examples_of(task, settings.importance_split)
+    for task, places in zip(tasks, (_sample(settings, tasks) or {}).values(), strict=False):
+        try:
+            _some(task, places)
+        except DataError:
+            raise ConfigError(
+                f"control_examples = {settings.control_examples} takes examples of one class only "
+                f"of task {task.name!r}: take more, or leave it out to take all."
+            ) from None
     alike = np.full(layout.shape, np.nan)
     for site in layout.sites:
         alike[site.index, : site.n_heads] = 0.0
@@ -159,16 +180,6 @@ class _Plan:
     layout: HeadLayout
     precision: str
     tokens_per_batch: int | None
-
-    def check(self) -> None:
-        names = [task.name for task in self.tasks]
-        for name in self.settings.lesion_tasks or ():
-            if name not in names:
-                raise ConfigError(
-                    f"lesion_tasks names {name!r}, which is not a task: the tasks are "
-                    f"{', '.join(map(repr, names))}."
-                )
-        check_lesions(self.settings, self.layout)
 
     @property
     def lesioned(self) -> list[Task]:
@@ -265,7 +276,7 @@ class _Plan:
             for replicate in range(self.settings.controls)
             for lesion in of_tasks
         ]
-        sample = self._sample()
+        sample = _sample(self.settings, self.tasks)
         if sample is None:
             found = self._run(self.tasks, [*first, *controls], len(first), remember, progress)
             return self._matrix(self.tasks, *found, importance)
@@ -347,25 +358,6 @@ class _Plan:
         decided = is_decided(reached, replicates, ALPHA, self.settings.stop_error)
         return number if decided else None
 
-    def _sample(self) -> dict[str, np.ndarray] | None:
-        """The examples of each task that controls are measured on; None for all.
-
-        Tasks over the same number of examples keep the same places, so that texts that they share
-        are still run once.
-        """
-        most = self.settings.control_examples
-        sizes = {task.name: len(task.validation) for task in self.tasks}  # type: ignore[arg-type]
-        if most is None or most >= max(sizes.values()) or not self.settings.controls:
-            return None
-        return {
-            name: np.sort(
-                np.random.default_rng([self.settings.seed, size]).choice(
-                    size, min(most, size), replace=False
-                )
-            )
-            for name, size in sizes.items()
-        }
-
     def _matrix(
         self,
         tasks: Sequence[Task],
@@ -382,6 +374,26 @@ class _Plan:
             predictions=predictions,
             importance=importance,
         )
+
+
+def _sample(settings: IapSettings, tasks: Sequence[Task]) -> dict[str, np.ndarray] | None:
+    """The examples of each task that controls are measured on; None for all.
+
+    Tasks over the same number of examples keep the same places, so that texts that they share are
+    still run once.
+    """
+    most = settings.control_examples
+    sizes = {task.name: len(task.validation) for task in tasks}  # type: ignore[arg-type]
+    if most is None or most >= max(sizes.values()) or not settings.controls:
+        return None
+    return {
+        name: np.sort(
+            np.random.default_rng([settings.seed, size]).choice(
+                size, min(most, size), replace=False
+            )
+        )
+        for name, size in sizes.items()
+    }
 
 
 def _some(task: Task, places: Int[np.ndarray, " _"]) -> Task:

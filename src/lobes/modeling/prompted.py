@@ -116,6 +116,8 @@ class PromptedModel(TaskModel):
             spec.name: _word_tokens(self.tokenizer, spec, self.prompts[spec.name])
             for spec in self.tasks
         }
+        for spec in self.tasks:
+            self._check_template(spec)
 
     @classmethod
     def from_pretrained(
@@ -185,7 +187,7 @@ class PromptedModel(TaskModel):
         texts = examples.texts
         spec = self.spec(task)
         prompt = self.prompts[task]
-        room = self.max_length - len(self._beginning) - max(map(len, self.words[task])) + 1
+        room = self._room(task)
         filled = [dict(zip(spec.text, example, strict=True)) for example in texts]
         rows: list[list[int]] = []
         for start in range(0, len(filled), _CHUNK):
@@ -197,17 +199,26 @@ class PromptedModel(TaskModel):
         check_no_empty(encoded, texts)
         return encoded
 
-    def _fitted(
-        self, spec: TaskSpec, prompt: Prompt, texts: Mapping[str, str], room: int
-    ) -> list[int]:
-        """The prompt's tokens, with the longest text cut until they are at most `room`."""
-        (bare,) = self._ids([prompt.fill(dict.fromkeys(texts, ""))])
+    def _room(self, task: str) -> int:
+        """How many tokens a task's prompts may have, so that its words fit behind them."""
+        longest = max(map(len, self.words[task]))
+        return self.max_length - len(self._beginning) - longest + 1
+
+    def _check_template(self, spec: TaskSpec) -> None:
+        """Raise `ConfigError` where the template leaves no room for a text."""
+        prompt, room = self.prompts[spec.name], self._room(spec.name)
+        (bare,) = self._ids([prompt.fill(dict.fromkeys(spec.text, ""))])
         if len(bare) > room or room < 1:
             raise ConfigError(
                 f"Task {spec.name!r}: the template takes {len(bare)} tokens without a text, but "
                 f"max_length = {self.max_length} leaves {max(room, 0)}: shorten it, or give a "
                 f"larger max_length."
             )
+
+    def _fitted(
+        self, spec: TaskSpec, prompt: Prompt, texts: Mapping[str, str], room: int
+    ) -> list[int]:
+        """The prompt's tokens, with the longest text cut until they are at most `room`."""
         cut = dict(texts)
         while True:
             (ids,) = self._ids([prompt.fill(cut)])

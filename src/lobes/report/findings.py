@@ -101,11 +101,21 @@ def near_chance(task: Results) -> bool:
     base, chance = words.number(task["base"]), words.number(task["chance"])
     if not math.isfinite(base):
         return True
-    n = words.number(task.get("n_validation"))
-    noise = 0.0
-    if task["metric"] == "accuracy" and n > 0:
-        noise = 2 * math.sqrt(chance * (1 - chance) / n)
-    return skill(task) < 0.1 or base - chance < noise
+    return skill(task) < 0.1 or base - chance < _noise(task)
+
+
+def below_chance(task: Results) -> bool:
+    """Whether the model does worse than chance by as much, as where labels were exchanged."""
+    base, chance = words.number(task["base"]), words.number(task["chance"])
+    return skill(task) < -0.1 and chance - base > _noise(task)
+
+
+def _noise(task: Results) -> float:
+    """Two standard errors of chance for accuracy; 0 for other metrics."""
+    n, chance = words.number(task.get("n_validation")), words.number(task["chance"])
+    if task["metric"] != "accuracy" or not n > 0:
+        return 0.0
+    return 2 * math.sqrt(chance * (1 - chance) / n)
 
 
 def smallest_p(n_controls: int) -> float:

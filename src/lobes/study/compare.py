@@ -38,6 +38,7 @@ from lobes.study.results import describe_environment
 from lobes.study.store import RunFolder
 from lobes.study.subject import (
     base_fingerprint,
+    check_inputs,
     iap_settings,
     load_tasks,
     scope_of,
@@ -101,8 +102,9 @@ def checked_model(run: SeedRun, methods: Sequence[str]) -> MultiTaskModel:
     """A new model, after it is known that it can be trained and measured in all these ways."""
     model = run.new_model()
     layout = find_heads(model)
+    check_inputs(model, run.tasks)
     if set(PAIR) <= set(methods):
-        check_lesions(_lesions(run), layout)
+        check_lesions(_lesions(run), layout, run.learnable)
     run.check(model, run.iat if "iat" in methods else None)
     return model
 

@@ -26,6 +26,7 @@ from lobes.modeling import MultiTaskModel
 from lobes.study.config import StudyConfig
 from lobes.study.measurements import NotMeasured
 from lobes.study.probe import pooled_features, probe_targets, ridge
+from lobes.study.splits import growing_order
 from lobes.study.store import RunFolder
 from lobes.study.subject import check_base, iap_settings, new_model, scope_of
 from lobes.tasks.task import Task, with_data
@@ -146,8 +147,8 @@ def _fewer(task: Task, seed: int) -> Task:
     assert task.train is not None
     train = task.train
     if len(train) > PROBE_EXAMPLES:
-        chosen = np.random.default_rng(seed).choice(len(train), PROBE_EXAMPLES, replace=False)
-        train = train.select(np.sort(chosen))
+        # every class is among them, so that this cannot fail after the training
+        train = train.select(np.sort(growing_order(task, seed)[:PROBE_EXAMPLES]))
     return with_data(task, train, None)
 
 

@@ -37,6 +37,7 @@ from lobes.evaluation import evaluate
 from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.saved import ENCODER
 from lobes.precision import resolve_precision
+from lobes.study.chance import warn_near_chance
 from lobes.study.config import StudyConfig
 from lobes.study.splits import hold_out
 from lobes.study.subject import check_base, new_model
@@ -278,6 +279,8 @@ class SeedRun:
         model = trainer.model
         keeper.best.load(model)
         scores = [keeper.best.scores[f"eval_{task.name}_{task.metric}"] for task in trainer.tasks]
+        named = {task.name: score for task, score in zip(trainer.tasks, scores, strict=True)}
+        warn_near_chance(trainer.tasks, named, f"Seed {self.study.seed}, held-out data")
         return Trained(model, keeper.best.step, np.array(scores), seconds, trainer.iat_record)
 
     def scores(self, model: MultiTaskModel, tasks: Sequence[Task]) -> Float[np.ndarray, " tasks"]:

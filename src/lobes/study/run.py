@@ -19,6 +19,7 @@ from lobes.report.examples import examples_of
 from lobes.report.html import render
 from lobes.report.source import check_results, read_results
 from lobes.study.agreement import measure_agreement, measure_similarity
+from lobes.study.chance import warn_near_chance
 from lobes.study.config import StudyConfig
 from lobes.study.growth import KeepModels, measure_growth, remove_kept_models
 from lobes.study.results import (
@@ -32,6 +33,7 @@ from lobes.study.results import (
 from lobes.study.store import RunFolder
 from lobes.study.subject import (
     base_fingerprint,
+    check_inputs,
     iap_settings,
     load_tasks,
     model_fingerprint,
@@ -102,7 +104,8 @@ def _trained_model(
     """
     if not study.training.enabled:
         model = given_model(study, tasks)
-        check_lesions(iap_settings(study), find_heads(model))
+        check_lesions(iap_settings(study), find_heads(model), tasks)
+        check_inputs(model, tasks)
         folder.begin({**fingerprints, "model": model_fingerprint(model)})
         return model, None
     record = None if folder.fresh else folder.model_record()
@@ -114,10 +117,13 @@ def _trained_model(
             )
         new = new_model(study, tasks)
         # before hours are spent on the training
-        check_lesions(iap_settings(study), find_heads(new))
+        check_lesions(iap_settings(study), find_heads(new), tasks)
+        check_inputs(new, tasks)
         folder.begin({**fingerprints, "base model": base_fingerprint(new)})
         keep = KeepModels(folder, new, study)
-        return None, train(study, folder, new, tasks, progress, [keep])
+        training = train(study, folder, new, tasks, progress, [keep])
+        warn_near_chance(tasks, training["scores"][-1]["scores"], "After the training")
+        return None, training
     if study.growth is not None and _finished(folder) is None:
         # which measures the base model, too
         fingerprints["base model"] = base_fingerprint(new_model(study, tasks))

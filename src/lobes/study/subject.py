@@ -74,6 +74,18 @@ def new_model(study: StudyConfig, tasks: Sequence[Task]) -> MultiTaskModel:
     return model
 
 
+def check_inputs(model: TaskModel, tasks: Sequence[Task]) -> None:
+    """Raise `DataError` for a text of which the tokenizer makes no token.
+
+    Only a tokenizer that adds no token of its own can: with others nothing is read.
+    """
+    if model.image_processor is not None or model.tokenizer("")["input_ids"]:
+        return
+    for task in tasks:
+        for examples in filter(None, (task.train, task.validation)):
+            model.encode(task.name, examples)
+
+
 def iap_settings(study: StudyConfig) -> IapSettings:
     """What the study says about lesions, as `lesion_matrix` takes it."""
     others = {"resamples", "level", "agreement_examples", "similarity_examples"}

@@ -41,7 +41,13 @@ from lobes.study.records import (
 from lobes.study.results import describe_environment
 from lobes.study.splits import growing_order, subset_sizes
 from lobes.study.store import RunFolder
-from lobes.study.subject import base_fingerprint, load_tasks, scope_of, task_fingerprint
+from lobes.study.subject import (
+    base_fingerprint,
+    check_inputs,
+    load_tasks,
+    scope_of,
+    task_fingerprint,
+)
 from lobes.study.tables import TransferConfig
 from lobes.tasks.task import Task, with_data
 
@@ -72,6 +78,8 @@ def transfer_study(
         head = heading(study, model)
         transfers = [_Transfer(run, folder, new, study.transfer, scope) for run in runs]
         transfers[0].check()
+        for each in transfers[1:]:
+            each.subsets()  # which may be of one class only, by another seed
         del model
         folder.begin(fingerprints)
         folder.remove_checkpoints()
@@ -112,7 +120,9 @@ class _Transfer:
 
     def check(self) -> None:
         """Raise what can be known to be wrong with the new task before the first training."""
-        self.run.check(self.run.new_model((self.task,)), parts=self.subsets()[:1])
+        model = self.run.new_model((self.task,))
+        check_inputs(model, (self.task,))
+        self.run.check(model, parts=self.subsets()[:1])
 
     def subsets(self) -> list[Task]:
         """The new task with each fraction of its training data, the smaller part of the larger."""
