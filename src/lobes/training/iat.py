@@ -302,7 +302,7 @@ def check_gate(model: MultiTaskModel, layout: HeadLayout) -> None:
         found = torch.autograd.grad(loss, weights, allow_unused=True)
         for part, gradient in zip(parts, found, strict=True):
             blocked = ~part.shaped(part.learns[spec.name])
-            if gradient is not None and bool((gradient * blocked).any()):
+            if gradient is not None and bool(torch.where(blocked, gradient, 0).any()):
                 raise ModelError(
                     f"{part.attribute} of {type(part.module).__name__} gets a gradient past the "
                     f"gate: {type(model.encoder).__name__} reads it outside the projection's own "
