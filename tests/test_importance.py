@@ -154,10 +154,9 @@ def test_batches_do_not_matter_where_a_site_has_other_positions(kind):
 
 @pytest.mark.parametrize("kind", ["swin", "pvt"])
 def test_batches_of_pictures_do_not_matter(kind):
-    task = image_task("shape", n_train=11, n_validation=11)
-    model = MultiTaskModel(
-        zoo.build(kind), None, [task], image_processor=tiny_processor(32), pooling="mean"
-    ).eval()
+    task, encoder = image_task("shape", n_train=11, n_validation=11), zoo.build(kind)
+    processor = tiny_processor(encoder.config.image_size)
+    model = MultiTaskModel(encoder, None, [task], image_processor=processor, pooling="mean").eval()
     assert max(depends_on_batches(model, task)) < 1e-4
 
 
