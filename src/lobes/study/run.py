@@ -4,6 +4,7 @@
 after an interruption continues, and ends with the same numbers.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from lobes.discovery import find_heads
 from lobes.disk import plain
-from lobes.errors import ConfigError, RunError
+from lobes.errors import ConfigError, ModelError, RunError
 from lobes.iap import check_lesions, lesion_matrix
 from lobes.modeling import MultiTaskModel, PromptedModel, TaskModel, load_task_model
 from lobes.precision import resolve_precision
@@ -124,9 +125,10 @@ def _trained_model(
         training = train(study, folder, new, tasks, progress, [keep])
         warn_near_chance(tasks, training["scores"][-1]["scores"], "After the training")
         return None, training
-    if study.growth is not None and _finished(folder) is None:
-        # which measures the base model, too
-        fingerprints["base model"] = base_fingerprint(new_model(study, tasks))
+    if study.growth is not None and _finished(study, folder) is None:
+        # which measures the base model, too; where it is gone, it may have been measured already
+        with contextlib.suppress(ModelError):
+            fingerprints["base model"] = base_fingerprint(new_model(study, tasks))
     folder.begin(fingerprints)
     folder.remove_checkpoints()  # still there where the run was killed right after the training
     return None, record
