@@ -704,42 +704,6 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(new_run, study, tmp_
     assert left == {path.name for path in (study.parent / "run").iterdir()}
 
 
-def _has_compared(folder):
-    return any(folder.glob("measurements/multi-iat-*"))
-
-
-def _has_models(folder):
-    return any(folder.glob("model-*/training.json"))
-
-
-def _has_tuned(folder):
-    return any(folder.glob("measurements/multi-*"))
-
-
-@pytest.mark.parametrize(
-    ("command", "moments"),
-    [
-        ("compare", (_started, _has_checkpoint, _has_compared)),
-        ("transfer", (_has_checkpoint, _has_models, _has_tuned)),
-    ],
-)
-def test_a_killed_comparison_ends_with_the_same_numbers(compared, tmp_path, command, moments):
-    folder = tmp_path / "run"
-    options = (command, compared, "--output", folder)
-    for happened in moments:
-        process = start(*options)
-        _wait(process, happened, folder)
-        process.send_signal(signal.SIGKILL)
-        assert finish(process)[0] == -signal.SIGKILL
-    code, out, err = finish(start(*options, "--json"))
-    assert code == 0, err
-    whole = compared.parent / f"run-{command}"
-    reference = json.loads((whole / PAGES[command].replace("html", "json")).read_text())
-    for key in ("scores", "selected", "held_out"):
-        assert json.loads(out)[key] == reference[key]
-    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
-
-
 def test_ctrl_c_is_130_and_says_that_the_command_continues(new_run, tmp_path):
     process = start("run", *new_run, "--set", "training.steps=100000")
     _wait(process, _has_checkpoint, tmp_path / "run")

@@ -1,0 +1,45 @@
+"""Every command that writes, killed before its file operations: the same command goes on.
+
+`kill_everywhere.py` does it, in a process of its own that has imported everything and run nothing.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kill_everywhere import COMMANDS
+
+
+def kill(folder, *arguments):
+    """{command: (operations, kills)}; fails for any kill that did not end as it should."""
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, here / "kill_everywhere.py", folder, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-5000:]
+    return json.loads(done.stdout)
+
+
+def test_commands_are_killed_somewhere(tmp_path):
+    """Where things are removed or replaced; those that are left out train for longer."""
+    some = [name for name in COMMANDS if name not in ("train", "iap", "compare", "transfer")]
+    counts = kill(tmp_path, "1", *some)
+    assert list(counts) == some
+    for command, (operations, kills) in counts.items():
+        assert kills == 1, command
+        assert operations >= 4, command  # at least a file, its name, and the list of files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_killed_everywhere(tmp_path, command):
+    counts = kill(tmp_path, command)
+    assert counts[command][0] == counts[command][1]
