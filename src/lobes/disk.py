@@ -163,11 +163,10 @@ def read_folder(folder: Path, marker: str) -> dict[str, Any] | None:
         return None
     for name, file in record.pop("files").items():
         path = folder / name
-        # before there were digests, the size was all
-        size, digest = (file["bytes"], file[SEAL]) if isinstance(file, dict) else (file, None)
-        if not path.is_file() or path.stat().st_size != size:
+        known = file if isinstance(file, dict) else {"bytes": file}  # sizes were all once
+        if not path.is_file() or path.stat().st_size != known.get("bytes"):
             return None
-        if digest is not None and digest_of(path) != digest:
+        if SEAL in known and known[SEAL] != digest_of(path):
             return None
     return record
 

@@ -18,6 +18,7 @@ from lobes.errors import RunError
 NAME = "files.json"
 SCHEMA = {"schema": "lobes-files", "version": 1}
 MODEL_MARKER = "training.json"
+PRUNED_MARKER = "pruning.json"
 PAGES = ("report.html", "comparison.html", "transfer.html")  # `lobes report` writes them, too
 RESULT_FILES = (
     "results.json",

@@ -16,7 +16,7 @@ from lobes.modeling.opening import opening
 from lobes.modeling.pretrained import load_config, load_model
 from lobes.modeling.pruned import named_class
 from lobes.pruning.cutting import tried_out
-from lobes.study.manifest import AGAIN, MODEL_MARKER, check_files
+from lobes.study.manifest import MODEL_MARKER, PRUNED_MARKER, check_files
 from lobes.study.store import SCHEMA
 
 
@@ -29,6 +29,7 @@ def open_model(
     configuration names, with all its layers. Raises `ModelError` where there is none that can be
     loaded safely, and `RunError` for the folder of a run that has trained none.
     """
+    check_model(Path(name_or_folder))
     for folder in (trained_model(Path(name_or_folder)), Path(name_or_folder)):
         if folder is not None and is_saved_model(folder):
             saved = MultiTaskModel.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -49,14 +50,20 @@ def trained_model(run: Path) -> Path | None:
 
     Raises `RunError` where it is not as the run wrote it.
     """
-    model = run / "model"
     check_files(run, f"model/{MODEL_MARKER}")
-    if (model / MODEL_MARKER).exists() and read_folder(model, MODEL_MARKER) is None:
-        raise RunError(
-            f"The model in {model} is damaged: its files are not those that {MODEL_MARKER} lists. "
-            f"{AGAIN}"
-        )
-    return model if is_saved_model(model) else None
+    check_model(run / "model")
+    return run / "model" if is_saved_model(run / "model") else None
+
+
+def check_model(folder: Path) -> None:
+    """Raise `RunError` where a run or `lobes prune` wrote the folder, and it is not as it was."""
+    markers = [PRUNED_MARKER, *([MODEL_MARKER] if is_saved_model(folder) else [])]
+    for marker in markers:
+        if (folder / marker).is_file() and read_folder(folder, marker) is None:
+            raise RunError(
+                f"The model in {folder} is damaged: its files are not those that {marker} lists. "
+                f"Copy the whole folder again, or run the command again that made it."
+            )
 
 
 def find_model_heads(

@@ -26,12 +26,13 @@ from lobes.modeling.pretrained import load_config
 from lobes.pruning import prune
 from lobes.pruning.compare import tensors
 from lobes.study.choice import Choice
+from lobes.study.manifest import PRUNED_MARKER
 from lobes.study.models import open_model
 from lobes.study.speed import compare_speed, timing_inputs
 
 Progress = Callable[[str, int, int], None]
 
-MARKER = "pruning.json"
+MARKER = PRUNED_MARKER
 SCHEMA = {"schema": "lobes-pruning", "version": 1}
 _TOLERANCE = 1e-4  # in units of the largest output
 _WEIGHTS: tuple[str, ...] = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")

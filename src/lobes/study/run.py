@@ -6,6 +6,7 @@ after an interruption continues, and ends with the same numbers.
 
 import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from lobes.study.agreement import measure_agreement, measure_similarity
 from lobes.study.chance import warn_near_chance
 from lobes.study.config import StudyConfig
 from lobes.study.growth import KeepModels, measure_growth, remove_kept_models
+from lobes.study.models import check_model
 from lobes.study.results import (
     describe_environment,
     describe_model,
@@ -136,6 +138,7 @@ def _trained_model(
 
 def given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
     """The study's model as it is: trained elsewhere, or a language model that is asked."""
+    check_model(Path(study.model))
     prompts = {
         task.name: Prompt(task.prompt, task.words or ())
         for task in study.tasks

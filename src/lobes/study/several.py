@@ -49,7 +49,7 @@ def runs_results(
     if len({run.resolve() for run in runs}) < len(runs):
         raise RunError("A run is named twice: expected the folders of different runs.")
     for run in runs:
-        check_files(run, "results.json", "predictions.parquet", "importance.parquet")
+        check_files(run, "results.json")
     results = [read_results(run) for run in runs]
     matrices = [stored_matrix(run, each) for run, each in zip(runs, results, strict=True)]
     first = results[0]
@@ -109,6 +109,7 @@ def stored_matrix(run: Path, results: Results | None = None) -> LesionMatrix:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_files(run, "results.json", "predictions.parquet", "importance.parquet")
     results = results or read_results(run)
     path = run / "predictions.parquet"
     try:
