@@ -342,7 +342,7 @@ def test_fresh_starts_again(copied):
     ("tracker", "said"), [("wandb", "requires wandb to be installed"), ("wnadb", "wnadb")]
 )
 def test_a_tracker_that_cannot_be_used_is_named(study, tracker, said):
-    with pytest.raises(ConfigError, match=r"training\.report_to is .* cannot be used") as caught:
+    with pytest.raises(ConfigError, match=r"report_to is .* cannot be used") as caught:
         run_study(override(study, f"training.report_to={tracker}"))
     assert said in str(caught.value)
 

@@ -25,7 +25,7 @@ from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task
 from lobes.training import trainer as trainer_module
 from lobes.training.arguments import training_arguments
-from lobes.training.checkpoints import is_complete, last_checkpoint, steps_of
+from lobes.training.checkpoints import PARTS, is_complete, last_checkpoint, steps_of
 from lobes.training.trainer import MultiTaskTrainer
 from tiny_models import TINY, tiny_model
 from tiny_tasks import mood_task, pair_task, tiny_tokenizer, topic_task, warmth_task
@@ -497,6 +497,6 @@ def test_settings_that_cannot_be(settings: dict[str, Any], says: str, tmp_path: 
 def test_the_names_of_a_checkpoint_s_parts_are_those_on_disk(tmp_path: Path) -> None:
     trained(tmp_path, steps=2, save_every=2)
     names = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
-    assert set(trainer_module.PARTS) <= names
+    assert set(PARTS) <= names
     state = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
     assert state["global_step"] == 2

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lobes.errors import ConfigError, ModelError
 from lobes.modeling.opening import opening, quiet
@@ -44,6 +44,7 @@ from lobes.modeling.pretrained import (
     sentence_pooling,
     with_padding,
 )
+from lobes.modeling.pruned import is_pruned
 from lobes.modeling.saved import (
     ENCODER,
     Card,
@@ -194,6 +195,51 @@ class MultiTaskModel(TaskModel):
             mask = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
         return at_least_float32(pool(states, mask, self.pooling))
 
+    @property
+    def supports_gradient_checkpointing(self) -> bool:
+        """Whether the encoder can compute its activations again in the backward pass."""
+        return bool(getattr(self.encoder, "supports_gradient_checkpointing", False))
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Compute the encoder's activations again in the backward pass, instead of keeping them.
+
+        The arguments are those of the encoder's own method. Raises `ModelError` where it has none.
+        """
+        if not self.supports_gradient_checkpointing:
+            raise ModelError(
+                f"An encoder of the class {type(self.encoder).__name__} cannot compute its "
+                f"activations again: train without activation checkpointing."
+            )
+        given = activation_checkpointing_kwargs
+        if hasattr(self.encoder, "activation_checkpointing_enable"):
+            self.encoder.activation_checkpointing_enable(given, **options)
+        else:  # transformers before 5.20
+            self.encoder.gradient_checkpointing_enable(given, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keep the encoder's activations again."""
+        if hasattr(self.encoder, "activation_checkpointing_disable"):
+            self.encoder.activation_checkpointing_disable()
+        else:
+            self.encoder.gradient_checkpointing_disable()
+        if getattr(self.encoder, "_require_grads_hook", None) is not None:
+            self.encoder.disable_input_require_grads()  # which enabling it had asked for
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The older name of `activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def get_input_embeddings(self) -> nn.Module | None:
+        """The encoder's embeddings of tokens; None where it does not show any."""
+        try:
+            return self.encoder.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            return None
+
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, state_dict: Mapping[str, Tensor] | None = None
     ) -> None:
@@ -203,11 +249,7 @@ class MultiTaskModel(TaskModel):
         `lobes.json` goes first and comes last: a folder whose writing was interrupted is refused
         by `from_pretrained`. Raises `ModelError` where the encoder cannot be saved.
         """
-        if not hasattr(self.encoder, "save_pretrained"):
-            raise ModelError(
-                f"An encoder of the class {type(self.encoder).__name__} cannot be saved: expected "
-                f"a transformers model, with save_pretrained."
-            )
+        self.check_saveable()
         folder = Path(folder)
         open_folder(folder)
         with quiet():
@@ -216,6 +258,32 @@ class MultiTaskModel(TaskModel):
         weights = _under("classifiers.", state_dict or self.state_dict())
         write_classifiers(folder, weights)
         close_folder(folder, Card(self.tasks, self.pooling, float(self.dropout.p), self.max_length))
+
+    def check_saveable(self) -> None:
+        """Raise `ModelError` where what `save_pretrained` would write could not be loaded again.
+
+        Adapters inside an encoder, or a wrapper around it, have weights that its class lacks.
+        """
+        kind = original_class(self.encoder)
+        if not hasattr(self.encoder, "save_pretrained"):
+            raise ModelError(
+                f"An encoder of the class {kind.__name__} cannot be saved: expected a "
+                f"transformers model, with save_pretrained."
+            )
+        if not isinstance(self.encoder, PreTrainedModel):
+            raise ModelError(
+                f"An encoder of the class {kind.__name__} cannot be saved, since no encoder could "
+                f"be loaded from what it writes: {_MERGE}."
+            )
+        expected = _weights_of_class(self.encoder)
+        if expected is None:
+            return
+        differing = sorted(expected ^ self.encoder.state_dict().keys())
+        if differing:
+            raise ModelError(
+                f"The encoder cannot be saved, since no {kind.__name__} could be loaded from what "
+                f"it writes ({differing[0]!r} is in one of the two only): {_MERGE}."
+            )
 
     def _whole_encoder(self, state_dict: Mapping[str, Tensor] | None) -> Any:
         """The encoder; where `state_dict` holds its weights, another one with those."""
@@ -361,6 +429,24 @@ def _adjusted(
 def _nothing(values: Float[Tensor, "batch _"]) -> Float[Tensor, ""]:
     """0, with a gradient of 0: not a product, which is not 0 where a value is not finite."""
     return torch.where(torch.zeros_like(values, dtype=torch.bool), values, 0).sum()
+
+
+_MERGE = (
+    "merge its adapters first (with peft, merge_and_unload) and save the result, or save the "
+    "adapters on their own"
+)
+
+
+def _weights_of_class(encoder: Any) -> set[str] | None:
+    """The names of the weights that the encoder's class has; None where that cannot be told."""
+    if is_pruned(encoder.config) or getattr(encoder, "hf_quantizer", None) is not None:
+        return None
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), quiet():
+            whole = original_class(encoder)(encoder.config)
+    except Exception:  # a class of the user's own may need more than a configuration
+        return None
+    return set(whole.state_dict())
 
 
 def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

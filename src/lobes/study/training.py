@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lobes.disk import disk_faults, first_line, plain, read_json
+from lobes.disk import disk_faults, plain, read_json
 from lobes.errors import ConfigError
+from lobes.limits import STEPS
 from lobes.modeling import MultiTaskModel
 from lobes.study.config import StudyConfig
 from lobes.study.store import SECONDS, RunFolder
@@ -73,6 +74,11 @@ def _trainer(
     settings = study.training
     steps, epochs = settings.length
     total = steps or _steps_of(tasks, settings.batch_size, epochs or 1)
+    if total > STEPS.most:
+        raise ConfigError(
+            f"training.epochs is {epochs:g}, which makes {total:,} steps of these tasks; expected "
+            f"{STEPS}."
+        )
     save_every = settings.save_every or max(
         LEAST_STEPS_BETWEEN_CHECKPOINTS, math.ceil(total / CHECKPOINTS)
     )
@@ -90,24 +96,16 @@ def _trainer(
         evaluate_every=math.ceil(total / EVALUATIONS),
         report_to=list(settings.report_to) or "none",
     )
-    try:
-        return MultiTaskTrainer(
-            model,
-            args,
-            tasks=tasks,
-            sampling=settings.sampling,
-            temperature=settings.temperature,
-            iat=None if study.iat is None else study.iat.settings(study.seed),
-            on_step=_counting(progress),
-            callbacks=[clock, _Notes(progress), *callbacks],
-        )
-    except (RuntimeError, ImportError, ValueError) as error:
-        if not settings.report_to:
-            raise
-        raise ConfigError(
-            f"training.report_to is {list(settings.report_to)}, and the trackers cannot be used: "
-            f"{first_line(error)}"
-        ) from None
+    return MultiTaskTrainer(
+        model,
+        args,
+        tasks=tasks,
+        sampling=settings.sampling,
+        temperature=settings.temperature,
+        iat=None if study.iat is None else study.iat.settings(study.seed),
+        on_step=_counting(progress),
+        callbacks=[clock, _Notes(progress), *callbacks],
+    )
 
 
 def _counting(progress: Progress | None) -> OnStep | None:

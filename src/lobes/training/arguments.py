@@ -27,6 +27,7 @@ def training_arguments(
     evaluate_every: int | None = None,
     log_every: int = 10,
     device: str | None = None,
+    progress: bool = False,
     **others: Any,
 ) -> TrainingArguments:
     """Build `TrainingArguments` with the published settings (METHOD section 8).
@@ -37,7 +38,8 @@ def training_arguments(
     it none is written. `evaluate_every` steps every task is evaluated. `device="cpu"` keeps
     the run off a GPU. `precision` is "auto" (bf16 autocast where the device has it natively),
     "fp32" or "bf16"; weights and optimizer state are fp32 in each case. `others` are passed on as
-    they are. Raises `ConfigError`.
+    they are. `progress` shows the Trainer's progress bar, with the losses every `log_every` steps.
+    Raises `ConfigError`.
     """
     for name, value, limit in (
         ("steps", steps, limits.STEPS),
@@ -83,7 +85,12 @@ def training_arguments(
         "logging_steps": log_every,
         "dataloader_pin_memory": cuda,
     }
-    settings |= {"disable_tqdm": True, "report_to": "none", "remove_unused_columns": False}
+    # the name that transformers from 5.20 on knows; the older one gives a warning there
+    for older in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+        newer = older.replace("gradient", "activation")
+        if older in others and newer in TrainingArguments.__dataclass_fields__:
+            others[newer] = others.pop(older)
+    settings |= {"disable_tqdm": not progress, "report_to": "none", "remove_unused_columns": False}
     try:
         return TrainingArguments(output_dir=os.fspath(folder), **{**settings, **others})
     except (TypeError, ValueError) as error:

@@ -24,6 +24,8 @@ LOSSES = "losses.json"
 DIGESTS = "digests.json"
 PARTS = ("lobes.json", LOSSES, "scheduler.pt", STATE, DIGESTS)
 OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_0")  # the last two are FSDP's
+# lies in a checkpoint of transformers' `enable_jit_checkpoint` while it is written
+_SENTINEL = "checkpoint-is-incomplete.txt"
 SCHEMA = {"schema": "lobes-checkpoint", "version": 1}
 
 logger = logging.getLogger("lobes")
@@ -84,8 +86,23 @@ def damage_of(checkpoint: Path) -> str | None:
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
     if not is_complete(checkpoint):
-        return "files that lobes writes are missing"
+        return "it holds no optimizer, schedule or random state to go on from"
     return None
+
+
+def check_intact(checkpoint: Path) -> None:
+    """Raise `RunError` for a checkpoint that was not written to the end, or was damaged."""
+    if not is_complete(checkpoint):
+        raise RunError(
+            f"{str(checkpoint)!r} is not a complete checkpoint: expected a folder that "
+            f"holds {', '.join((*PARTS, OPTIMIZERS[0]))}."
+        )
+    damage = damage_of(checkpoint)
+    if damage is not None:
+        raise RunError(
+            f"The checkpoint {str(checkpoint)!r} is damaged ({damage}): continue from another "
+            f"one, or train from the beginning."
+        )
 
 
 def complete(checkpoint: Path) -> None:
@@ -93,7 +110,7 @@ def complete(checkpoint: Path) -> None:
     files = {
         path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _sha256(path)]
         for path in sorted(checkpoint.rglob("*"))
-        if path.is_file() and path != checkpoint / DIGESTS
+        if path.is_file() and path.name not in (DIGESTS, _SENTINEL)
     }
     unfinished = checkpoint / f"{DIGESTS}.unfinished"
     unfinished.write_text(json.dumps({**SCHEMA, "files": files}, indent=1), encoding="utf-8")
@@ -110,10 +127,9 @@ def rotate(newest: Path, limit: int | None, best: str | os.PathLike[str] | None 
         return
     kept = {newest, newest.parent / Path(best).name} if best else {newest}
     others = [path for path in _newest_first(newest.parent) if path not in kept]
-    written = [
-        (path / DIGESTS).stat().st_mtime_ns if is_complete(path) else None for path in others
-    ]
-    found = sorted((when, path) for when, path in zip(written, others, strict=True) if when)
+    found = sorted(
+        ((path / DIGESTS).stat().st_mtime_ns, path) for path in others if (path / DIGESTS).is_file()
+    )
     for _, path in found[: max(0, len(found) + len(kept) - limit)]:
         discard(path)
 

@@ -1,12 +1,15 @@
 """All tasks' training examples, and the loader that hands them out in batches of one task."""
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch.utils.data import DataLoader, Dataset
+from transformers import TrainingArguments
 
 from lobes.evaluation import examples_of
 from lobes.modeling import MultiTaskModel
@@ -66,3 +69,29 @@ class TaskLoader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         cast(TaskBatchSampler, self.batch_sampler).set_epoch(epoch)
+
+
+def sampler_of(
+    args: TrainingArguments,
+    data: TrainingData,
+    sampling: str,
+    temperature: float,
+    group_lengths: bool,
+) -> TaskBatchSampler:
+    """The batches of a training, those of this process."""
+    new = partial(
+        TaskBatchSampler,
+        data.sizes,
+        args.train_batch_size,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        sampling=sampling,
+        temperature=temperature,
+        drop_last=args.dataloader_drop_last,
+        lengths=data.lengths if group_lengths else None,
+        processes=args.world_size,
+        process=args.process_index,
+    )
+    if args.max_steps > 0:
+        steps_in_epoch = math.ceil(len(new()) / args.gradient_accumulation_steps)
+        return new(epochs=math.ceil(args.max_steps / steps_in_epoch))
+    return new(epochs=math.ceil(args.num_train_epochs))

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,31 +32,34 @@ from transformers.trainer_utils import TrainOutput
 from lobes.errors import ConfigError, LobesError, RunError
 from lobes.evaluation import Workload, predictions_of, prepare
 from lobes.metrics import get_metric
-from lobes.modeling import MultiTaskModel, TaskModel
+from lobes.modeling import TaskModel
 from lobes.modeling.opening import quiet
 from lobes.modeling.pooling import evaluation_mode
 from lobes.modeling.saved import matching_specs, read_card
-from lobes.tasks.task import Task, check_task_names
+from lobes.tasks.task import Task
 from lobes.training import sharding
 from lobes.training.arguments import training_arguments
 from lobes.training.checkpoints import (
     LOSSES,
-    OPTIMIZERS,
-    PARTS,
     STATE,
+    check_intact,
     complete,
-    damage_of,
     discard,
     intact_checkpoint,
-    is_complete,
     last_checkpoint,
     reading,
     rotate,
     steps_of,
 )
-from lobes.training.data import TaskLoader, TrainingData
+from lobes.training.data import TaskLoader, TrainingData, sampler_of
 from lobes.training.iat import IAT, IatPhase
-from lobes.training.sampling import TaskBatchSampler
+from lobes.training.supported import (
+    building,
+    check_arguments,
+    checkpoints_activations,
+    recomputes,
+    trainable,
+)
 
 OnStep = Callable[[int, int, str, float], None]
 
@@ -66,14 +68,17 @@ class MultiTaskTrainer(Trainer):
     """Train a `MultiTaskModel` on its tasks' training data, each batch from one task.
 
     `tasks` need training data, and validation data to be evaluated. `args` as
-    `training_arguments` builds them (None: those defaults, no checkpoints). `sampling` says which
+    `training_arguments` builds them, or any `transformers.TrainingArguments`; what a training of
+    several tasks cannot honor is refused (`supported.py`). None: those defaults for three epochs,
+    with the Trainer's progress bar, and no checkpoints. `sampling` says which
     task comes how often (with its `temperature`), `group_lengths` puts examples of similar length
     into a batch: see `TaskBatchSampler`. `iat` turns, late in the training, to training each
     task's important heads only: see `IAT`. `on_step(step, total, task, loss)` is called after
     each optimizer step with its last batch's task and loss.
 
-    Texts are tokenised once, here. A seed fixes the run: dropout draws from the global random
-    state, which `train` sets from `args.seed` as the Trainer does.
+    Texts are tokenised once, here; nothing is written before the training starts. A seed fixes
+    the run: dropout draws from the global random state, which `train` sets from `args.seed` as the
+    Trainer does.
     """
 
     control: Any
@@ -91,11 +96,12 @@ class MultiTaskTrainer(Trainer):
         on_step: OnStep | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        model = _trainable(model, tasks)
+        model = trainable(model, tasks)
         self.tasks = tuple(tasks)
         self.data = TrainingData(model, tasks)
-        args = args or training_arguments("lobes-training")
-        self.sampler = _sampler(args, self.data, sampling, temperature, group_lengths)
+        args = args or training_arguments("lobes-training", epochs=3, progress=True)
+        self.sampler = sampler_of(args, self.data, sampling, temperature, group_lengths)
+        check_arguments(args, model, tasks, len(self.sampler))
         self._own = model
         self._iat = None if iat is None else self._phase(iat, args)
         self.losses: list[dict[str, Any]] = []
@@ -106,7 +112,7 @@ class MultiTaskTrainer(Trainer):
         self._on_step = on_step
         self._validation: Workload | None = None
         uses_cache = getattr(model.config, "use_cache", None)
-        with quiet():
+        with quiet(), building(args):
             super().__init__(
                 model,
                 args,
@@ -159,12 +165,19 @@ class MultiTaskTrainer(Trainer):
             )
         if checkpoint is not None and steps >= self.total_steps:
             return self._finished(checkpoint)
+        recomputed = checkpoints_activations(self.args) and not recomputes(self._own)
         try:
             with quiet():
                 return super().train(checkpoint and os.fspath(checkpoint), **others)
         finally:
             if self._iat is not None:
                 self._iat.end()
+            if recomputed:
+                self._own.activation_checkpointing_disable()
+            handle = getattr(self, "neftune_hook_handle", None)
+            if handle is not None:  # the Trainer leaves it where a training is interrupted
+                handle.remove()
+                self._own.get_input_embeddings().__dict__.pop("neftune_noise_alpha", None)
             # accelerate marks the model as its own
             self._own.__dict__.pop("_is_accelerate_prepared", None)
 
@@ -208,7 +221,21 @@ class MultiTaskTrainer(Trainer):
             collate_fn=self.data.collate,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
+            **self._worker_settings(),
         )
+
+    def _worker_settings(self) -> dict[str, Any]:
+        """What only means something, and is only allowed, with processes that load batches."""
+        if not self.args.dataloader_num_workers:
+            return {}
+        return {
+            "persistent_workers": self.args.dataloader_persistent_workers,
+            "prefetch_factor": self.args.dataloader_prefetch_factor,
+            "in_order": getattr(self.args, "dataloader_in_order", True),
+            "multiprocessing_context": getattr(
+                self.args, "dataloader_multiprocessing_context", None
+            ),
+        }
 
     def compute_loss(
         self,
@@ -343,7 +370,7 @@ class MultiTaskTrainer(Trainer):
                 return None
         else:
             found = Path(wanted)
-            _check_intact(found)
+            check_intact(found)
         matching_specs(found, read_card(found).tasks, self._own.tasks)
         return found
 
@@ -454,67 +481,3 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer._on_step is not None:
             self.trainer._on_step(state.global_step, state.max_steps, *self.trainer._last)
-
-
-def _check_intact(checkpoint: Path) -> None:
-    """Raise `RunError` for a checkpoint that was not written to the end, or was damaged."""
-    if not is_complete(checkpoint):
-        raise RunError(
-            f"{str(checkpoint)!r} is not a complete checkpoint: expected a folder that "
-            f"holds {', '.join((*PARTS, OPTIMIZERS[0]))}."
-        )
-    damage = damage_of(checkpoint)
-    if damage is not None:
-        raise RunError(
-            f"The checkpoint {str(checkpoint)!r} is damaged ({damage}): continue from another "
-            f"one, or train from the beginning."
-        )
-
-
-def _sampler(
-    args: TrainingArguments,
-    data: TrainingData,
-    sampling: str,
-    temperature: float,
-    group_lengths: bool,
-) -> TaskBatchSampler:
-    """The batches of a training, those of this process."""
-    new = partial(
-        TaskBatchSampler,
-        data.sizes,
-        args.train_batch_size,
-        seed=args.seed if args.data_seed is None else args.data_seed,
-        sampling=sampling,
-        temperature=temperature,
-        drop_last=args.dataloader_drop_last,
-        lengths=data.lengths if group_lengths else None,
-        processes=args.world_size,
-        process=args.process_index,
-    )
-    if args.max_steps > 0:
-        steps_in_epoch = math.ceil(len(new()) / args.gradient_accumulation_steps)
-        return new(epochs=math.ceil(args.max_steps / steps_in_epoch))
-    return new(epochs=math.ceil(args.num_train_epochs))
-
-
-def _trainable(model: TaskModel, tasks: Sequence[Task]) -> MultiTaskModel:
-    """The model, if it can be trained on the tasks."""
-    if not isinstance(model, MultiTaskModel):
-        raise ConfigError(
-            f"MultiTaskTrainer trains a MultiTaskModel, not a {type(model).__name__}: build one "
-            f"with MultiTaskModel.from_pretrained(name, tasks=...)."
-        )
-    check_task_names(tasks)
-    for task in tasks:
-        if model.spec(task.name).labels != task.labels:
-            raise ConfigError(
-                f"The model's labels for task {task.name!r} are {model.spec(task.name).labels}, "
-                f"the task's are {task.labels}."
-            )
-        if model.spec(task.name).is_multi_label != task.is_multi_label:
-            several = "several labels" if task.is_multi_label else "one label"
-            raise ConfigError(
-                f"The data of task {task.name!r} have {several} for each example, unlike those "
-                f"that the model was made for: build the model with this task."
-            )
-    return model
