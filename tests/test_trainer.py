@@ -23,7 +23,6 @@ from lobes.errors import ConfigError, DataError, RunError
 from lobes.modeling import MultiTaskModel, SingleTaskModel
 from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task
-from lobes.training import trainer as trainer_module
 from lobes.training.arguments import training_arguments
 from lobes.training.checkpoints import PARTS, is_complete, last_checkpoint, steps_of
 from lobes.training.trainer import MultiTaskTrainer
