@@ -480,7 +480,8 @@ def _key(location: Sequence[int | str], data: Mapping[str, Any]) -> str:
     """The dotted key of a fault, a task by its name where it has one."""
     parts = [str(part) for part in location]
     if len(parts) > 1 and parts[0] == "tasks":
-        entry = data["tasks"][int(parts[1])]
+        given = data["tasks"]
+        entry = given[int(parts[1])] if isinstance(given, list | tuple) else given
         name = entry.get("name") if isinstance(entry, dict) else entry
-        parts[1] = name if isinstance(name, str) else str(int(parts[1]) + 1)
+        parts[1] = name if isinstance(name, str) and name else str(int(parts[1]) + 1)
     return ".".join(parts)
