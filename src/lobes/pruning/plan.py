@@ -17,6 +17,7 @@ from lobes.errors import ModelError
 
 KEY = "lobes_pruning"  # where plans stand in a model's configuration
 VERSION = 1
+_LONGEST_AXIS = 2**24  # longer than any parameter's; the entries of an axis are listed one by one
 PAD = -1  # in a list of what stays: not an entry of the model, but 0
 
 Runs = tuple[tuple[int, int], ...]
@@ -220,7 +221,7 @@ def _site(content: Mapping[str, Any]) -> SitePlan:
         head_dim=int(content["head_dim"]),
         counts=tuple((int(before), int(after)) for before, after in content["counts"]),
         cuts=tuple(
-            Cut(str(c["parameter"]), int(c["axis"]), int(c["size"]), _runs(c["kept"]))
+            Cut(str(c["parameter"]), int(c["axis"]), int(c["size"]), _runs(c["kept"], c["size"]))
             for c in content["cuts"]
         ),
         settings=tuple(
@@ -228,7 +229,11 @@ def _site(content: Mapping[str, Any]) -> SitePlan:
         ),
         narrowings=tuple(
             Narrowing(
-                str(c["module"]), c["argument"], int(c["axis"]), int(c["size"]), _runs(c["kept"])
+                str(c["module"]),
+                c["argument"],
+                int(c["axis"]),
+                int(c["size"]),
+                _runs(c["kept"], c["size"]),
             )
             for c in content["narrowings"]
         ),
@@ -252,5 +257,11 @@ def _site(content: Mapping[str, Any]) -> SitePlan:
     )
 
 
-def _runs(content: Iterable[Iterable[int]]) -> Runs:
-    return tuple((int(first), int(length)) for first, length in content)
+def _runs(content: Iterable[Iterable[int]], size: int) -> Runs:
+    """Runs of entries of an axis; ValueError where they are none of it, or more than it has."""
+    found = tuple((int(first), int(length)) for first, length in content)
+    if any(first < PAD or length < 0 or first + length > size for first, length in found):
+        raise ValueError("entries outside the axis")
+    if not sum(length for _, length in found) <= size <= _LONGEST_AXIS:
+        raise ValueError("more entries than the axis has")
+    return found
