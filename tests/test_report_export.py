@@ -405,7 +405,7 @@ def test_no_text_leaves_latex_unescaped(text):
 def test_exhibits_of_a_folder(tmp_path, name, content):
     (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
     written = write_exhibits(tmp_path, tmp_path / "paper" / "all", dpi=96)
-    there = sorted(p for p in (tmp_path / "paper" / "all").rglob("*") if p.is_file())
+    there = sorted(p for p in (tmp_path / "paper" / "all").rglob("*.*") if p.name != "files.json")
     assert sorted(written) == there
     assert {p.suffix for p in there if p.parent.name == "figures"} == {".svg", ".png"}
     assert {p.suffix for p in there if p.parent.name == "tables"} == {".csv", ".tex"}

@@ -209,6 +209,16 @@ def inside(folder: Path, name: str) -> Path | None:
     return folder / name
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise `RunError` for a link, folder, pipe or device in the place of a file to write."""
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "pipe or device"
+        raise RunError(
+            f"{path} is a {kind}, which lobes does not replace: give the name of a plain file, or "
+            f"of none yet."
+        )
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder with everything in it; of a link, the link."""
     if path.is_dir() and not path.is_symlink():

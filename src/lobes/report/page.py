@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lobes.disk import disk_faults, writing
+from lobes.disk import check_replaceable, disk_faults, writing
 
 
 def render_page(template: str, *, script: str = "", **shown: Any) -> str:
@@ -64,6 +64,7 @@ def write_page(page: str, html_path: str | Path) -> Path:
     when it cannot be written.
     """
     target = Path(html_path)
+    check_replaceable(target)
     with disk_faults(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     with writing(target) as file:

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -54,7 +55,7 @@ def make_pairs(
             f"Cannot tell what kind of file {str(target)!r} shall be by its suffix "
             f"{target.suffix!r}: expected one of {', '.join(WRITERS)}."
         )
-    if target.exists():
+    if os.path.lexists(target):
         raise RunError(f"{target} is there already; choose another name, or remove it first.")
     texts, topics = _read(source, tuple(text or ()), topic)
     try:

@@ -46,7 +46,7 @@ class Manifest:
 
     def load(self) -> None:
         """Read the entries."""
-        found = _read(self.folder)
+        found = read_entries(self.folder)
         if found is None and (self.folder / NAME).exists():
             logger.warning("%s is damaged; it is made again.", self.folder / NAME)
         self.files = dict.fromkeys(_by_name(self.folder)) if found is None else found
@@ -87,7 +87,7 @@ def check_files(run: Path, *names: str) -> None:
     """
     if not (run / NAME).exists():
         return
-    files = _read(run)
+    files = read_entries(run)
     if files is None:
         raise RunError(f"{run / NAME} is damaged. {AGAIN}")
     for name in names:
@@ -105,7 +105,7 @@ AGAIN = (
 )
 
 
-def _read(folder: Path) -> dict[str, str | None] | None:
+def read_entries(folder: Path) -> dict[str, str | None] | None:
     """The entries that lie in a run's folder; None where there are none, or they are damaged."""
     content = read_json(folder / NAME)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA["schema"]:

@@ -8,13 +8,12 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from scipy.special import expit, softmax
 
-from lobes.disk import disk_faults, writing
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.evaluation import predict_logits, predictions_of
 from lobes.metrics import get_metric
@@ -23,6 +22,7 @@ from lobes.precision import resolve_precision
 from lobes.report.tabular import spreadsheet_cell
 from lobes.study.config import StudyConfig
 from lobes.study.models import trained_model
+from lobes.study.outputs import OutputFolder
 from lobes.study.run import given_model
 from lobes.study.store import check_same_model, stored_study
 from lobes.study.subject import load_tasks, model_fingerprint
@@ -73,11 +73,11 @@ def predict_run(
         for task in chosen
         for name, examples in _splits(task, model.spec(task.name), split, data.data_dir).items()
     ]
+    files = [_file_of(task, name) for task, name, _ in found]
+    outputs = OutputFolder(to, files)
     precision = resolve_precision(stored.precision, model.device)
-    with disk_faults(to):
-        to.mkdir(parents=True, exist_ok=True)
     records = []
-    for task, name, examples in found:
+    for (task, name, examples), file in zip(found, files, strict=True):
         spec = model.spec(task.name)
 
         def step(done: int, total: int, what: str = f"predicting {task.name}") -> None:
@@ -85,7 +85,8 @@ def predict_run(
                 progress(what, done, total)
 
         logits = predict_logits(model, task.name, examples, precision=precision, progress=step)
-        records.append(_write(to, spec, name, examples, logits, task.is_known))
+        with outputs.writing(file) as target:
+            records.append(_write(target, file, spec, name, examples, logits, task.is_known))
     return {"run": str(run), "split": split, "predictions": records}
 
 
@@ -149,17 +150,27 @@ def _model(run: Path, study: StudyConfig) -> TaskModel:
     return model
 
 
+def _file_of(task: TaskConfig, split: str) -> str:
+    """The name of the file with the predictions of a split."""
+    submission = SUBMISSIONS.get((task.name, split)) if task.is_known else None
+    return f"{task.name}.{split}.tsv" if submission is None else submission.file
+
+
 def _write(
-    to: Path, spec: TaskSpec, split: str, examples: Split, logits: np.ndarray, is_known: bool
+    target: IO[bytes],
+    file: str,
+    spec: TaskSpec,
+    split: str,
+    examples: Split,
+    logits: np.ndarray,
+    is_known: bool,
 ) -> dict[str, Any]:
     """Write one file, and say what it holds."""
     predictions = predictions_of(logits, spec)
     submission = SUBMISSIONS.get((spec.name, split)) if is_known else None
     if submission is None:
-        file = f"{spec.name}.{split}.tsv"
         lines = _lines(spec, examples, predictions, logits)
     else:
-        file = submission.file
         lines = submission_lines(spec.name, split, predictions)
         if len(examples) != submission.examples:
             logger.warning(
@@ -171,8 +182,7 @@ def _write(
                 split,
                 spec.name,
             )
-    with writing(to / file) as target:
-        target.writelines(f"{line}\n".encode() for line in lines)
+    target.writelines(f"{line}\n".encode() for line in lines)
     score = None
     if examples.labels is not None:
         score = float(get_metric(spec.metric)(examples.labels, predictions))

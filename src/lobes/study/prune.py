@@ -7,7 +7,7 @@ whole model; then it gets its name. `pruning.json` in it says what was done and 
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from lobes.disk import disk_faults, read_json, restore, writing_folder
 from lobes.errors import ModelError, RunError
 from lobes.heads import HeadLayout, HeadSet
 from lobes.modeling import MultiTaskModel
-from lobes.modeling.opening import quiet
+from lobes.modeling.opening import homes, quiet
 from lobes.modeling.pretrained import load_config
 from lobes.pruning import prune
 from lobes.pruning.compare import tensors
@@ -92,6 +92,8 @@ def prune_model(
 
 def check_target(to: Path, *, fresh: bool) -> None:
     """Raise `RunError` where writing the folder `to` would touch what somebody else put there."""
+    if to.is_symlink():
+        raise RunError(f"{to} is a link, which lobes does not replace: give the name of a folder.")
     if not to.exists() or (to.is_dir() and not any(to.iterdir())):
         return
     record = read_json(to / MARKER) if to.is_dir() else None
@@ -139,8 +141,23 @@ def _save(model: Any, name: str, folder: Path, trust_remote_code: bool) -> None:
         model.save_pretrained(folder)
     for path in _beside(name):
         if not (folder / path.name).exists():
-            copy = shutil.copytree if path.is_dir() else shutil.copyfile
-            copy(path, folder / path.name)
+            _copy(path, folder / path.name, homes(path.parent))
+
+
+def _copy(path: Path, to: Path, homes: Sequence[Path]) -> None:
+    """Copy a file, or a folder with what is in it, but nothing that lies behind a link elsewhere.
+
+    A link may lead to one of `homes`, as all files do in the hub's cache.
+    """
+    target = path.resolve()
+    if path.is_symlink() and not any(target.is_relative_to(home.resolve()) for home in homes):
+        logger.warning("%s is a link to %s and was not copied.", path, target)
+    elif path.is_dir():
+        to.mkdir()
+        for inner in sorted(path.iterdir()):
+            _copy(inner, to / inner.name, homes)
+    elif path.is_file():
+        shutil.copyfile(path, to)
 
 
 def _fits(model: nn.Module, dtype: torch.dtype) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from lobes.disk import disk_faults, read_json, to_json, writing
+from lobes.disk import read_json, to_json
 from lobes.report import comparison, html, transfer
 from lobes.report import runs as several
 from lobes.report.examples import examples_of
@@ -15,6 +15,7 @@ from lobes.report.page import write_page
 from lobes.report.source import read_results
 from lobes.report.view import view
 from lobes.study.manifest import check_files
+from lobes.study.outputs import OutputFolder, check_output
 from lobes.study.several import runs_results
 
 
@@ -64,7 +65,9 @@ def report_again(path: Path, page: Path | None = None) -> tuple[dict[str, Any], 
     """
     kind, results = _read(path)
     folder = path if path.is_dir() else path.parent
-    return results, write_page(kind.render(results, folder), page or folder / kind.page)
+    target = page or folder / kind.page
+    check_output(target)
+    return results, write_page(kind.render(results, folder), target)
 
 
 def report_runs(
@@ -75,9 +78,13 @@ def report_runs(
     Returns the content and where the page is. Raises `RunError` as `runs_results`, and where the
     files cannot be written.
     """
-    content, kind = runs_results(runs), KINDS["lobes-runs"]
+    kind = KINDS["lobes-runs"]
+    target = page or folder / kind.page
+    check_output(target)
+    check_output(folder / kind.file)
+    content = runs_results(runs)
     _write([(kind.file, to_json(content, seal=True))], folder)
-    return content, write_page(kind.render(content, folder), page or folder / kind.page)
+    return content, write_page(kind.render(content, folder), target)
 
 
 def write_exhibits(path: Path, folder: Path, *, png: bool = True, dpi: int = DPI) -> list[Path]:
@@ -109,10 +116,9 @@ def write_tables(report: Shown, folder: Path) -> list[Path]:
 
 
 def _write(files: Sequence[tuple[str, bytes]], folder: Path) -> list[Path]:
-    with disk_faults(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    outputs = OutputFolder(folder, [name for name, _ in files])
     for name, content in files:
-        with writing(folder / name) as file:
+        with outputs.writing(name) as file:
             file.write(content)
     return [folder / name for name, _ in files]
 
