@@ -155,6 +155,36 @@ def test_every_command_has_help_with_an_example(command):
         assert result.stderr == ""
 
 
+@pytest.mark.parametrize("arguments", [["tasks"], ["tasks", "--json"], ["--help"], ["--version"]])
+def test_output_that_goes_nowhere_is_no_traceback(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full, os.fdopen(writer, "w") as closed:
+        for stream, said in (
+            (closed, ""),
+            (full, "Error: cannot write to the standard output: No space left on device.\n"),
+        ):
+            done = subprocess.run(
+                [*LOBES, *arguments],
+                stdout=stream,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=LIMIT,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_closed_streams_are_no_fault():
+    def close():
+        os.close(1)
+        os.close(2)
+
+    for arguments, code in ((["tasks"], 0), (["report", "nowhere"], 1)):
+        done = subprocess.run([*LOBES, *arguments], preexec_fn=close, timeout=LIMIT, check=False)
+        assert done.returncode == code
+
+
 def test_the_version():
     result = lobes("--version")
     assert (result.exit_code, result.stdout) == (0, f"lobes {__version__}\n")

@@ -1,5 +1,6 @@
 """What a terminal shows: progress on stderr, tables on stdout, nothing of other libraries."""
 
+import contextlib
 import io
 import itertools
 import logging
@@ -56,12 +57,13 @@ def set_up(*, debug: bool) -> None:
 
 
 def say(text: str) -> None:
-    """One line on stderr; control characters in it do nothing."""
+    """One line on stderr; control characters in it do nothing, and nor does a closed stderr."""
     line = str(clean(text))
-    if Progress.shown is not None:
-        Progress.shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
-    else:
-        print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):
+        if Progress.shown is not None:
+            Progress.shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
 
 def tell(error: LobesError) -> None:

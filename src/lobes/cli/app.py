@@ -1,5 +1,6 @@
 """What all commands share: the application, common options, and what becomes of failures."""
 
+import errno
 import functools
 import os
 import sys
@@ -38,10 +39,20 @@ def main() -> None:
     # quiet machine that costs a few per cent at most; beside another busy process, spinning
     # threads keep the cores from those they wait for, and all takes about ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by who started us
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:  # before a command could say so itself
         sys.exit(130)
+    except OSError as error:  # of what no command wrote: --help, --version
+        if not _is_of_output(error):
+            raise
+        sys.exit(_without_output(error))
 
 
 def command(*, resumable: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -63,13 +74,13 @@ def command(*, resumable: bool = False) -> Callable[[Callable[..., None]], Calla
                 code = 130
                 more = " The same command continues where it stopped." if resumable else ""
                 terminal.say(f"Interrupted.{more}")
-            except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             except LobesError as error:
                 terminal.tell(error)
                 if debug:
                     traceback.print_exc()
             except Exception as error:
+                if isinstance(error, OSError) and _is_of_output(error):
+                    raise typer.Exit(_without_output(error)) from None
                 terminal.say(
                     f"Error: lobes failed in a way it should not ({type(error).__name__}: "
                     f"{error}); --debug shows where."
@@ -92,6 +103,25 @@ def _check_paths(arguments: Mapping[str, Any]) -> None:
                 check_path(f"The path {name}", path, written=name in ("to", "output"))
 
 
+def _is_of_output(error: OSError) -> bool:
+    """Whether an error is of standard output: one of a file has its name, or was told already."""
+    failed = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+    return error.errno in failed and error.filename is None
+
+
+def _without_output(error: OSError) -> int:
+    """Go on without standard output, and return the exit code, 1 as of any Python program.
+
+    A reader that has gone, such as `head`, is no failure worth a word; a full disk is.
+    """
+    from lobes import terminal
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be written goes nowhere
+    if error.errno != errno.EPIPE:
+        terminal.say(f"Error: cannot write to the standard output: {error.strerror}.")
+    return 1
+
+
 @app.callback(invoke_without_command=True)
 def _lobes(
     version: Annotated[
@@ -99,5 +129,5 @@ def _lobes(
     ] = False,
 ) -> None:
     if version:
-        print(f"lobes {__version__}")
+        typer.echo(f"lobes {__version__}")
         raise typer.Exit
