@@ -24,10 +24,11 @@ from rich.console import Console
 from fake_results import HOSTILE, fake_results
 from lobes.errors import RunError
 from lobes.heads import HeadScores, HeadSet
-from lobes.report import figures, words
+from lobes.report import exhibits, figures, listing, words
 from lobes.report.findings import findings, near_chance
 from lobes.report.html import render, write_report
 from lobes.report.source import read_results
+from lobes.report.tabular import MOST_PAIRS
 from lobes.report.terminal import tables
 from lobes.report.view import view
 from pages import Page, as_number, visible
@@ -580,6 +581,52 @@ def test_the_report_loads_neither_torch_nor_transformers():
         "sys.exit(bool({'torch', 'transformers', 'plotly'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- many tasks ----------------------------------------------------------------------------------
+
+
+def test_many_tasks_are_summarized_and_exported_whole():
+    results = fake_results(
+        tasks=29, sites=(7, 5), fractions=(0.3, 0.5), controls=3, training=False, extended=True
+    )
+    page, whole = view(results), view(results, whole=True)
+    names = [task["name"] for task in results["tasks"]]
+    for shown, entry, full in zip(
+        page.fractions, results["fractions"], whole.fractions, strict=True
+    ):
+        assert (shown.raw, shown.change, shown.overlap) == ((), (), ())
+        assert (shown.n_pairs, len(shown.pairs)) == (29 * 14, MOST_PAIRS)
+        assert shown.n_double == sum(pair["double_dissociation"] for pair in entry["pairs"])
+        assert all(pair in full.pairs for pair in shown.pairs)
+        assert shown.summary == full.summary
+        scores = np.array(entry["scores"])
+        for j, line in enumerate(shown.summary.rows):
+            column = scores[:, j]
+            overlaps = [cell.text for place, cell in enumerate(full.overlap[j].cells) if place != j]
+            largest = max(overlaps, key=lambda text: float(text.split()[0]))
+            assert line[:4] == (
+                *(names[j], words.fixed(results["tasks"][j]["base"]), words.fixed(column[j])),
+                words.fixed(np.delete(column, j).mean()),
+            )
+            assert line[5] == names[column.argmin()]
+            assert line[7] == largest.split()[0]
+    found = {table.name: table for table in exhibits.tables(whole)}
+    assert len(found["raw-1"].rows) == 31  # the base, 29 lesions, random lesions
+    assert len(found["pairs-1"].rows) == len(found["likeness"].rows) == 29 * 14
+    assert len(page.similarity.tables[1].rows) <= MOST_PAIRS
+    assert found["likeness"].caption.startswith("Every pair of tasks")
+    assert "evenly chosen" in page.similarity.tables[1].caption
+    assert not {"raw-0", "overlap-1"} & {drawn.name for drawn in listing.figures_of(whole)}
+    assert "Each task’s score under lesions" in str(tables(results)[1].renderables[0])
+
+
+def test_a_page_grows_with_the_number_of_tasks_and_not_with_its_square():
+    small, large = (
+        len(render(fake_results(tasks=n, sites=(3, 2), fractions=(0.4,), controls=3)))
+        for n in (31, 62)
+    )
+    assert large < 2 * small
 
 
 # --- gold ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart, in_words
@@ -53,10 +54,12 @@ def dose_response(results: Results, entries: Sequence[Results]) -> DoseResponse 
         return None
     charts, rows, left_out = [], [], []
     control_base = control_bases(results)
+    random = [control_scores(entry, len(results["tasks"])) for entry in entries]
     controls = results.get("controls") or {}
     for task, found in enumerate(results["tasks"]):
         doses = [
-            _dose(entry, task, words.number(found["base"]), control_base[task]) for entry in entries
+            _dose(entry, drawn[:, task], task, words.number(found["base"]), control_base[task])
+            for entry, drawn in zip(entries, random, strict=True)
         ]
         charts.append(_chart(found["name"], doses))
         if charts[-1] is None:
@@ -77,20 +80,31 @@ def dose_response(results: Results, entries: Sequence[Results]) -> DoseResponse 
     )
 
 
-def _dose(entry: Results, task: int, base: float, control_base: float) -> _Dose:
+def control_scores(entry: Results, n_tasks: int) -> Float[np.ndarray, "lesions tasks"]:
+    """Every task's score under every random lesion, whichever lesion it matches; nan = undefined.
+
+    Raises `ValueError` where a score is no number.
+    """
+    rows = np.array(entry["control_scores"], dtype=np.float64).reshape(-1, n_tasks)
+    return np.where(np.isfinite(rows), rows, np.nan)
+
+
+def _dose(
+    entry: Results,
+    drawn: Float[np.ndarray, " lesions"],
+    task: int,
+    base: float,
+    control_base: float,
+) -> _Dose:
     percent = 100 * words.number(entry["fraction"])
     if not (base >= LEAST_BASE and control_base >= LEAST_BASE):
         return _Dose(percent, *[math.nan] * 5)
     scores = [100 * words.number(row[task]) / base for row in entry["scores"]]
     others = [score for row, score in enumerate(scores) if row != task]
-    random = [
-        100 * words.number(row[task]) / control_base
-        for control in entry["control_scores"]
-        for row in control
-    ]
-    random = [value for value in random if math.isfinite(value)]
-    low, high = np.percentile(random, BAND) if random else (math.nan, math.nan)
-    return _Dose(percent, scores[task], _mean(others), _mean(random), float(low), float(high))
+    random = 100 * drawn[np.isfinite(drawn)] / control_base
+    low, high = np.percentile(random, BAND) if len(random) else (math.nan, math.nan)
+    middle = float(random.mean()) if len(random) else math.nan
+    return _Dose(percent, scores[task], _mean(others), middle, float(low), float(high))
 
 
 def _mean(values: Sequence[float]) -> float:

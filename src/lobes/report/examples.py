@@ -12,6 +12,7 @@ are kept, `texts.parquet` in pieces for the examples shown: a million rows need 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import numpy as np
 from lobes.errors import RunError
 from lobes.report import words
 from lobes.report.findings import Results, largest
-from lobes.report.tabular import Table
+from lobes.report.tabular import MOST_TASKS, Table
 
 MOST = 40
 QUOTAS = (24, 10, 6)  # of the groups, in their order
@@ -115,10 +116,11 @@ class _Choice:
     shown: list[int]
 
 
-def examples_of(folder: str | Path, results: Results) -> Examples | None:
+def examples_of(folder: str | Path, results: Results, *, whole: bool = False) -> Examples | None:
     """The examples that flip in a run's folder; None where it holds no predictions to read.
 
-    `results` are the folder's own. Raises `RunError` when a file is damaged.
+    `results` are the folder's own. Of many tasks, only what a task's own lesion flips is read, or
+    what any lesion flips if `whole`. Raises `RunError` when a file is damaged.
     """
     folder = Path(folder)
     entry = largest(results)
@@ -127,14 +129,19 @@ def examples_of(folder: str | Path, results: Results) -> Examples | None:
     names = [str(words.clean(task["name"])) for task in results["tasks"]]
     lesions = {str(words.clean(name)) for name in entry["lesions"]}
     lesioned = [k for k, name in enumerate(names) if name in lesions]
+    own_only = len(names) > MOST_TASKS and not whole
+    shown = {
+        k: [k] if own_only else lesioned for k in (lesioned if own_only else range(len(names)))
+    }
     try:
-        rows = _predictions(folder / "predictions.parquet", names, entry["fraction"])
+        rows = _predictions(folder / "predictions.parquet", names, entry["fraction"], own_only)
         flips = {
             k: found
-            for k, task in enumerate(results["tasks"])
-            if (found := _flips(rows, k, lesioned, task.get("labels") is None)) is not None
+            for k, mine in shown.items()
+            if (found := _flips(rows[k], mine, results["tasks"][k].get("labels") is None))
+            is not None
         }
-        chosen = {k: _chosen(found, k, lesioned) for k, found in flips.items()}
+        chosen = {k: _chosen(found, k, shown[k]) for k, found in flips.items()}
         texts = _texts(folder / "texts.parquet", names, chosen)
     except (OSError, KeyError, IndexError, ValueError, TypeError) as error:
         # Arrow's own errors are among these
@@ -144,37 +151,52 @@ def examples_of(folder: str | Path, results: Results) -> Examples | None:
         ) from error
     return Examples(
         fraction=words.percent(words.number(entry["fraction"])),
-        lesions=tuple((k, names[k]) for k in lesioned),
+        lesions=() if own_only else tuple((k, names[k]) for k in lesioned),
         tasks=tuple(
-            _task(results["tasks"][k], k, names, lesioned, flips[k], chosen[k], texts)
+            _task(results["tasks"][k], k, names, shown[k], flips[k], chosen[k], texts)
             for k in flips
         ),
-        notes=_notes(names, flips, (folder / "texts.parquet").is_file()),
+        notes=_notes(names, flips, (folder / "texts.parquet").is_file(), own_only),
     )
 
 
-def _predictions(path: Path, names: Sequence[str], fraction: float) -> dict[str, np.ndarray]:
-    """The rows of the base (lesion −1) and of the task lesions at this fraction, as columns."""
+def _predictions(
+    path: Path, names: Sequence[str], fraction: float, own_only: bool
+) -> list[dict[str, np.ndarray]]:
+    """Each task's rows of the base (lesion −1) and of the tasks' lesions at this fraction.
+
+    `own_only` leaves out those under other tasks' lesions.
+    """
     import pyarrow.parquet as pq
 
     shared = ["kind", "lesioned_task", "task"]
     columns = [*shared, "fraction", "example", "label", "prediction"]
-    kept: dict[str, list[np.ndarray]] = {name: [] for name in ("lesion", *columns[2:])}
+    names_kept = ("lesion", "task", "example", "label", "prediction")
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in names_kept}
     file = pq.ParquetFile(path, read_dictionary=shared)
     if any(not _is_number(file, name) for name in ("label", "prediction")):
-        return {name: np.empty(0) for name in kept}
+        return [{name: np.empty(0) for name in kept}] * len(names)
     for batch in file.iter_batches(batch_size=2**17, columns=columns):
         kinds = _codes(batch["kind"], ("none", "task"))
         at = batch["fraction"].to_numpy(zero_copy_only=False)
         wanted = (kinds == 0) | ((kinds == 1) & (np.abs(at - fraction) < 1e-9))
+        lesion = np.where(kinds == 0, -1, _codes(batch["lesioned_task"], names))
+        task = _codes(batch["task"], names)
+        if own_only:
+            wanted &= (lesion == -1) | (lesion == task)
         if not wanted.any():
             continue
-        lesion = np.where(kinds == 0, -1, _codes(batch["lesioned_task"], names))
         kept["lesion"].append(lesion[wanted].astype(np.int16))
-        kept["task"].append(_codes(batch["task"], names)[wanted].astype(np.int16))
+        kept["task"].append(task[wanted].astype(np.int16))
         for name in ("example", "label", "prediction"):
             kept[name].append(batch[name].to_numpy(zero_copy_only=False)[wanted])
-    return {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in kept.items()}
+    rows = {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in kept.items()}
+    order = np.argsort(rows["task"], kind="stable")  # each task's rows together, found once for all
+    ends = np.searchsorted(rows["task"][order], np.arange(len(names) + 1))
+    return [
+        {name: column[order[start:end]] for name, column in rows.items()}
+        for start, end in pairwise(ends)
+    ]
 
 
 def _is_number(file: Any, name: str) -> bool:
@@ -193,20 +215,21 @@ def _codes(column: Any, names: Sequence[str]) -> np.ndarray:
 
 
 def _flips(
-    rows: Mapping[str, np.ndarray], task: int, lesioned: Sequence[int], regression: bool
+    rows: Mapping[str, np.ndarray], lesioned: Sequence[int], regression: bool
 ) -> _Flips | None:
     """One task's predictions; None where it has none that are one number for each example."""
-    own = rows["task"] == task
-    if not own.any():
+    if not len(rows["task"]):
         return None
-    lesion, example = rows["lesion"][own], rows["example"][own].astype(np.int64)
+    lesion, example = rows["lesion"], rows["example"].astype(np.int64)
     number = int(example.max()) + 1
     labels, base = np.full(number, np.nan), np.full(number, np.nan)
     under = np.full((len(lesioned), number), np.nan)
-    labels[example] = rows["label"][own]
-    for k, which in enumerate([-1, *lesioned]):
-        mine = lesion == which
-        (base if k == 0 else under[k - 1])[example[mine]] = rows["prediction"][own][mine]
+    labels[example] = rows["label"]
+    base[example[lesion == -1]] = rows["prediction"][lesion == -1]
+    place = np.full(max(int(lesion.max()), *lesioned, -1) + 1, -1)
+    place[np.array(lesioned, dtype=np.int64)] = np.arange(len(lesioned))
+    known = (lesion >= 0) & (place[lesion] >= 0)
+    under[place[lesion[known]], example[known]] = rows["prediction"][known]
     if np.isnan(labels).all() or np.isnan(base).all():
         return None
     if regression:
@@ -234,6 +257,8 @@ def _chosen(flips: _Flips, task: int, lesioned: Sequence[int]) -> list[_Choice]:
         "Under its own lesion and others": by_own & (several > 1),
         "Under other lesions only": ~by_own & (several > 0),
     }
+    if lesioned == [task]:
+        kinds = {"Under its own lesion": by_own}
     found = [np.flatnonzero(mask) for mask in kinds.values()]
     numbers = _shares([len(one) for one in found])
     generator = np.random.default_rng([SEED, task])
@@ -250,7 +275,7 @@ def _chosen(flips: _Flips, task: int, lesioned: Sequence[int]) -> list[_Choice]:
 
 def _shares(there: Sequence[int]) -> list[int]:
     """How many of each group are shown: its quota, then in order what others leave free."""
-    numbers = [min(n, quota) for n, quota in zip(there, QUOTAS, strict=True)]
+    numbers = [min(n, quota) for n, quota in zip(there, QUOTAS, strict=False)]
     for k, n in enumerate(there):
         numbers[k] += min(n - numbers[k], MOST - sum(numbers))
     return numbers
@@ -375,8 +400,15 @@ def _counts(flips: _Flips, task: int, names: Sequence[str], lesioned: Sequence[i
     return Table(f"flips-{task}", caption, header, tuple(rows))
 
 
-def _notes(names: Sequence[str], flips: Mapping[int, _Flips], texts: bool) -> tuple[str, ...]:
+def _notes(
+    names: Sequence[str], flips: Mapping[int, _Flips], texts: bool, own_only: bool
+) -> tuple[str, ...]:
     notes = []
+    if own_only:
+        notes.append(
+            f"Of more than {MOST_TASKS} tasks the page shows what a task’s own lesion flips; "
+            f"counts for every lesion are in the exported tables, flips-0.csv and on."
+        )
     missing = [name for k, name in enumerate(names) if k not in flips]
     if missing:
         notes.append(

@@ -135,6 +135,10 @@ def _matrix(name: str, caption: str, rows: "Sequence[MatrixRow]", names: Row, co
 
 def _lesions(fraction: Fraction, names: Row) -> Iterator[Table]:
     k, label = fraction.index, fraction.label
+    if fraction.summary:
+        yield fraction.summary
+    if not fraction.raw:
+        return
     yield _matrix(f"raw-{k}", f"Scores under each lesion, {label}", fraction.raw, names, "Ablated")
     change = f"Change from the base score in percent, {label}"
     yield _matrix(f"change-{k}", change, fraction.change, names, "Ablated")

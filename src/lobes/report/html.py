@@ -8,6 +8,7 @@ from lobes.report.findings import Results
 from lobes.report.lesions import TINTS
 from lobes.report.page import render_page, write_page
 from lobes.report.source import read_results
+from lobes.report.tabular import MOST_TASKS
 from lobes.report.view import view
 
 
@@ -24,6 +25,7 @@ def render(results: Results, examples: Examples | None = None) -> str:
         report=view(results, examples),
         palette=figures.palette(),
         tints=TINTS,
+        most_tasks=MOST_TASKS,
     )
 
 

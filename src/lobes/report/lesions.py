@@ -4,8 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Int
+
 from lobes.heads import HeadSet
 from lobes.report import figures, words
+from lobes.report.dose import control_scores
 from lobes.report.findings import (
     DEFINITIONS,
     HEADLINE,
@@ -26,6 +30,7 @@ from lobes.report.parts import (
     Panel,
     ScoreRow,
 )
+from lobes.report.tabular import MOST_PAIRS, MOST_TASKS, Table
 
 TINTS = 10
 
@@ -65,13 +70,11 @@ def _control_mean(entry: Results, n_tasks: int) -> list[float] | None:
     """Each task's score under random lesions: the mean over replicates and matched lesions."""
     if not entry["control_scores"]:
         return None
-    everything = [row for control in entry["control_scores"] for row in control]
-    means = []
-    for task in range(n_tasks):
-        values = [words.number(row[task]) for row in everything]
-        finite = [value for value in values if math.isfinite(value)]
-        means.append(sum(finite) / len(finite) if finite else math.nan)
-    return means
+    scores = control_scores(entry, n_tasks)
+    finite = np.isfinite(scores)
+    number = finite.sum(axis=0)
+    total = np.where(finite, scores, 0.0).sum(axis=0)
+    return [float(t / n) if n else math.nan for t, n in zip(total, number, strict=True)]
 
 
 def _matrices(
@@ -127,9 +130,14 @@ def _tint(shift: float, widest: float) -> int:
     return max(-TINTS, min(TINTS, round(shift / widest * TINTS)))
 
 
-def fraction_of(results: Results, index: int, entry: Results, widest: float) -> Fraction:
-    raw, change = _matrices(results, entry, widest)
-    pairs = tuple(_pair(pair) for pair in entry["pairs"])
+def fraction_of(
+    results: Results, index: int, entry: Results, widest: float, *, whole: bool
+) -> Fraction:
+    """One fraction; of many tasks a summary, with the matrices and all pairs if `whole`."""
+    is_large = len(results["tasks"]) > MOST_TASKS
+    raw, change = _matrices(results, entry, widest) if whole or not is_large else ((), ())
+    shared, sizes = _shared_heads(results, entry)
+    chosen = entry["pairs"] if whole or not is_large else strongest(entry["pairs"])
     return Fraction(
         index=index,
         label=words.percent(words.number(entry["fraction"])),
@@ -138,29 +146,110 @@ def fraction_of(results: Results, index: int, entry: Results, widest: float) -> 
         smallest_p=words.p_value(smallest_p(int(entry["n_controls"]))),
         raw=raw,
         change=change,
-        overlap=_overlap(results, entry),
+        overlap=_overlap(results, shared, sizes) if whole or not is_large else (),
+        summary=_summary(results, index, entry, shared, sizes) if is_large else None,
         by_chance=_by_chance(results, entry),
         panels=tuple(_panel(results, entry, name) for name in DEFINITIONS)
         if entry.get("dissociation")
         else (),
-        pairs=pairs,
-        n_double=sum(pair.double for pair in pairs),
+        pairs=tuple(_pair(pair) for pair in chosen),
+        n_pairs=len(entry["pairs"]),
+        n_double=sum(bool(pair["double_dissociation"]) for pair in entry["pairs"]),
     )
 
 
-def _overlap(results: Results, entry: Results) -> tuple[MatrixRow, ...]:
+def strongest(pairs: Sequence[Results]) -> list[Results]:
+    """The `MOST_PAIRS` pairs of tasks that dissociate most, the most first."""
+
+    def order(pair: Results) -> tuple[bool, float, float]:
+        effects = pair["effects"]
+        values = [words.number(e["mean"] if isinstance(e, dict) else e) for e in effects]
+        p, least = words.number(pair["p_holm"]), min(values)
+        return (
+            not pair["double_dissociation"],
+            p if p == p else math.inf,
+            -least if least == least else math.inf,
+        )
+
+    return sorted(pairs, key=order)[:MOST_PAIRS]
+
+
+def _shared_heads(
+    results: Results, entry: Results
+) -> tuple[Int[np.ndarray, "tasks tasks"], Int[np.ndarray, " tasks"]]:
+    """How many heads every two tasks' lesions share, and how many each has."""
+    places = {
+        (site["index"], head): place
+        for place, (site, head) in enumerate(
+            (site, head) for site in results["model"]["sites"] for head in range(site["n_heads"])
+        )
+    }
+    chosen = np.zeros((len(results["tasks"]), len(places)), dtype=np.int64)
+    for row, task in zip(chosen, results["tasks"], strict=True):
+        row[[places[head] for head in lesion_of(entry, task["name"])]] = 1
+    shared = (chosen.astype(np.float64) @ chosen.T).astype(np.int64)
+    return shared, np.diagonal(shared)
+
+
+def _summary(
+    results: Results,
+    index: int,
+    entry: Results,
+    shared: Int[np.ndarray, "tasks tasks"],
+    sizes: Int[np.ndarray, " tasks"],
+) -> Table:
+    """What the matrices of many tasks say of each task, in a line."""
+    names = [task["name"] for task in results["tasks"]]
+    scores = np.array([[words.number(value) for value in row] for row in entry["scores"]])
+    others = ~np.eye(len(names), dtype=bool)
+    random = _control_mean(entry, len(names)) or [math.nan] * len(names)
+    either = sizes[:, None] + sizes - shared
+    overlap = np.where(others, shared / np.maximum(either, 1), -1.0)
+    lines = []
+    for j, task in enumerate(results["tasks"]):
+        column = scores[:, j]
+        finite = np.isfinite(column).any()
+        rest = column[others[j]]
+        near = int(overlap[j].argmax())
+        lines.append(
+            (
+                names[j],
+                words.fixed(words.number(task["base"])),
+                words.fixed(float(column[j])),
+                words.fixed(float(rest.mean())),
+                words.fixed(random[j]),
+                names[int(np.nanargmin(column))] if finite else words.UNDEFINED,
+                words.fixed(float(overlap[j][others[j]].mean()), 2),
+                words.fixed(float(overlap[j][near]), 2),
+                names[near],
+            )
+        )
+    header = (
+        *("Task", "Base", "Own lesion", "Others’ lesions, mean", "Random, mean", "Lowest under"),
+        *("Overlap, mean", "Largest overlap", "With"),
+    )
+    size = words.percent(words.number(entry["fraction"]))
+    caption = f"Each task’s score under lesions, and the overlap of its lesion with others, {size}"
+    return Table(f"summary-{index}", caption, header, tuple(lines))
+
+
+def _overlap(
+    results: Results,
+    shared: Int[np.ndarray, "tasks tasks"],
+    sizes: Int[np.ndarray, " tasks"],
+) -> tuple[MatrixRow, ...]:
     """How many heads the lesions of every two tasks share: the Jaccard index, and the count."""
     names = [task["name"] for task in results["tasks"]]
     if len(names) < 2:
         return ()
-    lesions = [lesion_of(entry, name) for name in names]
+    both, alone = shared.tolist(), sizes.tolist()
 
     def cell(i: int, j: int) -> MatrixCell:
-        shared, either = len(lesions[i] & lesions[j]), len(lesions[i] | lesions[j])
+        either = alone[i] + alone[j] - both[i][j]
         if i == j or not either:
-            return MatrixCell(words.plural(len(lesions[i]), "head"), 0, False, False)
-        share = shared / either
-        return MatrixCell(f"{share:.2f} · {shared}", round(TINTS * share), False, False)
+            return MatrixCell(words.plural(alone[i], "head"), 0, False, False)
+        share = both[i][j] / either
+        return MatrixCell(f"{share:.2f} · {both[i][j]}", round(TINTS * share), False, False)
 
     places = range(len(names))
     return tuple(

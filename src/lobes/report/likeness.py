@@ -15,7 +15,7 @@ from lobes.dissociation.statistics import holm
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart
 from lobes.report.findings import LEVEL, Answer, Results
-from lobes.report.tabular import Table
+from lobes.report.tabular import MOST_PAIRS, MOST_TASKS, Table
 
 NAMES = {
     "importance": "rank correlation of the importance maps",
@@ -67,13 +67,18 @@ class Trend:
         return self.p_holm < LEVEL and self.high < 0
 
 
-def similarity(results: Results) -> Similarity | None:
-    """The similarity part of a report; None where nothing was measured."""
+def similarity(results: Results, *, whole: bool = False) -> Similarity | None:
+    """The similarity part of a report; None where nothing was measured.
+
+    Of many tasks, charts and tables hold some of the pairs, evenly chosen; all of them if `whole`.
+    """
     found = results.get("similarity")
     if not found:
         return None
     names = [task["name"] for task in results["tasks"]]
     pairs = list(combinations(range(len(names)), 2))
+    if not whole:
+        pairs = pairs[:: math.ceil(len(pairs) / MOST_PAIRS)] if len(names) > MOST_TASKS else pairs
     apart = [words.number(found["pair_d_scores"][i][j]) for i, j in pairs]
     trends = trends_of(results)
     tables = {
@@ -84,7 +89,10 @@ def similarity(results: Results) -> Similarity | None:
     return Similarity(
         fraction=words.percent(words.number(found["fraction"])),
         measures=tuple(_measure(trend, tables[trend.name], apart, labels) for trend in trends),
-        tables=(_trend_table(trends, found), _pair_table(names, pairs, apart, tables)),
+        tables=(
+            _trend_table(trends, found),
+            _pair_table(names, pairs, math.comb(len(names), 2), apart, tables),
+        ),
     )
 
 
@@ -204,9 +212,16 @@ def _trend_table(trends: Sequence[Trend], found: Results) -> Table:
     )
 
 
+def _which(shown: int, n_pairs: int) -> str:
+    if shown == n_pairs:
+        return "Every pair of tasks"
+    return f"{words.thousands(shown)} of {words.thousands(n_pairs)} pairs of tasks, evenly chosen"
+
+
 def _pair_table(
     names: Sequence[str],
     pairs: Sequence[tuple[int, int]],
+    n_pairs: int,
     apart: Sequence[float],
     tables: dict[str, list[float]],
 ) -> Table:
@@ -219,7 +234,8 @@ def _pair_table(
     )
     return Table(
         "likeness",
-        "Every pair of tasks: its D-score in percent, and how alike the two are by each measure",
+        f"{_which(len(pairs), n_pairs)}: its D-score in percent, and how alike the two are by each "
+        f"measure",
         ("First", "Second", "Pair D-score", *tables),
         rows,
         left=2,

@@ -85,7 +85,7 @@ def _grids(report: Report) -> Iterator[tuple[str, Grid]]:
             ("change", fraction.change, "Change from the base score in percent", MATRIX),
             ("overlap", fraction.overlap, "Overlap of the tasks’ lesions", _OVERLAP),
         ):
-            if rows:
+            if rows and not fraction.summary:  # a figure of so many cells shows nothing
                 title = f"{what}, {fraction.label}"
                 yield f"{name}-{fraction.index}", matrix_grid(rows, names, title, note)
     yield from _trained_grids(report.trained)

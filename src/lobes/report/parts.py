@@ -15,6 +15,7 @@ from lobes.report.findings import Findings
 from lobes.report.growth import Growth
 from lobes.report.learning import LearningCurves
 from lobes.report.likeness import Similarity
+from lobes.report.tabular import Table
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,9 @@ class PairRow:
 class Fraction:
     """Everything that belongs to one fraction of lesioned heads.
 
-    `by_chance` is the overlap that two random lesions of this size have on average.
+    `by_chance` is the overlap that two random lesions of this size have on average. Of many tasks
+    `summary` says what the matrices, then left empty, say of each, and `pairs` are the strongest of
+    `n_pairs`.
     """
 
     index: int
@@ -179,8 +182,10 @@ class Fraction:
     change: tuple[MatrixRow, ...]
     overlap: tuple[MatrixRow, ...]
     by_chance: str
+    summary: Table | None
     panels: tuple[Panel, ...]
     pairs: tuple[PairRow, ...]
+    n_pairs: int
     n_double: int
 
 

@@ -8,6 +8,11 @@ from lobes.report.figures import LineChart, StripPlot
 
 Row = tuple[str, ...]
 
+# Past so many tasks, matrices and pairs, which grow with the square of their number, are summarized
+# on the page and in the terminal. Exported tables hold them all.
+MOST_TASKS = 24
+MOST_PAIRS = 200
+
 # What a spreadsheet takes for a formula, also behind letters that it passes over or does not show,
 # and the full-width forms that some of them read as the others.
 _FORMULA = re.compile(r"[\t\r]|[\s\x00-\x1f\u200b-\u200f\u2060\ufeff]*[=+\-@＝＋－＠]")

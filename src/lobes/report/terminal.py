@@ -26,7 +26,7 @@ def tables(results: Results) -> list[RenderableType]:
     shown: list[RenderableType] = [_base(report)]
     if report.fractions:
         headline = report.fractions[report.headline_fraction]
-        shown.append(_matrix(report, headline))
+        shown.append(_summary(headline) if headline.summary else _matrix(report, headline))
         if headline.panels:
             shown.append(_d_scores(headline))
     shown.append(findings_lines(report.findings))
@@ -77,6 +77,14 @@ def _matrix(report: Report, fraction: Fraction) -> Group:
     title = f"Scores under lesions of {fraction.title}; rows: whose heads are ablated"
     key = Text("bold: a task under its own lesion; ▾: the lowest of its column", "dim")
     return Group(title_line(title), table, key)
+
+
+def _summary(fraction: Fraction) -> Group:
+    assert fraction.summary is not None
+    table = plain_table(*fraction.summary.header)
+    for row in fraction.summary.rows:
+        table.add_row(*map(Text, row))
+    return Group(title_line(fraction.summary.caption), table)
 
 
 def _d_scores(fraction: Fraction) -> Group:

@@ -43,18 +43,19 @@ from lobes.report.source import check_results, damage_named
 MOST_TOP_HEADS = 12
 
 
-def view(results: Results, examples: Examples | None = None) -> Report:
+def view(results: Results, examples: Examples | None = None, *, whole: bool = False) -> Report:
     """What the report of these results shows; `results` as `read_results` returns them.
 
-    `examples` are what `examples_of` reads from the run's folder, beside the results. Raises
+    `examples` are what `examples_of` reads from the run's folder, beside the results. `whole` keeps
+    every matrix and every pair of tasks, for exports, where a page of many tasks has less. Raises
     `RunError` when a part of the results is missing or has the wrong shape.
     """
     results = check_results(results)
     with damage_named():
-        return _view(results, examples)
+        return _view(results, examples, whole)
 
 
-def _view(results: Results, examples: Examples | None) -> Report:
+def _view(results: Results, examples: Examples | None, whole: bool) -> Report:
     entries = sorted(results["fractions"], key=lambda entry: entry["fraction"])
     widest = widest_change(results, entries)
     head = largest(results)
@@ -71,12 +72,13 @@ def _view(results: Results, examples: Examples | None) -> Report:
         importance=_importance(results, entries),
         largest_change=f"{widest:.0f} %",
         fractions=tuple(
-            fraction_of(results, index, entry, widest) for index, entry in enumerate(entries)
+            fraction_of(results, index, entry, widest, whole=whole)
+            for index, entry in enumerate(entries)
         ),
         headline_fraction=len(entries) - 1,
         across=across(entries),
         dose=dose_response(results, entries),
-        similarity=similarity(results),
+        similarity=similarity(results, whole=whole),
         growth=growth(results),
         agreement=agreement(results),
         examples=examples,

@@ -19,6 +19,8 @@ _DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 def number(value: object) -> float:
     """A number of `results.json` as a float; null and everything not finite become nan."""
+    if type(value) is float:  # nearly always: a study of many tasks has millions of them
+        return value if math.isfinite(value) else math.nan
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return math.nan
     return float(value)
@@ -152,12 +154,17 @@ def clean(value: object) -> object:
     direction become `�`: an escape sequence in a task's name must not colour the terminal.
     """
     if isinstance(value, str):
+        if value.isprintable():
+            return value
         return "".join("\ufffd" if _disturbs(letter) else letter for letter in value)
     if isinstance(value, dict):
         return {clean(key): clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
+        return [item if type(item) in _PLAIN else clean(item) for item in value]
     return value
+
+
+_PLAIN = frozenset({float, int, bool, type(None)})
 
 
 def _disturbs(letter: str) -> bool:

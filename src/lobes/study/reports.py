@@ -49,7 +49,7 @@ KINDS = {
         "report.html",
         read_results,
         lambda results, folder: html.render(results, examples_of(folder, results)),
-        lambda results, folder: view(results, examples_of(folder, results)),
+        lambda results, folder: view(results, examples_of(folder, results, whole=True), whole=True),
     ),
     "lobes-comparison": _kind("comparison.json", comparison.read_comparison, comparison),
     "lobes-transfer": _kind("transfer.json", transfer.read_transfer, transfer),
