@@ -92,13 +92,18 @@ def paired_p_value(
     if math.isnan(observed):
         return float("nan")
     worse, better = metric.on_common_scale(worse), metric.on_common_scale(better)
-    once = np.ones((1, len(labels)))
+    # Examples with the same label and predictions are exchanged together: of so many, a binomial
+    # number. Classes leave a few such kinds, whatever the number of examples.
+    each = np.stack([labels, worse, better], axis=1)
+    kinds, counts = np.unique(each, axis=0, return_counts=True)
+    sides = kinds[:, 0].repeat(2, axis=0), kinds[:, 1:].reshape(-1, *labels.shape[1:])
     reached = 0
-    for block in blocks(draws, labels.size):
-        swap = generator.random((block.stop - block.start, len(labels))) < 0.5
-        swap = swap.reshape(*swap.shape, *(1,) * (labels.ndim - 1))
-        upper = metric.weighted(labels, np.where(swap, worse, better), once)
-        lower = metric.weighted(labels, np.where(swap, better, worse), once)
+    for block in blocks(draws, kinds[:, 0].size * 2):
+        swapped = generator.binomial(counts, 0.5, size=(block.stop - block.start, len(counts)))
+        parts = np.stack([swapped, counts - swapped], axis=2).reshape(len(swapped), -1)
+        rest = np.stack([counts - swapped, swapped], axis=2).reshape(len(swapped), -1)
+        upper = metric.weighted(sides[0], sides[1][None], parts)
+        lower = metric.weighted(sides[0], sides[1][None], rest)
         reached += int(np.sum(~(upper - lower < observed - TIE)))
     return (1 + reached) / (1 + draws)
 
