@@ -68,7 +68,13 @@ def finish(process):
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-    return process.returncode, out, err
+    return process.returncode, out, _said(err)
+
+
+def _said(err):
+    """What was written to stderr, without the plain lines of progress."""
+    lines = err.splitlines(keepends=True)
+    return "".join(line for line in lines if not re.search(r": (started|done|\d+ %, .*)\n", line))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +158,7 @@ def test_every_command_has_help_with_an_example(command):
         result = lobes(command, flag)
         assert result.exit_code == 0
         assert f"Example: lobes {command}" in result.stdout
-        assert result.stderr == ""
+        assert _said(result.stderr) == ""
 
 
 @pytest.mark.parametrize("arguments", [["tasks"], ["tasks", "--json"], ["--help"], ["--version"]])
@@ -208,7 +214,7 @@ def refusal(*arguments, code=1):
     result = lobes(*arguments)
     assert result.exit_code == code
     assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
+    (line,) = _said(result.stderr).splitlines()
     assert line.startswith("Error: ")
     return line.removeprefix("Error: ")
 
@@ -314,7 +320,7 @@ def test_tables_and_where_the_report_is(study):
     folder = study.parent / "run"
     result = lobes("report", folder)
     assert result.exit_code == 0
-    assert result.stderr == f"Report: {folder / 'report.html'}\n"
+    assert _said(result.stderr) == f"Report: {folder / 'report.html'}\n"
     for words in ("Base scores", "D-scores", "mood", "topic", "random heads"):
         assert words in result.stdout
     assert "\x1b" not in result.stdout
@@ -333,7 +339,7 @@ def test_a_report_elsewhere_and_as_json(study, tmp_path):
     assert result.exit_code == 0
     assert json.loads(result.stdout) == json.loads((folder / "results.json").read_text())
     assert page.read_text(encoding="utf-8").startswith("<!")
-    assert result.stderr == f"Report: {page}\n"
+    assert _said(result.stderr) == f"Report: {page}\n"
 
 
 def test_a_report_with_its_figures_and_a_browser(study, tmp_path, monkeypatch):
@@ -359,7 +365,7 @@ def test_the_report_of_several_runs(study, tmp_path):
     run, to = study.parent / "run", tmp_path / "together"
     shutil.copytree(run, tmp_path / "other")
     result = lobes("report", run, tmp_path / "other", "--output", to)
-    assert (result.exit_code, result.stderr) == (0, f"Report: {to / 'runs.html'}\n")
+    assert (result.exit_code, _said(result.stderr)) == (0, f"Report: {to / 'runs.html'}\n")
     assert "D-scores" in result.stdout
     again = lobes("report", to, "--json")
     assert json.loads(again.stdout) == json.loads((to / "runs.json").read_text())
@@ -375,7 +381,10 @@ def test_the_report_of_a_comparison_or_a_transfer(compared, tmp_path, command):
     (folder / PAGES[command]).unlink()
     for given in (folder, stored):
         result = lobes("report", given)
-        assert (result.exit_code, result.stderr) == (0, f"Report: {folder / PAGES[command]}\n")
+        assert (result.exit_code, _said(result.stderr)) == (
+            0,
+            f"Report: {folder / PAGES[command]}\n",
+        )
         assert "IAT − multi-task" in result.stdout
     assert (folder / PAGES[command]).read_text(encoding="utf-8").startswith("<!")
     result = lobes("report", folder, "--html", tmp_path / "page.html", "--json")
@@ -393,7 +402,7 @@ def test_an_exported_task(study, tmp_path):
         target = tmp_path / str(number)
         result = lobes("export", run, "--task", "topic", "--to", target)
         assert (result.exit_code, result.stdout) == (0, ""), result.stderr
-        assert result.stderr == f"Model: {target}\n"
+        assert _said(result.stderr) == f"Model: {target}\n"
         model = AutoModelForSequenceClassification.from_pretrained(target)
         assert list(model.config.id2label.values()) == ["food", "sea", "sky"]
     assert refusal("export", study.parent, "--task", "topic", "--to", tmp_path / "no") == (
@@ -419,7 +428,7 @@ def test_a_terminal_with_few_letters(study):
 def test_heads(study):
     for name in (study.parent / "model", study.parent / "run", study.parent / "run" / "model"):
         result = lobes("heads", name)
-        assert (result.exit_code, result.stderr) == (0, "")
+        assert (result.exit_code, _said(result.stderr)) == (0, "")
         assert "10 heads in 2 sites" in result.stdout
         assert "encoder.layer.*.attention" in result.stdout
         assert "self-attention, multi-head: 5 heads of size 6" in result.stdout
@@ -441,7 +450,7 @@ def test_predict(study, tmp_path):
     assert re.search(
         r"mood +validation +\d+ +accuracy +0\.\d{3} +mood\.validation\.tsv", shown.stdout
     )
-    assert shown.stderr == f"Predictions: {tmp_path / 'to'}\n"
+    assert _said(shown.stderr) == f"Predictions: {tmp_path / 'to'}\n"
     options = ("--split", "validation", "--task", "topic", "--to", tmp_path / "to", "--json")
     (found,) = json.loads(lobes("predict", study.parent / "run", *options).stdout)["predictions"]
     assert (found["task"], found["file"]) == ("topic", "topic.validation.tsv")
@@ -465,7 +474,7 @@ def test_ag_pair(tmp_path):
 
 def test_tasks(tmp_path):
     shown = lobes("tasks")
-    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert (shown.exit_code, _said(shown.stderr)) == (0, "")
     assert "xnli-zh" in shown.stdout
     assert "a score" in shown.stdout
     known = json.loads(lobes("tasks", "--json").stdout)
@@ -475,7 +484,7 @@ def test_tasks(tmp_path):
     for split in ("train", "validation"):
         (tmp_path / "sst2" / f"{split}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     shown = lobes("tasks", "sst2", "--data-dir", tmp_path)
-    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert (shown.exit_code, _said(shown.stderr)) == (0, "")
     assert "sst2: sentence → negative, positive" in shown.stdout
     assert re.search(r"train +3 +negative 1, positive 2 +–", shown.stdout)
     assert "positive: [bold]odd[/bold] and fine" in shown.stdout
@@ -556,7 +565,7 @@ def test_prune(study, tmp_path):
     run, to = study.parent / "run", tmp_path / "smaller"
     chosen = ("--from-run", run, "--fraction", "0.4")
     result = lobes("prune", *chosen, "--task", "mood", "--to", to)
-    assert (result.exit_code, result.stderr) == (0, f"Model: {to}\n")
+    assert (result.exit_code, _said(result.stderr)) == (0, f"Model: {to}\n")
     for words in ("model without 4 heads: ", "parameters", "milliseconds", "under ablation"):
         assert words in result.stdout
     record = json.loads((to / "pruning.json").read_text())
@@ -616,7 +625,7 @@ def test_the_demo_is_an_ordinary_study(study, tmp_path, monkeypatch):
     monkeypatch.setattr("lobes.study.demo_data.fetch", lambda log=None: log("Fetched.") or assets)
     monkeypatch.setattr("lobes.study.demo.write_demo_data", lambda *_, **__: tasks)
     result = lobes("demo", "--fetch-only")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "Fetched.\n")
+    assert (result.exit_code, result.stdout, _said(result.stderr)) == (0, "", "Fetched.\n")
     small = ("training.steps=3", "iap.fractions=[0.5]", "iap.controls=2", "max_length=31")
     options = [part for setting in small for part in ("--set", setting)]
     result = lobes("demo", "--output", tmp_path / "run", *options)
@@ -648,16 +657,40 @@ def test_a_model_trained_elsewhere(new_run, study):
     assert not Path("unused").exists()
 
 
-def test_progress_on_a_terminal_only(study, tmp_path, capsys):
+def test_progress_on_a_terminal_is_bars(study, tmp_path):
     shutil.copytree(study.parent / "run", tmp_path / "run")
     for path in (tmp_path / "run" / "results.json", *(tmp_path / "run" / "measurements").iterdir()):
         path.unlink()
     shown = _on_terminal("iap", study, "--output", tmp_path / "run")
     for words in ("importance of mood", "lesions", "left"):
         assert words in shown
-    for quiet in (True, False):  # pytest's stderr is no terminal
-        with Progress(quiet=quiet) as progress:
-            progress("training", 1, 2)
+
+
+def test_progress_into_a_pipe_is_plain_lines(capsys):
+    now = 0.0
+    with Progress(quiet=False) as progress:  # pytest's stderr is no terminal
+        assert progress.lines is not None
+        progress.lines.clock = lambda: now
+        for done in range(1, 101):
+            now = 7.0 * (done - 1)
+            progress("training", done, 100)
+            progress.note("training", f"loss {done}")
+        progress("lesions", 3, 3)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert lines[:2] == [
+        "training: started",
+        "training: 6 %, 35 s so far, about 10 min 58 s left (loss 5)",
+    ]
+    assert len(lines) == 1 + 99 // 5 + 1  # every fifth step is 35 s after the last line
+    assert lines[-1] == "lesions: done"
+
+
+def test_quiet_shows_no_progress(capsys):
+    with Progress(quiet=True) as progress:
+        progress("training", 1, 2)
+        progress.note("training", "loss 1")
     assert capsys.readouterr() == ("", "")
 
 

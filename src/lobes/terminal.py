@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,16 @@ from lobes.errors import LobesError
 from lobes.report.words import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import rich.console
     import rich.progress
     import rich.table
 
     import lobes.heads
+
+# Seconds between two lines of progress where stderr is no terminal.
+EVERY = 30.0
 
 _QUIET_LIBRARIES = {
     "DATASETS_VERBOSITY": "critical",
@@ -72,21 +76,23 @@ def tell(error: LobesError) -> None:
 
 
 class Progress:
-    """A bar with the time remaining for each stage; nothing where stderr is no terminal.
+    """Show how far each stage of a command is: bars on a terminal, plain lines elsewhere.
 
-    Called as `progress(stage, done, total)`; `note` adds how it goes. A stage that is over within
-    a second leaves no line.
+    Called as `progress(stage, done, total)`; `note` adds how it goes. On a terminal a stage that is
+    over within a second leaves no line. Where stderr is no terminal (a pipe, a log), each stage
+    writes one line when it begins, and one every `EVERY` seconds with the time left.
     """
 
     shown: "rich.progress.Progress | None" = None
 
     def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet or not sys.stderr.isatty()
+        self.quiet = quiet
+        self.lines = _StageLines() if not quiet and not sys.stderr.isatty() else None
         self._rows: dict[str, Any] = {}
         self._note = ""
 
     def __enter__(self) -> "Progress":
-        if self.quiet:
+        if self.quiet or self.lines is not None:
             return self
         from rich.console import Console
         from rich.progress import (
@@ -132,6 +138,8 @@ class Progress:
             bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        if self.lines is not None:
+            self.lines(stage, done, total)
         bars = Progress.shown
         if bars is None:
             return
@@ -146,8 +154,51 @@ class Progress:
 
     def note(self, stage: str, text: str) -> None:
         """Say under the bars how a stage goes, until the next one begins."""
+        if self.lines is not None:
+            self.lines.note = text
         if Progress.shown is not None and stage in self._rows:
             self._note = str(clean(text))
+
+
+class _StageLines:
+    """One line when a stage begins, and one every `EVERY` seconds with the time left."""
+
+    def __init__(self, clock: "Callable[[], float]" = time.monotonic) -> None:
+        self.clock = clock
+        self.note = ""
+        self._begun: dict[str, tuple[float, int]] = {}  # when, and what was done by then
+        self._last = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = self.clock()
+        if stage not in self._begun:
+            self._begun[stage] = now, done
+            self.note = ""
+            text = "done" if done >= total else "started"
+        elif now - self._last >= EVERY:
+            start, before = self._begun[stage]
+            text = self._so_far(done - before, total - before, done / max(total, 1), now - start)
+        else:
+            return
+        self._last = now
+        say(f"{stage}: {text}")
+
+    def _so_far(self, done: int, total: int, share: float, seconds: float) -> str:
+        """`37 %, 1 min 20 s so far, about 2 min 16 s left`, and the note."""
+        text = f"{100 * share:.0f} %, {_duration(seconds)} so far"
+        if done > 0:
+            text += f", about {_duration(seconds * (total - done) / done)} left"
+        return f"{text} ({self.note})" if self.note else text
+
+
+def _duration(seconds: float) -> str:
+    """`45 s`, `2 min 5 s`, `3 h 12 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def show_results(results: dict[str, Any]) -> None:

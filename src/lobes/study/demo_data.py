@@ -97,10 +97,15 @@ def fetch(cache: Path | None = None, log: Log | None = None) -> DemoAssets:
 
 
 def demo_tasks(
-    assets: DemoAssets, *, train_size: int = 6400, validation_size: int = 1600, seed: int = 0
+    assets: DemoAssets,
+    *,
+    train_size: int = 6400,
+    validation_size: int = 1600,
+    seed: int = 0,
+    max_words: int | None = None,
 ) -> list[Task]:
     """The three tasks `sentiment`, `domain` and `domain-pair`; see `write_demo_data`."""
-    tables = _tables(assets, train_size, validation_size, seed)
+    tables = _tables(assets, train_size, validation_size, seed, max_words)
     return [
         Task(
             name,
@@ -121,6 +126,7 @@ def write_demo_data(
     train_size: int = 6400,
     validation_size: int = 1600,
     seed: int = 0,
+    max_words: int | None = None,
 ) -> list[dict[str, Any]]:
     """Write the demo's tasks as four Parquet files; return them as a study names tasks.
 
@@ -131,7 +137,8 @@ def write_demo_data(
 
     Every combination of domain and sentiment has the same number of sentences, or one more: the
     chance levels are 1/2, 1/4 and 1/2, and neither label says anything about the other. Left out
-    are ratings nearer to 0 than `NEUTRAL` and repeated texts.
+    are ratings nearer to 0 than `NEUTRAL`, repeated texts, and sentences of more than `max_words`
+    words.
 
     Each dict has the keys of a study's `[[tasks]]` table. Raises ConfigError for more sentences
     than there are.
@@ -139,7 +146,7 @@ def write_demo_data(
     import pyarrow
     import pyarrow.parquet
 
-    tables = _tables(assets, train_size, validation_size, seed)
+    tables = _tables(assets, train_size, validation_size, seed, max_words)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in tables.items():
         with _temporary(folder) as scratch:
@@ -206,11 +213,13 @@ def read_sentences(folder: Path) -> list[Sentence]:
 
 
 def _tables(
-    assets: DemoAssets, train_size: int, validation_size: int, seed: int
+    assets: DemoAssets, train_size: int, validation_size: int, seed: int, max_words: int | None
 ) -> dict[str, list[dict[str, str]]]:
     """{name of a file: its rows}, for both kinds of file and both splits."""
     generator = np.random.default_rng(seed)
     sentences = read_sentences(assets.sentences)
+    if max_words is not None:
+        sentences = [s for s in sentences if len(s.text.split()) <= max_words]
     splits = _balanced(sentences, train_size, validation_size, generator)
     tables = {}
     for split, chosen in splits.items():

@@ -70,8 +70,8 @@ def predict_run(
     model = _model(run, stored).to("cuda" if torch.cuda.is_available() else "cpu")
     found = [
         (task, name, examples)
-        for task in chosen
-        for name, examples in _splits(task, model.spec(task.name), split, data.data_dir).items()
+        for task in _with_split(chosen, split, by_name=tasks is not None)
+        for name, examples in _splits(task, model.spec(task.name), split, data).items()
     ]
     files = [_file_of(task, name) for task, name, _ in found]
     outputs = OutputFolder(to, files)
@@ -112,7 +112,38 @@ def _chosen(
     return [sources[name] for name in chosen]
 
 
-def _splits(task: TaskConfig, spec: TaskSpec, split: str, data_dir: str | None) -> dict[str, Split]:
+def _with_split(chosen: list[TaskConfig], split: str, *, by_name: bool) -> list[TaskConfig]:
+    """The tasks that have test data, where those are asked for; the others are named.
+
+    A task that the user named is kept, so that the answer is an error.
+    """
+    without = [task.name for task in chosen if split == "test" and _has_no_test(task)]
+    if not without or by_name:
+        return chosen
+    if len(without) == len(chosen):
+        raise DataError(
+            f"No task of the run has test data: add `test = …` to its tasks in a study and name "
+            f"that with --study, or choose another split, for example --split validation."
+        )
+    logger.warning(
+        "%s: no test data, so nothing is predicted there; add `test = …` in a study and name it "
+        "with --study.",
+        _few(without),
+    )
+    return [task for task in chosen if task.name not in without]
+
+
+def _has_no_test(task: TaskConfig) -> bool:
+    return task.test is None and task.dataset is None and not task.is_known
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + ", …" * (len(names) > 5)
+
+
+def _splits(
+    task: TaskConfig, spec: TaskSpec, split: str, data: StudyConfig
+) -> dict[str, Split]:
     """The splits that a name stands for: MNLI has several of each.
 
     Labels are the model's, in its order, whatever the study or the training data say by now.
@@ -121,6 +152,13 @@ def _splits(task: TaskConfig, spec: TaskSpec, split: str, data_dir: str | None) 
     if not task.is_known:
         labels = None if isinstance(task.label, tuple) else spec.labels
         source |= {"labels": labels, "metric": spec.metric}
+    held_out = task.validation is None and task.dataset is None and not task.is_known
+    if split == "validation" and held_out:  # no file of its own: what the run held out
+        same = task.model_copy(update={"labels": source["labels"], "metric": spec.metric})
+        (loaded,) = load_tasks(data.model_copy(update={"tasks": (same,)}))
+        examples = loaded.validation
+        assert examples is not None  # load_task holds some out
+        return {split: Split(examples.texts, examples.labels, examples.images)}
     names = [split]
     if task.is_known:
         known = known_task(task.name).splits
@@ -128,7 +166,7 @@ def _splits(task: TaskConfig, spec: TaskSpec, split: str, data_dir: str | None) 
     found = {}
     for name in names:
         try:
-            found[name] = load_split(split=name, **source, test=task.test, data_dir=data_dir)
+            found[name] = load_split(split=name, **source, test=task.test, data_dir=data.data_dir)
         except DataError as error:
             if name != OPTIONAL or split == OPTIONAL:
                 raise

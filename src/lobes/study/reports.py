@@ -1,5 +1,6 @@
 """What a folder holds to report: a study, a comparison, a transfer study, or several runs."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -57,12 +58,15 @@ KINDS = {
 }
 
 
-def report_again(path: Path, page: Path | None = None) -> tuple[dict[str, Any], Path]:
+def report_again(
+    path: str | os.PathLike[str], page: Path | None = None
+) -> tuple[dict[str, Any], Path]:
     """Write the page of finished results again; the results, and where the page is.
 
     `path` is a folder or a file in it; `page` is where to write, by default beside the file.
     Raises `RunError` where there is nothing to report, or it is damaged.
     """
+    path = Path(path)
     kind, results = _read(path)
     folder = path if path.is_dir() else path.parent
     target = page or folder / kind.page
@@ -87,11 +91,18 @@ def report_runs(
     return content, write_page(kind.render(content, folder), target)
 
 
-def write_exhibits(path: Path, folder: Path, *, png: bool = True, dpi: int = DPI) -> list[Path]:
+def write_exhibits(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    png: bool = True,
+    dpi: int = DPI,
+) -> list[Path]:
     """Write the figures and tables of finished results into `figures/` and `tables/` of `folder`.
 
     `path` is as in `report_again`. Raises what `write_figures` and `write_tables` raise.
     """
+    path, folder = Path(path), Path(folder)
     kind, results = _read(path)
     shown = kind.view(results, path if path.is_dir() else path.parent)
     figures = write_figures(shown, folder / "figures", png=png, dpi=dpi)
