@@ -360,6 +360,14 @@ def test_the_study_runs(world, tmp_path, monkeypatch):
     assert Path("run", "report.html").exists()
     done = CliRunner().invoke(app, ["predict", "run", "--to", "answers"])
     assert done.exit_code == 0, done.output
+    assert "answered: no test data, so nothing is predicted there" in done.stderr
+    assert [path.name for path in Path("answers").glob("*.tsv")] == ["mood.test.tsv"]
+    done = CliRunner().invoke(app, ["predict", "run", "--to", "held-out", "--split", "validation"])
+    assert done.exit_code == 0, done.output
+    results = json.loads(Path("run", "results.json").read_text())
+    for task in results["tasks"]:  # what the run held out, and nothing else
+        lines = Path("held-out", f"{task['name']}.validation.tsv").read_text().splitlines()
+        assert len(lines) == 1 + task["n_validation"]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")])

@@ -122,8 +122,8 @@ def _with_split(chosen: list[TaskConfig], split: str, *, by_name: bool) -> list[
         return chosen
     if len(without) == len(chosen):
         raise DataError(
-            f"No task of the run has test data: add `test = …` to its tasks in a study and name "
-            f"that with --study, or choose another split, for example --split validation."
+            "No task of the run has test data: add `test = …` to its tasks in a study and name "
+            "that with --study, or choose another split, for example --split validation."
         )
     logger.warning(
         "%s: no test data, so nothing is predicted there; add `test = …` in a study and name it "
