@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from lobes import limits
 from lobes.ablation import evaluating
 from lobes.batching import Inputs, token_batches
 from lobes.discovery import layout_of
@@ -27,11 +28,11 @@ from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
 from lobes.modeling.bf16 import bf16_copy
-from lobes.modeling.task_model import Readable
+from lobes.modeling.task_model import Readable, check_task_model
 from lobes.precision import resolve_precision
 from lobes.replay import Replay
 from lobes.tasks.examples import Examples
-from lobes.tasks.task import Task, TaskSpec, check_task_names
+from lobes.tasks.task import Task, TaskSpec, as_tasks
 
 M = TypeVar("M", bound=torch.nn.Module)
 Progress = Callable[[int, int], None]
@@ -86,7 +87,7 @@ class Evaluation:
 
 def evaluate(
     model: TaskModel,
-    tasks: Sequence[Task],
+    tasks: Task | Sequence[Task],
     lesions: Sequence[Heads] = (HeadSet(),),
     *,
     split: str = "validation",
@@ -98,6 +99,8 @@ def evaluate(
 ) -> Evaluation:
     """Run every task's examples under every lesion; an empty `HeadSet` is the plain model.
 
+    `tasks` are those that the model was made for, or some of them, or one.
+
     A lesion has any form that `HeadSet.of` reads.
 
     `precision` is "fp32" (repeatable to the bit on a CPU), "bf16", or "auto": bf16 where the
@@ -107,8 +110,9 @@ def evaluate(
     a task without this split or that the model was not made for; `ModelError` for logits that are
     not finite, naming the lesion, the task and the examples.
     """
+    check_task_model(model)
     check_progress(progress)
-    workload = prepare(model, tasks, split=split, tokens_per_batch=tokens_per_batch)
+    workload = prepare(model, as_tasks(tasks), split=split, tokens_per_batch=tokens_per_batch)
     layout = layout_of(model, layout)
     sets = tuple(HeadSet.of(lesion, layout) for lesion in lesions)
     logits = {
@@ -287,7 +291,6 @@ def prepare(
     tokens_per_batch: int | None = None,
 ) -> Workload:
     """Tokenise one split of the tasks, if it is of texts, and cut it into batches."""
-    check_task_names(tasks)
     specs = tuple(spec_of(model, task) for task in tasks)
     encoded, labels = [], {}
     for task in tasks:
@@ -314,7 +317,8 @@ def check_progress(progress: object) -> None:
     """Raise `ConfigError` for what cannot be called as progress is reported: True, for example."""
     if progress is not None and not callable(progress):
         raise ConfigError(
-            f"progress is a function that is called with (done, total), or None, not {progress!r}."
+            f"progress is a function that is called with (done, total), of lesion_matrix with "
+            f"(stage, done, total), or None, not {progress!r}."
         )
 
 
@@ -351,8 +355,8 @@ def _reads_padding(model: TaskModel, task: str, inputs: Inputs) -> bool:
 
 def tokens_in_a_batch(given: int | None, device: torch.device) -> int:
     """The number of tokens in a batch: as given, or what suits the device."""
-    if given is not None and given < 1:
-        raise ConfigError(f"A batch holds at least one token, not {given}.")
+    if given is not None:
+        limits.check_number("tokens_per_batch", given, limits.TOKENS_PER_BATCH)
     return given or _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH_ELSEWHERE)
 
 

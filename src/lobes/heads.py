@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lobes.errors import ConfigError, HeadError
+from lobes.limits import FRACTION, SHARE_OF_HEADS, check_number
 
 Head = tuple[int, int]
 Heads = Iterable[Any]  # what `HeadSet.of` reads: a HeadSet, a text, {site: heads}, pairs, an array
@@ -210,6 +211,11 @@ class HeadSet:
 
     def __init__(self, heads: Iterable[Any] = ()) -> None:
         pairs = set()
+        if isinstance(heads, str | bytes) or not isinstance(heads, Iterable):
+            raise HeadError(
+                f"{_shown(heads)} is no iterable of pairs (site, head): HeadSet.of reads other "
+                f"forms, HeadSet.parse text."
+            )
         for item in heads:
             try:
                 site, head = item
@@ -250,6 +256,8 @@ class HeadSet:
     @classmethod
     def parse(cls, text: str) -> "HeadSet":
         """Read `"0:1,5 3:2"`: heads 1 and 5 of site 0 and head 2 of site 3."""
+        if not isinstance(text, str):
+            raise HeadError(f'{_shown(text)} is no text such as "0:1,5 3:2".')
         pairs: list[Head] = []
         for part in text.split():
             match = re.fullmatch(r"(\d+):(\d+(?:,\d+)*)", part)
@@ -388,7 +396,12 @@ class HeadScores:
     settings: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        values = np.array(self.values, dtype=np.float64)
+        try:
+            values = np.array(self.values, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise HeadError(
+                f"Scores are an array of numbers [sites, heads], not {_shown(self.values)}."
+            ) from None
         if values.ndim != 2:
             raise HeadError(f"Scores have the shape [sites, heads], not {values.shape}.")
         missing = np.isnan(values)
@@ -471,20 +484,22 @@ class HeadScores:
 
 def head_count(fraction: float, total: int) -> int:
     """⌊fraction · total⌋, robust to the rounding of binary fractions (0.3 · 10 is 3, not 2)."""
-    if not 0 <= fraction <= 1:
-        raise ConfigError(f"A fraction of the heads lies between 0 and 1, not at {fraction:g}.")
+    check_number("fraction", fraction, SHARE_OF_HEADS)
     return int(np.floor(np.nextafter(fraction * total, np.inf)))
 
 
-def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
-    """Return the fractions in ascending order, or raise `ConfigError`: 0 < p ≤ 1, no repeats."""
-    given = tuple(float(p) for p in fractions)
-    for p in given:
-        if not 0 < p <= 1:
-            raise ConfigError(
-                f"A lesion's fraction lies above 0 and at most at 1, not at {p:g}; "
-                f"for 30 % write 0.3."
-            )
+def check_fractions(fractions: float | Sequence[float]) -> tuple[float, ...]:
+    """Return one fraction, or several in ascending order: 0 < p ≤ 1, no repeats.
+
+    Raises `ConfigError` for anything else.
+    """
+    several = fractions if isinstance(fractions, Iterable) else (fractions,)
+    if isinstance(fractions, str | bytes):
+        several = (fractions,)
+    given = []
+    for p in several:
+        check_number("A lesion's fraction", p, FRACTION)
+        given.append(float(p))
     if not given or len(set(given)) < len(given):
-        raise ConfigError(f"Expected one or more different fractions, not {list(given)}.")
+        raise ConfigError(f"Expected one or more different fractions, not {given}.")
     return tuple(sorted(given))

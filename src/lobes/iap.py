@@ -19,11 +19,12 @@ from lobes.dissociation.dscores import ALPHA
 from lobes.dissociation.matrix import Sampled
 from lobes.dissociation.statistics import is_decided
 from lobes.errors import ConfigError, DataError
-from lobes.evaluation import evaluate, examples_of, spec_of
+from lobes.evaluation import check_progress, evaluate, examples_of, spec_of
 from lobes.heads import HeadLayout, HeadScores, HeadSet, check_fractions
 from lobes.importance import head_importance
 from lobes.modeling import TaskModel
-from lobes.tasks.task import Task, check_task_names, with_data
+from lobes.modeling.task_model import check_task_model
+from lobes.tasks.task import Task, as_tasks, with_data
 
 Progress = Callable[[str, int, int], None]
 Measurement = dict[str, np.ndarray]
@@ -98,7 +99,7 @@ class IapSettings:
 
 def lesion_matrix(
     model: TaskModel,
-    tasks: Sequence[Task],
+    tasks: Task | Sequence[Task],
     settings: IapSettings | None = None,
     *,
     precision: str = "fp32",
@@ -117,7 +118,13 @@ def lesion_matrix(
     Raises `ConfigError`, `DataError` or `HeadError` before anything is measured.
     """
     settings = _with_options(settings or IapSettings(), options)
-    check_task_names(tasks)
+    check_task_model(model)
+    check_progress(progress)
+    if remember is not None and not callable(remember):
+        raise ConfigError(
+            f"remember is a function remember(key, compute), or None, not {limits.short(remember)}."
+        )
+    tasks = as_tasks(tasks)
     plan = _Plan(model, tasks, settings, find_heads(model), precision, tokens_per_batch)
     check_lesions(settings, plan.layout, tasks)
     remember = remember or (lambda key, compute: compute())
@@ -167,6 +174,11 @@ def _with_options(settings: IapSettings, options: Mapping[str, Any]) -> IapSetti
     for name in options:
         if name not in known:
             raise ConfigError(f"There is no IAP setting {name!r}: expected {', '.join(known)}.")
+    if not isinstance(settings, IapSettings):
+        raise ConfigError(
+            f"settings are lobes.iap.IapSettings, not a {type(settings).__name__}: give single "
+            f"settings by name, as in lesion_matrix(model, tasks, controls=100)."
+        )
     return replace(settings, **options)
 
 

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lobes import limits
 from lobes.ablation import ContextRecord, ablate, checked_batches, on_model, record_contexts
 from lobes.discovery import layout_of
 from lobes.discovery.positions import decoder_sites, real_positions
@@ -83,6 +84,9 @@ def head_importance(
     _check(aggregate, Aggregate, "aggregate")
     _check(normalize, Normalize, "normalize")
     check_progress(progress)
+    if max_examples is not None:
+        limits.check_number("max_examples", max_examples, limits.EXAMPLES)
+    limits.check_number("seed", seed, limits.SEED)
     layout = layout_of(model, layout)
     given = HeadSet.of(() if ablated is None else ablated, layout)
     if task is not None and not isinstance(task, Task):

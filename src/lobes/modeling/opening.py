@@ -57,13 +57,23 @@ def quiet() -> Iterator[None]:
         hub.setLevel(hub_level)
 
 
+def name_of(name_or_folder: str | os.PathLike[str]) -> str:
+    """Return a model's name or folder as text; `ModelError` for what is neither."""
+    if not isinstance(name_or_folder, str | os.PathLike):
+        raise ModelError(
+            f"A model to load is a folder or a name on the Hugging Face hub, not a "
+            f"{type(name_or_folder).__name__}."
+        )
+    return os.fspath(name_or_folder)
+
+
 @contextmanager
 def opening(name_or_folder: str | os.PathLike[str], subfolder: str = "") -> Iterator[None]:
     """Turn whatever is raised inside, quietly, into one `ModelError` that names the model.
 
     Errors of lobes pass as they are. The original is the cause of the `ModelError`.
     """
-    name = os.fspath(name_or_folder)
+    name = name_of(name_or_folder)
     try:
         with quiet():
             yield

@@ -17,7 +17,7 @@ from lobes.errors import ConfigError, DataError, ModelError
 from lobes.modeling.pictures import EncodedImages, ImageProcessor
 from lobes.modeling.saved import listed
 from lobes.tasks.images import Picture
-from lobes.tasks.task import Task, TaskSpec, check_task_names
+from lobes.tasks.task import Task, TaskSpec, as_tasks
 
 LONGEST_BY_DEFAULT = 512
 _EXAMPLE_LENGTH = 7
@@ -150,10 +150,21 @@ def example_losses(
     return nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
-def specs_of(tasks: Sequence[Task | TaskSpec]) -> tuple[TaskSpec, ...]:
+def check_task_model(model: object) -> None:
+    """Raise `ModelError` for what cannot do tasks: a model as transformers loads it, or none."""
+    if not isinstance(model, TaskModel):
+        what = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        raise ModelError(
+            f"Expected a model that does tasks, such as lobes.MultiTaskModel, not {what}: build "
+            f"one with lobes.MultiTaskModel.from_pretrained(name, tasks=[...]), or use "
+            f"lobes.ablate and lobes.head_importance(model, batches=..., loss=...), which take any "
+            f"model."
+        )
+
+
+def specs_of(tasks: Task | TaskSpec | Sequence[Task | TaskSpec]) -> tuple[TaskSpec, ...]:
     """The tasks without their data; refuses names that cannot stand in one model."""
-    specs = tuple(task if isinstance(task, TaskSpec) else task.spec for task in tasks)
-    check_task_names(specs)
+    specs = tuple(task if isinstance(task, TaskSpec) else task.spec for task in as_tasks(tasks))
     kinds = {spec.image is None: spec.name for spec in specs}
     if len(kinds) > 1:
         raise ConfigError(

@@ -141,9 +141,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + ", …" * (len(names) > 5)
 
 
-def _splits(
-    task: TaskConfig, spec: TaskSpec, split: str, data: StudyConfig
-) -> dict[str, Split]:
+def _splits(task: TaskConfig, spec: TaskSpec, split: str, data: StudyConfig) -> dict[str, Split]:
     """The splits that a name stands for: MNLI has several of each.
 
     Labels are the model's, in its order, whatever the study or the training data say by now.

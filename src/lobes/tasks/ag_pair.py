@@ -67,17 +67,22 @@ def ag_pairs(
     Raises DataError, saying by name what makes it impossible: fewer than two topics, a topic with
     more than three quarters of the articles, too many topics with a single article.
     """
+    for name, given in (("texts", texts), ("topics", topics)):
+        if isinstance(given, str | bytes) or not hasattr(given, "__len__"):
+            raise DataError(
+                f"{name} are a list with an entry for each article, not a {type(given).__name__}."
+            )
     if len(texts) != len(topics):
         raise DataError(
             f"{len(texts)} articles and {len(topics)} topics: expected one topic for each article."
         )
-    given = np.asarray(topics)
-    if given.size and given.dtype.kind not in "Uiu":
+    labels = np.asarray(topics)
+    if labels.size and labels.dtype.kind not in "Uiu":
         raise DataError(
-            f"The topics are of the kind {given.dtype}: expected text, or whole numbers, for all."
+            f"The topics are of the kind {labels.dtype}: expected text, or whole numbers, for all."
         )
     generator = np.random.default_rng(seed)
-    names, topic = np.unique(given, return_inverse=True)
+    names, topic = np.unique(labels, return_inverse=True)
     sizes = np.bincount(topic, minlength=len(names))
     counts = _path_counts(sizes, names.tolist())
     # From here on an article is its place in `order`: sorted by topic, at random within a topic.

@@ -1,7 +1,7 @@
 """Prompts: how a causal language model is asked a classification task, and what it may answer."""
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lobes.errors import ConfigError
@@ -33,11 +33,16 @@ class Prompt:
     _parts: tuple[tuple[str, str | None], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        given = self.words
-        if isinstance(given, set | frozenset):
+        if not isinstance(self.template, str):
             raise ConfigError(
-                f"The prompt {self.template!r} has a set of words, which has no order: expected a "
-                f"list in the order of the labels, or a dictionary from label to word."
+                f"A prompt's template is text such as 'Review: {{sentence}}', not "
+                f"{self.template!r}."
+            )
+        given = self.words
+        if isinstance(given, set | frozenset) or not isinstance(given, Iterable):
+            raise ConfigError(
+                f"The prompt {self.template!r} has {given!r} as its words: expected a list in the "
+                f"order of the labels, or a dictionary from label to word."
             )
         labels, words = None, (given,) if isinstance(given, str) else tuple(given)
         if isinstance(given, Mapping):

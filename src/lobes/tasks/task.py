@@ -1,7 +1,7 @@
 """A task: its name, its labelled texts or images, its label names and its metric."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -249,9 +249,20 @@ def with_data(task: Task, train: Examples | None, validation: Examples | None) -
     )
 
 
-def check_task_names(tasks: Sequence[Task] | Sequence[TaskSpec]) -> None:
-    """Raise DataError where there is no task, or where two have the same name."""
-    names = [task.name for task in tasks]
+def as_tasks(tasks: Any) -> tuple[Any, ...]:
+    """Return one task, or several, as a tuple.
+
+    Raises DataError for what is no task, where there is none, and where two have the same name.
+    """
+    if isinstance(tasks, Task | TaskSpec):
+        return (tasks,)
+    if isinstance(tasks, str | bytes | Mapping) or not isinstance(tasks, Iterable):
+        raise DataError(f"tasks are a list of lobes.Task, [task], not {short(tasks)}.")
+    found = tuple(tasks)
+    for task in found:
+        if not isinstance(task, Task | TaskSpec):
+            raise DataError(f"tasks are a list of lobes.Task, and {short(task)} is none.")
+    names = [task.name for task in found]
     if not names:
         raise DataError("No task was given: expected one or more.")
     for name in names:
@@ -260,6 +271,7 @@ def check_task_names(tasks: Sequence[Task] | Sequence[TaskSpec]) -> None:
                 f"Two tasks are called {name!r}: give each its own name, since results are kept "
                 f"by name."
             )
+    return found
 
 
 def _check_name(name: str) -> None:

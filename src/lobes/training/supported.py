@@ -19,7 +19,8 @@ from lobes.errors import ConfigError, LobesError
 from lobes.evaluation import examples_of
 from lobes.limits import Limit, check_number, short
 from lobes.modeling import MultiTaskModel, TaskModel
-from lobes.tasks.task import Task, check_task_names
+from lobes.tasks.task import Task
+from lobes.training.iat import IAT
 
 _SHARE = Limit("a share", 0, 1, whole=False, below=True)
 _STEPS_OR_SHARE = Limit(
@@ -251,6 +252,19 @@ def _check_optimizer(args: TrainingArguments, model: MultiTaskModel) -> None:
         ) from None
 
 
+def check_types(args: object, iat: object) -> None:
+    """Raise `ConfigError` for arguments and settings of other types than the trainer takes."""
+    if iat is not None and not isinstance(iat, IAT):
+        raise ConfigError(
+            f"iat is a lobes.IAT, such as lobes.IAT(alpha=0.3, delta=0.1), or None, not {iat!r}."
+        )
+    if args is not None and not isinstance(args, TrainingArguments):
+        raise ConfigError(
+            f"args are TrainingArguments, as lobes.training.arguments.training_arguments builds "
+            f"them, not a {type(args).__name__}."
+        )
+
+
 def trainable(model: TaskModel, tasks: Sequence[Task]) -> MultiTaskModel:
     """The model, if it can be trained on the tasks."""
     if not isinstance(model, MultiTaskModel):
@@ -258,7 +272,6 @@ def trainable(model: TaskModel, tasks: Sequence[Task]) -> MultiTaskModel:
             f"MultiTaskTrainer trains a MultiTaskModel, not a {type(model).__name__}: build one "
             f"with MultiTaskModel.from_pretrained(name, tasks=...)."
         )
-    check_task_names(tasks)
     for task in tasks:
         if model.spec(task.name).labels != task.labels:
             raise ConfigError(

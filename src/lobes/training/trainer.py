@@ -36,7 +36,7 @@ from lobes.modeling import TaskModel
 from lobes.modeling.opening import quiet
 from lobes.modeling.pooling import evaluation_mode
 from lobes.modeling.saved import matching_specs, read_card
-from lobes.tasks.task import Task
+from lobes.tasks.task import Task, as_tasks
 from lobes.training import sharding
 from lobes.training.arguments import training_arguments
 from lobes.training.checkpoints import (
@@ -56,6 +56,7 @@ from lobes.training.iat import IAT, IatPhase
 from lobes.training.supported import (
     building,
     check_arguments,
+    check_types,
     checkpoints_activations,
     recomputes,
     trainable,
@@ -88,7 +89,7 @@ class MultiTaskTrainer(Trainer):
         model: TaskModel,
         args: TrainingArguments | None = None,
         *,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         sampling: str = "proportional",
         temperature: float = 2.0,
         group_lengths: bool = True,
@@ -96,12 +97,13 @@ class MultiTaskTrainer(Trainer):
         on_step: OnStep | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        model = trainable(model, tasks)
-        self.tasks = tuple(tasks)
-        self.data = TrainingData(model, tasks)
+        self.tasks = as_tasks(tasks)
+        model = trainable(model, self.tasks)
+        self.data = TrainingData(model, self.tasks)
+        check_types(args, iat)
         args = args or training_arguments("lobes-training", epochs=3, progress=True)
         self.sampler = sampler_of(args, self.data, sampling, temperature, group_lengths)
-        check_arguments(args, model, tasks, len(self.sampler))
+        check_arguments(args, model, self.tasks, len(self.sampler))
         self._own = model
         self._iat = None if iat is None else self._phase(iat, args)
         self.losses: list[dict[str, Any]] = []
@@ -117,7 +119,7 @@ class MultiTaskTrainer(Trainer):
                 model,
                 args,
                 train_dataset=self.data,
-                eval_dataset={task.name: task.validation for task in tasks},
+                eval_dataset={task.name: task.validation for task in self.tasks},
                 callbacks=[_Progress(self), *([self._iat] if self._iat else []), *callbacks],
             )
         self.remove_callback(PrinterCallback)
