@@ -183,8 +183,10 @@ def test_logits_without_labels_equal_those_of_an_evaluation(trained):
 def test_own_tasks_and_a_test_file_named_later(tmp_path):
     path = write_study(tmp_path)
     run_study(load_study(path), stages=("train",))
-    with pytest.raises(ConfigError, match=r"Task 'mood' names no file for the split 'test'"):
+    with pytest.raises(DataError, match="No task of the run has test data: add `test = …`"):
         predict_run(tmp_path / "run", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"Task 'mood' names no file for the split 'test'"):
+        predict_run(tmp_path / "run", tmp_path / "out", tasks=["mood"])
     assert not (tmp_path / "out").exists()
     texts = [text for (text,) in mood_task().validation.texts[:3]]
     with (tmp_path / "new.csv").open("w", newline="") as file:

@@ -16,6 +16,7 @@ import lobes
 from lobes.discovery import find_heads
 from lobes.heads import HeadSet
 from tiny_models import tiny_inputs, tiny_model
+from tiny_tasks import mood_task, tiny_tokenizer, topic_task
 
 MODEL = tiny_model("bert")  # two sites of five heads
 BATCH = tiny_inputs(MODEL)
@@ -100,6 +101,80 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
     (of_batches, (), {"method": "gradient"}, "method is one of taylor, ablation"),
     (of_batches, (), {"progress": True}, "progress is a function that is called with (done, tot"),
 ]
+
+
+# The same for what takes tasks.
+MOOD, TOPIC = mood_task(13, 11), topic_task(13, 11)
+TASKS = [MOOD, TOPIC]
+OF_TASKS = lobes.MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), TASKS)
+SCORES = lobes.HeadScores(np.arange(10.0).reshape(2, 5))
+
+
+def matrix(*args: Any, **kwargs: Any) -> Any:
+    return lobes.lesion_matrix(OF_TASKS, *args, **{"fractions": 0.3, "controls": 0} | kwargs)
+
+
+def trainer(*args: Any, **kwargs: Any) -> Any:
+    return lobes.MultiTaskTrainer(*args, **{"tasks": TASKS} | kwargs)
+
+
+load = lobes.MultiTaskModel.from_pretrained
+evaluate = lobes.evaluate
+WRONG += [
+    (evaluate, (OF_TASKS, "mood"), {}, "tasks are a list of lobes.Task, [task], not 'mood'"),
+    (evaluate, (OF_TASKS, ["mood"]), {}, "tasks are a list of lobes.Task, and 'mood' is none"),
+    (evaluate, (OF_TASKS, []), {}, "No task was given"),
+    (evaluate, (OF_TASKS, None), {}, "not None"),
+    (evaluate, (MODEL, TASKS), {}, "such as lobes.MultiTaskModel, not a BertModel"),
+    (evaluate, (NAME, TASKS), {}, "not 'bert-base-uncased'"),
+    (evaluate, (OF_TASKS, MOOD, "0:1"), {}, "Cannot read '0'"),
+    (evaluate, (OF_TASKS, MOOD), {"split": "test"}, 'A split is "train" or "validation"'),
+    (evaluate, (OF_TASKS, MOOD), {"precision": "fp16"}, "Unknown precision 'fp16'"),
+    (evaluate, (OF_TASKS, MOOD), {"tokens_per_batch": "9"}, "tokens_per_batch is '9'; expected"),
+    (evaluate, (OF_TASKS, MOOD), {"progress": True}, "of lesion_matrix with (stage, done, total)"),
+    (matrix, ("mood",), {}, "not 'mood'"),
+    (matrix, (TASKS,), {"fractions": 30}, "for 30 % write 0.3"),
+    (matrix, (TASKS,), {"fractions": ["a"]}, "A lesion's fraction is 'a'; expected a share"),
+    (matrix, (TASKS,), {"fractions": None}, "A lesion's fraction is None"),
+    (matrix, (TASKS,), {"controls": "3"}, "controls is '3'; expected a number"),
+    (matrix, (TASKS,), {"control": 3}, "There is no IAP setting 'control'"),
+    (matrix, (TASKS, {"controls": 3}), {}, "give single settings by name"),
+    (matrix, (TASKS,), {"progress": True}, "progress is a function"),
+    (matrix, (TASKS,), {"remember": 3}, "remember is a function"),
+    (lobes.head_importance, (OF_TASKS, MOOD), {"max_examples": "3"}, "max_examples is '3'"),
+    (lobes.head_importance, (OF_TASKS, MOOD), {"max_examples": 0}, "max_examples is 0; expected"),
+    (lobes.head_importance, (OF_TASKS, MOOD), {"seed": -1}, "seed is -1; expected"),
+    (SCORES.top, (30,), {}, "for 30 % write 0.3"),
+    (SCORES.top, ("a",), {}, "fraction is 'a'; expected a share of all heads"),
+    (SCORES.bottom, (None,), {}, "fraction is None"),
+    (lobes.HeadScores, ("a",), {}, "Scores are an array of numbers [sites, heads], not 'a'"),
+    (lobes.HeadSet, (5,), {}, "5 is no iterable of pairs"),
+    (lobes.HeadSet, ("0:1",), {}, "HeadSet.parse text"),
+    (HeadSet.parse, (None,), {}, "None is no text"),
+    (load, (None, TASKS), {}, "a folder or a name on the Hugging Face hub, not a NoneType"),
+    (load, (MODEL, TASKS), {}, "not a BertModel"),
+    (load, ("/no/folder", TASKS), {}, "There is no folder '/no/folder'"),
+    (lobes.load_pruned, (MODEL,), {}, "not a BertModel"),
+    (lobes.load_task_model, (None, TASKS), {}, "not a NoneType"),
+    (lobes.MultiTaskModel, (NAME, tiny_tokenizer(), TASKS), {}, "call MultiTaskModel.from_pretr"),
+    (lobes.MultiTaskModel, (MODEL, None, TASKS), {}, "give the model its tokenizer"),
+    (trainer, (MODEL,), {}, "trains a MultiTaskModel, not a BertModel"),
+    (trainer, (OF_TASKS,), {"tasks": "mood"}, "not 'mood'"),
+    (trainer, (OF_TASKS,), {"tasks": None}, "not None"),
+    (trainer, (OF_TASKS,), {"iat": True}, "iat is a lobes.IAT, such as"),
+    (trainer, (OF_TASKS, {"max_steps": 3}), {}, "args are TrainingArguments"),
+    (trainer, (OF_TASKS,), {"sampling": "propotional"}, "Unknown sampling 'propotional'"),
+    (lobes.Prompt, (3, ["a", "b"]), {}, "A prompt's template is text"),
+    (lobes.Prompt, ("{text}", None), {}, "has None as its words"),
+    (lobes.ag_pairs, ("abc", "xyz"), {}, "texts are a list with an entry for each article"),
+    (lobes.ag_pairs, (["a"], None), {}, "topics are a list"),
+]
+
+
+def test_one_task_and_one_fraction_need_no_list():
+    whole, one = evaluate(OF_TASKS, [MOOD]), evaluate(OF_TASKS, MOOD)
+    assert one.scores() == whole.scores()
+    assert matrix(TASKS, fractions=0.3).fractions == (0.3,)
 
 
 def refusal(call: Callable[[], Any]) -> str:

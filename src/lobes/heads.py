@@ -493,9 +493,8 @@ def check_fractions(fractions: float | Sequence[float]) -> tuple[float, ...]:
 
     Raises `ConfigError` for anything else.
     """
-    several = fractions if isinstance(fractions, Iterable) else (fractions,)
-    if isinstance(fractions, str | bytes):
-        several = (fractions,)
+    is_one = isinstance(fractions, str | bytes) or not isinstance(fractions, Iterable)
+    several: Any = (fractions,) if is_one else fractions
     given = []
     for p in several:
         check_number("A lesion's fraction", p, FRACTION)

@@ -111,6 +111,11 @@ class MultiTaskModel(TaskModel):
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout is a share from 0 to below 1, not {dropout:g}.")
         self.tasks = specs_of(tasks)
+        if not isinstance(encoder, nn.Module):
+            raise ModelError(
+                f"The encoder is a torch.nn.Module, not {encoder!r}: to load one by its name, call "
+                f"MultiTaskModel.from_pretrained."
+            )
         self.encoder = encoder
         self.config = encoder.config
         self.pooling: Pooling

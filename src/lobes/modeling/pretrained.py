@@ -19,7 +19,14 @@ from transformers import (
 )
 
 from lobes.errors import ModelError
-from lobes.modeling.opening import NEEDS_TRUST, bounded_modules, check_contents, opening, read_json
+from lobes.modeling.opening import (
+    NEEDS_TRUST,
+    bounded_modules,
+    check_contents,
+    name_of,
+    opening,
+    read_json,
+)
 from lobes.modeling.pruned import PrunedLoader, is_pruned
 from lobes.modeling.saved import CARD
 
@@ -211,7 +218,7 @@ def _pooling_of(config: Mapping[str, Any]) -> str | None:
 
 def checked_name(name_or_folder: str | os.PathLike[str]) -> str:
     """The name as a string; `ModelError` where it can only be a folder, and there is none."""
-    name = os.fspath(name_or_folder)
+    name = name_of(name_or_folder)
     if os.path.isdir(name):
         return name
     is_path = isinstance(name_or_folder, os.PathLike) or name.startswith((".", "/", "~"))

@@ -19,7 +19,7 @@ from transformers import (
 
 from lobes.errors import ModelError
 from lobes.modeling.multi_task import MultiTaskModel
-from lobes.modeling.opening import opening
+from lobes.modeling.opening import name_of, opening
 from lobes.modeling.pictures import Pixels, as_image_processor, load_image_processor
 from lobes.modeling.pooling import accepted_inputs, probe_pictures
 from lobes.modeling.pretrained import load_config, load_model, load_tokenizer, with_padding
@@ -114,13 +114,13 @@ def load_task_model(
     `AutoModelForSequenceClassification` or `AutoModelForImageClassification` with the one task it
     was trained for. Raises `ModelError` where it is neither, or does not fit the tasks.
     """
-    if is_saved_model(name_or_folder):
+    name = name_of(name_or_folder)
+    if is_saved_model(name):
         return MultiTaskModel.from_pretrained(
             name_or_folder, tasks, dtype=dtype, trust_remote_code=trust_remote_code
         )
-    name = os.fspath(name_or_folder)
     config = load_config(name_or_folder, trust_remote_code=trust_remote_code)
-    image = tasks is not None and len(tasks) > 0 and specs_of(tasks)[0].image is not None
+    image = tasks is not None and specs_of(tasks)[0].image is not None
     kind = "ForImageClassification" if image else "ForSequenceClassification"
     if not any(kind in str(made) for made in config.architectures or ()):
         raise ModelError(

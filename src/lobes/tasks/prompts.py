@@ -40,9 +40,10 @@ class Prompt:
             )
         given = self.words
         if isinstance(given, set | frozenset) or not isinstance(given, Iterable):
+            what = "a set of words, which has no order" if given else f"{given!r} as its words"
             raise ConfigError(
-                f"The prompt {self.template!r} has {given!r} as its words: expected a list in the "
-                f"order of the labels, or a dictionary from label to word."
+                f"The prompt {self.template!r} has {what}: expected a list in the order of the "
+                f"labels, or a dictionary from label to word."
             )
         labels, words = None, (given,) if isinstance(given, str) else tuple(given)
         if isinstance(given, Mapping):
