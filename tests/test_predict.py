@@ -257,5 +257,5 @@ def test_a_folder_that_is_no_run(trained, tmp_path):
     with pytest.raises(RunError, match=r"no trained model in .*half yet: finish the run"):
         predict_run(tmp_path / "half", tmp_path / "out")
     (tmp_path / "half" / "config.json").write_text('{"config": {"tasks": 3}}')
-    with pytest.raises(RunError, match="is damaged: its SHA-256 is not the one in files.json"):
+    with pytest.raises(RunError, match=r"is damaged: its SHA-256 is not the one in files.json"):
         predict_run(tmp_path / "half", tmp_path / "out")
