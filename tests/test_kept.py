@@ -13,8 +13,11 @@ import zoo
 from lobes.discovery import find_heads
 from lobes.discovery.kept import kept
 from lobes.errors import ModelError
+from lobes.modeling import MultiTaskModel
 from lobes.modeling.pooling import probe
+from lobes.training.iat import check_gate
 from tiny_models import VOCABULARY, tiny_inputs, tiny_model
+from tiny_tasks import mood_task, tiny_tokenizer
 
 LONG = 48
 
@@ -117,6 +120,14 @@ def test_trying_an_encoder_out_leaves_it_as_it_was():
     state = state_of(model)
     probe(model)
     assert model.attention_type == "block_sparse"
+    assert state_of(model).keys() == state.keys()
+
+
+def test_trying_a_gate_out_leaves_the_model_as_it_was():
+    model = MultiTaskModel(BIRDS["big_bird"](), tiny_tokenizer(), [mood_task()], pooling="mean")
+    state = state_of(model)
+    check_gate(model, find_heads(model))
+    assert model.encoder.attention_type == "block_sparse"
     assert state_of(model).keys() == state.keys()
 
 

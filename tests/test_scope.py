@@ -33,6 +33,11 @@ def states(model: nn.Module, inputs: dict[str, Tensor] | None = None) -> Tensor:
         return model(**(inputs or tiny_inputs(model))).last_hidden_state
 
 
+def in_thread(function: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
 # Gradient checkpointing.
 
 FORMS = [True, False]
@@ -63,23 +68,27 @@ def loss_of(model: nn.Module) -> Tensor:
 LLAMA = tiny_model("llama").train()
 
 
-def lesioned(model: nn.Module, *, inside: bool, **kwargs: Any) -> Tensor:
+def lesioned(model: nn.Module, where: str, **kwargs: Any) -> Tensor:
     with ablate(model, LESION, **kwargs):
         loss = loss_of(model)
-        if inside:
+        if where == "inside":
             return gradient(model, loss)
+        if where == "thread":  # as backward passes on a GPU are
+            return in_thread(lambda: gradient(model, loss))
     return gradient(model, loss)
 
 
 @pytest.mark.filterwarnings("ignore:.*requires_grad=True. Gradients will be None")
 @pytest.mark.parametrize("reentrant", FORMS)
-@pytest.mark.parametrize("inside", [True, False])
-@pytest.mark.parametrize("value", ["zero", "mean"])
-def test_what_is_computed_again_is_ablated_as_it_was(reentrant, inside, value):
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("inside", "zero"), ("after", "zero"), ("after", "mean"), ("thread", "zero")],
+)
+def test_what_is_computed_again_is_ablated_as_it_was(reentrant, where, value):
     model = checkpointed(LLAMA, reentrant)
     kwargs = {"value": value, "data": [tiny_inputs(model)] if value == "mean" else None}
-    expected = lesioned(LLAMA, inside=True, **kwargs)
-    found = lesioned(model, inside=inside, **kwargs)
+    expected = lesioned(LLAMA, "inside", **kwargs)
+    found = lesioned(model, where, **kwargs)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     plain = gradient(model, loss_of(model))  # nothing is left behind
     torch.testing.assert_close(plain, gradient(LLAMA, loss_of(LLAMA)), rtol=1e-5, atol=1e-5)
@@ -179,11 +188,6 @@ def test_a_lesion_that_cannot_be_carried_is_refused(reentrant):
 
 
 # Threads.
-
-
-def in_thread(function: Callable[[], Any]) -> Any:
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result()
 
 
 def test_blocks_in_threads_act_each_in_its_own():

@@ -27,7 +27,7 @@ from lobes.heads import HeadLayout, HeadScores, HeadSet, head_count
 from lobes.importance import head_importance
 from lobes.limits import short
 from lobes.modeling import MultiTaskModel, example_losses
-from lobes.modeling.pooling import evaluation_mode
+from lobes.modeling.pooling import probing
 from lobes.tasks.task import Task
 from lobes.training.row_gate import KeptRows, RowGate, check_gateable
 from lobes.training.shared_weights import shared_weights
@@ -288,7 +288,7 @@ def check_gate(model: MultiTaskModel, layout: HeadLayout) -> None:
     shape = (1, spec.n_outputs) if spec.is_multi_label else (1,)
     labels = torch.zeros(shape, dtype=torch.float32 if spec.is_regression else torch.int64)
     with (
-        evaluation_mode(model),
+        probing(model),
         RowGate(model, layout, {spec.name: HeadSet()}) as gate,
         torch.enable_grad(),
     ):

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from lobes.heads import HeadLayout
 from lobes.modeling import MultiTaskModel
-from lobes.modeling.pooling import evaluation_mode
+from lobes.modeling.pooling import probing
 
 _ATTENTION = (
     functional.softmax,
@@ -93,7 +93,7 @@ def _attention_blocks(model: MultiTaskModel, paths: set[str]) -> set[str]:
             )
             stack.callback(before.remove)
             stack.callback(after.remove)
-        with evaluation_mode(model), torch.no_grad(), watch:
+        with probing(model), watch:
             model.logits(**model.example())
     return watch.blocks
 
@@ -114,7 +114,7 @@ def _reaching_past_inputs(
             )
             stack.callback(before.remove)
             stack.callback(after.remove)
-        with evaluation_mode(model), torch.enable_grad():
+        with probing(model), torch.enable_grad():
             model.logits(**model.example())
     found = set()
     for path, tensors in outputs.items():
