@@ -148,3 +148,29 @@ def test_the_diagnostic_examples_may_lie_beside_mnli(tmp_path):
     (tmp_path / "MNLI").mkdir()
     (tmp_path / "MNLI/diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\ta\tb\n")
     assert load_split("mnli", "test_diagnostic", data_dir=tmp_path).texts == (("a", "b"),)
+
+
+def test_a_label_column_that_is_there_twice_is_refused_where_labels_may_be_missing(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("text,label,label\na,0,1\n")
+    with pytest.raises(DataError, match="has the column 'label' twice"):
+        load_split("x", "test", train=path, test=path, text="text")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"text,label\r\na,0\r\nb,1\r\n",
+        b"text,label\ra,0\rb,1",
+        b"\xef\xbb\xbftext,label\na,0\nb,1\n",
+        b'"text","label"\n"a","0"\n"b","1"',
+        b"text,label\n\na,0\n\n\nb,1\n\n",
+    ],
+    ids=["CRLF", "CR", "byte-order mark", "quotes around all", "blank lines"],
+)
+def test_the_same_table_however_its_lines_end(tmp_path, content):
+    path = tmp_path / "data.csv"
+    path.write_bytes(content)
+    assert load(path) == ["a", "b"]
+    path.write_bytes(b"text,label\na\x00b,0\nc,1\n")
+    assert load(path) == ["a\x00b", "c"]

@@ -67,6 +67,7 @@ def read_delimited(
     path: Path,
     wanted: tuple[str, ...],
     dialect: Dialect,
+    optional: tuple[str, ...] = (),
     *,
     ragged: bool = False,
     last: bool = False,
@@ -81,7 +82,8 @@ def read_delimited(
     for lines in _lines(path, mark, quoting):
         if header is None:
             header = lines.pop(0)[1]
-            _check_header(path, wanted, header, mark)
+            present = (column for column in optional if column in header)
+            _check_header(path, (*wanted, *present), header, mark)
         rows = []
         for number, cells in lines:
             if last and len(cells) > len(header):

@@ -63,7 +63,7 @@ def read_blocks(
             f"The file {str(path)!r} has no cells between delimiters: leave out the settings "
             f"delimiter and quoting, which are for CSV and TSV."
         )
-    return read_delimited(path, tuple(wanted), dialect or Dialect())
+    return read_delimited(path, tuple(wanted), dialect or Dialect(), tuple(optional))
 
 
 def has_text_cells(path: Path) -> bool:
@@ -134,7 +134,7 @@ def _json(path: Path, number: int | None, text: str) -> Any:
 
 
 def _read_by_header(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]) -> Read:
-    return read_delimited(path, wanted, Dialect())
+    return read_delimited(path, wanted, Dialect(), optional)
 
 
 def _read_parquet(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]) -> Read:
