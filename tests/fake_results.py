@@ -4,11 +4,13 @@ The D-scores are computed from the made-up matrices by their definitions (METHOD
 that the numbers of a report belong together.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
 from fake_extended import extend
+from lobes.dissociation.pairs import doubly_dissociated, p_against_pairs
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -79,6 +81,7 @@ def fake_results(
                 "n_validation": 2003,
                 "chance": float(c),
                 "base": float(b),
+                "base_interval": [float(b) - 0.016, float(b) + 0.017],
             }
             for name, c, b in zip(names, chance, base, strict=True)
         ],
@@ -171,7 +174,7 @@ def _fraction(rng, p, weight, names, importance, base, chance, controls, effect)
         "scores": scores.round(6).tolist(),
         "control_scores": control_scores.round(6).tolist(),
         "dissociation": _dissociation(scores, control_scores, base) if n > 1 else None,
-        "pairs": _pairs(names, scores),
+        "pairs": _pairs(names, scores, control_scores),
     }
 
 
@@ -210,8 +213,9 @@ def _dissociation(scores, control_scores, base) -> dict[str, Any]:
     return result
 
 
-def _pairs(names, scores) -> list[dict[str, Any]]:
+def _pairs(names, scores, control_scores) -> list[dict[str, Any]]:
     pairs = []
+    against, against_holm = p_against_pairs(scores, control_scores)
     for i in range(len(names)):
         for j in range(i + 1, len(names)):
             effects = [
@@ -220,6 +224,7 @@ def _pairs(names, scores) -> list[dict[str, Any]]:
             ]
             p_values = [0.0004 if effect > 0.01 else 0.31 for effect in effects]
             p_holm = min(1.0, max(p_values) * len(names))
+            p, p_controls_holm = (float(each[len(pairs)]) for each in (against, against_holm))
             pairs.append(
                 {
                     "first": names[i],
@@ -227,7 +232,9 @@ def _pairs(names, scores) -> list[dict[str, Any]]:
                     "effects": effects,
                     "p_values": p_values,
                     "p_holm": p_holm,
-                    "double_dissociation": p_holm < 0.05,
+                    "p_controls": None if math.isnan(p) else p,
+                    "p_controls_holm": None if math.isnan(p) else p_controls_holm,
+                    "double_dissociation": doubly_dissociated(effects, p_holm, p_controls_holm),
                 }
             )
     return pairs

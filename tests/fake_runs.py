@@ -10,6 +10,7 @@ import numpy as np
 
 from fake_results import fake_results
 from lobes.dissociation.over_runs import _estimate
+from lobes.dissociation.pairs import doubly_dissociated, p_against_pairs
 from lobes.dissociation.statistics import holm, p_against_controls
 
 DEFINITIONS = ("column", "row", "relative")
@@ -72,6 +73,7 @@ def fake_runs(
             for task in first["tasks"]
         ],
         "base": [[task["base"] for task in each["tasks"]] for each in single],
+        "base_intervals": [[task["base_interval"] for task in each["tasks"]] for each in single],
         "fractions": [
             _fraction(rng, [each["fractions"][k] for each in single], first["tasks"])
             for k in range(len(fractions))
@@ -86,7 +88,7 @@ def _fraction(rng, entries, tasks) -> dict[str, Any]:
         "n_controls": entries[0]["n_controls"],
         "scores": scores.tolist(),
         "dissociation": {name: _d_score(rng, entries, name) for name in DEFINITIONS},
-        "pairs": _pairs(rng, scores, [task["name"] for task in tasks]),
+        "pairs": _pairs(rng, entries, [task["name"] for task in tasks]),
     }
 
 
@@ -106,7 +108,12 @@ def _d_score(rng, entries, name) -> dict[str, Any]:
     }
 
 
-def _pairs(rng, scores, names) -> list[dict[str, Any]]:
+def _pairs(rng, entries, names) -> list[dict[str, Any]]:
+    scores = np.array([entry["scores"] for entry in entries])
+    controls = np.array([entry["control_scores"] for entry in entries])
+    n = len(names)
+    controls = controls.reshape(len(entries), -1, n, n)
+    against, against_holm = p_against_pairs(scores.mean(axis=0), controls.mean(axis=0))
     places = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
     effects = [
         [
@@ -122,9 +129,13 @@ def _pairs(rng, scores, names) -> list[dict[str, Any]]:
             "second": names[j],
             "effects": both,
             "p_holm": plain(p),
-            "double_dissociation": bool(p <= 0.05 and min(e["mean"] for e in both) > 0),
+            "p_controls": plain(p_controls),
+            "p_controls_holm": plain(p_both),
+            "double_dissociation": doubly_dissociated([e["mean"] for e in both], p, p_both),
         }
-        for (i, j), both, p in zip(places, effects, holm(np.array(larger)), strict=True)
+        for (i, j), both, p, p_controls, p_both in zip(
+            places, effects, holm(np.array(larger)), against, against_holm, strict=True
+        )
     ]
 
 

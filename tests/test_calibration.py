@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 
 from lobes.dissociation.over_runs import dissociation_over_runs
+from lobes.dissociation.pairs import p_against_pairs
 from lobes.dissociation.simulation import Simulation
+from lobes.dissociation.verdict import controls_needed
 from lobes.errors import ConfigError
 
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
@@ -49,9 +51,18 @@ def test_intervals_over_runs_hold_the_truth_where_percentiles_do_not(studies):
     assert percentiles < 0.9
 
 
-def test_false_pairs_are_rarer_than_their_level():
-    alike = Simulation(tasks=4, examples=100, controls=0, spread=0.0, chance=0.0)
-    assert calibration.false_pairs(alike, 200, seed=9) <= 0.05
+@pytest.mark.parametrize(
+    ("tasks", "examples", "studies"), [(3, 1000, 40), pytest.param(4, 5000, 300, marks=SLOW)]
+)
+def test_pairs_that_only_differ_in_severity_are_not_called(tasks, examples, studies):
+    """Lesions that differ widely, no specialisation: many examples call pairs, random lesions do
+    not."""
+    controls = controls_needed(tasks * (tasks - 1) // 2)
+    spread, chance = calibration.LESIONS["widely different"]
+    simulation = Simulation(tasks, examples, controls, spread=spread, chance=chance)
+    before, after, _, _ = calibration.pairs_called(simulation, studies, seed=9)
+    assert before > 0.25
+    assert stats.binomtest(round(after * studies), studies, 0.05, "greater").pvalue > 1e-3
 
 
 def test_power_grows_with_what_is_planted_and_with_the_examples():
@@ -59,12 +70,11 @@ def test_power_grows_with_what_is_planted_and_with_the_examples():
         calibration.power(Simulation(controls=20, examples=n, specialization=s), 100, seed=3)
         for n, s in ((300, 0.0), (300, 0.2), (300, 0.6), (30, 0.2))
     ]
-    (none, _, flat), (some, _, higher), (most, every, highest), (few, _, _) = found
+    (none, flat), (some, higher), (most, highest), (few, _) = found
     assert none < 0.2 < some < most
     assert most > 0.9
     assert few < some
     assert abs(flat) < 2 < higher < highest
-    assert 0 < every <= 1
 
 
 def test_a_simulated_study_comes_near_its_truth_with_many_examples():
@@ -114,6 +124,19 @@ def test_runs_are_averaged():
     assert np.allclose(shown, effects)
     low, high = found.column.mean.low, found.column.mean.high
     assert low < found.column.mean.mean < high
+
+
+def test_pairs_over_runs_are_compared_with_averaged_controls():
+    matrices = some_runs(3, controls=59, specialization=0.8)
+    found = dissociation_over_runs(matrices, resamples=50)
+    scores = np.mean([matrix.scores() for matrix in matrices], axis=0)
+    controls = np.mean([matrix.control_scores() for matrix in matrices], axis=0)
+    expected, corrected = p_against_pairs(scores, controls)
+    assert [pair.p_controls for pair in found.pairs] == expected.tolist()
+    assert [pair.p_controls_holm for pair in found.pairs] == corrected.tolist()
+    few = dissociation_over_runs(some_runs(3, specialization=0.8), resamples=50)
+    assert [pair.p_controls for pair in few.pairs] >= [1 / 31] * 3
+    assert not any(pair.is_double_dissociation for pair in few.pairs)
 
 
 def test_the_interval_over_runs_is_students_t_where_the_runs_differ_most():

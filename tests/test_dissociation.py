@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from lobes.dissociation import Lesion, LesionMatrix, column, relative, row
 from lobes.dissociation.statistics import named_generator, paired_p_value
@@ -198,20 +199,21 @@ def test_pairs_are_tested_on_each_task_and_corrected():
 
 
 def test_enough_exchanges_are_drawn_for_a_pair_to_survive_the_correction():
-    matrix = simulate(metrics=("f1", "f1", "f1"), effect=0.6)
+    matrix = simulate(metrics=("f1", "f1", "f1"), replicates=59, effect=0.6)
     assert all(pair.is_double_dissociation for pair in matrix.dissociation(resamples=1).pairs)
 
 
 def test_a_strong_specialisation_is_found_and_its_absence_is_not():
-    planted = simulate(sizes=(101, 103, 107), replicates=19, effect=0.35).dissociation(
+    planted = simulate(sizes=(101, 103, 107), replicates=59, effect=0.35).dissociation(
         resamples=199
     )
-    assert planted.verdict().startswith("The heads are specialised: with 30 % of the heads ablated")
+    assert planted.verdict().startswith("Yes: each task's own heads matter more to it than the oth")
     assert all(pair.is_double_dissociation for pair in planted.pairs)
-    assert planted.column.mean_p == pytest.approx(1 / 20)
+    assert [pair.p_controls for pair in planted.pairs] == pytest.approx([1 / 60] * 3)
+    assert planted.column.mean_p == pytest.approx(1 / 60)
     assert (planted.column.interval[:, 0] > 0).all()
     absent = simulate(sizes=(101, 103, 107), replicates=19, effect=0).dissociation(resamples=199)
-    assert absent.verdict().startswith("There is no evidence that heads specialise: ")
+    assert absent.specialized.answer != "yes"
     assert not any(pair.is_double_dissociation for pair in absent.pairs)
 
 
@@ -294,16 +296,17 @@ def test_scores_measured_from_chance():
         assert (score.values < score.interval[:, 1]).all()
 
 
-@pytest.mark.parametrize(("right", "defined"), [(55, True), (54, False), (50, False), (30, False)])
+@pytest.mark.parametrize(("right", "defined"), [(61, True), (59, False), (50, False), (30, False)])
 def test_a_base_at_chance_has_no_score_measured_from_chance(right, defined):
     found = constant_base(right).dissociation(resamples=50, chance=True)
     assert np.isfinite(found.column.values).tolist() == [defined, True]
     assert np.isfinite(found.column.interval).all(axis=1).tolist() == [defined, True]
     assert np.isfinite(found.relative.values).tolist() == [defined, defined]
     if not defined:
+        low, high = stats.binom.ppf((0.025, 0.975), 100, right / 100) / 100
         note = (
-            f"The base accuracy of weak (0.{right}0) is too close to chance (0.500), or below it, "
-            f"to be divided by."
+            f"The base accuracy of weak (0.{right}0, 95 % interval {low:.3f} to {high:.3f}) is too "
+            f"close to chance (0.500), or below it, to be divided by."
         )
         assert found.column.note == f"{note} The mean is over the remaining 1 task."
         assert found.column.mean == found.column.values[1]
@@ -322,6 +325,36 @@ def test_a_correlation_near_zero_is_not_divided_by():
     assert np.isfinite(found.column.values).tolist() == [True, False]
     assert "The base matthews of second (0.0" in found.column.note
     assert "is too close to zero, or below it, to be divided by." in found.column.note
+
+
+def test_no_ratio_to_a_base_whose_interval_reaches_zero():
+    """Matthews 0.20: a ratio on 100 examples has an interval of hundreds of percent."""
+    matrix = simulate(metrics=("accuracy", "matthews"), sizes=(101, 97))
+    labels, rows = matrix.labels["second"], matrix.predictions["second"].copy()
+    rows[0] = np.where(np.arange(97) % 7 < 4, labels, 1 - labels)
+    few = replace(matrix, predictions={**matrix.predictions, "second": rows})
+    assert 0.1 < few.base[1] < 0.3
+    low, high = few.base_intervals()[1]
+    assert low < 0 < few.base[1] < high
+    found = few.dissociation(resamples=20)
+    assert np.isfinite(found.column.values).tolist() == [True, False]
+    assert np.isnan(few.divisors()).tolist() == [False, True]
+    assert f"(0.{1000 * few.base[1]:.0f}, 95 % interval -0." in found.column.note
+    many = replace(
+        few,
+        labels={**few.labels, "second": np.tile(labels, 11)},
+        predictions={**few.predictions, "second": np.tile(rows, (1, 11))},
+    )
+    assert many.base[1] == pytest.approx(few.base[1])
+    assert np.isfinite(many.dissociation(resamples=20).column.values).all()
+
+
+@pytest.mark.parametrize(("metric", "tolerance"), [("accuracy", 0.011), ("f1", 0.03)])
+def test_the_interval_of_a_base_is_that_of_resampled_examples(metric, tolerance):
+    matrix = simulate(metrics=(metric, "accuracy"), sizes=(211, 41))
+    drawn, _ = matrix.resampled(0.3, 2000, 5)
+    expected = np.quantile(drawn[:, 0], (0.025, 0.975))
+    np.testing.assert_allclose(matrix.base_intervals()[0], expected, atol=tolerance)
 
 
 def test_a_constant_prediction_leaves_a_correlation_undefined():

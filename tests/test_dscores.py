@@ -16,6 +16,9 @@ from lobes.dissociation.dscores import (
     relative,
     row,
 )
+from lobes.dissociation.pairs import p_against_pairs
+from lobes.dissociation.statistics import holm
+from lobes.dissociation.verdict import controls_needed, is_significant, smallest_p
 
 SCORES = st.floats(0, 1, width=32)
 
@@ -127,14 +130,16 @@ def score(*, mean=8.0, low=5.0, controls=(), note=None):
     )
 
 
-def pair(*effects, p=0.01):
-    return PairVerdict("a", "b", effects, ((0.0, 1.0), (0.0, 1.0)), (p, p), p)
-
-
-def found(column_score, *pairs):
-    return Dissociation(
-        ("a", "b"), 0.3, column_score, column_score, column_score, pairs, 0.95, 1001
+def pair(*effects, p=0.01, p_controls=0.01, controls=99, pairs=1):
+    intervals = ((0.0, 1.0), (0.0, 1.0))
+    return PairVerdict(
+        "a", "b", effects, intervals, (p, p), p, p_controls, p_controls, controls, pairs
     )
+
+
+def found(column_score, *pairs, above_chance=(True, True)):
+    three = (column_score,) * 3
+    return Dissociation(("a", "b"), 0.3, *three, pairs, 0.95, 1001, above_chance)
 
 
 def test_the_mean_is_tested_and_interval_taken_over_the_defined_tasks():
@@ -187,40 +192,88 @@ def test_a_missing_interval_is_explained():
 
 def test_verdict_yes():
     assert found(score(controls=range(-19, 0)), pair(0.1, 0.2)).verdict() == (
-        "The heads are specialised: with 30 % of the heads ablated, the mean column D-score is "
-        "+8.0 % (95 % interval +5.0 to +11.0), p = 0.05 against 19 sets of matched random "
-        "lesions. The pair of tasks is a double dissociation."
+        "Yes: each task's own heads matter more to it than the other tasks' heads. With 30 % of "
+        "the heads ablated, the mean column D-score is +8.0 % (95 % interval +5.0 to +11.0), "
+        "p = 0.05 against 19 sets of matched random lesions. The pair of tasks is a double "
+        "dissociation."
     )
 
 
-def test_verdict_no():
-    text = found(score(controls=range(30)), pair(0.1, -0.2), pair(0.1, 0.2), pair(0.3, 0.1, p=0.06))
-    assert text.verdict().startswith("There is no evidence that heads specialise: ")
-    assert "p = 0.74 against 30 sets of matched random lesions." in text.verdict()
-    assert text.verdict().endswith(" 1 of 3 pairs of tasks is a double dissociation.")
+def test_verdict_no_where_the_interval_excludes_what_matters():
+    controls = np.linspace(0, 4, 30)
+    text = found(
+        score(mean=1.0, low=-1.0, controls=controls),
+        pair(0.1, -0.2),
+        pair(0.1, 0.2),
+        pair(0.3, 0.1, p=0.06),
+    ).verdict()
+    assert text.startswith(
+        "No: the D-score does not stand out from random lesions, and its interval ends below 5 %, "
+        "the smallest effect of interest. With 30 % of the heads"
+    )
+    assert "p = 0.74 against 30 sets of matched random lesions." in text
+    assert text.endswith(" 1 of 3 pairs of tasks is a double dissociation.")
 
 
-def test_verdict_weak_where_the_interval_reaches_zero():
+def test_verdict_open_where_an_effect_that_matters_is_not_excluded():
+    text = found(score(controls=range(30)), pair(0.1, 0.2)).verdict()
+    assert text.startswith(
+        "Inconclusive: the D-score does not stand out from random lesions, but its interval (up "
+        "to +11.0 %) reaches 5 %, the smallest effect of interest. "
+    )
+
+
+def test_verdict_open_where_the_interval_reaches_zero():
     text = found(score(low=-1.0, controls=[0.0] * 30), pair(0.1, 0.0)).verdict()
-    assert text.startswith("The evidence that heads specialise is weak: ")
+    assert text.startswith("Inconclusive: the D-score exceeds random lesions, but its interval in")
     assert text.endswith("The pair of tasks is not a double dissociation.")
 
 
 @pytest.mark.parametrize("n_controls", [1, 18])
 def test_verdict_needs_enough_controls(n_controls):
-    text = found(score(controls=[0.0] * n_controls), pair(0.1, 0.1), pair(0.1, 0.1)).verdict()
-    assert text.startswith("Whether heads specialise cannot be said: with 30 % of the heads")
-    sets = "1 set" if n_controls == 1 else "18 sets"
-    assert f"against {sets} of matched random lesions; p can reach 0.05 from 19 sets on." in text
-    assert text.endswith("2 of 2 pairs of tasks are double dissociations.")
+    pairs = [pair(0.1, 0.1, controls=n_controls, pairs=3)] * 3
+    text = found(score(controls=[0.0] * n_controls), *pairs).verdict()
+    lesions = "1 random lesion allows no p below 0.500"
+    sets = "1 set of random lesions is"
+    if n_controls == 18:
+        lesions, sets = "18 random lesions allow no p below 0.053", "18 sets of random lesions are"
+    assert text.startswith(f"Inconclusive: {lesions}; 19 or more can reach 0.05. With 30 % of the")
+    assert text.endswith(
+        f"{sets} too few for a double dissociation among 3 pairs of tasks: 59 or more are needed."
+    )
+
+
+@pytest.mark.parametrize("n_pairs", [1, 3, 6, 15, 45])
+def test_the_controls_that_pairs_need_are_the_fewest_that_can_reach_the_level(n_pairs):
+    needed = controls_needed(n_pairs)
+    assert is_significant(n_pairs * smallest_p(needed))
+    assert not is_significant(n_pairs * smallest_p(needed - 1))
+    assert not pair(1.0, 1.0, controls=needed, pairs=n_pairs).lacks_controls
+    assert pair(1.0, 1.0, controls=needed - 1, pairs=n_pairs).lacks_controls
+
+
+@pytest.mark.parametrize("above", [(False, False), (True, False)])
+def test_verdict_needs_two_tasks_above_chance(above):
+    result = found(score(controls=range(-19, 0)), pair(0.1, 0.2), above_chance=above).specialized
+    assert result.answer == "open"
+    assert result.reasons[0].endswith(
+        "done clearly better than chance, and a dissociation needs two."
+    )
 
 
 def test_verdict_without_controls_or_without_a_score():
     text = found(score(), pair(0.1, 0.1)).verdict()
-    assert text.startswith("Whether heads specialise cannot be said: with 30 %")
-    assert "and there are no matched random lesions to compare it with." in text
+    assert text.startswith("Inconclusive: no random lesions were measured to compare with. With 30")
     undefined = found(score(mean=np.nan, note="All bases are zero."), pair(0.1, 0.1)).verdict()
-    assert undefined.startswith("Whether heads specialise cannot be said. All bases are zero. ")
+    assert undefined.startswith("Inconclusive: the D-score is undefined here. All bases are zero. ")
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [(0.05, True), (3 * (1 / 60), True), (0.0501, False), (float("nan"), False)],
+)
+def test_one_level_for_every_verdict(p, expected):
+    assert is_significant(p) is expected
 
 
 @pytest.mark.parametrize(
@@ -239,5 +292,29 @@ def test_a_double_dissociation_takes_two_significant_effects(effects, p, double)
 
 def test_only_the_corrected_p_decides_on_a_pair():
     unknown = (0.0, 1.0), (0.0, 1.0)
-    verdict = PairVerdict("a", "b", (0.1, 0.1), unknown, (0.001, 0.03), 0.09)
+    verdict = PairVerdict("a", "b", (0.1, 0.1), unknown, (0.001, 0.03), 0.09, 0.01, 0.01, 99)
     assert not verdict.is_double_dissociation
+
+
+@pytest.mark.parametrize(("p", "double"), [(0.05, True), (0.051, False), (float("nan"), False)])
+def test_a_double_dissociation_stands_out_from_random_lesions(p, double):
+    assert pair(0.1, 0.2, p_controls=p).is_double_dissociation is double
+
+
+def test_pairs_are_compared_with_the_smaller_effect_of_each_replicate():
+    """One p for each pair, by the definition written out; a tie counts as reached."""
+    generator = np.random.default_rng(5)
+    scores, replicates = generator.random((3, 3)), generator.random((7, 3, 3))
+    replicates[2] = scores
+    found_p, corrected = p_against_pairs(scores, replicates)
+    expected = []
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+
+        def smaller(m, i=i, j=j):
+            return min(m[j, i] - m[i, i], m[i, j] - m[j, j])
+
+        reached = sum(smaller(each) >= smaller(scores) for each in replicates)
+        expected.append((1 + reached) / 8)
+    assert found_p.tolist() == expected
+    assert corrected.tolist() == holm(np.array(expected)).tolist()
+    assert np.isnan(p_against_pairs(scores, replicates[:0])).all()

@@ -349,3 +349,40 @@ def test_an_unknown_metric_is_answered_with_the_known_ones():
     message += "spearman, pearson."
     with pytest.raises(ConfigError, match=message):
         get_metric("bleu")
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "chance", "n", "expected"),
+    [
+        ("accuracy", 0.56, 0.5, 2003, "above"),
+        ("accuracy", 0.54, 0.5, 2003, "near"),  # a tenth of the way to perfect is 0.55
+        ("accuracy", 0.56, 0.5, 41, "near"),  # two standard errors are 0.16
+        ("accuracy", 0.36, 0.5, 97, "below"),
+        ("accuracy", 0.36, 0.5, 37, "near"),
+        ("accuracy", float("nan"), 0.5, 97, "near"),
+        ("f1", 0.83, 0.81, 401, "near"),
+        ("matthews", 0.2, 0.0, 37, "near"),
+        ("matthews", 0.2, 0.0, 401, "above"),
+        ("spearman", -0.4, 0.0, 101, "below"),
+    ],
+)
+def test_where_a_score_stands(name, score, chance, n, expected):
+    assert METRICS[name].standing(score, chance, n) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "low", "zero", "expected"),
+    [
+        ("accuracy", 0.5, 0.4, 0.0, True),
+        ("accuracy", 0.04, 0.01, 0.0, False),  # under 5 % of the range
+        ("matthews", 0.2, -0.01, 0.0, False),
+        ("matthews", 0.2, 0.01, 0.0, True),
+        ("matthews", 0.09, 0.05, 0.0, False),
+        ("spearman", 0.3, float("nan"), 0.0, False),
+        ("spearman", 0.3, None, 0.0, True),
+        ("accuracy", 0.6, 0.49, 0.5, False),
+        ("accuracy", 0.6, 0.51, 0.5, True),
+    ],
+)
+def test_what_may_be_divided_by(name, score, low, zero, expected):
+    assert METRICS[name].is_divisor(score, low, zero) is expected

@@ -605,7 +605,8 @@ def test_a_lesion_matrix_of_one_and_of_several_labels(metric):
     assert dissociation.column.values[0] == pytest.approx(wanted)
     low, high = dissociation.column.interval[0]
     assert low < wanted < high
-    assert dissociation.pairs[0].is_double_dissociation
+    assert dissociation.pairs[0].p_holm <= 0.05
+    assert dissociation.pairs[0].lacks_controls
     assert " 97" in found.summary()
 
 

@@ -27,6 +27,7 @@ from lobes.heads import HeadScores, HeadSet
 from lobes.report import exhibits, figures, listing, words
 from lobes.report.findings import findings, near_chance
 from lobes.report.html import render, write_report
+from lobes.report.lesions import double_of
 from lobes.report.source import read_results
 from lobes.report.tabular import MOST_PAIRS
 from lobes.report.terminal import tables
@@ -184,12 +185,13 @@ def test_d_scores(planted, index, place):
 
 def test_pairs(planted):
     results, page = planted
-    pairs = results["fractions"][0]["pairs"]
+    pairs, n_controls = (results["fractions"][0][key] for key in ("pairs", "n_controls"))
     for row, pair in zip(page.table("pairs-0"), pairs, strict=True):
         assert row[:2] == [pair["first"], pair["second"]]
         effects = [as_number(row[2]), as_number(row[4])]
         assert effects == pytest.approx(pair["effects"], abs=5.1e-4)
-        assert row[7] == ("yes" if pair["double_dissociation"] else "not shown")
+        expected = words.p_value(words.number(pair["p_controls_holm"]))
+        assert row[7:] == [expected, double_of(pair, n_controls, len(pairs))]
 
 
 def test_heat_maps_of_sites_with_different_numbers_of_heads():
@@ -275,7 +277,7 @@ def test_palette_is_readable_and_grows_lighter():
 
 def changed(base=None, **column):
     """Results of a planted study whose headline D-score at the largest fraction is replaced."""
-    results = fake_results(controls=23, bases=base)
+    results = fake_results(controls=59, bases=base)
     results["fractions"][-1]["dissociation"]["column"].update(column)
     return results
 
@@ -287,20 +289,26 @@ def changed(base=None, **column):
         (
             fake_results(controls=7),
             "open",
-            "Cannot be said yet: the D-score exceeds all 7 random lesions, but so few allow no p "
-            "below 0.125.",
+            "Inconclusive: 7 random lesions allow no p below 0.125; 19 or more can reach 0.05.",
         ),
-        (fake_results(controls=0), "open", "Cannot be said: no random lesions were measured"),
+        (fake_results(controls=0), "open", "Inconclusive: no random lesions were measured"),
         (
             fake_results(controls=23, effect=0.0),
             "no",
-            "No: the D-score does not stand out from random lesions of the same size.",
+            "No: the D-score does not stand out from random lesions, and its interval ends below "
+            "5\u00a0%, the smallest effect of interest.",
         ),
-        (fake_results(tasks=1), "open", "Cannot be said: a dissociation needs at least two tasks"),
+        (
+            changed(mean=4.0, mean_interval=[1.5, 6.5], mean_p=0.25),
+            "open",
+            "Inconclusive: the D-score does not stand out from random lesions, but its interval "
+            "(up to +6.5\u00a0%) reaches 5\u00a0%, the smallest effect of interest.",
+        ),
+        (fake_results(tasks=1), "open", "Inconclusive: a dissociation needs at least two tasks"),
         (
             changed(mean_interval=[-0.5, 3.0]),
             "open",
-            "Cannot be said: the D-score beats chance, but its interval includes 0.",
+            "Inconclusive: the D-score exceeds random lesions, but its interval includes 0.",
         ),
         (
             changed(mean=-2.0, mean_interval=[-3.0, -1.0]),
@@ -310,14 +318,23 @@ def changed(base=None, **column):
         (
             changed(mean=None, mean_interval=[None, None], mean_p=None, note="Base near 0."),
             "open",
-            "Cannot be said: the D-score is undefined here.",
+            "Inconclusive: the D-score is undefined here.",
         ),
         (
             changed(base=(0.53, 0.45, 0.51)),
             "open",
-            "Cannot be said: the model does none of the tasks clearly better than chance.",
+            "Inconclusive: no task is done clearly better than chance, and a dissociation needs",
         ),
-        ({**fake_results(), "fractions": []}, "open", "Cannot be said: no lesions were measured."),
+        (
+            changed(base=(0.846, 0.45, 0.51)),
+            "open",
+            "Inconclusive: only one task is done clearly better than chance, and a dissociation",
+        ),
+        (
+            {**fake_results(), "fractions": []},
+            "open",
+            "Inconclusive: no lesions of every task",
+        ),
     ],
 )
 def test_answer(results, answer, headline):
@@ -332,15 +349,15 @@ def spaced(sentences):
 
 
 def test_sentences_of_a_planted_study():
-    results = fake_results(controls=23)
+    results = fake_results(controls=59)
     column = results["fractions"][-1]["dissociation"]["column"]
     main, others, alone, pairs, fractions = spaced(findings(results).sentences)
     assert main.startswith("At 30 % of the heads (21 heads for each task) the model’s column D-sc")
     assert f"is {words.points(column['mean'])} % (95 % interval " in main
-    assert main.endswith("of 23 random lesions matched by site, none does as much (p = 0.042).")
+    assert main.endswith("of 59 random lesions matched by site, none does as much (p = 0.017).")
     assert others.startswith("By the other two definitions: row +")
     assert alone == "One at a time (uncorrected), every task is beyond random lesions."
-    assert pairs == "All 3 pairs of tasks show a double dissociation (Holm-corrected p < 0.05)."
+    assert pairs == "All 3 pairs of tasks show a double dissociation (Holm-corrected p ≤ 0.05)."
     assert fractions.startswith("At the other fractions the column D-score is +")
     assert findings(results).caveats == ()
 
@@ -359,19 +376,19 @@ def test_a_mean_over_other_tasks_than_the_headline_names_them():
 
 
 def test_sentences_count_controls_tasks_and_pairs():
-    results = fake_results(controls=23)
+    results = fake_results(controls=59)
     entry = results["fractions"][-1]
     column = entry["dissociation"]["column"]
     column["control_means"][:2] = [column["mean"], column["mean"] + 1]
-    column["mean_p"] = 3 / 24
+    column["mean_p"] = 3 / 60
     column["p_values"] = [0.01, 0.2, 0.3]
     entry["pairs"][0]["double_dissociation"] = False
     entry["pairs"][2]["double_dissociation"] = False
     main, _, alone, pairs, _ = spaced(findings(results).sentences)
-    assert "of 23 random lesions matched by site, 2 do as much" in main
+    assert "of 59 random lesions matched by site, 2 do as much" in main
     assert alone == ("One at a time (uncorrected), sentiment is beyond random lesions, 1 of 3.")
     assert pairs == (
-        "Of 3 pairs of tasks, 1 shows a double dissociation (Holm-corrected p < 0.05): "
+        "Of 3 pairs of tasks, 1 shows a double dissociation (Holm-corrected p ≤ 0.05): "
         "sentiment with domain-pair."
     )
 
@@ -386,17 +403,27 @@ def test_sentence_of_one_task_compares_with_random_lesions():
 def test_caveats_name_what_weakens_the_answer():
     few = spaced(findings(fake_results(controls=10)).caveats)
     assert few == [
-        "10 random lesions can give no p below 0.091: set 20 controls or more to be able to reach "
-        "p < 0.05, 100 or more for p < 0.01."
+        "10 random lesions can give no p below 0.091: set 19 controls or more to be able to reach "
+        "p ≤ 0.05, 100 or more for p < 0.01.",
+        "10 random lesions are too few to call any of 3 pairs of tasks a double dissociation: 59 "
+        "or more can reach a Holm-corrected p ≤ 0.05.",
     ]
-    weak = findings(fake_results(controls=23, bases=(0.85, 0.45, 0.8))).caveats
+    weak = findings(fake_results(controls=59, bases=(0.85, 0.45, 0.3))).caveats
     assert weak[0].startswith("The model is near chance on domain: ")
+    assert weak[1] == "The model is below chance on domain-pair; are the labels in another order?"
+    doubtful = fake_results(controls=59, extended=True)
+    for entry, rho in zip(doubtful["agreement"], (0.3, 0.71, 0.69), strict=True):
+        entry["spearman"] = rho
+    assert findings(doubtful).caveats[0] == (
+        "The importance that chose the lesions is doubtful: its rank correlation with ablating "
+        "every head by itself is below 0.7 for sentiment (0.30) and domain-pair (0.69)."
+    )
     none = findings(fake_results(controls=0)).caveats
     assert none == ("Without random lesions nothing tells specialisation from mere damage.",)
     wide = findings(changed(mean_interval=[-1.0, 2.0], note="A note.")).caveats
     assert wide[0].startswith("The interval of the headline D-score includes 0")
     assert wide[1] == "On column: A note."
-    ascending = fake_results(controls=23)
+    ascending = fake_results(controls=59)
     ascending["iap"]["order"] = "ascending"
     assert "least important heads first" in findings(ascending).caveats[0]
 
@@ -419,7 +446,7 @@ def test_page_and_terminal_say_the_same_sentences(case):
     for sentence in (*found.sentences, *found.caveats):
         assert sentence in said
         assert sentence.replace("\u00a0%", "%").replace("\u00a0", " ") in shown
-    assert found.headline.replace("\u00a0", " ") in shown
+    assert found.headline.replace("\u00a0%", "%").replace("\u00a0", " ") in shown
 
 
 # --- the terminal --------------------------------------------------------------------------------
@@ -446,7 +473,7 @@ def test_terminal_of_one_task_has_no_d_scores():
     text = printed(fake_results(tasks=1))
     assert "Base scores" in text
     assert "D-scores" not in text
-    assert "Cannot be said" in text
+    assert "Inconclusive" in text
 
 
 # --- reading and writing -------------------------------------------------------------------------
@@ -652,8 +679,10 @@ def test_view_equals_the_gold_file():
         (words.fixed(-0.0315), "−0.032"),
         (words.points(12.44), "+12.4"),
         (words.points(math.nan), "–"),
-        (words.p_value(0.04996), "0.0500"),
-        (words.p_value(0.0499), "0.0499"),
+        (words.p_value(0.05), "0.050"),
+        (words.p_value(0.0504), "0.0504"),
+        (words.p_value(0.05001), "0.0501"),
+        (words.p_value(0.0499), "0.050"),
         (words.p_value(0.00001), "< 0.001"),
         (words.percent(0.3), "30\u00a0%"),
         (words.percent(0.125), "12.5\u00a0%"),

@@ -52,31 +52,30 @@ def undefined(score):
         (
             fake_runs(effect=0.0, noise=0.001),
             "no",
-            "No: over the runs, the D-score does not stand out from random lesions.",
+            "No: over the runs, the D-score does not stand out from random lesions, and its interv",
         ),
-        (fake_runs(runs=1), "open", "Cannot be said: one run alone does not show how much anoth"),
-        (fake_runs(controls=0), "open", "Cannot be said: no random lesions were measured to comp"),
+        (fake_runs(runs=1), "open", "Inconclusive: one run alone does not show how much anoth"),
+        (fake_runs(controls=0), "open", "Inconclusive: no random lesions were measured to compa"),
         (
             fake_runs(controls=7),
             "open",
-            "Cannot be said yet: the mean D-score exceeds all 7 random lesions, but so few allow "
-            "no p below 0.125.",
+            "Inconclusive: 7 random lesions allow no p below 0.125; 19 or more can reach 0.05.",
         ),
         (
             changed(lambda score: score["mean"].update(low=-0.1)),
             "open",
-            "Cannot be said: the D-score beats random lesions, but its interval over the runs inc",
+            "Inconclusive: over the runs, the D-score exceeds random lesions, but its interval inc",
         ),
         (
             changed(lambda score: score["mean"].update(low=-2.0, high=-0.1)),
             "no",
-            "No: over the runs, the tasks suffer less from their own lesion.",
+            "No: over the runs, the tasks suffer less from their own lesion than from the others’.",
         ),
-        (changed(undefined), "open", "Cannot be said: no task has a D-score in every run."),
+        (changed(undefined), "open", "Inconclusive: the mean D-score is undefined here."),
         (
             fake_runs(bases=(0.53, 0.45, 0.51)),
             "open",
-            "Cannot be said: the models do none of the tasks clearly better than chance.",
+            "Inconclusive: no task is done clearly better than chance, and a dissociation needs tw",
         ),
     ],
 )
@@ -87,7 +86,7 @@ def test_answer(content, answer, headline):
 
 
 def test_sentences_speak_of_the_largest_fraction_and_of_column():
-    content = fake_runs()
+    content = fake_runs(controls=59)
     column = content["fractions"][-1]["dissociation"]["column"]
     found = runs_findings(content)
     assert found.question == (
@@ -99,7 +98,7 @@ def test_sentences_speak_of_the_largest_fraction_and_of_column():
     assert main == (
         f"At 30 % of the heads the column D-score is {words.points(mean['mean'])} % on average "
         f"(95 % interval over runs and examples {words.interval(mean['low'], mean['high'])}); of "
-        f"23 random lesions, each averaged over the runs, none does as much (p = 0.042)."
+        f"59 random lesions, each averaged over the runs, none does as much (p = 0.017)."
     )
     low, high = np.argmin(column["means"]), np.argmax(column["means"])
     share = 100 * mean["over_runs"] / (mean["over_runs"] + mean["over_examples"])
@@ -127,7 +126,7 @@ def test_means_over_other_tasks_than_the_headline_name_them():
 
 
 def test_tasks_and_pairs_that_stand_out_are_named():
-    content = fake_runs()
+    content = fake_runs(controls=59)
     entry = content["fractions"][-1]
     entry["dissociation"]["column"]["tasks"][1]["low"] = -0.3
     for pair in entry["pairs"][1:]:
@@ -135,25 +134,26 @@ def test_tasks_and_pairs_that_stand_out_are_named():
     sentences = spaced(runs_findings(content).sentences)
     assert sentences[3].endswith("above 0 for sentiment and domain-pair, 2 of 3.")
     assert sentences[4].endswith(
-        "1 shows a double dissociation over the runs (Holm-corrected p < "
+        "1 shows a double dissociation over the runs (Holm-corrected p ≤ "
         "0.05): sentiment with domain."
     )
 
 
 def test_caveats():
-    (few,) = runs_findings(fake_runs()).caveats
+    (few,) = runs_findings(fake_runs(controls=59)).caveats
     assert few == "3 runs make wide intervals: only a large D-score can show. Take 5 or more."
-    assert runs_findings(fake_runs(runs=5)).caveats == ()
-    (one,) = runs_findings(fake_runs(runs=1)).caveats
+    assert runs_findings(fake_runs(runs=5, controls=59)).caveats == ()
+    (one,) = runs_findings(fake_runs(runs=1, controls=59)).caveats
     assert one.startswith("Nothing is known about other runs: with one run there is no interval")
     content = fake_runs(runs=6, controls=7, models=("one", "two"), bases=(0.846, 0.912, 0.51))
     content["runs"][4]["seed"] = 0
     content["fractions"][-1]["dissociation"]["column"]["tasks"][0] |= {"mean": None, "low": None}
-    same, models, weak, controls, missing = spaced(runs_findings(content).caveats)
+    same, models, weak, controls, pairs, missing = spaced(runs_findings(content).caveats)
     assert same.startswith("Some runs have the same model and seed (run0 with run4): they may be")
     assert models.startswith("The runs are of different models (one and two): the interval is")
     assert weak.startswith("The models are near chance on domain-pair: ")
     assert controls.startswith("7 random lesions can give no p below 0.125: more runs do not")
+    assert pairs.startswith("7 random lesions are too few to call any of 3 pairs of tasks a doub")
     assert missing == "Without a D-score in some run, and so left out of the mean: sentiment."
 
 
@@ -226,7 +226,8 @@ def test_pairs_table(planted):
         assert (low, high) == pytest.approx((effect["low"], effect["high"]), abs=5.1e-4)
         assert row[7] == words.p_value(effect["p"])
         assert row[8] == words.p_value(pair["p_holm"])
-        assert row[9] == ("yes" if pair["double_dissociation"] else "not shown")
+        assert row[9] == words.p_value(pair["p_controls_holm"])
+        assert row[10] == "too few controls"
 
 
 def test_base_scores(planted):

@@ -15,9 +15,9 @@ from jaxtyping import Int
 from lobes import limits
 from lobes.discovery import find_heads
 from lobes.dissociation import Lesion, LesionMatrix
-from lobes.dissociation.dscores import ALPHA
 from lobes.dissociation.matrix import Sampled
 from lobes.dissociation.statistics import is_decided
+from lobes.dissociation.verdict import ALPHA
 from lobes.errors import ConfigError, DataError
 from lobes.evaluation import check_progress, evaluate, examples_of, spec_of
 from lobes.heads import HeadLayout, HeadScores, HeadSet, check_fractions

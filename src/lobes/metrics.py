@@ -16,7 +16,9 @@ scikit-learn. A row of predictions that holds NaN or infinity has the value NaN.
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isfinite, isnan, sqrt
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
@@ -28,6 +30,13 @@ Predictions = Num[np.ndarray, "rows examples *classes"]
 Weights = Num[np.ndarray, "resamples examples"]
 Values = Float[np.ndarray, "rows resamples"]
 
+# Where a score lies: clearly above chance, not told from chance, or clearly below it.
+Standing = Literal["above", "near", "below"]
+
+# A score below this share of its metric's range is never divided by.
+NEAR_ZERO = 0.05
+# A score this share of the way from chance to perfect, or less, is near chance.
+NEAR_CHANCE = 0.1
 # Below this share of its second moment a variance is rounding error: the values are constant.
 _CONSTANT = 1e-12
 # Elements of a temporary array: 16 MiB of float64.
@@ -110,6 +119,33 @@ class Metric:
         """
         self._check_shape(labels)
         return self.chance_level(labels) if labels.size else float("nan")
+
+    def standing(self, score: float, chance: float, examples: int | float) -> Standing:
+        """Return where a score on so many examples lies in relation to the chance level.
+
+        It is near chance within a tenth of the way from chance to perfect, and within two standard
+        errors of chance: √(c (1 − c) / n) for a share, 1 / √n for a correlation. An undefined score
+        (NaN) is near chance, too: it shows nothing.
+        """
+        way = self.high - chance
+        if not (isfinite(score) and way > 0):
+            return "near"
+        error = sqrt(max(chance * (1 - chance), 0.0)) if self.ratio_safe else 1.0
+        noise = 2 * error / sqrt(examples) if examples > 0 else 0.0
+        beyond = max(NEAR_CHANCE * way, noise)
+        if score - chance < beyond:
+            return "below" if chance - score >= beyond else "near"
+        return "above"
+
+    def is_divisor(self, score: float, low: float | None, zero: float = 0.0) -> bool:
+        """Whether a ratio to a base score, measured from `zero`, means anything.
+
+        `low` is the lower end of the score's own bootstrap interval: it must lie above `zero`, and
+        the score by 5 % of the metric's range or more. `low` is None where no interval is known (in
+        results of older versions); NaN, an undefined interval, allows no ratio.
+        """
+        far = score - zero >= NEAR_ZERO * self.span
+        return bool(far and (low is None or (not isnan(low) and low > zero)))
 
     def on_common_scale(
         self, predictions: Num[np.ndarray, "examples *classes"]

@@ -1,11 +1,14 @@
 """From predictions under lesions to D-scores, intervals and tests (METHOD section 5).
 
-`matrix` holds what was measured and what follows from it, `dscores` the three definitions and the
-verdict, `statistics` the resampling and the tests. NumPy and SciPy only: nothing here runs a model.
+`matrix` holds what was measured and what follows from it, `dscores` the three definitions, `pairs`
+double dissociations, `verdict` the rule for yes, no and inconclusive, `statistics` the resampling
+and the tests. NumPy and SciPy only: nothing here runs a model.
 """
 
-from lobes.dissociation.dscores import Dissociation, DScore, PairVerdict, column, relative, row
+from lobes.dissociation.dscores import Dissociation, DScore, column, relative, row
 from lobes.dissociation.matrix import Lesion, LesionMatrix
+from lobes.dissociation.pairs import PairVerdict
+from lobes.dissociation.verdict import Verdict
 
 __all__ = [
     "DScore",
@@ -13,6 +16,7 @@ __all__ = [
     "Lesion",
     "LesionMatrix",
     "PairVerdict",
+    "Verdict",
     "column",
     "relative",
     "row",

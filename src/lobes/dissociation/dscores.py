@@ -1,7 +1,7 @@
 """The three D-scores of METHOD section 5, and what is said of them.
 
-Formulas on plain arrays first, then the values that hold a result: `DScore`, `PairVerdict`,
-`Dissociation` and its verdict in words. `dissociation.py` computes them from a lesion matrix.
+Formulas on plain arrays first, then the values that hold a result: `DScore`, `Dissociation` and its
+verdict in words. `matrix.py` computes them from a lesion matrix, `verdict.py` has the rule.
 """
 
 import math
@@ -12,12 +12,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from lobes.dissociation.pairs import PairVerdict
 from lobes.dissociation.statistics import UNDEFINED_SHARE, p_against_controls, percentile_interval
+from lobes.dissociation.verdict import Evidence, Verdict, controls_needed, specialized
 
 DScoreName = Literal["row", "column", "relative"]
-
-# The level of the verdicts on pairs, and of what `verdict` calls evidence.
-ALPHA = 0.05
 
 
 def row(
@@ -154,32 +153,13 @@ def d_score(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PairVerdict:
-    """Whether two tasks are doubly dissociated.
-
-    `effects` are M[second][first] − M[first][first] and M[first][second] − M[second][second]: how
-    much more a task's own lesion costs it than the other task's; `intervals` are their bootstrap
-    intervals. `p_values` test each (paired, one-sided). `p_holm` is the larger of the two, as both
-    must hold, corrected for the number of pairs.
-    """
-
-    first: str
-    second: str
-    effects: tuple[float, float]
-    intervals: tuple[tuple[float, float], tuple[float, float]]
-    p_values: tuple[float, float]
-    p_holm: float
-
-    @property
-    def is_double_dissociation(self) -> bool:
-        """Both effects are positive, and significant at 0.05 after correction."""
-        return min(self.effects) > 0 and self.p_holm <= ALPHA
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Dissociation:
-    """The D-scores of a lesion matrix at one fraction, and the verdict on each pair of tasks."""
+    """The D-scores of a lesion matrix at one fraction, and the verdict on each pair of tasks.
+
+    `above_chance` says of each task whether the model does it clearly better than chance
+    (`Metric.standing`): a lesion can only show what a task has to lose.
+    """
 
     tasks: tuple[str, ...]
     fraction: float
@@ -189,53 +169,60 @@ class Dissociation:
     pairs: tuple[PairVerdict, ...]
     level: float
     resamples: int
+    above_chance: tuple[bool, ...]
     chance: bool = False
 
-    def verdict(self) -> str:
-        """In plain words: do heads specialise, how sure is that, and between which tasks."""
-        score = self.column
-        if math.isnan(score.mean):
-            return f"Whether heads specialise cannot be said. {score.note} {self._doubles()}"
-        low, high = score.mean_interval
-        interval = (
-            "no interval"
-            if math.isnan(low)
-            else f"{100 * self.level:g} % interval {low:+.1f} to {high:+.1f}"
+    @property
+    def specialized(self) -> Verdict:
+        """The verdict on the claim that heads are specialized, by the `column` D-score."""
+        low, high = self.column.mean_interval
+        return specialized(
+            Evidence(
+                mean=self.column.mean,
+                low=low,
+                high=high,
+                p=self.column.mean_p,
+                controls=len(self.column.control_values),
+                tasks=len(self.tasks),
+                above_chance=sum(self.above_chance),
+            )
         )
-        opening = (
-            f"{self._judgement()}: with {100 * self.fraction:g} % of the heads ablated, the mean "
-            f"column D-score is {score.mean:+.1f} % ({interval}), {self._against_controls()}."
-        )
-        return " ".join(filter(None, (opening, score.note, self._doubles())))
 
-    def _judgement(self) -> str:
+    def verdict(self) -> str:
+        """Return in plain words: are heads specialized, how sure is that, between which tasks."""
         score = self.column
-        if self._too_few_controls:
-            return "Whether heads specialise cannot be said"
-        if score.mean_p > ALPHA:
-            return "There is no evidence that heads specialise"
-        if score.mean_interval[0] > 0:
-            return "The heads are specialised"
-        return "The evidence that heads specialise is weak"
+        parts = [self.specialized.headline]
+        if not math.isnan(score.mean):
+            low, high = score.mean_interval
+            interval = (
+                "no interval"
+                if math.isnan(low)
+                else f"{100 * self.level:g} % interval {low:+.1f} to {high:+.1f}"
+            )
+            parts.append(
+                f"With {100 * self.fraction:g} % of the heads ablated, the mean column D-score is "
+                f"{score.mean:+.1f} % ({interval}){self._against_controls()}."
+            )
+        return " ".join(filter(None, (*parts, score.note, self._doubles())))
 
     def _against_controls(self) -> str:
         n_controls = len(self.column.control_values)
         if not n_controls:
-            return "and there are no matched random lesions to compare it with"
-        compared = (
-            f"p = {self.column.mean_p:.2g} against {plural(n_controls, 'set')} of matched random "
+            return ""
+        return (
+            f", p = {self.column.mean_p:.2g} against {plural(n_controls, 'set')} of matched random "
             f"lesions"
         )
-        if self._too_few_controls:
-            return f"{compared}; p can reach {ALPHA:g} from {round(1 / ALPHA) - 1} sets on"
-        return compared
-
-    @property
-    def _too_few_controls(self) -> bool:
-        return 1 / (1 + len(self.column.control_values)) > ALPHA
 
     def _doubles(self) -> str:
         found = sum(pair.is_double_dissociation for pair in self.pairs)
+        if any(pair.lacks_controls for pair in self.pairs):
+            controls = len(self.column.control_values)
+            return (
+                f"{plural(controls, 'set')} of random lesions {'is' if controls == 1 else 'are'} "
+                f"too few for a double dissociation among {plural(len(self.pairs), 'pair')} of "
+                f"tasks: {controls_needed(len(self.pairs))} or more are needed."
+            )
         if len(self.pairs) == 1:
             return f"The pair of tasks is {'' if found else 'not '}a double dissociation."
         are = "is a double dissociation" if found == 1 else "are double dissociations"

@@ -14,34 +14,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from lobes import limits
-from lobes.dissociation.dscores import (
-    ALPHA,
-    FORMULAS,
-    Dissociation,
-    PairVerdict,
-    d_score,
-    plural,
-)
+from lobes.dissociation.dscores import FORMULAS, Dissociation, d_score, plural
+from lobes.dissociation.pairs import pair_verdicts, pairs_of
 from lobes.dissociation.statistics import (
-    holm,
+    metric_interval,
     named_generator,
     paired_p_value,
-    percentile_interval,
     resample_counts,
 )
+from lobes.dissociation.verdict import ALPHA
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadScores, HeadSet
 from lobes.metrics import Metric, blocks, get_metric
-
-# A base score below this share of its metric's range makes a ratio to it meaningless.
-NEAR_ZERO = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +131,46 @@ class LesionMatrix:
         named = zip(self.tasks, self.metrics, strict=True)
         return np.array([get_metric(name).chance(self.labels[task]) for task, name in named])
 
+    @property
+    def above_chance(self) -> tuple[bool, ...]:
+        """Whether each task's base score lies clearly above chance (`Metric.standing`)."""
+        rows = zip(self.tasks, self.metrics, self._scores[0], self.chance, strict=True)
+        return tuple(
+            get_metric(name).standing(base, chance, len(self.labels[task])) == "above"
+            for task, name, base, chance in rows
+        )
+
+    def base_intervals(self, level: float = 0.95) -> Float[np.ndarray, "tasks 2"]:
+        """Return the bootstrap interval of every base score over the task's examples."""
+        if level not in self._base_intervals:
+            self._base_intervals[level] = np.array(
+                [
+                    metric_interval(
+                        get_metric(name),
+                        self.labels[task],
+                        self.predictions[task][0],
+                        level,
+                        named_generator(0, task),
+                    )
+                    for task, name in zip(self.tasks, self.metrics, strict=True)
+                ]
+            )
+        return self._base_intervals[level]
+
+    def divisors(
+        self, level: float = 0.95, *, zero: Float[np.ndarray, " tasks"] | float = 0.0
+    ) -> Float[np.ndarray, " tasks"]:
+        """Return the base scores above `zero`; NaN for those that nothing can be divided by.
+
+        The rule is `Metric.is_divisor`: the base's own bootstrap interval must exclude `zero`, and
+        the base lie above it by 5 % of the metric's range. A ratio to any other base would have an
+        interval of hundreds of percent.
+        """
+        zeros, lows = np.broadcast_to(zero, len(self.tasks)), self.base_intervals(level)[:, 0]
+        rows = zip(self.metrics, self.base, lows, zeros, strict=True)
+        usable = [get_metric(name).is_divisor(base, low, start) for name, base, low, start in rows]
+        return np.where(usable, self.base - zeros, np.nan)
+
     def scores(self, fraction: float | None = None) -> Float[np.ndarray, "tasks tasks"]:
         """M[i][j]: task j's metric under the lesion of task i; NaN rows for tasks without one.
 
@@ -176,7 +206,7 @@ class LesionMatrix:
         Intervals: a paired bootstrap of `resamples` resamples over each task's examples, the same
         resample for the base and all lesions of a task. With `chance`, all scores are measured
         from the task's chance level, that of all its labels also within a resample. A task whose
-        base is then below 5 % of its metric's range has no D-score: NaN, and `note` says why.
+        base cannot be divided by (`divisors`) has no D-score: NaN, and `note` says why.
 
         Raises `ConfigError` with fewer than two tasks, and where a task lacks a lesion or one of
         the controls: D-scores need them all.
@@ -187,13 +217,13 @@ class LesionMatrix:
         if self.sampled is not None:
             self.sampled.matrix._check_complete(chosen)
         zero = self.chance if chance else np.zeros(len(self.tasks))
-        base, matrix = self.base - zero, self.scores(chosen) - zero
-        base[base < NEAR_ZERO * np.array([get_metric(name).span for name in self.metrics])] = np.nan
+        base, matrix = self.divisors(level, zero=zero), self.scores(chosen) - zero
         whole = self if self.sampled is None else self.sampled.matrix
         there = whole.chance if chance else np.zeros(len(self.tasks))
         controls = whole.control_scores(chosen) - there
         same_base = np.where(np.isnan(base), np.nan, whole.base - there)
-        same_matrix = whole.scores(chosen) - there
+        same_scores = whole.scores(chosen)
+        same_matrix = same_scores - there
         some_base, some_matrix = self.resampled(chosen, resamples, seed)
         some_base = np.where(np.isnan(base), np.nan, some_base - zero)
         some_matrix -= zero
@@ -205,11 +235,19 @@ class LesionMatrix:
                 formula(controls, same_base),
                 formula(same_matrix, same_base),
                 level,
-                self._undefined(base, matrix, zero),
+                self._undefined(base, matrix, zero, level),
             )
             for name, formula in FORMULAS.items()
         }
-        pairs = self._pairs(chosen, some_matrix, resamples, seed, level)
+        pairs = pair_verdicts(
+            self.tasks,
+            matrix,
+            self._paired_tests(chosen, resamples, seed),
+            some_matrix,
+            level,
+            same_scores,
+            whole.control_scores(chosen),
+        )
         return Dissociation(
             self.tasks,
             chosen,
@@ -217,6 +255,7 @@ class LesionMatrix:
             pairs=pairs,
             level=level,
             resamples=resamples,
+            above_chance=self.above_chance,
             chance=chance,
         )
 
@@ -261,6 +300,11 @@ class LesionMatrix:
             for block in blocks(len(self.lesions), labels.size):
                 scores[block, j] = metric.weighted(labels, predictions[block], once)[:, 0]
         return scores
+
+    @cached_property
+    def _base_intervals(self) -> dict[float, np.ndarray]:
+        """The intervals of the base scores that were asked for, by level."""
+        return {}
 
     @cached_property
     def _positions(self) -> dict[tuple[str, str, float, int], int]:
@@ -350,42 +394,17 @@ class LesionMatrix:
                 matrix[block, :, j] = values[1:].T
         return base, matrix
 
-    def _pairs(
-        self,
-        fraction: float,
-        drawn: Float[np.ndarray, "resamples tasks tasks"],
-        resamples: int,
-        seed: int,
-        level: float,
-    ) -> tuple[PairVerdict, ...]:
-        """The verdict on every pair of tasks, corrected for their number."""
-        pairs = [*combinations(range(len(self.tasks)), 2)]
+    def _paired_tests(
+        self, fraction: float, resamples: int, seed: int
+    ) -> list[tuple[float, float]]:
+        """The p of both effects of every pair of tasks."""
+        pairs = pairs_of(self.tasks)
         # So that the smallest possible p of a pair can pass the correction for all of them.
         draws = max(resamples, round(2 / ALPHA) * len(pairs))
-        scores = self.scores(fraction)
-        tested = [
+        return [
             (self._pair_p(i, j, fraction, draws, seed), self._pair_p(j, i, fraction, draws, seed))
             for i, j in pairs
         ]
-        corrected = holm(np.max(tested, axis=1))
-
-        def interval(i: int, j: int) -> tuple[float, float]:
-            """That of what task i's own lesion costs it more than task j's."""
-            effects = (drawn[:, j, i] - drawn[:, i, i])[:, None]
-            low, high = percentile_interval(effects, level)[0]
-            return float(low), float(high)
-
-        return tuple(
-            PairVerdict(
-                first=self.tasks[i],
-                second=self.tasks[j],
-                effects=(float(scores[j, i] - scores[i, i]), float(scores[i, j] - scores[j, j])),
-                intervals=(interval(i, j), interval(j, i)),
-                p_values=both,
-                p_holm=float(p),
-            )
-            for (i, j), both, p in zip(pairs, tested, corrected, strict=True)
-        )
 
     def _pair_p(self, i: int, j: int, fraction: float, draws: int, seed: int) -> float:
         """p that task i does better under task j's lesion than under its own."""
@@ -404,17 +423,20 @@ class LesionMatrix:
         base: Float[np.ndarray, " tasks"],
         matrix: Float[np.ndarray, "tasks tasks"],
         zero: Float[np.ndarray, " tasks"],
+        level: float,
     ) -> list[str]:
         """Why tasks have no D-score: a sentence for each."""
-        reasons = []
+        reasons, intervals = [], self.base_intervals(level)
         for j, (task, name) in enumerate(zip(self.tasks, self.metrics, strict=True)):
             if np.isnan(self.base[j]) or np.isnan(matrix[:, j]).any():
                 reasons.append(
                     f"The {name} of {task} is undefined: labels or predictions are constant."
                 )
             elif np.isnan(base[j]):
+                low, high = intervals[j]
                 reasons.append(
-                    f"The base {name} of {task} ({self.base[j]:.3f}) is too close to "
+                    f"The base {name} of {task} ({self.base[j]:.3f}, {100 * level:g} % interval "
+                    f"{low:.3f} to {high:.3f}) is too close to "
                     f"{f'chance ({zero[j]:.3f})' if zero[j] else 'zero'}, or below it, to be "
                     f"divided by."
                 )

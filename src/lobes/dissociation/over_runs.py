@@ -17,7 +17,6 @@ values 73 to 89 % with three, in simulations with 95 % intervals; this one 93 to
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float
@@ -25,8 +24,11 @@ from scipy import stats
 
 from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where, shared_tasks
 from lobes.dissociation.matrix import LesionMatrix
+from lobes.dissociation.pairs import doubly_dissociated, p_against_pairs, pairs_of
 from lobes.dissociation.statistics import holm, p_against_controls
+from lobes.dissociation.verdict import Evidence, Verdict, specialized
 from lobes.errors import ConfigError
+from lobes.metrics import get_metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +67,33 @@ class RunsDScore:
 
 @dataclass(frozen=True, slots=True)
 class RunsPair:
-    """Whether two tasks are doubly dissociated over the runs; effects as in `PairVerdict`."""
+    """Whether two tasks are doubly dissociated over the runs; effects as in `PairVerdict`.
+
+    `p_holm` tests the effects over runs and examples; `p_controls` and `p_controls_holm` compare
+    the smaller of the two with that of the random lesions, all averaged over the runs.
+    """
 
     first: str
     second: str
     effects: tuple[RunsEstimate, RunsEstimate]
     p_holm: float
-    is_double_dissociation: bool
+    p_controls: float
+    p_controls_holm: float
+
+    @property
+    def is_double_dissociation(self) -> bool:
+        """Both effects are positive, and both tests significant at 0.05 after correction."""
+        means = [effect.mean for effect in self.effects]
+        return doubly_dissociated(means, self.p_holm, self.p_controls_holm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunsDissociation:
-    """The D-scores of several runs at one fraction, and the verdict on each pair of tasks."""
+    """The D-scores of several runs at one fraction, and the verdict on each pair of tasks.
+
+    `above_chance` says of each task whether the models, on average, do it clearly better than
+    chance.
+    """
 
     tasks: tuple[str, ...]
     fraction: float
@@ -85,6 +102,25 @@ class RunsDissociation:
     relative: RunsDScore
     pairs: tuple[RunsPair, ...]
     level: float
+    runs: int
+    above_chance: tuple[bool, ...]
+
+    @property
+    def specialized(self) -> Verdict:
+        """The verdict on the claim that heads are specialized, by the `column` D-score."""
+        mean = self.column.mean
+        return specialized(
+            Evidence(
+                mean=mean.mean,
+                low=mean.low,
+                high=mean.high,
+                p=self.column.p_controls,
+                controls=len(self.column.control_means),
+                tasks=len(self.tasks),
+                above_chance=sum(self.above_chance),
+                runs=self.runs,
+            )
+        )
 
 
 def dissociation_over_runs(
@@ -94,7 +130,6 @@ def dissociation_over_runs(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-    alpha: float = 0.05,
 ) -> RunsDissociation:
     """The D-scores of several runs on the same tasks, as one; see the head of this file.
 
@@ -130,8 +165,20 @@ def dissociation_over_runs(
         tasks,
         chosen,
         **found,
-        pairs=_pairs(matrices, chosen, [matrix for _, matrix in drawn], level, alpha),
+        pairs=_pairs(matrices, chosen, [matrix for _, matrix in drawn], level),
         level=level,
+        runs=len(matrices),
+        above_chance=_above_chance(matrices),
+    )
+
+
+def _above_chance(matrices: Sequence[LesionMatrix]) -> tuple[bool, ...]:
+    """Whether the models, on average, do each task clearly better than chance."""
+    first, means = matrices[0], np.mean([matrix.base for matrix in matrices], axis=0)
+    rows = zip(first.tasks, first.metrics, means, first.chance, strict=True)
+    return tuple(
+        get_metric(name).standing(mean, chance, len(first.labels[task])) == "above"
+        for task, name, mean, chance in rows
     )
 
 
@@ -185,7 +232,6 @@ def _pairs(
     fraction: float,
     drawn: Sequence[Float[np.ndarray, "resamples tasks tasks"]],
     level: float,
-    alpha: float,
 ) -> tuple[RunsPair, ...]:
     tasks = matrices[0].tasks
     scores, some = np.array([m.scores(fraction) for m in matrices]), np.array(drawn)
@@ -196,18 +242,31 @@ def _pairs(
             scores[:, j, i] - scores[:, i, i], some[:, :, j, i] - some[:, :, i, i], level
         )
 
-    pairs = [*combinations(range(len(tasks)), 2)]
+    pairs = pairs_of(tasks)
     effects = [(effect(i, j), effect(j, i)) for i, j in pairs]
     corrected = holm(
         np.array([max(a.p, b.p) if a.p == a.p and b.p == b.p else math.nan for a, b in effects])
     )
+    against, against_holm = p_against_pairs(*_averaged(matrices, fraction))
     return tuple(
-        RunsPair(
-            tasks[i],
-            tasks[j],
-            both,
-            float(p),
-            bool(min(both[0].mean, both[1].mean) > 0 and p <= alpha),
+        RunsPair(tasks[i], tasks[j], both, *map(float, found))
+        for (i, j), both, *found in zip(
+            pairs, effects, corrected, against, against_holm, strict=True
         )
-        for (i, j), both, p in zip(pairs, effects, corrected, strict=True)
+    )
+
+
+def _averaged(
+    matrices: Sequence[LesionMatrix], fraction: float
+) -> tuple[Float[np.ndarray, "tasks tasks"], Float[np.ndarray, "replicates tasks tasks"]]:
+    """The scores under the tasks' lesions, and under the r-th control of each run, averaged.
+
+    Where controls were measured on some of the examples only, both are on these.
+    """
+    within = [each if each.sampled is None else each.sampled.matrix for each in matrices]
+    controls = [each.control_scores(fraction) for each in within]
+    n_controls = min(len(each) for each in controls)
+    return (
+        np.mean([each.scores(fraction) for each in within], axis=0),
+        np.mean([each[:n_controls] for each in controls], axis=0),
     )

@@ -151,7 +151,7 @@ def trends(
 ) -> tuple[Table, list[SimilarityTrend]]:
     """The D-scores of all pairs of tasks at one fraction, and each measure's trend."""
     chosen = matrix.fraction_of(fraction)
-    observed = pair_d_scores(matrix.scores(chosen), matrix.base)
+    observed = pair_d_scores(matrix.scores(chosen), matrix.divisors(level))
     base, scores = matrix.resampled(chosen, resamples, seed)
     drawn = pair_d_scores(scores, base)
     return observed, [

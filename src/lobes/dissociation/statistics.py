@@ -14,6 +14,8 @@ from scipy.special import bdtrc
 
 from lobes.metrics import Metric, blocks, exact
 
+# How often a base score is resampled for its own interval, whatever a D-score's resamples are.
+BASE_RESAMPLES = 1000
 # Scores (at most 100 in size) closer than this are a tie: they differ by rounding only.
 TIE = 1e-9
 # An interval leaves out resamples with an undefined score, but not more than this share of them.
@@ -116,6 +118,30 @@ def percentile_interval(
     known = np.where(undefined, 0.0, samples)
     bounds = np.nanquantile(known, ((1 - level) / 2, (1 + level) / 2), axis=0)
     return np.where(undefined, np.nan, bounds).T
+
+
+def metric_interval(
+    metric: Metric,
+    labels: Num[np.ndarray, "examples *classes"],
+    predictions: Num[np.ndarray, "examples *classes"],
+    level: float,
+    generator: np.random.Generator,
+) -> tuple[float, float]:
+    """Return the bootstrap percentile interval of one score over the examples.
+
+    A resample's accuracy is a binomial share, whose quantiles are exact; other metrics are
+    resampled `BASE_RESAMPLES` times.
+    """
+    if metric.name == "accuracy":
+        n = len(labels)
+        ends = stats.binom.ppf(((1 - level) / 2, (1 + level) / 2), n, metric(labels, predictions))
+        return float(ends[0]) / n, float(ends[1]) / n
+    samples = np.empty((BASE_RESAMPLES, 1))
+    for block in blocks(BASE_RESAMPLES, labels.size):
+        weights = resample_counts(len(labels), block.stop - block.start, generator)
+        samples[block, 0] = metric.weighted(labels, predictions[None], weights)[0]
+    low, high = percentile_interval(samples, level)[0]
+    return float(low), float(high)
 
 
 def named_generator(seed: int, *names: str) -> np.random.Generator:

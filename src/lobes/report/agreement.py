@@ -9,10 +9,9 @@ import numpy as np
 from lobes.dissociation.dscores import mean_where, shared_tasks
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart
-from lobes.report.findings import Results, some
+from lobes.report.findings import Results, doubtful, some
 from lobes.report.tabular import Table
 
-TRUSTED = 0.7  # below this rank correlation the report warns
 ONE_TOKEN = {"first": "first", "pooler": "first", "last": "last"}  # which token a pooling reads
 
 
@@ -53,9 +52,7 @@ def agreement(results: Results) -> Agreement | None:
             header,
             tuple(rows),
         ),
-        weak=tuple(
-            entry["task"] for entry in found if not words.number(entry["spearman"]) >= TRUSTED
-        ),
+        weak=doubtful(results),
         best=_best(results),
     )
 

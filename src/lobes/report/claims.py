@@ -8,8 +8,9 @@ compare` and `lobes transfer`.
 import math
 from dataclasses import dataclass
 
+from lobes.dissociation.verdict import Answer
 from lobes.report import growth, likeness, words
-from lobes.report.findings import Answer, Findings, Results, controls_of, largest, model_score
+from lobes.report.findings import Findings, Results, controls_of, largest, model_score
 
 
 @dataclass(frozen=True)

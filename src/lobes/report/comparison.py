@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from lobes.report import comparison_findings, over_seeds, settings, trained, words
-from lobes.report.findings import HEADLINE, Results, near_chance
+from lobes.report.findings import HEADLINE, Results, warning
 from lobes.report.lesions import TINTS
 from lobes.report.over_seeds import NAMES, mean, numbers, score_cell
 from lobes.report.page import render_page
@@ -118,13 +118,13 @@ def _scores(comparison: Results) -> tuple[MeanRow, ...]:
                 chance=words.fixed(words.number(task["chance"])),
                 cells=tuple(score_cell(each) for each in found),
                 is_mean=False,
-                near_chance=near_chance({**task, "base": over_seeds.best(found)}),
+                warning=warning({**task, "base": over_seeds.best(found)}),
             )
         )
     if len(rows) > 1:
         chance = mean([words.number(task["chance"]) for task in comparison["tasks"]])
         cells = tuple(score_cell(method["mean"]) for method in methods)
-        rows.append(MeanRow(ALL_TASKS, words.fixed(chance), cells, True, False))
+        rows.append(MeanRow(ALL_TASKS, words.fixed(chance), cells, True, ""))
     return tuple(rows)
 
 

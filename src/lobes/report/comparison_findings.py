@@ -7,30 +7,34 @@ a difference over seeds counts.
 import math
 from collections.abc import Mapping, Sequence
 
+from lobes.dissociation.verdict import (
+    SMALLEST_D_CHANGE,
+    SMALLEST_GAIN,
+    Answer,
+    gained,
+)
+from lobes.metrics import Standing
 from lobes.report import words
 from lobes.report.differences import (
     AFTER,
-    NEGLIGIBLE_D_SCORE,
-    NEGLIGIBLE_SCORE,
     Difference,
     difference_of,
     highest,
     in_words,
     main_pair,
     model_of,
+    not_usable,
     seed_caveats,
     seeds_of,
-    unusable,
 )
 from lobes.report.findings import (
     DEFINITIONS,
     HEADLINE,
-    Answer,
     Findings,
     Results,
-    near_chance,
     over_others,
     some,
+    standing,
 )
 
 
@@ -94,30 +98,43 @@ def _mostly_before(comparison: Results) -> str:
         return ""
     which = "every seed" if early == count else f"{early} of {count} seeds"
     return (
-        f"Cannot be said: in {which} the chosen checkpoint is from before IAT began, so that both "
+        f"Inconclusive: in {which} the chosen checkpoint is from before IAT began, so that both "
         f"are one and the same model."
     )
 
 
 def _performance_answer(comparison: Results, entry: Results) -> tuple[Answer, str]:
-    found = Difference.of(entry["mean"])
     first, second = AFTER[entry["first"]], AFTER[entry["second"]]
-    reason = unusable(comparison, found, "a score")
-    if reason:
-        return "open", reason
-    if all(_near_chance(comparison, entry)):
-        return "open", "Cannot be said: no task is done clearly better than chance."
-    if entry["first"] == "iat" and _mostly_before(comparison):
+    if entry["first"] == "iat" and _mostly_before(comparison) and _seeds(comparison) > 1:
         return "open", _mostly_before(comparison)
-    if found.is_better:
-        return "yes", f"Yes: the mean score over the tasks is higher {first}."
-    if found.is_worse:
-        return "no", f"No: the mean score over the tasks is lower {first}."
-    if found.low == found.high == 0:
-        return "no", "No: in every seed both reach the same mean score."
-    if found.high < NEGLIGIBLE_SCORE:
-        return "no", f"No: if there is any gain {first}, it is below {NEGLIGIBLE_SCORE}."
-    return "open", f"Cannot be said: the seeds do not tell the score {first} from that {second}."
+    answer, cause = gained(
+        Difference.of(entry["mean"]),
+        SMALLEST_GAIN,
+        seeds=_seeds(comparison),
+        above_chance=_above_chance(comparison, entry),
+    )
+    headlines = {
+        "higher": f"Yes: the mean score over the tasks is higher {first}.",
+        "lower": f"No: the mean score over the tasks is lower {first}.",
+        "negligible": f"No: if there is any gain {first}, it is below {SMALLEST_GAIN}, the "
+        f"smallest of interest.",
+        "undecided": f"Inconclusive: the seeds do not tell the score {first} from that {second}.",
+    }
+    reason = not_usable(cause, "a score", "both reach the same mean score")
+    return answer, reason or headlines[cause]
+
+
+def _seeds(comparison: Results) -> int:
+    return len(comparison["seeds"])
+
+
+def _above_chance(comparison: Results, entry: Results) -> bool:
+    """Whether enough tasks are done clearly better than chance by one of the two methods.
+
+    Two of them, or the task where there is only one.
+    """
+    above = sum(place == "above" for place in _standings(comparison, entry))
+    return above >= min(2, len(comparison["tasks"]))
 
 
 def _performance_sentences(comparison: Results, entry: Results) -> list[str]:
@@ -179,15 +196,16 @@ def _performance_caveats(comparison: Results, entry: Results) -> list[str]:
     caveats = seed_caveats(comparison)
     if entry["first"] == "iat":
         caveats += _before_caveats(comparison)
-    weak = [
-        task["name"]
-        for task, is_weak in zip(comparison["tasks"], _near_chance(comparison, entry), strict=True)
-        if is_weak
-    ]
-    if weak:
+    places = _standings(comparison, entry)
+    named = [task["name"] for task in comparison["tasks"]]
+    near = [name for name, place in zip(named, places, strict=True) if place == "near"]
+    below = [name for name, place in zip(named, places, strict=True) if place == "below"]
+    if near:
         caveats.append(
-            f"Near chance on {some(weak)}: there a difference between two trainings says little."
+            f"Near chance on {some(near)}: there a difference between two trainings says little."
         )
+    if below:
+        caveats.append(f"Below chance on {some(below)}; are the labels in another order?")
     metrics = sorted({task["metric"] for task in comparison["tasks"]})
     if len(metrics) > 1:
         caveats.append(
@@ -197,14 +215,14 @@ def _performance_caveats(comparison: Results, entry: Results) -> list[str]:
     return caveats
 
 
-def _near_chance(comparison: Results, entry: Results) -> list[bool]:
-    """For each task, whether even the better of the two methods is near chance."""
+def _standings(comparison: Results, entry: Results) -> list[Standing]:
+    """For each task, where the better of the two methods stands in relation to chance."""
     methods = comparison["summary"]["methods"]
-    weak = []
+    places = []
     for index, task in enumerate(comparison["tasks"]):
         means = [methods[entry[side]]["tasks"][index]["mean"] for side in ("first", "second")]
-        weak.append(near_chance({**task, "base": highest(means)}))
-    return weak
+        places.append(standing({**task, "base": highest(means)}))
+    return places
 
 
 def _before_caveats(comparison: Results) -> list[str]:
@@ -220,19 +238,23 @@ def _before_caveats(comparison: Results) -> list[str]:
 
 
 def _specialisation_answer(comparison: Results, entry: Results) -> tuple[Answer, str]:
-    found = Difference.of(entry["difference"]["mean"])
-    reason = unusable(comparison, found, "the D-score")
-    if reason:
-        return "open", reason
-    if _mostly_before(comparison):
+    if _mostly_before(comparison) and _seeds(comparison) > 1:
         return "open", _mostly_before(comparison)
-    if found.is_better:
-        return "yes", "Yes: after IAT the tasks depend more on heads of their own."
-    if found.is_worse:
-        return "no", "No: after IAT the tasks depend less on heads of their own."
-    if found.high < NEGLIGIBLE_D_SCORE:
-        return "no", f"No: if IAT raises the D-score, it is by less than {NEGLIGIBLE_D_SCORE:g} %."
-    return "open", "Cannot be said: the seeds do not tell the D-scores with and without IAT apart."
+    answer, cause = gained(
+        Difference.of(entry["difference"]["mean"]),
+        SMALLEST_D_CHANGE,
+        seeds=_seeds(comparison),
+        above_chance=_above_chance(comparison, {"first": "iat", "second": "multi"}),
+    )
+    headlines = {
+        "higher": "Yes: after IAT the tasks depend more on heads of their own.",
+        "lower": "No: after IAT the tasks depend less on heads of their own.",
+        "negligible": f"No: if IAT raises the D-score, it is by less than {SMALLEST_D_CHANGE:g} %, "
+        f"the smallest change of interest.",
+        "undecided": "Inconclusive: the seeds do not tell the D-scores with and without IAT apart.",
+    }
+    reason = not_usable(cause, "the D-score", "the D-scores with and without IAT are the same")
+    return answer, reason or headlines[cause]
 
 
 def _specialisation_sentences(
@@ -277,7 +299,7 @@ def _specialisation_caveats(comparison: Results, entry: Results) -> list[str]:
     if undefined:
         caveats.append(
             f"The mean leaves out {some(undefined)}, without a D-score in some seed: the base "
-            f"score lies too near 0."
+            f"score lies too near 0, or its interval includes 0."
         )
     return caveats
 

@@ -1,20 +1,17 @@
 """A difference between two ways to train, over seeds: when it counts, and how it is said.
 
-An answer is "yes" or "no" only where the seeds say so: at p < 0.05 (paired t-test), or "no" where
-even the upper end of the interval is negligible. Otherwise the question is "open".
+The rule is `gained` of `lobes.dissociation.verdict`: "yes" or "no" at p ≤ 0.05 (paired t-test), or
+"no" where even the upper end of the interval is negligible. Otherwise it is inconclusive.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from lobes.dissociation.verdict import Cause, Gain
 from lobes.report import words
-from lobes.report.findings import LEVEL, Results
+from lobes.report.findings import Results
 
-# A gain that stays below this is none: half a point of a score, one percent of a D-score.
-NEGLIGIBLE_SCORE = 0.005
-NEGLIGIBLE_D_SCORE = 1.0
 FEW_SEEDS = 5
 
 # After which training a score was reached.
@@ -28,29 +25,13 @@ AFTER = {
 }
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(Gain):
     """A mean difference between two methods over seeds; nan = undefined."""
-
-    mean: float
-    low: float
-    high: float
-    p: float
 
     @classmethod
     def of(cls, data: Mapping[str, Any], p: str = "p") -> "Difference":
         """From an entry of a summary; `p` names the p-value that counts."""
         return cls(*(words.number(data.get(key)) for key in ("mean", "low", "high", p)))
-
-    @property
-    def is_better(self) -> bool:
-        """The first method is better, at the level of the verdicts."""
-        return self.p < LEVEL and self.mean > 0
-
-    @property
-    def is_worse(self) -> bool:
-        """The first method is worse, at the level of the verdicts."""
-        return self.p < LEVEL and self.mean < 0
 
 
 def main_pair(summary: Results) -> Results | None:
@@ -70,13 +51,17 @@ def model_of(study: Results) -> str:
     return study["model"].get("name") or "the model"
 
 
-def unusable(study: Results, difference: Difference, what: str) -> str:
-    """Why nothing can be said of a difference at all, or nothing."""
-    if not math.isfinite(difference.mean):
-        return f"Cannot be said: {what} is undefined in some seed."
-    if len(study["seeds"]) == 1:
-        return "Cannot be said: one seed alone does not show how much another would differ."
-    return ""
+def not_usable(cause: Cause, what: str, both: str) -> str:
+    """The headline where nothing can be said of a difference at all, or nothing.
+
+    `what` is undefined where the cause is that; `both` is what is the same in every seed.
+    """
+    return {
+        "undefined": f"Inconclusive: {what} is undefined in some seed.",
+        "one seed": "Inconclusive: one seed alone does not show how much another would differ.",
+        "near chance": "Inconclusive: too few tasks are done clearly better than chance to tell.",
+        "identical": f"Inconclusive: in every seed {both}, so that nothing was compared.",
+    }.get(cause, "")
 
 
 def seed_caveats(study: Results) -> list[str]:

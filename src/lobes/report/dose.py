@@ -13,17 +13,16 @@ from jaxtyping import Float
 
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart, in_words
-from lobes.report.findings import Results, control_bases
+from lobes.report.findings import Results, control_bases, divisor
 from lobes.report.tabular import Table
 
-LEAST_BASE = 0.05  # below, a share of the base score means nothing
 BAND = (5, 95)
 AXES = ("heads ablated, %", "% of the base score")
 
 
 @dataclass(frozen=True)
 class DoseResponse:
-    """A chart for each task (None where its base score is near 0), and all numbers.
+    """A chart for each task (None where nothing may be divided by its base), and all numbers.
 
     `sampled`: random lesions were measured on a sample whose own base score is not known.
     """
@@ -58,7 +57,7 @@ def dose_response(results: Results, entries: Sequence[Results]) -> DoseResponse 
     controls = results.get("controls") or {}
     for task, found in enumerate(results["tasks"]):
         doses = [
-            _dose(entry, drawn[:, task], task, words.number(found["base"]), control_base[task])
+            _dose(entry, drawn[:, task], task, divisor(found), control_base[task])
             for entry, drawn in zip(entries, random, strict=True)
         ]
         charts.append(_chart(found["name"], doses))
@@ -97,7 +96,7 @@ def _dose(
     control_base: float,
 ) -> _Dose:
     percent = 100 * words.number(entry["fraction"])
-    if not (base >= LEAST_BASE and control_base >= LEAST_BASE):
+    if math.isnan(base) or math.isnan(control_base):
         return _Dose(percent, *[math.nan] * 5)
     scores = [100 * words.number(row[task]) / base for row in entry["scores"]]
     others = [score for row, score in enumerate(scores) if row != task]

@@ -5,6 +5,7 @@ A name is unique in its report and is also the id on the page: `raw-2`, `strip-2
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from lobes.dissociation.verdict import WORDS
 from lobes.report.charts import Chart
 from lobes.report.parts import CountMap, Fraction, HeatMap, MatrixRow, Report
 from lobes.report.tabular import Figure, Row, Table
@@ -89,7 +90,7 @@ CLAIMS = "What this run says on the claims of the method, each with its reason"
 
 def _claims(report: Report) -> Table:
     header = ("Claim", "Answer", "Reason", "How sure")
-    rows = tuple((c.statement, c.answer, c.headline, c.sure) for c in report.claims)
+    rows = tuple((c.statement, WORDS[c.answer].lower(), c.headline, c.sure) for c in report.claims)
     return Table("claims-table", CLAIMS, header, rows, left=4)
 
 
@@ -168,14 +169,14 @@ def _scores(fraction: Fraction) -> Iterator[Table]:
 def _pairs(fraction: Fraction) -> Table:
     header = (
         *("First", "Second", "First loses more", "p", "Second loses more", "p", "p (Holm)"),
-        "Double dissociation",
+        *("p (random lesions, Holm)", "Double dissociation"),
     )
     rows = tuple(
         (
             *(pair.first, pair.second),
             *(" ".join(filter(None, (pair.effects[0], pair.details[0]))), pair.p_values[0]),
             *(" ".join(filter(None, (pair.effects[1], pair.details[1]))), pair.p_values[1]),
-            *(pair.p_holm, "yes" if pair.double else "not shown"),
+            *(pair.p_holm, pair.p_controls, pair.double),
         )
         for pair in fraction.pairs
     )

@@ -1,23 +1,34 @@
 """What a study found, in words: the same sentences for the page and for the terminal.
 
-The answer is "yes" only where the headline D-score (`column`, METHOD section 5) at the largest
-fraction lies beyond its matched random lesions (p < 0.05) and its interval lies above 0. It is
-"open" where the data cannot decide, and the headline says why.
+The answer is that of `lobes.dissociation.verdict`, by the headline D-score (`column`, METHOD
+section 5) at the largest fraction: the same rule that a lesion matrix answers by.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from lobes.dissociation.verdict import (
+    ALPHA,
+    Answer,
+    Evidence,
+    Verdict,
+    controls_needed,
+    is_significant,
+    smallest_p,
+    specialized,
+    undecided,
+)
+from lobes.metrics import Standing, get_metric
 from lobes.report import words
 
-LEVEL = 0.05
 HEADLINE = "column"
 DEFINITIONS = ("column", "row", "relative")
 
+TRUSTED = 0.7  # below this rank correlation with exact ablation, importance is doubtful
+
 Results = dict[str, Any]
-Answer = Literal["yes", "no", "open"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +64,11 @@ class Score:
 
 def findings(results: Results) -> Findings:
     """The findings of a study; `results` as `read_results` returns them."""
-    answer, headline = _verdict(results)
+    verdict = verdict_of(results)
     return Findings(
         question=_question(results),
-        answer=answer,
-        headline=headline,
+        answer=verdict.answer,
+        headline=shown_headline(verdict),
         sentences=tuple(_sentences(results)),
         caveats=tuple(_caveats(results)),
     )
@@ -92,35 +103,68 @@ def skill(task: Results) -> float:
     return (base - chance) / (1 - chance) if chance < 1 else math.nan
 
 
-def near_chance(task: Results) -> bool:
-    """Whether the model hardly does the task, so that no lesion could show anything.
-
-    True below a tenth of the way from chance to perfect; for accuracy also within two standard
-    errors of chance, √(c (1 − c) / n) each.
-    """
+def standing(task: Results) -> Standing:
+    """Where the base score lies in relation to chance (`Metric.standing`)."""
     base, chance = words.number(task["base"]), words.number(task["chance"])
-    if not math.isfinite(base):
-        return True
-    return skill(task) < 0.1 or base - chance < _noise(task)
+    n = words.number(task.get("n_validation"))
+    return get_metric(task["metric"]).standing(base, chance, n if math.isfinite(n) else 0)
+
+
+def near_chance(task: Results) -> bool:
+    """Whether the model does not do the task clearly better than chance.
+
+    A lesion could then show nothing: there is nothing to lose.
+    """
+    return standing(task) != "above"
 
 
 def below_chance(task: Results) -> bool:
-    """Whether the model does worse than chance by as much, as where labels were exchanged."""
-    base, chance = words.number(task["base"]), words.number(task["chance"])
-    return skill(task) < -0.1 and chance - base > _noise(task)
+    """Whether the model does clearly worse than chance, as where labels were exchanged."""
+    return standing(task) == "below"
 
 
-def _noise(task: Results) -> float:
-    """Two standard errors of chance for accuracy; 0 for other metrics."""
-    n, chance = words.number(task.get("n_validation")), words.number(task["chance"])
-    if task["metric"] != "accuracy" or not n > 0:
-        return 0.0
-    return 2 * math.sqrt(chance * (1 - chance) / n)
+def warning(task: Results) -> str:
+    """`near chance`, `below chance`, or nothing, for a table."""
+    return {"above": "", "near": "near chance", "below": "below chance"}[standing(task)]
 
 
-def smallest_p(n_controls: int) -> float:
-    """The smallest p that so many random lesions allow, 1 / (1 + R); nan without any."""
-    return 1 / (1 + n_controls) if n_controls else math.nan
+def chance_caveats(tasks: Sequence[Results], who: str, verb: str) -> list[str]:
+    """What is said of tasks that are not done clearly better than chance.
+
+    `who` is "The model" with `verb` "is", or in the plural.
+    """
+    names = {
+        place: [task["name"] for task in tasks if standing(task) == place]
+        for place in ("near", "below")
+    }
+    caveats = []
+    if names["near"]:
+        caveats.append(
+            f"{who} {verb} near chance on {some(names['near'])}: where there is little to lose, a "
+            f"lesion can show little, and ratios to the base score mislead."
+        )
+    if names["below"]:
+        caveats.append(
+            f"{who} {verb} below chance on {some(names['below'])}; are the labels in another order?"
+        )
+    return caveats
+
+
+def divisor(task: Results, base: float | None = None) -> float:
+    """The base score, or NaN where nothing may be divided by it (`Metric.is_divisor`).
+
+    `base` is another base score of the task, on a sample of the examples. Results of older
+    versions know no interval of the base.
+    """
+    own = words.number(task["base"])
+    span = task.get("base_interval")
+    low = None if span is None else words.number(span[0])
+    metric = get_metric(task["metric"])
+    if not metric.is_divisor(own, low):
+        return math.nan
+    if base is None:
+        return own
+    return base if metric.is_divisor(base, None) else math.nan
 
 
 def controls_of(entry: Results) -> str:
@@ -136,9 +180,13 @@ def control_bases(results: Results) -> list[float]:
     """Every task's base score on the examples that random lesions were measured on, where known.
 
     `results["controls"]["base"]` has it where these were a sample; the base score itself otherwise.
+    NaN where nothing may be divided by it.
     """
     known = (results.get("controls") or {}).get("base") or {}
-    return [words.number(known.get(task["name"], task["base"])) for task in results["tasks"]]
+    return [
+        divisor(task, words.number(known.get(task["name"], task["base"])))
+        for task in results["tasks"]
+    ]
 
 
 def control_notes(results: Results) -> tuple[str, ...]:
@@ -159,7 +207,7 @@ def control_notes(results: Results) -> tuple[str, ...]:
         most = words.thousands(controls.get("most"))
         notes.append(
             f"The drawing of random lesions stopped before the {most} planned, as soon as it was "
-            f"decided on which side of {LEVEL} p lies{wrong}: p says no more than that."
+            f"decided on which side of {ALPHA} p lies{wrong}: p says no more than that."
         )
     return tuple(notes)
 
@@ -178,42 +226,31 @@ def _question(results: Results) -> str:
     return f"Do the {len(names)} tasks{which} depend on different attention heads of {model}?"
 
 
-def _verdict(results: Results) -> tuple[Answer, str]:
-    if len(results["tasks"]) < 2:
-        return "open", "Cannot be said: a dissociation needs at least two tasks, here is one."
+def verdict_of(results: Results) -> Verdict:
+    """The verdict on claim 1, by the rule of the library on the numbers of the results."""
     entry = largest(results)
     score = model_score(entry)
-    if entry is None or score is None:
-        return "open", "Cannot be said: no lesions were measured."
-    if not math.isfinite(score.mean):
-        return "open", "Cannot be said: the D-score is undefined here."
-    weak = [near_chance(task) for task in results["tasks"]]
-    if all(weak):
-        return (
-            "open",
-            "Cannot be said: the model does none of the tasks clearly better than chance.",
+    if len(results["tasks"]) > 1 and (entry is None or score is None):
+        return undecided("no lesions of every task were measured.")
+    nothing = Score(math.nan, math.nan, math.nan, math.nan, (), "")
+    score = score or nothing
+    return specialized(
+        Evidence(
+            mean=score.mean,
+            low=score.low,
+            high=score.high,
+            p=score.p,
+            controls=int(entry["n_controls"]) if entry else 0,
+            tasks=len(results["tasks"]),
+            above_chance=sum(not near_chance(task) for task in results["tasks"]),
         )
-    return _tested(entry, score)
+    )
 
 
-def _tested(entry: Results, score: Score) -> tuple[Answer, str]:
-    """The verdict from a defined D-score, its interval and its random lesions."""
-    controls = int(entry["n_controls"])
-    if not controls or not math.isfinite(score.p):
-        return "open", "Cannot be said: no random lesions were measured to compare with."
-    floor = smallest_p(controls)
-    if floor >= LEVEL and score.reached == 0:
-        return "open", (
-            f"Cannot be said yet: the D-score exceeds all {controls} random lesions, but so few "
-            f"allow no p below {words.p_value(floor)}."
-        )
-    if score.p >= LEVEL:
-        return "no", "No: the D-score does not stand out from random lesions of the same size."
-    if score.high < 0:
-        return "no", "No: the tasks suffer less from their own lesion than from the others’."
-    if not score.low > 0:
-        return "open", "Cannot be said: the D-score beats chance, but its interval includes 0."
-    return "yes", "Yes: each task’s own heads matter more to it than the other tasks’ heads."
+def shown_headline(verdict: Verdict) -> str:
+    """The headline with the signs and spaces of a page."""
+    text = verdict.headline.replace("'", "’").replace(" %", f"{words.GAP}%")
+    return text.replace(" -", " −")
 
 
 def _sentences(results: Results) -> list[str]:
@@ -231,7 +268,7 @@ def _sentences(results: Results) -> list[str]:
         _main(results, entry, score),
         *_others(results, entry),
         *_tasks_alone(results, entry),
-        *_pairs(entry),
+        *pair_sentences(entry["pairs"], int(entry["n_controls"])),
         *_fractions(results, entry),
     ]
 
@@ -294,11 +331,11 @@ def _over_others(results: Results, entry: Results, definition: str, headline: Re
 
 def _tasks_alone(results: Results, entry: Results) -> list[str]:
     """Which tasks are beyond chance one at a time; silent where the controls cannot tell."""
-    if not smallest_p(int(entry["n_controls"])) < LEVEL:
+    if not is_significant(smallest_p(int(entry["n_controls"]))):
         return []
     names = [task["name"] for task in results["tasks"]]
     p_values = [words.number(p) for p in entry["dissociation"][HEADLINE]["p_values"]]
-    beyond = [name for name, p in zip(names, p_values, strict=True) if p < LEVEL]
+    beyond = [name for name, p in zip(names, p_values, strict=True) if is_significant(p)]
     if len(beyond) == len(names):
         which = "every task is"
     elif not beyond:
@@ -309,12 +346,15 @@ def _tasks_alone(results: Results, entry: Results) -> list[str]:
     return [f"One at a time (uncorrected), {which} beyond random lesions{rest}."]
 
 
-def _pairs(entry: Results) -> list[str]:
-    pairs = entry["pairs"]
+def pair_sentences(pairs: Sequence[Results], n_controls: int, where: str = "") -> list[str]:
+    """Which pairs of tasks are doubly dissociated, or how many controls that takes."""
     if not pairs:
         return []
-    double = [f"{pair['first']} with {pair['second']}" for pair in pairs if _is_double(pair)]
-    test = f"a double dissociation (Holm-corrected p < {LEVEL})"
+    lacking = pair_caveat(pairs, n_controls)
+    if lacking:
+        return [lacking]
+    double = [f"{pair['first']} with {pair['second']}" for pair in pairs if is_double(pair)]
+    test = f"a double dissociation{where} (Holm-corrected p ≤ {ALPHA})"
     if len(pairs) == 1:
         return [f"The two tasks {'show' if double else 'do not show'} {test}."]
     if not double:
@@ -325,8 +365,30 @@ def _pairs(entry: Results) -> list[str]:
     return [f"Of {len(pairs)} pairs of tasks, {len(double)} {verb} {test}: {some(double)}."]
 
 
-def _is_double(pair: Results) -> bool:
-    return bool(pair["double_dissociation"])
+def is_double(pair: Results) -> bool:
+    """Whether a pair is doubly dissociated, as tested against random lesions, too.
+
+    Results of older versions tested pairs on the examples only, which is not enough.
+    """
+    return bool(pair["double_dissociation"]) and "p_controls_holm" in pair
+
+
+def pair_caveat(pairs: Sequence[Results], n_controls: int) -> str:
+    """How many random lesions a double dissociation takes, where there are fewer; or nothing."""
+    needed = controls_needed(len(pairs))
+    if any("p_controls_holm" not in pair for pair in pairs):
+        return (
+            "These results are of a version that did not test pairs of tasks against random "
+            "lesions, so that no pair can be called a double dissociation: run the study again."
+        )
+    if not pairs or n_controls >= needed:
+        return ""
+    verb = "is" if n_controls == 1 else "are"
+    which = "the pair" if len(pairs) == 1 else f"any of {len(pairs)} pairs"
+    return (
+        f"{words.plural(n_controls, 'random lesion')} {verb} too few to call {which} of tasks a "
+        f"double dissociation: {needed} or more can reach a Holm-corrected p ≤ {ALPHA}."
+    )
 
 
 def over_others(names: Sequence[str], values: Sequence[object], headline: Sequence[object]) -> str:
@@ -368,13 +430,8 @@ def _fractions(results: Results, headline: Results) -> list[str]:
 
 def _caveats(results: Results) -> list[str]:
     entry = largest(results)
-    caveats = []
-    weak = [task["name"] for task in results["tasks"] if near_chance(task)]
-    if weak:
-        caveats.append(
-            f"The model is near chance on {some(weak)}: where there is little to lose, a lesion "
-            f"can show little, and ratios to the base score mislead."
-        )
+    caveats = chance_caveats(results["tasks"], "The model", "is")
+    caveats += _importance_caveats(results)
     if entry is not None and len(results["tasks"]) > 1:
         caveats += _control_caveats(entry)
         caveats += _interval_caveats(entry)
@@ -383,17 +440,40 @@ def _caveats(results: Results) -> list[str]:
     return caveats
 
 
+def doubtful(results: Results) -> tuple[str, ...]:
+    """The tasks whose importance agrees badly with ablating every head by itself."""
+    found = results.get("agreement") or ()
+    return tuple(e["task"] for e in found if not words.number(e["spearman"]) >= TRUSTED)
+
+
+def _importance_caveats(results: Results) -> list[str]:
+    names = set(doubtful(results))
+    if not names:
+        return []
+    parts = [
+        f"{entry['task']} ({words.fixed(words.number(entry['spearman']), 2)})"
+        for entry in results["agreement"]
+        if entry["task"] in names
+    ]
+    return [
+        f"The importance that chose the lesions is doubtful: its rank correlation with ablating "
+        f"every head by itself is below {TRUSTED} for {some(parts)}."
+    ]
+
+
 def _control_caveats(entry: Results) -> list[str]:
     controls = int(entry["n_controls"])
     if not controls:
         return ["Without random lesions nothing tells specialisation from mere damage."]
-    floor = smallest_p(controls)
-    if floor < LEVEL:
-        return []
-    return [
-        f"{words.plural(controls, 'random lesion')} can give no p below {words.p_value(floor)}: "
-        f"set 20 controls or more to be able to reach p < {LEVEL}, 100 or more for p < 0.01."
-    ]
+    caveats = []
+    if not is_significant(smallest_p(controls)):
+        caveats.append(
+            f"{words.plural(controls, 'random lesion')} can give no p below "
+            f"{words.p_value(smallest_p(controls))}: set {controls_needed()} controls or more to "
+            f"be able to reach p ≤ {ALPHA}, 100 or more for p < 0.01."
+        )
+    lacking = pair_caveat(entry["pairs"], controls)
+    return [*caveats, lacking] if lacking else caveats
 
 
 def _interval_caveats(entry: Results) -> list[str]:

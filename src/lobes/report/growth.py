@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from lobes.dissociation.dscores import mean_where, shared_tasks
+from lobes.dissociation.verdict import Answer
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart, in_words
-from lobes.report.findings import DEFINITIONS, HEADLINE, Answer, Results, some
+from lobes.report.findings import DEFINITIONS, HEADLINE, Results, some
 from lobes.report.tabular import Table
 
 
@@ -94,7 +95,7 @@ def verdict(results: Results) -> tuple[Answer, str, str] | None:
     if not math.isfinite(change.change):
         return (
             "open",
-            "Cannot be said: the D-score is undefined before or after the training.",
+            "Inconclusive: the D-score is undefined before or after the training.",
             words.UNDEFINED,
         )
     sure = (
@@ -107,7 +108,7 @@ def verdict(results: Results) -> tuple[Answer, str, str] | None:
         return "yes", "Yes: the D-score is larger than before multi-task training.", sure
     if change.high < 0:
         return "no", "No: the D-score is smaller than before multi-task training.", sure
-    return "open", "Cannot be said: the interval of the change includes 0.", sure
+    return "open", "Inconclusive: the interval of the change includes 0.", sure
 
 
 def _sentence(change: Change | None) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lobes.dissociation.verdict import WORDS
 from lobes.report import figures
 from lobes.report.examples import Examples, examples_of
 from lobes.report.findings import Results
@@ -26,6 +27,7 @@ def render(results: Results, examples: Examples | None = None) -> str:
         palette=figures.palette(),
         tints=TINTS,
         most_tasks=MOST_TASKS,
+        answers=WORDS,
     )
 
 

@@ -7,19 +7,21 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
+from lobes.dissociation.verdict import controls_needed, is_significant, smallest_p
 from lobes.heads import HeadSet
 from lobes.report import figures, words
 from lobes.report.dose import control_scores
 from lobes.report.findings import (
     DEFINITIONS,
     HEADLINE,
-    LEVEL,
     Results,
     control_bases,
     controls_of,
+    divisor,
+    is_double,
     model_score,
+    pair_caveat,
     size_of,
-    smallest_p,
 )
 from lobes.report.parts import (
     AcrossRow,
@@ -43,13 +45,10 @@ def lesion_of(entry: Results, task: str) -> HeadSet:
 def _changes(
     results: Results, rows: Sequence[Sequence[object]], bases: Sequence[float] = ()
 ) -> list[list[float]]:
-    """Scores as changes in percent of the base score; nan where the base is under 0.05."""
-    bases = bases or [words.number(task["base"]) for task in results["tasks"]]
+    """Scores as changes in percent of the base score; nan where nothing may be divided by it."""
+    bases = bases or [divisor(task) for task in results["tasks"]]
     return [
-        [
-            100 * (words.number(score) - base) / base if base >= 0.05 else math.nan
-            for score, base in zip(row, bases, strict=True)
-        ]
+        [100 * (words.number(score) - base) / base for score, base in zip(row, bases, strict=True)]
         for row in rows
     ]
 
@@ -138,12 +137,13 @@ def fraction_of(
     raw, change = _matrices(results, entry, widest) if whole or not is_large else ((), ())
     shared, sizes = _shared_heads(results, entry)
     chosen = entry["pairs"] if whole or not is_large else strongest(entry["pairs"])
+    n_controls, n_pairs = int(entry["n_controls"]), len(entry["pairs"])
     return Fraction(
         index=index,
         label=words.percent(words.number(entry["fraction"])),
         title=f"{size_of(entry)} ({entry['n_heads']} heads)",
         controls=controls_of(entry),
-        smallest_p=words.p_value(smallest_p(int(entry["n_controls"]))),
+        smallest_p=words.p_value(smallest_p(n_controls)),
         raw=raw,
         change=change,
         overlap=_overlap(results, shared, sizes) if whole or not is_large else (),
@@ -152,9 +152,10 @@ def fraction_of(
         panels=tuple(_panel(results, entry, name) for name in DEFINITIONS)
         if entry.get("dissociation")
         else (),
-        pairs=tuple(_pair(pair) for pair in chosen),
-        n_pairs=len(entry["pairs"]),
-        n_double=sum(bool(pair["double_dissociation"]) for pair in entry["pairs"]),
+        pairs=tuple(_pair(pair, n_controls, n_pairs) for pair in chosen),
+        n_pairs=n_pairs,
+        n_double=sum(is_double(pair) for pair in entry["pairs"]),
+        pair_note=pair_caveat(entry["pairs"], n_controls),
     )
 
 
@@ -311,14 +312,14 @@ def _score_row(strip: figures.Strip, p: float, distance: float) -> ScoreRow:
         interval=words.interval(strip.low, strip.high),
         controls=controls,
         p=words.p_value(p),
-        beyond=p < LEVEL,
+        beyond=is_significant(p),
         is_mean=strip.is_mean,
         standardized=words.points(distance),
         on_sample=words.points(strip.on_sample),
     )
 
 
-def _pair(pair: Results) -> PairRow:
+def _pair(pair: Results, n_controls: int, n_pairs: int) -> PairRow:
     first, second = (words.number(effect) for effect in pair["effects"])
     p_first, p_second = (words.number(p) for p in pair["p_values"])
     return PairRow(
@@ -328,8 +329,16 @@ def _pair(pair: Results) -> PairRow:
         details=_details(pair),
         p_values=(words.p_value(p_first), words.p_value(p_second)),
         p_holm=words.p_value(words.number(pair["p_holm"])),
-        double=bool(pair["double_dissociation"]),
+        p_controls=words.p_value(words.number(pair.get("p_controls_holm"))),
+        double=double_of(pair, n_controls, n_pairs),
     )
+
+
+def double_of(pair: Results, n_controls: int, n_pairs: int) -> str:
+    """What a table says of a pair: `yes`, `not shown`, or that the random lesions are too few."""
+    if is_double(pair):
+        return "yes"
+    return "not shown" if n_controls >= controls_needed(n_pairs) else "too few controls"
 
 
 def _details(pair: Results) -> tuple[str, str]:

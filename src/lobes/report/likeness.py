@@ -12,9 +12,10 @@ from itertools import combinations
 import numpy as np
 
 from lobes.dissociation.statistics import holm
+from lobes.dissociation.verdict import SMALLEST_CORRELATION, Answer, is_significant
 from lobes.report import words
 from lobes.report.charts import Chart, Points, chart
-from lobes.report.findings import LEVEL, Answer, Results
+from lobes.report.findings import Results
 from lobes.report.tabular import MOST_PAIRS, MOST_TASKS, Table
 
 NAMES = {
@@ -64,7 +65,7 @@ class Trend:
     @property
     def holds(self) -> bool:
         """Less alike tasks dissociate more, beyond chance after correction, interval below 0."""
-        return self.p_holm < LEVEL and self.high < 0
+        return is_significant(self.p_holm) and self.high < 0
 
 
 def similarity(results: Results, *, whole: bool = False) -> Similarity | None:
@@ -120,7 +121,7 @@ def verdict(results: Results) -> tuple[Answer, str, str]:
     defined = [trend for trend in trends if math.isfinite(trend.correlation)]
     if not defined:
         reason = next((trend.note for trend in trends if trend.note), "no measure is defined.")
-        return "open", f"Cannot be said: {reason[0].lower()}{reason[1:]}", words.UNDEFINED
+        return "open", f"Inconclusive: {reason[0].lower()}{reason[1:]}", words.UNDEFINED
     holding = [trend.name for trend in defined if trend.holds]
     best = min(defined, key=lambda trend: _order(trend, holding))
     sure = (
@@ -136,19 +137,34 @@ def verdict(results: Results) -> tuple[Answer, str, str]:
         hint = "" if others else " Setting iap.similarity_examples adds one that is not."
         return (
             "open",
-            "Cannot be said yet: only measures made from the lesioned heads themselves go with "
+            "Inconclusive: only measures made from the lesioned heads themselves go with "
             f"the D-scores, which is partly so by construction.{hint}",
             sure,
         )
     n_tasks = len(results["tasks"])
     floor = len(defined) / math.factorial(min(n_tasks, 20))
-    if floor >= LEVEL:
+    if not is_significant(floor):
         return (
             "open",
-            f"Cannot be said: {n_tasks} tasks allow no corrected p below {words.p_value(floor)}.",
+            f"Inconclusive: {n_tasks} tasks allow no corrected p below {words.p_value(floor)}.",
             sure,
         )
-    return "no", "No: no measure of similarity goes with the D-scores beyond chance.", sure
+    smallest = words.fixed(-SMALLEST_CORRELATION, 1)
+    reaching = [trend.name for trend in defined if not trend.low > -SMALLEST_CORRELATION]
+    if reaching:
+        return (
+            "open",
+            f"Inconclusive: no measure of similarity goes with the D-scores beyond chance, but the "
+            f"interval of {words.listing(reaching)} reaches a correlation of {smallest}, the "
+            f"smallest of interest.",
+            sure,
+        )
+    return (
+        "no",
+        f"No: no measure of similarity goes with the D-scores beyond chance, and every interval "
+        f"excludes a correlation of {smallest}, the smallest of interest.",
+        sure,
+    )
 
 
 def _order(trend: Trend, holding: Sequence[str]) -> tuple[bool, float, float]:

@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from lobes.dissociation.verdict import is_significant
 from lobes.report import figures, words
-from lobes.report.findings import LEVEL, Results
+from lobes.report.findings import Results
 from lobes.report.parts import (
     ComparedTask,
     DifferencePanel,
@@ -95,7 +96,7 @@ def _difference_row(strip: figures.Strip, estimate: Mapping[str, Any], show: Sho
         interval=words.interval(strip.low, strip.high, show),
         p=words.p_value(p),
         p_holm=words.p_value(p_holm),
-        beyond=(p if strip.is_mean else p_holm) < LEVEL,
+        beyond=is_significant(p if strip.is_mean else p_holm),
         is_mean=strip.is_mean,
     )
 
@@ -141,8 +142,8 @@ def means_table(title: str, first: str, columns: Sequence[str], rows: Sequence[M
     shown = plain_table(first, *columns, "chance")
     for row in rows:
         name = Text(row.label, "bold" if row.is_mean else "")
-        if row.near_chance:
-            name.append(" (near chance)", style="yellow")
+        if row.warning:
+            name.append(f" ({row.warning})", style="yellow")
         shown.add_row(name, *(_mean_cell(cell) for cell in row.cells), Text(row.chance, "dim"))
     return Group(title_line(title), shown)
 

@@ -28,7 +28,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """A task's base score; `base_x` and `chance_x` are places from 0 to 100 on the same track."""
+    """A task's base score; `base_x` and `chance_x` are places from 0 to 100 on the same track.
+
+    `warning` is `near chance` or `below chance`, or nothing.
+    """
 
     name: str
     metric: str
@@ -41,7 +44,7 @@ class TaskRow:
     skill: str
     base_x: float | None
     chance_x: float | None
-    near_chance: bool
+    warning: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class MatrixRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One line of a table of D-scores; `beyond` says p < 0.05.
+    """One line of a table of D-scores; `beyond` says p ≤ 0.05.
 
     `standardized` is the distance from the random lesions' mean in their standard deviations.
     """
@@ -152,7 +155,9 @@ class Panel:
 class PairRow:
     """A pair of tasks: what each loses by its own lesion more than by the other's.
 
-    `details` say each effect's interval and its size in percent of the base, where known.
+    `details` say each effect's interval and its size in percent of the base, where known. `p_holm`
+    is the paired test's, `p_controls` that against random lesions, both corrected; `double` is
+    `yes`, `not shown` or `too few controls`.
     """
 
     first: str
@@ -161,7 +166,8 @@ class PairRow:
     details: tuple[str, str]
     p_values: tuple[str, str]
     p_holm: str
-    double: bool
+    p_controls: str
+    double: str
 
 
 @dataclass(frozen=True)
@@ -187,6 +193,7 @@ class Fraction:
     pairs: tuple[PairRow, ...]
     n_pairs: int
     n_double: int
+    pair_note: str
 
 
 @dataclass(frozen=True)
@@ -250,7 +257,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a report shows; parts that were not measured are None or empty."""
+    """Everything that a report shows; parts that were not measured are None or empty.
+
+    `no_ratio` names the tasks whose base score nothing may be divided by.
+    """
 
     name: str
     created: str
@@ -260,6 +270,7 @@ class Report:
     control_notes: tuple[str, ...]
     facts: tuple[Fact, ...]
     tasks: tuple[TaskRow, ...]
+    no_ratio: tuple[str, ...]
     importance: Importance | None
     largest_change: str
     fractions: tuple[Fraction, ...]
@@ -291,12 +302,12 @@ class MeanRow:
     chance: str
     cells: tuple[ScoreCell, ...]
     is_mean: bool
-    near_chance: bool
+    warning: str
 
 
 @dataclass(frozen=True)
 class DifferenceRow:
-    """A difference between two ways to train; `beyond` says that the p that counts is < 0.05."""
+    """A difference between two ways to train; `beyond` says that the p that counts is ≤ 0.05."""
 
     label: str
     value: str

@@ -10,19 +10,28 @@ from typing import Any, Literal
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from lobes.dissociation.verdict import ALPHA
 from lobes.report import figures, settings, words
 from lobes.report.figures import StripPlot
-from lobes.report.findings import DEFINITIONS, HEADLINE, LEVEL, Findings, Results, size_of
-from lobes.report.lesions import TINTS
+from lobes.report.findings import (
+    DEFINITIONS,
+    HEADLINE,
+    Findings,
+    Results,
+    divisor,
+    size_of,
+    warning,
+)
+from lobes.report.lesions import TINTS, double_of
 from lobes.report.over_seeds import level_of, mean, numbers
 from lobes.report.page import render_page
 from lobes.report.parts import Fact, MatrixCell, MatrixRow, Section
 from lobes.report.runs_findings import (
     Estimate,
+    mean_tasks,
     models_of,
     runs_findings,
     score_of,
-    weak_tasks,
 )
 from lobes.report.source import RUNS, check, damage_named, read
 from lobes.report.tabular import Figure, Table
@@ -148,7 +157,7 @@ def _view(content: Results) -> Runs:
     entry = entries[-1]
     scores, spreads = _matrices(content, entry)
     names = tuple(str(task["name"]) for task in content["tasks"])
-    weak = (name for name, near in zip(names, weak_tasks(content), strict=True) if near)
+    weak = (str(task["name"]) for task in mean_tasks(content) if warning(task))
     return Runs(
         name=content.get("name") or "lobes",
         created=str(content.get("created") or ""),
@@ -278,7 +287,11 @@ def _matrices(
     ]
     rows += [(name, "task", [run[i] for run in runs]) for i, name in enumerate(names)]
     means = [[mean(list(column)) for column in zip(*values, strict=True)] for _, _, values in rows]
-    changes = [[_change(*pair) for pair in zip(row, means[0], strict=True)] for row in means]
+    divisors = _divisors(content)
+    changes = [
+        [100 * (score - base) / base for score, base in zip(row, divisors, strict=True)]
+        for row in means
+    ]
     widest = max([5.0, *(abs(c) for row in changes for c in row if math.isfinite(c))])
     scores, spreads = [], []
     for place, (label, kind, values) in enumerate(rows):
@@ -292,9 +305,19 @@ def _matrices(
     return tuple(scores), tuple(spreads) if len(content["runs"]) > 1 else ()
 
 
-def _change(score: float, base: float) -> float:
-    """In percent of the base; nan where that is under 0.05."""
-    return 100 * (score - base) / base if base >= 0.05 else math.nan
+def _divisors(content: Results) -> list[float]:
+    """The mean base score of each task; NaN where it cannot be divided by in some run."""
+    intervals = content.get("base_intervals") or [[None] * len(content["tasks"])] * len(
+        content["base"]
+    )
+    runs = [
+        [
+            divisor({**task, "base": base, "base_interval": span})
+            for task, base, span in zip(content["tasks"], *each, strict=True)
+        ]
+        for each in zip(numbers(content["base"]), intervals, strict=True)
+    ]
+    return [mean(list(column)) for column in zip(*runs, strict=True)]
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -328,13 +351,15 @@ def _pairs(entry: Results) -> Table | None:
             *effect(pair["effects"][0]),
             *effect(pair["effects"][1]),
             words.p_value(words.number(pair["p_holm"])),
-            "yes" if pair["double_dissociation"] else "not shown",
+            words.p_value(words.number(pair.get("p_controls_holm"))),
+            double_of(pair, int(entry["n_controls"]), len(entry["pairs"])),
         )
         for pair in entry["pairs"]
     )
     header = (
         *("First", "Second", "First loses more", "Interval", "p"),
-        *("Second loses more", "Interval", "p", "p (Holm)", "Double dissociation"),
+        *("Second loses more", "Interval", "p", "p (Holm)", "p (random lesions, Holm)"),
+        "Double dissociation",
     )
     caption = (
         "How much more each task of a pair loses by its own lesion than by the other’s, in units "
@@ -380,7 +405,7 @@ def _settings(content: Results) -> tuple[Section, ...]:
     statistics_of = {
         "level": content.get("level"),
         "resamples": content.get("resamples"),
-        "significance level": LEVEL,
+        "significance level": ALPHA,
     }
     return settings.sections({"Statistics": statistics_of, "The runs": runs})
 

@@ -1,8 +1,8 @@
 """What several runs of one study found together, in words: are heads specialised in other runs too?
 
-The method's claim 1 (METHOD section 1) over runs. The answer is "yes" only where the mean headline
-D-score at the largest fraction lies beyond its random lesions, averaged over the runs (p < 0.05),
-and its interval over runs and examples lies above 0. One run alone leaves the question open.
+The method's claim 1 (METHOD section 1) over runs, answered by `lobes.dissociation.verdict` as for
+one run: by the mean headline D-score at the largest fraction, its interval over runs and examples,
+and p against random lesions averaged over the runs. One run alone is inconclusive.
 """
 
 import math
@@ -10,21 +10,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from lobes.dissociation.verdict import (
+    Evidence,
+    Verdict,
+    controls_needed,
+    is_significant,
+    smallest_p,
+    specialized,
+    undecided,
+)
 from lobes.report import words
 from lobes.report.findings import (
     DEFINITIONS,
     HEADLINE,
-    LEVEL,
-    Answer,
     Findings,
     Results,
+    chance_caveats,
     controls_of,
     largest,
-    near_chance,
     over_others,
+    pair_caveat,
+    pair_sentences,
+    shown_headline,
     size_of,
-    smallest_p,
     some,
+    warning,
 )
 
 FEW_RUNS = 5
@@ -82,23 +92,20 @@ def score_of(entry: Results, definition: str = HEADLINE) -> RunsScore:
 
 def runs_findings(content: Results) -> Findings:
     """The findings over the runs; `content` as `read_runs` returns it."""
-    answer, headline = _verdict(content)
+    verdict = verdict_of(content)
     return Findings(
         question=_question(content),
-        answer=answer,
-        headline=headline,
+        answer=verdict.answer,
+        headline=shown_headline(verdict),
         sentences=tuple(_sentences(content)),
         caveats=tuple(_caveats(content)),
     )
 
 
-def weak_tasks(content: Results) -> list[bool]:
-    """For each task whether the models, on average, hardly do it."""
+def mean_tasks(content: Results) -> list[Results]:
+    """The tasks, each with its mean base score over the runs."""
     means = [_mean([words.number(row[j]) for row in content["base"]]) for j in _places(content)]
-    return [
-        near_chance({**task, "base": mean})
-        for task, mean in zip(content["tasks"], means, strict=True)
-    ]
+    return [{**task, "base": mean} for task, mean in zip(content["tasks"], means, strict=True)]
 
 
 def models_of(content: Results) -> list[str]:
@@ -129,44 +136,23 @@ def _question(content: Results) -> str:
     )
 
 
-def _verdict(content: Results) -> tuple[Answer, str]:
+def verdict_of(content: Results) -> Verdict:
+    """The verdict on claim 1 over the runs, by the rule of the library."""
     entry = largest(content)
-    if entry is None or len(content["tasks"]) < 2:
-        return "open", "Cannot be said: D-scores need lesions of at least two tasks."
+    if entry is None:
+        return undecided("no lesions were measured.")
     score = score_of(entry)
-    if not math.isfinite(score.estimate.mean):
-        return "open", "Cannot be said: no task has a D-score in every run."
-    if all(weak_tasks(content)):
-        return (
-            "open",
-            "Cannot be said: the models do none of the tasks clearly better than chance.",
+    return specialized(
+        Evidence(
+            mean=score.estimate.mean,
+            low=score.estimate.low,
+            high=score.estimate.high,
+            p=score.p,
+            controls=score.n_controls,
+            tasks=len(content["tasks"]),
+            above_chance=sum(not warning(task) for task in mean_tasks(content)),
+            runs=len(content["runs"]),
         )
-    if len(content["runs"]) == 1:
-        return "open", "Cannot be said: one run alone does not show how much another would differ."
-    return _tested(score)
-
-
-def _tested(score: RunsScore) -> tuple[Answer, str]:
-    """The verdict from a defined mean over several runs."""
-    if not score.n_controls or not math.isfinite(score.p):
-        return "open", "Cannot be said: no random lesions were measured to compare with."
-    floor = smallest_p(score.n_controls)
-    if floor >= LEVEL and score.reached == 0:
-        return "open", (
-            f"Cannot be said yet: the mean D-score exceeds all {score.n_controls} random lesions, "
-            f"but so few allow no p below {words.p_value(floor)}."
-        )
-    if score.p >= LEVEL:
-        return "no", "No: over the runs, the D-score does not stand out from random lesions."
-    if score.estimate.high < 0:
-        return "no", "No: over the runs, the tasks suffer less from their own lesion."
-    if not score.estimate.low > 0:
-        return "open", (
-            "Cannot be said: the D-score beats random lesions, but its interval over the runs "
-            "includes 0."
-        )
-    return "yes", (
-        "Yes: over the runs, each task’s own heads matter more to it than the other tasks’ heads."
     )
 
 
@@ -270,20 +256,10 @@ def _tasks_alone(content: Results, entry: Results) -> list[str]:
 
 
 def _pairs(entry: Results) -> list[str]:
-    pairs = entry["pairs"]
-    tested = [pair for pair in pairs if math.isfinite(words.number(pair["p_holm"]))]
+    tested = any(math.isfinite(words.number(pair["p_holm"])) for pair in entry["pairs"])
     if not tested:
         return []
-    double = [f"{p['first']} with {p['second']}" for p in pairs if p["double_dissociation"]]
-    test = f"a double dissociation over the runs (Holm-corrected p < {LEVEL})"
-    if len(pairs) == 1:
-        return [f"The two tasks {'show' if double else 'do not show'} {test}."]
-    if not double:
-        return [f"Of {len(pairs)} pairs of tasks, none shows {test}."]
-    if len(double) == len(pairs):
-        return [f"All {len(pairs)} pairs of tasks show {test}."]
-    verb = "shows" if len(double) == 1 else "show"
-    return [f"Of {len(pairs)} pairs of tasks, {len(double)} {verb} {test}: {some(double)}."]
+    return pair_sentences(entry["pairs"], int(entry["n_controls"]), " over the runs")
 
 
 def _fractions(content: Results, headline: Results) -> list[str]:
@@ -301,23 +277,21 @@ def _fractions(content: Results, headline: Results) -> list[str]:
 def _caveats(content: Results) -> list[str]:
     entry = largest(content)
     caveats = _number_caveats(content)
-    weak = [t["name"] for t, w in zip(content["tasks"], weak_tasks(content), strict=True) if w]
-    if weak:
-        caveats.append(
-            f"The models are near chance on {some(weak)}: where there is little to lose, a lesion "
-            f"can show little, and ratios to the base score mislead."
-        )
+    caveats += chance_caveats(mean_tasks(content), "The models", "are")
     if entry is None:
         return caveats
     controls = int(entry["n_controls"])
     if not controls:
         caveats.append("Without random lesions nothing tells specialisation from mere damage.")
-    elif smallest_p(controls) >= LEVEL:
+    elif not is_significant(smallest_p(controls)):
         caveats.append(
             f"{words.plural(controls, 'random lesion')} can give no p below "
-            f"{words.p_value(smallest_p(controls))}: more runs do not change this, set 20 controls "
-            f"or more."
+            f"{words.p_value(smallest_p(controls))}: more runs do not change this, set "
+            f"{controls_needed()} controls or more."
         )
+    lacking = pair_caveat(entry["pairs"], controls) if controls else ""
+    if lacking:
+        caveats.append(lacking)
     names = [task["name"] for task in content["tasks"]]
     values = entry["dissociation"][HEADLINE]["tasks"]
     missing = [

@@ -46,8 +46,8 @@ def _base(report: Report) -> Group:
     table = plain_table("task", "metric", "base", "chance", "above chance", left=2)
     for task in report.tasks:
         name = Text(task.name)
-        if task.near_chance:
-            name.append(" (near chance)", style="yellow")
+        if task.warning:
+            name.append(f" ({task.warning})", style="yellow")
         table.add_row(
             name, Text(task.metric), Text(task.base, "bold"), Text(task.chance), Text(task.above)
         )

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from lobes.report import over_seeds, settings, trained, words
-from lobes.report.findings import Results, near_chance
+from lobes.report.findings import Results, warning
 from lobes.report.learning import LearningCurves, Start, learning_curves
 from lobes.report.lesions import TINTS
 from lobes.report.over_seeds import NAMES, numbers, score_cell
@@ -135,7 +135,7 @@ def _scores(transfer: Results) -> tuple[MeanRow, ...]:
                 chance=words.fixed(words.number(task["chance"])),
                 cells=tuple(score_cell(each) for each in found),
                 is_mean=False,
-                near_chance=near_chance({**task, "base": over_seeds.best(found)}),
+                warning=warning({**task, "base": over_seeds.best(found)}),
             )
         )
     return tuple(rows)

@@ -3,22 +3,21 @@
 The method's claim 5 (METHOD section 1); `differences.py` says when a difference over seeds counts.
 """
 
-import math
-
+from lobes.dissociation.verdict import SMALLEST_GAIN, Answer, gained_anywhere
+from lobes.metrics import Standing
 from lobes.report import words
 from lobes.report.differences import (
     AFTER,
-    NEGLIGIBLE_SCORE,
     Difference,
     highest,
     in_words,
     main_pair,
     model_of,
+    not_usable,
     seed_caveats,
     seeds_of,
-    unusable,
 )
-from lobes.report.findings import Answer, Findings, Results, near_chance, some
+from lobes.report.findings import Findings, Results, some, standing
 
 
 def transfer_findings(study: Results) -> Findings:
@@ -54,28 +53,41 @@ def _by_size(study: Results, entry: Results) -> tuple[list[Difference], list[str
 
 
 def _answer(study: Results, entry: Results) -> tuple[Answer, str]:
-    found, better, worse = _by_size(study, entry)
+    found, _, _ = _by_size(study, entry)
+    above = [place == "above" for place in _standings(study)]
+    answer, cause = gained_anywhere(
+        found, SMALLEST_GAIN, seeds=len(study["seeds"]), above_chance=above
+    )
     first, second = AFTER[entry["first"]], AFTER[entry["second"]]
-    defined = [each for each in found if math.isfinite(each.mean)]
-    if not defined or len(study["seeds"]) == 1:
-        nothing = Difference(math.nan, math.nan, math.nan, math.nan)
-        return "open", unusable(study, defined[0] if defined else nothing, "every score")
-    if better and worse:
-        return "open", (
-            f"It depends: {first} it is learnt better with {words.listing(better)} examples, and "
-            f"worse with {words.listing(worse)}."
-        )
-    if better:
-        which = words.listing(better)
-        return "yes", f"Yes: with {which} training examples the score is higher {first}."
-    if worse:
-        which = words.listing(worse)
-        return "no", f"No: with {which} training examples the score is lower {first}."
-    if all(each.low == each.high == 0 for each in found):
-        return "no", "No: both starts give the same scores in every seed."
-    if all(each.high < NEGLIGIBLE_SCORE for each in found):
-        return "no", f"No: if there is any gain {first}, it is below {NEGLIGIBLE_SCORE}."
-    return "open", f"Cannot be said: the seeds do not tell the score {first} from that {second}."
+    usable = [
+        (words.thousands(size), each)
+        for size, each, is_above in zip(study["sizes"], found, above, strict=True)
+        if is_above
+    ]
+    better = words.listing([size for size, each in usable if each.is_better])
+    worse = words.listing([size for size, each in usable if each.is_worse])
+    if cause == "near chance":
+        return answer, "Inconclusive: every start is near chance with every number of examples."
+    headlines = {
+        "mixed": f"Inconclusive: {first} it is learnt better with {better} examples, and worse "
+        f"with {worse}.",
+        "higher": f"Yes: with {better} training examples the score is higher {first}.",
+        "lower": f"No: with {worse} training examples the score is lower {first}.",
+        "negligible": f"No: if there is any gain {first}, it is below {SMALLEST_GAIN}, the "
+        f"smallest of interest.",
+        "undecided": f"Inconclusive: the seeds do not tell the score {first} from that {second}.",
+    }
+    reason = not_usable(cause, "every score", "both starts give the same scores")
+    return answer, reason or headlines[cause]
+
+
+def _standings(study: Results) -> list[Standing]:
+    """Where the best start stands in relation to chance, with each number of examples."""
+    starts = study["summary"]["starts"].values()
+    return [
+        standing({**study["task"], "base": highest([each[index]["mean"] for each in starts])})
+        for index in range(len(study["sizes"]))
+    ]
 
 
 def _sentences(study: Results, entry: Results) -> list[str]:
@@ -135,14 +147,18 @@ def _caveats(study: Results, entry: Results) -> list[str]:
             f"With {which} examples for {len(labels)} {kind}, hardly more than the choice of the "
             f"examples is measured."
         )
-    weak = []
-    for index, size in enumerate(study["sizes"]):
-        means = [each[index]["mean"] for each in study["summary"]["starts"].values()]
-        if near_chance({**study["task"], "base": highest(means)}):
-            weak.append(words.thousands(size))
-    if weak:
+    places = _standings(study)
+    sizes = [words.thousands(size) for size in study["sizes"]]
+    near = [size for size, place in zip(sizes, places, strict=True) if place == "near"]
+    below = [size for size, place in zip(sizes, places, strict=True) if place == "below"]
+    if near:
         caveats.append(
-            f"With {words.listing(weak)} examples every start is near chance: a difference there "
+            f"With {words.listing(near)} examples every start is near chance: a difference there "
             f"says little."
+        )
+    if below:
+        caveats.append(
+            f"With {words.listing(below)} examples every start is below chance; are the labels in "
+            f"another order?"
         )
     return caveats

@@ -19,10 +19,11 @@ from lobes.report.findings import (
     Results,
     control_notes,
     controls_of,
+    divisor,
     findings,
     largest,
-    near_chance,
     skill,
+    warning,
 )
 from lobes.report.growth import growth
 from lobes.report.lesions import across, fraction_of, lesion_of, widest_change
@@ -69,6 +70,7 @@ def _view(results: Results, examples: Examples | None, whole: bool) -> Report:
         control_notes=control_notes(results),
         facts=_facts(results, head),
         tasks=tuple(_task(task) for task in results["tasks"]),
+        no_ratio=tuple(t["name"] for t in results["tasks"] if math.isnan(divisor(t))),
         importance=_importance(results, entries),
         largest_change=f"{widest:.0f} %",
         fractions=tuple(
@@ -123,7 +125,7 @@ def _task(task: Results) -> TaskRow:
         skill=f"{words.fixed(share, 0)} %" if math.isfinite(share) else words.UNDEFINED,
         base_x=place(base),
         chance_x=place(chance),
-        near_chance=near_chance(task),
+        warning=warning(task),
     )
 
 

@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lobes.dissociation.verdict import is_significant
+
 UNDEFINED = "–"
 GAP = "\u00a0"  # between a number and its unit: no line may break there
 _MINUS = "−"
@@ -54,12 +56,14 @@ def interval(low: float, high: float, show: Callable[[float], str] = points) -> 
 
 
 def p_value(value: float) -> str:
-    """Three decimals; four just under 0.05, so that no rounding hides which side it is on."""
+    """Three decimals; four just above 0.05, so that no rounding hides which side it is on."""
     if not math.isfinite(value):
         return UNDEFINED
     if value < 0.001:
         return "< 0.001"
-    return f"{value:.4f}" if 0.0495 <= value < 0.05 else f"{value:.3f}"
+    if value < 0.0505 and not is_significant(value):
+        return f"{max(value, 0.0501):.4f}"
+    return f"{value:.3f}"
 
 
 def p_equals(value: float) -> str:

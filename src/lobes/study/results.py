@@ -14,9 +14,8 @@ from typing import IO, Any
 import numpy as np
 
 from lobes import __version__
-from lobes.dissociation import LesionMatrix
+from lobes.dissociation import LesionMatrix, PairVerdict
 from lobes.dissociation.dscores import Dissociation, DScore
-from lobes.dissociation.matrix import NEAR_ZERO
 from lobes.heads import HeadLayout, HeadScores
 from lobes.metrics import get_metric
 from lobes.study.config import StudyConfig
@@ -61,7 +60,7 @@ def study_results(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "lobes": __version__,
         "model": dict(model),
-        "tasks": _tasks(tasks, matrix),
+        "tasks": _tasks(tasks, matrix, study.iap.level),
         "training": dict(training) if training else None,
         "importance": [
             _importance(task, scores, seconds) for task, scores in matrix.importance.items()
@@ -127,7 +126,7 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _tasks(tasks: Sequence[Task], matrix: LesionMatrix) -> list[dict[str, Any]]:
+def _tasks(tasks: Sequence[Task], matrix: LesionMatrix, level: float) -> list[dict[str, Any]]:
     return [
         {
             "name": task.name,
@@ -138,8 +137,11 @@ def _tasks(tasks: Sequence[Task], matrix: LesionMatrix) -> list[dict[str, Any]]:
             "n_validation": len(matrix.labels[task.name]),
             "chance": get_metric(task.metric).chance(matrix.labels[task.name]),
             "base": base,
+            "base_interval": interval,
         }
-        for task, base in zip(tasks, matrix.base, strict=True)
+        for task, base, interval in zip(
+            tasks, matrix.base, matrix.base_intervals(level), strict=True
+        )
     ]
 
 
@@ -190,9 +192,11 @@ def _fraction(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> dict
                 "second": pair.second,
                 "effects": pair.effects,
                 "effect_intervals": pair.intervals,
-                "relative_effects": _relative(pair.effects, (pair.first, pair.second), matrix),
+                "relative_effects": _relative(pair, matrix, study.iap.level),
                 "p_values": pair.p_values,
                 "p_holm": pair.p_holm,
+                "p_controls": pair.p_controls,
+                "p_controls_holm": pair.p_controls_holm,
                 "double_dissociation": pair.is_double_dissociation,
             }
             for pair in (dissociation.pairs if dissociation else ())
@@ -200,14 +204,11 @@ def _fraction(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> dict
     }
 
 
-def _relative(effects: Sequence[float], tasks: Sequence[str], matrix: LesionMatrix) -> list[float]:
-    """Each effect in percent of its task's base score; NaN where that is too near 0."""
-    bases = dict(zip(matrix.tasks, matrix.base, strict=True))
-    spans = dict(zip(matrix.tasks, map(get_metric, matrix.metrics), strict=True))
-    return [
-        100 * effect / bases[task] if bases[task] >= NEAR_ZERO * spans[task].span else float("nan")
-        for effect, task in zip(effects, tasks, strict=True)
-    ]
+def _relative(pair: PairVerdict, matrix: LesionMatrix, level: float) -> list[float]:
+    """Each effect in percent of its task's base score; NaN where nothing may be divided by it."""
+    bases = dict(zip(matrix.tasks, matrix.divisors(level), strict=True))
+    tasks = pair.first, pair.second
+    return [100 * effect / bases[task] for effect, task in zip(pair.effects, tasks, strict=True)]
 
 
 def _controls(study: StudyConfig, matrix: LesionMatrix) -> dict[str, Any]:

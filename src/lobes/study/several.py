@@ -92,6 +92,7 @@ def runs_results(
             for task in first["tasks"]
         ],
         "base": [matrix.base for matrix in matrices],
+        "base_intervals": [matrix.base_intervals(level) for matrix in matrices],
         "fractions": [
             _fraction(each, matrices, [len(m.control_scores(each.fraction)) for m in matrices])
             for each in found
@@ -265,5 +266,7 @@ def _pair(pair: RunsPair) -> dict[str, Any]:
         "second": pair.second,
         "effects": [_estimate(effect) for effect in pair.effects],
         "p_holm": pair.p_holm,
+        "p_controls": pair.p_controls,
+        "p_controls_holm": pair.p_controls_holm,
         "double_dissociation": pair.is_double_dissociation,
     }

@@ -1,0 +1,131 @@
+"""Double dissociations: which pairs of tasks each lose more from their own lesion.
+
+A pair is doubly dissociated where two tests hold. On the examples: each task does better under the
+other's lesion than under its own (paired), more than other examples would change. On the lesions:
+the smaller of the two effects is larger than in pairs of reference lesions, whose severity differs
+too. Without the second, two lesions that merely differ in severity pass the first given enough
+examples. The reference lesions are an input, [replicates, tasks, tasks] of scores: matched random
+lesions here, or any others that keep the null hypothesis. NumPy only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float
+
+from lobes.dissociation.statistics import holm, p_against_controls, percentile_interval
+from lobes.dissociation.verdict import controls_needed, is_significant
+
+
+@dataclass(frozen=True, slots=True)
+class PairVerdict:
+    """Whether two tasks are doubly dissociated.
+
+    `effects` are M[second][first] − M[first][first] and M[first][second] − M[second][second]: how
+    much more a task's own lesion costs it than the other task's; `intervals` are their bootstrap
+    intervals. `p_values` test each on the examples (paired, one-sided). `p_holm` is the larger of
+    the two, as both must hold, corrected for the number of pairs. `p_controls` is
+    (1 + #{smaller effect of a control pair ≥ smaller effect}) / (1 + `controls`), and
+    `p_controls_holm` the same corrected for the `pairs` of the study; NaN without controls.
+    """
+
+    first: str
+    second: str
+    effects: tuple[float, float]
+    intervals: tuple[tuple[float, float], tuple[float, float]]
+    p_values: tuple[float, float]
+    p_holm: float
+    p_controls: float
+    p_controls_holm: float
+    controls: int
+    pairs: int = 1
+
+    @property
+    def is_double_dissociation(self) -> bool:
+        """Both effects are positive, and both tests significant at 0.05 after correction."""
+        return doubly_dissociated(self.effects, self.p_holm, self.p_controls_holm)
+
+    @property
+    def lacks_controls(self) -> bool:
+        """So few controls cannot bring any of the pairs to p ≤ 0.05 after correction."""
+        return self.controls < controls_needed(self.pairs)
+
+
+def doubly_dissociated(effects: Sequence[float], p_holm: float, p_controls_holm: float) -> bool:
+    """Whether both effects are positive, and both corrected p-values significant at 0.05."""
+    return min(effects) > 0 and is_significant(p_holm) and is_significant(p_controls_holm)
+
+
+def smaller_effects(
+    scores: Float[np.ndarray, "*batch tasks tasks"],
+) -> Float[np.ndarray, "*batch pairs"]:
+    """Return the smaller of the two effects of every pair of tasks, in the order of `pairs_of`."""
+    first, second = np.triu_indices(scores.shape[-1], 1)
+    own = np.diagonal(scores, axis1=-2, axis2=-1)
+    return np.minimum(
+        scores[..., second, first] - own[..., first], scores[..., first, second] - own[..., second]
+    )
+
+
+def p_against_pairs(
+    scores: Float[np.ndarray, "tasks tasks"],
+    replicates: Float[np.ndarray, "replicates tasks tasks"],
+) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:
+    """Return p of every pair against the same pair under replicated lesions, and it corrected.
+
+    p = (1 + #{smaller effect of a replicate ≥ smaller effect observed}) / (1 + R), then Holm over
+    the pairs. The replicates may be any lesions that are exchangeable with the observed ones under
+    the null hypothesis.
+    """
+    found = p_against_controls(smaller_effects(scores), smaller_effects(replicates))
+    return found, holm(found)
+
+
+def pairs_of(tasks: Sequence[str]) -> list[tuple[int, int]]:
+    """Return all pairs of tasks as places, the first before the second."""
+    return [*combinations(range(len(tasks)), 2)]
+
+
+def pair_verdicts(
+    tasks: Sequence[str],
+    scores: Float[np.ndarray, "tasks tasks"],
+    p_values: Sequence[tuple[float, float]],
+    drawn: Float[np.ndarray, "resamples tasks tasks"],
+    level: float,
+    compared: Float[np.ndarray, "tasks tasks"],
+    replicates: Float[np.ndarray, "replicates tasks tasks"],
+) -> tuple[PairVerdict, ...]:
+    """Return the verdict on every pair of tasks, both tests corrected for their number.
+
+    `p_values` are the paired tests' of each pair, `drawn` the scores on resampled examples.
+    `compared` are the scores on the examples that the replicates were measured on.
+    """
+    corrected = holm(np.max(np.array(p_values).reshape(-1, 2), axis=1))
+    against, against_holm = p_against_pairs(compared, replicates)
+    pairs = pairs_of(tasks)
+
+    def effect(i: int, j: int) -> tuple[float, tuple[float, float]]:
+        """How much more task i's own lesion costs it than task j's, and the interval."""
+        low, high = percentile_interval((drawn[:, j, i] - drawn[:, i, i])[:, None], level)[0]
+        return float(scores[j, i] - scores[i, i]), (float(low), float(high))
+
+    found = []
+    for place, (i, j) in enumerate(pairs):
+        (first, first_interval), (second, second_interval) = effect(i, j), effect(j, i)
+        found.append(
+            PairVerdict(
+                first=tasks[i],
+                second=tasks[j],
+                effects=(first, second),
+                intervals=(first_interval, second_interval),
+                p_values=p_values[place],
+                p_holm=float(corrected[place]),
+                p_controls=float(against[place]),
+                p_controls_holm=float(against_holm[place]),
+                controls=len(replicates),
+                pairs=len(pairs),
+            )
+        )
+    return tuple(found)
