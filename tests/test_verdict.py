@@ -1,0 +1,215 @@
+"""One rule for yes, no and inconclusive: the library, the page and the terminal agree."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from fake_results import fake_results
+from fake_runs import fake_runs
+from lobes.disk import plain
+from lobes.dissociation.over_runs import dissociation_over_runs
+from lobes.dissociation.simulation import FRACTION, Simulation
+from lobes.dissociation.verdict import (
+    SMALLEST_D_SCORE,
+    Evidence,
+    Gain,
+    gained,
+    gained_anywhere,
+    specialized,
+)
+from lobes.report.runs_findings import runs_findings
+from lobes.report.terminal import tables
+from lobes.report.view import view
+from lobes.study import results as study_results
+from lobes.study import several
+from lobes.study.config import StudyConfig
+
+TASK = {"train": "t.csv", "validation": "v.csv", "text": "text", "labels": ["a", "b"]}
+STUDIES = st.builds(
+    Simulation,
+    tasks=st.sampled_from([2, 3]),
+    examples=st.sampled_from([23, 97, 499]),
+    controls=st.sampled_from([0, 7, 19, 59]),
+    specialization=st.sampled_from([0.0, 0.3, 1.5]),
+    ability=st.sampled_from([-1.0, 0.0, 1.0]),
+)
+YES = Simulation(tasks=2, examples=499, controls=19, specialization=1.5)
+NO = Simulation(tasks=2, examples=1999, controls=23, spread=0.01, chance=0.01)
+OPEN = Simulation(tasks=2, examples=23, controls=19)
+
+
+def task_entries(matrix):
+    rows = zip(
+        matrix.tasks,
+        matrix.metrics,
+        matrix.base,
+        matrix.base_intervals(),
+        matrix.chance,
+        strict=True,
+    )
+    return [
+        {
+            "name": name,
+            "metric": metric,
+            "labels": ["a", "b"],
+            "n_train": 100,
+            "n_validation": len(matrix.labels[name]),
+            "chance": chance,
+            "base": base,
+            "base_interval": interval,
+        }
+        for name, metric, base, interval, chance in rows
+    ]
+
+
+def results_of(matrix):
+    """The results of a study that measured this matrix: its own fractions and tasks."""
+    study = StudyConfig.from_dict(
+        {
+            "name": "s",
+            "model": "m",
+            "output": "o",
+            "tasks": [{"name": name, **TASK} for name in matrix.tasks],
+            "iap": {"fractions": [FRACTION], "resamples": 200},
+        }
+    )
+    made_up = fake_results(tasks=matrix.tasks, sites=(3, 2), fractions=(FRACTION,), training=False)
+    fractions = [study_results._fraction(study, matrix, FRACTION)]
+    return plain({**made_up, "tasks": task_entries(matrix), "fractions": fractions})
+
+
+def printed(results):
+    console = Console(width=2000, force_terminal=False, color_system=None)
+    with console.capture() as capture:
+        for part in tables(results):
+            console.print(part)
+    return capture.get()
+
+
+@settings(max_examples=12, deadline=None)
+@given(simulation=STUDIES, seed=st.integers(0, 100))
+@example(simulation=YES, seed=0)
+@example(simulation=NO, seed=0)
+@example(simulation=OPEN, seed=0)
+def test_library_page_and_terminal_give_one_answer(simulation, seed):
+    matrix = simulation.run(np.random.default_rng(seed)).matrix
+    found = matrix.dissociation(resamples=200)
+    results = results_of(matrix)
+    page = view(results)
+    assert page.findings.answer == page.claims[0].answer == found.specialized.answer
+    headline = page.findings.headline.replace("\u00a0", " ").replace("’", "'")
+    assert headline.replace("−", "-") == found.specialized.headline
+    assert found.verdict().startswith(found.specialized.headline)
+    assert page.findings.headline.replace("\u00a0%", "%") in printed(results)
+    doubles = [pair.double == "yes" for pair in page.fractions[0].pairs]
+    assert doubles == [pair.is_double_dissociation for pair in found.pairs]
+    lacking = [pair.double == "too few controls" for pair in page.fractions[0].pairs]
+    assert lacking == [pair.lacks_controls for pair in found.pairs]
+
+
+@pytest.mark.parametrize(
+    ("simulation", "answer"), [(YES, "yes"), (NO, "no"), (OPEN, "open")], ids=["yes", "no", "open"]
+)
+def test_each_answer_is_given_to_the_study_that_deserves_it(simulation, answer):
+    matrix = simulation.run(np.random.default_rng(0)).matrix
+    assert matrix.dissociation(resamples=200).specialized.answer == answer
+
+
+@pytest.mark.parametrize("simulation", [YES, NO, OPEN], ids=["yes", "no", "open"])
+def test_several_runs_are_judged_as_their_page_says(simulation):
+    runs = simulation.runs(3, np.random.default_rng(1), between=0.02)
+    matrices = [run.matrix for run in runs]
+    found = dissociation_over_runs(matrices, resamples=100)
+    content = {
+        **fake_runs(tasks=matrices[0].tasks),
+        "tasks": task_entries(matrices[0]),
+        "base": [matrix.base for matrix in matrices],
+        "fractions": [several._fraction(found, matrices, [simulation.controls] * 3)],
+    }
+    said = runs_findings(plain(content))
+    assert said.answer == found.specialized.answer
+    shown = said.headline.replace("\u00a0", " ").replace("’", "'").replace("−", "-")
+    assert shown == found.specialized.headline
+
+
+SURE = {"controls": 19, "tasks": 3, "above_chance": 2}
+
+
+@given(
+    ends=st.tuples(st.floats(-30, 30), st.floats(-30, 30)).map(sorted),
+    p=st.floats(0.01, 1),
+    controls=st.integers(0, 60),
+    above=st.integers(0, 3),
+)
+def test_yes_and_no_need_a_study_that_could_have_said_yes(ends, p, controls, above):
+    low, high = ends
+    found = specialized(Evidence((low + high) / 2, low, high, p, controls, 3, above))
+    if controls < 19 or above < 2:
+        assert found.answer == "open"
+    if found.answer == "yes":
+        assert p <= 0.05 + 1e-9
+        assert low > 0
+    if found.answer == "no":
+        assert high < SMALLEST_D_SCORE
+
+
+@pytest.mark.parametrize(
+    ("evidence", "answer"),
+    [
+        (Evidence(8.0, 5.0, 11.0, 1 / 20, **SURE), "yes"),
+        (Evidence(1.0, -2.0, 4.0, 0.3, **SURE), "no"),
+        (Evidence(-3.0, -5.0, -1.0, 0.9, **SURE), "no"),
+        (Evidence(2.0, -2.0, 6.0, 0.3, **SURE), "open"),
+        (Evidence(12.0, 9.0, 15.0, 0.3, **SURE), "open"),
+        (Evidence(8.0, math.nan, math.nan, 0.05, **SURE), "open"),
+        (Evidence(8.0, 5.0, 11.0, 0.05, **SURE, runs=1), "open"),
+        (Evidence(8.0, 5.0, 11.0, 0.05, **SURE, runs=2), "yes"),
+    ],
+)
+def test_the_answer_on_specialization(evidence, answer):
+    assert specialized(evidence).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("gain", "seeds", "above", "expected"),
+    [
+        (Gain(0.02, 0.01, 0.03, 0.05), 5, True, ("yes", "higher")),
+        (Gain(-0.02, -0.03, -0.01, 0.01), 5, True, ("no", "lower")),
+        (Gain(0.0, -0.004, 0.004, 0.9), 5, True, ("no", "negligible")),
+        (Gain(0.0, -0.02, 0.02, 0.9), 5, True, ("open", "undecided")),
+        (Gain(0.0, 0.0, 0.0, 1.0), 5, True, ("open", "identical")),
+        (Gain(0.002, 0.002, 0.002, 0.25), 3, True, ("open", "undecided")),
+        (Gain(0.02, math.nan, math.nan, math.nan), 1, True, ("open", "one seed")),
+        (Gain(0.02, 0.01, 0.03, 0.01), 5, False, ("open", "near chance")),
+        (Gain(math.nan, math.nan, math.nan, math.nan), 5, True, ("open", "undefined")),
+    ],
+)
+def test_the_answer_on_a_difference_over_seeds(gain, seeds, above, expected):
+    assert gained(gain, 0.005, seeds=seeds, above_chance=above) == expected
+
+
+UP, DOWN = Gain(0.02, 0.01, 0.03, 0.01), Gain(-0.02, -0.03, -0.01, 0.01)
+NONE, WIDE = Gain(0.0, -0.004, 0.004, 0.9), Gain(0.0, -0.02, 0.02, 0.9)
+SAME = Gain(0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("gains", "above", "expected"),
+    [
+        ((UP, NONE), (True, True), ("yes", "higher")),
+        ((UP, DOWN), (True, True), ("open", "mixed")),
+        ((UP, DOWN), (False, True), ("no", "lower")),
+        ((NONE, NONE), (True, True), ("no", "negligible")),
+        ((NONE, SAME), (True, True), ("no", "negligible")),
+        ((NONE, WIDE), (True, True), ("open", "undecided")),
+        ((NONE, WIDE), (True, False), ("no", "negligible")),
+        ((SAME, SAME), (True, True), ("open", "identical")),
+        ((UP, UP), (False, False), ("open", "near chance")),
+    ],
+)
+def test_the_answer_on_differences_at_several_sizes(gains, above, expected):
+    assert gained_anywhere(gains, 0.005, seeds=5, above_chance=above) == expected
