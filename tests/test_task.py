@@ -12,7 +12,7 @@ import pytest
 
 from lobes.errors import ConfigError, DataError
 from lobes.tasks.examples import Examples
-from lobes.tasks.task import Task, TaskSpec, check_task_names
+from lobes.tasks.task import Task, TaskSpec, as_tasks
 
 ROWS = [
     {"sentence": "a fine day", "label": "good"},
@@ -318,7 +318,8 @@ REFUSED = {
     "unsupported data": (
         {"train": {"sentence": ["a"], "label": [0]}},
         "Task 'x': train is a builtins.dict: expected a datasets.Dataset, a pandas.DataFrame, a "
-        "pyarrow.Table or a list of dicts, holding one split.",
+        "pyarrow.Table or a list of dicts, holding one split. Columns become rows with "
+        "pandas.DataFrame(data).",
     ),
     "streaming data": (
         {"train": datasets.Dataset.from_list(ROWS).to_iterable_dataset()},
@@ -377,7 +378,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(case):
         (
             {"metric": "acuracy"},
             "'acuracy' is not a metric: choose one of accuracy, f1, f1_micro, f1_macro, matthews, "
-            "spearman, pearson.",
+            "spearman, pearson. Did you mean 'accuracy'?",
         ),
         (
             {"metric": "spearman", "labels": ("bad", "good")},
@@ -410,11 +411,12 @@ def test_examples_need_a_label_for_each_text():
 def test_task_names_differ():
     task = Task("x", train=ROWS, text="sentence")
     other = Task("y", train=ROWS, text="sentence")
-    check_task_names([task, other])
+    assert as_tasks([task, other]) == (task, other)
+    assert as_tasks(task) == (task,)
     with pytest.raises(DataError) as error:
-        check_task_names([task, other, task])
+        as_tasks([task, other, task])
     assert str(error.value) == (
         "Two tasks are called 'x': give each its own name, since results are kept by name."
     )
     with pytest.raises(DataError, match=r"^No task was given: expected one or more"):
-        check_task_names([])
+        as_tasks([])
