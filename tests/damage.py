@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,10 @@ def outcome(opened: Any, *arguments: Any, **settings: Any) -> str:
     return "read"
 
 
-def damage(folder: Path, generator: random.Random) -> str:
-    """Damage one file of the folder, and say which and how."""
+def damage(folder: Path, generator: random.Random, names: Collection[str] = ()) -> str:
+    """Damage one file of the folder, if given one of these names, and say which and how."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in files if path.name in names] or files
     path = generator.choice(files)
     readable = [*JSON_DAMAGE] * 3 if path.suffix == ".json" else []
     kind = generator.choice([*DAMAGE, *readable])

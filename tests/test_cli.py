@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from lobes import __version__
 from lobes.cli import app
+from lobes.disk import read_json
 from lobes.heads import HeadLayout, OwnedRows, Site
 from lobes.study.config import load_study
 from lobes.study.demo_data import DemoAssets
@@ -368,7 +369,7 @@ def test_the_report_of_several_runs(study, tmp_path):
     assert (result.exit_code, _said(result.stderr)) == (0, f"Report: {to / 'runs.html'}\n")
     assert "D-scores" in result.stdout
     again = lobes("report", to, "--json")
-    assert json.loads(again.stdout) == json.loads((to / "runs.json").read_text())
+    assert json.loads(again.stdout) == read_json(to / "runs.json")
     sentence = refusal("report", run, run, "--output", tmp_path / "new")
     assert sentence == "A run is named twice: expected the folders of different runs."
     assert not (tmp_path / "new").exists()

@@ -27,7 +27,9 @@ def run(tmp_path: Path) -> Path:
     """A folder with results to report."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "results.json").write_bytes(to_json(fake_results()))
+    (folder / "results.json").write_bytes(
+        to_json(fake_results(tasks=2, sites=(3, 2), fractions=(0.2, 0.4), controls=3))
+    )
     return folder
 
 
