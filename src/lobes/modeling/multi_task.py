@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lobes.errors import ConfigError, ModelError
 from lobes.modeling.opening import opening, quiet
@@ -44,7 +44,7 @@ from lobes.modeling.pretrained import (
     sentence_pooling,
     with_padding,
 )
-from lobes.modeling.pruned import is_pruned
+from lobes.modeling.saveable import check_saveable
 from lobes.modeling.saved import (
     ENCODER,
     Card,
@@ -265,30 +265,8 @@ class MultiTaskModel(TaskModel):
         close_folder(folder, Card(self.tasks, self.pooling, float(self.dropout.p), self.max_length))
 
     def check_saveable(self) -> None:
-        """Raise `ModelError` where what `save_pretrained` would write could not be loaded again.
-
-        Adapters inside an encoder, or a wrapper around it, have weights that its class lacks.
-        """
-        kind = original_class(self.encoder)
-        if not hasattr(self.encoder, "save_pretrained"):
-            raise ModelError(
-                f"An encoder of the class {kind.__name__} cannot be saved: expected a "
-                f"transformers model, with save_pretrained."
-            )
-        if not isinstance(self.encoder, PreTrainedModel):
-            raise ModelError(
-                f"An encoder of the class {kind.__name__} cannot be saved, since no encoder could "
-                f"be loaded from what it writes: {_MERGE}."
-            )
-        expected = _weights_of_class(self.encoder)
-        if expected is None:
-            return
-        differing = sorted(expected ^ self.encoder.state_dict().keys())
-        if differing:
-            raise ModelError(
-                f"The encoder cannot be saved, since no {kind.__name__} could be loaded from what "
-                f"it writes ({differing[0]!r} is in one of the two only): {_MERGE}."
-            )
+        """Raise `ModelError` where what `save_pretrained` would write could not be loaded again."""
+        check_saveable(self.encoder)
 
     def _whole_encoder(self, state_dict: Mapping[str, Tensor] | None) -> Any:
         """The encoder; where `state_dict` holds its weights, another one with those."""
@@ -434,24 +412,6 @@ def _adjusted(
 def _nothing(values: Float[Tensor, "batch _"]) -> Float[Tensor, ""]:
     """0, with a gradient of 0: not a product, which is not 0 where a value is not finite."""
     return torch.where(torch.zeros_like(values, dtype=torch.bool), values, 0).sum()
-
-
-_MERGE = (
-    "merge its adapters first (with peft, merge_and_unload) and save the result, or save the "
-    "adapters on their own"
-)
-
-
-def _weights_of_class(encoder: Any) -> set[str] | None:
-    """The names of the weights that the encoder's class has; None where that cannot be told."""
-    if is_pruned(encoder.config) or getattr(encoder, "hf_quantizer", None) is not None:
-        return None
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), quiet():
-            whole = original_class(encoder)(encoder.config)
-    except Exception:  # a class of the user's own may need more than a configuration
-        return None
-    return set(whole.state_dict())
 
 
 def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
