@@ -420,6 +420,7 @@ def test_an_incomplete_replicate_is_refused():
     [
         ({"fraction": 0.5}, "No lesion has the fraction 0.5: this matrix has 0.2, 0.4."),
         ({"resamples": 0}, "resamples is 0; expected a number of bootstrap resamples from 1"),
+        ({"resamples": 10**9}, "resamples is 1000000000; expected .* from 1 to 100,000"),
         ({"seed": -1}, "seed is -1; expected a whole number from 0 to 4,294,967,295."),
         ({"level": 95.0}, "level is 95.0; expected a number such as 0.95, above 0 and below 1."),
     ],

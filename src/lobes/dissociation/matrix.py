@@ -378,8 +378,10 @@ class LesionMatrix:
     ) -> tuple[Float[np.ndarray, "resamples tasks"], Float[np.ndarray, "resamples tasks tasks"]]:
         """Base scores and matrices on resampled examples, the same for all lesions of a task.
 
-        `seeds` decides what is drawn: one for all tasks, or one for each.
+        `seeds` decides what is drawn: one for all tasks, or one for each. Raises `ConfigError` for
+        a number of resamples beyond its limit.
         """
+        limits.check_number("resamples", resamples, limits.RESAMPLES)
         n_tasks = len(self.tasks)
         base, matrix = np.empty((resamples, n_tasks)), np.empty((resamples, n_tasks, n_tasks))
         positions = [0, *(self._positions["task", task, fraction, 0] for task in self.tasks)]
