@@ -172,9 +172,14 @@ def test_examples_are_selected_with_their_images():
     again = Task("shape", train=part, image="image", label="shape", labels=task.labels)
     assert again.train.images == part.images
     with pytest.raises(DataError, match="has images, but the task names text columns"):
-        Task("shape", train=Examples(((),) * 2, part.labels, part.images), text="a", labels="ab")
+        Task(
+            "shape",
+            train=Examples(((),) * 2, part.labels, part.images),
+            text="a",
+            labels=("a", "b"),
+        )
     with pytest.raises(DataError, match="has texts, but the task names image columns"):
-        Task("shape", train=Examples((("a",),), part.labels[:1]), image="image", labels="ab")
+        Task("shape", train=Examples((("a",),), part.labels[:1]), image="image", labels=("a", "b"))
     with pytest.raises(DataError, match="1 images and 2 texts"):
         Examples(((),) * 2, part.labels, part.images[:1])
 
