@@ -82,6 +82,30 @@ def test_what_a_finished_run_holds(finished):
     assert all(times.values())
 
 
+def test_a_finished_run_can_be_given_more_controls(copied, study, expected, tmp_path):
+    more = ("iap.controls=19", "iap.resamples=60")  # in groups of 16 lesions: not all is new
+    before = {path.name for path in Path(copied.output, "measurements").iterdir()}
+    topped_up = run_study(override(copied, *more))
+    assert [len(entry["control_scores"]) for entry in topped_up["fractions"]] == [19, 19]
+    kept = {path.name for path in Path(copied.output, "measurements").iterdir()}
+    assert before < kept
+    assert (
+        json.loads(Path(copied.output, "config.json").read_text())["config"]["iap"]["controls"]
+        == 19
+    )
+    # the same as measured at once
+    at_once = override(study, *more).model_copy(update={"output": str(tmp_path / "at-once")})
+    shutil.copytree(copied.output, at_once.output)
+    shutil.rmtree(Path(at_once.output, "measurements"))
+    for name in ("results.json", "importance.parquet", "predictions.parquet"):
+        Path(at_once.output, name).unlink()
+    again = run_study(at_once)
+    for key in ("fractions", "importance", "tasks"):
+        assert timeless(again)[key] == timeless(topped_up)[key]
+    # and back again: the first three are the same lesions
+    assert timeless(run_study(copied))["fractions"] == expected["fractions"]
+
+
 def test_the_texts_of_the_examples_are_kept_unless_they_shall_not(finished, copied):
     rows = pq.read_table(finished.parent / "run" / "texts.parquet").to_pylist()
     tasks = [mood_task(), topic_task()]

@@ -117,7 +117,7 @@ def test_a_folder_from_before_there_were_other_commands(tmp_path):
     ("settings", "keys"),
     [
         (["seed=1"], "seed differs"),
-        (["iap.controls=3", "training.steps=7"], "training.steps, iap.controls differ"),
+        (["iap.controls=3", "training.steps=7"], "training.steps differs"),
         (["tasks.mood.train_size=7"], "tasks.mood.train_size differs"),
         (["tasks.topic.train=test"], "tasks.topic.train differs"),
     ],

@@ -28,7 +28,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,22 +77,27 @@ FREE_KEYS = (
     "trust_remote_code",
 )
 FREE_TASK_KEYS = ("train", "validation")
+# What a finished run can be given more of, or less: what it shows is then made again, from the
+# measurements that there are and those that are missing.
+EXTENSIBLE = (
+    "iap.controls",
+    "iap.stop_error",
+    "iap.resamples",
+    "iap.level",
+    "iap.agreement_examples",
+    "iap.similarity_examples",
+)
 # What changes no number of a command's, or only which of its measurements there are.
 FREE_TABLES = {
-    "run": ("compare", "transfer"),
+    "run": ("compare", "transfer", *EXTENSIBLE),
     "compare": (
         "compare.seeds",
         "compare.methods",
         "transfer",
-        "iap.controls",
+        *EXTENSIBLE,
         "iap.control_examples",
-        "iap.stop_error",
         "iap.matched",
         "iap.lesion_tasks",
-        "iap.resamples",
-        "iap.level",
-        "iap.agreement_examples",
-        "iap.similarity_examples",
         "growth",
     ),
     "transfer": (
@@ -205,6 +210,8 @@ class RunFolder:
                 f"began; choose another output, or start again with --fresh."
             )
         self.fingerprints = dict(known)
+        if not self.is_of_this_study(stored["config"]):  # more controls, for example
+            self.write_json("config.json", {**stored, "config": self.config})
 
     def check(self) -> None:
         """Raise `RunError` unless the folder is still the one that was locked, and ours."""
@@ -285,9 +292,11 @@ class RunFolder:
 
     def is_of_this_study(self, config: Any) -> bool:
         """Whether results with this configuration are what the study asks for."""
-        return isinstance(config, Mapping) and not differences(
-            _what_counts(config, self.command), _what_counts(self.config, self.command)
-        )
+        if not isinstance(config, Mapping):
+            return False
+        shown = EXTENSIBLE if self.command == "run" else ()
+        free = [key for key in FREE_TABLES[self.command] if key not in shown]
+        return not differences(_what_counts(config, free), _what_counts(self.config, free))
 
     def _record(self, name: str, whole: Path) -> None:
         """Before `whole` gets its name: it is recorded, and a stranger's file makes room."""
@@ -319,7 +328,8 @@ class RunFolder:
                 f"again with --fresh."
             )
         changed = differences(
-            _what_counts(stored["config"], command), _what_counts(self.config, command)
+            _what_counts(stored["config"], FREE_TABLES[command]),
+            _what_counts(self.config, FREE_TABLES[command]),
         )
         if changed:
             raise RunError(
@@ -376,10 +386,10 @@ def check_same_model(run: Path, model: str) -> None:
         )
 
 
-def _what_counts(config: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """The part of a resolved study that changes a command's numbers, tasks by their names."""
+def _what_counts(config: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:
+    """A resolved study without the keys that are `free`, tasks by their names."""
     counted = json.loads(json.dumps(config))
-    for key in (*FREE_KEYS, *FREE_TABLES[command]):
+    for key in (*FREE_KEYS, *free):
         *tables, last = key.split(".")
         table = counted
         for name in tables:

@@ -301,7 +301,7 @@ class IapConfig(Section):
     control_examples: int | None = number(None, limits.EXAMPLES)
     stop_error: float = number(0.0, limits.ERROR_RATE)
     # 0: no exact ablation to judge the cheap scores by, and none of the similarities that need it
-    agreement_examples: int = number(200, limits.EXAMPLES_OR_NONE)
+    agreement_examples: int = number(0, limits.EXAMPLES_OR_NONE)
     similarity_examples: int = number(500, limits.EXAMPLES_OR_NONE)
     seed: int | None = number(None, limits.SEED)
     resamples: int = number(1000, limits.RESAMPLES)
