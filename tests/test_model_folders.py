@@ -11,6 +11,7 @@ import transformers
 from damage import damage, outcome, within
 from lobes import HeadSet, MultiTaskModel, PromptedModel, load_pruned, load_task_model, prune
 from lobes.discovery import find_heads
+from lobes.errors import ModelError
 from lobes.modeling.opening import quiet
 from lobes.study.models import find_model_heads
 from lobes.tasks.prompts import Prompt
@@ -121,3 +122,29 @@ def test_damaged_folders_are_read_or_refused(whole: Path, tmp_path: Path, kind: 
 def test_many_damaged_folders_are_read_or_refused(whole: Path, tmp_path: Path, kind: str) -> None:
     for seed in range(7, 300):
         _tried(whole, tmp_path, kind, seed)
+
+
+def test_the_hub_s_cache_is_read_however_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot, blobs = (
+        tmp_path / "models--a--b" / "snapshots" / "0123",
+        tmp_path / "models--a--b/blobs",
+    )
+    with quiet():
+        _encoder("roberta", snapshot / "inner")  # in shards, where sentence-transformers put them
+    blobs.mkdir()
+    for path in (snapshot / "inner").iterdir():
+        path.rename(blobs / path.name)
+        path.symlink_to(Path("../../../blobs", path.name))
+    (tmp_path / "link").symlink_to(snapshot / "inner")
+    monkeypatch.chdir(snapshot / "inner")
+    for name in (snapshot / "inner", tmp_path / "link", "."):
+        assert find_model_heads(str(name)).sites
+    (snapshot / "inner/model.safetensors.index.json").unlink()
+    (snapshot / "inner/model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "out.safetensors"}}'
+    )
+    (snapshot / "inner/out.safetensors").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match="in the same folder"):
+        find_model_heads(".")

@@ -219,13 +219,15 @@ def _stays(folder: Path, name: str) -> bool:
     if not path.is_symlink():
         return True
     target = path.resolve()
-    return any(target.is_relative_to(home.resolve()) for home in homes(folder))
+    return any(target.is_relative_to(home) for home in homes(folder))
 
 
 def homes(folder: Path) -> tuple[Path, ...]:
-    """Where a model's files may lie: its folder, and the blobs of the hub's cache beside it."""
-    if folder.parent.name == "snapshots":
-        return folder, folder.parent.parent / "blobs"
+    """Where a model's files may lie: its folder, and the blobs of the hub's cache that it is in."""
+    folder = folder.resolve()  # which may be named by a link, or from inside
+    for each in (folder, *folder.parents):
+        if each.parent.name == "snapshots":
+            return folder, each.parent.parent / "blobs"
     return (folder,)
 
 
