@@ -240,8 +240,10 @@ def test_ties_make_null_p_values_larger_never_smaller():
     for level in np.arange(1, 20) / 20:
         share = np.mean(p_values <= level + 1e-9)
         assert share <= level + 3.5 * np.sqrt(level * (1 - level) / 200)
-    # without ties the mean is (1 + 1/20) / 2 = 0.525
-    assert p_values.mean() > 0.57
+    # without ties the mean is (1 + 1/20) / 2 = 0.525; of three examples all may be wrong, which
+    # leaves no ratio
+    assert np.isfinite(p_values).mean() > 0.5
+    assert np.nanmean(p_values) > 0.57
 
 
 def test_intervals_cover_the_true_score():

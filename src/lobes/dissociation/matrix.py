@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from lobes import limits
 from lobes.dissociation.dscores import FORMULAS, Dissociation, d_score, plural
-from lobes.dissociation.pairs import pair_verdicts, pairs_of
+from lobes.dissociation.pairs import controls_needed, pair_verdicts, pairs_of
 from lobes.dissociation.statistics import (
     metric_interval,
     named_generator,
@@ -242,7 +242,7 @@ class LesionMatrix:
         pairs = pair_verdicts(
             self.tasks,
             matrix,
-            self._paired_tests(chosen, resamples, seed),
+            self._paired_tests(chosen, resamples, seed, len(controls)),
             some_matrix,
             level,
             same_scores,
@@ -397,12 +397,14 @@ class LesionMatrix:
         return base, matrix
 
     def _paired_tests(
-        self, fraction: float, resamples: int, seed: int
+        self, fraction: float, resamples: int, seed: int, controls: int
     ) -> list[tuple[float, float]]:
         """The p of both effects of every pair of tasks."""
-        pairs = pairs_of(self.tasks)
-        # So that the smallest possible p of a pair can pass the correction for all of them.
-        draws = max(resamples, round(2 / ALPHA) * len(pairs))
+        pairs, draws = pairs_of(self.tasks), resamples
+        if controls >= controls_needed(len(pairs)):
+            # So that the smallest possible p of a pair can pass the correction for all of them;
+            # with fewer controls no pair can be called, whatever its p.
+            draws = max(resamples, round(2 / ALPHA) * len(pairs))
         return [
             (self._pair_p(i, j, fraction, draws, seed), self._pair_p(j, i, fraction, draws, seed))
             for i, j in pairs
