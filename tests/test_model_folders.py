@@ -11,9 +11,11 @@ import transformers
 from damage import damage, outcome, within
 from lobes import HeadSet, MultiTaskModel, PromptedModel, load_pruned, load_task_model, prune
 from lobes.discovery import find_heads
-from lobes.errors import ModelError
+from lobes.disk import mark_folder
+from lobes.errors import ModelError, RunError
 from lobes.modeling.opening import quiet
-from lobes.study.models import find_model_heads
+from lobes.study.manifest import PRUNED_MARKER
+from lobes.study.models import find_model_heads, open_model
 from lobes.tasks.prompts import Prompt
 from tiny_images import image_task, tiny_processor
 from tiny_models import tiny_model
@@ -148,3 +150,16 @@ def test_the_hub_s_cache_is_read_however_it_is_named(
     (snapshot / "inner/out.safetensors").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ModelError, match="in the same folder"):
         find_model_heads(".")
+
+
+def test_a_pruned_model_that_was_trained_further_is_somebody_s_own(tmp_path: Path) -> None:
+    folder = tmp_path / "smaller"
+    with quiet():
+        tiny_model("bert").save_pretrained(folder)
+        mark_folder(folder, {"schema": "lobes-pruning"}, PRUNED_MARKER)
+        open_model(folder)
+        tiny_model("bert", seed=1).save_pretrained(folder)
+    with pytest.raises(RunError, match=r"trained it further yourself, remove pruning\.json first"):
+        open_model(folder)
+    (folder / PRUNED_MARKER).unlink()
+    open_model(folder)

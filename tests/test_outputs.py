@@ -51,6 +51,14 @@ def test_nothing_else_is(tmp_path: Path) -> None:
     assert (tmp_path / "other.tsv").read_bytes() == MINE
 
 
+def test_a_list_of_files_that_is_mine_stays(tmp_path: Path) -> None:
+    (tmp_path / "files.json").write_bytes(MINE)
+    with pytest.raises(RunError, match=r"files.json exists, and it is not as lobes wrote it"):
+        _written(tmp_path, "mood.test.tsv", b"lobes")
+    assert [path.name for path in tmp_path.iterdir()] == ["files.json"]
+    assert (tmp_path / "files.json").read_bytes() == MINE
+
+
 def test_links_pipes_and_folders_stay(tmp_path: Path) -> None:
     (tmp_path / "mine").write_bytes(MINE)
     (tmp_path / "link").symlink_to("mine")

@@ -60,9 +60,11 @@ def check_model(folder: Path) -> None:
     markers = [PRUNED_MARKER, *([MODEL_MARKER] if is_saved_model(folder) else [])]
     for marker in markers:
         if (folder / marker).is_file() and read_folder(folder, marker) is None:
+            own = f" If you trained it further yourself, remove {marker} first."
             raise RunError(
                 f"The model in {folder} is damaged: its files are not those that {marker} lists. "
                 f"Copy the whole folder again, or run the command again that made it."
+                f"{own if marker == PRUNED_MARKER else ''}"
             )
 
 

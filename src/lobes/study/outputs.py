@@ -13,7 +13,7 @@ from typing import IO
 
 from lobes.disk import check_replaceable, digest_of, disk_faults, read_json, writing
 from lobes.errors import RunError
-from lobes.study.manifest import Manifest, read_entries
+from lobes.study.manifest import NAME, Manifest, read_entries
 
 # How a page of lobes begins, within so many bytes.
 _PAGE, _BEGINNING = b'<meta name="generator" content="lobes ', 2_000
@@ -22,12 +22,12 @@ _PAGE, _BEGINNING = b'<meta name="generator" content="lobes ', 2_000
 class OutputFolder:
     """A folder that a command writes files into, which may be any folder of the user's.
 
-    Raises `RunError` where one of the files `names` is there and not of lobes; nothing is written
-    then. The folder and its `files.json` come into being with the first file.
+    Raises `RunError` where one of the files `names`, or `files.json`, is there and not of lobes;
+    nothing is written then. The folder and its `files.json` come into being with the first file.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        for name in names:
+        for name in (*names, NAME):
             check_output(folder / name)
         self.folder = folder
         self._manifest = Manifest(folder)
