@@ -258,10 +258,15 @@ def _site(content: Mapping[str, Any]) -> SitePlan:
 
 
 def _runs(content: Iterable[Iterable[int]], size: int) -> Runs:
-    """Runs of entries of an axis; ValueError where they are none of it, or more than it has."""
+    """Runs of entries of an axis; ValueError where they are none of it, or too many to list.
+
+    Some may stand there several times: grouped heads repeat their keys and values.
+    """
     found = tuple((int(first), int(length)) for first, length in content)
-    if any(first < PAD or length < 0 or first + length > size for first, length in found):
-        raise ValueError("entries outside the axis")
-    if not sum(length for _, length in found) <= size <= _LONGEST_AXIS:
-        raise ValueError("more entries than the axis has")
+    inside = all(
+        first >= PAD and length >= 0 and (first == PAD or first + length <= size)
+        for first, length in found
+    )
+    if not inside or max(size, sum(length for _, length in found)) > _LONGEST_AXIS:
+        raise ValueError("entries outside the axis, or more than can be listed")
     return found
