@@ -80,11 +80,13 @@ def test_hostile_settings_are_text_everywhere():
     results["model"]["name"] = "<img>"
     results["model"]["sites"][0]["name"] = '"><img>'
     results["fractions"][-1]["dissociation"]["row"]["note"] = "<img>"
-    results["tasks"][0]["metric"] = "<img>"
     results["created"] = '"><img>'
     page = render(results)
     assert "<img>" not in page
     page.encode("utf-8")
+    results["tasks"][0]["metric"] = "<img>"
+    with pytest.raises(RunError, match="results are damaged .'<img>' is not a metric"):
+        render(results)
 
 
 def test_a_page_of_twelve_tasks_stays_small():
@@ -423,6 +425,10 @@ def test_caveats_name_what_weakens_the_answer():
     wide = findings(changed(mean_interval=[-1.0, 2.0], note="A note.")).caveats
     assert wide[0].startswith("The interval of the headline D-score includes 0")
     assert wide[1] == "On column: A note."
+    same = changed(mean_interval=[0.0, 0.0])
+    same["fractions"][-1]["lesions"] |= {"sentiment": "0:1,2", "domain": "0:1,2"}
+    (alike,) = (c for c in findings(same).caveats if not c.startswith("The model is"))
+    assert alike.startswith("The lesions of sentiment and domain are the same ")
     ascending = fake_results(controls=59)
     ascending["iap"]["order"] = "ascending"
     assert "least important heads first" in findings(ascending).caveats[0]

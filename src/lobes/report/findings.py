@@ -476,10 +476,23 @@ def _control_caveats(entry: Results) -> list[str]:
     return [*caveats, lacking] if lacking else caveats
 
 
+def _same_lesions(entry: Results) -> list[str]:
+    """What is said of tasks whose lesions are one set: nothing can tell these tasks apart."""
+    tasks_of: dict[str, list[str]] = {}
+    for task, heads in entry["lesions"].items():
+        tasks_of.setdefault(heads, []).append(task)
+    return [
+        f"The lesions of {some(tasks)} are the same {words.plural(entry['n_heads'], 'head')}: "
+        f"between these tasks every difference is 0, whatever the number of examples."
+        for tasks in tasks_of.values()
+        if len(tasks) > 1
+    ]
+
+
 def _interval_caveats(entry: Results) -> list[str]:
     score = model_score(entry)
-    caveats = []
-    if score is not None and score.low <= 0 <= score.high:
+    caveats = _same_lesions(entry)
+    if score is not None and score.low <= 0 <= score.high and score.low < score.high:
         caveats.append(
             "The interval of the headline D-score includes 0: more validation examples would "
             "narrow it."
