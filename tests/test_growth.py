@@ -34,7 +34,7 @@ def grown(tmp_path_factory):
     folder = tmp_path_factory.mktemp("growth")
     path = write_study(folder)
     path.write_text(path.read_text() + GROWTH)
-    study = override(load_study(path), "iap.agreement_examples=30", "iap.similarity_examples=40")
+    study = override(load_study(path), "iap.agreement_examples=30", "iap.similarity_examples=83")
     run_study(study, stages=("train",))
     kept = sorted(each.name for each in (folder / "run").glob("model-step-*"))
     models = {name: MultiTaskModel.from_pretrained(folder / "run" / name) for name in kept}
@@ -140,6 +140,8 @@ def test_the_similarities_of_a_run(grown):
     assert [measure["name"] for measure in similarity["measures"]] == [
         *("importance", "overlap", "gradient", "cka")
     ]
+    # of mood, the larger task: 101 examples to train on, 53 to validate on, 83 at most
+    assert [one["n_examples"] for one in similarity["measures"]] == [None, None, 83, 53]
     for measure in similarity["measures"]:
         values = np.array(measure["values"])
         assert np.allclose(values, values.T)

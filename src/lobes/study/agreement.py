@@ -14,6 +14,7 @@ import numpy as np
 
 from lobes.dissociation import LesionMatrix
 from lobes.dissociation.similarity import importance_correlation, overlap, trends
+from lobes.evaluation import examples_of
 from lobes.heads import HeadScores, HeadSet
 from lobes.iap import Measurement, Remember
 from lobes.importance import head_importance
@@ -206,7 +207,7 @@ def _measured(
                 )
             },
         )
-        found["gradient"] = (kept["values"], most)
+        found["gradient"] = (kept["values"], _used(tasks, study.iap.importance_split, most))
     if isinstance(model, MultiTaskModel):
         shown = progress and partial(progress, "representations")
         kept = remember(
@@ -223,5 +224,10 @@ def _measured(
                 )
             },
         )
-        found["cka"] = (kept["values"], most)
+        found["cka"] = (kept["values"], _used(tasks, "validation", most))
     return found
+
+
+def _used(tasks: Sequence[Task], split: str, most: int) -> int:
+    """How many examples the largest task gives where at most `most` of a split are taken."""
+    return max(min(most, len(examples_of(task, split))) for task in tasks)
