@@ -464,6 +464,8 @@ def test_settings_on_top_of_the_file(write):
         ("iap.controls=[1", None),
         ("iap.controls=1\nseed=2", None),
         ("iap.contrals=1", "unknown key iap.contrals; did you mean controls?"),
+        ("contrals=1", "unknown key contrals; did you mean iap.controls?"),
+        ("learning_rat=1", "unknown key learning_rat; did you mean training.learning_rate?"),
         (
             "tasks.moot.label=x",
             'The setting "tasks.moot.label=x" names the task "moot"; expected one of mood, topic.',

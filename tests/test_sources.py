@@ -319,6 +319,12 @@ DAMAGED = {
         "The file '{path}' has no column 'text'; its columns are 'text;label'. The columns seem to "
         'have semicolons between them: set delimiter = ";".',
     ),
+    "semicolons, and a name that is nearly the line": (
+        "data.csv",
+        b"text;l\na;0\n",
+        "The file '{path}' has no column 'text'; its columns are 'text;l'. The columns seem to "
+        'have semicolons between them: set delimiter = ";".',
+    ),
     "tabs in a CSV": (
         "data.csv",
         b"text\tlabel\na\t0\n",

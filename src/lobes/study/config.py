@@ -447,6 +447,10 @@ def _unknown_key(location: Sequence[int | str], data: Mapping[str, Any]) -> str:
     if homes:
         home = {"": "at the top of the file", "tasks": "[[tasks]]"}.get(homes[0], f"[{homes[0]}]")
         return f"unknown key {where}; it belongs {'' if not homes[0] else 'in '}{home}."
+    elsewhere = {field: name for name in TABLES for field in SECTIONS[name].model_fields}
+    close = difflib.get_close_matches(str(key), elsewhere, n=1, cutoff=0.8)
+    if close:
+        return f"unknown key {where}; did you mean {elsewhere[close[0]]}.{close[0]}?"
     return f"unknown key {where}; expected one of {', '.join(known)}."
 
 
@@ -461,6 +465,8 @@ SECTIONS: dict[str, type[Section]] = {
     "transfer": TransferConfig,
     "transfer.task": NewTaskConfig,
 }
+# Of a field that several tables have, the last one is suggested.
+TABLES = ("transfer", "compare", "growth", "iat", "iap", "training")
 
 
 def _section(location: Sequence[int | str]) -> type[Section]:

@@ -154,8 +154,8 @@ def _check_header(path: Path, wanted: tuple[str, ...], header: list[str], mark: 
             raise
         shown = "\\t" if other == "\t" else other
         raise DataError(
-            f"{error} The columns seem to have {_OTHER_MARKS[other]} between them: set "
-            f'delimiter = "{shown}".'
+            f"{str(error).split(' Did you mean ')[0]} The columns seem to have "
+            f'{_OTHER_MARKS[other]} between them: set delimiter = "{shown}".'
         ) from None
 
 
