@@ -21,7 +21,10 @@ def even_task(n: int) -> Task:
     ("score", "sentence"),
     [
         (0.10, "0.100 (chance 0.500), is below chance; are the labels in another order?"),
-        (0.40, "0.400 (chance 0.500), is near chance: where there is little to lose, no lesion"),
+        (
+            0.40,
+            "0.400 (chance 0.500), is near chance for 82 examples: where there is little to lose,",
+        ),
         (0.54, "0.540 (chance 0.500), is near chance"),
         (None, "undefined (chance 0.500), is near chance"),
         (0.90, ""),

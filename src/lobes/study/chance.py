@@ -29,7 +29,8 @@ def warn_near_chance(tasks: Sequence[Task], scores: Mapping[str, float | None], 
         if below_chance(facts):
             why = "is below chance; are the labels in another order?"
         elif near_chance(facts):
-            why = "is near chance: where there is little to lose, no lesion can show anything."
+            many = words.plural(len(task.validation), "example")
+            why = f"is near chance for {many}: where there is little to lose, little can be shown."
         else:
             continue
         shown = "undefined" if math.isnan(score) else f"{score:.3f}"

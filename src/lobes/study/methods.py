@@ -173,16 +173,18 @@ class SeedRun:
         trainer = self.trainer(
             self.new_model(part), part, steps=self.steps_of_tasks[number], progress=progress
         )
-        return self._train(trainer)
+        return self._train(trainer, "single-task")
 
     def multi(self, progress: Progress | None = None) -> Trained:
         """Train one model on all tasks."""
-        return self._train(self.trainer(self.new_model(), self.parts, progress=progress))
+        trainer = self.trainer(self.new_model(), self.parts, progress=progress)
+        return self._train(trainer, "multi-task")
 
     def with_iat(self, progress: Progress | None = None) -> Trained:
         """Train one model on all tasks, with IAT."""
         model = self.new_model()
-        return self._train(self.trainer(model, self.parts, iat=self.iat, progress=progress))
+        trainer = self.trainer(model, self.parts, iat=self.iat, progress=progress)
+        return self._train(trainer, "IAT")
 
     def frozen(self, progress: Progress | None = None) -> Trained:
         """Train the classifiers of all tasks on the encoder as it is."""
@@ -191,6 +193,7 @@ class SeedRun:
         rate = self.compare.frozen_learning_rate
         return self._train(
             self.trainer(model, self.parts, learning_rate=rate, progress=progress),
+            "frozen encoder",
         )
 
     def pair(self, progress: Progress | None = None) -> tuple[Trained, Trained]:
@@ -202,9 +205,10 @@ class SeedRun:
         try:
             first = self.trainer(self.new_model(), self.parts, progress=progress)
             fork = _Fork(switch)
-            multi = self._train(first, fork=fork)
+            multi = self._train(first, "multi-task", fork=fork)
             second = self.trainer(self.new_model(), self.parts, iat=self.iat, progress=progress)
-            iat = self._train(second, best=fork.best, checkpoint=path, before=fork.seconds)
+            kept: dict[str, Any] = {"best": fork.best, "checkpoint": path, "before": fork.seconds}
+            iat = self._train(second, "IAT", **kept)
         finally:
             remove(path)
         return multi, iat
@@ -259,6 +263,7 @@ class SeedRun:
     def _train(
         self,
         trainer: MultiTaskTrainer,
+        method: str,
         *,
         fork: "_Fork | None" = None,
         best: Best | None = None,
@@ -280,7 +285,7 @@ class SeedRun:
         keeper.best.load(model)
         scores = [keeper.best.scores[f"eval_{task.name}_{task.metric}"] for task in trainer.tasks]
         named = {task.name: score for task, score in zip(trainer.tasks, scores, strict=True)}
-        warn_near_chance(trainer.tasks, named, f"Seed {self.study.seed}, held-out data")
+        warn_near_chance(trainer.tasks, named, f"Seed {self.study.seed}, {method}, held-out data")
         return Trained(model, keeper.best.step, np.array(scores), seconds, trainer.iat_record)
 
     def scores(self, model: MultiTaskModel, tasks: Sequence[Task]) -> Float[np.ndarray, " tasks"]:
