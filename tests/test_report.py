@@ -85,7 +85,7 @@ def test_hostile_settings_are_text_everywhere():
     assert "<img>" not in page
     page.encode("utf-8")
     results["tasks"][0]["metric"] = "<img>"
-    with pytest.raises(RunError, match="results are damaged .'<img>' is not a metric"):
+    with pytest.raises(RunError, match=r"results are damaged .'<img>' is not a metric"):
         render(results)
 
 
