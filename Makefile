@@ -10,12 +10,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= passive
 export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 
-.PHONY: help setup assets demo test test-slow check bench bench-data architectures calibration format clean
+.PHONY: help setup assets demo test test-slow kills check bench bench-data architectures calibration format clean
 
 help:
 	@echo "make demo     train a packaged model on three tasks, lesion it, write report.html"
 	@echo "make test     the test suite (under 10 minutes on 2 cores, no network after set-up)"
 	@echo "make test-slow    what takes minutes more: all architectures, statistics with many studies"
+	@echo "make kills    kill every command before each of its file operations (an hour or more)"
 	@echo "make check    lint, format, types, import layers"
 	@echo "make bench    the plain way and ours, side by side in one run"
 	@echo "make bench-data   what a million examples cost: seconds and memory"
@@ -48,6 +49,10 @@ test: setup assets
 # what takes minutes: most architectures, compiled training, the statistics with many studies
 test-slow: setup assets
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m slow
+
+# every command that writes, killed before every one of its file operations (an hour or more)
+kills: setup assets
+	PYTHONPATH=tests $(BIN)/python tests/kill_everywhere.py $(CURDIR)/.cache/kills
 
 check: setup
 	$(BIN)/ruff check .

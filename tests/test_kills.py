@@ -40,8 +40,9 @@ def test_commands_are_killed_somewhere(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_killed_everywhere(tmp_path, command):
-    counts = kill(tmp_path, command)
-    assert counts[command][0] == counts[command][1]
+def test_every_command_is_killed_here_and_there(tmp_path, command):
+    """At moments spread over all its operations; `make kills` takes every one of them."""
+    operations, kills = kill(tmp_path, "6", command)[command]
+    assert kills == min(6, operations)
