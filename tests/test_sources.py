@@ -436,6 +436,28 @@ def test_too_few_texts_cannot_be_held_out(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("labels", "numbers", "part"),
+    [
+        (["good", "bad"] * 5, "1 of 10", "that part"),
+        ([*["good"] * 19, "bad"], "2 of 20", "the rest"),
+    ],
+)
+def test_a_part_with_one_class_cannot_be_held_out(tmp_path, labels, numbers, part):
+    lines = [f"text {i},{label}" for i, label in enumerate(labels)]
+    path = save(tmp_path / "data.csv", "\n".join(["text,label", *lines]).encode())
+    messages = set()
+    for seed in range(53):
+        try:
+            load_task("x", train=path, text="text", seed=seed)
+        except DataError as error:
+            messages.add(str(error))
+    assert (
+        f"Task 'x': holding out {numbers} training examples for validation leaves {part} with the "
+        f"label 'good' only: give validation data, or more training data."
+    ) in messages
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({}, "Task 'x' has no training data: name a file with train=…, or a data set."),

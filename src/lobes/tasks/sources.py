@@ -358,6 +358,7 @@ def _sampled(
     if validation is None:
         assert train is not None  # a task of one's own has training data
         train, validation = _hold_out(task.name, train, np.random.default_rng([seed, 0]))
+        _check_classes(task, train, validation)
     if stratified and task.is_regression:
         raise ConfigError(
             f"Task {task.name!r} has stratified=True, but a regression has no classes to draw "
@@ -378,6 +379,18 @@ def _sampled(
         labels=task.labels,
         metric=task.metric,
     )
+
+
+def _check_classes(task: Task, rest: Examples, held_out: Examples) -> None:
+    """Refuse two parts of the training data one of which has a single class."""
+    for part, what in ((held_out, "that part"), (rest, "the rest")):
+        if task.labels is None or part.labels.ndim > 1 or len(np.unique(part.labels)) > 1:
+            continue
+        raise DataError(
+            f"Task {task.name!r}: holding out {len(held_out)} of {len(rest) + len(held_out)} "
+            f"training examples for validation leaves {what} with the label "
+            f"{task.labels[part.labels[0]]!r} only: give validation data, or more training data."
+        )
 
 
 def _draw(
