@@ -123,7 +123,8 @@ class Scope:
             raise ModelError(
                 f"Site {site.index} ({site.name}) runs inside torch.utils.checkpoint, and would be "
                 f"computed again without {self.what}: switch gradient checkpointing off for the "
-                f"block, or, in a model of transformers, on before the block and not inside it."
+                f"block, or, in a model of transformers, on before the block and not inside it, "
+                f"as a Trainer with gradient_checkpointing=True does."
             )
         return True
 
