@@ -483,7 +483,7 @@ def _same_lesions(entry: Results) -> list[str]:
         tasks_of.setdefault(heads, []).append(task)
     return [
         f"The lesions of {some(tasks)} are the same {words.plural(entry['n_heads'], 'head')}: "
-        f"between these tasks every difference is 0, whatever the number of examples."
+        f"they cannot dissociate these tasks, whatever the number of examples."
         for tasks in tasks_of.values()
         if len(tasks) > 1
     ]
