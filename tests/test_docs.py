@@ -269,7 +269,11 @@ def shown_commands() -> list[str]:
     """Every `lobes …` line of the pages and of --help, without comments, each once."""
     found = []
     for text in PAGES.values():
-        lines = re.findall(r"^ *(?:LOBES_DATA=\S+ )?lobes +(.+)$", text, re.M)
+        fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.S | re.M)
+        code = "\n".join(block for language, block in fences if not language)
+        indented = re.findall(r"\n\n((?: {4}.*\n)+)(?=\n|$)", text)
+        code = "\n".join([code, *indented])
+        lines = re.findall(r"^ *(?:LOBES_DATA=\S+ )?lobes +(.+)$", code, re.M)
         lines += re.findall(r"`lobes ((?!tasks`)[^`\n]+)`", text)
         found += lines
     for command in typer.main.get_command(app).commands.values():
