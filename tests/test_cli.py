@@ -334,13 +334,18 @@ def test_controls_are_an_option_of_their_own(study, tmp_path):
     assert lobes("iap", study, "--controls", "-1").exit_code == 2
 
 
+def _read(path):
+    """A JSON file that lobes wrote, without its digest of itself."""
+    content = json.loads(path.read_text())
+    assert content.pop("sha256")
+    return content
+
+
 def test_a_report_elsewhere_and_as_json(study, tmp_path):
     folder, page = study.parent / "run", tmp_path / "page.html"
     result = lobes("report", folder, "--html", page, "--json")
     assert result.exit_code == 0
-    written = json.loads((folder / "results.json").read_text())
-    assert written.pop("sha256")  # the file's digest of itself
-    assert json.loads(result.stdout) == written
+    assert json.loads(result.stdout) == _read(folder / "results.json")
     assert page.read_text(encoding="utf-8").startswith("<!")
     assert _said(result.stderr) == f"Report: {page}\n"
 
@@ -391,7 +396,7 @@ def test_the_report_of_a_comparison_or_a_transfer(compared, tmp_path, command):
         assert "IAT − multi-task" in result.stdout
     assert (folder / PAGES[command]).read_text(encoding="utf-8").startswith("<!")
     result = lobes("report", folder, "--html", tmp_path / "page.html", "--json")
-    assert json.loads(result.stdout) == json.loads(stored.read_text())
+    assert json.loads(result.stdout) == _read(stored)
     assert (tmp_path / "page.html").exists()
     stored.rename(tmp_path / "else.json")
     assert "give the folder of a finished run" in refusal("report", folder)
@@ -458,7 +463,7 @@ def test_predict(study, tmp_path):
     (found,) = json.loads(lobes("predict", study.parent / "run", *options).stdout)["predictions"]
     assert (found["task"], found["file"]) == ("topic", "topic.validation.tsv")
     sentence = refusal("predict", study.parent / "run", "--to", tmp_path / "new")
-    assert sentence.startswith("Task 'mood' names no file for the split 'test'")
+    assert sentence.startswith("No task of the run has test data: add `test = …`")
     assert not (tmp_path / "new").exists()
 
 
@@ -646,8 +651,7 @@ def test_train_then_iap(new_run, study, tmp_path):
     assert result.stderr.splitlines()[-1] == f"Model: {tmp_path / 'run' / 'model'}"
     result = lobes("iap", *new_run, "--json")
     assert result.exit_code == 0, result.stderr
-    reference = json.loads((study.parent / "run" / "results.json").read_text())
-    del reference["sha256"]  # of the file
+    reference = _read(study.parent / "run" / "results.json")
     assert timeless(json.loads(result.stdout)) == timeless(reference)
 
 
@@ -768,7 +772,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(new_run, study, tmp_
         assert finish(process)[0] == -signal.SIGKILL
     code, out, err = finish(start("run", *new_run, "--json"))
     assert code == 0, err
-    reference = json.loads((study.parent / "run" / "results.json").read_text())
+    reference = _read(study.parent / "run" / "results.json")
     assert timeless(json.loads(out)) == timeless(reference)
     left = {path.name for path in folder.iterdir()}
     assert left == {path.name for path in (study.parent / "run").iterdir()}

@@ -106,6 +106,13 @@ def test_a_finished_run_can_be_given_more_controls(copied, study, expected, tmp_
     assert timeless(run_study(copied))["fractions"] == expected["fractions"]
 
 
+def test_a_fresh_start_does_not_delete_the_model_that_it_measures(copied):
+    model = Path(copied.output, "model")
+    with pytest.raises(RunError, match="--fresh would delete the model to be measured"):
+        run_study(with_trained_model(copied, str(model)), stages=("iap", "report"), fresh=True)
+    assert (model / "training.json").exists()
+
+
 def test_the_texts_of_the_examples_are_kept_unless_they_shall_not(finished, copied):
     rows = pq.read_table(finished.parent / "run" / "texts.parquet").to_pylist()
     tasks = [mood_task(), topic_task()]

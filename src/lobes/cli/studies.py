@@ -124,7 +124,7 @@ def iap(
 ) -> None:
     """Only measure: importance, lesions, controls, D-scores, report.
 
-    Example: lobes iap study.toml --model runs/first/model
+    Example: lobes iap study.toml --model runs/first/model --output runs/measured
     """
     chosen = _study(study, _with_controls(settings, controls), output)
     if model is not None:

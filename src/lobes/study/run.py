@@ -109,6 +109,11 @@ def _trained_model(
         model = given_model(study, tasks)
         check_lesions(iap_settings(study), find_heads(model), tasks)
         check_inputs(model, tasks)
+        if folder.fresh and folder.path.resolve() in Path(study.model).resolve().parents:
+            raise RunError(
+                f"--fresh would delete the model to be measured, {study.model}, with the run in "
+                f"{folder.path}; choose another output."
+            )
         folder.begin({**fingerprints, "model": model_fingerprint(model)})
         return model, None
     record = None if folder.fresh else folder.model_record()
