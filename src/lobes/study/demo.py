@@ -11,14 +11,15 @@ from lobes.study.demo_data import DemoAssets, write_demo_data
 TRAIN_SIZE = 3840
 VALIDATION_SIZE = 320
 MAX_WORDS = 16
-STEPS = 200
+STEPS = 180
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-4
 MAX_LENGTH = 128
-FRACTIONS = (0.1, 0.3)
+FRACTIONS = (0.3,)
 CONTROLS = 20  # 19 are the fewest that allow p ≤ 0.05
 CONTROL_EXAMPLES = 128
-IMPORTANCE_EXAMPLES = 1000
+IMPORTANCE_EXAMPLES = 600
+SIMILARITY_EXAMPLES = 100
 SEED = 0
 
 
@@ -55,7 +56,7 @@ def demo_study(assets: DemoAssets, output: Path, *, data: Path | None = None) ->
                 "controls": CONTROLS,
                 "control_examples": CONTROL_EXAMPLES,
                 "importance_examples": IMPORTANCE_EXAMPLES,
-                "agreement_examples": 0,
+                "similarity_examples": SIMILARITY_EXAMPLES,
             },
         },
         source="the demo",
