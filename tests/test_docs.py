@@ -299,7 +299,10 @@ def test_every_command_has_these_options(command):
         group.commands[name].make_context(name, arguments)
 
 
-SLOW = ("compare", "transfer", "prune")
+SLOW = (
+    *("compare", "transfer", "prune"),
+    *("run FILE", "run STUDY", "run study.toml --controls", "iap study.toml --model DIR"),
+)
 
 
 def _runnable() -> list:
