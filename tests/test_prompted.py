@@ -263,9 +263,8 @@ def test_an_example_without_any_token():
     # all room is taken by "it was so", which is read to score its next word
     words = ["it was so fine", "dull"]
     longest = len(byte_model("{text}", words).words["mood"][0])
-    model = byte_model("{text}", words, max_length=longest - 1)
     with pytest.raises(ConfigError, match="leaves 0: shorten it"):
-        model.encode("mood", unlabelled(("it was",)))
+        byte_model("{text}", words, max_length=longest - 1)
 
 
 def byte_tokenizer():
