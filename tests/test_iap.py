@@ -176,10 +176,15 @@ def test_controls_on_a_sample_are_compared_with_the_lesions_on_it(model, tasks):
     assert found.column.values.tolist() == whole.dissociation(resamples=10).column.values.tolist()
     for name in ("row", "column", "relative"):
         ours, theirs = getattr(found, name), getattr(inside, name)
-        assert np.allclose(ours.compared, theirs.values, equal_nan=True)
-        assert np.allclose(ours.p_values, theirs.p_values, equal_nan=True)
-        assert np.allclose(ours.control_values, theirs.control_values, equal_nan=True)
-        assert ours.mean_p == theirs.mean_p
+        # what may be divided by is decided on all examples: 15 may be too few to say so
+        there = np.isfinite(theirs.values)
+        assert there.any()
+        assert np.allclose(ours.compared[there], theirs.values[there])
+        assert np.allclose(ours.p_values[there], theirs.p_values[there])
+        assert np.allclose(
+            ours.control_values[:, there], theirs.control_values[:, there], equal_nan=True
+        )
+        assert ours.mean_p == theirs.mean_p or not there.all()
     larger = lesion_matrix(model, tasks, control_examples=10_000, **options)
     assert larger.sampled is None
     other = lesion_matrix(model, tasks, control_examples=15, seed=1, **options)

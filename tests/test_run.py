@@ -229,6 +229,8 @@ def test_an_interruption_anywhere_changes_no_number(study, expected):
         "lesions",
         "each head of mood",
         "each head of topic",
+        "estimates for mood",
+        "estimates for topic",
         "gradients",
         "representations",
     }
