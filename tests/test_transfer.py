@@ -83,7 +83,10 @@ def timeless(transfer):
 def test_what_a_transfer_holds(finished, expected):
     folder = finished.parent / "run"
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["config.json", "measurements", "run.lock", "transfer.html", "transfer.json"]
+    assert names == [
+        *("config.json", "files.json", "measurements", "run.lock"),
+        *("transfer.html", "transfer.json"),
+    ]
     assert expected["starts"] == list(expected["scores"]) == ["pretrained", "multi", "iat"]
     assert (expected["fractions"], expected["sizes"]) == ([0.05, 0.5], [5, 49])
     assert expected["seeds"] == [0, 1]
