@@ -196,7 +196,10 @@ def test_an_interruption_anywhere_changes_no_number(study, expected, monkeypatch
     assert {s: v[:1] for s, v in expected["scores"].items()} == results["scores"]
     assert results["iat"]["heads"] == expected["iat"]["heads"][:1]
     left = {path.name for path in Path(study.output).iterdir()}
-    assert left == {"config.json", "measurements", "run.lock", "transfer.html", "transfer.json"}
+    assert left == {
+        *("config.json", "files.json", "measurements", "run.lock"),
+        *("transfer.html", "transfer.json"),
+    }
 
 
 def test_more_fractions_and_seeds_can_be_added(copied, expected, monkeypatch):
