@@ -104,7 +104,7 @@ def _write_tests_and_output(folder: Path, study: Path) -> None:
         shutil.copy(folder / name, folder / test)
         text = text.replace(f'validation = "{name}"', f'validation = "{name}"\ntest = "{test}"')
     text = text.replace('model = "model"', 'model = "model"\npooling = "pooler"')
-    study.write_text(text.replace("steps = 23", "steps = 5") + SMALL)
+    study.write_text(text.replace("steps = 23", "steps = 11") + SMALL)
 
 
 SMALL = """
