@@ -76,7 +76,7 @@ def measure(path: Path, assets: Path, steps: int) -> dict[str, float]:
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     from lobes import MultiTaskModel, MultiTaskTrainer
-    from lobes.batching import encode
+    from lobes.data.batching import encode
     from lobes.tasks.sources import load_task
     from lobes.training.arguments import training_arguments
 
@@ -138,7 +138,7 @@ def main() -> None:
     if given.measure:
         print(json.dumps(measure(given.measure, given.assets, given.steps)))
         return
-    from lobes.study.demo_data import fetch
+    from lobes.experiments.demo_data import fetch
 
     assets = given.assets or fetch().model
     with tempfile.TemporaryDirectory() as scratch:

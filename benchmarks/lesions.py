@@ -20,12 +20,12 @@ from scipy.stats import spearmanr
 from torch.utils.flop_counter import FlopCounterMode
 
 from lobes import HeadSet, MultiTaskModel, Task, evaluate, find_heads, head_importance
-from lobes.batching import collate, encode, in_order_batches, padding_id
-from lobes.evaluation import predictions_of
+from lobes.data.batching import collate, encode, in_order_batches, padding_id
+from lobes.experiments.demo_data import demo_tasks, fetch
 from lobes.heads import HeadLayout
+from lobes.measure.evaluation import predictions_of
 from lobes.metrics import get_metric
 from lobes.modeling import example_losses
-from lobes.study.demo_data import demo_tasks, fetch
 from lobes.training.trainer import MultiTaskTrainer, training_arguments
 
 FRACTION = 0.3

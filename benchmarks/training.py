@@ -20,7 +20,7 @@ import torch
 from transformers import TrainerCallback
 
 from lobes import IAT, HeadSet, MultiTaskModel, Task, find_heads
-from lobes.study.demo_data import demo_tasks, fetch
+from lobes.experiments.demo_data import demo_tasks, fetch
 from lobes.training.arguments import training_arguments
 from lobes.training.row_gate import learning_rows
 from lobes.training.trainer import MultiTaskTrainer

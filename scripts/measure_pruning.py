@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 import lobes
-from lobes.study.choice import Choice
-from lobes.study.config import load_study
-from lobes.study.speed import compare_speed, timing_inputs
-from lobes.study.subject import load_tasks
+from lobes.config.study import load_study
+from lobes.experiments.heads_to_prune import Choice
+from lobes.experiments.loading import load_tasks
+from lobes.experiments.speed import compare_speed, timing_inputs
 
 FRACTIONS = (0.1, 0.3, 0.5)
 

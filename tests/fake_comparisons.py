@@ -1,6 +1,6 @@
 """Made-up comparisons and transfer studies with known content, for the tests of their pages.
 
-The summaries are computed from the made-up scores by `lobes.seeds`, as in a real study.
+`lobes.dissociation.seeds` computes the summaries from the made-up scores, as in a real study.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fake_results import fake_results, iat_record
-from lobes.seeds import summarize_comparison, summarize_transfer
+from lobes.dissociation.seeds import summarize_comparison, summarize_transfer
 
 METHODS = ("single", "multi", "iat", "frozen", "probe")
 STARTS = ("pretrained", "multi", "iat")

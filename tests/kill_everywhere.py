@@ -25,17 +25,17 @@ from typing import Any
 
 import torch
 
+from lobes.config.study import load_study, override, with_trained_model
+from lobes.experiments.ag_pair import make_pairs
+from lobes.experiments.compare import compare_study
+from lobes.experiments.export_run import export_run
+from lobes.experiments.heads_to_prune import Choice
+from lobes.experiments.predict import predict_run
+from lobes.experiments.prune import prune_model
+from lobes.experiments.reports import report_again, report_runs, write_exhibits
+from lobes.experiments.run import run_study
+from lobes.experiments.transfer import transfer_study
 from lobes.modeling import MultiTaskModel
-from lobes.study.ag_pair import make_pairs
-from lobes.study.choice import Choice
-from lobes.study.compare import compare_study
-from lobes.study.config import load_study, override, with_trained_model
-from lobes.study.export import export_run
-from lobes.study.predict import predict_run
-from lobes.study.prune import prune_model
-from lobes.study.reports import report_again, report_runs, write_exhibits
-from lobes.study.run import run_study
-from lobes.study.transfer import transfer_study
 from tiny_study import write_study
 
 SMALL = (

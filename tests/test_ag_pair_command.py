@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from lobes.errors import ConfigError, DataError, LobesError, RunError
-from lobes.study.ag_pair import make_pairs
+from lobes.experiments.ag_pair import make_pairs
 from lobes.tasks.ag_pair import ag_pairs
 from lobes.tasks.sources import load_split, load_task
 
@@ -115,7 +115,7 @@ def test_memory_stays_near_the_size_of_the_corpus(tmp_path):
     script = (
         "import re, sys\n"
         "from pathlib import Path\n"
-        "from lobes.study.ag_pair import make_pairs\n"
+        "from lobes.experiments.ag_pair import make_pairs\n"
         "make_pairs(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "status = Path('/proc/self/status').read_text()\n"
         "print(1024 * int(re.search(r'VmHWM:\\s+(\\d+) kB', status).group(1)))\n"

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lobes.batching import (
+from lobes.data.batching import (
     Encoded,
     collate,
     encode,
@@ -47,7 +47,7 @@ def test_encoding_gives_what_the_tokenizer_gives():
 
 def test_encoding_in_chunks_changes_nothing(monkeypatch):
     whole = encode(TOKENIZER, SENTENCES, max_length=37)
-    monkeypatch.setattr("lobes.batching._CHUNK", 3)
+    monkeypatch.setattr("lobes.data.batching._CHUNK", 3)
     assert rows(encode(TOKENIZER, SENTENCES, max_length=37)) == rows(whole)
 
 

@@ -10,8 +10,8 @@ from torch.overrides import TorchFunctionMode
 
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
+from lobes.experiments.open_model import describe_heads
 from lobes.heads import HeadSet
-from lobes.study.models import describe_heads
 from lobes.terminal import show_heads
 from tiny_models import tiny_model
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from lobes.evaluation import evaluate, measuring
+from lobes.measure.evaluation import evaluate, measuring
 from lobes.modeling import MultiTaskModel, PromptedModel
 from lobes.modeling.bf16 import bf16_copy
 from lobes.modeling.single_task import SingleTaskModel

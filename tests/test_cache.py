@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from lobes.cache import cache_folder, load, save
+from lobes.data.cache import cache_folder, load, save
 
 ARRAYS = {
     "ids": np.arange(700_001, dtype=np.int32),

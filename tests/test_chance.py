@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from lobes.study.chance import warn_near_chance
-from lobes.study.config import load_study, override
-from lobes.study.run import run_study
+from lobes.config.study import load_study, override
+from lobes.experiments.chance_warning import warn_near_chance
+from lobes.experiments.run import run_study
 from lobes.tasks.task import Task
 from tiny_study import write_study
 from tiny_tasks import mood_task, warmth_task

@@ -22,11 +22,11 @@ from typer.testing import CliRunner
 
 from lobes import __version__
 from lobes.cli import app
-from lobes.disk import read_json
+from lobes.config.study import load_study
+from lobes.experiments.demo_data import DemoAssets
+from lobes.experiments.store import RunFolder
+from lobes.files import read_json
 from lobes.heads import HeadLayout, OwnedRows, Site
-from lobes.study.config import load_study
-from lobes.study.demo_data import DemoAssets
-from lobes.study.store import RunFolder
 from lobes.terminal import Progress, show_heads
 from tiny_models import tiny_model
 from tiny_study import as_before, timeless, write_study  # noqa: F401
@@ -301,7 +301,7 @@ def test_a_fault_of_ours_is_one_line_and_debug_shows_where(monkeypatch, tmp_path
     def fail(*_):
         raise ZeroDivisionError("secret\x1b[31m")
 
-    monkeypatch.setattr("lobes.study.reports.read_json", fail)
+    monkeypatch.setattr("lobes.experiments.reports.read_json", fail)
     line = refusal("report", tmp_path / "x")
     assert line == (
         "lobes failed in a way it should not (ZeroDivisionError: secret\ufffd[31m); --debug "
@@ -630,8 +630,10 @@ def test_the_demo_is_an_ordinary_study(study, tmp_path, monkeypatch):
     """With a tiny model and its tasks in place of the packages."""
     tasks = load_study(study).to_dict()["tasks"]
     assets = DemoAssets(study.parent / "model", tmp_path)
-    monkeypatch.setattr("lobes.study.demo_data.fetch", lambda log=None: log("Fetched.") or assets)
-    monkeypatch.setattr("lobes.study.demo.write_demo_data", lambda *_, **__: tasks)
+    monkeypatch.setattr(
+        "lobes.experiments.demo_data.fetch", lambda log=None: log("Fetched.") or assets
+    )
+    monkeypatch.setattr("lobes.experiments.demo.write_demo_data", lambda *_, **__: tasks)
     result = lobes("demo", "--fetch-only")
     assert (result.exit_code, result.stdout, _said(result.stderr)) == (0, "", "Fetched.\n")
     small = ("training.steps=3", "iap.fractions=[0.5]", "iap.controls=2", "max_length=31")

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from lobes.config.study import load_study, override
 from lobes.errors import ConfigError, DataError, RunError
-from lobes.evaluation import evaluate
+from lobes.experiments import compare as compare_module
+from lobes.experiments.compare import compare_study
+from lobes.experiments.methods import SeedRun, with_defaults
+from lobes.experiments.probe import pooled_features, probe
+from lobes.measure.evaluation import evaluate
 from lobes.modeling import MultiTaskModel
 from lobes.report.comparison import read_comparison
-from lobes.study import compare as compare_module
-from lobes.study.compare import compare_study
-from lobes.study.config import load_study, override
-from lobes.study.methods import SeedRun, with_defaults
-from lobes.study.probe import pooled_features, probe
 from tiny_study import write_study
 from tiny_tasks import mood_task, warmth_task
 
@@ -267,7 +267,7 @@ def test_the_reported_scores_are_those_of_the_selected_models(finished, expected
 
 
 def test_d_scores_are_those_of_the_lesion_matrix(finished, expected):
-    from lobes.iap import lesion_matrix
+    from lobes.measure.iap import lesion_matrix
 
     study = with_defaults(load_study(finished, SMALL))
     run = SeedRun(study, 0, compare_module.load_tasks(study), finished.parent / "unused")
@@ -424,7 +424,7 @@ def test_another_comparison_is_refused(copied):
 
 
 def test_a_comparison_and_a_run_have_folders_of_their_own(copied):
-    from lobes.study.run import run_study
+    from lobes.experiments.run import run_study
 
     with pytest.raises(RunError) as caught:
         run_study(copied)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lobes.config.settings import METHODS
+from lobes.config.study import SECTIONS, StudyConfig, differences, load_study, override
 from lobes.errors import ConfigError
-from lobes.study.config import SECTIONS, StudyConfig, differences, load_study, override
-from lobes.study.tables import METHODS
 
 STUDY = """
 model = "org/some-model"

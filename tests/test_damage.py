@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from kill_everywhere import SMALL
+from lobes.config.study import load_study, override
 from lobes.errors import LobesError
-from lobes.study.config import load_study, override
-from lobes.study.models import trained_model
-from lobes.study.predict import predict_run
-from lobes.study.reports import _read as read
-from lobes.study.reports import report_again
-from lobes.study.run import run_study
-from lobes.study.several import stored_matrix
-from lobes.study.store import RunFolder
+from lobes.experiments.open_model import trained_model
+from lobes.experiments.pooled_runs import stored_matrix
+from lobes.experiments.predict import predict_run
+from lobes.experiments.reports import _read as read
+from lobes.experiments.reports import report_again
+from lobes.experiments.run import run_study
+from lobes.experiments.store import RunFolder
 from tiny_study import timeless, write_study
 
 AGAIN = ("damaged", "run the study again", "--fresh")

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lobes.cache import cache_folder
+from lobes.data.cache import cache_folder
 from lobes.errors import ConfigError, DataError
-from lobes.study import demo_data
-from lobes.study.demo_data import (
+from lobes.experiments import demo_data
+from lobes.experiments.demo_data import (
     DOMAINS,
     NEUTRAL,
     SENTIMENTS,

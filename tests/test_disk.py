@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lobes import disk
+from lobes import files as disk
 from lobes.errors import DataError, RunError
 
 

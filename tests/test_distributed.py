@@ -11,8 +11,8 @@ import torch
 
 from distributed_iat import CHECKPOINT, SETTINGS, STEPS
 from lobes.discovery import find_heads
-from lobes.evaluation import evaluate
 from lobes.heads import HeadSet
+from lobes.measure.evaluation import evaluate
 from lobes.modeling import MultiTaskModel
 from lobes.training.data import TrainingData
 from lobes.training.sampling import TaskBatchSampler

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import lobes
 from lobes.cli import app
-from lobes.study.config import load_study
+from lobes.config.study import load_study
 from tiny_images import picture, save_picture, tiny_processor
 from tiny_models import tiny_model
 from tiny_study import write_study

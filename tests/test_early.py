@@ -3,12 +3,12 @@
 import pytest
 from tokenizers import normalizers, processors
 
+from lobes.config.study import load_study, override
 from lobes.errors import DataError, RunError
+from lobes.experiments import growth
+from lobes.experiments.loading import check_inputs
+from lobes.experiments.run import run_study
 from lobes.modeling import MultiTaskModel
-from lobes.study import growth
-from lobes.study.config import load_study, override
-from lobes.study.run import run_study
-from lobes.study.subject import check_inputs
 from lobes.tasks.task import Task
 from tiny_models import tiny_model
 from tiny_study import write_study

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, HeadError
-from lobes.evaluation import evaluate
 from lobes.heads import HeadSet
+from lobes.measure.evaluation import evaluate
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task

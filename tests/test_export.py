@@ -12,9 +12,10 @@ import transformers
 from torch import Tensor, nn
 
 from lobes.errors import ConfigError, LobesError, ModelError, RunError
-from lobes.modeling import MultiTaskModel, SingleTaskModel, export, load_task_model
-from lobes.modeling.export import export_task
-from lobes.modeling.opening import quiet
+from lobes.modeling import MultiTaskModel, SingleTaskModel, load_task_model
+from lobes.modeling import export_task as export
+from lobes.modeling.export_task import export_task
+from lobes.modeling.safe_loading import quiet
 from lobes.tasks.task import Task
 from tiny_models import TINY, tiny_model
 from tiny_tasks import mood_task, pair_task, tiny_tokenizer, topic_task, warmth_task

@@ -14,7 +14,7 @@ from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import HeadError, ModelError
 from lobes.heads import HeadSet, OwnedRows
-from lobes.importance import head_importance
+from lobes.measure.importance import head_importance
 from lobes.replay import Replay
 from lobes.training.row_gate import RowGate
 

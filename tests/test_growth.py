@@ -9,18 +9,18 @@ import torch
 from scipy import stats
 
 from lobes.ablation import ablate
+from lobes.config.study import load_study, override
 from lobes.dissociation.similarity import importance_correlation, linear_cka
 from lobes.errors import ConfigError
+from lobes.experiments.growth import growth_steps
+from lobes.experiments.loading import load_tasks, new_model
+from lobes.experiments.probe import pooled_features
+from lobes.experiments.run import run_study
 from lobes.heads import HeadScores, HeadSet
-from lobes.iap import lesion_matrix
-from lobes.importance import head_importance
+from lobes.measure.iap import lesion_matrix
+from lobes.measure.importance import head_importance
+from lobes.measure.similarity import gradient_similarity, lesion_cka
 from lobes.modeling import MultiTaskModel
-from lobes.similarity import gradient_similarity, lesion_cka
-from lobes.study.config import load_study, override
-from lobes.study.growth import growth_steps
-from lobes.study.probe import pooled_features
-from lobes.study.run import run_study
-from lobes.study.subject import load_tasks, new_model
 from tiny_models import tiny_model
 from tiny_study import timeless, write_study
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task, warmth_task

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from lobes import HeadSet, MultiTaskModel, prune
 from lobes.cli import app
-from lobes.modeling.opening import quiet
-from lobes.study.config import load_study
+from lobes.config.study import load_study
+from lobes.modeling.safe_loading import quiet
 from tiny_models import tiny_model
 from tiny_study import as_before, write_study  # noqa: F401
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task

@@ -8,10 +8,10 @@ import pytest
 from lobes.discovery import find_heads
 from lobes.dissociation.statistics import is_decided
 from lobes.errors import ConfigError
-from lobes.evaluation import evaluate
 from lobes.heads import HeadSet
-from lobes.iap import IapSettings, lesion_matrix
-from lobes.importance import head_importance
+from lobes.measure.evaluation import evaluate
+from lobes.measure.iap import IapSettings, lesion_matrix
+from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel
 from tiny_models import tiny_model
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task

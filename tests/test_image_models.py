@@ -12,12 +12,12 @@ from torch.nn.functional import cross_entropy
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, ModelError
-from lobes.evaluation import evaluate, prepare
 from lobes.heads import HeadSet
-from lobes.iap import IapSettings, lesion_matrix
-from lobes.importance import head_importance
+from lobes.measure.evaluation import evaluate, prepare
+from lobes.measure.iap import IapSettings, lesion_matrix
+from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel, PromptedModel, load_task_model
-from lobes.modeling.export import export_task
+from lobes.modeling.export_task import export_task
 from lobes.tasks.examples import Examples
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.task import Task

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import transformers
 
-from lobes.study.config import load_study, override
-from lobes.study.run import run_study
+from lobes.config.study import load_study, override
+from lobes.experiments.run import run_study
 from tiny_images import image_rows, save_picture, tiny_processor
 from tiny_models import tiny_model
 

@@ -10,9 +10,9 @@ import zoo
 from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
-from lobes.evaluation import evaluate
 from lobes.heads import HeadSet
-from lobes.importance import TaskSteps, head_importance
+from lobes.measure.evaluation import evaluate
+from lobes.measure.importance import TaskSteps, head_importance
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.tasks.task import Task
 from tiny_images import image_task, tiny_processor

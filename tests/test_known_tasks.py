@@ -8,9 +8,9 @@ import datasets
 import numpy as np
 import pytest
 
+from lobes.config.study import load_study
 from lobes.errors import ConfigError, DataError
 from lobes.metrics import get_metric
-from lobes.study.config import load_study
 from lobes.tasks.known import KNOWN, XNLI_LANGUAGES, known_task
 from lobes.tasks.sources import load_split, load_task
 

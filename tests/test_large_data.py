@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lobes import MultiTaskModel, MultiTaskTrainer, Task, batching, cache, lesion_matrix, texts
+from lobes import MultiTaskModel, MultiTaskTrainer, Task, lesion_matrix
+from lobes.data import batching, cache, texts
 from lobes.errors import DataError
-from lobes.iap import IapSettings
-from lobes.study.splits import hold_out
-from lobes.study.subject import task_fingerprint
+from lobes.experiments.loading import task_fingerprint
+from lobes.experiments.splits import hold_out
+from lobes.measure.iap import IapSettings
 from lobes.tasks import columns, formats, sources
 from lobes.tasks.examples import Examples
 from lobes.tasks.sources import load_split, load_task
@@ -414,8 +415,8 @@ def test_fewer_examples_than_a_batch_are_trained_and_measured(tmp_path, number):
 
 MEASURE = """
 import sys
-from lobes import cache
-from lobes.batching import encode
+from lobes.data import cache
+from lobes.data.batching import encode
 from lobes.tasks.sources import load_task
 from tiny_tasks import tiny_tokenizer
 

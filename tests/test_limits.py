@@ -11,10 +11,10 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from lobes import IAT, limits
+from lobes.config.study import SECTIONS, StudyConfig, load_study, override
 from lobes.errors import ConfigError, DataError
-from lobes.iap import IapSettings
 from lobes.limits import Limit
-from lobes.study.config import SECTIONS, StudyConfig, load_study, override
+from lobes.measure.iap import IapSettings
 from lobes.tasks.task import TaskSpec
 from lobes.training.arguments import training_arguments
 from lobes.training.sampling import TaskBatchSampler

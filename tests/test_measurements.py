@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lobes.errors import RunError
-from lobes.study.measurements import Measurements
+from lobes.experiments.measurements import Measurements
 
 
 class Counter:

@@ -11,11 +11,11 @@ import transformers
 from damage import damage, outcome, within
 from lobes import HeadSet, MultiTaskModel, PromptedModel, load_pruned, load_task_model, prune
 from lobes.discovery import find_heads
-from lobes.disk import mark_folder
 from lobes.errors import ModelError, RunError
-from lobes.modeling.opening import quiet
-from lobes.study.manifest import PRUNED_MARKER
-from lobes.study.models import find_model_heads, open_model
+from lobes.experiments.manifest import PRUNED_MARKER
+from lobes.experiments.open_model import find_model_heads, open_model
+from lobes.files import mark_folder
+from lobes.modeling.safe_loading import quiet
 from lobes.tasks.prompts import Prompt
 from tiny_images import image_task, tiny_processor
 from tiny_models import tiny_model

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lobes.errors import ConfigError, LobesError, ModelError
 from lobes.modeling import MultiTaskModel, SingleTaskModel, load_task_model
 from lobes.modeling import multi_task as modeling
-from lobes.modeling.opening import quiet
+from lobes.modeling.safe_loading import quiet
 from lobes.tasks.task import Task, TaskSpec
 from tiny_models import TINY, tiny_model
 from tiny_tasks import mood_task, pair_task, tiny_tokenizer, topic_task, warmth_task

@@ -6,23 +6,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lobes.config.study import load_study, override, with_trained_model
 from lobes.errors import RunError
-from lobes.modeling import MultiTaskModel
-from lobes.study import growth, subject
-from lobes.study.compare import compare_study
-from lobes.study.config import load_study, override, with_trained_model
-from lobes.study.methods import SeedRun, with_defaults
-from lobes.study.predict import predict_run
-from lobes.study.run import run_study
-from lobes.study.store import RunFolder
-from lobes.study.subject import (
+from lobes.experiments import growth, loading
+from lobes.experiments.compare import compare_study
+from lobes.experiments.loading import (
     base_fingerprint,
     load_tasks,
     model_fingerprint,
     new_model,
     scope_of,
 )
-from lobes.study.transfer import transfer_study
+from lobes.experiments.methods import SeedRun, with_defaults
+from lobes.experiments.predict import predict_run
+from lobes.experiments.run import run_study
+from lobes.experiments.store import RunFolder
+from lobes.experiments.transfer import transfer_study
+from lobes.modeling import MultiTaskModel
 from tiny_models import tiny_model
 from tiny_study import write_study
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task
@@ -143,7 +143,7 @@ def test_measurements_of_another_version_have_other_names(monkeypatch):
     model, tasks = model_of(), [mood_task(), topic_task()]
     before = scope_of(model, tasks, "fp32")
     assert scope_of(model, tasks, "fp32") == before
-    monkeypatch.setattr(subject, "MEASUREMENT_VERSION", subject.MEASUREMENT_VERSION + 1)
+    monkeypatch.setattr(loading, "MEASUREMENT_VERSION", loading.MEASUREMENT_VERSION + 1)
     assert scope_of(model, tasks, "fp32") != before
 
 

@@ -13,20 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
+from lobes.config.study import load_study
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.statistics import paired_p_value
 from lobes.errors import ConfigError, DataError, ModelError
-from lobes.evaluation import evaluate, predictions_of
+from lobes.experiments.probe import pooled_features, probe
+from lobes.experiments.splits import growing_order, hold_out, subset_sizes
+from lobes.experiments.task_listing import describe_task
 from lobes.heads import HeadSet
-from lobes.importance import head_importance
+from lobes.measure.evaluation import evaluate, predictions_of
+from lobes.measure.importance import head_importance
 from lobes.metrics import METRICS
 from lobes.modeling import MultiTaskModel, SingleTaskModel, load_task_model
-from lobes.modeling.export import export_task
+from lobes.modeling.export_task import export_task
 from lobes.modeling.task_model import example_losses
-from lobes.study.config import load_study
-from lobes.study.probe import pooled_features, probe
-from lobes.study.splits import growing_order, hold_out, subset_sizes
-from lobes.study.tasks import describe_task
 from lobes.tasks.examples import Examples
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.sources import load_split, load_task

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from fake_results import fake_results
-from lobes.disk import to_json
 from lobes.errors import RunError
-from lobes.study.ag_pair import make_pairs
-from lobes.study.outputs import OutputFolder, check_output
-from lobes.study.prune import _copy, check_target
-from lobes.study.reports import report_again, write_exhibits
+from lobes.experiments.ag_pair import make_pairs
+from lobes.experiments.outputs import OutputFolder, check_output
+from lobes.experiments.prune import _copy, check_target
+from lobes.experiments.reports import report_again, write_exhibits
+from lobes.files import to_json
 
 MINE = b"text\tmood\nmine\tgood\n"
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from lobes.heads import HeadSet
-from lobes.iap import lesion_matrix
+from lobes.measure.iap import lesion_matrix
 from lobes.tasks.task import Task
 from planted import planted_levels, planted_model
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lobes.errors import ConfigError
-from lobes.precision import has_native_bf16, resolve_precision
+from lobes.modeling.precision import has_native_bf16, resolve_precision
 
 
 @pytest.mark.parametrize("found", [{"avx512_bf16": True}, {"amx_bf16": True}])

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from lobes.config.study import load_study
 from lobes.errors import ConfigError, DataError, LobesError, RunError
-from lobes.evaluation import evaluate, predict_logits
+from lobes.experiments.predict import _lines, predict_run
+from lobes.experiments.run import run_study
+from lobes.measure.evaluation import evaluate, predict_logits
 from lobes.modeling import load_task_model
-from lobes.study.config import load_study
-from lobes.study.predict import _lines, predict_run
-from lobes.study.run import run_study
 from lobes.tasks.glue import SUBMISSIONS, submission_lines
 from lobes.tasks.known import KNOWN
 from lobes.tasks.sources import Split, load_split, load_task

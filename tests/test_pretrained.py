@@ -10,7 +10,6 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from lobes.errors import ModelError
-from lobes.modeling.opening import quiet
 from lobes.modeling.pretrained import (
     load_config,
     load_model,
@@ -18,6 +17,7 @@ from lobes.modeling.pretrained import (
     sentence_pooling,
     with_padding,
 )
+from lobes.modeling.safe_loading import quiet
 from tiny_models import tiny_model
 from tiny_tasks import tiny_tokenizer
 

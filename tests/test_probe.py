@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from lobes.experiments import probe as probe_module
+from lobes.experiments.probe import pooled_features, probe, ridge
+from lobes.experiments.splits import hold_out
 from lobes.modeling import MultiTaskModel
-from lobes.study import probe as probe_module
-from lobes.study.probe import pooled_features, probe, ridge
-from lobes.study.splits import hold_out
 from tiny_models import tiny_model
 from tiny_tasks import mood_task, pair_task, tiny_tokenizer, topic_task, warmth_task
 

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, ModelError
-from lobes.evaluation import evaluate
 from lobes.heads import HeadSet
-from lobes.iap import lesion_matrix
-from lobes.importance import head_importance
+from lobes.measure.evaluation import evaluate
+from lobes.measure.iap import lesion_matrix
+from lobes.measure.importance import head_importance
 from lobes.modeling import PromptedModel
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.sources import Split

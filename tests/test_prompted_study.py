@@ -7,12 +7,12 @@ import pytest
 import torch
 import transformers
 
+from lobes.config.study import load_study, override
 from lobes.errors import ConfigError
-from lobes.evaluation import evaluate
+from lobes.experiments.loading import load_tasks
+from lobes.experiments.run import given_model, run_study
+from lobes.measure.evaluation import evaluate
 from lobes.modeling import PromptedModel
-from lobes.study.config import load_study, override
-from lobes.study.run import given_model, run_study
-from lobes.study.subject import load_tasks
 from lobes.tasks.prompts import Prompt
 from tiny_study import timeless
 from tiny_tasks import VOCABULARY, mood_task, tiny_tokenizer, topic_task

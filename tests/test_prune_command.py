@@ -18,11 +18,11 @@ from torch import Tensor, nn
 import lobes
 from lobes import HeadLayout, HeadScores, HeadSet, Site
 from lobes.errors import ConfigError, HeadError, LobesError, ModelError, RunError
+from lobes.experiments.heads_to_prune import Choice, mean_rank
+from lobes.experiments.open_model import open_model
+from lobes.experiments.prune import MARKER, prune_model
+from lobes.experiments.speed import compare_speed, timing_inputs
 from lobes.modeling import MultiTaskModel
-from lobes.study.choice import Choice, mean_rank
-from lobes.study.models import open_model
-from lobes.study.prune import MARKER, prune_model
-from lobes.study.speed import compare_speed, timing_inputs
 from tiny_models import tiny_inputs, tiny_model
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task
 
@@ -264,7 +264,7 @@ def test_nothing_is_left_of_what_failed(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lobes.study.prune.compare_speed", stop)
+    monkeypatch.setattr("lobes.experiments.prune.compare_speed", stop)
     with pytest.raises(KeyboardInterrupt):
         prune_model(Choice(drop="0:1"), tmp_path / "new", model=str(bert))
     assert list(tmp_path.iterdir()) == []
@@ -273,7 +273,7 @@ def test_nothing_is_left_of_what_failed(
 def test_what_differs_from_ablation_is_not_written(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lobes.study.prune.ablate", lambda *_, **__: nullcontext())
+    monkeypatch.setattr("lobes.experiments.prune.ablate", lambda *_, **__: nullcontext())
     with pytest.raises(ModelError, match="new was not written: loaded back, the pruned model diff"):
         prune_model(Choice(drop="0:1"), tmp_path / "new", model=str(bert))
     assert list(tmp_path.iterdir()) == []

@@ -17,9 +17,9 @@ from torch import nn
 import lobes
 from lobes import HeadSet, ablate, find_heads, load_pruned, prune
 from lobes.errors import HeadError, ModelError
-from lobes.pruning.compare import largest_difference
 from lobes.pruning.cutting import tried_out
 from lobes.pruning.plan import KEY, plans_of
+from lobes.pruning.verification import largest_difference
 from plain_models import WIDTH, Attention, Encoder, attend, join, split
 from tiny_models import TINY, tiny_inputs, tiny_model
 

@@ -6,7 +6,7 @@ import transformers
 
 from lobes import HeadSet, find_heads, load_pruned, prune
 from lobes.errors import ModelError
-from lobes.pruning import special
+from lobes.pruning import t5_and_bigbird
 from test_pruning import ablated, assert_same, run, uneven
 from tiny_models import tiny_inputs, tiny_model
 
@@ -14,7 +14,7 @@ from tiny_models import tiny_inputs, tiny_model
 def test_layers_of_t5_cannot_share_a_bias_once_they_keep_different_heads(monkeypatch):
     model = tiny_model("t5")
     heads = HeadSet([(0, 1), (1, 2), (1, 3)])
-    monkeypatch.setattr(special, "own_tables", lambda *_: [])
+    monkeypatch.setattr(t5_and_bigbird, "own_tables", lambda *_: [])
     with pytest.raises(ModelError, match="cannot be pruned"):
         prune(model, heads)
 
@@ -47,7 +47,7 @@ def test_a_model_that_exchanges_its_attention_is_refused(monkeypatch, tmp_path):
     with pytest.raises(ModelError, match=r'attention_type to "original_full"'):
         prune(model, heads)
     # without the refusal the loaded model would be wrong: it builds new modules of full size
-    monkeypatch.setattr(special, "exchanges_modules", lambda _: False)
+    monkeypatch.setattr(t5_and_bigbird, "exchanges_modules", lambda _: False)
     prune(model, heads).save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match="shape"):
         run(load_pruned(tmp_path), {"input_ids": torch.randint(4, 61, (2, 9))})

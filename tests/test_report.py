@@ -24,11 +24,12 @@ from rich.console import Console
 from fake_results import HOSTILE, fake_results
 from lobes.errors import RunError
 from lobes.heads import HeadScores, HeadSet
-from lobes.report import exhibits, figures, listing, words
+from lobes.report import exhibits, figures, listing
+from lobes.report import formatting as fmt
 from lobes.report.findings import findings, near_chance
 from lobes.report.html import render, write_report
 from lobes.report.lesions import double_of
-from lobes.report.source import read_results
+from lobes.report.reading import read_results
 from lobes.report.tabular import MOST_PAIRS
 from lobes.report.terminal import tables
 from lobes.report.view import view
@@ -192,7 +193,7 @@ def test_pairs(planted):
         assert row[:2] == [pair["first"], pair["second"]]
         effects = [as_number(row[2]), as_number(row[4])]
         assert effects == pytest.approx(pair["effects"], abs=5.1e-4)
-        expected = words.p_value(words.number(pair["p_controls_holm"]))
+        expected = fmt.p_value(fmt.number(pair["p_controls_holm"]))
         assert row[7:] == [expected, double_of(pair, n_controls, len(pairs))]
 
 
@@ -355,7 +356,7 @@ def test_sentences_of_a_planted_study():
     column = results["fractions"][-1]["dissociation"]["column"]
     main, others, alone, pairs, fractions = spaced(findings(results).sentences)
     assert main.startswith("At 30 % of the heads (21 heads for each task) the model’s column D-sc")
-    assert f"is {words.points(column['mean'])} % (95 % interval " in main
+    assert f"is {fmt.points(column['mean'])} % (95 % interval " in main
     assert main.endswith("of 59 random lesions matched by site, none does as much (p = 0.017).")
     assert others.startswith("By the other two definitions: row +")
     assert alone == "One at a time (uncorrected), every task is beyond random lesions."
@@ -639,8 +640,12 @@ def test_many_tasks_are_summarized_and_exported_whole():
             overlaps = [cell.text for place, cell in enumerate(full.overlap[j].cells) if place != j]
             largest = max(overlaps, key=lambda text: float(text.split()[0]))
             assert line[:4] == (
-                *(names[j], words.fixed(results["tasks"][j]["base"]), words.fixed(column[j])),
-                words.fixed(np.delete(column, j).mean()),
+                *(
+                    names[j],
+                    fmt.fixed(results["tasks"][j]["base"]),
+                    fmt.fixed(column[j]),
+                ),
+                fmt.fixed(np.delete(column, j).mean()),
             )
             assert line[5] == names[column.argmin()]
             assert line[7] == largest.split()[0]
@@ -681,23 +686,23 @@ def test_view_equals_the_gold_file():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (words.fixed(-0.0004), "0.000"),
-        (words.fixed(-0.0315), "−0.032"),
-        (words.points(12.44), "+12.4"),
-        (words.points(math.nan), "–"),
-        (words.p_value(0.05), "0.050"),
-        (words.p_value(0.0504), "0.0504"),
-        (words.p_value(0.05001), "0.0501"),
-        (words.p_value(0.0499), "0.050"),
-        (words.p_value(0.00001), "< 0.001"),
-        (words.percent(0.3), "30\u00a0%"),
-        (words.percent(0.125), "12.5\u00a0%"),
-        (words.thousands(22713216), "22\u202f713\u202f216"),
-        (words.duration(4.24), "4.2 s"),
-        (words.duration(185), "3 min 05 s"),
-        (words.duration(4321), "1 h 12 min"),
-        (words.listing(["a", "b", "c"]), "a, b and c"),
-        (words.significant(-0.00012345), "−0.000123"),
+        (fmt.fixed(-0.0004), "0.000"),
+        (fmt.fixed(-0.0315), "−0.032"),
+        (fmt.points(12.44), "+12.4"),
+        (fmt.points(math.nan), "–"),
+        (fmt.p_value(0.05), "0.050"),
+        (fmt.p_value(0.0504), "0.0504"),
+        (fmt.p_value(0.05001), "0.0501"),
+        (fmt.p_value(0.0499), "0.050"),
+        (fmt.p_value(0.00001), "< 0.001"),
+        (fmt.percent(0.3), "30\u00a0%"),
+        (fmt.percent(0.125), "12.5\u00a0%"),
+        (fmt.thousands(22713216), "22\u202f713\u202f216"),
+        (fmt.duration(4.24), "4.2 s"),
+        (fmt.duration(185), "3 min 05 s"),
+        (fmt.duration(4321), "1 h 12 min"),
+        (fmt.listing(["a", "b", "c"]), "a, b and c"),
+        (fmt.significant(-0.00012345), "−0.000123"),
     ],
 )
 def test_words(text, expected):
@@ -705,20 +710,24 @@ def test_words(text, expected):
 
 
 def test_site_labels_keep_what_differs():
-    assert words.site_labels([f"encoder.layer.{k}.attention" for k in range(3)]) == ("0", "1", "2")
-    assert words.site_labels(
+    assert fmt.site_labels([f"encoder.layer.{k}.attention" for k in range(3)]) == (
+        "0",
+        "1",
+        "2",
+    )
+    assert fmt.site_labels(
         [
             "encoder.block.0.layer.0.SelfAttention",
             "decoder.block.0.layer.0.SelfAttention",
             "decoder.block.0.layer.1.EncDecAttention",
         ]
     ) == ("encoder.0.SelfAttn", "decoder.0.SelfAttn", "decoder.1.EncDecAttn")
-    assert words.site_labels(["m.a.x", "m.b"]) == ("a.x", "b")
+    assert fmt.site_labels(["m.a.x", "m.b"]) == ("a.x", "b")
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=6), st.integers(5, 30))
 def test_site_labels_are_as_many_as_sites_and_short(names, width):
-    labels = words.site_labels(names, width)
+    labels = fmt.site_labels(names, width)
     assert len(labels) == len(names)
     assert all(len(label) <= width for label in labels)
 
@@ -743,6 +752,6 @@ def test_ticks_enclose_their_range_in_equal_round_steps(a, b, most):
     )
 )
 def test_cleaning_twice_is_cleaning_once(value):
-    once = words.clean(value)
-    assert words.clean(once) == once
+    once = fmt.clean(value)
+    assert fmt.clean(once) == once
     json.dumps(once, ensure_ascii=False).encode("utf-8")

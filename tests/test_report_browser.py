@@ -18,7 +18,7 @@ from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
 from lobes.report import comparison, runs, transfer
 from lobes.report.examples import examples_of
-from lobes.report.export import figure_files
+from lobes.report.exporting import figure_files
 from lobes.report.html import render
 from lobes.report.view import view
 

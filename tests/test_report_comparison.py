@@ -17,11 +17,11 @@ import pytest
 from rich.console import Console
 
 from fake_comparisons import fake_comparison
+from lobes.dissociation.seeds import summarize_comparison
 from lobes.errors import RunError
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.comparison import read_comparison, render, tables, view
 from lobes.report.comparison_findings import chosen_before_iat, performance, specialisation
-from lobes.seeds import summarize_comparison
 from pages import Page, as_number
 
 GOLD = Path(__file__).parent / "gold" / "comparison_view.json"
@@ -131,7 +131,7 @@ def test_performance_sentences():
         "than after ordinary multi-task training?"
     )
     main, tasks, against, single = spaced(found.sentences)
-    means = [words.fixed(summary["methods"][m]["mean"]["mean"]) for m in ("iat", "multi")]
+    means = [fmt.fixed(summary["methods"][m]["mean"]["mean"]) for m in ("iat", "multi")]
     gain = summary["differences"][0]["mean"]
     assert main == (
         f"Over 5 seeds, the mean score of the 3 tasks is {means[0]} after IAT and {means[1]} after "
@@ -220,11 +220,11 @@ def test_specialisation_speaks_of_the_largest_fraction_and_of_column():
         if (each["fraction"], each["definition"]) == (0.3, "column")
     )
     main, _, others, rest = spaced(specialisation(comparison).sentences)
-    means = [words.points(entry[method]["mean"]["mean"]) for method in ("multi", "iat")]
+    means = [fmt.points(entry[method]["mean"]["mean"]) for method in ("multi", "iat")]
     assert main.startswith(
         f"At 30 % of the heads the model’s column D-score, over 5 seeds, is {means[0]} % after "
         f"ordinary multi-task training and {means[1]} % after IAT: a difference of "
-        f"{words.points(entry['difference']['mean']['mean'])} (95 % interval "
+        f"{fmt.points(entry['difference']['mean']['mean'])} (95 % interval "
     )
     assert others.startswith("By the other definitions the difference is: row +")
     assert re.fullmatch(
@@ -305,12 +305,12 @@ def test_difference_tables_and_figures(planted, index):
     for row, expected in zip(rows, [entry["mean"], *entry["tasks"]], strict=True):
         keys = ("mean", "low", "high")
         assert estimate_of(row[1:3]) == pytest.approx([expected[k] for k in keys], abs=5.1e-5)
-        assert row[3] == words.p_value(expected["p"])
-        assert row[4] == words.p_value(expected.get("p_holm", np.nan))
+        assert row[3] == fmt.p_value(expected["p"])
+        assert row[4] == fmt.p_value(expected.get("p_holm", np.nan))
     first, second = (np.array(comparison["scores"][entry[side]]) for side in ("first", "second"))
     singles = (first - second).mean(axis=1)
     description = next(e for e in page.all("desc", id=f"difference-{index}-plot-text"))["text"]
-    span = words.interval(singles.min(), singles.max(), words.difference)
+    span = fmt.interval(singles.min(), singles.max(), fmt.difference)
     assert f"single seeds {span}." in description
 
 
@@ -325,7 +325,7 @@ def test_d_score_table_begins_with_the_headline(planted):
         expected["iat"]["mean"]["mean"], abs=0.051
     )
     assert as_number(rows[0][4]) == pytest.approx(expected["difference"]["mean"]["mean"], abs=0.051)
-    assert rows[0][6] == words.p_value(expected["difference"]["mean"]["p"])
+    assert rows[0][6] == fmt.p_value(expected["difference"]["mean"]["p"])
 
 
 def test_seed_table_marks_checkpoints_from_before_iat(planted):

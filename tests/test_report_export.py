@@ -23,12 +23,12 @@ from fake_comparisons import fake_comparison, fake_transfer
 from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
 from lobes.errors import ConfigError, RunError
-from lobes.report import comparison, export, runs, svg, transfer
-from lobes.report.export import figure_files, latex, table_files, to_csv, to_latex, to_png
+from lobes.experiments.reports import write_exhibits, write_figures
+from lobes.report import comparison, exporting, runs, svg, transfer
+from lobes.report.exporting import figure_files, latex, table_files, to_csv, to_latex, to_png
 from lobes.report.listing import figures_of, tables_of
 from lobes.report.tabular import Table, spreadsheet_cell
 from lobes.report.view import view
-from lobes.study.reports import write_exhibits, write_figures
 
 GOLD = Path(__file__).parent / "gold" / "export"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -205,7 +205,7 @@ def test_png_has_the_size_and_its_words(dpi):
 
 def test_png_without_its_library_or_a_font_is_one_sentence(monkeypatch, tmp_path):
     report = view(fake_results(**SMALL))
-    export._resvg.cache_clear()
+    exporting._resvg.cache_clear()
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(
         RunError, match=r"resvg_py, which is not installed: pip install 'lobes\[fig"
@@ -222,7 +222,7 @@ def test_png_without_its_library_or_a_font_is_one_sentence(monkeypatch, tmp_path
     monkeypatch.setitem(sys.modules, "resvg_py", Fontless)
     with pytest.raises(RunError, match="this machine has no font: install one"):
         write_figures(report, tmp_path / "figures")
-    export._resvg.cache_clear()
+    exporting._resvg.cache_clear()
 
 
 @pytest.mark.parametrize("dpi", [0, 23, 1201])

@@ -11,7 +11,7 @@ from rich.console import Console
 from fake_results import HOSTILE
 from fake_runs import fake_runs
 from lobes.errors import RunError
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.runs import read_runs, render, tables, view
 from lobes.report.runs_findings import runs_findings
 from pages import Page, as_number
@@ -96,15 +96,15 @@ def test_sentences_speak_of_the_largest_fraction_and_of_column():
     main, spread, others, alone, pairs, rest = spaced(found.sentences)
     mean = column["mean"]
     assert main == (
-        f"At 30 % of the heads the column D-score is {words.points(mean['mean'])} % on average "
-        f"(95 % interval over runs and examples {words.interval(mean['low'], mean['high'])}); of "
+        f"At 30 % of the heads the column D-score is {fmt.points(mean['mean'])} % on average "
+        f"(95 % interval over runs and examples {fmt.interval(mean['low'], mean['high'])}); of "
         f"59 random lesions, each averaged over the runs, none does as much (p = 0.017)."
     )
     low, high = np.argmin(column["means"]), np.argmax(column["means"])
     share = 100 * mean["over_runs"] / (mean["over_runs"] + mean["over_examples"])
     assert spread == (
-        f"Single runs lie between {words.points(column['means'][low])} % (run{low}) and "
-        f"{words.points(column['means'][high])} % (run{high}); the runs make {share:.0f} % of the "
+        f"Single runs lie between {fmt.points(column['means'][low])} % (run{low}) and "
+        f"{fmt.points(column['means'][high])} % (run{high}); the runs make {share:.0f} % of the "
         f"variance of the mean, the validation examples the rest."
     )
     assert others.startswith("By the other two definitions: row +")
@@ -190,11 +190,11 @@ def test_d_score_tables_and_figures(planted, place, name):
         ends = [as_number(end) for end in row[2].split(" to ")]
         expected = [found[key] for key in ("mean", "low", "high")]
         assert [as_number(row[1]), *ends] == pytest.approx(expected, abs=0.051)
-        assert row[3] == words.interval(runs.min(), runs.max())
+        assert row[3] == fmt.interval(runs.min(), runs.max())
         share = found["over_runs"] / (found["over_runs"] + found["over_examples"])
         assert as_number(row[4]) == pytest.approx(100 * share, abs=0.51)
     description = next(e for e in page.all("desc", id=f"strip-{place}-text"))["text"]
-    assert f"all tasks: {words.points(data['mean']['mean'])} %, interval" in description
+    assert f"all tasks: {fmt.points(data['mean']['mean'])} %, interval" in description
     dots = [e for e in page.all("path") if e.get("class") == "dots"]
     assert all(path["d"].count("M") == 5 for path in dots)
 
@@ -224,9 +224,9 @@ def test_pairs_table(planted):
         low, high = (as_number(end) for end in row[6].split(" to "))
         effect = pair["effects"][1]
         assert (low, high) == pytest.approx((effect["low"], effect["high"]), abs=5.1e-4)
-        assert row[7] == words.p_value(effect["p"])
-        assert row[8] == words.p_value(pair["p_holm"])
-        assert row[9] == words.p_value(pair["p_controls_holm"])
+        assert row[7] == fmt.p_value(effect["p"])
+        assert row[8] == fmt.p_value(pair["p_holm"])
+        assert row[9] == fmt.p_value(pair["p_controls_holm"])
         assert row[10] == "too few controls"
 
 
@@ -238,7 +238,7 @@ def test_base_scores(planted):
     for row, values in zip(page.table("base-caption"), base.T, strict=True):
         assert as_number(row[2]) == pytest.approx(values.mean(), abs=5.1e-4)
         assert as_number(row[3]) == pytest.approx(values.std(ddof=1), abs=5.1e-4)
-        assert row[4] == words.interval(values.min(), values.max(), words.fixed)
+        assert row[4] == fmt.interval(values.min(), values.max(), fmt.fixed)
 
 
 def test_one_run_shows_no_spread():

@@ -20,7 +20,8 @@ from rich.console import Console
 from fake_extended import fake_folder
 from fake_results import HOSTILE, fake_results
 from lobes.heads import HeadSet
-from lobes.report import charts, exhibits, words
+from lobes.report import charts, exhibits
+from lobes.report import formatting as fmt
 from lobes.report.examples import examples_of
 from lobes.report.html import render
 from lobes.report.terminal import tables
@@ -81,7 +82,7 @@ def test_the_first_claim_is_the_finding(full):
     assert (first.answer, first.headline) == (found.findings.answer, found.findings.headline)
     assert first.answer == "yes"
     column = results["fractions"][-1]["dissociation"]["column"]
-    assert first.sure.replace("\u00a0", " ").startswith(f"D-score {words.points(column['mean'])} %")
+    assert first.sure.replace("\u00a0", " ").startswith(f"D-score {fmt.points(column['mean'])} %")
     rows = rows_of(page, "claims-table")
     shown = {"yes": "yes", "no": "no", "open": "inconclusive"}
     assert [row[1] for row in rows] == [shown[claim.answer] for claim in found.claims]
@@ -96,7 +97,7 @@ def test_growth_is_judged_by_the_interval_of_the_change(interval, answer):
     results["growth"]["change"]["column"]["mean_interval"] = interval
     claim = claims_of(results)["growth"]
     assert claim.answer == answer
-    assert f"(interval {words.interval(*interval)}, paired bootstrap)" in claim.sure
+    assert f"(interval {fmt.interval(*interval)}, paired bootstrap)" in claim.sure
 
 
 def test_growth_that_is_undefined_is_open():

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fake_comparisons import fake_transfer
+from lobes.dissociation.seeds import summarize_transfer
 from lobes.errors import RunError
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.learning import Start, learning_curves
 from lobes.report.transfer import read_transfer, render, tables, view
 from lobes.report.transfer_findings import transfer_findings
-from lobes.seeds import summarize_transfer
 from pages import Page, as_number
 
 SCORES = st.integers(0, 1000).map(lambda n: n / 1000)
@@ -119,12 +119,12 @@ def test_sentences_go_through_the_sizes_and_the_other_starts():
     opening, *sizes, multi, iat = spaced(found.sentences)
     assert opening == "4 training sizes, 5 seeds each, scored by accuracy."
     summary = study["summary"]
-    means = [words.fixed(summary["starts"][start][2]["mean"]) for start in ("iat", "multi")]
+    means = [fmt.fixed(summary["starts"][start][2]["mean"]) for start in ("iat", "multi")]
     entry = summary["differences"][0]["fractions"][2]
     assert sizes[2] == (
         f"With 170 examples, {means[0]} after IAT and {means[1]} after ordinary multi-task "
-        f"training: a difference of {words.difference(entry['mean'])} (95 % interval "
-        f"{words.interval(entry['low'], entry['high'], words.difference)}, Holm-corrected "
+        f"training: a difference of {fmt.difference(entry['mean'])} (95 % interval "
+        f"{fmt.interval(entry['low'], entry['high'], fmt.difference)}, Holm-corrected "
         f"p = {entry['p_holm']:.3f})."
     )
     assert multi.startswith("Compared with the score from the pre-trained model, that after ordin")
@@ -173,7 +173,10 @@ def test_difference_tables(planted, index):
     entry = study["summary"]["differences"][index]
     for row, expected in zip(page.table(f"difference-{index}"), entry["fractions"], strict=True):
         assert as_number(row[1]) == pytest.approx(expected["mean"], abs=5.1e-5)
-        assert row[3:] == [words.p_value(expected["p"]), words.p_value(expected["p_holm"])]
+        assert row[3:] == [
+            fmt.p_value(expected["p"]),
+            fmt.p_value(expected["p_holm"]),
+        ]
 
 
 def test_every_single_score_is_shown(planted):

@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from lobes.config.study import load_study, override, with_trained_model
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.errors import ConfigError, DataError, ModelError, RunError
+from lobes.experiments import run as run_module
+from lobes.experiments.loading import load_tasks, new_model
+from lobes.experiments.open_model import find_model_heads
+from lobes.experiments.run import run_study
 from lobes.heads import HeadScores, HeadSet
-from lobes.report.source import read_results
-from lobes.study import run as run_module
-from lobes.study.config import load_study, override, with_trained_model
-from lobes.study.models import find_model_heads
-from lobes.study.run import run_study
-from lobes.study.subject import load_tasks, new_model
+from lobes.report.reading import read_results
 from tiny_study import timeless, write_study
 from tiny_tasks import mood_task, topic_task
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from damage import damage, within
 from lobes.cli import app
-from lobes.disk import remove
+from lobes.files import remove
 from tiny_study import as_before, write_study  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("as_before")

@@ -17,7 +17,7 @@ from lobes.ablation import ablate, mean_contexts, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, HeadError, ModelError
 from lobes.heads import HeadSet
-from lobes.importance import head_importance
+from lobes.measure.importance import head_importance
 from lobes.pruning import prune
 from lobes.replay import Replay
 from lobes.training.row_gate import RowGate

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from lobes.dissociation.statistics import holm
-from lobes.errors import ConfigError
-from lobes.seeds import (
+from lobes.dissociation.seeds import (
     Estimate,
     mean_interval,
     paired_difference,
     summarize_comparison,
     summarize_transfer,
 )
+from lobes.dissociation.statistics import holm
+from lobes.errors import ConfigError
 
 # Multiples of 1/1000, as scores are: differences are then equal exactly or clearly not.
 SCORES = st.integers(0, 1000).map(lambda n: n / 1000)

@@ -6,14 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
-from lobes.disk import read_json
+from lobes.config.study import load_study
 from lobes.dissociation.over_runs import dissociation_over_runs
 from lobes.errors import RunError
-from lobes.report.source import read_results
-from lobes.study.config import load_study
-from lobes.study.reports import report_again, report_runs, write_exhibits
-from lobes.study.run import run_study
-from lobes.study.several import runs_results, stored_matrix
+from lobes.experiments.pooled_runs import runs_results, stored_matrix
+from lobes.experiments.reports import report_again, report_runs, write_exhibits
+from lobes.experiments.run import run_study
+from lobes.files import read_json
+from lobes.report.reading import read_results
 from tiny_study import write_study
 
 

@@ -7,7 +7,7 @@ from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
 from lobes.errors import DataError
-from lobes.study.splits import growing_order, hold_out, subset_sizes
+from lobes.experiments.splits import growing_order, hold_out, subset_sizes
 from lobes.tasks.examples import Examples
 from lobes.tasks.sources import load_task
 from lobes.tasks.task import Task

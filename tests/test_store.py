@@ -11,11 +11,11 @@ import textwrap
 import numpy as np
 import pytest
 
-from lobes.disk import digest_of, read_json
+from lobes.config.study import StudyConfig, override
 from lobes.errors import RunError
-from lobes.study.config import StudyConfig, override
-from lobes.study.manifest import check_files
-from lobes.study.store import RunFolder
+from lobes.experiments.manifest import check_files
+from lobes.experiments.store import RunFolder
+from lobes.files import digest_of, read_json
 
 STUDY = StudyConfig.from_dict(
     {
@@ -256,7 +256,7 @@ def test_a_folder_in_use_says_by_whom(tmp_path):
 def test_a_killed_run_leaves_no_lock_and_no_fragments(tmp_path):
     script = """
         import sys, time
-        from lobes.study.store import RunFolder
+        from lobes.experiments.store import RunFolder
         with RunFolder(sys.argv[1], {"seed": 0}) as folder:
             folder.begin({})
             with folder.writing("results.json") as file:

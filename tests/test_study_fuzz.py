@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from damage import outcome
-from lobes.study.config import load_study
+from lobes.config.study import load_study
 
 BASE = """\
 model = "model"

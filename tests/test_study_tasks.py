@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from lobes.config.study import load_study, override
 from lobes.errors import DataError
-from lobes.study.config import load_study, override
-from lobes.study.subject import load_tasks
-from lobes.study.tasks import describe_task, known_tasks
+from lobes.experiments.loading import load_tasks
+from lobes.experiments.task_listing import describe_task, known_tasks
 from tiny_study import write_study
 from tiny_tasks import tiny_tokenizer
 

@@ -8,8 +8,8 @@ import jaxtyping
 import pandas as pd
 import pytest
 
+from lobes.config.study import load_study
 from lobes.errors import ConfigError, LobesError
-from lobes.study.config import load_study
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.sources import load_split, load_task
 from lobes.tasks.task import Task

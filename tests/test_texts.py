@@ -11,9 +11,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lobes import cache, texts
-from lobes.cache import Spool
-from lobes.texts import Texts, TextsWriter, blocks, digest, number_equal, number_texts, texts_of
+from lobes.data import cache, texts
+from lobes.data.cache import Spool
+from lobes.data.texts import (
+    Texts,
+    TextsWriter,
+    blocks,
+    digest,
+    number_equal,
+    number_texts,
+    texts_of,
+)
 
 # Languages, directions, combining characters, emoji of several parts, and what is no character.
 STRANGE = (

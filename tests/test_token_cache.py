@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from tokenizers import normalizers
 
-from lobes import batching
-from lobes.batching import Encoded, encode, unique_inputs
+from lobes.data import batching
+from lobes.data.batching import Encoded, encode, unique_inputs
+from lobes.data.texts import texts_of
 from lobes.errors import DataError
-from lobes.texts import texts_of
 from tiny_tasks import tiny_tokenizer
 
 SENTENCES = tuple((f"the boat was {word} {'and sad ' * i}",) for i, word in enumerate("abcdefg"))

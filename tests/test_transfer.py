@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from lobes.config.study import load_study, override
 from lobes.errors import ConfigError, DataError, RunError
-from lobes.evaluation import evaluate
+from lobes.experiments.methods import SeedRun
+from lobes.experiments.splits import growing_order
+from lobes.experiments.store import RunFolder
+from lobes.experiments.transfer import _Transfer, _with_defaults, load_tasks, transfer_study
+from lobes.measure.evaluation import evaluate
 from lobes.modeling import MultiTaskModel
 from lobes.report.transfer import read_transfer
-from lobes.study.config import load_study, override
-from lobes.study.methods import SeedRun
-from lobes.study.splits import growing_order
-from lobes.study.store import RunFolder
-from lobes.study.transfer import _Transfer, _with_defaults, load_tasks, transfer_study
 from lobes.training.trainer import MultiTaskTrainer
 from tiny_study import write_study
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fake_results import fake_results
 from fake_runs import fake_runs
-from lobes.disk import plain
+from lobes.config.study import StudyConfig
 from lobes.dissociation.over_runs import dissociation_over_runs
 from lobes.dissociation.simulation import FRACTION, Simulation
 from lobes.dissociation.verdict import (
@@ -21,12 +21,12 @@ from lobes.dissociation.verdict import (
     gained_anywhere,
     specialized,
 )
+from lobes.experiments import pooled_runs
+from lobes.experiments import results as study_results
+from lobes.files import plain
 from lobes.report.runs_findings import runs_findings
 from lobes.report.terminal import tables
 from lobes.report.view import view
-from lobes.study import results as study_results
-from lobes.study import several
-from lobes.study.config import StudyConfig
 
 TASK = {"train": "t.csv", "validation": "v.csv", "text": "text", "labels": ["a", "b"]}
 STUDIES = st.builds(
@@ -128,7 +128,7 @@ def test_several_runs_are_judged_as_their_page_says(simulation):
         **fake_runs(tasks=matrices[0].tasks),
         "tasks": task_entries(matrices[0]),
         "base": [matrix.base for matrix in matrices],
-        "fractions": [several._fraction(found, matrices, [simulation.controls] * 3)],
+        "fractions": [pooled_runs._fraction(found, matrices, [simulation.controls] * 3)],
     }
     said = runs_findings(plain(content))
     assert said.answer == found.specialized.answer

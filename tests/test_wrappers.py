@@ -21,7 +21,7 @@ from lobes.ablation import ablate, mean_contexts, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ModelError
 from lobes.heads import HeadSet
-from lobes.importance import head_importance
+from lobes.measure.importance import head_importance
 from lobes.pruning import prune
 from lobes.replay import Replay
 from tiny_models import TINY, tiny_inputs, tiny_model

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from lobes.discovery import find_heads
     from lobes.dissociation import Dissociation, LesionMatrix
     from lobes.errors import LobesError
-    from lobes.evaluation import evaluate
     from lobes.heads import HeadLayout, HeadScores, HeadSet, Site
-    from lobes.iap import lesion_matrix
-    from lobes.importance import head_importance
+    from lobes.measure.evaluation import evaluate
+    from lobes.measure.iap import lesion_matrix
+    from lobes.measure.importance import head_importance
     from lobes.modeling import MultiTaskModel, PromptedModel, load_pruned, load_task_model
     from lobes.pruning import prune
     from lobes.tasks.ag_pair import ag_pairs
@@ -43,10 +43,10 @@ _HOMES = {
     "Task": "tasks.task",
     "ablate": "ablation",
     "ag_pairs": "tasks.ag_pair",
-    "evaluate": "evaluation",
+    "evaluate": "measure.evaluation",
     "find_heads": "discovery",
-    "head_importance": "importance",
-    "lesion_matrix": "iap",
+    "head_importance": "measure.importance",
+    "lesion_matrix": "measure.iap",
     "load_pruned": "modeling",
     "load_task_model": "modeling",
     "mean_contexts": "ablation",

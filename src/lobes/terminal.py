@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lobes.errors import LobesError
-from lobes.report.words import clean
+from lobes.report.formatting import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -311,7 +311,7 @@ def _lengths(tokens: dict[str, Any] | None, examples: int) -> str:
 
 def show_predictions(record: dict[str, Any]) -> None:
     """What was predicted, how well where that is known, and the files, on stdout."""
-    from lobes.report.words import fixed
+    from lobes.report.formatting import fixed
 
     table = _table("task", "split", "examples", "metric", "score", "file")
     for entry in record["predictions"]:
@@ -334,7 +334,7 @@ def show_pairs(record: dict[str, Any]) -> None:
 
 def show_pruning(record: dict[str, Any]) -> None:
     """What a pruning took away and what came of it, on stdout."""
-    from lobes.report.words import fixed
+    from lobes.report.formatting import fixed
 
     table = _table("", "before", "after", "ratio")
     for name, key in (("heads", "n_heads"), ("parameters", "n_parameters")):

@@ -42,8 +42,8 @@ def tasks(
 
     Example: lobes tasks sst2 --model bert-base-uncased
     """
-    from lobes.study.config import load_study
-    from lobes.study.tasks import describe_task, known_tasks
+    from lobes.config.study import load_study
+    from lobes.experiments.task_listing import describe_task, known_tasks
     from lobes.terminal import show_task, show_tasks
 
     if name is None:
@@ -105,7 +105,7 @@ def ag_pair(
 
     Example: lobes ag-pair ag_news_csv/train.csv data/ag-pair/train.parquet
     """
-    from lobes.study.ag_pair import make_pairs
+    from lobes.experiments.ag_pair import make_pairs
     from lobes.terminal import say, show_pairs
 
     record = make_pairs(source, target, text=text, topic=topic, seed=seed)
@@ -134,7 +134,7 @@ def heads(
 
     Example: lobes heads bert-base-uncased
     """
-    from lobes.study.models import describe_heads, find_model_heads
+    from lobes.experiments.open_model import describe_heads, find_model_heads
     from lobes.terminal import show_heads
 
     layout = find_model_heads(model, trust_remote_code=trust_remote_code)
@@ -210,8 +210,8 @@ def prune(
 
     Example: lobes prune --from-run runs/demo --fraction 0.3 --task sentiment --to smaller
     """
-    from lobes.study.choice import Choice
-    from lobes.study.prune import prune_model
+    from lobes.experiments.heads_to_prune import Choice
+    from lobes.experiments.prune import prune_model
     from lobes.terminal import Progress, say, show_pruning
 
     kind: Any = export and export.value

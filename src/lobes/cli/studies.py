@@ -9,7 +9,7 @@ import typer
 from lobes.cli.app import Debug, Json, Quiet, TrustRemoteCode, command
 
 if TYPE_CHECKING:
-    import lobes.study.config
+    import lobes.config.study
 
 Study = Annotated[Path, typer.Argument(help="The study, a TOML file.", show_default=False)]
 Settings = Annotated[
@@ -56,9 +56,9 @@ def demo(
 
     Example: lobes demo --output runs/demo
     """
-    from lobes.study.config import override
-    from lobes.study.demo import demo_study
-    from lobes.study.demo_data import fetch
+    from lobes.config.study import override
+    from lobes.experiments.demo import demo_study
+    from lobes.experiments.demo_data import fetch
     from lobes.terminal import say
 
     assets = fetch(log=None if quiet else say)
@@ -128,7 +128,7 @@ def iap(
     """
     chosen = _study(study, _with_controls(settings, controls), output)
     if model is not None:
-        from lobes.study.config import with_trained_model
+        from lobes.config.study import with_trained_model
 
         chosen = with_trained_model(chosen, model)
     _run_stages(chosen, ("iap", "report"), fresh, as_json, quiet)
@@ -148,7 +148,7 @@ def compare(
 
     Example: lobes compare study.toml --set compare.seeds=3
     """
-    from lobes.study.compare import compare_study
+    from lobes.experiments.compare import compare_study
     from lobes.terminal import Progress
 
     chosen = _beside(_study(study, settings, output), output, "compare")
@@ -171,7 +171,7 @@ def transfer(
 
     Example: lobes transfer study.toml --set transfer.seeds=3
     """
-    from lobes.study.transfer import transfer_study
+    from lobes.experiments.transfer import transfer_study
     from lobes.terminal import Progress
 
     chosen = _beside(_study(study, settings, output), output, "transfer")
@@ -198,7 +198,7 @@ def export(
 
     Example: lobes export runs/demo --task sentiment --to sentiment-model
     """
-    from lobes.study.export import export_run
+    from lobes.experiments.export_run import export_run
     from lobes.terminal import say
 
     folder = export_run(run, task, to, trust_remote_code=trust_remote_code)
@@ -234,8 +234,8 @@ def predict(
 
     Example: lobes predict runs/glue --split test --to predictions
     """
-    from lobes.study.config import load_study
-    from lobes.study.predict import predict_run
+    from lobes.config.study import load_study
+    from lobes.experiments.predict import predict_run
     from lobes.terminal import Progress, say, show_predictions
 
     data = load_study(study) if study else None
@@ -296,7 +296,7 @@ def report(
 
     Example: lobes report runs/seed0 runs/seed1 runs/seed2 --output runs/seeds
     """
-    from lobes.study.reports import report_again, report_runs, write_exhibits
+    from lobes.experiments.reports import report_again, report_runs, write_exhibits
     from lobes.terminal import say
 
     source = runs[0]
@@ -321,16 +321,16 @@ def _with_controls(settings: list[str] | None, controls: int | None) -> list[str
 
 def _study(
     path: Path, settings: list[str] | None, output: Path | None
-) -> "lobes.study.config.StudyConfig":
-    from lobes.study.config import load_study
+) -> "lobes.config.study.StudyConfig":
+    from lobes.config.study import load_study
 
     study = load_study(path, settings or ())
     return study if output is None else study.model_copy(update={"output": str(output)})
 
 
 def _beside(
-    study: "lobes.study.config.StudyConfig", output: Path | None, command: str
-) -> "lobes.study.config.StudyConfig":
+    study: "lobes.config.study.StudyConfig", output: Path | None, command: str
+) -> "lobes.config.study.StudyConfig":
     """The study with a folder of its own for the command, beside the run's."""
     if output is not None:
         return study
@@ -338,13 +338,13 @@ def _beside(
 
 
 def _run_stages(
-    study: "lobes.study.config.StudyConfig",
+    study: "lobes.config.study.StudyConfig",
     stages: tuple[str, ...],
     fresh: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from lobes.study.run import run_study
+    from lobes.experiments.run import run_study
     from lobes.terminal import Progress
 
     with Progress(quiet=quiet) as progress:

@@ -16,8 +16,8 @@ from lobes.discovery.blocks import Block, blocks_of
 from lobes.discovery.footprints import Footprints, batch_axis
 from lobes.discovery.functional import applies_inside
 from lobes.discovery.graph import edges_of, leaf_of, products, sources, walk
+from lobes.discovery.intervention_points import Place, place_of
 from lobes.discovery.ownership import RowPlan, row_plan
-from lobes.discovery.places import Place, place_of
 from lobes.discovery.tracing import Call, Event, Frame, Trace
 from lobes.errors import ModelError
 from lobes.heads import OwnedRows, Site

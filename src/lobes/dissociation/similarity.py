@@ -3,7 +3,7 @@
 Four measures of two tasks: the rank correlation of their importance maps, the overlap of their
 most important heads, the cosine of their gradients, and linear CKA (Kornblith et al. 2019) of what
 the encoder makes of the same texts under the two tasks' lesions. The last two need the model:
-`lobes.similarity` measures them. NumPy and SciPy only.
+`lobes.measure.similarity` measures them. NumPy and SciPy only.
 """
 
 import math

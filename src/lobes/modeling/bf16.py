@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lobes.modeling.opening import quiet
+from lobes.modeling.safe_loading import quiet
 from lobes.modeling.task_model import TaskModel
 
 M = TypeVar("M", bound=nn.Module)

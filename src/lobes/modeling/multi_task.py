@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lobes.errors import ConfigError, ModelError
-from lobes.modeling.opening import opening, quiet
 from lobes.modeling.pictures import (
     Pixels,
     as_image_processor,
@@ -44,6 +43,7 @@ from lobes.modeling.pretrained import (
     sentence_pooling,
     with_padding,
 )
+from lobes.modeling.safe_loading import opening, quiet
 from lobes.modeling.saveable import check_saveable
 from lobes.modeling.saved import (
     ENCODER,

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lobes.errors import DataError, ModelError
-from lobes.modeling.opening import NEEDS_TRUST, check_contents, opening
 from lobes.modeling.pretrained import checked_name
+from lobes.modeling.safe_loading import NEEDS_TRUST, check_contents, opening
 from lobes.tasks.images import Picture, pillow
 
 Pixels = Float[Tensor, "batch channels height width"]

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from lobes.errors import ModelError
-from lobes.modeling.opening import (
+from lobes.modeling.pruned import PrunedLoader, is_pruned
+from lobes.modeling.safe_loading import (
     NEEDS_TRUST,
     bounded_modules,
     check_contents,
@@ -27,7 +28,6 @@ from lobes.modeling.opening import (
     opening,
     read_json,
 )
-from lobes.modeling.pruned import PrunedLoader, is_pruned
 from lobes.modeling.saved import CARD
 
 

@@ -22,11 +22,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from lobes.batching import Encoded, check_no_empty, padding_id, ragged
+from lobes.data.batching import Encoded, check_no_empty, padding_id, ragged
 from lobes.errors import ConfigError, ModelError
-from lobes.modeling.opening import opening, quiet
 from lobes.modeling.pooling import accepted_inputs, probing
 from lobes.modeling.pretrained import load_model, load_tokenizer, with_padding
+from lobes.modeling.safe_loading import opening, quiet
 from lobes.modeling.task_model import (
     Readable,
     TaskModel,

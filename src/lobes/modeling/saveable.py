@@ -6,8 +6,8 @@ import torch
 from transformers import PreTrainedModel
 
 from lobes.errors import ModelError
-from lobes.modeling.opening import quiet
 from lobes.modeling.pruned import is_pruned
+from lobes.modeling.safe_loading import quiet
 from lobes.modeling.task_model import original_class
 
 _MERGE = (

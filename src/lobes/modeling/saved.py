@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lobes.disk import equal_rights, writing
 from lobes.errors import ModelError
-from lobes.modeling.opening import check_files
+from lobes.files import equal_rights, writing
+from lobes.modeling.safe_loading import check_files
 from lobes.tasks.task import TaskSpec
 
 SCHEMA = "lobes-model"

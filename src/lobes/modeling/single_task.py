@@ -19,10 +19,10 @@ from transformers import (
 
 from lobes.errors import ModelError
 from lobes.modeling.multi_task import MultiTaskModel
-from lobes.modeling.opening import name_of, opening
 from lobes.modeling.pictures import Pixels, as_image_processor, load_image_processor
 from lobes.modeling.pooling import accepted_inputs, probe_pictures
 from lobes.modeling.pretrained import load_config, load_model, load_tokenizer, with_padding
+from lobes.modeling.safe_loading import name_of, opening
 from lobes.modeling.saved import is_saved_model
 from lobes.modeling.task_model import (
     TaskModel,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from lobes.batching import Inputs, encode
+from lobes.data.batching import Inputs, encode
 from lobes.discovery.positions import real_positions
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.modeling.pictures import EncodedImages, ImageProcessor

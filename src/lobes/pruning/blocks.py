@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lobes.discovery.ownership import shared_path
 from lobes.heads import Site
-from lobes.pruning.special import BIAS
+from lobes.pruning.t5_and_bigbird import BIAS
 
 
 @dataclass(eq=False)

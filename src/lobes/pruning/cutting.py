@@ -18,14 +18,14 @@ from lobes.discovery.inputs import guess_inputs
 from lobes.discovery.wrappers import check_model
 from lobes.errors import ConfigError, HeadError, ModelError
 from lobes.heads import HeadLayout, Heads, HeadSet, Site
-from lobes.pruning import special
+from lobes.pruning import t5_and_bigbird
 from lobes.pruning.blocks import Sample, block_path
-from lobes.pruning.compare import largest_difference, tensors, tolerance
 from lobes.pruning.exports import native, zeroed
+from lobes.pruning.kept_rows import Unfit
 from lobes.pruning.plan import Plan, SitePlan, plans_of, store
 from lobes.pruning.search import alone, plan_site
-from lobes.pruning.slots import Unfit
 from lobes.pruning.surgery import operate
+from lobes.pruning.verification import largest_difference, tensors, tolerance
 
 
 def prune(
@@ -130,12 +130,12 @@ def _steps(
             touched.append(alone(smaller, site, layout))
         except Unfit as error:
             yield site, str(error)
-    stacks = special.stacks(smaller, {block_path(site) for site in touched})
+    stacks = t5_and_bigbird.stacks(smaller, {block_path(site) for site in touched})
     paths = {block_path(site) for site in touched} | {stack[0] for stack in stacks}
     with opened(smaller, [site.projection for site in touched]):
         samples = _samples(smaller, paths, inputs)
     stacks = [stack for stack in stacks if stack[0] in samples and samples[stack[0]].lacks_bias]
-    for plan in special.own_tables(smaller, stacks):
+    for plan in t5_and_bigbird.own_tables(smaller, stacks):
         operate(smaller, plan)
         yield plan
     for site in touched:
@@ -197,7 +197,7 @@ def _check_state(model: nn.Module) -> None:
             f"{kind} holds adapters (LoRA): merge them first (model.merge_and_unload()), and prune "
             f"what that returns."
         )
-    if special.exchanges_modules(model):
+    if t5_and_bigbird.exchanges_modules(model):
         raise ModelError(
             f"{kind} exchanges its attention modules when a text is short: set attention_type to "
             f'"original_full" in its configuration before it is loaded, and prune that.'

@@ -22,7 +22,7 @@ from lobes.discovery import find_heads
 from lobes.discovery.ownership import shared_path
 from lobes.errors import LobesError
 from lobes.heads import HeadLayout, HeadSet, OwnedRows, Site
-from lobes.pruning import special
+from lobes.pruning import t5_and_bigbird
 from lobes.pruning.blocks import (
     Called,
     Sample,
@@ -36,10 +36,7 @@ from lobes.pruning.blocks import (
     single_precision,
     taken,
 )
-from lobes.pruning.compare import largest_difference, tolerance
-from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Runs, Setting, SitePlan, runs
-from lobes.pruning.settings import Change, Number, Watch, combined
-from lobes.pruning.slots import (
+from lobes.pruning.kept_rows import (
     Anatomy,
     Arrangement,
     Rows,
@@ -52,8 +49,11 @@ from lobes.pruning.slots import (
     rows_by_slot,
     rows_of,
 )
+from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Runs, Setting, SitePlan, runs
+from lobes.pruning.settings import Change, Number, Watch, combined
 from lobes.pruning.surgery import operate
 from lobes.pruning.torch_attention import known_rows, owner_of
+from lobes.pruning.verification import largest_difference, tolerance
 
 _TRIES = 400  # of settings, for each arrangement of the heads and each set of narrowings
 
@@ -87,7 +87,8 @@ class _Search:
         self.path = block_path(site)
         self.block = model.get_submodule(self.path)
         self.tables = {
-            cut.parameter for cut in special.table_cuts(self.path, self.block, site.n_heads, ())
+            cut.parameter
+            for cut in t5_and_bigbird.table_cuts(self.path, self.block, site.n_heads, ())
         }
         own = replace(site, rows=tuple(r for r in site.rows if r.parameter not in self.tables))
         lengths = {r.parameter: _tensor(model, r.parameter).shape[r.axis] for r in own.rows}
@@ -166,7 +167,9 @@ class _Search:
             stepwise=self.stepwise,
         )
         cuts = (*cuts, self._projection_cut(way))
-        cuts += tuple(special.table_cuts(self.path, self.block, self.site.n_heads, way.slots))
+        cuts += tuple(
+            t5_and_bigbird.table_cuts(self.path, self.block, self.site.n_heads, way.slots)
+        )
         sized = [_cut(r, self._plain_rows(r, way)) for r in rows]
         first = replace(base, cuts=(*sized, *cuts))
         try:

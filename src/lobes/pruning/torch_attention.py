@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from lobes.heads import OwnedRows, Site
-from lobes.pruning.slots import Unfit
+from lobes.pruning.kept_rows import Unfit
 
 _SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 

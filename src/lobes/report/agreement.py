@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 
 from lobes.dissociation.dscores import mean_where, shared_tasks
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.charts import Chart, Points, chart
 from lobes.report.findings import Results, doubtful, some
 from lobes.report.tabular import Table
@@ -37,12 +37,12 @@ def agreement(results: Results) -> Agreement | None:
     fractions = sorted({one["fraction"] for entry in found for one in entry["overlap"]})
     rows = []
     for entry in found:
-        overlap = {one["fraction"]: words.number(one["value"]) for one in entry["overlap"]}
-        shares = [words.fixed(overlap[p], 2) if p in overlap else "–" for p in fractions]
-        rho = words.fixed(words.number(entry["spearman"]))
-        rows.append((entry["task"], words.thousands(entry["n_examples"]), rho, *shares))
+        overlap = {one["fraction"]: fmt.number(one["value"]) for one in entry["overlap"]}
+        shares = [fmt.fixed(overlap[p], 2) if p in overlap else "–" for p in fractions]
+        rho = fmt.fixed(fmt.number(entry["spearman"]))
+        rows.append((entry["task"], fmt.thousands(entry["n_examples"]), rho, *shares))
     header: tuple[str, ...] = ("Task", "Examples", "Rank correlation")
-    header += tuple(f"Top {words.percent(p)}" for p in fractions)
+    header += tuple(f"Top {fmt.percent(p)}" for p in fractions)
     return Agreement(
         charts=tuple(_chart(entry, cheap.get(entry["task"], ())) for entry in found),
         table=Table(
@@ -95,20 +95,20 @@ def _best(results: Results) -> str:
         return ""
     settings = [(one["aggregate"], one["normalize"]) for one in found[0]["estimates"]]
     values = np.array(
-        [[words.number(one["spearman"]) for one in entry["estimates"]] for entry in found]
+        [[fmt.number(one["spearman"]) for one in entry["estimates"]] for entry in found]
     ).T  # [estimates, tasks]
     means = mean_where(shared_tasks(values), values)
     if not np.isfinite(means).all():
         return ""
     order = np.argsort(-means, kind="stable")
-    shown = [f"{_named(*settings[k])} {words.fixed(float(means[k]), 2)}" for k in order]
+    shown = [f"{_named(*settings[k])} {fmt.fixed(float(means[k]), 2)}" for k in order]
     left = [
         entry["task"] for entry, kept in zip(found, shared_tasks(values), strict=True) if not kept
     ]
     over = f", without {some(left)}" if left else ""
     return (
         f"Agreeing best with exact ablation: {shown[0]} (rank correlation, mean over the "
-        f"tasks{over}); then {words.listing(shown[1:])}."
+        f"tasks{over}); then {fmt.listing(shown[1:])}."
     )
 
 
@@ -119,14 +119,14 @@ def _named(aggregate: str, normalize: str) -> str:
 
 
 def _chart(entry: Results, cheap: Sequence[Sequence[object]]) -> Chart | None:
-    estimate = [words.number(value) for value in chain.from_iterable(cheap)]
-    exact = [words.number(value) for value in chain.from_iterable(entry["values"])]
+    estimate = [fmt.number(value) for value in chain.from_iterable(cheap)]
+    exact = [fmt.number(value) for value in chain.from_iterable(entry["values"])]
     if len(estimate) != len(exact):
         return None
-    rho = words.fixed(words.number(entry["spearman"]), 2)
+    rho = fmt.fixed(fmt.number(entry["spearman"]), 2)
     return chart(
         [Points("heads", "heads", estimate, exact, joined=False, cloud=True)],
         f"{entry['task']}: exact rise of the loss against the estimate, for each head",
         axes=("estimated importance", "rise of the loss"),
-        description=f"{words.plural(len(exact), 'head')}; rank correlation {rho}.",
+        description=f"{fmt.plural(len(exact), 'head')}; rank correlation {rho}.",
     )

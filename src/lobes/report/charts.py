@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.figures import Tick, digits_of, nice_ticks
 
 WIDTH, HEIGHT = 320.0, 214.0
@@ -144,7 +144,7 @@ def _ticks(values: Sequence[float], place: Callable[[float], float]) -> tuple[Ti
     digits = digits_of(values)
 
     def label(value: float) -> str:
-        return words.thousands(value) if digits == 0 and value >= 0 else words.fixed(value, digits)
+        return fmt.thousands(value) if digits == 0 and value >= 0 else fmt.fixed(value, digits)
 
     return tuple(Tick(place(value), label(value)) for value in values)
 

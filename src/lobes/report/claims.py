@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass
 
 from lobes.dissociation.verdict import Answer
-from lobes.report import growth, likeness, words
+from lobes.report import formatting as fmt
+from lobes.report import growth, task_similarity
 from lobes.report.findings import Findings, Results, controls_of, largest, model_score
 
 
@@ -44,7 +45,7 @@ def claims(results: Results, found: Findings) -> tuple[Claim, ...]:
         shown.append(Claim(statement, *grown, "growth"))
     if results.get("similarity"):
         statement = "2. The less alike two tasks are, the more they dissociate."
-        shown.append(Claim(statement, *likeness.verdict(results), "likeness"))
+        shown.append(Claim(statement, *task_similarity.verdict(results), "likeness"))
     return tuple(shown)
 
 
@@ -52,11 +53,11 @@ def _sure(results: Results) -> str:
     entry = largest(results)
     score = model_score(entry)
     if entry is None or score is None or not math.isfinite(score.mean):
-        return words.UNDEFINED
+        return fmt.UNDEFINED
     text = (
-        f"D-score {words.points(score.mean)}{words.GAP}% "
-        f"(interval {words.interval(score.low, score.high)})"
+        f"D-score {fmt.points(score.mean)}{fmt.GAP}% "
+        f"(interval {fmt.interval(score.low, score.high)})"
     )
     if math.isfinite(score.p):
-        text += f", {words.p_equals(score.p)} against {controls_of(entry)}"
+        text += f", {fmt.p_equals(score.p)} against {controls_of(entry)}"
     return text

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from lobes.report import comparison_findings, over_seeds, settings, trained, words
+from lobes.report import comparison_findings, over_seeds, settings, trained
+from lobes.report import formatting as fmt
 from lobes.report.findings import HEADLINE, Results, warning
 from lobes.report.lesions import TINTS
 from lobes.report.over_seeds import NAMES, mean, numbers, score_cell
@@ -21,7 +22,7 @@ from lobes.report.parts import (
     SeedTable,
     Trained,
 )
-from lobes.report.source import COMPARISON, check, damage_named, read
+from lobes.report.reading import COMPARISON, check, damage_named, read
 from lobes.report.terminal import findings_lines, plain_table, title_line
 
 ALL_TASKS = "all tasks (mean)"
@@ -49,7 +50,7 @@ def tables(comparison: Results) -> list[RenderableType]:
     shown = view(comparison)
     title = f"Scores on the validation examples, means over seeds with {shown.level} intervals"
     parts: list[RenderableType] = [
-        over_seeds.means_table(title.replace(words.GAP, " "), "task", shown.methods, shown.scores)
+        over_seeds.means_table(title.replace(fmt.GAP, " "), "task", shown.methods, shown.scores)
     ]
     if shown.panels:
         parts.append(over_seeds.difference_table("Differences", "task", shown.panels))
@@ -97,12 +98,12 @@ def _facts(comparison: Results) -> tuple[Fact, ...]:
     sites = model["sites"]
     total = sum(site["n_heads"] for site in sites)
     return (
-        Fact("Model", str(model.get("name") or words.UNDEFINED)),
-        Fact("Parameters", words.thousands(model.get("n_parameters"))),
-        Fact("Attention heads", f"{total} in {words.plural(len(sites), 'site')}"),
+        Fact("Model", str(model.get("name") or fmt.UNDEFINED)),
+        Fact("Parameters", fmt.thousands(model.get("n_parameters"))),
+        Fact("Attention heads", f"{total} in {fmt.plural(len(sites), 'site')}"),
         Fact("Tasks", str(len(comparison["tasks"]))),
         Fact("Seeds", str(len(comparison["seeds"]))),
-        Fact("Steps", words.thousands(training.get("steps"))),
+        Fact("Steps", fmt.thousands(training.get("steps"))),
     )
 
 
@@ -115,16 +116,16 @@ def _scores(comparison: Results) -> tuple[MeanRow, ...]:
         rows.append(
             MeanRow(
                 label=task["name"],
-                chance=words.fixed(words.number(task["chance"])),
+                chance=fmt.fixed(fmt.number(task["chance"])),
                 cells=tuple(score_cell(each) for each in found),
                 is_mean=False,
                 warning=warning({**task, "base": over_seeds.best(found)}),
             )
         )
     if len(rows) > 1:
-        chance = mean([words.number(task["chance"]) for task in comparison["tasks"]])
+        chance = mean([fmt.number(task["chance"]) for task in comparison["tasks"]])
         cells = tuple(score_cell(method["mean"]) for method in methods)
-        rows.append(MeanRow(ALL_TASKS, words.fixed(chance), cells, True, ""))
+        rows.append(MeanRow(ALL_TASKS, fmt.fixed(chance), cells, True, ""))
     return tuple(rows)
 
 
@@ -173,14 +174,14 @@ def _d_scores(comparison: Results) -> tuple[DScoreRow, ...]:
     largest = max((entry["fraction"] for entry in entries), default=None)
     return tuple(
         DScoreRow(
-            fraction=words.percent(words.number(entry["fraction"])),
+            fraction=fmt.percent(fmt.number(entry["fraction"])),
             definition=entry["definition"],
             cells=(
-                score_cell(entry["multi"]["mean"], words.points),
-                score_cell(entry["iat"]["mean"], words.points),
+                score_cell(entry["multi"]["mean"], fmt.points),
+                score_cell(entry["iat"]["mean"], fmt.points),
             ),
             difference=over_seeds.difference_row(
-                entry["definition"], entry["difference"]["mean"], words.points
+                entry["definition"], entry["difference"]["mean"], fmt.points
             ),
             is_headline=entry["fraction"] == largest and entry["definition"] == HEADLINE,
         )
@@ -212,7 +213,7 @@ def _d_panel(comparison: Results) -> DifferencePanel | None:
         found,
         singles,
         axis=f"difference in {HEADLINE} D-score, %",
-        show=words.points,
+        show=fmt.points,
         headline=True,
     )
 
@@ -238,7 +239,7 @@ def _seeds(comparison: Results) -> SeedTable:
                 comparison["selected"][method][index]
             )
             before = " (before IAT)" if method == "iat" and seed in early else ""
-            row += [words.fixed(mean(scores)), f"{_steps(selected)}{before}"]
+            row += [fmt.fixed(mean(scores)), f"{_steps(selected)}{before}"]
         rows.append(row)
     return over_seeds.seed_table(header, rows)
 
@@ -246,13 +247,13 @@ def _seeds(comparison: Results) -> SeedTable:
 def _steps(selected: object) -> str:
     """One step, or those of several models; – for a method without checkpoints."""
     if isinstance(selected, list):
-        return ", ".join(words.thousands(step) for step in selected)
-    return words.thousands(selected)
+        return ", ".join(fmt.thousands(step) for step in selected)
+    return fmt.thousands(selected)
 
 
 def _settings(comparison: Results) -> tuple[Any, ...]:
     seconds = {
-        NAMES[method]: words.number(comparison["summary"]["methods"][method]["seconds"]["mean"])
+        NAMES[method]: fmt.number(comparison["summary"]["methods"][method]["seconds"]["mean"])
         for method in comparison["methods"]
     }
     times = {**comparison.get("times", {}), **{f"{k}, a seed": v for k, v in seconds.items()}}
@@ -274,7 +275,7 @@ def _d_score_table(shown: Comparison) -> RenderableType:
     for row in shown.d_scores:
         style = "bold" if row.is_headline else ""
         table.add_row(
-            Text(row.fraction.replace(words.GAP, " "), style),
+            Text(row.fraction.replace(fmt.GAP, " "), style),
             Text(row.definition, style),
             Text(row.cells[0].value, style),
             Text(row.cells[1].value, style),

@@ -14,7 +14,7 @@ from lobes.dissociation.verdict import (
     gained,
 )
 from lobes.metrics import Standing
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.differences import (
     AFTER,
     Difference,
@@ -42,9 +42,9 @@ def chosen_before_iat(comparison: Results) -> list[int]:
     """The seeds whose selected checkpoint is from before IAT began: both methods are one there."""
     record = comparison.get("iat") or {}
     selected = (comparison.get("selected") or {}).get("iat") or ()
-    switch = words.number(record.get("switch_step"))
+    switch = fmt.number(record.get("switch_step"))
     pairs = zip(comparison["seeds"], selected, strict=False)
-    return [seed for seed, step in pairs if words.number(step) <= switch]
+    return [seed for seed, step in pairs if fmt.number(step) <= switch]
 
 
 def performance(comparison: Results) -> Findings:
@@ -53,7 +53,7 @@ def performance(comparison: Results) -> Findings:
     names = [task["name"] for task in comparison["tasks"]]
     tasks = f"the task {names[0]}" if len(names) == 1 else f"the {len(names)} tasks"
     if 1 < len(names) <= 4:
-        tasks += f" ({words.listing(names)})"
+        tasks += f" ({fmt.listing(names)})"
     if entry is None:
         return Findings(
             question=f"How good is {model_of(comparison)} at {tasks}?",
@@ -140,7 +140,7 @@ def _above_chance(comparison: Results, entry: Results) -> bool:
 def _performance_sentences(comparison: Results, entry: Results) -> list[str]:
     first, second = entry["first"], entry["second"]
     methods = comparison["summary"]["methods"]
-    scores = [words.fixed(words.number(methods[m]["mean"]["mean"])) for m in (first, second)]
+    scores = [fmt.fixed(fmt.number(methods[m]["mean"]["mean"])) for m in (first, second)]
     n_tasks = len(comparison["tasks"])
     what = f"the mean score of the {n_tasks} tasks" if n_tasks > 1 else "the score"
     sentences = [
@@ -189,7 +189,7 @@ def _task_by_task(comparison: Results, entries: Sequence[Results], what: str) ->
         parts.append(f"lower on {some(worse)}")
     if not parts:
         return ["Task by task, no difference can be told (Holm-corrected)."]
-    return [f"Task by task (Holm-corrected), {what} is {words.listing(parts)}."]
+    return [f"Task by task (Holm-corrected), {what} is {fmt.listing(parts)}."]
 
 
 def _performance_caveats(comparison: Results, entry: Results) -> list[str]:
@@ -209,7 +209,7 @@ def _performance_caveats(comparison: Results, entry: Results) -> list[str]:
     metrics = sorted({task["metric"] for task in comparison["tasks"]})
     if len(metrics) > 1:
         caveats.append(
-            f"The mean over tasks adds different metrics ({words.listing(metrics)}); see the tasks "
+            f"The mean over tasks adds different metrics ({fmt.listing(metrics)}); see the tasks "
             f"one by one."
         )
     return caveats
@@ -263,12 +263,12 @@ def _specialisation_sentences(
     by_definition: Mapping[str, Results],
     entries: Sequence[Results],
 ) -> list[str]:
-    means = {m: words.points(words.number(entry[m]["mean"]["mean"])) for m in ("multi", "iat")}
+    means = {m: fmt.points(fmt.number(entry[m]["mean"]["mean"])) for m in ("multi", "iat")}
     found = Difference.of(entry["difference"]["mean"])
     sentences = [
         f"At {_of_heads(entry)} the model’s {HEADLINE} D-score, over {seeds_of(comparison)}, is "
-        f"{means['multi']}{words.GAP}% {AFTER['multi']} and {means['iat']}{words.GAP}% "
-        f"{AFTER['iat']}: a difference of {in_words(comparison, found, words.points)}.",
+        f"{means['multi']}{fmt.GAP}% {AFTER['multi']} and {means['iat']}{fmt.GAP}% "
+        f"{AFTER['iat']}: a difference of {in_words(comparison, found, fmt.points)}.",
         *_task_by_task(comparison, entry["difference"]["tasks"], "the D-score"),
     ]
     others = [
@@ -277,7 +277,7 @@ def _specialisation_sentences(
         if name != HEADLINE and name in by_definition
     ]
     if others:
-        sentences.append(f"By the other definitions the difference is: {words.listing(others)}.")
+        sentences.append(f"By the other definitions the difference is: {fmt.listing(others)}.")
     rest = [
         f"{_briefly(comparison, other, entry)} at {_of_heads(other)}"
         for other in sorted(entries, key=lambda other: other["fraction"])
@@ -294,7 +294,7 @@ def _specialisation_caveats(comparison: Results, entry: Results) -> list[str]:
     undefined = [
         name
         for name, task in zip(names, entry["difference"]["tasks"], strict=True)
-        if not math.isfinite(words.number(task["mean"]))
+        if not math.isfinite(fmt.number(task["mean"]))
     ]
     if undefined:
         caveats.append(
@@ -305,14 +305,14 @@ def _specialisation_caveats(comparison: Results, entry: Results) -> list[str]:
 
 
 def _of_heads(entry: Results) -> str:
-    return f"{words.percent(words.number(entry['fraction']))} of the heads"
+    return f"{fmt.percent(fmt.number(entry['fraction']))} of the heads"
 
 
 def _briefly(comparison: Results, entry: Results, headline: Results) -> str:
     found = Difference.of(entry["difference"]["mean"])
-    tail = f" ({words.p_equals(found.p)})" if math.isfinite(found.p) else ""
+    tail = f" ({fmt.p_equals(found.p)})" if math.isfinite(found.p) else ""
     names = [task["name"] for task in comparison["tasks"]]
     values, expected = (
         [task["mean"] for task in each["difference"]["tasks"]] for each in (entry, headline)
     )
-    return f"{words.points(found.mean)}{tail}{over_others(names, values, expected)}"
+    return f"{fmt.points(found.mean)}{tail}{over_others(names, values, expected)}"

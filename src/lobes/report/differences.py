@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lobes.dissociation.verdict import Cause, Gain
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.findings import Results
 
 FEW_SEEDS = 5
@@ -31,7 +31,7 @@ class Difference(Gain):
     @classmethod
     def of(cls, data: Mapping[str, Any], p: str = "p") -> "Difference":
         """From an entry of a summary; `p` names the p-value that counts."""
-        return cls(*(words.number(data.get(key)) for key in ("mean", "low", "high", p)))
+        return cls(*(fmt.number(data.get(key)) for key in ("mean", "low", "high", p)))
 
 
 def main_pair(summary: Results) -> Results | None:
@@ -78,17 +78,17 @@ def seed_caveats(study: Results) -> list[str]:
 
 def highest(means: Sequence[object]) -> float | None:
     """The highest mean that is defined."""
-    return max((v for v in map(words.number, means) if math.isfinite(v)), default=None)
+    return max((v for v in map(fmt.number, means) if math.isfinite(v)), default=None)
 
 
 def seeds_of(study: Results) -> str:
-    return words.plural(len(study["seeds"]), "seed")
+    return fmt.plural(len(study["seeds"]), "seed")
 
 
 def in_words(
     study: Results,
     found: Difference,
-    show: Callable[[float], str] = words.difference,
+    show: Callable[[float], str] = fmt.difference,
     corrected: str = "",
 ) -> str:
     """`+0.0061 (95 % interval −0.0010 to +0.0132, p = 0.070)`; without what is undefined.
@@ -98,8 +98,8 @@ def in_words(
     text = show(found.mean)
     if not math.isfinite(found.low):
         return text
-    level = words.percent(words.number(study.get("level", 0.95)))
+    level = fmt.percent(fmt.number(study.get("level", 0.95)))
     return (
-        f"{text} ({level} interval {words.interval(found.low, found.high, show)}, "
-        f"{corrected}{words.p_equals(found.p)})"
+        f"{text} ({level} interval {fmt.interval(found.low, found.high, show)}, "
+        f"{corrected}{fmt.p_equals(found.p)})"
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.charts import Chart, Points, chart, in_words
 from lobes.report.findings import Results, control_bases, divisor
 from lobes.report.tabular import Table
@@ -95,10 +95,10 @@ def _dose(
     base: float,
     control_base: float,
 ) -> _Dose:
-    percent = 100 * words.number(entry["fraction"])
+    percent = 100 * fmt.number(entry["fraction"])
     if math.isnan(base) or math.isnan(control_base):
         return _Dose(percent, *[math.nan] * 5)
-    scores = [100 * words.number(row[task]) / base for row in entry["scores"]]
+    scores = [100 * fmt.number(row[task]) / base for row in entry["scores"]]
     others = [score for row, score in enumerate(scores) if row != task]
     random = 100 * drawn[np.isfinite(drawn)] / control_base
     low, high = np.percentile(random, BAND) if len(random) else (math.nan, math.nan)
@@ -135,7 +135,7 @@ def _chart(name: str, doses: Sequence[_Dose]) -> Chart | None:
         f"{name}: score against the share of heads ablated",
         axes=AXES,
         description=" ".join(
-            in_words(points, lambda y: words.fixed(y, 1), lambda x: f"{x:.4g} %")
+            in_words(points, lambda y: fmt.fixed(y, 1), lambda x: f"{x:.4g} %")
             for points in reversed(shown)
         ),
     )
@@ -143,12 +143,12 @@ def _chart(name: str, doses: Sequence[_Dose]) -> Chart | None:
 
 def _texts(dose: _Dose) -> tuple[str, ...]:
     def show(value: float) -> str:
-        return words.fixed(value, 1)
+        return fmt.fixed(value, 1)
 
     return (
-        words.percent(dose.percent / 100),
+        fmt.percent(dose.percent / 100),
         show(dose.own),
         show(dose.others),
         show(dose.controls),
-        words.interval(dose.low, dose.high, show),
+        fmt.interval(dose.low, dose.high, show),
     )

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lobes.errors import RunError
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.findings import Results, largest
 from lobes.report.tabular import MOST_TASKS, Table
 
@@ -126,8 +126,8 @@ def examples_of(folder: str | Path, results: Results, *, whole: bool = False) ->
     entry = largest(results)
     if entry is None or not (folder / "predictions.parquet").is_file():
         return None
-    names = [str(words.clean(task["name"])) for task in results["tasks"]]
-    lesions = {str(words.clean(name)) for name in entry["lesions"]}
+    names = [str(fmt.clean(task["name"])) for task in results["tasks"]]
+    lesions = {str(fmt.clean(name)) for name in entry["lesions"]}
     lesioned = [k for k, name in enumerate(names) if name in lesions]
     own_only = len(names) > MOST_TASKS and not whole
     shown = {
@@ -150,7 +150,7 @@ def examples_of(folder: str | Path, results: Results, *, whole: bool = False) ->
             f"where it was."
         ) from error
     return Examples(
-        fraction=words.percent(words.number(entry["fraction"])),
+        fraction=fmt.percent(fmt.number(entry["fraction"])),
         lesions=() if own_only else tuple((k, names[k]) for k in lesioned),
         tasks=tuple(
             _task(results["tasks"][k], k, names, shown[k], flips[k], chosen[k], texts)
@@ -209,7 +209,7 @@ def _is_number(file: Any, name: str) -> bool:
 def _codes(column: Any, names: Sequence[str]) -> np.ndarray:
     """Each row's place in `names`; −2 for anything else."""
     place = {name: k for k, name in enumerate(names)}
-    known = [place.get(str(words.clean(value)), -2) for value in column.dictionary.to_pylist()]
+    known = [place.get(str(fmt.clean(value)), -2) for value in column.dictionary.to_pylist()]
     codes = column.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)
     return np.array([*known, -2])[codes]
 
@@ -317,7 +317,7 @@ def _task(
     chosen: Sequence[_Choice],
     texts: Mapping[tuple[int, int], tuple[str, ...]],
 ) -> TaskExamples:
-    show = _Answers([str(words.clean(label)) for label in found.get("labels") or ()])
+    show = _Answers([str(fmt.clean(label)) for label in found.get("labels") or ()])
 
     def example(number: int) -> Example:
         return Example(
@@ -343,7 +343,7 @@ def _task(
         regression=flips.regression,
         table=_counts(flips, task, names, lesioned),
         groups=tuple(
-            Group(one.title, words.thousands(one.total), tuple(example(k) for k in one.shown))
+            Group(one.title, fmt.thousands(one.total), tuple(example(k) for k in one.shown))
             for one in chosen
         ),
     )
@@ -357,26 +357,26 @@ class _Answers:
 
     def __call__(self, value: float) -> str:
         if not np.isfinite(value):
-            return words.UNDEFINED
+            return fmt.UNDEFINED
         if not self.labels:
-            return words.fixed(float(value), 2)
+            return fmt.fixed(float(value), 2)
         place = int(value)
         return self.labels[place] if 0 <= place < len(self.labels) else str(place)
 
 
 def _text(value: object) -> Text:
-    text = str(words.clean(str(value)))
+    text = str(fmt.clean(str(value)))
     if len(text) <= LONGEST:
         return Text(text, "", False)
     return Text(text[:LONGEST], text[LONGEST:LONGEST_FULL], len(text) > LONGEST_FULL)
 
 
 def _summary(flips: _Flips, task: int, lesioned: Sequence[int]) -> str:
-    number = words.plural(int(np.isfinite(flips.base).sum()), "example")
+    number = fmt.plural(int(np.isfinite(flips.base).sum()), "example")
     if task not in lesioned:
         return f"no lesion of its own, {number}"
     change = flips.change[lesioned.index(task)]
-    worse, better = (words.thousands(int((np.sign(change) == sign).sum())) for sign in (1, -1))
+    worse, better = (fmt.thousands(int((np.sign(change) == sign).sum())) for sign in (1, -1))
     if flips.regression:
         return f"of {number}, the error grows for {worse} and shrinks for {better}"
     return f"of {number}, {worse} right → wrong, {better} wrong → right"
@@ -389,10 +389,10 @@ def _counts(flips: _Flips, task: int, names: Sequence[str], lesioned: Sequence[i
     for k, lesion in enumerate(lesioned):
         worse, better = int((change[k] > 0).sum()), int((change[k] < 0).sum())
         if flips.regression:
-            last = words.fixed(float(change[k].mean()), 3, sign=True)
+            last = fmt.fixed(float(change[k].mean()), 3, sign=True)
         else:
-            last = words.thousands(int(((change[k] != 0) & alone).sum()))
-        rows.append((names[lesion], words.thousands(worse), words.thousands(better), last))
+            last = fmt.thousands(int(((change[k] != 0) & alone).sum()))
+        rows.append((names[lesion], fmt.thousands(worse), fmt.thousands(better), last))
     header = ("Lesion of", "Right → wrong", "Wrong → right", "Under this lesion only")
     if flips.regression:
         header = ("Lesion of", "Error grows", "Error shrinks", "Mean change of the error")
@@ -412,7 +412,7 @@ def _notes(
     missing = [name for k, name in enumerate(names) if k not in flips]
     if missing:
         notes.append(
-            f"Left out: {words.listing(missing)}, whose answers are not one class or one number "
+            f"Left out: {fmt.listing(missing)}, whose answers are not one class or one number "
             f"for each example."
         )
     if flips and not texts:

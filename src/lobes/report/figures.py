@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lobes.report import words
+from lobes.report import formatting as fmt
 
 # Viridis at equal steps: readable without colour vision, even in lightness, fine on dark and light.
 _VIRIDIS = (
@@ -147,7 +147,7 @@ def strip_plot(
     shown = [value for strip in strips for value in _values(strip)]
     if not any(math.isfinite(strip.value) for strip in strips):
         return None
-    labels = [words.shorten(strip.label, 17) for strip in strips]
+    labels = [fmt.shorten(strip.label, 17) for strip in strips]
     width, row_height = 420.0, 26.0
     left = 22 + 6.9 * max(len(label) for label in labels)
     right = width - 18
@@ -169,7 +169,7 @@ def strip_plot(
         right=right,
         bottom=bottom,
         zero=x(0.0),
-        ticks=tuple(Tick(x(tick), words.fixed(tick, digits)) for tick in ticks),
+        ticks=tuple(Tick(x(tick), fmt.fixed(tick, digits)) for tick in ticks),
         rows=tuple(rows),
         axis=axis,
         title=title,
@@ -220,17 +220,17 @@ def line_chart(points: Sequence[tuple[float, float]], title: str) -> LineChart |
         width=width,
         height=height,
         line="M" + "L".join(f"{x(step):g} {y(value):g}" for step, value in groups),
-        x_ticks=tuple(Tick(x(step), words.thousands(step)) for step in (first, last)),
-        y_ticks=tuple(Tick(y(tick), words.fixed(tick, digits)) for tick in y_ticks),
+        x_ticks=tuple(Tick(x(step), fmt.thousands(step)) for step in (first, last)),
+        y_ticks=tuple(Tick(y(tick), fmt.fixed(tick, digits)) for tick in y_ticks),
         left=left,
         right=right,
         bottom=bottom,
         title=title,
         description=(
-            f"From {words.fixed(finite[0][1])} at step {words.thousands(finite[0][0])} to "
-            f"{words.fixed(finite[-1][1])} at step {words.thousands(finite[-1][0])}; lowest "
-            f"{words.fixed(min(y for _, y in finite))}, highest "
-            f"{words.fixed(max(y for _, y in finite))}."
+            f"From {fmt.fixed(finite[0][1])} at step {fmt.thousands(finite[0][0])} to "
+            f"{fmt.fixed(finite[-1][1])} at step {fmt.thousands(finite[-1][0])}; lowest "
+            f"{fmt.fixed(min(y for _, y in finite))}, highest "
+            f"{fmt.fixed(max(y for _, y in finite))}."
         ),
     )
 
@@ -275,14 +275,14 @@ def digits_of(ticks: Sequence[float]) -> int:
 
 
 def _in_words(strip: Strip) -> str:
-    text = f"{strip.label}: {words.points(strip.value)} %"
+    text = f"{strip.label}: {fmt.points(strip.value)} %"
     if math.isfinite(strip.low) and math.isfinite(strip.high):
-        text += f", interval {words.interval(strip.low, strip.high)}"
+        text += f", interval {fmt.interval(strip.low, strip.high)}"
     if math.isfinite(strip.on_sample):
-        text += f", on the controls’ examples {words.points(strip.on_sample)} %"
+        text += f", on the controls’ examples {fmt.points(strip.on_sample)} %"
     finite = thinned(strip.controls)
     if finite:
-        text += f", random lesions {words.interval(finite[0], finite[-1])}"
+        text += f", random lesions {fmt.interval(finite[0], finite[-1])}"
     return text + "."
 
 

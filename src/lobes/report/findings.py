@@ -21,7 +21,7 @@ from lobes.dissociation.verdict import (
     undecided,
 )
 from lobes.metrics import Standing, get_metric
-from lobes.report import words
+from lobes.report import formatting as fmt
 
 HEADLINE = "column"
 DEFINITIONS = ("column", "row", "relative")
@@ -86,12 +86,12 @@ def model_score(entry: Results | None, definition: str = HEADLINE) -> Score | No
         return None
     data = entry["dissociation"][definition]
     low, high = data["mean_interval"] or (None, None)
-    controls = (words.number(value) for value in data.get("control_means") or ())
+    controls = (fmt.number(value) for value in data.get("control_means") or ())
     return Score(
-        mean=words.number(data["mean"]),
-        low=words.number(low),
-        high=words.number(high),
-        p=words.number(data["mean_p"]),
+        mean=fmt.number(data["mean"]),
+        low=fmt.number(low),
+        high=fmt.number(high),
+        p=fmt.number(data["mean_p"]),
         controls=tuple(value for value in controls if math.isfinite(value)),
         note=data.get("note") or "",
     )
@@ -99,14 +99,14 @@ def model_score(entry: Results | None, definition: str = HEADLINE) -> Score | No
 
 def skill(task: Results) -> float:
     """How far the base score lies on the way from chance (0) to perfect (1)."""
-    base, chance = words.number(task["base"]), words.number(task["chance"])
+    base, chance = fmt.number(task["base"]), fmt.number(task["chance"])
     return (base - chance) / (1 - chance) if chance < 1 else math.nan
 
 
 def standing(task: Results) -> Standing:
     """Where the base score lies in relation to chance (`Metric.standing`)."""
-    base, chance = words.number(task["base"]), words.number(task["chance"])
-    n = words.number(task.get("n_validation"))
+    base, chance = fmt.number(task["base"]), fmt.number(task["chance"])
+    n = fmt.number(task.get("n_validation"))
     return get_metric(task["metric"]).standing(base, chance, n if math.isfinite(n) else 0)
 
 
@@ -156,9 +156,9 @@ def divisor(task: Results, base: float | None = None) -> float:
     `base` is another base score of the task, on a sample of the examples. Results of older
     versions know no interval of the base.
     """
-    own = words.number(task["base"])
+    own = fmt.number(task["base"])
     span = task.get("base_interval")
-    low = None if span is None else words.number(span[0])
+    low = None if span is None else fmt.number(span[0])
     metric = get_metric(task["metric"])
     if not metric.is_divisor(own, low):
         return math.nan
@@ -172,7 +172,7 @@ def controls_of(entry: Results) -> str:
     if not entry["n_controls"]:
         return "no random lesions"
     how = {"site": " matched by site", "total": " matched in size"}
-    name = words.plural(int(entry["n_controls"]), "random lesion")
+    name = fmt.plural(int(entry["n_controls"]), "random lesion")
     return name + how.get(entry.get("matched", ""), "")
 
 
@@ -184,7 +184,7 @@ def control_bases(results: Results) -> list[float]:
     """
     known = (results.get("controls") or {}).get("base") or {}
     return [
-        divisor(task, words.number(known.get(task["name"], task["base"])))
+        divisor(task, fmt.number(known.get(task["name"], task["base"])))
         for task in results["tasks"]
     ]
 
@@ -196,15 +196,15 @@ def control_notes(results: Results) -> tuple[str, ...]:
     sample = controls.get("sample")
     if sample:
         sizes = sorted({int(size) for size in sample.values()})
-        size = " to ".join(words.thousands(end) for end in sorted({sizes[0], sizes[-1]}))
+        size = " to ".join(fmt.thousands(end) for end in sorted({sizes[0], sizes[-1]}))
         notes.append(
             f"Random lesions were measured on a sample of {size} validation examples of each task; "
             f"p compares them with the D-score on these same examples (hollow diamond)."
         )
     if controls.get("stopped"):
-        error = words.number(controls.get("error"))
-        wrong = f", wrong in at most {words.percent(error)} of cases" if error == error else ""
-        most = words.thousands(controls.get("most"))
+        error = fmt.number(controls.get("error"))
+        wrong = f", wrong in at most {fmt.percent(error)} of cases" if error == error else ""
+        most = fmt.thousands(controls.get("most"))
         notes.append(
             f"The drawing of random lesions stopped before the {most} planned, as soon as it was "
             f"decided on which side of {ALPHA} p lies{wrong}: p says no more than that."
@@ -214,7 +214,7 @@ def control_notes(results: Results) -> tuple[str, ...]:
 
 def size_of(entry: Results) -> str:
     """`30 % of the heads`."""
-    return f"{words.percent(words.number(entry['fraction']))} of the heads"
+    return f"{fmt.percent(fmt.number(entry['fraction']))} of the heads"
 
 
 def _question(results: Results) -> str:
@@ -222,7 +222,7 @@ def _question(results: Results) -> str:
     model = results["model"].get("name") or "the model"
     if len(names) == 1:
         return f"Does the task {names[0]} depend on particular attention heads of {model}?"
-    which = f" ({words.listing(names)})" if len(names) <= 4 else ""
+    which = f" ({fmt.listing(names)})" if len(names) <= 4 else ""
     return f"Do the {len(names)} tasks{which} depend on different attention heads of {model}?"
 
 
@@ -249,7 +249,7 @@ def verdict_of(results: Results) -> Verdict:
 
 def shown_headline(verdict: Verdict) -> str:
     """The headline with the signs and spaces of a page."""
-    text = verdict.headline.replace("'", "’").replace(" %", f"{words.GAP}%")
+    text = verdict.headline.replace("'", "’").replace(" %", f"{fmt.GAP}%")
     return text.replace(" -", " −")
 
 
@@ -274,36 +274,36 @@ def _sentences(results: Results) -> list[str]:
 
 
 def _single_task(task: Results, entry: Results) -> str:
-    own, base = words.number(entry["scores"][0][0]), words.number(task["base"])
-    values = [words.number(control[0][0]) for control in entry["control_scores"]]
+    own, base = fmt.number(entry["scores"][0][0]), fmt.number(task["base"])
+    values = [fmt.number(control[0][0]) for control in entry["control_scores"]]
     text = (
-        f"Ablating the {words.percent(words.number(entry['fraction']))} of heads most important "
-        f"to {task['name']} takes its {task['metric']} from {words.fixed(base)} to "
-        f"{words.fixed(own)}"
+        f"Ablating the {fmt.percent(fmt.number(entry['fraction']))} of heads most important "
+        f"to {task['name']} takes its {task['metric']} from {fmt.fixed(base)} to "
+        f"{fmt.fixed(own)}"
     )
     if not values:
         return text + "."
-    mean = words.fixed(sum(values) / len(values))
+    mean = fmt.fixed(sum(values) / len(values))
     return f"{text}; {controls_of(entry)} take it to {mean} on average."
 
 
 def _main(results: Results, entry: Results, score: Score) -> str:
     text = (
         f"At {size_of(entry)} ({entry['n_heads']} heads for each task) the model’s {HEADLINE} "
-        f"D-score is {words.points(score.mean)}{words.GAP}% "
-        f"({_level(results)} interval {words.interval(score.low, score.high)})"
+        f"D-score is {fmt.points(score.mean)}{fmt.GAP}% "
+        f"({_level(results)} interval {fmt.interval(score.low, score.high)})"
     )
     count = len(score.controls)
     if not count:
         return text + "."
-    reached = {0: "none", count: "all"}.get(score.reached, words.thousands(score.reached))
+    reached = {0: "none", count: "all"}.get(score.reached, fmt.thousands(score.reached))
     verb = "does" if reached in ("none", "1") else "do"
-    return f"{text}; of {controls_of(entry)}, {reached} {verb} as much ({words.p_equals(score.p)})."
+    return f"{text}; of {controls_of(entry)}, {reached} {verb} as much ({fmt.p_equals(score.p)})."
 
 
 def _level(results: Results) -> str:
-    level = words.number(results["iap"].get("level"))
-    return words.percent(level if math.isfinite(level) else 0.95)
+    level = fmt.number(results["iap"].get("level"))
+    return fmt.percent(level if math.isfinite(level) else 0.95)
 
 
 def _others(results: Results, entry: Results) -> list[str]:
@@ -313,10 +313,10 @@ def _others(results: Results, entry: Results) -> list[str]:
         if score is None or not math.isfinite(score.mean):
             parts.append(f"{definition} is undefined")
         else:
-            tail = f" ({words.p_equals(score.p)})" if math.isfinite(score.p) else ""
+            tail = f" ({fmt.p_equals(score.p)})" if math.isfinite(score.p) else ""
             over = _over_others(results, entry, definition, entry)
-            parts.append(f"{definition} {words.points(score.mean)}{words.GAP}%{tail}{over}")
-    return [f"By the other two definitions: {words.listing(parts)}."]
+            parts.append(f"{definition} {fmt.points(score.mean)}{fmt.GAP}%{tail}{over}")
+    return [f"By the other two definitions: {fmt.listing(parts)}."]
 
 
 def _over_others(results: Results, entry: Results, definition: str, headline: Results) -> str:
@@ -334,7 +334,7 @@ def _tasks_alone(results: Results, entry: Results) -> list[str]:
     if not is_significant(smallest_p(int(entry["n_controls"]))):
         return []
     names = [task["name"] for task in results["tasks"]]
-    p_values = [words.number(p) for p in entry["dissociation"][HEADLINE]["p_values"]]
+    p_values = [fmt.number(p) for p in entry["dissociation"][HEADLINE]["p_values"]]
     beyond = [name for name, p in zip(names, p_values, strict=True) if is_significant(p)]
     if len(beyond) == len(names):
         which = "every task is"
@@ -386,7 +386,7 @@ def pair_caveat(pairs: Sequence[Results], n_controls: int) -> str:
     verb = "is" if n_controls == 1 else "are"
     which = "the pair" if len(pairs) == 1 else f"any of {len(pairs)} pairs"
     return (
-        f"{words.plural(n_controls, 'random lesion')} {verb} too few to call {which} of tasks a "
+        f"{fmt.plural(n_controls, 'random lesion')} {verb} too few to call {which} of tasks a "
         f"double dissociation: {needed} or more can reach a Holm-corrected p ≤ {ALPHA}."
     )
 
@@ -397,11 +397,7 @@ def over_others(names: Sequence[str], values: Sequence[object], headline: Sequen
     `values` and `headline` are the tasks' own values, as they stand in `results.json`.
     """
     defined, expected = (
-        [
-            name
-            for name, value in zip(names, each, strict=True)
-            if math.isfinite(words.number(value))
-        ]
+        [name for name, value in zip(names, each, strict=True) if math.isfinite(fmt.number(value))]
         for each in (values, headline)
     )
     return f", over {some(defined)}" if defined and defined != expected else ""
@@ -410,7 +406,7 @@ def over_others(names: Sequence[str], values: Sequence[object], headline: Sequen
 def some(items: Sequence[str], most: int = 6) -> str:
     """A listing that stops after `most` items and says how many it leaves out."""
     if len(items) <= most:
-        return words.listing(items)
+        return fmt.listing(items)
     return f"{', '.join(items[: most - 1])} and {len(items) - most + 1} more"
 
 
@@ -421,10 +417,10 @@ def _fractions(results: Results, headline: Results) -> list[str]:
         score = model_score(entry)
         if entry is headline or score is None:
             continue
-        tail = f", {words.p_equals(score.p)}" if math.isfinite(score.p) else ""
-        size = words.percent(words.number(entry["fraction"]))
+        tail = f", {fmt.p_equals(score.p)}" if math.isfinite(score.p) else ""
+        size = fmt.percent(fmt.number(entry["fraction"]))
         over = _over_others(results, entry, HEADLINE, headline)
-        parts.append(f"{words.points(score.mean)}{words.GAP}% at {size} of the heads{tail}{over}")
+        parts.append(f"{fmt.points(score.mean)}{fmt.GAP}% at {size} of the heads{tail}{over}")
     return [f"At the other fractions the {HEADLINE} D-score is {'; '.join(parts)}."] * bool(parts)
 
 
@@ -443,7 +439,7 @@ def _caveats(results: Results) -> list[str]:
 def doubtful(results: Results) -> tuple[str, ...]:
     """The tasks whose importance agrees badly with ablating every head by itself."""
     found = results.get("agreement") or ()
-    return tuple(e["task"] for e in found if not words.number(e["spearman"]) >= TRUSTED)
+    return tuple(e["task"] for e in found if not fmt.number(e["spearman"]) >= TRUSTED)
 
 
 def _importance_caveats(results: Results) -> list[str]:
@@ -451,7 +447,7 @@ def _importance_caveats(results: Results) -> list[str]:
     if not names:
         return []
     parts = [
-        f"{entry['task']} ({words.fixed(words.number(entry['spearman']), 2)})"
+        f"{entry['task']} ({fmt.fixed(fmt.number(entry['spearman']), 2)})"
         for entry in results["agreement"]
         if entry["task"] in names
     ]
@@ -468,8 +464,8 @@ def _control_caveats(entry: Results) -> list[str]:
     caveats = []
     if not is_significant(smallest_p(controls)):
         caveats.append(
-            f"{words.plural(controls, 'random lesion')} can give no p below "
-            f"{words.p_value(smallest_p(controls))}: set {controls_needed()} controls or more to "
+            f"{fmt.plural(controls, 'random lesion')} can give no p below "
+            f"{fmt.p_value(smallest_p(controls))}: set {controls_needed()} controls or more to "
             f"be able to reach p ≤ {ALPHA}, 100 or more for p < 0.01."
         )
     lacking = pair_caveat(entry["pairs"], controls)
@@ -482,7 +478,7 @@ def _same_lesions(entry: Results) -> list[str]:
     for task, heads in entry["lesions"].items():
         tasks_of.setdefault(heads, []).append(task)
     return [
-        f"The lesions of {some(tasks)} are the same {words.plural(entry['n_heads'], 'head')}: "
+        f"The lesions of {some(tasks)} are the same {fmt.plural(entry['n_heads'], 'head')}: "
         f"they cannot dissociate these tasks, whatever the number of examples."
         for tasks in tasks_of.values()
         if len(tasks) > 1
@@ -502,5 +498,5 @@ def _interval_caveats(entry: Results) -> list[str]:
         other = model_score(entry, definition)
         if other is not None and other.note:
             notes.setdefault(other.note, []).append(definition)
-    caveats += [f"On {words.listing(names)}: {note}" for note, names in notes.items()]
+    caveats += [f"On {fmt.listing(names)}: {note}" for note, names in notes.items()]
     return caveats

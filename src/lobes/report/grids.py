@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lobes.report import figures, words
+from lobes.report import figures
+from lobes.report import formatting as fmt
 from lobes.report.lesions import TINTS
 from lobes.report.parts import CountMap, HeatCell, HeatMap, MatrixCell, MatrixRow, SiteLabel
 
@@ -156,9 +157,9 @@ def _grid(
     note: str,
 ) -> Grid:
     step, rise, letters = size
-    short = [words.shorten(name, 26) for name in names]
+    short = [fmt.shorten(name, 26) for name in names]
     left = 14 + max(width_of(name, _SIZE) for name in short)
-    heads = [words.shorten(name, 24) for name in columns]
+    heads = [fmt.shorten(name, 24) for name in columns]
     longest = max(width_of(name, _SIZE) for name in heads)
     steep = longest > step - 4
     top = 10 + (longest if steep else 14)

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from lobes.dissociation.dscores import mean_where, shared_tasks
 from lobes.dissociation.verdict import Answer
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.charts import Chart, Points, chart, in_words
 from lobes.report.findings import DEFINITIONS, HEADLINE, Results, some
 from lobes.report.tabular import Table
@@ -57,7 +57,7 @@ def growth(results: Results) -> Growth | None:
     names = [task["name"] for task in results["tasks"]]
     return Growth(
         sentence=_sentence(change_of(results)),
-        fraction=words.percent(words.number(found["fraction"])),
+        fraction=fmt.percent(fmt.number(found["fraction"])),
         charts=(_d_chart(points),),
         task_charts=tuple(_task_chart(points, k, name) for k, name in enumerate(names)),
         tables=(_d_table(points), *_task_tables(points, names)),
@@ -71,16 +71,16 @@ def change_of(results: Results, definition: str = HEADLINE) -> Change | None:
         return None
     points = _points(found)
     change = found["change"][definition]
-    low, high = (words.number(end) for end in change["mean_interval"] or (None, None))
+    low, high = (fmt.number(end) for end in change["mean_interval"] or (None, None))
     first, last = (scores[0] for scores in _means([points[0], points[-1]], definition))
     shared = _shared(points, definition)
     names = [task["name"] for task in results["tasks"]]
     return Change(
-        first_step=words.thousands(points[0]["step"]),
-        last_step=words.thousands(points[-1]["step"]),
+        first_step=fmt.thousands(points[0]["step"]),
+        last_step=fmt.thousands(points[-1]["step"]),
         first=first,
         last=last,
-        change=words.number(change["mean"]),
+        change=fmt.number(change["mean"]),
         low=low,
         high=high,
         left_out=tuple(name for name, kept in zip(names, shared, strict=True) if not kept),
@@ -96,12 +96,12 @@ def verdict(results: Results) -> tuple[Answer, str, str] | None:
         return (
             "open",
             "Inconclusive: the D-score is undefined before or after the training.",
-            words.UNDEFINED,
+            fmt.UNDEFINED,
         )
     sure = (
-        f"{words.points(change.first)} % at step {change.first_step}, "
-        f"{words.points(change.last)} % at step {change.last_step}: {words.points(change.change)} "
-        f"(interval {words.interval(change.low, change.high)}, paired bootstrap)"
+        f"{fmt.points(change.first)} % at step {change.first_step}, "
+        f"{fmt.points(change.last)} % at step {change.last_step}: {fmt.points(change.change)} "
+        f"(interval {fmt.interval(change.low, change.high)}, paired bootstrap)"
         f"{f', without {some(change.left_out)}' if change.left_out else ''}"
     )
     if change.low > 0:
@@ -114,12 +114,12 @@ def verdict(results: Results) -> tuple[Answer, str, str] | None:
 def _sentence(change: Change | None) -> str:
     if change is None or not math.isfinite(change.change):
         return "How much the D-score changed over the training is not defined here."
-    span = words.interval(change.low, change.high)
+    span = fmt.interval(change.low, change.high)
     way = "rose" if change.change > 0 else "fell" if change.change < 0 else "stayed"
     text = (
-        f"The {HEADLINE} D-score {way} from {words.points(change.first)} % at step "
-        f"{change.first_step} to {words.points(change.last)} % at step {change.last_step}: a "
-        f"change of {words.points(change.change)} (interval {span})"
+        f"The {HEADLINE} D-score {way} from {fmt.points(change.first)} % at step "
+        f"{change.first_step} to {fmt.points(change.last)} % at step {change.last_step}: a "
+        f"change of {fmt.points(change.change)} (interval {span})"
     )
     if change.low <= 0 <= change.high:
         text += ", which the validation examples cannot tell from no change"
@@ -139,7 +139,7 @@ def _values(point: Results, definition: str) -> np.ndarray:
     """Each task's D-score at a checkpoint, nan = undefined; [tasks]."""
     found = (point.get("dissociation") or {}).get(definition)
     values = found["values"] if found else [None] * len(point["base"])
-    return np.array([words.number(value) for value in values])
+    return np.array([fmt.number(value) for value in values])
 
 
 def _shared(points: Sequence[Results], definition: str) -> Bool[np.ndarray, " tasks"]:
@@ -168,7 +168,7 @@ def _interval(
     found = (point.get("dissociation") or {}).get(definition) or {}
     is_own = (np.isfinite(_values(point, definition)) == shared).all()
     low, high = found.get("mean_interval" if is_own else "shared_interval") or (None, None)
-    return words.number(low), words.number(high)
+    return fmt.number(low), fmt.number(high)
 
 
 def _d_chart(points: Sequence[Results]) -> Chart | None:
@@ -176,7 +176,7 @@ def _d_chart(points: Sequence[Results]) -> Chart | None:
     shown = Points(
         "own",
         "D-score",
-        [words.number(point["step"]) for point in points],
+        [fmt.number(point["step"]) for point in points],
         [value for value, _, _ in values],
         lows=[low for _, low, _ in values],
         highs=[high for _, _, high in values],
@@ -186,14 +186,14 @@ def _d_chart(points: Sequence[Results]) -> Chart | None:
         [shown],
         f"{HEADLINE} D-score of the model over the training",
         axes=("step", "D-score, %"),
-        description=in_words(shown, words.points, lambda x: f"step {words.thousands(x)}"),
+        description=in_words(shown, fmt.points, lambda x: f"step {fmt.thousands(x)}"),
         hold=(0.0,),
     )
 
 
 def _task_chart(points: Sequence[Results], task: int, name: str) -> Chart | None:
-    steps = [words.number(point["step"]) for point in points]
-    base = [words.number(point["base"][task]) for point in points]
+    steps = [fmt.number(point["step"]) for point in points]
+    base = [fmt.number(point["base"][task]) for point in points]
     stable = [_stability(point, name) for point in points]
     shown = [
         Points("own", "base score", steps, base, mark="circle"),
@@ -205,7 +205,7 @@ def _task_chart(points: Sequence[Results], task: int, name: str) -> Chart | None
         f"{name}: base score, and stability of its importance map",
         axes=("step", ""),
         description=" ".join(
-            in_words(curve, words.fixed, lambda x: f"step {words.thousands(x)}") for curve in shown
+            in_words(curve, fmt.fixed, lambda x: f"step {fmt.thousands(x)}") for curve in shown
         ),
         hold=(0.0, 1.0),
     )
@@ -215,7 +215,7 @@ def _stability(point: Results, name: str) -> float:
     """How alike a task's map is to its last one; nan where its importance was not measured."""
     measured = [entry["task"] for entry in point["importance"]]
     found = dict(zip(measured, point["stability"], strict=True))
-    return words.number(found.get(name))
+    return fmt.number(found.get(name))
 
 
 def _d_table(points: Sequence[Results]) -> Table:
@@ -224,8 +224,8 @@ def _d_table(points: Sequence[Results]) -> Table:
     for point, *found in zip(points, *by_definition, strict=True):
         cells = []
         for value, low, high in found:
-            cells += [words.points(value), words.interval(low, high)]
-        rows.append((words.thousands(point["step"]), str(point["classifiers"]), *cells))
+            cells += [fmt.points(value), fmt.interval(low, high)]
+        rows.append((fmt.thousands(point["step"]), str(point["classifiers"]), *cells))
     header: tuple[str, ...] = ("Step", "Classifiers")
     for definition in DEFINITIONS:
         header += (definition, "interval")
@@ -239,9 +239,9 @@ def _d_table(points: Sequence[Results]) -> Table:
 
 
 def _task_tables(points: Sequence[Results], names: Sequence[str]) -> tuple[Table, Table]:
-    steps = [words.thousands(point["step"]) for point in points]
-    base = [[words.fixed(words.number(value)) for value in point["base"]] for point in points]
-    stable = [[words.fixed(_stability(point, name)) for name in names] for point in points]
+    steps = [fmt.thousands(point["step"]) for point in points]
+    base = [[fmt.fixed(fmt.number(value)) for value in point["base"]] for point in points]
+    stable = [[fmt.fixed(_stability(point, name)) for name in names] for point in points]
     return (
         Table(
             "growth-base",

@@ -8,7 +8,7 @@ from lobes.report.examples import Examples, examples_of
 from lobes.report.findings import Results
 from lobes.report.lesions import TINTS
 from lobes.report.page import render_page, write_page
-from lobes.report.source import read_results
+from lobes.report.reading import read_results
 from lobes.report.tabular import MOST_TASKS
 from lobes.report.view import view
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.figures import Tick, digits_of, nice_ticks
 
 WIDTH, HEIGHT = 640.0, 340.0
@@ -94,7 +94,7 @@ def learning_curves(
         right=_RIGHT,
         bottom=_BOTTOM,
         x_ticks=_x_ticks(sizes, x),
-        y_ticks=tuple(Tick(y(tick), words.fixed(tick, decimals)) for tick in ticks),
+        y_ticks=tuple(Tick(y(tick), fmt.fixed(tick, decimals)) for tick in ticks),
         chance=level,
         chance_label=places[-1],
         curves=tuple(curves),
@@ -131,7 +131,7 @@ def _x_ticks(sizes: Sequence[float], x: Callable[[float], float]) -> tuple[Tick,
     for size in sorted(set(sizes), reverse=True):
         at = x(size)
         room = not any(tick.label and tick.at - at < _TICK_ROOM for tick in ticks)
-        ticks.append(Tick(at, words.thousands(size) if room else ""))
+        ticks.append(Tick(at, fmt.thousands(size) if room else ""))
     return tuple(reversed(ticks))
 
 
@@ -214,7 +214,7 @@ def _spread(heights: Sequence[float]) -> list[float]:
 
 def _in_words(start: Start, sizes: Sequence[float]) -> str:
     parts = [
-        f"{words.fixed(mean)} with {words.thousands(size)}"
+        f"{fmt.fixed(mean)} with {fmt.thousands(size)}"
         for size, mean in zip(sizes, start.means, strict=True)
     ]
     return f"{start.label}: {', '.join(parts)}."

@@ -9,7 +9,8 @@ from jaxtyping import Int
 
 from lobes.dissociation.verdict import controls_needed, is_significant, smallest_p
 from lobes.heads import HeadSet
-from lobes.report import figures, words
+from lobes.report import figures
+from lobes.report import formatting as fmt
 from lobes.report.dose import control_scores
 from lobes.report.findings import (
     DEFINITIONS,
@@ -48,7 +49,7 @@ def _changes(
     """Scores as changes in percent of the base score; nan where nothing may be divided by it."""
     bases = bases or [divisor(task) for task in results["tasks"]]
     return [
-        [100 * (words.number(score) - base) / base for score, base in zip(row, bases, strict=True)]
+        [100 * (fmt.number(score) - base) / base for score, base in zip(row, bases, strict=True)]
         for row in rows
     ]
 
@@ -81,10 +82,10 @@ def _matrices(
 ) -> tuple[tuple[MatrixRow, ...], tuple[MatrixRow, ...]]:
     """The lesion matrix as scores and as changes in percent of the base."""
     names = [task["name"] for task in results["tasks"]]
-    scores = [[words.number(value) for value in row] for row in entry["scores"]]
+    scores = [[fmt.number(value) for value in row] for row in entry["scores"]]
     lowest = [_lowest([row[j] for row in scores]) for j in range(len(names))]
     rows: list[tuple[str, Literal["base", "task", "control"], list[float]]] = [
-        ("nothing (base)", "base", [words.number(task["base"]) for task in results["tasks"]])
+        ("nothing (base)", "base", [fmt.number(task["base"]) for task in results["tasks"]])
     ]
     rows += [(name, "task", row) for name, row in zip(names, scores, strict=True)]
     control = _control_mean(entry, len(names))
@@ -102,8 +103,8 @@ def _matrices(
             )
             for j, (value, shift) in enumerate(zip(values, shifts, strict=True))
         ]
-        raw.append(_row(label, kind, [words.fixed(value) for value in values], marks))
-        change.append(_row(label, kind, [words.points(shift) for shift in shifts], marks))
+        raw.append(_row(label, kind, [fmt.fixed(value) for value in values], marks))
+        change.append(_row(label, kind, [fmt.points(shift) for shift in shifts], marks))
     return tuple(raw), tuple(change)
 
 
@@ -140,10 +141,10 @@ def fraction_of(
     n_controls, n_pairs = int(entry["n_controls"]), len(entry["pairs"])
     return Fraction(
         index=index,
-        label=words.percent(words.number(entry["fraction"])),
+        label=fmt.percent(fmt.number(entry["fraction"])),
         title=f"{size_of(entry)} ({entry['n_heads']} heads)",
         controls=controls_of(entry),
-        smallest_p=words.p_value(smallest_p(n_controls)),
+        smallest_p=fmt.p_value(smallest_p(n_controls)),
         raw=raw,
         change=change,
         overlap=_overlap(results, shared, sizes) if whole or not is_large else (),
@@ -164,8 +165,8 @@ def strongest(pairs: Sequence[Results]) -> list[Results]:
 
     def order(pair: Results) -> tuple[bool, float, float]:
         effects = pair["effects"]
-        values = [words.number(e["mean"] if isinstance(e, dict) else e) for e in effects]
-        p, least = words.number(pair["p_holm"]), min(values)
+        values = [fmt.number(e["mean"] if isinstance(e, dict) else e) for e in effects]
+        p, least = fmt.number(pair["p_holm"]), min(values)
         return (
             not pair["double_dissociation"],
             p if p == p else math.inf,
@@ -201,7 +202,7 @@ def _summary(
 ) -> Table:
     """What the matrices of many tasks say of each task, in a line."""
     names = [task["name"] for task in results["tasks"]]
-    scores = np.array([[words.number(value) for value in row] for row in entry["scores"]])
+    scores = np.array([[fmt.number(value) for value in row] for row in entry["scores"]])
     others = ~np.eye(len(names), dtype=bool)
     random = _control_mean(entry, len(names)) or [math.nan] * len(names)
     either = sizes[:, None] + sizes - shared
@@ -215,13 +216,13 @@ def _summary(
         lines.append(
             (
                 names[j],
-                words.fixed(words.number(task["base"])),
-                words.fixed(float(column[j])),
-                words.fixed(float(rest.mean())),
-                words.fixed(random[j]),
-                names[int(np.nanargmin(column))] if finite else words.UNDEFINED,
-                words.fixed(float(overlap[j][others[j]].mean()), 2),
-                words.fixed(float(overlap[j][near]), 2),
+                fmt.fixed(fmt.number(task["base"])),
+                fmt.fixed(float(column[j])),
+                fmt.fixed(float(rest.mean())),
+                fmt.fixed(random[j]),
+                names[int(np.nanargmin(column))] if finite else fmt.UNDEFINED,
+                fmt.fixed(float(overlap[j][others[j]].mean()), 2),
+                fmt.fixed(float(overlap[j][near]), 2),
                 names[near],
             )
         )
@@ -229,7 +230,7 @@ def _summary(
         *("Task", "Base", "Own lesion", "Others’ lesions, mean", "Random, mean", "Lowest under"),
         *("Overlap, mean", "Largest overlap", "With"),
     )
-    size = words.percent(words.number(entry["fraction"]))
+    size = fmt.percent(fmt.number(entry["fraction"]))
     caption = f"Each task’s score under lesions, and the overlap of its lesion with others, {size}"
     return Table(f"summary-{index}", caption, header, tuple(lines))
 
@@ -248,7 +249,7 @@ def _overlap(
     def cell(i: int, j: int) -> MatrixCell:
         either = alone[i] + alone[j] - both[i][j]
         if i == j or not either:
-            return MatrixCell(words.plural(alone[i], "head"), 0, False, False)
+            return MatrixCell(fmt.plural(alone[i], "head"), 0, False, False)
         share = both[i][j] / either
         return MatrixCell(f"{share:.2f} · {both[i][j]}", round(TINTS * share), False, False)
 
@@ -272,21 +273,24 @@ def _panel(results: Results, entry: Results, definition: str) -> Panel:
     assert mean is not None
     sample = data.get("on_sample") or {}
     apart = data.get("standardized") or {}
-    on_mean = words.number(sample.get("mean"))
+    on_mean = fmt.number(sample.get("mean"))
     strips = [
         figures.Strip("all tasks", mean.mean, mean.low, mean.high, mean.controls, True, on_mean)
     ]
     p_values = [mean.p]
-    distances = [words.number(apart.get("mean")), *map(words.number, apart.get("values") or ())]
+    distances = [
+        fmt.number(apart.get("mean")),
+        *map(fmt.number, apart.get("values") or ()),
+    ]
     distances += [math.nan] * (1 + len(names) - len(distances))
     for i, name in enumerate(names):
-        low, high = (words.number(end) for end in data["interval"][i])
-        controls = [words.number(row[i]) for row in data["control_values"]]
+        low, high = (fmt.number(end) for end in data["interval"][i])
+        controls = [fmt.number(row[i]) for row in data["control_values"]]
         finite = [value for value in controls if math.isfinite(value)]
-        value = words.number(data["values"][i])
-        on_sample = words.number(sample["values"][i]) if sample else math.nan
+        value = fmt.number(data["values"][i])
+        on_sample = fmt.number(sample["values"][i]) if sample else math.nan
         strips.append(figures.Strip(name, value, low, high, finite, False, on_sample))
-        p_values.append(words.number(data["p_values"][i]))
+        p_values.append(fmt.number(data["p_values"][i]))
     title = f"{definition} D-scores at {size_of(entry)}, in percent, against random lesions"
     return Panel(
         definition=definition,
@@ -303,33 +307,33 @@ def _panel(results: Results, entry: Results, definition: str) -> Panel:
 
 
 def _score_row(strip: figures.Strip, p: float, distance: float) -> ScoreRow:
-    controls = words.UNDEFINED
+    controls = fmt.UNDEFINED
     if strip.controls:
-        controls = words.interval(min(strip.controls), max(strip.controls))
+        controls = fmt.interval(min(strip.controls), max(strip.controls))
     return ScoreRow(
         label=strip.label,
-        value=words.points(strip.value),
-        interval=words.interval(strip.low, strip.high),
+        value=fmt.points(strip.value),
+        interval=fmt.interval(strip.low, strip.high),
         controls=controls,
-        p=words.p_value(p),
+        p=fmt.p_value(p),
         beyond=is_significant(p),
         is_mean=strip.is_mean,
-        standardized=words.points(distance),
-        on_sample=words.points(strip.on_sample),
+        standardized=fmt.points(distance),
+        on_sample=fmt.points(strip.on_sample),
     )
 
 
 def _pair(pair: Results, n_controls: int, n_pairs: int) -> PairRow:
-    first, second = (words.number(effect) for effect in pair["effects"])
-    p_first, p_second = (words.number(p) for p in pair["p_values"])
+    first, second = (fmt.number(effect) for effect in pair["effects"])
+    p_first, p_second = (fmt.number(p) for p in pair["p_values"])
     return PairRow(
         first=pair["first"],
         second=pair["second"],
-        effects=(words.fixed(first, sign=True), words.fixed(second, sign=True)),
+        effects=(fmt.fixed(first, sign=True), fmt.fixed(second, sign=True)),
         details=_details(pair),
-        p_values=(words.p_value(p_first), words.p_value(p_second)),
-        p_holm=words.p_value(words.number(pair["p_holm"])),
-        p_controls=words.p_value(words.number(pair.get("p_controls_holm"))),
+        p_values=(fmt.p_value(p_first), fmt.p_value(p_second)),
+        p_holm=fmt.p_value(fmt.number(pair["p_holm"])),
+        p_controls=fmt.p_value(fmt.number(pair.get("p_controls_holm"))),
         double=double_of(pair, n_controls, n_pairs),
     )
 
@@ -347,11 +351,11 @@ def _details(pair: Results) -> tuple[str, str]:
     shares = pair.get("relative_effects") or [None] * 2
 
     def text(span: Sequence[object], share: object) -> str:
-        low, high = (words.number(end) for end in span)
-        between = words.interval(low, high, lambda end: words.fixed(end, sign=True))
-        percent = words.points(words.number(share))
-        parts = [between] * (between != words.UNDEFINED)
-        parts += [f"{percent}{words.GAP}% of base"] * (percent != words.UNDEFINED)
+        low, high = (fmt.number(end) for end in span)
+        between = fmt.interval(low, high, lambda end: fmt.fixed(end, sign=True))
+        percent = fmt.points(fmt.number(share))
+        parts = [between] * (between != fmt.UNDEFINED)
+        parts += [f"{percent}{fmt.GAP}% of base"] * (percent != fmt.UNDEFINED)
         return f"({'; '.join(parts)})" if parts else ""
 
     first, second = (text(span, share) for span, share in zip(spans, shares, strict=True))
@@ -365,8 +369,7 @@ def across(entries: Sequence[Results]) -> tuple[AcrossRow, ...]:
     for definition in DEFINITIONS:
         scores = [score for entry in entries if (score := model_score(entry, definition))]
         cells = tuple(
-            (words.points(s.mean), words.interval(s.low, s.high), words.p_value(s.p))
-            for s in scores
+            (fmt.points(s.mean), fmt.interval(s.low, s.high), fmt.p_value(s.p)) for s in scores
         )
         rows.append(AcrossRow(definition, cells))
     return tuple(rows)

@@ -8,7 +8,8 @@ from rich.console import Group
 from rich.text import Text
 
 from lobes.dissociation.verdict import is_significant
-from lobes.report import figures, words
+from lobes.report import figures
+from lobes.report import formatting as fmt
 from lobes.report.findings import Results
 from lobes.report.parts import (
     ComparedTask,
@@ -33,10 +34,10 @@ NAMES = {
 Show = Callable[[float], str]
 
 
-def score_cell(estimate: Mapping[str, Any], show: Show = words.fixed) -> ScoreCell:
+def score_cell(estimate: Mapping[str, Any], show: Show = fmt.fixed) -> ScoreCell:
     """A mean with its interval, written by `show`."""
-    low, high = (words.number(estimate[end]) for end in ("low", "high"))
-    return ScoreCell(show(words.number(estimate["mean"])), words.interval(low, high, show))
+    low, high = (fmt.number(estimate[end]) for end in ("low", "high"))
+    return ScoreCell(show(fmt.number(estimate["mean"])), fmt.interval(low, high, show))
 
 
 def panel(
@@ -46,7 +47,7 @@ def panel(
     singles: Sequence[Sequence[float]],
     *,
     axis: str,
-    show: Show = words.difference,
+    show: Show = fmt.difference,
     headline: bool = False,
 ) -> DifferencePanel:
     """One way to train against another: rows labelled `labels` with the estimates `found`.
@@ -58,9 +59,9 @@ def panel(
     strips = [
         figures.Strip(
             label=label,
-            value=words.number(each["mean"]),
-            low=words.number(each["low"]),
-            high=words.number(each["high"]),
+            value=fmt.number(each["mean"]),
+            low=fmt.number(each["low"]),
+            high=fmt.number(each["high"]),
             controls=[value for value in single if math.isfinite(value)],
             is_mean="p_holm" not in each,
         )
@@ -70,9 +71,9 @@ def panel(
     def in_words(strip: figures.Strip) -> str:
         text = f"{strip.label}: {show(strip.value)}"
         if math.isfinite(strip.low):
-            text += f", interval {words.interval(strip.low, strip.high, show)}"
+            text += f", interval {fmt.interval(strip.low, strip.high, show)}"
         if strip.controls:
-            spread = words.interval(min(strip.controls), max(strip.controls), show)
+            spread = fmt.interval(min(strip.controls), max(strip.controls), show)
             text += f", single seeds {spread}"
         return text + "."
 
@@ -83,19 +84,19 @@ def panel(
 
 def difference_row(label: str, estimate: Mapping[str, Any], show: Show) -> DifferenceRow:
     """A row by itself, of the mean over tasks."""
-    low, high = (words.number(estimate[end]) for end in ("low", "high"))
-    strip = figures.Strip(label, words.number(estimate["mean"]), low, high, (), is_mean=True)
+    low, high = (fmt.number(estimate[end]) for end in ("low", "high"))
+    strip = figures.Strip(label, fmt.number(estimate["mean"]), low, high, (), is_mean=True)
     return _difference_row(strip, estimate, show)
 
 
 def _difference_row(strip: figures.Strip, estimate: Mapping[str, Any], show: Show) -> DifferenceRow:
-    p, p_holm = (words.number(estimate.get(key)) for key in ("p", "p_holm"))
+    p, p_holm = (fmt.number(estimate.get(key)) for key in ("p", "p_holm"))
     return DifferenceRow(
         label=strip.label,
         value=show(strip.value),
-        interval=words.interval(strip.low, strip.high, show),
-        p=words.p_value(p),
-        p_holm=words.p_value(p_holm),
+        interval=fmt.interval(strip.low, strip.high, show),
+        p=fmt.p_value(p),
+        p_holm=fmt.p_value(p_holm),
         beyond=is_significant(p if strip.is_mean else p_holm),
         is_mean=strip.is_mean,
     )
@@ -103,13 +104,13 @@ def _difference_row(strip: figures.Strip, estimate: Mapping[str, Any], show: Sho
 
 def best(estimates: Sequence[Mapping[str, Any]]) -> float:
     """The highest of the means that are defined; nan without any."""
-    means = [words.number(each["mean"]) for each in estimates]
+    means = [fmt.number(each["mean"]) for each in estimates]
     return max((value for value in means if math.isfinite(value)), default=math.nan)
 
 
 def numbers(rows: Sequence[Sequence[object]]) -> list[list[float]]:
     """[seeds][columns] as floats, nan for null."""
-    return [[words.number(value) for value in row] for row in rows]
+    return [[fmt.number(value) for value in row] for row in rows]
 
 
 def mean(values: Sequence[float]) -> float:
@@ -123,10 +124,10 @@ def compared_tasks(tasks: Sequence[Results]) -> tuple[ComparedTask, ...]:
         ComparedTask(
             name=task["name"],
             metric=task["metric"],
-            outputs=words.outputs(task),
-            n_train=words.thousands(task.get("n_train")),
-            n_held_out=words.thousands(task.get("n_held_out")),
-            n_validation=words.thousands(task.get("n_validation")),
+            outputs=fmt.outputs(task),
+            n_train=fmt.thousands(task.get("n_train")),
+            n_held_out=fmt.thousands(task.get("n_held_out")),
+            n_validation=fmt.thousands(task.get("n_validation")),
         )
         for task in tasks
     )
@@ -134,7 +135,7 @@ def compared_tasks(tasks: Sequence[Results]) -> tuple[ComparedTask, ...]:
 
 def level_of(study: Results) -> str:
     """`95 %`."""
-    return words.percent(words.number(study.get("level", 0.95)))
+    return fmt.percent(fmt.number(study.get("level", 0.95)))
 
 
 def means_table(title: str, first: str, columns: Sequence[str], rows: Sequence[MeanRow]) -> Group:
@@ -150,7 +151,7 @@ def means_table(title: str, first: str, columns: Sequence[str], rows: Sequence[M
 
 def _mean_cell(cell: ScoreCell) -> Text:
     text = Text(cell.value, "bold")
-    if cell.interval != words.UNDEFINED:
+    if cell.interval != fmt.UNDEFINED:
         text.append(f"\n{cell.interval}", style="not bold dim")
     return text
 

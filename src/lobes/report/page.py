@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lobes.disk import check_replaceable, disk_faults, writing
+from lobes.files import check_replaceable, disk_faults, writing
 
 
 def render_page(template: str, *, script: str = "", **shown: Any) -> str:

@@ -14,8 +14,8 @@ from lobes.report.figures import LineChart, StripPlot
 from lobes.report.findings import Findings
 from lobes.report.growth import Growth
 from lobes.report.learning import LearningCurves
-from lobes.report.likeness import Similarity
 from lobes.report.tabular import Table
+from lobes.report.task_similarity import Similarity
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from lobes.dissociation.verdict import ALPHA
-from lobes.report import figures, settings, words
+from lobes.report import figures, settings
+from lobes.report import formatting as fmt
 from lobes.report.figures import StripPlot
 from lobes.report.findings import (
     DEFINITIONS,
@@ -26,6 +27,7 @@ from lobes.report.lesions import TINTS, double_of
 from lobes.report.over_seeds import level_of, mean, numbers
 from lobes.report.page import render_page
 from lobes.report.parts import Fact, MatrixCell, MatrixRow, Section
+from lobes.report.reading import RUNS, check, damage_named, read
 from lobes.report.runs_findings import (
     Estimate,
     mean_tasks,
@@ -33,7 +35,6 @@ from lobes.report.runs_findings import (
     runs_findings,
     score_of,
 )
-from lobes.report.source import RUNS, check, damage_named, read
 from lobes.report.tabular import Figure, Table
 from lobes.report.terminal import findings_lines, plain_table, title_line
 
@@ -134,7 +135,7 @@ def tables(content: Results) -> list[RenderableType]:
     Raises `RunError` when the content is damaged or of a newer version.
     """
     shown = view(content)
-    title = f"D-scores in percent, means over {words.plural(shown.n_runs, 'run')}, {shown.title}"
+    title = f"D-scores in percent, means over {fmt.plural(shown.n_runs, 'run')}, {shown.title}"
     return [
         _terminal_table(shown.runs),
         Group(title_line(title), _score_lines(shown)),
@@ -167,7 +168,7 @@ def _view(content: Results) -> Runs:
         n_runs=len(content["runs"]),
         tasks=names,
         title=size_of(entry),
-        controls=words.plural(int(entry["n_controls"]), "random lesion"),
+        controls=fmt.plural(int(entry["n_controls"]), "random lesion"),
         runs=_runs(content, entries),
         panels=tuple(_panel(content, entry, name) for name in DEFINITIONS),
         across=_across(entries),
@@ -184,7 +185,7 @@ def _view(content: Results) -> Runs:
 def _facts(content: Results, entry: Results) -> tuple[Fact, ...]:
     models, n_controls = models_of(content), int(entry["n_controls"])
     return (
-        Fact("Model" if len(models) == 1 else "Models", words.listing(models)),
+        Fact("Model" if len(models) == 1 else "Models", fmt.listing(models)),
         Fact("Runs", str(len(content["runs"]))),
         Fact("Tasks", str(len(content["tasks"]))),
         Fact("Largest lesion", size_of(entry)),
@@ -198,15 +199,15 @@ def _runs(content: Results, entries: Sequence[Results]) -> Table:
     rows = tuple(
         (
             str(run["name"]),
-            str(run.get("model") or words.UNDEFINED),
+            str(run.get("model") or fmt.UNDEFINED),
             settings.plain(run.get("seed")),
-            words.thousands(run.get("steps")),
-            *(words.points(column[place]) for column in scores),
+            fmt.thousands(run.get("steps")),
+            *(fmt.points(column[place]) for column in scores),
         )
         for place, run in enumerate(content["runs"])
     )
     caption = f"The {HEADLINE} D-score of each run in percent (mean over its tasks), by fraction"
-    labels = (words.percent(words.number(e["fraction"])) for e in entries)
+    labels = (fmt.percent(fmt.number(e["fraction"])) for e in entries)
     return Table("runs", caption, ("Run", "Model", "Seed", "Steps", *labels), rows, left=2)
 
 
@@ -226,32 +227,32 @@ def _panel(content: Results, entry: Results, definition: str) -> RunsPanel:
         is_headline=definition == HEADLINE,
         plot=figures.strip_plot(strips, title, in_words=_in_words),
         rows=tuple(_row(strip, one) for strip, one in zip(strips, found, strict=True)),
-        p=words.p_value(score_of(entry, definition).p),
+        p=fmt.p_value(score_of(entry, definition).p),
     )
 
 
 def _in_words(strip: figures.Strip) -> str:
-    text = f"{strip.label}: {words.points(strip.value)} %"
+    text = f"{strip.label}: {fmt.points(strip.value)} %"
     if math.isfinite(strip.low):
-        text += f", interval {words.interval(strip.low, strip.high)}"
+        text += f", interval {fmt.interval(strip.low, strip.high)}"
     if strip.controls:
-        text += f", single runs {words.interval(min(strip.controls), max(strip.controls))}"
+        text += f", single runs {fmt.interval(min(strip.controls), max(strip.controls))}"
     return f"{text}."
 
 
 def _row(strip: figures.Strip, found: Estimate) -> EstimateRow:
-    spread, share = words.UNDEFINED, words.UNDEFINED
+    spread, share = fmt.UNDEFINED, fmt.UNDEFINED
     if len(strip.controls) > 1:
-        spread = words.interval(min(strip.controls), max(strip.controls))
+        spread = fmt.interval(min(strip.controls), max(strip.controls))
     if math.isfinite(found.from_runs):
-        share = f"{words.fixed(100 * found.from_runs, 0)} %"
+        share = f"{fmt.fixed(100 * found.from_runs, 0)} %"
     return EstimateRow(
         label=strip.label,
-        value=words.points(found.mean),
-        interval=words.interval(found.low, found.high),
+        value=fmt.points(found.mean),
+        interval=fmt.interval(found.low, found.high),
         spread=spread,
         share=share,
-        p=words.p_value(found.p),
+        p=fmt.p_value(found.p),
         beyond=found.low > 0,
         is_mean=strip.is_mean,
     )
@@ -262,11 +263,15 @@ def _across(entries: Sequence[Results]) -> Table:
 
     def cells(entry: Results, definition: str) -> tuple[str, str, str]:
         score = score_of(entry, definition)
-        span = words.interval(score.estimate.low, score.estimate.high)
-        return words.points(score.estimate.mean), span, words.p_value(score.p)
+        span = fmt.interval(score.estimate.low, score.estimate.high)
+        return fmt.points(score.estimate.mean), span, fmt.p_value(score.p)
 
     rows = tuple(
-        (definition, words.percent(words.number(entry["fraction"])), *cells(entry, definition))
+        (
+            definition,
+            fmt.percent(fmt.number(entry["fraction"])),
+            *cells(entry, definition),
+        )
         for definition in DEFINITIONS
         for entry in reversed(entries)
     )
@@ -298,8 +303,8 @@ def _matrices(
         tints = [
             round(change / widest * TINTS) if change == change else 0 for change in changes[place]
         ]
-        texts = [words.fixed(value) for value in means[place]]
-        apart = [words.fixed(_deviation(list(column))) for column in zip(*values, strict=True)]
+        texts = [fmt.fixed(value) for value in means[place]]
+        apart = [fmt.fixed(_deviation(list(column))) for column in zip(*values, strict=True)]
         scores.append(_matrix_row(label, kind, texts, tints, place - 1))
         spreads.append(_matrix_row(label, kind, apart, [0] * len(texts), place - 1))
     return tuple(scores), tuple(spreads) if len(content["runs"]) > 1 else ()
@@ -343,15 +348,19 @@ def _pairs(entry: Results) -> Table | None:
 
     def effect(data: Results) -> tuple[str, str, str]:
         one = Estimate.of(data)
-        return _signed(one.mean), words.interval(one.low, one.high, _signed), words.p_value(one.p)
+        return (
+            _signed(one.mean),
+            fmt.interval(one.low, one.high, _signed),
+            fmt.p_value(one.p),
+        )
 
     rows = tuple(
         (
             *(str(pair["first"]), str(pair["second"])),
             *effect(pair["effects"][0]),
             *effect(pair["effects"][1]),
-            words.p_value(words.number(pair["p_holm"])),
-            words.p_value(words.number(pair.get("p_controls_holm"))),
+            fmt.p_value(fmt.number(pair["p_holm"])),
+            fmt.p_value(fmt.number(pair.get("p_controls_holm"))),
             double_of(pair, int(entry["n_controls"]), len(entry["pairs"])),
         )
         for pair in entry["pairs"]
@@ -369,7 +378,7 @@ def _pairs(entry: Results) -> Table | None:
 
 
 def _signed(value: float) -> str:
-    return words.fixed(value, sign=True)
+    return fmt.fixed(value, sign=True)
 
 
 def _base(content: Results) -> Table:
@@ -378,16 +387,16 @@ def _base(content: Results) -> Table:
         content["tasks"], zip(*numbers(content["base"]), strict=True), strict=True
     ):
         finite = [value for value in values if math.isfinite(value)]
-        span = words.interval(min(finite), max(finite), words.fixed) if finite else words.UNDEFINED
+        span = fmt.interval(min(finite), max(finite), fmt.fixed) if finite else fmt.UNDEFINED
         rows.append(
             (
                 str(task["name"]),
-                f"{task['metric']} · {words.outputs(task)}",
-                words.fixed(mean(list(values))),
-                words.fixed(_deviation(list(values))),
+                f"{task['metric']} · {fmt.outputs(task)}",
+                fmt.fixed(mean(list(values))),
+                fmt.fixed(_deviation(list(values))),
                 span,
-                words.fixed(words.number(task["chance"])),
-                words.thousands(task.get("n_validation")),
+                fmt.fixed(fmt.number(task["chance"])),
+                fmt.thousands(task.get("n_validation")),
             )
         )
     header = ("Task", "Metric", "Mean", "SD", "Single runs", "Chance", "Validation")
@@ -397,9 +406,7 @@ def _base(content: Results) -> Table:
 
 def _settings(content: Results) -> tuple[Section, ...]:
     runs = {
-        str(
-            run["name"]
-        ): f"{run.get('created') or words.UNDEFINED}, lobes {run.get('lobes') or '?'}"
+        str(run["name"]): f"{run.get('created') or fmt.UNDEFINED}, lobes {run.get('lobes') or '?'}"
         for run in content["runs"]
     }
     statistics_of = {
@@ -424,7 +431,7 @@ def _panel_table(place: int, panel: RunsPanel) -> Table:
 
 
 def _terminal_table(table: Table) -> Group:
-    shown = plain_table(*(title.replace(words.GAP, " ") for title in table.header), left=table.left)
+    shown = plain_table(*(title.replace(fmt.GAP, " ") for title in table.header), left=table.left)
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))
     return Group(title_line(table.caption), shown)

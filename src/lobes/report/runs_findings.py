@@ -19,7 +19,7 @@ from lobes.dissociation.verdict import (
     specialized,
     undecided,
 )
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.findings import (
     DEFINITIONS,
     HEADLINE,
@@ -57,7 +57,7 @@ class Estimate:
     def of(cls, data: Results) -> "Estimate":
         """From an entry of `lobes-runs`."""
         mean, low, high, p, runs, examples = (
-            words.number(data.get(key))
+            fmt.number(data.get(key))
             for key in ("mean", "low", "high", "p", "over_runs", "over_examples")
         )
         total = runs + examples
@@ -84,8 +84,8 @@ def score_of(entry: Results, definition: str = HEADLINE) -> RunsScore:
     data = entry["dissociation"][definition]
     return RunsScore(
         Estimate.of(data["mean"]),
-        tuple(words.number(value) for value in data["means"]),
-        words.number(data["p_controls"]),
+        tuple(fmt.number(value) for value in data["means"]),
+        fmt.number(data["p_controls"]),
         int(entry["n_controls"]),
     )
 
@@ -104,7 +104,7 @@ def runs_findings(content: Results) -> Findings:
 
 def mean_tasks(content: Results) -> list[Results]:
     """The tasks, each with its mean base score over the runs."""
-    means = [_mean([words.number(row[j]) for row in content["base"]]) for j in _places(content)]
+    means = [_mean([fmt.number(row[j]) for row in content["base"]]) for j in _places(content)]
     return [{**task, "base": mean} for task, mean in zip(content["tasks"], means, strict=True)]
 
 
@@ -122,12 +122,12 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _runs(content: Results) -> str:
-    return words.plural(len(content["runs"]), "run")
+    return fmt.plural(len(content["runs"]), "run")
 
 
 def _question(content: Results) -> str:
     names = [task["name"] for task in content["tasks"]]
-    which = f" ({words.listing(names)})" if len(names) <= 4 else ""
+    which = f" ({fmt.listing(names)})" if len(names) <= 4 else ""
     models = models_of(content)
     of = models[0] if len(models) == 1 else f"{len(models)} models"
     opening = "In one run" if len(content["runs"]) == 1 else f"Over {_runs(content)}"
@@ -178,22 +178,22 @@ def _main(content: Results, entry: Results, score: RunsScore) -> str:
     if len(content["runs"]) > 1:
         text += " on average"
     if math.isfinite(score.estimate.low):
-        level = words.percent(words.number(content.get("level", 0.95)))
-        span = words.interval(score.estimate.low, score.estimate.high)
+        level = fmt.percent(fmt.number(content.get("level", 0.95)))
+        span = fmt.interval(score.estimate.low, score.estimate.high)
         text += f" ({level} interval over runs and examples {span})"
     if not score.n_controls or not math.isfinite(score.p):
         return f"{text}."
     count, reached = score.n_controls, score.reached
-    number = {0: "none", count: "all"}.get(reached, words.thousands(reached))
+    number = {0: "none", count: "all"}.get(reached, fmt.thousands(reached))
     verb = "does" if number in ("none", "1") else "do"
     averaged = ", each averaged over the runs," if len(content["runs"]) > 1 else ","
     return f"{text}; of {controls_of(entry)}{averaged} {number} {verb} as much " + (
-        f"({words.p_equals(score.p)})."
+        f"({fmt.p_equals(score.p)})."
     )
 
 
 def _percent(value: float) -> str:
-    return f"{words.points(value)}{words.GAP}%"
+    return f"{fmt.points(value)}{fmt.GAP}%"
 
 
 def _spread(content: Results, score: RunsScore) -> list[str]:
@@ -212,7 +212,7 @@ def _spread(content: Results, score: RunsScore) -> list[str]:
         text += "; nearly all of the variance of the mean is between the runs"
     elif math.isfinite(share):
         text += (
-            f"; the runs make {words.fixed(100 * share, 0)}{words.GAP}% of the variance of the "
+            f"; the runs make {fmt.fixed(100 * share, 0)}{fmt.GAP}% of the variance of the "
             f"mean, the validation examples the rest"
         )
     return [f"{text}."]
@@ -235,10 +235,10 @@ def _others(content: Results, entry: Results) -> str:
         if not math.isfinite(score.estimate.mean):
             parts.append(f"{definition} is undefined")
             continue
-        tail = f" ({words.p_equals(score.p)})" if math.isfinite(score.p) else ""
+        tail = f" ({fmt.p_equals(score.p)})" if math.isfinite(score.p) else ""
         over = _over_others(content, entry, definition, entry)
         parts.append(f"{definition} {_percent(score.estimate.mean)}{tail}{over}")
-    return f"By the other two definitions: {words.listing(parts)}."
+    return f"By the other two definitions: {fmt.listing(parts)}."
 
 
 def _tasks_alone(content: Results, entry: Results) -> list[str]:
@@ -256,7 +256,7 @@ def _tasks_alone(content: Results, entry: Results) -> list[str]:
 
 
 def _pairs(entry: Results) -> list[str]:
-    tested = any(math.isfinite(words.number(pair["p_holm"])) for pair in entry["pairs"])
+    tested = any(math.isfinite(fmt.number(pair["p_holm"])) for pair in entry["pairs"])
     if not tested:
         return []
     return pair_sentences(entry["pairs"], int(entry["n_controls"]), " over the runs")
@@ -268,7 +268,7 @@ def _fractions(content: Results, headline: Results) -> list[str]:
         if entry is headline:
             continue
         score = score_of(entry)
-        tail = f", {words.p_equals(score.p)}" if math.isfinite(score.p) else ""
+        tail = f", {fmt.p_equals(score.p)}" if math.isfinite(score.p) else ""
         over = _over_others(content, entry, HEADLINE, headline)
         parts.append(f"{_percent(score.estimate.mean)} at {size_of(entry)}{tail}{over}")
     return [f"At the other fractions the {HEADLINE} D-score is {'; '.join(parts)}."] * bool(parts)
@@ -285,8 +285,8 @@ def _caveats(content: Results) -> list[str]:
         caveats.append("Without random lesions nothing tells specialisation from mere damage.")
     elif not is_significant(smallest_p(controls)):
         caveats.append(
-            f"{words.plural(controls, 'random lesion')} can give no p below "
-            f"{words.p_value(smallest_p(controls))}: more runs do not change this, set "
+            f"{fmt.plural(controls, 'random lesion')} can give no p below "
+            f"{fmt.p_value(smallest_p(controls))}: more runs do not change this, set "
             f"{controls_needed()} controls or more."
         )
     lacking = pair_caveat(entry["pairs"], controls) if controls else ""
@@ -297,7 +297,7 @@ def _caveats(content: Results) -> list[str]:
     missing = [
         name
         for name, each in zip(names, values, strict=True)
-        if not math.isfinite(words.number(each["mean"]))
+        if not math.isfinite(fmt.number(each["mean"]))
     ]
     if missing and len(missing) < len(names):
         caveats.append(

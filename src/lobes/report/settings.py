@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.parts import Fact, Section
 
 
@@ -16,9 +16,7 @@ def sections(titled: Mapping[str, object]) -> tuple[Section, ...]:
 
 def durations(times: Mapping[str, Any] | None) -> dict[str, str]:
     """{label: seconds} as {label: text}."""
-    return {
-        label: words.duration(words.number(seconds)) for label, seconds in (times or {}).items()
-    }
+    return {label: fmt.duration(fmt.number(seconds)) for label, seconds in (times or {}).items()}
 
 
 def flat(value: object, prefix: str = "") -> tuple[Fact, ...]:
@@ -35,11 +33,11 @@ def flat(value: object, prefix: str = "") -> tuple[Fact, ...]:
 def plain(value: object) -> str:
     """One value as text: `yes`, `0.3`, `0, 1, 2`, `–` for null."""
     if value is None:
-        return words.UNDEFINED
+        return fmt.UNDEFINED
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        return ", ".join(plain(item) for item in value) or words.UNDEFINED
+        return ", ".join(plain(item) for item in value) or fmt.UNDEFINED
     return json.dumps(value, ensure_ascii=False)

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from lobes.report.claims import Claim
 from lobes.report.findings import Findings, Results
+from lobes.report.formatting import GAP
 from lobes.report.parts import Fraction, Report
 from lobes.report.view import view
-from lobes.report.words import GAP
 
 _TONES = {"yes": "green", "no": "bold", "open": "yellow"}
 

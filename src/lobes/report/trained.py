@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lobes.heads import Head, HeadSet
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.parts import CountCell, CountMap, Fact, SiteLabel, Trained
 
 Record = dict[str, Any]
@@ -18,7 +18,7 @@ _TINTS = 10
 
 def site_labels(sites: Sequence[Mapping[str, Any]]) -> tuple[SiteLabel, ...]:
     """The sites' numbers with what tells their paths apart."""
-    shorts = words.site_labels([site["name"] for site in sites])
+    shorts = fmt.site_labels([site["name"] for site in sites])
     return tuple(
         SiteLabel(index, "" if short == str(index) else short, site["name"])
         for index, (site, short) in enumerate(zip(sites, shorts, strict=True))
@@ -55,7 +55,7 @@ def by_tasks(
             row.append(f"{len(chosen & lesions[task])} of {len(chosen)}")
         rows.append(tuple(row))
     return _trained(
-        facts=_facts(record, words.duration(words.number(record.get("seconds")))),
+        facts=_facts(record, fmt.duration(fmt.number(record.get("seconds")))),
         sentence=_sentence(who, int(record["n_heads"]), len(tasks)),
         header=header,
         rows=rows,
@@ -82,10 +82,10 @@ def by_seeds(
         with_others = [len(run[task] & common) for run, common in zip(runs, shared, strict=True)]
         rows.append((task, _span(counts), str(always), str(len(who)), _span(sorted(with_others))))
         maps.append(_count_map(task, sites, who, len(runs)))
-    seconds = [words.number(value) for value in record.get("seconds") or ()]
+    seconds = [fmt.number(value) for value in record.get("seconds") or ()]
     mean = sum(seconds) / len(seconds) if seconds else float("nan")
     return _trained(
-        facts=_facts(record, words.duration(mean)),
+        facts=_facts(record, fmt.duration(mean)),
         sentence=_steadiness(runs, tasks),
         header=["Heads in a seed", "In every seed", "In any seed", "Shared with other tasks"],
         rows=rows,
@@ -149,7 +149,7 @@ def _count_map(
         return CountCell(
             text=str(len(owners)),
             tint=round(_TINTS * len(owners) / most),
-            who=words.listing(owners) or "none",
+            who=fmt.listing(owners) or "none",
         )
 
     return CountMap(
@@ -197,7 +197,7 @@ def _steadiness(runs: Sequence[Mapping[str, HeadSet]], tasks: Sequence[str]) -> 
 
 
 def _mean_percent(shares: Sequence[float]) -> str:
-    return words.percent(round(sum(shares) / len(shares), 2))
+    return fmt.percent(round(sum(shares) / len(shares), 2))
 
 
 def _overlap(first: HeadSet, second: HeadSet) -> float:
@@ -212,11 +212,11 @@ def _span(counts: Sequence[int]) -> str:
 def _facts(record: Record, seconds: str) -> tuple[Fact, ...]:
     settings = settings_of(record)
     facts = [
-        Fact("IAT begins after step", words.thousands(record.get("switch_step"))),
-        Fact("Steps of IAT", words.thousands(record.get("steps"))),
+        Fact("IAT begins after step", fmt.thousands(record.get("switch_step"))),
+        Fact("Steps of IAT", fmt.thousands(record.get("steps"))),
     ]
     if "alpha" in settings:
-        share = words.percent(words.number(settings["alpha"]))
+        share = fmt.percent(fmt.number(settings["alpha"]))
         facts.append(Fact("Heads chosen for a task", f"{share} of {record['n_heads']}"))
     if "share" in settings:
         how = "trained by each of them" if settings["share"] else "trained by none"

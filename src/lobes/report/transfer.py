@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from lobes.report import over_seeds, settings, trained, words
+from lobes.report import formatting as fmt
+from lobes.report import over_seeds, settings, trained
 from lobes.report.findings import Results, warning
 from lobes.report.learning import LearningCurves, Start, learning_curves
 from lobes.report.lesions import TINTS
@@ -20,7 +21,7 @@ from lobes.report.parts import (
     Trained,
     Transfer,
 )
-from lobes.report.source import TRANSFER, check, damage_named, read
+from lobes.report.reading import TRANSFER, check, damage_named, read
 from lobes.report.terminal import findings_lines
 from lobes.report.transfer_findings import transfer_findings
 
@@ -46,7 +47,7 @@ def tables(transfer: Results) -> list[RenderableType]:
     """
     shown = view(transfer)
     title = f"{shown.metric} on the new task, means over seeds with {shown.level} intervals"
-    title = title.replace(words.GAP, " ")
+    title = title.replace(fmt.GAP, " ")
     parts: list[RenderableType] = [
         over_seeds.means_table(title, "training", shown.starts, shown.scores)
     ]
@@ -88,11 +89,11 @@ def _view(transfer: Results) -> Transfer:
 def _facts(transfer: Results) -> tuple[Fact, ...]:
     model, task = transfer["model"], transfer["task"]
     return (
-        Fact("Model", str(model.get("name") or words.UNDEFINED)),
-        Fact("New task", f"{task['name']} ({task['metric']}, {words.outputs(task)})"),
-        Fact("Its training examples", words.thousands(task.get("n_train"))),
-        Fact("Its validation examples", words.thousands(task.get("n_validation"))),
-        Fact("Trained before on", words.plural(len(transfer["sources"]), "task")),
+        Fact("Model", str(model.get("name") or fmt.UNDEFINED)),
+        Fact("New task", f"{task['name']} ({task['metric']}, {fmt.outputs(task)})"),
+        Fact("Its training examples", fmt.thousands(task.get("n_train"))),
+        Fact("Its validation examples", fmt.thousands(task.get("n_validation"))),
+        Fact("Trained before on", fmt.plural(len(transfer["sources"]), "task")),
         Fact("Seeds", str(len(transfer["seeds"]))),
     )
 
@@ -100,14 +101,14 @@ def _facts(transfer: Results) -> tuple[Fact, ...]:
 def _labels(transfer: Results) -> list[str]:
     """`17 (1 %)` for each size."""
     pairs = zip(transfer["sizes"], transfer["fractions"], strict=True)
-    return [f"{words.thousands(size)} ({words.percent(share)})" for size, share in pairs]
+    return [f"{fmt.thousands(size)} ({fmt.percent(share)})" for size, share in pairs]
 
 
 def _curves(transfer: Results) -> LearningCurves | None:
     summary, task = transfer["summary"]["starts"], transfer["task"]
 
     def each(start: str, part: str) -> list[float]:
-        return [words.number(estimate[part]) for estimate in summary[start]]
+        return [fmt.number(estimate[part]) for estimate in summary[start]]
 
     starts = [
         Start(start, NAMES[start], each(start, "mean"), each(start, "low"), each(start, "high"))
@@ -120,7 +121,7 @@ def _curves(transfer: Results) -> LearningCurves | None:
         for value in row
     ]
     title = f"{task['name']}: {task['metric']} against the number of training examples"
-    chance = words.number(task["chance"])
+    chance = fmt.number(task["chance"])
     return learning_curves(starts, transfer["sizes"], seeds, chance, title)
 
 
@@ -132,7 +133,7 @@ def _scores(transfer: Results) -> tuple[MeanRow, ...]:
         rows.append(
             MeanRow(
                 label=label,
-                chance=words.fixed(words.number(task["chance"])),
+                chance=fmt.fixed(fmt.number(task["chance"])),
                 cells=tuple(score_cell(each) for each in found),
                 is_mean=False,
                 warning=warning({**task, "base": over_seeds.best(found)}),
@@ -172,11 +173,11 @@ def _seeds(transfer: Results) -> SeedTable:
     """Every single score: a row for each seed, a column for each start and size."""
     starts = transfer["starts"]
     header = [
-        f"{NAMES[start]}, {words.thousands(size)}" for start in starts for size in transfer["sizes"]
+        f"{NAMES[start]}, {fmt.thousands(size)}" for start in starts for size in transfer["sizes"]
     ]
     scores = [numbers(transfer["scores"][start]) for start in starts]
     rows = [
-        [str(seed), *(words.fixed(value) for each in scores for value in each[index])]
+        [str(seed), *(fmt.fixed(value) for each in scores for value in each[index])]
         for index, seed in enumerate(transfer["seeds"])
     ]
     return over_seeds.seed_table(header, rows)
@@ -184,7 +185,7 @@ def _seeds(transfer: Results) -> SeedTable:
 
 def _settings(transfer: Results) -> tuple[Section, ...]:
     seconds = {
-        f"{NAMES[start]}, all trainings": sum(map(words.number, values))
+        f"{NAMES[start]}, all trainings": sum(map(fmt.number, values))
         for start, values in (transfer.get("seconds") or {}).items()
     }
     return settings.sections(

@@ -5,7 +5,7 @@ The method's claim 5 (METHOD section 1); `differences.py` says when a difference
 
 from lobes.dissociation.verdict import SMALLEST_GAIN, Answer, gained_anywhere
 from lobes.metrics import Standing
-from lobes.report import words
+from lobes.report import formatting as fmt
 from lobes.report.differences import (
     AFTER,
     Difference,
@@ -46,7 +46,7 @@ def transfer_findings(study: Results) -> Findings:
 def _by_size(study: Results, entry: Results) -> tuple[list[Difference], list[str], list[str]]:
     """The differences at each size, the sizes where the first is better, and where worse."""
     found = [Difference.of(each, "p_holm") for each in entry["fractions"]]
-    sizes = [words.thousands(size) for size in study["sizes"]]
+    sizes = [fmt.thousands(size) for size in study["sizes"]]
     better = [size for size, each in zip(sizes, found, strict=True) if each.is_better]
     worse = [size for size, each in zip(sizes, found, strict=True) if each.is_worse]
     return found, better, worse
@@ -60,12 +60,12 @@ def _answer(study: Results, entry: Results) -> tuple[Answer, str]:
     )
     first, second = AFTER[entry["first"]], AFTER[entry["second"]]
     usable = [
-        (words.thousands(size), each)
+        (fmt.thousands(size), each)
         for size, each, is_above in zip(study["sizes"], found, above, strict=True)
         if is_above
     ]
-    better = words.listing([size for size, each in usable if each.is_better])
-    worse = words.listing([size for size, each in usable if each.is_worse])
+    better = fmt.listing([size for size, each in usable if each.is_better])
+    worse = fmt.listing([size for size, each in usable if each.is_worse])
     if cause == "near chance":
         return answer, "Inconclusive: every start is near chance with every number of examples."
     headlines = {
@@ -94,14 +94,14 @@ def _sentences(study: Results, entry: Results) -> list[str]:
     first, second = entry["first"], entry["second"]
     starts = study["summary"]["starts"]
     sentences = [
-        f"{words.plural(len(study['sizes']), 'training size')}, {seeds_of(study)} each, scored by "
+        f"{fmt.plural(len(study['sizes']), 'training size')}, {seeds_of(study)} each, scored by "
         f"{study['task']['metric']}."
     ]
     found, _, _ = _by_size(study, entry)
     for index, (size, each) in enumerate(zip(study["sizes"], found, strict=True)):
-        scores = [words.fixed(words.number(starts[s][index]["mean"])) for s in (first, second)]
+        scores = [fmt.fixed(fmt.number(starts[s][index]["mean"])) for s in (first, second)]
         sentences.append(
-            f"With {words.plural(size, 'example')}, {scores[0]} {AFTER[first]} and {scores[1]} "
+            f"With {fmt.plural(size, 'example')}, {scores[0]} {AFTER[first]} and {scores[1]} "
             f"{AFTER[second]}: a difference of "
             f"{in_words(study, each, corrected='Holm-corrected ')}."
         )
@@ -114,12 +114,12 @@ def _other_start(study: Results, entry: Results) -> str:
     opening = f"Compared with the score {AFTER[entry['second']]}, that {AFTER[entry['first']]} is"
     parts = []
     if better:
-        parts.append(f"higher with {words.listing(better)}")
+        parts.append(f"higher with {fmt.listing(better)}")
     if worse:
-        parts.append(f"lower with {words.listing(worse)}")
+        parts.append(f"lower with {fmt.listing(worse)}")
     if not parts:
         return f"{opening} not shown to differ at any size."
-    return f"{opening} {words.listing(parts)} examples."
+    return f"{opening} {fmt.listing(parts)} examples."
 
 
 def _same_scores(study: Results, entry: Results) -> list[str]:
@@ -142,23 +142,23 @@ def _caveats(study: Results, entry: Results) -> list[str]:
     kind = "labels" if study["task"].get("multi_label") else "classes"
     few = [size for size in study["sizes"] if labels and size < 2 * len(labels)]
     if few:
-        which = words.listing([words.thousands(size) for size in few])
+        which = fmt.listing([fmt.thousands(size) for size in few])
         caveats.append(
             f"With {which} examples for {len(labels)} {kind}, hardly more than the choice of the "
             f"examples is measured."
         )
     places = _standings(study)
-    sizes = [words.thousands(size) for size in study["sizes"]]
+    sizes = [fmt.thousands(size) for size in study["sizes"]]
     near = [size for size, place in zip(sizes, places, strict=True) if place == "near"]
     below = [size for size, place in zip(sizes, places, strict=True) if place == "below"]
     if near:
         caveats.append(
-            f"With {words.listing(near)} examples every start is near chance: a difference there "
+            f"With {fmt.listing(near)} examples every start is near chance: a difference there "
             f"says little."
         )
     if below:
         caveats.append(
-            f"With {words.listing(below)} examples every start is below chance; are the labels in "
+            f"With {fmt.listing(below)} examples every start is below chance; are the labels in "
             f"another order?"
         )
     return caveats

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from lobes.heads import HeadScores, HeadSet
-from lobes.report import figures, settings, trained, words
+from lobes.report import figures, settings, trained
+from lobes.report import formatting as fmt
 from lobes.report.agreement import agreement, bias
 from lobes.report.claims import claims
 from lobes.report.dose import dose_response
@@ -27,7 +28,6 @@ from lobes.report.findings import (
 )
 from lobes.report.growth import growth
 from lobes.report.lesions import across, fraction_of, lesion_of, widest_change
-from lobes.report.likeness import similarity
 from lobes.report.parts import (
     Fact,
     HeatCell,
@@ -39,7 +39,8 @@ from lobes.report.parts import (
     Trained,
     Training,
 )
-from lobes.report.source import check_results, damage_named
+from lobes.report.reading import check_results, damage_named
+from lobes.report.task_similarity import similarity
 
 MOST_TOP_HEADS = 12
 
@@ -94,19 +95,19 @@ def _facts(results: Results, head: Results | None) -> tuple[Fact, ...]:
     sites = results["model"]["sites"]
     total = sum(site["n_heads"] for site in sites)
     facts = [
-        Fact("Model", str(results["model"].get("name") or words.UNDEFINED)),
-        Fact("Parameters", words.thousands(results["model"].get("n_parameters"))),
-        Fact("Attention heads", f"{total} in {words.plural(len(sites), 'site')}"),
+        Fact("Model", str(results["model"].get("name") or fmt.UNDEFINED)),
+        Fact("Parameters", fmt.thousands(results["model"].get("n_parameters"))),
+        Fact("Attention heads", f"{total} in {fmt.plural(len(sites), 'site')}"),
         Fact("Tasks", str(len(results["tasks"]))),
     ]
     if head is not None:
-        facts.append(Fact("Largest lesion", f"{words.percent(head['fraction'])} of the heads"))
+        facts.append(Fact("Largest lesion", f"{fmt.percent(head['fraction'])} of the heads"))
         facts.append(Fact("Controls", controls_of(head)))
     return tuple(facts)
 
 
 def _task(task: Results) -> TaskRow:
-    base, chance = words.number(task["base"]), words.number(task["chance"])
+    base, chance = fmt.number(task["base"]), fmt.number(task["chance"])
     start = -1.0 if min([value for value in (base, chance) if value == value], default=0) < 0 else 0
 
     def place(value: float) -> float | None:
@@ -116,13 +117,13 @@ def _task(task: Results) -> TaskRow:
     return TaskRow(
         name=task["name"],
         metric=task["metric"],
-        outputs=words.outputs(task),
-        n_train=words.thousands(task.get("n_train")),
-        n_validation=words.thousands(task.get("n_validation")),
-        base=words.fixed(base),
-        chance=words.fixed(chance),
-        above=words.fixed(base - chance, sign=True),
-        skill=f"{words.fixed(share, 0)} %" if math.isfinite(share) else words.UNDEFINED,
+        outputs=fmt.outputs(task),
+        n_train=fmt.thousands(task.get("n_train")),
+        n_validation=fmt.thousands(task.get("n_validation")),
+        base=fmt.fixed(base),
+        chance=fmt.fixed(chance),
+        above=fmt.fixed(base - chance, sign=True),
+        skill=f"{fmt.fixed(share, 0)} %" if math.isfinite(share) else fmt.UNDEFINED,
         base_x=place(base),
         chance_x=place(chance),
         warning=warning(task),
@@ -156,7 +157,7 @@ def _importance(results: Results, entries: Sequence[Results]) -> Importance | No
 
 
 def _scores(entry: Results) -> HeadScores:
-    rows = [[words.number(value) for value in row] for row in entry["values"]]
+    rows = [[fmt.number(value) for value in row] for row in entry["values"]]
     width = max(len(row) for row in rows)
     return HeadScores(np.array([row + [math.nan] * (width - len(row)) for row in rows]))
 
@@ -173,7 +174,7 @@ def _method(entry: Results) -> str:
     if entry.get("normalize") == "layer":
         parts.append("each site divided by its norm")
     if entry.get("n_examples"):
-        parts.append(f"{words.thousands(entry['n_examples'])} examples for each task")
+        parts.append(f"{fmt.thousands(entry['n_examples'])} examples for each task")
     return ", ".join(parts)
 
 
@@ -189,8 +190,8 @@ def _heat_map(task: str, scores: HeadScores, lesions: Sequence[HeadSet]) -> Heat
             return None
         value, rank = scores[site, head], ranks[site, head]
         return HeatCell(
-            text=words.fixed(100 * value / peak, 0),
-            score=words.significant(value),
+            text=fmt.fixed(100 * value / peak, 0),
+            score=fmt.significant(value),
             rank=rank,
             shade=round((value - low) / (high - low) * last) if high > low else 0,
             rank_shade=round((len(ranks) - rank) / max(1, len(ranks) - 1) * last),
@@ -200,7 +201,7 @@ def _heat_map(task: str, scores: HeadScores, lesions: Sequence[HeadSet]) -> Heat
     n_sites, width = values.shape
     return HeatMap(
         task=task,
-        largest=words.significant(peak),
+        largest=fmt.significant(peak),
         rows=tuple(tuple(cell(s, h) for h in range(width)) for s in range(n_sites)),
     )
 
@@ -210,22 +211,22 @@ def _training(results: Results) -> Training | None:
     if not training:
         return None
     facts = (
-        Fact("Steps", words.thousands(training.get("steps"))),
-        Fact("Sampling", str(training.get("sampling") or words.UNDEFINED)),
-        Fact("Time", words.duration(words.number(training.get("seconds")))),
-        Fact("Precision", str(training.get("precision") or words.UNDEFINED)),
+        Fact("Steps", fmt.thousands(training.get("steps"))),
+        Fact("Sampling", str(training.get("sampling") or fmt.UNDEFINED)),
+        Fact("Time", fmt.duration(fmt.number(training.get("seconds")))),
+        Fact("Precision", str(training.get("precision") or fmt.UNDEFINED)),
         Fact("Seed", settings.plain(training.get("seed"))),
     )
     charts = []
     for task in results["tasks"]:
         name = task["name"]
         losses = [
-            (words.number(entry["step"]), words.number(entry["loss"]))
+            (fmt.number(entry["step"]), fmt.number(entry["loss"]))
             for entry in training.get("losses") or ()
             if entry["task"] == name
         ]
         scores = [
-            (words.number(entry["step"]), words.number(entry["scores"].get(name)))
+            (fmt.number(entry["step"]), fmt.number(entry["scores"].get(name)))
             for entry in training.get("scores") or ()
         ]
         charts.append(
@@ -245,7 +246,7 @@ def _trained(results: Results, head: Results | None) -> Trained | None:
         return None
     names = [task["name"] for task in results["tasks"]]
     lesions = {name: lesion_of(head, name) for name in names} if head is not None else {}
-    size = words.percent(words.number(head["fraction"])) if head is not None else ""
+    size = fmt.percent(fmt.number(head["fraction"])) if head is not None else ""
     return trained.by_tasks(record, results["model"]["sites"], names, lesions, size)
 
 

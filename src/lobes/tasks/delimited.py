@@ -16,7 +16,7 @@ from typing import Any
 
 from lobes.errors import ConfigError, DataError
 from lobes.tasks.columns import check_present, listed
-from lobes.tasks.opening import check_file, kind_of, open_text
+from lobes.tasks.raw_files import check_file, kind_of, open_text
 
 # How many rows are read together.
 BLOCK = 10_000

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from lobes.data.texts import Texts, number_equal, number_texts
 from lobes.errors import DataError
 from lobes.tasks.images import Picture
-from lobes.texts import Texts, number_equal, number_texts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

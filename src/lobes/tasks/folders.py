@@ -17,7 +17,7 @@ from lobes.tasks.delimited import BARE, Dialect, header_of, read_cells, read_del
 from lobes.tasks.formats import SUFFIXES, has_text_cells, read_blocks, read_json
 from lobes.tasks.known import Column, Download, KnownTask
 from lobes.tasks.labels import number_of
-from lobes.tasks.opening import check_file, kind_of, read_text, stem_of
+from lobes.tasks.raw_files import check_file, kind_of, read_text, stem_of
 
 # What a header calls the column of labels, where one was put above a file that has none.
 LABEL_COLUMN = re.compile(

@@ -18,7 +18,7 @@ from typing import Any
 from lobes.errors import DataError
 from lobes.tasks.columns import TaskData, check_present, listed
 from lobes.tasks.delimited import BLOCK, Dialect, read_delimited
-from lobes.tasks.opening import check_file, kind_of, open_text, read_text
+from lobes.tasks.raw_files import check_file, kind_of, open_text, read_text
 
 _LIKE = 'such as {"text": "…", "label": 0}'
 

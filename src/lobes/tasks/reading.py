@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from lobes.data.texts import Texts, TextsWriter
 from lobes.errors import DataError
 from lobes.metrics import get_metric
 from lobes.tasks.columns import (
@@ -41,7 +42,6 @@ from lobes.tasks.labels import (
     places_of,
     spellings,
 )
-from lobes.texts import Texts, TextsWriter
 
 
 def read_texts(where: str, data: TaskData, text: tuple[str, ...]) -> Texts:

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from lobes import limits
 from lobes.errors import ConfigError
-from lobes.precision import resolve_precision
+from lobes.modeling.precision import resolve_precision
 
 
 def training_arguments(

@@ -24,8 +24,8 @@ from lobes import limits
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, ModelError, RunError
 from lobes.heads import HeadLayout, HeadScores, HeadSet, head_count
-from lobes.importance import head_importance
 from lobes.limits import short
+from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.modeling.pooling import probing
 from lobes.tasks.task import Task

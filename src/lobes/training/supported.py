@@ -16,8 +16,8 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from lobes import limits
 from lobes.errors import ConfigError, LobesError
-from lobes.evaluation import examples_of
 from lobes.limits import Limit, check_number, short
+from lobes.measure.evaluation import examples_of
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.tasks.task import Task
 from lobes.training.iat import IAT

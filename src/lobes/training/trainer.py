@@ -30,11 +30,11 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 
 from lobes.errors import ConfigError, LobesError, RunError
-from lobes.evaluation import Workload, predictions_of, prepare
+from lobes.measure.evaluation import Workload, predictions_of, prepare
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
-from lobes.modeling.opening import quiet
 from lobes.modeling.pooling import evaluation_mode
+from lobes.modeling.safe_loading import quiet
 from lobes.modeling.saved import matching_specs, read_card
 from lobes.tasks.task import Task, as_tasks
 from lobes.training import sharding

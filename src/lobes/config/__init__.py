@@ -1,0 +1,1 @@
+"""The study file: its tables, checked and resolved."""

@@ -1,0 +1,406 @@
+"""The tables of a study file: their keys, what each may hold, and what is refused.
+
+Every field's `description` is the second half of the sentence with which another value is
+refused: "training.steps is -1; expected a number of steps from 1."
+"""
+
+import difflib
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from lobes import limits
+from lobes.heads import check_fractions
+from lobes.limits import Limit
+from lobes.metrics import METRICS
+from lobes.tasks.known import KNOWN
+from lobes.training.sampling import Sampling
+
+if TYPE_CHECKING:
+    from lobes.training.iat import IAT
+
+NAME = r"[A-Za-z0-9_-]+"
+
+Method = Literal["single", "multi", "iat", "frozen", "probe"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+def as_tuple(value: object) -> object:
+    """TOML and JSON know lists only; a single string stands for a list of one."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(as_tuple)]
+Share = Annotated[float, Field(**limits.FRACTION.constraints)]
+
+
+def number(default: float | None, limit: Limit) -> Any:
+    """A field for a number: its bounds, and the sentence that names them, are the limit's."""
+    return Field(default, description=str(limit), **limit.constraints)
+
+
+Wanted = dict[
+    Text, Text | int | float | Annotated[tuple[Text | int, ...], BeforeValidator(as_tuple)]
+]
+
+
+def _label_columns(value: Any) -> str | tuple[str, ...]:
+    if isinstance(value, str) and value:
+        return value
+    names = value if isinstance(value, list | tuple) else ()
+    if len(names) > 1 and all(isinstance(name, str) and name for name in names):
+        return tuple(names)
+    raise PydanticCustomError("label_columns", "neither a column nor a list of columns")
+
+
+LabelColumns = Annotated[str | tuple[str, ...], BeforeValidator(_label_columns)]
+
+_SPLIT = (
+    "a file (CSV, TSV, JSON, Parquet, Excel), a folder with a folder of images for each class, or "
+    "a split of `dataset`"
+)
+
+
+class Section(BaseModel):
+    """A table of the study file: frozen, no conversions between types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TaskConfig(Section):
+    """One `[[tasks]]` table: a known task by its name, or files, or a data set of the hub.
+
+    What is left out is as for `lobes.tasks.sources.load_task`: without `validation` a tenth of
+    the training examples is held out. `prompt` and `words` are as for `lobes.tasks.prompts`.
+    """
+
+    name: Annotated[str, Field(pattern=f"^{NAME}$", max_length=limits.LONGEST_NAME)] = Field(
+        description=f"a name of up to {limits.LONGEST_NAME} letters, digits, - and _"
+    )
+    dataset: Text | None = Field(None, description='a data set of the hub, such as "nyu-mll/glue"')
+    config: Text | None = Field(None, description="the name of one configuration of `dataset`")
+    train: Text | None = Field(None, description=_SPLIT)
+    validation: Text | None = Field(None, description=_SPLIT)
+    test: Text | None = Field(None, description=_SPLIT)
+    text: Annotated[Texts, Field(min_length=1, max_length=2)] | None = Field(
+        None, description="the name of one text column, or a list of two"
+    )
+    image: Text | None = Field(None, description="the name of one column of images")
+    label: LabelColumns = Field(
+        "label", description="the name of the label column, or a list with a column for each label"
+    )
+    labels: Annotated[Texts, Field(min_length=2)] | None = Field(
+        None, description="a list of two or more different class names"
+    )
+    metric: Text | None = Field(None, description=f"one of {', '.join(METRICS)}")
+    columns: dict[Text, Text] | None = Field(
+        None, description='a table of names, such as {text = "Review Text"}'
+    )
+    label_map: dict[Text, Text | int | float] | None = Field(
+        None, description='a table of labels, such as {pos = "positive"}'
+    )
+    filter: Wanted | None = Field(
+        None, description='a table of columns and values, such as {language = ["de", "en"]}'
+    )
+    leave_out: Wanted | None = Field(
+        None, description='a table of columns and values, such as {gold_label = "-"}'
+    )
+    fold_labels: bool = Field(False, description="true or false")
+    delimiter: Text | None = Field(None, description='one character, such as ";" or "\\t"')
+    quoting: Literal["minimal", "none"] | None = Field(None, description='"minimal" or "none"')
+    train_size: int | None = number(None, limits.EXAMPLES)
+    validation_size: int | None = number(None, limits.EXAMPLES)
+    stratified: bool = Field(False, description="true or false")
+    prompt: Text | None = Field(None, description="a template with text columns in braces")
+    words: (
+        Annotated[Texts, Field(min_length=2)] | Annotated[dict[Text, Text], Field(min_length=2)]
+    ) | None = Field(
+        None,
+        description='a list with one word for each label, or a table such as {pos = "good"}',
+    )
+
+    @property
+    def where(self) -> str:
+        """The table's dotted key, for messages."""
+        return f"tasks.{self.name}"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the task is one of the known ones, and no data of the user's own."""
+        return self.dataset is None and self.train is None and self.name in KNOWN
+
+    def source(self) -> dict[str, Any]:
+        """The settings that say what the data are, as `load_task` and `load_split` take them."""
+        own = {"test", "train_size", "validation_size", "stratified", "prompt", "words"}
+        return self.model_dump(exclude=own)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TaskConfig":
+        where = self.where
+        if self.metric is not None and self.metric not in METRICS:
+            raise ValueError(
+                f"{where}.metric is {shown(self.metric)}; "
+                + (
+                    f"did you mean {shown(near[0])}?"
+                    if (near := difflib.get_close_matches(self.metric, METRICS, n=1))
+                    else f"expected one of {', '.join(METRICS)}"
+                )
+            )
+        for key in ("text", "label", "labels"):
+            values = getattr(self, key) or ()
+            if not isinstance(values, str) and len(set(values)) < len(values):
+                raise ValueError(f"{where}.{key} is {shown(values)}; expected different names")
+        if (self.prompt is None) != (self.words is None):
+            given, lacks = ("words", "prompt") if self.prompt is None else ("prompt", "words")
+            raise ValueError(
+                f"{where}.{given} is there, but {where}.{lacks} is missing; a prompted task needs "
+                f"both"
+            )
+        self._check_source()
+        if self.image is not None:
+            self._check_image()
+        return self
+
+    def _check_image(self) -> None:
+        for key in ("text", "prompt"):
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"{self.where}.image and {self.where}.{key} are both there; expected texts "
+                    f"(`text`, `prompt`) or images (`image`)"
+                )
+
+    def _check_source(self) -> None:
+        where = self.where
+        if self.dataset is None and self.config is not None:
+            raise ValueError(
+                f"{where}.config is {shown(self.config)}, but {where}.dataset is missing; "
+                f"`config` belongs to a data set of the hub"
+            )
+        if self.is_known:
+            names = ("text", "image", "labels", "columns", "label_map", "filter", "leave_out")
+            for key in (*names, "fold_labels", "delimiter", "quoting", "test"):
+                if getattr(self, key) not in (None, False):
+                    raise ValueError(
+                        f"{where}.{key} is there, but {shown(self.name)} is a known task, whose "
+                        f"data are known; name `train` or `dataset` for data of your own"
+                    )
+            return
+        if self.dataset is None and self.train is None:
+            near = difflib.get_close_matches(self.name, KNOWN, n=1)
+            if near:
+                raise ValueError(f"{where} is not a known task; did you mean {shown(near[0])}?")
+            if self.model_fields_set == {"name"}:
+                raise ValueError(
+                    f"{where} is not a known task; expected one of those that `lobes tasks` "
+                    f"lists, or a table with `train` or `dataset`"
+                )
+            raise ValueError(
+                f"{where}.train is missing; expected a file, or `dataset` with a data set of the "
+                f"hub"
+            )
+        if self.text is None and self.image is None:
+            raise ValueError(
+                f"{where}.text is missing; expected the name of one text column, or a list of "
+                f"two; for images, `image` with the name of their column"
+            )
+
+
+class TrainingConfig(Section):
+    """The `[training]` table; METHOD section 8 has the published values."""
+
+    enabled: bool = Field(True, description="true, or false for a model that was trained elsewhere")
+    steps: int | None = number(None, limits.STEPS)
+    epochs: float | None = number(None, limits.EPOCHS)
+    batch_size: int = number(32, limits.BATCH_SIZE)
+    learning_rate: float = number(2e-5, limits.LEARNING_RATE)
+    weight_decay: float = number(0.0, limits.WEIGHT_DECAY)
+    warmup: float = number(0.0, limits.WARMUP_SHARE)
+    sampling: Sampling = Field(
+        "proportional", description=f"one of {', '.join(get_args(Sampling))}"
+    )
+    temperature: float = number(2.0, limits.TEMPERATURE)
+    dropout: float = number(0.1, limits.DROPOUT)
+    save_every: int | None = number(None, limits.STEPS)
+    report_to: Texts = Field(
+        (), description='names of trackers that transformers knows, such as ["tensorboard"]'
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainingConfig":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"training.steps is {self.steps} and training.epochs is {self.epochs:g}; "
+                f"expected one of the two"
+            )
+        return self
+
+    @property
+    def length(self) -> tuple[int | None, float | None]:
+        """(steps, epochs), one of them None; three epochs where the study names neither."""
+        if self.steps is None and self.epochs is None:
+            return None, 3.0
+        return self.steps, self.epochs
+
+
+class IatConfig(Section):
+    """The `[iat]` table: what `lobes.IAT` takes. Without it training is the ordinary one."""
+
+    alpha: float = number(0.3, limits.SHARE_OF_HEADS)
+    delta: float = number(0.1, limits.SHARE_OF_STEPS)
+    share: bool = Field(True, description="true or false")
+    train_other: bool = Field(True, description="true or false")
+    strict: bool = Field(True, description="true or false")
+    refresh: int | None = number(None, limits.STEPS)
+    importance_examples: int = number(10_000, limits.EXAMPLES)
+    method: Literal["taylor", "ablation"] = Field("taylor", description='"taylor" or "ablation"')
+    aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
+    normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
+    seed: int | None = number(None, limits.SEED)
+
+    def settings(self, seed: int) -> "IAT":
+        """The same as the trainer takes it; `seed` where the table has none of its own."""
+        from lobes.training.iat import IAT
+
+        given = self.model_dump(exclude={"seed"})
+        return IAT(**given, seed=seed if self.seed is None else self.seed)
+
+
+class IapConfig(Section):
+    """The `[iap]` table: what `IapSettings` takes, and the statistics' settings."""
+
+    fractions: Annotated[tuple[Share, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        (0.2, 0.3, 0.4), description="shares of all heads, each above 0 and at most 1"
+    )
+    controls: int = number(20, limits.CONTROLS)
+    matched: Literal["site", "total"] = Field("site", description='"site" or "total"')
+    order: Literal["descending", "ascending"] = Field(
+        "descending", description='"descending" or "ascending"'
+    )
+    exact: bool = Field(False, description="true or false")
+    keep_per_site: int = number(0, limits.HEADS_KEPT)
+    importance_split: Literal["train", "validation"] = Field(
+        "train", description='"train" or "validation"'
+    )
+    importance_examples: int = number(10_000, limits.EXAMPLES)
+    method: Literal["taylor", "ablation"] = Field("taylor", description='"taylor" or "ablation"')
+    aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
+    normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
+    lesion_tasks: Annotated[Texts, Field(min_length=1)] | None = Field(
+        None, description="names of tasks of this study"
+    )
+    control_examples: int | None = number(None, limits.EXAMPLES)
+    stop_error: float = number(0.0, limits.ERROR_RATE)
+    # 0: no exact ablation to judge the cheap scores by, and none of the similarities that need it
+    agreement_examples: int = number(0, limits.EXAMPLES_OR_NONE)
+    similarity_examples: int = number(500, limits.EXAMPLES_OR_NONE)
+    seed: int | None = number(None, limits.SEED)
+    resamples: int = number(1000, limits.RESAMPLES)
+    level: float = number(0.95, limits.LEVEL)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "IapConfig":
+        if len(set(self.fractions)) < len(self.fractions):
+            raise ValueError(f"iap.fractions is {shown(self.fractions)}; expected each share once")
+        object.__setattr__(self, "fractions", check_fractions(self.fractions))
+        return self
+
+
+class GrowthConfig(Section):
+    """The `[growth]` table: at how many steps of the training the heads are measured."""
+
+    checkpoints: int = number(4, limits.CHECKPOINTS)
+
+
+class CompareConfig(Section):
+    """The `[compare]` table: what `lobes compare` trains, how often, and what it chooses by."""
+
+    seeds: int = number(5, limits.SEEDS)
+    methods: Annotated[tuple[Method, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        METHODS, description=f"one or more of {', '.join(METHODS)}"
+    )
+    held_out: float = number(0.1, limits.HELD_OUT)
+    evaluations: int = number(10, limits.EVALUATIONS)
+    # A linear layer on features that stay as they are needs larger steps than a whole encoder.
+    frozen_learning_rate: float = number(1e-3, limits.LEARNING_RATE)
+    penalties: Annotated[
+        tuple[Annotated[float, Field(**limits.PENALTY.constraints)], ...],
+        BeforeValidator(as_tuple),
+        Field(min_length=1),
+    ] = Field(
+        (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
+        description="numbers from 1e-12 to 1e12, such as [0.1, 1]",
+    )
+
+    @model_validator(mode="after")
+    def _once(self) -> "CompareConfig":
+        for key in ("methods", "penalties"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"compare.{key} is {shown(values)}; expected each once")
+        ordered = tuple(method for method in METHODS if method in self.methods)
+        object.__setattr__(self, "methods", ordered)
+        object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))
+        return self
+
+
+class NewTaskConfig(TaskConfig):
+    """The `[transfer.task]` table: the task that is transferred to, described as in [[tasks]]."""
+
+    @property
+    def where(self) -> str:
+        """The table's dotted key, for messages."""
+        return "transfer.task"
+
+    @model_validator(mode="after")
+    def _is_trained(self) -> "NewTaskConfig":
+        if self.prompt is not None:
+            raise ValueError(
+                "transfer.task.prompt is there, but a task that is transferred to is trained; "
+                "leave `prompt` and `words` out"
+            )
+        return self
+
+
+class TransferConfig(Section):
+    """The `[transfer]` table: to which task `lobes transfer` goes, and with how much of its data.
+
+    Where batch size or learning rate are left out, they are those of [training].
+    """
+
+    task: NewTaskConfig = Field(description="a table [transfer.task], as one of [[tasks]]")
+    fractions: Annotated[tuple[Share, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        (0.001, 0.01, 0.1, 1.0),
+        description="shares of the new task's training data, each above 0 and at most 1",
+    )
+    seeds: int = number(5, limits.SEEDS)
+    steps: int = number(200, limits.STEPS)
+    batch_size: int | None = number(None, limits.BATCH_SIZE)
+    learning_rate: float | None = number(None, limits.LEARNING_RATE)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "TransferConfig":
+        if len(set(self.fractions)) < len(self.fractions):
+            raise ValueError(
+                f"transfer.fractions is {shown(self.fractions)}; expected each share once"
+            )
+        object.__setattr__(self, "fractions", tuple(sorted(self.fractions)))
+        return self
+
+
+def shown(value: Any) -> str:
+    """A value as TOML would write it, cut to fit a sentence."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:  # an integer of thousands of digits
+        text = limits.short(value)
+    return text if len(text) <= 80 else text[:77] + "…"

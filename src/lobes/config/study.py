@@ -1,0 +1,493 @@
+"""What a study is: the model, the tasks, the training and the measurement, read from TOML.
+
+`load_study` reads a file, `override` changes single values of what was read. Whatever the file
+says that is impossible is refused in one sentence: the file, the key, what it holds, what was
+expected. What each table may hold is in `tables.py`.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+
+from lobes import limits
+from lobes.config.settings import (
+    CompareConfig,
+    GrowthConfig,
+    IapConfig,
+    IatConfig,
+    NewTaskConfig,
+    Section,
+    TaskConfig,
+    Text,
+    TrainingConfig,
+    TransferConfig,
+    as_tuple,
+    number,
+    shown,
+)
+from lobes.errors import ConfigError
+from lobes.limits import check_path, fault_of_name
+from lobes.tasks.sources import DATA_VARIABLE
+
+HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
+
+
+class StudyConfig(Section):
+    """A whole study, resolved: nothing left to look up but the model and the data themselves."""
+
+    name: Text = Field(description="a name without slashes")
+    model: Text = Field(description="a model of the hub or a folder")
+    output: Text = Field(description="a folder")
+    seed: int = number(0, limits.SEED)
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description='"auto", "fp32" or "bf16"'
+    )
+    pooling: Literal["auto", "pooler", "first", "mean", "last"] = Field(
+        "auto", description='"auto", "pooler", "first", "mean" or "last"'
+    )
+    # None: 256 (METHOD section 8), or what the model takes where that is less
+    max_length: int | None = number(None, limits.TOKENS)
+    trust_remote_code: bool = Field(False, description="true or false")
+    keep_texts: bool = Field(True, description="true or false")
+    # None: the hub, or the folder that LOBES_DATA names
+    data_dir: Text | None = Field(None, description="a folder with the data of known tasks")
+    tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
+        Field(description="one or more [[tasks]] tables, or a list of known tasks")
+    )
+    training: TrainingConfig = Field(
+        default_factory=lambda: TrainingConfig.model_validate({}), description="a table [training]"
+    )
+    iat: IatConfig | None = Field(None, description="a table [iat]")
+    iap: IapConfig = Field(
+        default_factory=lambda: IapConfig.model_validate({}), description="a table [iap]"
+    )
+    growth: GrowthConfig | None = Field(None, description="a table [growth]")
+    compare: CompareConfig | None = Field(None, description="a table [compare]")
+    transfer: TransferConfig | None = Field(None, description="a table [transfer]")
+
+    # what was written in place of paths that came from variables
+    _texts: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_output(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("name"), str):
+            return {"output": f"runs/{data['name']}", **data}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StudyConfig":
+        if fault_of_name(self.name):
+            raise ValueError(f"name is {shown(self.name)}, {fault_of_name(self.name)}")
+        if "${" in self.name:
+            raise ValueError(
+                f"name is {shown(self.name)}; expected a name without variables, which are put "
+                f"into paths only"
+            )
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"tasks names {shown(name)} {names.count(name)} times; expected a name of "
+                    f"its own for every task"
+                )
+        prompted = [task.name for task in self.tasks if task.prompt is not None]
+        if prompted and len(prompted) < len(names):
+            plain = next(name for name in names if name not in prompted)
+            raise ValueError(
+                f"tasks.{prompted[0]} has a prompt, but tasks.{plain} has none; expected prompts "
+                f"for all tasks of a study, or for none"
+            )
+        if prompted and self.training.enabled:
+            raise ValueError(
+                f"tasks.{prompted[0]} has a prompt, but training.enabled is true; expected false, "
+                f"since prompted tasks are not trained"
+            )
+        if self.iat is not None and len(names) < 2:
+            raise ValueError(
+                f"iat is there, but the study has one task, {shown(names[0])}; expected two or "
+                f"more tasks, since IAT keeps tasks from disturbing each other"
+            )
+        self._check_seeds()
+        if self.growth is not None:
+            self._check_growth()
+        for name in self.iap.lesion_tasks or ():
+            if name not in names:
+                raise ValueError(
+                    f"iap.lesion_tasks names {shown(name)}; expected tasks of this study: "
+                    f"{', '.join(names)}"
+                )
+        self._check_images()
+        if self.transfer is not None and self.transfer.task.name in names:
+            raise ValueError(
+                f"transfer.task.name is {shown(self.transfer.task.name)}, which is one of "
+                f"[[tasks]]; expected a new task under a name of its own"
+            )
+        return self
+
+    def _check_seeds(self) -> None:
+        """The trainings of a comparison have the seeds that follow the study's."""
+        for table in ("compare", "transfer"):
+            section = getattr(self, table)
+            if section is not None and self.seed + section.seeds - 1 > limits.SEED.most:
+                raise ValueError(
+                    f"seed is {self.seed} and {table}.seeds is {section.seeds}; expected a last "
+                    f"seed of at most {limits.SEED.most:,}"
+                )
+
+    def _check_growth(self) -> None:
+        """D-scores over a training need a training, and lesions of two tasks or more."""
+        lacks = (
+            "training.enabled is false; expected a study that trains"
+            if not self.training.enabled
+            else "the study has one task; expected two or more"
+            if len(self.tasks) < 2
+            else "iap.lesion_tasks leaves tasks out; expected the lesions of all tasks"
+            if self.iap.lesion_tasks is not None
+            else None
+        )
+        if lacks:
+            raise ValueError(f"growth is there, but {lacks}")
+
+    def _check_images(self) -> None:
+        """Refuse tasks of texts beside tasks of images, and settings that are for texts only."""
+        tasks = (*self.tasks, *([self.transfer.task] if self.transfer else []))
+        places = {task.image is None: task.where for task in tasks}
+        if len(places) > 1:
+            raise ValueError(
+                f"{places[False]} has images, but {places[True]} has texts; expected tasks of one "
+                f"kind in a study"
+            )
+        if False in places and self.max_length is not None:
+            raise ValueError(
+                f"max_length is {self.max_length}, but {places[False]} has images; expected it in "
+                f"studies of texts only"
+            )
+
+    @property
+    def iap_seed(self) -> int:
+        """The seed of the controls and of the resamples: the study's, unless [iap] has its own."""
+        return self.seed if self.iap.seed is None else self.iap.seed
+
+    def as_written(self, path: str) -> str:
+        """A path of the study as it was written, with `${NAME}` where a variable was put in.
+
+        What is recorded or shown of a path is this: the environment's values are its user's own.
+        """
+        beside = (e for e in self._texts if path.startswith(f"{e}-"))  # runs/x-compare of runs/x
+        found = path if path in self._texts else next(beside, None)
+        return path if found is None else self._texts[found] + path.removeprefix(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The study as JSON takes it, with its variables as they were written.
+
+        `from_dict` reads it back to an equal value where the variables have the same values.
+        """
+        data = self.model_dump(mode="json")
+        tasks = [*data["tasks"], *([data["transfer"]["task"]] if data["transfer"] else [])]
+        for table, keys in [
+            (data, ("model", "output", "data_dir")),
+            *((task, ("train", "validation", "test")) for task in tasks),
+        ]:
+            table |= {key: self.as_written(table[key]) for key in keys if table[key] is not None}
+        return data
+
+    @classmethod
+    def from_dict(
+        cls, data: Mapping[str, Any], *, source: str = "study", folder: Path | None = None
+    ) -> "StudyConfig":
+        """Check and resolve a study given as nested dictionaries.
+
+        Relative paths of files and of a model's folder start at `folder` (default: the working
+        directory). Raises `ConfigError`, whose message begins with `source`.
+        """
+        try:
+            study = cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise ConfigError(_sentence(error, data, source)) from None
+        return _Resolver(source, folder).study(study)
+
+
+def load_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> StudyConfig:
+    """Read the study file at `path`; `settings` are overrides such as `"iap.controls=20"`.
+
+    Raises `ConfigError` for a file that cannot be read, is no TOML, or says something impossible.
+    """
+    file = Path(path)
+    try:
+        data = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no study file {file}; expected a TOML file.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not encoded in UTF-8; expected a TOML file.") from None
+    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, a deep nesting
+        raise ConfigError(f"{file} is not valid TOML: {str(error).rstrip('.')}.") from None
+    except OSError as error:
+        raise ConfigError(f"Cannot read the study file {file}: {error.strerror}.") from None
+    data.setdefault("name", file.stem)
+    for setting in settings:
+        _set(data, setting)
+    return StudyConfig.from_dict(data, source=str(file), folder=file.parent)
+
+
+def override(study: StudyConfig, *settings: str) -> StudyConfig:
+    """The study with single values changed: `override(study, "iap.controls=20", 'seed=1')`.
+
+    A setting is KEY=VALUE: the key dotted, a task by its name (`tasks.sst2.train_size=500`), the
+    value as in TOML, where a plain word needs no quotes. `KEY=` takes a value out.
+    """
+    data = study.to_dict()
+    for setting in settings:
+        _set(data, setting)
+    return StudyConfig.from_dict(data, source="--set")
+
+
+def with_trained_model(study: StudyConfig, model: str) -> StudyConfig:
+    """The study without its training, on a model that was trained elsewhere.
+
+    `model` is a folder (relative to the working directory) or the name of a model on the hub.
+    """
+    training = study.training.model_copy(update={"enabled": False})
+    name = _Resolver("--model", Path()).model(model)
+    return study.model_copy(update={"model": name, "training": training})
+
+
+def differences(first: Any, second: Any, prefix: str = "") -> list[str]:
+    """The dotted keys in which two nested dictionaries differ, in order.
+
+    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}, "c": 3})
+    ['a.b', 'c']
+    """
+    if isinstance(first, dict) and isinstance(second, dict):
+        keys = [*first, *(key for key in second if key not in first)]
+        return [
+            found
+            for key in keys
+            for found in differences(first.get(key), second.get(key), f"{prefix}.{key}".strip("."))
+        ]
+    return [] if first == second else [prefix]
+
+
+def _set(data: dict[str, Any], setting: str) -> None:
+    """Write one KEY=VALUE into the nested dictionaries of a study."""
+    key, equals, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(
+            f"Cannot read the setting {shown(setting)}: expected KEY=VALUE, for example "
+            f"iap.controls=20."
+        )
+    table: Any = data
+    for part in parts[:-1]:
+        table = _entry(table, part, setting)
+    if not isinstance(table, dict):
+        raise ConfigError(f"The setting {shown(setting)} names no key of a study.")
+    if not text.strip():
+        table.pop(parts[-1], None)
+    else:
+        table[parts[-1]] = _toml_value(text.strip(), setting)
+
+
+def _entry(table: Any, part: str, setting: str) -> Any:
+    """One step down: into a table by its key, into the list of tasks by name or number."""
+    if isinstance(table, dict):
+        if table.get(part) is None:  # a table that the study leaves out
+            table[part] = {}
+        return table[part]
+    if isinstance(table, list):
+        table[:] = [{"name": entry} if isinstance(entry, str) else entry for entry in table]
+        names = [entry.get("name") if isinstance(entry, dict) else None for entry in table]
+        if part in names:
+            return table[names.index(part)]
+        if part.isdecimal() and int(part) < len(table):
+            return table[int(part)]
+        raise ConfigError(
+            f"The setting {shown(setting)} names the task {shown(part)}; expected one of "
+            f"{', '.join(str(name) for name in names)}."
+        )
+    raise ConfigError(f"The setting {shown(setting)} names no key of a study.")
+
+
+def _toml_value(text: str, setting: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+        if list(parsed) == ["value"]:
+            return parsed["value"]
+    except (ValueError, RecursionError):
+        if re.fullmatch(r"[^\s\"'\[\]{}=,]+", text):
+            return text  # a plain word or path, which a shell would strip of its quotes
+    raise ConfigError(
+        f"Cannot read the value in the setting {shown(setting)}: expected TOML, for example "
+        f"iap.fractions=[0.1,0.2]."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Resolver:
+    """Expands variables, and makes the paths of data and of a model's folder absolute.
+
+    Relative paths start at `folder`; without one they are resolved already, and a variable that is
+    not set stays as it is, so that a run can be shown without it. `texts` collects what was
+    written where variables stood.
+    """
+
+    source: str
+    folder: Path | None
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def study(self, study: StudyConfig) -> StudyConfig:
+        transfer = study.transfer and study.transfer.model_copy(
+            update={"task": self._task(study.transfer.task)}
+        )
+        resolved = study.model_copy(
+            update={
+                "tasks": tuple(map(self._task, study.tasks)),
+                "transfer": transfer,
+                "model": self.model(study.model),
+                "output": self._expanded(study.output, study.output, "output"),
+                "data_dir": self._data_dir(study),
+            }
+        )
+        resolved._texts = self.texts
+        return resolved
+
+    def _data_dir(self, study: StudyConfig) -> str | None:
+        """The folder of the known tasks' data, as the study or else the environment names it."""
+        if study.data_dir is not None:
+            return self._path(study.data_dir, "data_dir")
+        tasks = (*study.tasks, *([study.transfer.task] if study.transfer else []))
+        if os.environ.get(DATA_VARIABLE) and any(task.is_known for task in tasks):
+            return self._path(f"${{{DATA_VARIABLE}}}", "data_dir")
+        return None
+
+    def _task(self, task: Any) -> Any:
+        if task.dataset is not None or task.is_known:
+            return task
+        paths = {
+            key: self._path(value, f"{task.where}.{key}")
+            for key in ("train", "validation", "test")
+            if (value := getattr(task, key)) is not None
+        }
+        return task.model_copy(update=paths)
+
+    def model(self, name: str) -> str:
+        """A hub name as it is, a folder's absolute path; a folder beside the study comes first."""
+        looks_like_path = name.startswith((".", "~", "/", "$")) or not re.fullmatch(HUB_NAME, name)
+        path = Path(self._path(name, "model"))
+        if path.is_dir() or "${" in str(path):
+            return str(path)
+        if looks_like_path:
+            raise ConfigError(
+                f"{self.source}: model is {shown(name)}, and there is no folder {path}; expected a "
+                f"folder with a model, or the name of a model on the hub."
+            )
+        return name
+
+    def _path(self, text: str, key: str) -> str:
+        # A variable is set for the shell's working directory, not for the place of the study file.
+        is_variable = text.startswith("$")
+        base = Path() if is_variable else self.folder or Path()
+        written = text if is_variable else os.path.abspath(base / os.path.expanduser(text))
+        return self._expanded(written, text, key, base)
+
+    def _expanded(self, written: str, text: str, key: str, base: Path | None = None) -> str:
+        """The text with its variables put in; `ConfigError` where that is no path."""
+        expanded = self._with_variables(text, key)
+        check_path(f"{self.source}: {key}", expanded, written=key == "output")
+        path = expanded if base is None else os.path.abspath(base / expanded)
+        if "${" in text:
+            self.texts[path] = written
+        return path
+
+    def _with_variables(self, text: str, key: str) -> str:
+        """Put in `${NAME}` from the environment, and the home folder for a leading `~`."""
+
+        def value(match: re.Match[str]) -> str:
+            if os.environ.get(match[1]):
+                return os.environ[match[1]]
+            if self.folder is None:
+                return match[0]
+            raise ConfigError(
+                f"{self.source}: {key} is {shown(text)}, but the environment variable {match[1]} "
+                f"is not set; set it, for example `export {match[1]}=FOLDER`."
+            )
+
+        return os.path.expanduser(re.sub(r"\$\{(\w+)\}", value, text))
+
+
+def _sentence(error: ValidationError, data: Mapping[str, Any], source: str) -> str:
+    """One sentence for the first fault; an unknown key comes first, it often explains the rest."""
+    faults = error.errors(include_url=False)
+    fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
+    if fault["type"] == "extra_forbidden":
+        return f"{source}: {_unknown_key(fault['loc'], data)}"
+    if fault["type"] == "value_error":
+        message = str(fault["ctx"]["error"])
+        return f"{source}: {message}" + ("" if message.endswith("?") else ".")
+    key = _key(fault["loc"], data)
+    state = "is missing" if fault["type"] == "missing" else f"is {shown(fault['input'])}"
+    return f"{source}: {key} {state}; expected {_field(fault['loc']).description}."
+
+
+def _unknown_key(location: Sequence[int | str], data: Mapping[str, Any]) -> str:
+    *table, key = location
+    known = list(_section(table).model_fields)
+    where = _key(location, data)
+    close = difflib.get_close_matches(str(key), known, n=1)
+    if close:
+        return f"unknown key {where}; did you mean {close[0]}?"
+    homes = [name for name, section in SECTIONS.items() if key in section.model_fields]
+    if homes:
+        home = {"": "at the top of the file", "tasks": "[[tasks]]"}.get(homes[0], f"[{homes[0]}]")
+        return f"unknown key {where}; it belongs {'' if not homes[0] else 'in '}{home}."
+    elsewhere = {field: name for name in TABLES for field in SECTIONS[name].model_fields}
+    close = difflib.get_close_matches(str(key), elsewhere, n=1, cutoff=0.8)
+    if close:
+        return f"unknown key {where}; did you mean {elsewhere[close[0]]}.{close[0]}?"
+    return f"unknown key {where}; expected one of {', '.join(known)}."
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "": StudyConfig,
+    "tasks": TaskConfig,
+    "training": TrainingConfig,
+    "iat": IatConfig,
+    "iap": IapConfig,
+    "growth": GrowthConfig,
+    "compare": CompareConfig,
+    "transfer": TransferConfig,
+    "transfer.task": NewTaskConfig,
+}
+# Of a field that several tables have, the last one is suggested.
+TABLES = ("transfer", "compare", "growth", "iat", "iap", "training")
+
+
+def _section(location: Sequence[int | str]) -> type[Section]:
+    return SECTIONS[".".join(part for part in location if isinstance(part, str))]
+
+
+def _field(location: Sequence[int | str]) -> Any:
+    """The field that a fault's location lies in; list positions inside it do not matter."""
+    names = [part for part in location if isinstance(part, str)]
+    table: list[str] = []
+    while names[1:] and ".".join([*table, names[0]]) in SECTIONS:
+        table.append(names.pop(0))
+    return SECTIONS[".".join(table)].model_fields[names[0]]
+
+
+def _key(location: Sequence[int | str], data: Mapping[str, Any]) -> str:
+    """The dotted key of a fault, a task by its name where it has one."""
+    parts = [str(part) for part in location]
+    if len(parts) > 1 and parts[0] == "tasks":
+        given = data["tasks"]
+        entry = given[int(parts[1])] if isinstance(given, list | tuple) else given
+        name = entry.get("name") if isinstance(entry, dict) else entry
+        parts[1] = name if isinstance(name, str) and name else str(int(parts[1]) + 1)
+    return ".".join(parts)

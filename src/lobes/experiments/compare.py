@@ -1,0 +1,318 @@
+"""`lobes compare`: several ways to train, each with the same seeds, data, budget and selection.
+
+Every training of every seed is one measurement, made once and kept, so an interrupted comparison
+goes on with the next training, and later seeds or methods can be added to it. What the methods are
+is said in `methods.py`; `comparison.json` holds what the page and the tables show.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lobes.config.settings import METHODS
+from lobes.config.study import StudyConfig
+from lobes.discovery import find_heads
+from lobes.dissociation.seeds import summarize_comparison
+from lobes.experiments.loading import (
+    base_fingerprint,
+    check_inputs,
+    iap_settings,
+    load_tasks,
+    scope_of,
+    task_fingerprint,
+)
+from lobes.experiments.measurements import Arrays, Measurements
+from lobes.experiments.methods import Progress, SeedRun, Trained, forget, with_defaults
+from lobes.experiments.probe import pooled_features, probe
+from lobes.experiments.results import describe_environment
+from lobes.experiments.seed_records import (
+    PAIR,
+    StageProgress,
+    described_tasks,
+    heading,
+    iat_record,
+    joined,
+    part_of,
+    shared,
+    training_arrays,
+)
+from lobes.experiments.store import RunFolder
+from lobes.files import plain
+from lobes.measure.iap import IapSettings, check_lesions, lesion_matrix
+from lobes.modeling import MultiTaskModel
+from lobes.report.comparison import read_comparison, render
+from lobes.tasks.task import Task
+
+SCHEMA = {"schema": "lobes-comparison", "version": 1}
+NOT_SHOWN = {"enabled", "save_every", "report_to"}
+DEFINITIONS = ("column", "row", "relative")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One measurement: its key, about how many steps of training it costs, and how it is made."""
+
+    key: str
+    weight: float
+    compute: Callable[[Progress], Arrays]
+
+
+def compare_study(
+    study: StudyConfig, *, fresh: bool = False, progress: StageProgress | None = None
+) -> dict[str, Any]:
+    """Compare the study's methods over its seeds, in the folder `study.output`.
+
+    Returns the content of `comparison.json`; `comparison.html` shows it. An interrupted comparison
+    continues, `fresh` starts again. `progress(stage, done, total)` is called as things go. Raises
+    `LobesError` of every kind; whatever can be refused is, before the first training.
+    """
+    study = with_defaults(study)
+    assert study.compare is not None
+    with RunFolder(study.output, study.to_dict(), command="compare", fresh=fresh) as folder:
+        tasks = load_tasks(study, progress)
+        checkpoints = folder.path / "checkpoints"
+        seeds = range(study.seed, study.seed + study.compare.seeds)
+        runs = [SeedRun(study, seed, tasks, checkpoints) for seed in seeds]
+        model = checked_model(runs[0], study.compare.methods)
+        fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in tasks}
+        fingerprints["base model"] = base = base_fingerprint(model)
+        for run in runs:
+            run.base = base
+        scope = scope_of(model, tasks, runs[0].precision)
+        head = heading(study, model)
+        del model
+        folder.begin(fingerprints)
+        folder.remove_checkpoints()
+        measurements = folder.measurements(scope)
+        records = [_measured(run, measurements, progress) for run in runs]
+        folder.remove_checkpoints()
+        comparison = _comparison(study, runs, records, head, measurements)
+        folder.write_json("comparison.json", comparison)
+        comparison = read_comparison(folder.path)
+        with folder.writing("comparison.html") as file:
+            file.write(render(comparison).encode())
+        return comparison
+
+
+def checked_model(run: SeedRun, methods: Sequence[str]) -> MultiTaskModel:
+    """A new model, after it is known that it can be trained and measured in all these ways."""
+    model = run.new_model()
+    layout = find_heads(model)
+    check_inputs(model, run.tasks)
+    if set(PAIR) <= set(methods):
+        check_lesions(_lesions(run), layout, run.learnable)
+    run.check(model, run.iat if "iat" in methods else None)
+    return model
+
+
+# One seed
+
+
+def _measured(
+    run: SeedRun, measurements: Measurements, progress: StageProgress | None
+) -> dict[str, Arrays]:
+    """{method: its arrays}, from the stored measurements of one seed or from new ones.
+
+    The arrays: those of `training_arrays`, "scores" [tasks]; of the multi-task methods, where
+    both are compared, "d_scores" [fractions, definitions, tasks].
+    """
+    found: dict[str, Arrays] = {}
+    units = list(_units(run))
+    stage, total, done = f"seed {run.study.seed}", sum(unit.weight for unit in units), 0.0
+    for unit in units:
+        share = shared(progress, stage, done, unit.weight, total)
+        share(0, 1)
+
+        def compute(unit: Unit = unit, share: Progress = share) -> Arrays:
+            try:
+                return unit.compute(share)
+            finally:
+                forget()
+
+        found[unit.key] = measurements.remember(unit.key, compute)
+        done += unit.weight
+        share(1, 1)
+    return _by_method(run, found)
+
+
+def _units(run: SeedRun) -> Iterator[Unit]:
+    """What is to be measured for one seed."""
+    methods, seed = run.compare.methods, run.study.seed
+    if "single" in methods:
+        for number, task in enumerate(run.tasks):
+            yield Unit(
+                f"single-{task.name}-seed-{seed}",
+                run.steps / len(run.tasks),
+                partial(_trained, run, partial(run.single, number), (task,)),
+            )
+    if set(PAIR) <= set(methods):
+        yield Unit(f"multi-iat-seed-{seed}", 1.5 * run.steps, partial(_pair, run))
+    else:
+        for method, train in (("multi", run.multi), ("iat", run.with_iat)):
+            if method in methods:
+                compute = partial(_trained, run, train, run.tasks)
+                yield Unit(f"{method}-seed-{seed}", run.steps, compute)
+    if "frozen" in methods:
+        compute = partial(_trained, run, run.frozen, run.tasks)
+        yield Unit(f"frozen-seed-{seed}", run.steps / 3, compute)
+    if "probe" in methods:
+        yield Unit(f"probe-seed-{seed}", run.steps / 10, partial(_probed, run))
+
+
+def _trained(
+    run: SeedRun, train: Callable[[Progress], Trained], tasks: Sequence[Task], progress: Progress
+) -> Arrays:
+    """One model and its scores."""
+    trained = train(progress)
+    return {**training_arrays(trained), "scores": run.scores(trained.model, tasks)}
+
+
+def _pair(run: SeedRun, progress: Progress) -> Arrays:
+    """Multi-task training and IAT, and the D-scores of both."""
+    trained = run.pair(lambda done, total: progress(8 * done, 10 * total))
+    parts: dict[str, Arrays] = {}
+    for number, (method, each) in enumerate(zip(PAIR, trained, strict=True)):
+        progress(8 + number, 10)
+        scores, d_scores = _d_scores(run, each.model)
+        parts[method] = {**training_arrays(each), "scores": scores, "d_scores": d_scores}
+    return joined(parts)
+
+
+def _probed(run: SeedRun, progress: Progress) -> Arrays:
+    """A linear probe of every task on the features of the encoder as it is."""
+    model = run.new_model()
+    features = {"validation": pooled_features(model, run.tasks, "validation", run.precision)}
+    progress(1, 2)
+    start = time.perf_counter()
+    features["train"] = pooled_features(model, run.parts, "train", run.precision)
+    features["held_out"] = pooled_features(model, run.parts, "validation", run.precision)
+    found = []
+    for task, part in zip(run.tasks, run.parts, strict=True):
+        own = {name: each[task.name] for name, each in features.items()}
+        assert task.validation is not None
+        found.append(probe(part, own, task.validation.labels, run.compare.penalties))
+    penalties, held_out, scores = zip(*found, strict=True)
+    return {
+        "scores": np.array(scores),
+        "held_out": np.array(held_out),
+        "penalties": np.array(penalties),
+        "seconds": np.array([time.perf_counter() - start]),
+    }
+
+
+def _d_scores(run: SeedRun, model: MultiTaskModel) -> tuple[np.ndarray, np.ndarray]:
+    """The scores [tasks], and the D-scores [fractions, definitions, tasks], of a trained model."""
+    matrix = lesion_matrix(model, run.learnable, _lesions(run), precision=run.precision)
+    found = []
+    for fraction in matrix.fractions:
+        d_scores = matrix.dissociation(fraction, resamples=1)
+        found.append([getattr(d_scores, name).values for name in DEFINITIONS])
+    return matrix.base, np.array(found)
+
+
+def _lesions(run: SeedRun) -> IapSettings:
+    """The study's lesions, of every task, without controls."""
+    iap = run.study.iap.model_copy(update={"controls": 0, "lesion_tasks": None})
+    return iap_settings(run.study.model_copy(update={"iap": iap}))
+
+
+def _by_method(run: SeedRun, found: Mapping[str, Arrays]) -> dict[str, Arrays]:
+    """The measurements of one seed in the order of the methods."""
+    seed = run.study.seed
+    by_method: dict[str, Arrays] = {}
+    for method in run.compare.methods:
+        if method == "single":
+            each = [found[f"single-{task.name}-seed-{seed}"] for task in run.tasks]
+            by_method[method] = {
+                name: np.concatenate([one[name] for one in each]) for name in each[0]
+            }
+        elif f"{method}-seed-{seed}" in found:
+            by_method[method] = found[f"{method}-seed-{seed}"]
+        else:
+            by_method[method] = part_of(found[f"multi-iat-seed-{seed}"], method)
+    return by_method
+
+
+# All seeds
+
+
+def _comparison(
+    study: StudyConfig,
+    runs: Sequence[SeedRun],
+    records: Sequence[Mapping[str, Arrays]],
+    head: Mapping[str, Any],
+    measurements: Measurements,
+) -> dict[str, Any]:
+    """Everything for `comparison.json`."""
+    methods = [method for method in METHODS if method in records[0]]
+
+    def each(name: str) -> dict[str, np.ndarray]:
+        """{method: [seeds, …]}"""
+        return {method: np.array([seed[method][name] for seed in records]) for method in methods}
+
+    scores = each("scores")
+    seconds = {method: values.sum(axis=1) for method, values in each("seconds").items()}
+    d_scores = _d_score_entries(study, records)
+    return {
+        **SCHEMA,
+        **head,
+        "tasks": described_tasks(runs[0]),
+        "seeds": [run.study.seed for run in runs],
+        "methods": methods,
+        "scores": scores,
+        "held_out": each("held_out"),
+        "selected": {
+            method: None if method == "probe" else [_steps(seed[method]) for seed in records]
+            for method in methods
+        },
+        "seconds": seconds,
+        "iat": (
+            iat_record(runs[0], [seed["iat"] for seed in records], head["model"])
+            if "iat" in methods
+            else None
+        ),
+        "training": training_record(runs[0]),
+        "d_scores": d_scores,
+        "summary": summarize_comparison(scores, seconds, d_scores, study.iap.level),
+        "level": study.iap.level,
+        "config": study.to_dict(),
+        "environment": describe_environment(runs[0].precision),
+        "times": {"total": sum(measurements.seconds.values())},
+    }
+
+
+def _steps(record: Arrays) -> int | list[int]:
+    """When a model's weights were selected; a list for several models."""
+    steps = record["steps"].tolist()
+    return steps if len(steps) > 1 else steps[0]
+
+
+def training_record(run: SeedRun) -> dict[str, Any]:
+    """The settings of the trainings, with what follows from them."""
+    settings = run.study.training.model_dump(mode="json", exclude=NOT_SHOWN)
+    chosen = run.compare.model_dump(mode="json", exclude={"seeds", "methods"})
+    return {**settings, **chosen, "steps": run.steps, "precision": run.precision}
+
+
+def _d_score_entries(
+    study: StudyConfig, records: Sequence[Mapping[str, Arrays]]
+) -> list[dict[str, Any]]:
+    """The D-scores of both multi-task methods, at every fraction and by every definition."""
+    if not all("d_scores" in records[0].get(method, ()) for method in PAIR):
+        return []
+    return [
+        {
+            "fraction": fraction,
+            "definition": definition,
+            **{
+                method: plain([seed[method]["d_scores"][i, j] for seed in records])
+                for method in PAIR
+            },
+        }
+        for i, fraction in enumerate(study.iap.fractions)
+        for j, definition in enumerate(DEFINITIONS)
+    ]

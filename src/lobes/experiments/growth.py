@@ -1,0 +1,266 @@
+"""How specialization grows: the lesion matrix at several steps of a training, and before it.
+
+At step 0 the classifiers know nothing yet, so that every score would be chance: there, each task
+gets a linear probe in their place, a ridge regression on what the encoder makes of training
+examples. That is the model before multi-task training, which claim 1 compares with the model
+after it (METHOD section 1).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from transformers import TrainerCallback
+
+from lobes.config.study import StudyConfig
+from lobes.dissociation import Dissociation, LesionMatrix
+from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where, shared_tasks
+from lobes.dissociation.similarity import importance_correlation
+from lobes.dissociation.statistics import percentile_interval
+from lobes.errors import RunError
+from lobes.experiments.loading import check_base, iap_settings, new_model, scope_of
+from lobes.experiments.measurements import NotMeasured
+from lobes.experiments.probe import pooled_features, probe_targets, ridge
+from lobes.experiments.splits import growing_order
+from lobes.experiments.store import RunFolder
+from lobes.files import fingerprint
+from lobes.measure.iap import lesion_matrix
+from lobes.modeling import MultiTaskModel
+from lobes.tasks.task import Task, with_data
+from lobes.training.selection import evaluation_steps
+
+Progress = Callable[[str, int, int], None]
+
+# The probes of step 0: from so many examples, with so much ridge (features are standardised).
+PROBE_EXAMPLES = 2_000
+PENALTY = 0.1
+
+
+def growth_steps(study: StudyConfig, total: int) -> list[int]:
+    """The steps whose models are kept: evenly spaced, without step 0 and the last one."""
+    if study.growth is None:
+        return []
+    return sorted(evaluation_steps(total, study.growth.checkpoints) - {0, total})
+
+
+class KeepModels(TrainerCallback):
+    """Keeps the model at some steps of a training, each in a folder of the run."""
+
+    def __init__(self, folder: RunFolder, model: MultiTaskModel, study: StudyConfig) -> None:
+        self.folder, self.model, self.study = folder, model, study
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep the model where this step is one of them."""
+        step = state.global_step
+        if step in growth_steps(self.study, state.max_steps) and state.is_world_process_zero:
+            record = {"step": step, "of": state.max_steps}
+            with self.folder.writing_model(record, _name(step)) as unfinished:
+                self.model.save_pretrained(unfinished)
+
+
+def measure_growth(
+    study: StudyConfig,
+    folder: RunFolder,
+    tasks: Sequence[Task],
+    last: LesionMatrix,
+    training: Mapping[str, Any],
+    trained: MultiTaskModel,
+    precision: str,
+    progress: Progress | None = None,
+) -> dict[str, Any] | None:
+    """The part "growth" of the results; None where the study asks for none.
+
+    `last` is the matrix of the model `trained`, `training` what its training recorded. Steps that
+    an earlier call measured are not measured again, and need their models no more. Raises
+    `RunError` where a model is needed and not there.
+    """
+    if study.growth is None:
+        return None
+    fraction = last.fractions[-1]
+    steps = [0, *growth_steps(study, training["steps"])]
+    scope = scope_of(trained, tasks, precision)
+    matrices = [
+        _measured(study, folder, trained, scope, tasks, fraction, precision, step, progress)
+        for step in steps
+    ]
+    found = [_dissociation(study, matrix, fraction) for matrix in (*matrices, last)]
+    shared = {
+        name: shared_tasks(*(getattr(each, name).values for each in (found[0], found[-1])))
+        for name in FORMULAS
+    }
+    points = [
+        _point(study, matrix, last, scores, shared, step)
+        for matrix, scores, step in zip(
+            (*matrices, last), found, (*steps, training["steps"]), strict=True
+        )
+    ]
+    return {
+        "fraction": fraction,
+        "points": points,
+        "change": _change(study, (matrices[0], last), (found[0], found[-1])),
+    }
+
+
+def remove_kept_models(folder: RunFolder) -> None:
+    """Remove the models of the steps on the way: for when the results are written."""
+    folder.remove_models(_KEPT)
+
+
+_KEPT = "model-step-"
+
+
+def _name(step: int) -> str:
+    return f"{_KEPT}{step}"
+
+
+def _model(
+    study: StudyConfig, folder: RunFolder, tasks: Sequence[Task], step: int, precision: str
+) -> MultiTaskModel:
+    """The model as it was at a step."""
+    if step:
+        if folder.model_record(_name(step)) is None:
+            raise RunError(
+                f"The model of step {step} is needed to measure growth, and {folder.path} holds "
+                f"none or a damaged one: train again with --fresh, or choose another output."
+            )
+        return MultiTaskModel.from_pretrained(
+            folder.path / _name(step), tasks, trust_remote_code=study.trust_remote_code
+        )
+    model = new_model(study, tasks)
+    check_base(model, folder.fingerprints["base model"], study.model)
+    some = [_fewer(task, study.seed) for task in tasks]
+    features = pooled_features(model, some, "train", precision)
+    for task in some:
+        (solved,) = ridge(features[task.name], probe_targets(task), [PENALTY])
+        classifier: Any = model.classifiers[task.name]
+        with torch.no_grad():
+            classifier.weight.copy_(torch.from_numpy(solved.weights.T))
+            classifier.bias.copy_(torch.from_numpy(solved.bias))
+    return model
+
+
+def _fewer(task: Task, seed: int) -> Task:
+    """The task with as many training examples as the probes take, and no others."""
+    assert task.train is not None
+    train = task.train
+    if len(train) > PROBE_EXAMPLES:
+        # every class is among them, so that this cannot fail after the training
+        train = train.select(np.sort(growing_order(task, seed)[:PROBE_EXAMPLES]))
+    return with_data(task, train, None)
+
+
+def _measured(
+    study: StudyConfig,
+    folder: RunFolder,
+    trained: MultiTaskModel,
+    scope: str,
+    tasks: Sequence[Task],
+    fraction: float,
+    precision: str,
+    step: int,
+    progress: Progress | None,
+) -> LesionMatrix:
+    """The lesion matrix of one fraction at a step, without controls.
+
+    What was measured is kept by the step and the `scope` of the trained model, whose training
+    the step belongs to: where all of it is there, the step's model is not needed. The heads are
+    those of `trained` at every step.
+    """
+    iap = study.iap.model_copy(update={"controls": 0, "fractions": (fraction,)})
+
+    def shown(stage: str, done: int, total: int) -> None:
+        if progress:
+            progress(f"step {step}: {stage}", done, total)
+
+    settings = iap_settings(study.model_copy(update={"iap": iap}))
+    measurements = folder.measurements(fingerprint(scope, f"step {step}"))
+    measure = partial(lesion_matrix, tasks=tasks, settings=settings, precision=precision)
+    try:
+        return measure(trained, remember=measurements.recall)
+    except NotMeasured:
+        model = _model(study, folder, tasks, step, precision).to(trained.device)
+        return measure(model, progress=shown, remember=measurements.remember)
+
+
+def _dissociation(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> Dissociation:
+    return matrix.dissociation(
+        fraction, resamples=study.iap.resamples, seed=study.iap_seed, level=study.iap.level
+    )
+
+
+def _point(
+    study: StudyConfig,
+    matrix: LesionMatrix,
+    last: LesionMatrix,
+    found: Dissociation,
+    shared: Mapping[DScoreName, np.ndarray],
+    step: int,
+) -> dict[str, Any]:
+    """What is kept of one step.
+
+    `shared` says by definition which tasks have a D-score at both ends: over the same tasks at
+    every step, "shared_interval" is the interval of their mean.
+    """
+    base, matrices = matrix.resampled(found.fraction, study.iap.resamples, study.iap_seed)
+    return {
+        "step": step,
+        "classifiers": "trained" if step else "probe",
+        "base": matrix.base,
+        "scores": matrix.scores(found.fraction),
+        "dissociation": {
+            name: {
+                "values": score.values,
+                "interval": score.interval,
+                "mean": score.mean,
+                "mean_interval": score.mean_interval,
+                "shared_interval": percentile_interval(
+                    mean_where(shared[name], formula(matrices, base))[:, None], study.iap.level
+                )[0],
+                "note": score.note,
+            }
+            for name, formula in FORMULAS.items()
+            for score in [getattr(found, name)]
+        },
+        "importance": [
+            {"task": task, "values": scores.values} for task, scores in matrix.importance.items()
+        ],
+        "stability": [
+            importance_correlation([scores, last.importance[task]])[0, 1]
+            for task, scores in matrix.importance.items()
+        ],
+    }
+
+
+def _change(
+    study: StudyConfig,
+    ends: tuple[LesionMatrix, LesionMatrix],
+    observed: tuple[Dissociation, Dissociation],
+) -> dict[str, Any]:
+    """The D-scores at the end minus those at step 0, on the same resampled examples.
+
+    Means are over the tasks with a D-score at both ends.
+    """
+    (base_0, scores_0), (base_1, scores_1) = (
+        matrix.resampled(observed[0].fraction, study.iap.resamples, study.iap_seed)
+        for matrix in ends
+    )
+    found: dict[str, Any] = {}
+    for name, formula in FORMULAS.items():
+        before, after = (getattr(each, name).values for each in observed)
+        values: Float[np.ndarray, " tasks"] = after - before
+        drawn = formula(scores_1, base_1) - formula(scores_0, base_0)
+        defined = shared_tasks(before, after)
+        found[name] = {
+            "values": values,
+            "interval": np.where(
+                defined[:, None], percentile_interval(drawn, study.iap.level), np.nan
+            ),
+            "mean": float(mean_where(defined, values)),
+            "mean_interval": percentile_interval(
+                mean_where(defined, drawn)[:, None], study.iap.level
+            )[0],
+        }
+    return found

@@ -1,0 +1,131 @@
+"""Which heads are to be pruned: named one by one, or the least important of a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from lobes.errors import ConfigError, RunError
+from lobes.experiments.manifest import check_files
+from lobes.experiments.open_model import trained_model
+from lobes.heads import HeadLayout, HeadScores, HeadSet
+from lobes.report.reading import damage_named, read_results
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`drop` as in "0:1,5 3:2", or the least important `fraction` of all heads in `run`.
+
+    Importance is that of `task`, as the run measured it; without a task, each head's rank among
+    all heads, as a mean over the run's tasks. Ranks, since the scores of different tasks have no
+    scale in common. Raises `ConfigError` for anything but one of the two ways.
+    """
+
+    drop: str | None = None
+    run: Path | None = None
+    fraction: float | None = None
+    task: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.drop is None) == (self.run is None):
+            raise ConfigError(
+                "Which heads are to go? Expected either --drop with their numbers or --from-run "
+                "with a run's folder, and not both."
+            )
+        if self.run is None and (self.fraction is not None or self.task is not None):
+            raise ConfigError(
+                "--fraction and --task choose heads by the importance that a run measured: give "
+                "--from-run with them, or --drop alone."
+            )
+        if self.run is not None and not 0 < (self.fraction or 0) < 1:
+            given = "nothing" if self.fraction is None else f"{self.fraction:g}"
+            raise ConfigError(
+                f"--from-run needs --fraction, a share of all heads above 0 and below 1 such as "
+                f"0.3, not {given}."
+            )
+
+    @property
+    def rule(self) -> str:
+        """The choice in a few words."""
+        if self.run is None:
+            return "named one by one"
+        whom = "mean rank over all tasks" if self.task is None else f"for {self.task}"
+        return f"the least important {100 * (self.fraction or 0):g} % {whom}"
+
+    def model(self) -> str:
+        """The model that the run trained, or measured where it trained none."""
+        if self.run is None:
+            raise ConfigError("Which model is to be pruned? Expected MODEL, a folder or a name.")
+        model = trained_model(self.run)
+        if model is not None:
+            return str(model)
+        check_files(self.run, "results.json")
+        results = read_results(self.run)
+        measured = (results.get("config") or {}).get("model")
+        if results.get("training") is not None or not isinstance(measured, str):
+            raise RunError(
+                f"There is no trained model in {self.run}: name the model to prune as MODEL."
+            )
+        return measured
+
+    def heads(self, layout: HeadLayout) -> HeadSet:
+        """The heads that go from a model with this layout.
+
+        Raises `HeadError` for one that does not exist, `ConfigError` where none is chosen and for
+        a task or a model that is not the run's, and `RunError` for a run without importance.
+        """
+        if self.run is None:
+            chosen = layout.check(HeadSet.parse(self.drop or ""))
+            if not chosen:
+                raise ConfigError('--drop names no head; expected some, such as "0:1,5 3:2".')
+            return chosen
+        check_files(self.run, "results.json")
+        results = read_results(self.run)
+        with damage_named():
+            measured = [int(site["n_heads"]) for site in results["model"]["sites"]]
+        if measured != [site.n_heads for site in layout.sites]:
+            raise ConfigError(
+                f"The run in {self.run} measured a model with other heads than this one's: leave "
+                f"MODEL out, or name the model that was measured."
+            )
+        ranking = self._ranking(results)
+        chosen = ranking.bottom(self.fraction or 0.0)
+        if not chosen:
+            raise ConfigError(
+                f"--fraction {self.fraction:g} of {ranking.total} heads is less than one head: "
+                f"give a larger one."
+            )
+        return chosen
+
+    def _ranking(self, results: dict[str, Any]) -> HeadScores:
+        with damage_named():
+            scores = {
+                str(entry["task"]): HeadScores(np.array(entry["values"], dtype=float))
+                for entry in results["importance"]
+            }
+        if not scores:
+            raise RunError(
+                f"The run in {self.run} holds no importance of heads: measure it with `lobes iap`."
+            )
+        if self.task is None:
+            return mean_rank(list(scores.values()))
+        if self.task not in scores:
+            raise ConfigError(
+                f"The run in {self.run} has no importance for the task {self.task!r}; expected "
+                f"one of {', '.join(scores)}."
+            )
+        return scores[self.task]
+
+
+def mean_rank(scores: Sequence[HeadScores]) -> HeadScores:
+    """Each head's rank among all heads, 1 for the least important, as a mean over the tasks.
+
+    Heads with equal scores share the mean of their ranks.
+    """
+    known = ~np.isnan(scores[0].values)
+    values = np.full(known.shape, np.nan)
+    values[known] = np.mean([rankdata(one.values[known]) for one in scores], axis=0)
+    return HeadScores(values, {"method": "mean rank"})

@@ -1,0 +1,169 @@
+"""What a study is about: its tasks and its model, loaded, and fingerprints of them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lobes.config.study import StudyConfig
+from lobes.data.batching import tokenizer_state
+from lobes.data.texts import digest
+from lobes.errors import DataError, RunError
+from lobes.files import fingerprint
+from lobes.measure.iap import IapSettings
+from lobes.modeling import MultiTaskModel, TaskModel
+from lobes.tasks.sources import load_task
+from lobes.tasks.task import Task
+
+Progress = Callable[[str, int, int], None]
+
+LONGEST_BY_DEFAULT = 256
+
+# How measurements are made, as a number that is part of what names them: those of an earlier
+# version, which other code made in another way, are never mixed with new ones.
+# 2: classifiers in fp32 beside a bf16 encoder; T of the importance from the mask.
+MEASUREMENT_VERSION = 2
+
+
+def load_tasks(study: StudyConfig, progress: Progress | None = None) -> list[Task]:
+    """The tasks of a study with their data; `DataError` for what cannot be read or used."""
+    tasks = []
+    for number, task in enumerate(study.tasks):
+        if progress:
+            progress("reading data", number, len(study.tasks))
+        loaded = load_task(
+            **task.source(),
+            train_size=task.train_size,
+            validation_size=task.validation_size,
+            stratified=task.stratified,
+            seed=study.seed,
+            data_dir=study.data_dir,
+        )
+        if loaded.train is None and _needs_training_data(study):
+            raise DataError(
+                f"Task {task.name!r} has no training data in {study.data_dir!r}: name it with "
+                f"train=…, or measure a model that is trained with "
+                f'iap.importance_split="validation".'
+            )
+        tasks.append(loaded)
+    if progress:
+        progress("reading data", len(study.tasks), len(study.tasks))
+    return tasks
+
+
+def _needs_training_data(study: StudyConfig) -> bool:
+    return study.training.enabled or study.iap.importance_split == "train"
+
+
+def new_model(study: StudyConfig, tasks: Sequence[Task]) -> MultiTaskModel:
+    """The study's pre-trained encoder with new classifiers, ready to be trained."""
+    model = MultiTaskModel.from_pretrained(
+        study.model,
+        tasks,
+        trust_remote_code=study.trust_remote_code,
+        pooling=study.pooling,
+        dropout=study.training.dropout,
+        max_length=study.max_length,
+        seed=study.seed,
+    )
+    if study.max_length is None and model.image_processor is None:
+        model.max_length = min(model.max_length, LONGEST_BY_DEFAULT)
+    return model
+
+
+def check_inputs(model: TaskModel, tasks: Sequence[Task]) -> None:
+    """Raise `DataError` for a text of which the tokenizer makes no token.
+
+    Only a tokenizer that adds no token of its own can: with others nothing is read.
+    """
+    if model.image_processor is not None or model.tokenizer("")["input_ids"]:
+        return
+    for task in tasks:
+        for examples in filter(None, (task.train, task.validation)):
+            model.encode(task.name, examples)
+
+
+def iap_settings(study: StudyConfig) -> IapSettings:
+    """What the study says about lesions, as `lesion_matrix` takes it."""
+    others = {"resamples", "level", "agreement_examples", "similarity_examples"}
+    settings = study.iap.model_dump(exclude=others)
+    return IapSettings(**{**settings, "seed": study.iap_seed})
+
+
+def task_fingerprint(task: Task) -> str:
+    """A fingerprint of a task's labels and of all its examples."""
+    parts: list[str | np.ndarray] = [json.dumps(task.spec.to_dict())]
+    for examples in (task.train, task.validation):
+        if examples is not None:
+            parts += [digest(examples.texts), examples.labels]
+            parts += [picture.digest.hex() for picture in examples.images or ()]
+    return fingerprint(*parts)
+
+
+def scope_of(model: TaskModel, tasks: Sequence[Task], precision: str) -> str:
+    """What a measurement depends on besides its key: how it is made, model, data, precision."""
+    return fingerprint(
+        f"version {MEASUREMENT_VERSION}",
+        precision,
+        model_fingerprint(model),
+        *map(task_fingerprint, tasks),
+    )
+
+
+def model_fingerprint(model: TaskModel) -> str:
+    """A fingerprint of what a model's answers depend on: weights, configuration, inputs."""
+    pooling = getattr(model, "pooling", None)
+    parts = [json.dumps([spec.to_dict() for spec in model.tasks]), f"{pooling} {model.max_length}"]
+    return fingerprint(*parts, *_reading(model), *_weights(model.state_dict()))
+
+
+def base_fingerprint(model: MultiTaskModel) -> str:
+    """The same of the pre-trained encoder in a new model, without the weights that a seed drew."""
+    state = model.encoder.state_dict()
+    loaded = {name: state[name] for name in state.keys() - model.new_weights}
+    return fingerprint(*_reading(model), *_weights(loaded))
+
+
+def check_base(model: MultiTaskModel, base: str, name: str) -> None:
+    """Raise `RunError` where a new model is not of the encoder that a run began with."""
+    if base_fingerprint(model) != base:
+        raise RunError(
+            f"The model {name} has changed since this run began: put back the one that it began "
+            f"with, or start again with --fresh."
+        )
+
+
+def _reading(model: TaskModel) -> list[str]:
+    """A model's configuration, and what makes its inputs."""
+    if model.image_processor is None:
+        reader = tokenizer_state(model.tokenizer)
+    else:
+        reader = model.image_processor.processor.to_dict()
+    return [_as_json(_lasting(each)) for each in (model.config.to_dict(), reader)]
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _lasting(settings: Any) -> Any:
+    """Settings without those that say where a model lies, and which library saved it."""
+    if not isinstance(settings, Mapping):
+        return settings
+    passing = {"transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
+    return {
+        str(key): _lasting(value)
+        for key, value in settings.items()
+        if key not in passing and not str(key).startswith("_")
+    }
+
+
+def _weights(state: Mapping[str, Tensor]) -> list[str | np.ndarray]:
+    parts: list[str | np.ndarray] = []
+    for name, tensor in sorted(state.items()):
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", raw.numpy()]
+    return parts

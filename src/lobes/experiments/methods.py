@@ -1,0 +1,340 @@
+"""The ways to train that are compared, each with the same data, budget and choice of weights.
+
+Of every task's training data a part is held out, drawn by the run's seed. During a training the
+held-out part is evaluated a number of times, and the weights with the best mean over tasks of the
+main metrics are kept: that is the same for all methods. The validation data, which are what is
+reported, are never looked at before the end.
+
+- single: a model for each task, trained alone for as many steps as the task gets in the
+  multi-task training, so that all of them together cost as much;
+- multi: one model for all tasks;
+- iat: the same, with IAT in its last steps (METHOD section 7);
+- frozen: as multi, but only the classifiers are trained.
+
+`multi` and `iat` of one seed are the same training up to IAT's first step, so they are trained
+together: the second goes on from a checkpoint of the first, and with the best weights that the
+first had kept by then. Where those stay the best of both, the two models are the same.
+"""
+
+import contextlib
+import gc
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from transformers import TrainerCallback
+
+from lobes.config.settings import CompareConfig, IatConfig
+from lobes.config.study import StudyConfig
+from lobes.errors import ConfigError
+from lobes.experiments.chance_warning import warn_near_chance
+from lobes.experiments.loading import check_base, new_model
+from lobes.experiments.splits import hold_out
+from lobes.files import disk_faults, remove
+from lobes.measure.evaluation import evaluate
+from lobes.modeling import MultiTaskModel, is_saved_model
+from lobes.modeling.precision import resolve_precision
+from lobes.modeling.saved import ENCODER
+from lobes.tasks.task import Task, with_data
+from lobes.training.arguments import training_arguments
+from lobes.training.iat import IAT
+from lobes.training.sampling import TaskBatchSampler
+from lobes.training.selection import Best, BestWeights
+from lobes.training.trainer import MultiTaskTrainer
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model with the weights that were selected.
+
+    `step` is the number of steps after which they were the weights, `held_out` are the tasks'
+    main metrics on their held-out parts then. `seconds` is the whole training's wall time, `iat`
+    the trainer's record of what IAT chose.
+    """
+
+    model: MultiTaskModel
+    step: int
+    held_out: Float[np.ndarray, " tasks"]
+    seconds: float
+    iat: dict[str, Any] | None = None
+
+
+def with_defaults(study: StudyConfig) -> StudyConfig:
+    """The study with tables [compare] and [iat], where it leaves them out.
+
+    Raises `ConfigError` for a study that trains nothing, or on one task, or whose model is trained
+    on its tasks already, and for an IAT phase of no step.
+    """
+    if not study.training.enabled:
+        raise ConfigError(
+            "training.enabled is false, so there are no trainings to compare; expected true."
+        )
+    if is_saved_model(study.model):
+        raise ConfigError(
+            f"The model {study.model} is trained on tasks already; expected a pre-trained encoder "
+            f"to begin with. For the encoder of that model write model = "
+            f'"{Path(study.model, ENCODER)}".'
+        )
+    if len(study.tasks) < 2:
+        raise ConfigError(
+            f"The study has one task, {study.tasks[0].name!r}; multi-task training needs two or "
+            f"more: add a [[tasks]] table."
+        )
+    iat = study.iat or IatConfig.model_validate({})
+    if iat.delta == 0:
+        raise ConfigError(
+            "iat.delta is 0, so that IAT would be ordinary training; expected a share of the steps "
+            "above 0."
+        )
+    compare = study.compare or CompareConfig.model_validate({})
+    return study.model_copy(update={"iat": iat, "compare": compare})
+
+
+class SeedRun:
+    """The trainings of one seed: data order, dropout, new weights and held-out parts are its own.
+
+    `study` is one that `with_defaults` returned, `tasks` its tasks with their data. What is
+    written on the way goes to the folder `checkpoints`, and is gone afterwards. Where `base` is
+    set, every new model must be of the encoder with this fingerprint.
+    """
+
+    base: str | None = None
+
+    def __init__(
+        self, study: StudyConfig, seed: int, tasks: Sequence[Task], checkpoints: Path
+    ) -> None:
+        assert study.compare is not None
+        self.study = study.model_copy(update={"seed": seed})
+        self.compare = study.compare
+        self.tasks = tuple(tasks)
+        self.parts = tuple(hold_out(task, self.compare.held_out, seed) for task in tasks)
+        self.checkpoints = checkpoints
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.precision = resolve_precision(study.precision, self.device)
+
+    def new_model(self, tasks: Sequence[Task] | None = None) -> MultiTaskModel:
+        """The pre-trained encoder with new classifiers, those of the seed."""
+        model = new_model(self.study, tasks or self.tasks)
+        if self.base is not None:
+            check_base(model, self.base, self.study.model)
+        return model.to(self.device)
+
+    @property
+    def learnable(self) -> tuple[Task, ...]:
+        """The tasks with what is trained on, and the validation data that are reported."""
+        return tuple(
+            with_data(task, part.train, task.validation)
+            for task, part in zip(self.tasks, self.parts, strict=True)
+        )
+
+    @property
+    def iat(self) -> IAT:
+        """The settings of IAT for this seed."""
+        assert self.study.iat is not None
+        return self.study.iat.settings(self.study.seed)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the multi-task trainings take."""
+        steps, epochs = self.study.training.length
+        return steps or math.ceil((epochs or 1) * len(self._sampler()))
+
+    @cached_property
+    def steps_of_tasks(self) -> tuple[int, ...]:
+        """How many of them are each task's, and at least 1."""
+        return _batches_of(self._sampler(), self.steps)
+
+    def _sampler(self) -> TaskBatchSampler:
+        """Which task's batch comes when in the multi-task trainings."""
+        settings = self.study.training
+        steps, epochs = settings.length
+        new = partial(
+            TaskBatchSampler,
+            [len(part.train) for part in self.parts],  # type: ignore[arg-type]
+            settings.batch_size,
+            seed=self.study.seed,
+            sampling=settings.sampling,
+            temperature=settings.temperature,
+        )
+        return new(epochs=math.ceil(steps / len(new()) if steps else epochs or 1))
+
+    def single(self, number: int, progress: Progress | None = None) -> Trained:
+        """Train a model for the task `number` alone."""
+        part = (self.parts[number],)
+        trainer = self.trainer(
+            self.new_model(part), part, steps=self.steps_of_tasks[number], progress=progress
+        )
+        return self._train(trainer, "single-task")
+
+    def multi(self, progress: Progress | None = None) -> Trained:
+        """Train one model on all tasks."""
+        trainer = self.trainer(self.new_model(), self.parts, progress=progress)
+        return self._train(trainer, "multi-task")
+
+    def with_iat(self, progress: Progress | None = None) -> Trained:
+        """Train one model on all tasks, with IAT."""
+        model = self.new_model()
+        trainer = self.trainer(model, self.parts, iat=self.iat, progress=progress)
+        return self._train(trainer, "IAT")
+
+    def frozen(self, progress: Progress | None = None) -> Trained:
+        """Train the classifiers of all tasks on the encoder as it is."""
+        model = self.new_model()
+        model.encoder.requires_grad_(False)
+        rate = self.compare.frozen_learning_rate
+        return self._train(
+            self.trainer(model, self.parts, learning_rate=rate, progress=progress),
+            "frozen encoder",
+        )
+
+    def pair(self, progress: Progress | None = None) -> tuple[Trained, Trained]:
+        """What `multi` and `with_iat` return, with the steps that they share taken once."""
+        switch = self.iat.switch_step(self.steps)
+        if not switch:
+            return self.multi(progress), self.with_iat(progress)
+        path = self.checkpoints / f"checkpoint-{switch}"
+        try:
+            first = self.trainer(self.new_model(), self.parts, progress=progress)
+            fork = _Fork(switch)
+            multi = self._train(first, "multi-task", fork=fork)
+            second = self.trainer(self.new_model(), self.parts, iat=self.iat, progress=progress)
+            kept: dict[str, Any] = {"best": fork.best, "checkpoint": path, "before": fork.seconds}
+            iat = self._train(second, "IAT", **kept)
+        finally:
+            remove(path)
+        return multi, iat
+
+    def check(
+        self, model: MultiTaskModel, iat: IAT | None = None, parts: Sequence[Task] | None = None
+    ) -> None:
+        """Raise what can be known to be wrong with a training before it begins."""
+        try:
+            trainer = self.trainer(model, parts or self.parts, iat=iat)
+            if iat is not None:
+                iat.switch_step(trainer.total_steps)
+        finally:
+            with contextlib.suppress(OSError):
+                self.checkpoints.rmdir()  # the Trainer makes it
+
+    def trainer(
+        self,
+        model: MultiTaskModel,
+        parts: Sequence[Task],
+        *,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        iat: IAT | None = None,
+        progress: Progress | None = None,
+    ) -> MultiTaskTrainer:
+        """A trainer with the study's settings, for so many steps where they are given."""
+        settings = self.study.training
+        length = (steps, None) if steps else settings.length
+        args = training_arguments(
+            self.checkpoints,
+            steps=length[0],
+            epochs=length[1],
+            batch_size=batch_size or settings.batch_size,
+            learning_rate=learning_rate or settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            warmup=settings.warmup,
+            precision=self.study.precision,
+            seed=self.study.seed,
+        )
+        return MultiTaskTrainer(
+            model,
+            args,
+            tasks=parts,
+            sampling=settings.sampling,
+            temperature=settings.temperature,
+            iat=iat,
+            on_step=(lambda step, total, *_: progress(step, total)) if progress else None,
+        )
+
+    def _train(
+        self,
+        trainer: MultiTaskTrainer,
+        method: str,
+        *,
+        fork: "_Fork | None" = None,
+        best: Best | None = None,
+        checkpoint: Path | None = None,
+        before: float = 0.0,
+    ) -> Trained:
+        """Train to the end, from a checkpoint if there is one, and load the best weights."""
+        keeper = BestWeights(self.compare.evaluations, best)
+        trainer.add_callback(keeper)
+        if fork is not None:
+            fork.keeper = keeper
+            trainer.add_callback(fork)
+        start = time.perf_counter()
+        with disk_faults(self.checkpoints):
+            trainer.train(resume_from_checkpoint=checkpoint)
+        seconds = before + time.perf_counter() - start - (fork.writing if fork else 0.0)
+        assert keeper.best is not None  # the last step is always evaluated
+        model = trainer.model
+        keeper.best.load(model)
+        scores = [keeper.best.scores[f"eval_{task.name}_{task.metric}"] for task in trainer.tasks]
+        named = {task.name: score for task, score in zip(trainer.tasks, scores, strict=True)}
+        warn_near_chance(trainer.tasks, named, f"Seed {self.study.seed}, {method}, held-out data")
+        return Trained(model, keeper.best.step, np.array(scores), seconds, trainer.iat_record)
+
+    def scores(self, model: MultiTaskModel, tasks: Sequence[Task]) -> Float[np.ndarray, " tasks"]:
+        """The main metric of every task on its validation data."""
+        return evaluate(model, tasks, precision=self.precision).scores()[0]
+
+
+class _Fork(TrainerCallback):
+    """Writes a checkpoint at one step, and remembers what was best, and how late it was, then."""
+
+    keeper: BestWeights
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.start = self.reached = time.perf_counter()
+        self.best: Best | None = None
+        self.seconds = self.writing = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.reached = time.perf_counter()
+        if state.global_step == self.step:
+            control.should_save = True
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        self.reached = time.perf_counter()
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self.writing = time.perf_counter() - self.reached
+        self.seconds = self.reached - self.start
+        self.best = self.keeper.best
+
+
+def forget() -> None:
+    """Free what a training held: trainer, optimizer and model refer to each other in circles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _batches_of(sampler: TaskBatchSampler, steps: int) -> tuple[int, ...]:
+    """How many of the first batches are each task's, and at least 1."""
+    counts = np.zeros(len(sampler.sizes), dtype=np.int64)
+    ends, epoch = np.cumsum(sampler.sizes), 0
+    while counts.sum() < steps:
+        sampler.set_epoch(epoch)
+        first = [batch[0] for batch in sampler][: steps - int(counts.sum())]
+        counts += np.bincount(np.searchsorted(ends, first, side="right"), minlength=len(counts))
+        epoch += 1
+    return tuple(max(1, int(count)) for count in counts)

@@ -1,0 +1,67 @@
+"""What a command may write over: one rule for `--to`, `--html`, `--figures` and `--output`.
+
+lobes replaces a file only where it knows the file as its own: by the SHA-256 in the `files.json`
+beside it, or as one of its pages or results by how it begins. Links, pipes and devices stay as
+they are. Commands that write a whole folder (`export --to`, `prune --to`) or one file of data
+(`ag-pair`) take a place where nothing is, or with `--fresh` what they wrote there themselves.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from lobes.errors import RunError
+from lobes.experiments.manifest import NAME, Manifest, read_entries
+from lobes.files import check_replaceable, digest_of, disk_faults, read_json, writing
+
+# How a page of lobes begins, within so many bytes.
+_PAGE, _BEGINNING = b'<meta name="generator" content="lobes ', 2_000
+
+
+class OutputFolder:
+    """A folder that a command writes files into, which may be any folder of the user's.
+
+    Raises `RunError` where one of the files `names`, or `files.json`, is there and not of lobes;
+    nothing is written then. The folder and its `files.json` come into being with the first file.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        for name in (*names, NAME):
+            check_output(folder / name)
+        self.folder = folder
+        self._manifest = Manifest(folder)
+        self._manifest.files = read_entries(folder) or {}
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A binary file that becomes `name` when the block ends, and nothing if it fails."""
+        with disk_faults(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+        def record(whole: Path) -> None:
+            self._manifest.record(name, digest_of(whole))
+
+        with writing(self.folder / name, record) as file:
+            yield file
+
+
+def check_output(path: Path) -> None:
+    """Raise `RunError` for what lobes did not write, or what was changed since."""
+    check_replaceable(path)
+    if path.exists() and not _is_ours(path):
+        raise RunError(
+            f"{path} exists, and it is not as lobes wrote it: give another place, or remove it "
+            f"first."
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    recorded = (read_entries(path.parent) or {}).get(path.name)
+    if recorded is not None and digest_of(path) == recorded:
+        return True
+    if path.suffix == ".json":
+        content = read_json(path)
+        return isinstance(content, dict) and str(content.get("schema")).startswith("lobes-")
+    with disk_faults(path), open(path, "rb") as file:
+        return _PAGE in file.read(_BEGINNING)

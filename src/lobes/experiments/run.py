@@ -1,0 +1,231 @@
+"""The stages of a study, each done once: train, measure, report.
+
+`run_study` goes through them in a run's folder and skips what is there already, so the same call
+after an interruption continues, and ends with the same numbers.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lobes.config.study import StudyConfig
+from lobes.discovery import find_heads
+from lobes.errors import ConfigError, ModelError, RunError
+from lobes.experiments.agreement import measure_agreement, measure_similarity
+from lobes.experiments.chance_warning import warn_near_chance
+from lobes.experiments.growth import KeepModels, measure_growth, remove_kept_models
+from lobes.experiments.loading import (
+    base_fingerprint,
+    check_inputs,
+    iap_settings,
+    load_tasks,
+    model_fingerprint,
+    new_model,
+    scope_of,
+    task_fingerprint,
+)
+from lobes.experiments.open_model import check_model
+from lobes.experiments.results import (
+    describe_environment,
+    describe_model,
+    study_results,
+    write_importance,
+    write_predictions,
+    write_texts,
+)
+from lobes.experiments.store import RunFolder
+from lobes.experiments.training import train
+from lobes.files import plain
+from lobes.measure.iap import check_lesions, lesion_matrix
+from lobes.modeling import MultiTaskModel, PromptedModel, TaskModel, load_task_model
+from lobes.modeling.precision import resolve_precision
+from lobes.report.examples import examples_of
+from lobes.report.html import render
+from lobes.report.reading import check_results, read_results
+from lobes.tasks.prompts import Prompt
+from lobes.tasks.task import Task
+
+Progress = Callable[[str, int, int], None]
+
+STAGES = ("train", "iap", "report")
+
+
+def run_study(
+    study: StudyConfig,
+    *,
+    stages: Sequence[str] = STAGES,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Go through the stages of a study that are not done yet, in the folder `study.output`.
+
+    Returns the content of `results.json`, or with `stages=("train",)` what the training recorded.
+    `fresh` starts again where the folder holds a run. `progress(stage, done, total)` is called
+    as things go. Raises `LobesError` of every kind; what was measured by then is kept.
+    """
+    if stages == ("train",) and not study.training.enabled:
+        raise ConfigError(
+            "training.enabled is false, so there is nothing to train; expected true, or `lobes "
+            "iap` for a model that was trained elsewhere."
+        )
+    with RunFolder(study.output, study.to_dict(), fresh=fresh) as folder:
+        tasks = load_tasks(study, progress)
+        fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in tasks}
+        model, training = _trained_model(study, folder, tasks, fingerprints, stages, progress)
+        if training is not None and "iap" not in stages:
+            return training
+        results = _finished(study, folder)
+        if results is None:
+            model = model or load_task_model(
+                folder.path / "model", tasks, trust_remote_code=study.trust_remote_code
+            )
+            results = _measure(study, folder, model, tasks, training, progress)
+        remove_kept_models(folder)
+        if not study.keep_texts:
+            folder.remove("texts.parquet")
+        if "report" in stages:
+            with folder.writing("report.html") as file:
+                file.write(render(results, examples_of(folder.path, results)).encode())
+        folder.check()
+        return results
+
+
+def _trained_model(
+    study: StudyConfig,
+    folder: RunFolder,
+    tasks: list[Task],
+    fingerprints: dict[str, str],
+    stages: Sequence[str],
+    progress: Progress | None,
+) -> tuple[TaskModel | None, dict[str, Any] | None]:
+    """The model to measure, or None for the one in the run's folder; what its training recorded.
+
+    Nothing is written before it is known that the model can be loaded, trained and measured.
+    """
+    if not study.training.enabled:
+        model = given_model(study, tasks)
+        check_lesions(iap_settings(study), find_heads(model), tasks)
+        check_inputs(model, tasks)
+        if folder.fresh and folder.path.resolve() in Path(study.model).resolve().parents:
+            raise RunError(
+                f"--fresh would delete the model to be measured, {study.model}, with the run in "
+                f"{folder.path}; choose another output."
+            )
+        folder.begin({**fingerprints, "model": model_fingerprint(model)})
+        return model, None
+    record = None if folder.fresh else folder.model_record()
+    if record is None:
+        if "train" not in stages:
+            raise RunError(
+                f"There is no trained model in {folder.path} yet: run `lobes train` or `lobes "
+                f"run` with this study first, or name a model with --model."
+            )
+        new = new_model(study, tasks)
+        # before hours are spent on the training
+        check_lesions(iap_settings(study), find_heads(new), tasks)
+        check_inputs(new, tasks)
+        folder.begin({**fingerprints, "base model": base_fingerprint(new)})
+        keep = KeepModels(folder, new, study)
+        training = train(study, folder, new, tasks, progress, [keep])
+        warn_near_chance(tasks, training["scores"][-1]["scores"], "After the training")
+        return None, training
+    if study.growth is not None and _finished(study, folder) is None:
+        # which measures the base model, too; where it is gone, it may have been measured already
+        with contextlib.suppress(ModelError):
+            fingerprints["base model"] = base_fingerprint(new_model(study, tasks))
+    folder.begin(fingerprints)
+    folder.remove_checkpoints()  # still there where the run was killed right after the training
+    return None, record
+
+
+def given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
+    """The study's model as it is: trained elsewhere, or a language model that is asked."""
+    check_model(Path(study.model))
+    prompts = {
+        task.name: Prompt(task.prompt, task.words or ())
+        for task in study.tasks
+        if task.prompt is not None
+    }
+    if not prompts:
+        return load_task_model(study.model, tasks, trust_remote_code=study.trust_remote_code)
+    return PromptedModel.from_pretrained(
+        study.model,
+        tasks,
+        prompts,
+        max_length=study.max_length,
+        trust_remote_code=study.trust_remote_code,
+    )
+
+
+def _finished(study: StudyConfig, folder: RunFolder) -> dict[str, Any] | None:
+    """The results of a run that has measured everything, or None.
+
+    None as well where a file of them is not as it was written, or is of another study: what was
+    measured is still there, and they are made of it again.
+    """
+    tables = ["importance.parquet", "predictions.parquet"]
+    if study.keep_texts:
+        tables.append("texts.parquet")
+    if not all(folder.holds(name) for name in ("results.json", *tables)):
+        return None
+    try:
+        results = read_results(folder.path)
+    except RunError:
+        return None
+    return results if folder.is_of_this_study(results.get("config")) else None
+
+
+def _measure(
+    study: StudyConfig,
+    folder: RunFolder,
+    model: TaskModel,
+    tasks: list[Task],
+    training: dict[str, Any] | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Importance, lesions, controls and their statistics; `results.json` and the tables."""
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    precision = resolve_precision(study.precision, model.device)
+    measurements = folder.measurements(scope_of(model, tasks, precision))
+    matrix = lesion_matrix(
+        model,
+        tasks,
+        iap_settings(study),
+        precision=precision,
+        progress=progress,
+        remember=measurements.remember,
+    )
+    others = (study, model, tasks, matrix, precision, measurements.remember, progress)
+    growth = None
+    if training is not None:
+        assert isinstance(model, MultiTaskModel)  # it was trained here
+        growth = measure_growth(study, folder, tasks, matrix, training, model, precision, progress)
+    results = study_results(
+        study,
+        tasks,
+        matrix,
+        agreement=measure_agreement(*others),
+        similarity=measure_similarity(*others),
+        growth=growth,
+        model=describe_model(
+            study.as_written(study.model),
+            getattr(model, "pooling", None),
+            sum(parameter.numel() for parameter in model.parameters()),
+            find_heads(model),
+        ),
+        training=training,
+        seconds=measurements.seconds,
+        environment=describe_environment(precision),
+    )
+    with folder.writing("importance.parquet") as file:
+        write_importance(matrix, file)
+    with folder.writing("predictions.parquet") as file:
+        write_predictions(matrix, file)
+    if study.keep_texts:
+        with folder.writing("texts.parquet") as file:
+            write_texts(tasks, file)
+    folder.write_json("results.json", results)
+    return check_results(plain(results))

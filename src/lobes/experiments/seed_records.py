@@ -1,0 +1,131 @@
+"""What `comparison.json` and `transfer.json` have in common."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from lobes import __version__
+from lobes.config.study import StudyConfig
+from lobes.discovery import find_heads
+from lobes.experiments.measurements import Arrays
+from lobes.experiments.methods import Progress, SeedRun, Trained
+from lobes.experiments.results import describe_model
+from lobes.heads import HeadSet
+from lobes.metrics import get_metric
+from lobes.modeling import MultiTaskModel
+from lobes.tasks.task import Task
+
+StageProgress = Callable[[str, int, int], None]
+
+# One training, and the same with IAT in its last steps.
+PAIR = ("multi", "iat")
+
+
+def heading(study: StudyConfig, model: MultiTaskModel) -> dict[str, Any]:
+    """Name, date, version and model."""
+    number = sum(parameter.numel() for parameter in model.parameters())
+    name = study.as_written(study.model)
+    return {
+        "name": study.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "lobes": __version__,
+        "model": describe_model(name, model.pooling, number, find_heads(model)),
+    }
+
+
+def described_task(task: Task) -> dict[str, Any]:
+    """One task's part of the results."""
+    assert task.train is not None
+    assert task.validation is not None
+    return {
+        "name": task.name,
+        "metric": task.metric,
+        "labels": task.labels,
+        "multi_label": task.is_multi_label,
+        "n_train": len(task.train),
+        "n_validation": len(task.validation),
+        "chance": get_metric(task.metric).chance(task.validation.labels),
+    }
+
+
+def described_tasks(run: SeedRun) -> list[dict[str, Any]]:
+    """The part of the results of each task that a model is trained on."""
+    return [
+        {
+            **described_task(task),
+            "n_train": len(part.train),  # type: ignore[arg-type]
+            "n_held_out": len(part.validation),  # type: ignore[arg-type]
+        }
+        for task, part in zip(run.tasks, run.parts, strict=True)
+    ]
+
+
+def training_arrays(trained: Trained) -> Arrays:
+    """What is kept of a training: when its weights were selected, their scores, how long it took.
+
+    "held_out" [tasks], "steps" and "seconds" [1]; of IAT also "heads", rows of the number of a
+    task and a site and a head that it trains, and "importance_seconds" [1].
+    """
+    arrays = {
+        "held_out": trained.held_out,
+        "steps": np.array([trained.step]),
+        "seconds": np.array([trained.seconds]),
+    }
+    if trained.iat is not None:
+        rows = [
+            (number, *head)
+            for number, spec in enumerate(trained.model.tasks)
+            for head in sorted(HeadSet.parse(trained.iat["heads"][spec.name]))
+        ]
+        arrays["heads"] = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        arrays["importance_seconds"] = np.array([trained.iat["seconds"]])
+    return arrays
+
+
+def joined(parts: Mapping[str, Arrays]) -> Arrays:
+    """The arrays of several parts under one name each; `part_of` takes them apart."""
+    return {
+        f"{part}-{key}": value for part, arrays in parts.items() for key, value in arrays.items()
+    }
+
+
+def part_of(arrays: Arrays, part: str) -> Arrays:
+    """One part of what `joined` made."""
+    start = f"{part}-"
+    return {key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)}
+
+
+def iat_record(run: SeedRun, records: Sequence[Arrays], model: Mapping[str, Any]) -> dict[str, Any]:
+    """What IAT did for each seed; `run` is the first one's, `records` are `training_arrays`."""
+    assert run.study.iat is not None
+    switch = run.iat.switch_step(run.steps)
+    assert switch is not None  # `with_defaults` has refused an IAT without a phase
+    return {
+        "switch_step": switch,
+        "steps": run.steps - switch,
+        "n_heads": sum(site["n_heads"] for site in model["sites"]),
+        "settings": run.study.iat.model_dump(mode="json"),
+        "seconds": [float(record["importance_seconds"][0]) for record in records],
+        "heads": [_heads(record["heads"], run.tasks) for record in records],
+    }
+
+
+def _heads(rows: np.ndarray, tasks: Sequence[Task]) -> dict[str, str]:
+    """{task: "0:1,5 3:2"}, what "heads" of `training_arrays` was made of."""
+    return {
+        task.name: str(HeadSet((int(site), int(head)) for t, site, head in rows if t == number))
+        for number, task in enumerate(tasks)
+    }
+
+
+def shared(
+    progress: StageProgress | None, stage: str, before: float, part: float, whole: float
+) -> Progress:
+    """A part's own progress as that of the whole, in thousandths; the whole is in steps."""
+    if progress is None:
+        return lambda done, total: None
+    return lambda done, total: progress(
+        stage, round(1000 * (before + part * done / max(total, 1))), round(1000 * whole)
+    )

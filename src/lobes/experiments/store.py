@@ -1,0 +1,481 @@
+"""A run's folder: locked while it is in use, every file whole or absent, each measurement once.
+
+    config.json           the resolved study, and fingerprints of its data
+    files.json            what lobes wrote here, with the SHA-256 of each file (`manifest.py`)
+    run.lock              who uses the folder; the lock is the kernel's and dies with its owner
+    checkpoints/          the training so far; gone when the training is done
+    model/                the trained model, and `training.json`, written last
+    measurements/         one Parquet file for each measurement, with a checksum
+    importance.parquet    all importance scores, one row for each head
+    predictions.parquet   all predictions, one row for each lesion and example
+    texts.parquet         the texts of the validation examples, unless keep_texts = false
+    results.json          what the report reads
+    report.html
+
+`lobes compare` and `lobes transfer` have folders of their own, with `comparison.json` or
+`transfer.json` and the page beside it; `model-*` are models that they need for a while.
+
+Every file is written as `disk.py` does it, whole or not at all, and nothing is removed before what
+needs it is written; so a run killed at any moment leaves nothing half-written, and the same command
+goes on from there. Only what `files.json` lists, and numbered checkpoints, is ever replaced or
+removed; a stranger's file in the way is renamed. No folder in it may be a link.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from lobes.config.study import StudyConfig, differences
+from lobes.errors import ConfigError, RunError
+from lobes.experiments.manifest import MODEL_MARKER, NAME, PAGES, Manifest, check_files
+from lobes.experiments.manifest import SCHEMA as FILES
+from lobes.experiments.measurements import Measurements
+from lobes.files import (
+    REPLACED,
+    TEMPORARY,
+    digest_of,
+    disk_faults,
+    read_folder,
+    read_json,
+    remove,
+    remove_files,
+    remove_folder,
+    restore,
+    set_aside,
+    to_json,
+    writing,
+    writing_folder,
+)
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - a system without flock goes without the lock
+    fcntl = None  # type: ignore[assignment]
+
+SCHEMA = {"schema": "lobes-run", "version": 1}
+logger = logging.getLogger("lobes")
+
+SECONDS = "checkpoints/seconds.json"
+# Where a link would lead lobes out of the run's folder.
+OWN_PLACES = ("run.lock", "checkpoints", "measurements", "model", "model-*")
+
+# Where the study is told to write, how often, and what it is called change no number. Where a
+# task's files lie does not either: their content has a fingerprint of its own.
+FREE_KEYS = (
+    "name",
+    "output",
+    "keep_texts",
+    "training.save_every",
+    "training.report_to",
+    "trust_remote_code",
+)
+FREE_TASK_KEYS = ("train", "validation")
+# What a finished run can be given more of, or less: what it shows is then made again, from the
+# measurements that there are and those that are missing.
+EXTENSIBLE = (
+    "iap.controls",
+    "iap.stop_error",
+    "iap.resamples",
+    "iap.level",
+    "iap.agreement_examples",
+    "iap.similarity_examples",
+)
+# What changes no number of a command's, or only which of its measurements there are.
+FREE_TABLES = {
+    "run": ("compare", "transfer", *EXTENSIBLE),
+    "compare": (
+        "compare.seeds",
+        "compare.methods",
+        "transfer",
+        *EXTENSIBLE,
+        "iap.control_examples",
+        "iap.matched",
+        "iap.lesion_tasks",
+        "growth",
+    ),
+    "transfer": (
+        "transfer.seeds",
+        "transfer.fractions",
+        "compare.seeds",
+        "compare.methods",
+        "compare.frozen_learning_rate",
+        "compare.penalties",
+        "iap",
+        "growth",
+    ),
+}
+
+
+class RunFolder:
+    """One run's folder, held exclusively inside a `with` block.
+
+    Entering makes the folder where there is none, takes the lock, and compares the study with the
+    one that the folder holds. `begin` then writes the configuration: until it is called nothing
+    is kept, so a study that cannot start leaves no folder behind.
+
+    `command` says what is run there: a comparison's folder is no study's.
+
+    With `fresh`, `begin` first deletes what `lobes` itself wrote there, and nothing else.
+    Raises `RunError` on entry if another run holds the folder, if it holds another study or files
+    that are no run's, or if it cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        *,
+        command: str = "run",
+        fresh: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.config = dict(config)
+        self.command = command
+        self.fresh = fresh
+        self.manifest = Manifest(self.path)
+        self.fingerprints: dict[str, str] = {}
+        self._lock: IO[str] | None = None
+        self._made: list[Path] = []
+
+    def __enter__(self) -> "RunFolder":
+        _check_is_run(self.path)
+        _check_no_links(self.path)
+        self._made = _make_folder(self.path)
+        try:
+            self._lock = _locked(self.path / "run.lock")
+            _check_is_run(self.path)
+            self._sweep()
+            self.manifest.load()
+            if not self.fresh:
+                self._compare()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            ours = _is_same_file(self._lock, self.path / "run.lock")
+            if ours and not (self.path / "config.json").exists():
+                for name in (NAME, "run.lock"):
+                    (self.path / name).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+        for folder in self._made:  # innermost first; stays where something was written into it
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def begin(self, fingerprints: Mapping[str, str]) -> None:
+        """Write config.json, or check that data and model are those that the run began with.
+
+        `fingerprints` are those of what the study reads: {"data of sst2": …, "model": …}. One that
+        is left out is not checked; the attribute of that name has all that the run began with. With
+        `fresh`, what an earlier run left here goes first: now, when it is known that the new one
+        can start.
+        """
+        if self.fresh:
+            self._clear()
+            self.fresh = False
+        self.fingerprints = dict(fingerprints)
+        stored = self._stored()
+        if stored is None:
+            record = {
+                **SCHEMA,
+                "command": self.command,
+                "config": self.config,
+                "fingerprints": dict(fingerprints),
+            }
+            self.write_json("config.json", record)
+            return
+        known = stored["fingerprints"]
+        unknown = fingerprints.keys() - known.keys()
+        if unknown:
+            raise RunError(
+                f"{self.path} holds a run that an earlier version of lobes began, which did not "
+                f"record its {' and '.join(sorted(unknown))}; choose another output, or start "
+                f"again with --fresh."
+            )
+        changed = differences(known, {**known, **fingerprints})
+        if changed:
+            other = "on other data" if changed[0].startswith("data of") else "of another model"
+            raise RunError(
+                f"{self.path} holds a run {other}: {', '.join(changed)} changed since it "
+                f"began; choose another output, or start again with --fresh."
+            )
+        self.fingerprints = dict(known)
+        if not self.is_of_this_study(stored["config"]):  # more controls, for example
+            self.write_json("config.json", {**stored, "config": self.config})
+
+    def check(self) -> None:
+        """Raise `RunError` unless the folder is still the one that was locked, and ours."""
+        if self._lock is None or not _is_same_file(self._lock, self.path / "run.lock"):
+            raise RunError(
+                f"{self.path} was removed or replaced while this command used it, and another may "
+                f"use it now: nothing more is written there; run the same command again, or choose "
+                f"another output."
+            )
+
+    def writing(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """A binary file that becomes `name` when the block ends, and nothing if it fails."""
+        self.check()
+        return writing(self.path / name, lambda whole: self._record(name, whole))
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write `value` as JSON; arrays become lists and NaN becomes null."""
+        with self.writing(name) as file:
+            file.write(to_json(value, seal=True))
+
+    def holds(self, name: str) -> bool:
+        """Whether the file is there as it was written; warns where it is not as it was."""
+        return self.manifest.holds(name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file that was written here."""
+        if name in self.manifest.files:
+            self.check()
+            (self.path / name).unlink(missing_ok=True)
+            self.manifest.forget([name])
+
+    def measurements(self, scope: str) -> Measurements:
+        """The measurements of this run that were made of `scope`."""
+        folder = self.path / "measurements"
+        return Measurements(folder, scope, lambda path: self.writing(f"{folder.name}/{path.name}"))
+
+    def writing_model(
+        self, record: Mapping[str, Any], name: str = "model"
+    ) -> contextlib.AbstractContextManager[Path]:
+        """A folder that becomes `model/` when the block ends; `record` goes into it.
+
+        Another `name` begins with "model-".
+        """
+        self.check()
+        return writing_folder(
+            self.path / name,
+            record,
+            MODEL_MARKER,
+            lambda whole: self._record(f"{name}/{MODEL_MARKER}", whole / MODEL_MARKER),
+        )
+
+    def remove_models(self, start: str) -> None:
+        """Remove what `writing_model` wrote under names that begin so."""
+        own = [name for name in self.manifest.files if name.startswith(start)]
+        for marker in own:
+            self.check()
+            remove_folder((self.path / marker).parent, MODEL_MARKER)
+        self.manifest.forget(own)
+
+    def remove_checkpoints(self) -> None:
+        """Remove what a training leaves on its way, and nothing else that lies there."""
+        checkpoints = self.path / "checkpoints"
+        for path in checkpoints.glob("checkpoint-*"):
+            if re.fullmatch(r"checkpoint-\d+", path.name) and not path.is_symlink():
+                self.check()
+                remove(path)
+        self.remove(SECONDS)
+        with contextlib.suppress(OSError):
+            checkpoints.rmdir()
+
+    def model_record(self, name: str = "model") -> dict[str, Any] | None:
+        """What `writing_model` recorded, or None while there is no whole trained model."""
+        model = self.path / name
+        record = read_folder(model, MODEL_MARKER)
+        if record is None and (model / MODEL_MARKER).exists():
+            logger.warning("%s is damaged; it is made again.", model)
+        return record
+
+    def is_of_this_study(self, config: Any) -> bool:
+        """Whether results with this configuration are what the study asks for."""
+        if not isinstance(config, Mapping):
+            return False
+        shown = EXTENSIBLE if self.command == "run" else ()
+        free = [key for key in FREE_TABLES[self.command] if key not in shown]
+        return not differences(_what_counts(config, free), _what_counts(self.config, free))
+
+    def _record(self, name: str, whole: Path) -> None:
+        """Before `whole` gets its name: it is recorded, and a stranger's file makes room."""
+        self.check()
+        path = self.path / name
+        if name not in self.manifest.files and name not in PAGES and os.path.lexists(path):
+            set_aside(path)
+        self.manifest.record(name, digest_of(whole))
+
+    def _stored(self) -> dict[str, Any] | None:
+        path = self.path / "config.json"
+        if not path.exists():
+            return None
+        stored = read_json(path)
+        if not isinstance(stored, dict) or not {"config", "fingerprints"} <= set(stored):
+            raise RunError(
+                f"{path} is damaged; choose another output, or start again with --fresh."
+            )
+        return stored
+
+    def _compare(self) -> None:
+        stored = self._stored()
+        if stored is None:
+            return
+        command = stored.get("command", "run")
+        if command != self.command:
+            raise RunError(
+                f"{self.path} holds what `lobes {command}` made; choose another output, or start "
+                f"again with --fresh."
+            )
+        changed = differences(
+            _what_counts(stored["config"], FREE_TABLES[command]),
+            _what_counts(self.config, FREE_TABLES[command]),
+        )
+        if changed:
+            raise RunError(
+                f"{self.path} holds a run of another study: {', '.join(changed)} "
+                f"{'differs' if len(changed) == 1 else 'differ'}; choose another output, or start "
+                f"again with --fresh."
+            )
+
+    def _sweep(self) -> None:
+        """Remove what a killed run was writing, and put back what it was replacing."""
+        for folder in (self.path, self.path / "measurements", self.path / "checkpoints"):
+            for path in folder.glob(f"{TEMPORARY}*"):
+                remove(path)
+        for path in self.path.glob(f"{REPLACED}*"):
+            restore(self.path / path.name.removeprefix(REPLACED), MODEL_MARKER)
+
+    def _clear(self) -> None:
+        """Delete what `lobes` wrote here, and nothing else."""
+        with disk_faults(self.path):
+            self.remove_checkpoints()
+            self.remove_models("model")
+            # Last: it marks the folder as a run's, should this be interrupted.
+            names = sorted(self.manifest.files, key="config.json".__eq__)
+            for name in names:
+                self.check()
+                remove_files(self.path, [name])
+            self.manifest.forget(names)
+
+
+def stored_study(run: Path, *, trust_remote_code: bool = False) -> StudyConfig:
+    """The study that a run's folder holds; `RunError` where it is no run's, or damaged.
+
+    Whether Python code of a model may run is for the caller to say, not for the folder: somebody
+    else may have made it.
+    """
+    check_files(run, "config.json")
+    record = read_json(run / "config.json")
+    if not isinstance(record, dict) or record.get("command", "run") != "run":
+        raise RunError(f"There is no run in {run}: give the folder of a run, with its config.json.")
+    try:
+        config = {**record["config"], "trust_remote_code": trust_remote_code}
+        return StudyConfig.from_dict(config, source=str(run / "config.json"))
+    except (KeyError, TypeError, ConfigError) as error:
+        raise RunError(f"{run / 'config.json'} is damaged or of another version: {error}") from None
+
+
+def check_same_model(run: Path, model: str) -> None:
+    """Raise `RunError` where a run measured another model than the one of this fingerprint."""
+    known = (read_json(run / "config.json") or {}).get("fingerprints", {}).get("model", model)
+    if known != model:
+        raise RunError(
+            f"The model that {run} measured has changed since: put the one back that it measured, "
+            f"or measure the new one in another folder."
+        )
+
+
+def _what_counts(config: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:
+    """A resolved study without the keys that are `free`, tasks by their names."""
+    counted = json.loads(json.dumps(config))
+    for key in (*FREE_KEYS, *free):
+        *tables, last = key.split(".")
+        table = counted
+        for name in tables:
+            table = table.get(name) or {}
+        table.pop(last, None)
+    tasks = counted.pop("tasks", [])
+    new_task = (counted.get("transfer") or {}).get("task")
+    for task in [*tasks, new_task] if new_task else tasks:
+        task.pop("test", None)  # which only `lobes predict` reads
+        if task.get("dataset") is None:
+            for key in FREE_TASK_KEYS:
+                task.pop(key, None)
+    # The order of the tasks decides the order of their batches.
+    counted["tasks"] = {task["name"]: task for task in tasks}
+    counted["order of tasks"] = [task["name"] for task in tasks]
+    return counted
+
+
+def _check_is_run(path: Path) -> None:
+    """Refuse a folder with files in it that no run of `lobes` began."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; expected a folder for the run, or none yet.")
+    if not path.exists() or not any(path.iterdir()):
+        return
+    lock = path / "run.lock"
+    known = (read_json(p) for p in (path / "config.json", lock, path / NAME))
+    schemas = SCHEMA["schema"], FILES["schema"]
+    if any(isinstance(k, dict) and k.get("schema") in schemas for k in known):
+        return
+    if {p.name for p in path.iterdir()} == {"run.lock"} and not lock.stat().st_size:
+        return  # killed between opening the lock and writing into it
+    raise RunError(
+        f"{path} holds files but no run of lobes; choose another output, or an empty folder."
+    )
+
+
+def _check_no_links(path: Path) -> None:
+    for place in (each for pattern in OWN_PLACES for each in path.glob(pattern)):
+        if place.is_symlink():
+            raise RunError(
+                f"{place} is a link, and lobes writes only inside the run's own folder: put what "
+                f"it names in its place, or choose another output."
+            )
+
+
+def _make_folder(path: Path) -> list[Path]:
+    """Make the folder; what did not exist before, innermost first."""
+    missing = []
+    folder = Path(os.path.abspath(path))
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    with disk_faults(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _locked(path: Path) -> IO[str]:
+    """Open the lock file and take the lock, or say who has it."""
+    with disk_faults(path):
+        while True:
+            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open while the run lasts
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_same_file(file, path):  # not deleted by its owner in between
+                    break
+            except BlockingIOError:
+                owner = read_json(path) or {}
+                file.close()
+                raise RunError(
+                    f"{path.parent} is in use by another run (process {owner.get('pid', '?')} on "
+                    f"{owner.get('host', '?')}, since {owner.get('since', '?')}); wait for it, or "
+                    f"choose another output."
+                ) from None
+            file.close()
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        owner = {**SCHEMA, "pid": os.getpid(), "host": socket.gethostname(), "since": now}
+        file.truncate(0)
+        file.write(json.dumps(owner))
+        file.flush()
+        return file
+
+
+def _is_same_file(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

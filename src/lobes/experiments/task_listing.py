@@ -1,0 +1,216 @@
+"""What `lobes tasks` says: the known tasks, and one task with its sizes, lengths and examples.
+
+Everything comes back as plain values, for JSON and for tables.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+from lobes.config.settings import TaskConfig
+from lobes.config.study import StudyConfig
+from lobes.errors import ConfigError, DataError
+from lobes.tasks.columns import listed, suggest
+from lobes.tasks.known import KNOWN, KnownTask, known_task
+from lobes.tasks.sources import Split, load_split, load_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# So many examples of a split are tokenised to measure lengths, drawn by a fixed seed.
+MEASURED = 10_000
+
+# So many examples are shown.
+SHOWN = 3
+
+Lengths = Int[np.ndarray, " examples"]
+
+
+def known_tasks() -> list[dict[str, Any]]:
+    """The facts of every known task, in their order."""
+    return [_facts(task) for task in KNOWN.values()]
+
+
+def describe_task(
+    name: str,
+    *,
+    study: StudyConfig | None = None,
+    data_dir: str | None = None,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """A task with the sizes of its splits, their labels and token lengths, and three examples.
+
+    The task is one of `study` where there is one, else a known task, whose data are in `data_dir`
+    or wherever `load_task` finds them. Lengths are those under the tokenizer of `model`, by
+    default the study's; without either they are left out, as for images. Splits that are nowhere
+    to be found are listed with the reason.
+
+    Raises DataError where no split can be read, and for names that are not known.
+    """
+    task = _task_of(name, study)
+    facts = _facts(known_task(name)) if task.is_known else _own_facts(task, study)
+    is_text = task.image is None
+    folder = data_dir or (study.data_dir if study else None)
+    splits = _load_splits(task, facts, folder)
+    model = model or (study.model if study else None)
+    trusted = trust_remote_code or (study is not None and study.trust_remote_code)
+    tokenizer = _tokenizer(model, trusted) if is_text else None
+    longest = study.max_length if study else None
+    names = facts["labels"]
+    return {
+        **facts,
+        "model": model,
+        "sizes": [
+            {"split": split, "missing": found}
+            if isinstance(found, str)
+            else {"split": split, **_measure(found, names, tokenizer, longest)}
+            for split, found in splits.items()
+        ],
+        "examples": _examples(splits, names),
+    }
+
+
+def _facts(task: KnownTask) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "text": list(task.text),
+        "label": task.label,
+        "multi_label": False,
+        "labels": None if task.labels is None else list(task.labels),
+        "metrics": [task.metric, *task.other_metrics],
+        "splits": list(task.splits),
+        "hub": None if task.hub is None else task.hub.dataset,
+        "config": None if task.hub is None else task.hub.config,
+    }
+
+
+def _own_facts(task: TaskConfig, study: StudyConfig | None) -> dict[str, Any]:
+    """The same of a task of the user's own, whose labels and metric its data tell."""
+    loaded = load_task(**task.source(), data_dir=study.data_dir if study else None)
+    return {
+        "name": task.name,
+        "text": list(loaded.text),
+        **({"image": loaded.image} if loaded.image else {}),
+        "label": loaded.label if isinstance(loaded.label, str) else list(loaded.label),
+        "multi_label": loaded.is_multi_label,
+        "labels": None if loaded.labels is None else list(loaded.labels),
+        "metrics": [loaded.metric],
+        "splits": [
+            split
+            for split in ("train", "validation", "test")
+            if split == "train" or getattr(task, split) is not None
+        ],
+        "hub": task.dataset,
+        "config": task.config,
+    }
+
+
+def _task_of(name: str, study: StudyConfig | None) -> TaskConfig:
+    named = {task.name: task for task in study.tasks} if study else {}
+    if name in named:
+        return named[name]
+    if name in KNOWN:
+        return TaskConfig.model_validate({"name": name})
+    if study is None:
+        known_task(name)  # refuses it
+    raise DataError(
+        f"{name!r} is neither a task of the study nor a known task; the study has {listed(named)}."
+        + suggest(name, (*named, *KNOWN))
+    )
+
+
+def _load_splits(
+    task: TaskConfig, facts: dict[str, Any], data_dir: str | None
+) -> dict[str, Split | str]:
+    """Every split, or the sentence with which it was refused."""
+    found: dict[str, Split | str] = {}
+    first: DataError | ConfigError | None = None
+    for split in facts["splits"]:
+        try:
+            found[split] = load_split(
+                split=split, **task.source(), test=task.test, data_dir=data_dir
+            )
+        except (DataError, ConfigError) as error:
+            first = first or error
+            found[split] = str(error)
+    if first and all(isinstance(split, str) for split in found.values()):
+        raise first
+    return found
+
+
+def _tokenizer(model: str | None, trust_remote_code: bool) -> "PreTrainedTokenizerBase | None":
+    if model is None:
+        return None
+    from lobes.modeling.pretrained import load_tokenizer
+
+    return load_tokenizer(model, trust_remote_code=trust_remote_code)
+
+
+def _measure(
+    split: Split,
+    names: list[str] | None,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    longest: int | None,
+) -> dict[str, Any]:
+    """A split's number of examples, of examples of each label, and of tokens."""
+    measured: dict[str, Any] = {"examples": len(split), "labels": None, "tokens": None}
+    if split.labels is not None and names is not None:
+        several = split.labels.ndim > 1
+        counts = split.labels.sum(0) if several else np.bincount(split.labels, minlength=len(names))
+        measured["labels"] = dict(zip(names, counts.tolist(), strict=True))
+    elif split.labels is not None:
+        low, mean, high = (float(f(split.labels)) for f in (np.min, np.mean, np.max))
+        measured["labels"] = {"least": low, "mean": mean, "greatest": high}
+    if tokenizer is not None and len(split):
+        measured["tokens"] = _tokens(_lengths(split, tokenizer), longest)
+    return measured
+
+
+def _lengths(split: Split, tokenizer: "PreTrainedTokenizerBase") -> Lengths:
+    texts = split.texts
+    if len(texts) > MEASURED:
+        chosen = np.random.default_rng(0).choice(len(texts), size=MEASURED, replace=False)
+        texts = tuple(texts[i] for i in chosen)
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    encoded = tokenizer(*columns, truncation=False, padding=False, verbose=False)
+    return np.array([len(ids) for ids in encoded["input_ids"]])
+
+
+def _tokens(lengths: Lengths, longest: int | None) -> dict[str, Any]:
+    """Quantiles of the lengths, and the share above the study's `max_length`, if it has one."""
+    median, most = np.quantile(lengths, (0.5, 0.95), method="inverted_cdf").tolist()
+    return {
+        "measured": len(lengths),
+        "shortest": int(lengths.min()),
+        "median": int(median),
+        "percentile_95": int(most),
+        "longest": int(lengths.max()),
+        "cut": None if longest is None else float((lengths > longest).mean()),
+    }
+
+
+def _examples(splits: dict[str, Split | str], names: list[str] | None) -> list[dict[str, Any]]:
+    """Examples of the first split that is there, drawn by a fixed seed, in its order."""
+    split = next(found for found in splits.values() if isinstance(found, Split))
+    number = min(SHOWN, len(split))
+    chosen = np.sort(np.random.default_rng(0).choice(len(split), size=number, replace=False))
+    labels = split.labels
+    return [
+        {
+            "text": list(split.texts[i]),
+            **({"image": split.images[i].name} if split.images else {}),
+            "label": None if labels is None else _named(labels[i], names),
+        }
+        for i in chosen
+    ]
+
+
+def _named(label: Any, names: list[str] | None) -> float | str | list[str]:
+    """A target, the name of a class, or those of several labels."""
+    if names is None:
+        return float(label)
+    if np.ndim(label):
+        return [names[i] for i in np.flatnonzero(label)]
+    return names[int(label)]

@@ -1,0 +1,177 @@
+"""The training stage: with checkpoints, continued where it stopped, its model kept whole."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from lobes.config.study import StudyConfig
+from lobes.errors import ConfigError
+from lobes.experiments.store import SECONDS, RunFolder
+from lobes.files import disk_faults, plain, read_json
+from lobes.limits import STEPS
+from lobes.modeling import MultiTaskModel
+from lobes.tasks.task import Task
+from lobes.training.arguments import training_arguments
+from lobes.training.trainer import MultiTaskTrainer, OnStep
+
+Progress = Callable[[str, int, int], None]
+
+# How often every task is evaluated in a training, the end included.
+EVALUATIONS = 4
+# A checkpoint is written this often, but not every few steps of a short training.
+CHECKPOINTS = 10
+LEAST_STEPS_BETWEEN_CHECKPOINTS = 50
+
+
+def train(
+    study: StudyConfig,
+    folder: RunFolder,
+    model: MultiTaskModel,
+    tasks: Sequence[Task],
+    progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """Train `model`, from the newest checkpoint if there is one, and keep it in `model/`.
+
+    Returns the record that is kept with it: steps, seconds, seed, precision, losses, scores.
+    """
+    checkpoints = folder.path / "checkpoints"
+    clock = _Clock(folder)
+    with disk_faults(checkpoints):
+        trainer = _trainer(study, checkpoints, model, tasks, clock, callbacks, progress)
+        trainer.train(resume_from_checkpoint=True)
+        if not _scores(trainer) or _scores(trainer)[-1]["step"] < trainer.state.global_step:
+            trainer.evaluate()
+    record = {
+        "steps": trainer.state.global_step,
+        "seconds": clock.seconds(),
+        "seed": study.seed,
+        "precision": "bf16" if trainer.args.bf16 else "fp32",
+        "sampling": study.training.sampling,
+        "iat": trainer.iat_record,
+        "losses": trainer.losses,
+        "scores": _scores(trainer),
+    }
+    with folder.writing_model(record) as unfinished:
+        model.save_pretrained(unfinished)
+    folder.remove_checkpoints()
+    return plain(record)
+
+
+def _trainer(
+    study: StudyConfig,
+    checkpoints: Path,
+    model: MultiTaskModel,
+    tasks: Sequence[Task],
+    clock: "_Clock",
+    callbacks: Sequence[TrainerCallback],
+    progress: Progress | None,
+) -> MultiTaskTrainer:
+    settings = study.training
+    steps, epochs = settings.length
+    total = steps or _steps_of(tasks, settings.batch_size, epochs or 1)
+    if total > STEPS.most:
+        raise ConfigError(
+            f"training.epochs is {epochs:g}, which makes {total:,} steps of these tasks; expected "
+            f"{STEPS}."
+        )
+    save_every = settings.save_every or max(
+        LEAST_STEPS_BETWEEN_CHECKPOINTS, math.ceil(total / CHECKPOINTS)
+    )
+    args = training_arguments(
+        checkpoints,
+        steps=steps,
+        epochs=epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup=settings.warmup,
+        precision=study.precision,
+        seed=study.seed,
+        save_every=save_every,
+        evaluate_every=math.ceil(total / EVALUATIONS),
+        report_to=list(settings.report_to) or "none",
+    )
+    return MultiTaskTrainer(
+        model,
+        args,
+        tasks=tasks,
+        sampling=settings.sampling,
+        temperature=settings.temperature,
+        iat=None if study.iat is None else study.iat.settings(study.seed),
+        on_step=_counting(progress),
+        callbacks=[clock, _Notes(progress), *callbacks],
+    )
+
+
+def _counting(progress: Progress | None) -> OnStep | None:
+    return progress and (lambda step, total, *_: progress("training", step, total))
+
+
+def _steps_of(tasks: Sequence[Task], batch_size: int, epochs: float) -> int:
+    """About how many steps so many epochs are: every batch is of one task."""
+    sizes = [len(task.train) for task in tasks if task.train is not None]
+    return max(1, math.ceil(epochs * sum(math.ceil(size / batch_size) for size in sizes)))
+
+
+def _scores(trainer: MultiTaskTrainer) -> list[dict[str, Any]]:
+    """[{"step": …, "scores": {task: main metric}}] of the evaluations so far."""
+    return [
+        {
+            "step": entry["step"],
+            "scores": {
+                task.name: entry[f"eval_{task.name}_{task.metric}"] for task in trainer.tasks
+            },
+        }
+        for entry in trainer.state.log_history
+        if "eval_mean" in entry
+    ]
+
+
+class _Notes(TrainerCallback):
+    """Tells a progress that can say more than a number how the training goes."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.tell = getattr(progress, "note", None)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if self.tell is not None and "loss" in (logs or {}):
+            self.tell("training", note_of(logs))
+
+
+def note_of(logs: Mapping[str, float]) -> str:
+    """A log entry of `MultiTaskTrainer` in words: phase, losses, learning rate, speed."""
+    losses = ", ".join(
+        f"{name.removeprefix('loss_')} {value:.3f}"
+        for name, value in logs.items()
+        if name.startswith("loss_")
+    )
+    parts = [f"loss {losses}", f"learning rate {logs['learning_rate']:.1e}"]
+    if "iat" in logs:
+        parts.insert(0, "IAT phase" if logs["iat"] else "before IAT")
+    return "; ".join([*parts, f"{logs['examples_per_second']:.0f} examples/s"])
+
+
+class _Clock(TrainerCallback):
+    """How long the training took, over all sessions, without what was lost between checkpoints."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        stored = read_json(folder.path / SECONDS)
+        self.folder = folder
+        seconds = stored.get("seconds") if isinstance(stored, dict) else None
+        self.before = float(seconds) if isinstance(seconds, int | float) else 0.0
+        self.start = time.perf_counter()
+
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.start
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_save:
+            self.folder.check()  # the Trainer would write its checkpoint into anyone's folder
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self.folder.write_json(SECONDS, {"seconds": self.seconds()})

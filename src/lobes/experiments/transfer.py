@@ -1,0 +1,269 @@
+"""`lobes transfer`: does what was learnt from several tasks help a new one? (METHOD section 9)
+
+For each seed a model is trained on the study's tasks, with and without IAT, exactly as `lobes
+compare` does it. Then the encoder of each, and the pre-trained one, gets a new classifier and is
+fine-tuned on the new task: for as many steps on every share of its training data, the smaller
+shares being parts of the larger, and the same for every start. The last weights are scored on the
+new task's validation data; nothing is selected.
+
+Each fine-tuning is one measurement, made once and kept. The two trained models of a seed lie in
+the run's folder until all of the seed's fine-tunings are done.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lobes.config.settings import TransferConfig
+from lobes.config.study import StudyConfig
+from lobes.dissociation.seeds import summarize_transfer
+from lobes.errors import ConfigError
+from lobes.experiments.compare import checked_model
+from lobes.experiments.loading import (
+    base_fingerprint,
+    check_inputs,
+    load_tasks,
+    scope_of,
+    task_fingerprint,
+)
+from lobes.experiments.measurements import Arrays, Measurements
+from lobes.experiments.methods import SeedRun, forget, with_defaults
+from lobes.experiments.results import describe_environment
+from lobes.experiments.seed_records import (
+    PAIR,
+    StageProgress,
+    described_task,
+    described_tasks,
+    heading,
+    iat_record,
+    joined,
+    part_of,
+    shared,
+    training_arrays,
+)
+from lobes.experiments.splits import growing_order, subset_sizes
+from lobes.experiments.store import RunFolder
+from lobes.modeling import MultiTaskModel
+from lobes.report.transfer import read_transfer, render
+from lobes.tasks.task import Task, with_data
+
+SCHEMA = {"schema": "lobes-transfer", "version": 1}
+STARTS = ("pretrained", *PAIR)
+
+
+def transfer_study(
+    study: StudyConfig, *, fresh: bool = False, progress: StageProgress | None = None
+) -> dict[str, Any]:
+    """Transfer to the study's new task, over its seeds, in the folder `study.output`.
+
+    Returns the content of `transfer.json`; `transfer.html` shows it. As `compare_study` otherwise.
+    """
+    study = _with_defaults(study)
+    assert study.transfer is not None
+    with RunFolder(study.output, study.to_dict(), command="transfer", fresh=fresh) as folder:
+        tasks = load_tasks(study, progress)
+        (new,) = load_tasks(study.model_copy(update={"tasks": (study.transfer.task,)}), progress)
+        seeds = range(study.seed, study.seed + study.transfer.seeds)
+        runs = [SeedRun(study, seed, tasks, folder.path / "checkpoints") for seed in seeds]
+        model = checked_model(runs[0], PAIR[1:])
+        fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in (*tasks, new)}
+        fingerprints["base model"] = base = base_fingerprint(model)
+        for run in runs:
+            run.base = base
+        scope = scope_of(model, [*tasks, new], runs[0].precision)
+        head = heading(study, model)
+        transfers = [_Transfer(run, folder, new, study.transfer, scope) for run in runs]
+        transfers[0].check()
+        for each in transfers[1:]:
+            each.subsets()  # which may be of one class only, by another seed
+        del model
+        folder.begin(fingerprints)
+        folder.remove_checkpoints()
+        measurements = folder.measurements(scope)
+        records = [each.measured(measurements, progress) for each in transfers]
+        folder.remove_checkpoints()
+        folder.write_json("transfer.json", _results(study, transfers, records, head, measurements))
+        results = read_transfer(folder.path)
+        with folder.writing("transfer.html") as file:
+            file.write(render(results).encode())
+        return results
+
+
+def _with_defaults(study: StudyConfig) -> StudyConfig:
+    """The study with all that its transfer needs, where it leaves something out."""
+    if study.transfer is None:
+        raise ConfigError(
+            "The study names no task to transfer to: add a table [transfer.task], written as one "
+            "of [[tasks]]."
+        )
+    given = {
+        "batch_size": study.transfer.batch_size or study.training.batch_size,
+        "learning_rate": study.transfer.learning_rate or study.training.learning_rate,
+    }
+    transfer = study.transfer.model_copy(update=given)
+    return with_defaults(study.model_copy(update={"transfer": transfer}))
+
+
+@dataclass(frozen=True)
+class _Transfer:
+    """One seed's: two trainings, and a fine-tuning from every start on every fraction."""
+
+    run: SeedRun
+    folder: RunFolder
+    task: Task
+    settings: TransferConfig
+    scope: str
+
+    def check(self) -> None:
+        """Raise what can be known to be wrong with the new task before the first training."""
+        model = self.run.new_model((self.task,))
+        check_inputs(model, (self.task,))
+        self.run.check(model, parts=self.subsets()[:1])
+
+    def subsets(self) -> list[Task]:
+        """The new task with each fraction of its training data, the smaller part of the larger."""
+        assert self.task.train is not None
+        order = growing_order(self.task, self.run.study.seed)
+        return [
+            with_data(
+                self.task, self.task.train.select(np.sort(order[:size])), self.task.validation
+            )
+            for size in subset_sizes(self.task, self.settings.fractions)
+        ]
+
+    def measured(
+        self, measurements: Measurements, progress: StageProgress | None
+    ) -> dict[str, Arrays]:
+        """What is kept of the trainings, by method, and {start: "scores", "seconds" [fractions]}.
+
+        The last are under "from START".
+        """
+        seed, subsets = self.run.study.seed, self.subsets()
+        sources, steps = 1.1 * self.run.steps, self.settings.steps
+        whole, done = sources + steps * len(STARTS) * len(subsets), sources
+        share = partial(shared, progress, f"seed {seed}", whole=whole)
+        share(before=0.0, part=sources)(0, 1)
+
+        def train() -> Arrays:
+            return joined(self.sources(share(before=0.0, part=sources)))
+
+        kept = measurements.remember(f"sources-seed-{seed}", train)
+        found: dict[str, Arrays] = {method: part_of(kept, method) for method in PAIR}
+        for start in STARTS:
+            tuned = []
+            for fraction, subset in zip(self.settings.fractions, subsets, strict=True):
+                tune = partial(self.tuned, start, subset, share(before=done, part=steps))
+                tuned.append(measurements.remember(f"{start}-{fraction:g}-seed-{seed}", tune))
+                done += steps
+                share(before=done, part=0.0)(1, 1)
+            found[f"from {start}"] = {
+                name: np.concatenate([each[name] for each in tuned]) for name in tuned[0]
+            }
+        for method in PAIR:
+            self.folder.remove_models(f"{self.model_name(method)}/")
+        return found
+
+    def model_name(self, method: str) -> str:
+        """Where a trained model lies in the run's folder."""
+        return f"model-{method}-seed-{self.run.study.seed}"
+
+    def sources(self, progress: Any) -> dict[str, Arrays]:
+        """What is kept of both trainings; makes them and their models unless they are there."""
+        there = {method: self.folder.model_record(self.model_name(method)) for method in PAIR}
+        if all(record and record["scope"] == self.scope for record in there.values()):
+            return {
+                method: {name: np.array(value) for name, value in record["training"].items()}
+                for method, record in there.items()
+                if record is not None
+            }
+        made = {}
+        for method, trained in zip(PAIR, self.run.pair(progress), strict=True):
+            made[method] = training_arrays(trained)
+            record = {"scope": self.scope, "training": made[method]}
+            with self.folder.writing_model(record, self.model_name(method)) as unfinished:
+                trained.model.save_pretrained(unfinished)
+        forget()
+        return made
+
+    def tuned(self, start: str, subset: Task, progress: Any) -> Arrays:
+        """Fine-tune one start on some of the new task's training data, and score it."""
+        model = self.new_model(start)
+        begin = time.perf_counter()
+        trainer = self.run.trainer(
+            model,
+            (subset,),
+            steps=self.settings.steps,
+            batch_size=self.settings.batch_size,
+            learning_rate=self.settings.learning_rate,
+            progress=progress,
+        )
+        trainer.train()
+        seconds = time.perf_counter() - begin
+        scores = self.run.scores(model, (subset,))
+        del trainer
+        forget()
+        return {"scores": scores, "seconds": np.array([seconds])}
+
+    def new_model(self, start: str) -> MultiTaskModel:
+        """The encoder to start from, with a new classifier for the new task."""
+        if start == "pretrained":
+            return self.run.new_model((self.task,))
+        self.sources(None)
+        source = MultiTaskModel.from_pretrained(
+            self.folder.path / self.model_name(start),
+            trust_remote_code=self.run.study.trust_remote_code,
+        )
+        return MultiTaskModel(
+            source.encoder,
+            source.tokenizer,
+            (self.task,),
+            pooling=source.pooling,
+            dropout=self.run.study.training.dropout,
+            max_length=None if source.image_processor else source.max_length,
+            image_processor=source.image_processor,
+            seed=self.run.study.seed,
+        ).to(self.run.device)
+
+
+def _results(
+    study: StudyConfig,
+    transfers: Sequence[_Transfer],
+    records: Sequence[Mapping[str, Arrays]],
+    head: Mapping[str, Any],
+    measurements: Measurements,
+) -> dict[str, Any]:
+    """Everything for `transfer.json`."""
+    first = transfers[0]
+    scores = {s: np.array([seed[f"from {s}"]["scores"] for seed in records]) for s in STARTS}
+    training = study.training.model_dump(include={"weight_decay", "warmup", "dropout"})
+    return {
+        **SCHEMA,
+        **head,
+        "sources": described_tasks(first.run),
+        "task": described_task(first.task),
+        "fractions": first.settings.fractions,
+        "sizes": subset_sizes(first.task, first.settings.fractions),
+        "seeds": [each.run.study.seed for each in transfers],
+        "starts": STARTS,
+        "scores": scores,
+        "seconds": {
+            start: [seed[f"from {start}"]["seconds"].sum() for seed in records] for start in STARTS
+        },
+        "selected": {m: [int(seed[m]["steps"][0]) for seed in records] for m in PAIR},
+        "held_out": {m: [seed[m]["held_out"] for seed in records] for m in PAIR},
+        "training": {
+            **first.settings.model_dump(include={"steps", "batch_size", "learning_rate"}),
+            **training,
+            "precision": first.run.precision,
+        },
+        "iat": iat_record(first.run, [seed["iat"] for seed in records], head["model"]),
+        "summary": summarize_transfer(scores, study.iap.level),
+        "level": study.iap.level,
+        "config": study.to_dict(),
+        "environment": describe_environment(first.run.precision),
+        "times": {"total": sum(measurements.seconds.values())},
+    }

@@ -1,0 +1,1 @@
+"""Measure a model: evaluation under lesions, importance, lesion matrices, task similarity."""

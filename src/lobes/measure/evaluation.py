@@ -1,0 +1,379 @@
+"""Evaluate a model on its tasks under many lesions: the hot loop.
+
+The unit is a batch, and every lesion visits it before the next batch comes. Texts are tokenised
+once, sorted by length and cut into batches of a fixed number of tokens, pictures are decoded once
+for all lesions; an input that several tasks share is run once, since one pass of the encoder
+serves all classifiers; a lesioned run plays back what lies below its first lesioned site
+(`replay.py`). A model whose answers depend on padding gets batches without any. Logits are kept
+for each lesion and example, so every statistic comes later and costs no run of the model.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from lobes import limits
+from lobes.ablation import evaluating
+from lobes.data.batching import Inputs, token_batches
+from lobes.discovery import layout_of
+from lobes.errors import ConfigError, DataError, ModelError
+from lobes.heads import HeadLayout, Heads, HeadSet
+from lobes.metrics import get_metric
+from lobes.modeling import TaskModel
+from lobes.modeling.bf16 import bf16_copy
+from lobes.modeling.precision import resolve_precision
+from lobes.modeling.task_model import Readable, check_task_model
+from lobes.replay import Replay
+from lobes.tasks.examples import Examples
+from lobes.tasks.task import Task, TaskSpec, as_tasks
+
+M = TypeVar("M", bound=torch.nn.Module)
+Progress = Callable[[int, int], None]
+
+# Small enough to stay in a CPU's caches; a GPU wants enough work to fill it.
+_TOKENS_PER_BATCH = {"cpu": 2048}
+_TOKENS_PER_BATCH_ELSEWHERE = 32768
+
+# So many examples show whether a model's answers depend on padding.
+_TRIED = 4
+
+# So many examples are named where something is wrong with them.
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measured: every task's logits under every lesion.
+
+    `logits[task]` has the shape [lesions, examples, outputs], in the order of the task's
+    examples, in float32. `labels[task]` are those examples' class indices or target values, or
+    [examples, classes] of 0 and 1 where an example may have several labels.
+    """
+
+    specs: tuple[TaskSpec, ...]
+    lesions: tuple[HeadSet, ...]
+    logits: Mapping[str, Float[np.ndarray, "lesions _ _"]]
+    labels: Mapping[str, np.ndarray]
+
+    def predictions(self, task: str) -> np.ndarray:
+        """[lesions, examples]: the most likely class's index, or the predicted value.
+
+        With several labels [lesions, examples, classes]: 1 for each that is predicted, else 0.
+        """
+        return predictions_of(self.logits[task], self.spec(task))
+
+    def spec(self, task: str) -> TaskSpec:
+        """The task called `task`."""
+        return next(spec for spec in self.specs if spec.name == task)
+
+    def scores(self) -> Float[np.ndarray, "lesions tasks"]:
+        """The main metric of every task under every lesion."""
+        columns = [
+            [
+                get_metric(spec.metric)(self.labels[spec.name], row)
+                for row in self.predictions(spec.name)
+            ]
+            for spec in self.specs
+        ]
+        return np.array(columns, dtype=np.float64).T
+
+
+def evaluate(
+    model: TaskModel,
+    tasks: Task | Sequence[Task],
+    lesions: Sequence[Heads] = (HeadSet(),),
+    *,
+    split: str = "validation",
+    precision: str = "fp32",
+    tokens_per_batch: int | None = None,
+    share_layers: bool = True,
+    layout: HeadLayout | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run every task's examples under every lesion; an empty `HeadSet` is the plain model.
+
+    `tasks` are those that the model was made for, or some of them, or one.
+
+    A lesion has any form that `HeadSet.of` reads.
+
+    `precision` is "fp32" (repeatable to the bit on a CPU), "bf16", or "auto": bf16 where the
+    hardware multiplies it natively. `share_layers=False` runs every lesion from the bottom up,
+    which gives the same numbers and takes longer. The model's modes, flags and weights are as
+    before afterwards. Raises `HeadError` for heads that the model does not have, `DataError` for
+    a task without this split or that the model was not made for; `ModelError` for logits that are
+    not finite, naming the lesion, the task and the examples.
+    """
+    check_task_model(model)
+    check_progress(progress)
+    workload = prepare(model, as_tasks(tasks), split=split, tokens_per_batch=tokens_per_batch)
+    layout = layout_of(model, layout)
+    sets = tuple(HeadSet.of(lesion, layout) for lesion in lesions)
+    logits = {
+        spec.name: np.empty((len(sets), len(workload.places[spec.name]), spec.n_outputs), "f4")
+        for spec in workload.specs
+    }
+    with measuring(model, precision) as measured, torch.no_grad():
+        # Tried out on two examples: whether layers can be shared does not depend on the batch.
+        probe = partial(measured.logits, **workload.collate(workload.batches[0][:2], measured))
+        share_layers = share_layers and sum(map(bool, sets)) > 1
+        replay = Replay(measured, layout, probe, share=share_layers)
+        for done, batch in enumerate(workload.batches):
+            if progress:
+                progress(done, len(workload.batches))
+            run = partial(measured.logits, **workload.collate(batch, measured))
+            for index, outputs in replay.runs(run, sets):
+                workload.scatter(logits, index, batch, outputs, sets[index])
+    if progress:
+        progress(len(workload.batches), len(workload.batches))
+    return Evaluation(
+        specs=workload.specs,
+        lesions=sets,
+        logits={task: logits[task][:, workload.examples[task]] for task in logits},
+        labels=workload.labels,
+    )
+
+
+def predict_logits(
+    model: TaskModel,
+    task: str,
+    examples: Readable,
+    *,
+    precision: str = "fp32",
+    tokens_per_batch: int | None = None,
+    progress: Progress | None = None,
+) -> Float[np.ndarray, "examples outputs"]:
+    """One task's logits for examples whose labels are not looked at, in their order, in float32.
+
+    The settings are those of `evaluate`.
+    """
+    spec, inputs = model.spec(task), model.encode(task, examples)
+    batches = cut(model, task, inputs, tokens_per_batch)
+    logits = np.empty((len(inputs), spec.n_outputs), dtype=np.float32)
+    with measuring(model, precision) as measured, torch.no_grad():
+        for done, batch in enumerate(batches):
+            if progress:
+                progress(done, len(batches))
+            tensors = inputs.collate(batch, model.device)
+            logits[batch] = measured.task_logits(task, **tensors).float().cpu().numpy()
+            check_finite(logits[batch], batch, f"The logits of task {task!r}")
+    if progress:
+        progress(len(batches), len(batches))
+    return logits
+
+
+def predictions_of(logits: np.ndarray, spec: TaskSpec) -> np.ndarray:
+    """The predicted class indices [...] or values [...] of logits [..., outputs].
+
+    With several labels [..., outputs], int8: 1 where the logit is above 0, a probability of 1/2.
+    Raises `ModelError` for logits that are not finite, which say nothing.
+    """
+    each = np.moveaxis(logits, -2, 0) if logits.ndim > 1 else logits[None]
+    check_finite(each, np.arange(len(each)), f"The logits of task {spec.name!r}")
+    if spec.is_multi_label:
+        return (logits > 0).astype(np.int8)
+    return logits[..., 0].astype(np.float64) if spec.is_regression else logits.argmax(-1)
+
+
+def check_finite(
+    values: Shaped[np.ndarray, "examples *shape"], examples: Int[np.ndarray, " examples"], what: str
+) -> None:
+    """Raise `ModelError` where some examples' numbers are not finite; `what` begins the sentence.
+
+    `examples` are the places of the examples among those of their task.
+    """
+    if np.isfinite(values).all():
+        return
+    fine = np.isfinite(values.reshape(len(values), -1))
+    wrong = np.flatnonzero(~fine.all(axis=1))
+    value = values[wrong[0]].flat[int(fine[wrong[0]].argmin())]
+    places = sorted(examples[wrong].tolist())
+    more = ", …" if len(places) > _SHOWN else ""
+    raise ModelError(
+        f"{what} are not finite ({value:g}) for {'example' if len(places) == 1 else 'examples'} "
+        f"{', '.join(map(str, places[:_SHOWN]))}{more}: expected numbers. Check the model's "
+        f'weights and what these examples hold, or try precision="fp32".'
+    )
+
+
+@contextmanager
+def measuring(model: M, precision: str) -> Iterator[M]:
+    """The model in evaluation mode, all parameters frozen, at a precision.
+
+    In bf16 that is a copy (`bf16_copy`); in fp32 the model itself, in whatever precision it was
+    loaded, whose modes and flags are put back. One thread at a time measures.
+    """
+    device = next(model.parameters()).device
+    if resolve_precision(precision, device) == "bf16":
+        yield bf16_copy(model)
+        return
+    with evaluating(model):
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        try:
+            model.requires_grad_(False)
+            yield model
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The inputs of one or more tasks, each distinct input once, in length-sorted batches.
+
+    `places[task]` are the distinct inputs (rows of `inputs`) that a task uses, ascending, and
+    `examples[task]` the position among those of each example of the task.
+    """
+
+    specs: tuple[TaskSpec, ...]
+    inputs: Inputs
+    places: Mapping[str, Int[np.ndarray, " _"]]
+    examples: Mapping[str, Int[np.ndarray, " _"]]
+    labels: Mapping[str, np.ndarray]
+    batches: Sequence[Int[np.ndarray, " _"]]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the distinct inputs have together, padding not counted."""
+        return int(self.inputs.lengths.sum())
+
+    def collate(self, batch: Int[np.ndarray, " batch"], model: TaskModel) -> dict[str, Tensor]:
+        """The batch's inputs as tensors on the model's device, padded to its longest."""
+        device = next(model.parameters()).device
+        return self.inputs.collate(batch, device)
+
+    def scatter(
+        self,
+        logits: Mapping[str, Float[np.ndarray, "lesions _ _"]],
+        lesion: int,
+        batch: Int[np.ndarray, " batch"],
+        outputs: Mapping[str, Tensor],
+        ablated: HeadSet = HeadSet(),  # noqa: B008 - frozen
+    ) -> None:
+        """Put one batch's logits where they belong: those of a task whose inputs they are.
+
+        Raises `ModelError` where they are not finite, naming the heads that were `ablated`.
+        """
+        for task, places in self.places.items():
+            slots = np.searchsorted(places, batch)
+            found = slots < len(places)
+            found[found] = places[slots[found]] == batch[found]
+            values = outputs[task][found].float().cpu().numpy()
+            logits[task][lesion, slots[found]] = values
+            if not np.isfinite(values).all():
+                self._refuse(task, logits[task][lesion], slots[found], ablated)
+
+    def _refuse(
+        self,
+        task: str,
+        logits: Float[np.ndarray, "_ _"],
+        slots: Int[np.ndarray, " _"],
+        ablated: HeadSet,
+    ) -> None:
+        """Name the task's examples whose inputs, at `slots`, gave logits that are not finite."""
+        members = self.examples[task]
+        examples = np.flatnonzero(np.isin(members, slots))
+        lesion = f" with the heads {ablated} ablated" if ablated else ""
+        check_finite(logits[members[examples]], examples, f"The logits of task {task!r}{lesion}")
+
+
+def prepare(
+    model: TaskModel,
+    tasks: Sequence[Task],
+    *,
+    split: str,
+    tokens_per_batch: int | None = None,
+) -> Workload:
+    """Tokenise one split of the tasks, if it is of texts, and cut it into batches."""
+    specs = tuple(spec_of(model, task) for task in tasks)
+    encoded, labels = [], {}
+    for task in tasks:
+        examples = examples_of(task, split)
+        encoded.append(model.encode(task.name, examples))
+        labels[task.name] = examples.labels
+    inputs, inverse = type(encoded[0]).concatenate(encoded).distinct()
+    places, members, start = {}, {}, 0
+    for task, part in zip(tasks, encoded, strict=True):
+        rows = inverse[start : start + len(part)]
+        places[task.name], members[task.name] = np.unique(rows, return_inverse=True)
+        start += len(part)
+    return Workload(
+        specs=specs,
+        inputs=inputs,
+        places=places,
+        examples=members,
+        labels=labels,
+        batches=cut(model, tasks[0].name, inputs, tokens_per_batch),
+    )
+
+
+def check_progress(progress: object) -> None:
+    """Raise `ConfigError` for what cannot be called as progress is reported: True, for example."""
+    if progress is not None and not callable(progress):
+        raise ConfigError(
+            f"progress is a function that is called with (done, total), of lesion_matrix with "
+            f"(stage, done, total), or None, not {progress!r}."
+        )
+
+
+def cut(
+    model: TaskModel, task: str, inputs: Inputs, tokens_per_batch: int | None
+) -> list[Int[np.ndarray, " batch"]]:
+    """Cut inputs into batches of similar length, as places among them.
+
+    All have one length in each batch of a model whose answers depend on the padding, as those of a
+    model that pools or convolves over all positions may.
+    """
+    budget = tokens_in_a_batch(tokens_per_batch, next(model.parameters()).device)
+    return token_batches(inputs.lengths, budget, padding=not _reads_padding(model, task, inputs))
+
+
+def _reads_padding(model: TaskModel, task: str, inputs: Inputs) -> bool:
+    """Whether an example's logits change with the padding beside it: tried on a few lengths."""
+    order = np.argsort(inputs.lengths, kind="stable")
+    chosen = order[np.unique(np.linspace(0, len(order) - 1, _TRIED).astype(np.int64))]
+    if np.ptp(inputs.lengths[chosen]) == 0:
+        return False
+    device = next(model.parameters()).device
+    exact = torch.autocast(device.type, enabled=False)
+    with measuring(model, "fp32") as measured, torch.no_grad(), exact:
+        together, *alone = (
+            measured.task_logits(task, **inputs.collate(some, device)).float()
+            for some in (chosen, *chosen[:, None])
+        )
+    difference = (together - torch.cat(alone)).abs().max()
+    precise = next(model.parameters()).dtype in (torch.float32, torch.float64)
+    # not a number where the model is broken, which is said of all examples later
+    return bool(difference > (2e-4 if precise else 0.05) * together.abs().max())
+
+
+def tokens_in_a_batch(given: int | None, device: torch.device) -> int:
+    """The number of tokens in a batch: as given, or what suits the device."""
+    if given is not None:
+        limits.check_number("tokens_per_batch", given, limits.TOKENS_PER_BATCH)
+    return given or _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH_ELSEWHERE)
+
+
+def spec_of(model: TaskModel, task: Task) -> TaskSpec:
+    """The model's own description of a task, or `DataError` when it was not made for it."""
+    for spec in model.tasks:
+        if spec.name == task.name:
+            return spec
+    known = ", ".join(repr(spec.name) for spec in model.tasks)
+    raise DataError(f"The model was not made for task {task.name!r}: it knows {known}.")
+
+
+def examples_of(task: Task, split: str) -> Examples:
+    """One split of a task, or `DataError` when the task has none."""
+    if split not in ("train", "validation"):
+        raise ConfigError(f'A split is "train" or "validation", not {split!r}.')
+    examples = task.train if split == "train" else task.validation
+    if examples is None:
+        raise DataError(f"Task {task.name!r} has no {split} data: give {split}=… to its Task.")
+    return examples

@@ -1,0 +1,429 @@
+"""Important Attention-head Pruning (METHOD section 4): the lesion matrix of a model on its tasks.
+
+Each task's important heads are found, ablated together, and every task is evaluated under each of
+these lesions and under random lesions matched to them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from lobes import limits
+from lobes.discovery import find_heads
+from lobes.dissociation import Lesion, LesionMatrix
+from lobes.dissociation.matrix import Sampled
+from lobes.dissociation.statistics import is_decided
+from lobes.dissociation.verdict import ALPHA
+from lobes.errors import ConfigError, DataError
+from lobes.heads import HeadLayout, HeadScores, HeadSet, check_fractions
+from lobes.measure.evaluation import check_progress, evaluate, examples_of, spec_of
+from lobes.measure.importance import head_importance
+from lobes.modeling import TaskModel
+from lobes.modeling.task_model import check_task_model
+from lobes.tasks.task import Task, as_tasks, with_data
+
+Progress = Callable[[str, int, int], None]
+Measurement = dict[str, np.ndarray]
+Remember = Callable[[str, Callable[[], Measurement]], Measurement]
+
+# Lesions measured (and remembered) together: each group costs one plain run beside its lesions.
+_GROUP = 32
+
+
+@dataclass(frozen=True, slots=True)
+class IapSettings:
+    """What to ablate and what to compare it with; METHOD section 4 has the definitions.
+
+    `fractions` of all heads, each lesioned on its own. `controls` random lesions for each, with
+    as many heads in each site (`matched="site"`) or in all (`"total"`). `order="ascending"`
+    ablates the least important heads. `exact` estimates the importance again at each fraction,
+    with the heads chosen so far ablated. `keep_per_site` heads of each site are never chosen.
+    `importance_split` and `importance_examples`: what the importance is computed from.
+    `lesion_tasks`: the tasks whose heads are ablated, all if None.
+
+    `control_examples` measures the controls on that many of each task's validation examples, drawn
+    with `seed`; p then compares the D-score on those. With `stop_error` above 0 no more controls
+    are measured once it is decided on which side of 0.05 the p of the largest fraction's `column`
+    D-score lies, with that chance to decide wrongly (`is_decided`); `controls` is then the most.
+    """
+
+    fractions: Sequence[float] = (0.2, 0.3, 0.4)
+    controls: int = 20
+    matched: str = "site"
+    order: str = "descending"
+    exact: bool = False
+    keep_per_site: int = 0
+    importance_split: str = "train"
+    importance_examples: int = 10_000
+    method: str = "taylor"
+    aggregate: str = "token"
+    normalize: str = "none"
+    lesion_tasks: Sequence[str] | None = None
+    control_examples: int | None = None
+    stop_error: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fractions", check_fractions(self.fractions))  # a tuple
+        if self.lesion_tasks is not None:
+            object.__setattr__(self, "lesion_tasks", tuple(self.lesion_tasks))
+        for name, allowed in (
+            ("matched", ("site", "total")),
+            ("order", ("descending", "ascending")),
+            ("importance_split", ("train", "validation")),
+            ("method", ("taylor", "ablation")),
+            ("aggregate", ("token", "sequence")),
+            ("normalize", ("none", "layer")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"{name} is {' or '.join(map(repr, allowed))}, not {getattr(self, name)!r}."
+                )
+        for name, limit in (
+            ("controls", limits.CONTROLS),
+            ("keep_per_site", limits.HEADS_KEPT),
+            ("importance_examples", limits.EXAMPLES),
+            ("control_examples", limits.EXAMPLES),
+            ("stop_error", limits.ERROR_RATE),
+            ("seed", limits.SEED),
+        ):
+            if getattr(self, name) is not None or name != "control_examples":
+                limits.check_number(name, getattr(self, name), limit)
+        if not isinstance(self.exact, bool):
+            raise ConfigError(f"exact is True or False, not {limits.short(self.exact)}.")
+
+
+def lesion_matrix(
+    model: TaskModel,
+    tasks: Task | Sequence[Task],
+    settings: IapSettings | None = None,
+    *,
+    precision: str = "fp32",
+    tokens_per_batch: int | None = None,
+    progress: Progress | None = None,
+    remember: Remember | None = None,
+    **options: Any,
+) -> LesionMatrix:
+    """Find each task's important heads, ablate them, and evaluate every task under each lesion.
+
+    `options` are the fields of `IapSettings`: `lesion_matrix(model, tasks, fractions=[0.3],
+    controls=100)`. `precision` is "fp32", "bf16" or "auto"; see `evaluate`.
+
+    `remember(key, compute)` is called once for each measurement and returns what `compute()`
+    returns, or what it returned for that key in an earlier, interrupted call.
+    Raises `ConfigError`, `DataError` or `HeadError` before anything is measured.
+    """
+    settings = _with_options(settings or IapSettings(), options)
+    check_task_model(model)
+    check_progress(progress)
+    if remember is not None and not callable(remember):
+        raise ConfigError(
+            f"remember is a function remember(key, compute), or None, not {limits.short(remember)}."
+        )
+    tasks = as_tasks(tasks)
+    plan = _Plan(model, tasks, settings, find_heads(model), precision, tokens_per_batch)
+    check_lesions(settings, plan.layout, tasks)
+    remember = remember or (lambda key, compute: compute())
+    importance, of_tasks = plan.choose(remember, progress)
+    return plan.measure(importance, of_tasks, remember, progress)
+
+
+def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[Task]) -> None:
+    """Raise what can be known to be wrong with a measurement before the model is trained or run.
+
+    `ConfigError` for lesions that cannot be made of these heads, whatever their scores (a fraction
+    of less than one head, or of more than the sites may lose), of tasks that there are not, or
+    with controls on examples of one class only; `DataError` for a task without the data.
+    """
+    names = [task.name for task in tasks]
+    for name in settings.lesion_tasks or ():
+        if name not in names:
+            raise ConfigError(
+                f"lesion_tasks names {name!r}, which is not a task: the tasks are "
+                f"{', '.join(map(repr, names))}."
+            )
+    for task in tasks:
+        examples_of(task, "validation")
+        if settings.lesion_tasks is None or task.name in settings.lesion_tasks:
+            examples_of(task, settings.importance_split)
+    for task, places in zip(tasks, (_sample(settings, tasks) or {}).values(), strict=False):
+        try:
+            _some(task, places)
+        except DataError:
+            raise ConfigError(
+                f"control_examples = {settings.control_examples} takes examples of one class only "
+                f"of task {task.name!r}: take more, or leave it out to take all."
+            ) from None
+    alike = np.full(layout.shape, np.nan)
+    for site in layout.sites:
+        alike[site.index, : site.n_heads] = 0.0
+    for fraction in settings.fractions:
+        if not HeadScores(alike).select(fraction, keep_per_site=settings.keep_per_site):
+            raise ConfigError(
+                f"A fraction of {fraction:g} of {layout.total} heads is not one head: take at "
+                f"least {1 / layout.total:.3g}."
+            )
+
+
+def _with_options(settings: IapSettings, options: Mapping[str, Any]) -> IapSettings:
+    known = [field.name for field in fields(IapSettings)]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"There is no IAP setting {name!r}: expected {', '.join(known)}.")
+    if not isinstance(settings, IapSettings):
+        raise ConfigError(
+            f"settings are lobes.measure.iap.IapSettings, not a {type(settings).__name__}: "
+            f"give single settings by name, as in lesion_matrix(model, tasks, controls=100)."
+        )
+    return replace(settings, **options)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One IAP measurement: on what, how, and in which steps."""
+
+    model: TaskModel
+    tasks: Sequence[Task]
+    settings: IapSettings
+    layout: HeadLayout
+    precision: str
+    tokens_per_batch: int | None
+
+    @property
+    def lesioned(self) -> list[Task]:
+        chosen = self.settings.lesion_tasks
+        return [task for task in self.tasks if chosen is None or task.name in chosen]
+
+    def choose(
+        self, remember: Remember, progress: Progress | None
+    ) -> tuple[dict[str, HeadScores], list[Lesion]]:
+        """Every lesioned task's importance, and the lesions of the tasks."""
+        importance: dict[str, HeadScores] = {}
+        chosen: dict[tuple[float, str], HeadSet] = {}
+        for task in self.lesioned:
+            heads = HeadSet()
+            for fraction in self.settings.fractions:
+                if self.settings.exact or task.name not in importance:
+                    scores = self._importance(task, heads, remember, progress)
+                    importance.setdefault(task.name, scores)
+                heads = scores.select(
+                    fraction,
+                    order=self.settings.order,  # type: ignore[arg-type]
+                    keep_per_site=self.settings.keep_per_site,
+                    given=heads if self.settings.exact else None,
+                )
+                chosen[fraction, task.name] = heads
+        of_tasks = [
+            Lesion(chosen[fraction, task.name], "task", task.name, fraction)
+            for fraction in self.settings.fractions
+            for task in self.lesioned
+        ]
+        return importance, of_tasks
+
+    def _importance(
+        self, task: Task, ablated: HeadSet, remember: Remember, progress: Progress | None
+    ) -> HeadScores:
+        stage = f"importance of {task.name}"
+
+        def compute() -> Measurement:
+            scores = head_importance(
+                self.model,
+                task,
+                method=self.settings.method,
+                aggregate=self.settings.aggregate,
+                normalize=self.settings.normalize,
+                precision=self.precision,
+                split=self.settings.importance_split,
+                max_examples=self.settings.importance_examples,
+                seed=self.settings.seed,
+                ablated=ablated,
+                tokens_per_batch=self.tokens_per_batch,
+                layout=self.layout,
+                progress=(lambda done, total: progress(stage, done, total)) if progress else None,
+            )
+            counts = [scores.settings["examples"], scores.settings["tokens"]]
+            return {"values": scores.values, "counts": np.array(counts, dtype=np.int64)}
+
+        suffix = f"-without-{len(ablated)}-heads" if ablated else ""
+        found = remember(f"importance-{task.name}{suffix}", compute)
+        return HeadScores(
+            found["values"],
+            {
+                "task": task.name,
+                "method": self.settings.method,
+                "aggregate": self.settings.aggregate,
+                "normalize": self.settings.normalize,
+                "split": self.settings.importance_split,
+                "examples": int(found["counts"][0]),
+                "tokens": int(found["counts"][1]),
+            },
+        )
+
+    def _control(self, lesion: Lesion, replicate: int) -> Lesion:
+        """A random lesion matched to `lesion`; which one does not depend on how many there are."""
+        names = [task.name for task in self.tasks]
+        place = self.settings.fractions.index(lesion.fraction), names.index(lesion.task)
+        generator = np.random.default_rng([self.settings.seed, *place, replicate])
+        matched = self.settings.matched == "site"
+        heads = self.layout.random(
+            lesion.heads.counts() if matched else len(lesion.heads), generator
+        )
+        return Lesion(heads, "control", lesion.task, lesion.fraction, replicate)
+
+    def measure(
+        self,
+        importance: dict[str, HeadScores],
+        of_tasks: Sequence[Lesion],
+        remember: Remember,
+        progress: Progress | None,
+    ) -> LesionMatrix:
+        """Every task under its own, the other tasks' and as many random lesions as it takes."""
+        first = [Lesion(HeadSet(), "none"), *of_tasks]
+        controls = [
+            self._control(lesion, replicate)
+            for replicate in range(self.settings.controls)
+            for lesion in of_tasks
+        ]
+        sample = _sample(self.settings, self.tasks)
+        if sample is None:
+            found = self._run(self.tasks, [*first, *controls], len(first), remember, progress)
+            return self._matrix(self.tasks, *found, importance)
+        whole = self._run(self.tasks, first, len(first), remember, progress)
+        tasks = [_some(task, sample[task.name]) for task in self.tasks]
+        known = {name: predictions[:, sample[name]] for name, predictions in whole[1].items()}
+        within = self._run(tasks, [*first, *controls], len(first), remember, progress, known)
+        return replace(
+            self._matrix(self.tasks, *whole, importance),
+            sampled=Sampled(self._matrix(tasks, *within, {}), sample),
+        )
+
+    def _run(
+        self,
+        tasks: Sequence[Task],
+        lesions: Sequence[Lesion],
+        fixed: int,
+        remember: Remember,
+        progress: Progress | None,
+        known: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[Sequence[Lesion], dict[str, np.ndarray]]:
+        """Every task's predictions [lesions, examples], measured in groups of lesions.
+
+        The first `fixed` lesions are no controls, and `known` are their predictions where they
+        were measured before. Returns the lesions, too: fewer controls where p is decided.
+        """
+        parts: list[Measurement] = [] if known is None else [dict(known)]
+        kind = "predictions" if known is None else "predictions-sample"
+        total = len(lesions)
+        for start in range(0 if known is None else fixed, len(lesions), _GROUP):
+            group = [lesion.heads for lesion in lesions[start : start + _GROUP]]
+
+            def compute(group: list[HeadSet] = group, start: int = start) -> Measurement:
+                found = evaluate(
+                    self.model,
+                    tasks,
+                    group,
+                    precision=self.precision,
+                    tokens_per_batch=self.tokens_per_batch,
+                    layout=self.layout,
+                    progress=_share(progress, "lesions", start, len(group), total),
+                )
+                return {task.name: found.predictions(task.name) for task in tasks}
+
+            # The heads are part of the name: predictions are never taken back for other lesions.
+            names = "|".join(map(str, group))
+            if known is not None:  # and so are the examples
+                names += "|" + "|".join(str(len(predictions)) for predictions in known.values())
+            digest = sha256(names.encode()).hexdigest()[:8]
+            parts.append(remember(f"{kind}-{start:05d}-{digest}", compute))
+            enough = self._enough(tasks, lesions[: start + len(group)], fixed, parts)
+            if enough is not None:
+                lesions = lesions[:enough]
+                break
+        joined = _joined(tasks, parts)
+        return lesions, {name: values[: len(lesions)] for name, values in joined.items()}
+
+    def _enough(
+        self,
+        tasks: Sequence[Task],
+        lesions: Sequence[Lesion],
+        fixed: int,
+        parts: Sequence[Measurement],
+    ) -> int | None:
+        """How many of the lesions measured so far are enough to decide p; None for not yet."""
+        own = fixed - 1
+        replicates = (len(lesions) - fixed) // own
+        if not self.settings.stop_error or len(tasks) < 2 or len(self.lesioned) < len(tasks):
+            return None
+        if replicates < 1:
+            return None
+        number = fixed + replicates * own
+        predictions = {name: values[:number] for name, values in _joined(tasks, parts).items()}
+        matrix = self._matrix(tasks, lesions[:number], predictions, {})
+        p = matrix.dissociation(resamples=1).column.mean_p
+        if np.isnan(p):
+            return None
+        reached = round(p * (1 + replicates)) - 1
+        decided = is_decided(reached, replicates, ALPHA, self.settings.stop_error)
+        return number if decided else None
+
+    def _matrix(
+        self,
+        tasks: Sequence[Task],
+        lesions: Sequence[Lesion],
+        predictions: dict[str, np.ndarray],
+        importance: dict[str, HeadScores],
+    ) -> LesionMatrix:
+        labels = {task.name: task.validation.labels for task in tasks}  # type: ignore[union-attr]
+        return LesionMatrix(
+            tasks=tuple(task.name for task in tasks),
+            metrics=tuple(spec_of(self.model, task).metric for task in tasks),
+            labels=labels,
+            lesions=tuple(lesions),
+            predictions=predictions,
+            importance=importance,
+        )
+
+
+def _sample(settings: IapSettings, tasks: Sequence[Task]) -> dict[str, np.ndarray] | None:
+    """The examples of each task that controls are measured on; None for all.
+
+    Tasks over the same number of examples keep the same places, so that texts that they share are
+    still run once.
+    """
+    most = settings.control_examples
+    sizes = {task.name: len(task.validation) for task in tasks}  # type: ignore[arg-type]
+    if most is None or most >= max(sizes.values()) or not settings.controls:
+        return None
+    return {
+        name: np.sort(
+            np.random.default_rng([settings.seed, size]).choice(
+                size, min(most, size), replace=False
+            )
+        )
+        for name, size in sizes.items()
+    }
+
+
+def _some(task: Task, places: Int[np.ndarray, " _"]) -> Task:
+    """The task with some of its validation examples."""
+    assert task.validation is not None
+    return with_data(task, task.train, task.validation.select(places))
+
+
+def _joined(tasks: Sequence[Task], parts: Sequence[Measurement]) -> dict[str, np.ndarray]:
+    return {task.name: np.concatenate([part[task.name] for part in parts]) for task in tasks}
+
+
+def _share(
+    progress: Progress | None, stage: str, before: int, part: int, whole: int
+) -> Callable[[int, int], None] | None:
+    """A group's own progress as that of all lesions, counted in thousandths of a lesion."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(
+        stage, 1000 * before + 1000 * part * done // max(total, 1), 1000 * whole
+    )
