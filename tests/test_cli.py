@@ -27,7 +27,7 @@ from lobes.experiments.demo_data import DemoAssets
 from lobes.experiments.store import RunFolder
 from lobes.files import read_json
 from lobes.heads import HeadLayout, OwnedRows, Site
-from lobes.terminal import Progress, show_heads
+from lobes.terminal import ProgressDisplay, show_heads
 from tiny_models import tiny_model
 from tiny_study import as_before, timeless, write_study  # noqa: F401
 
@@ -678,7 +678,7 @@ def test_progress_on_a_terminal_is_bars(study, tmp_path):
 
 def test_progress_into_a_pipe_is_plain_lines(capsys):
     now = 0.0
-    with Progress(quiet=False) as progress:  # pytest's stderr is no terminal
+    with ProgressDisplay(quiet=False) as progress:  # pytest's stderr is no terminal
         assert progress.lines is not None
         progress.lines.clock = lambda: now
         for done in range(1, 101):
@@ -698,7 +698,7 @@ def test_progress_into_a_pipe_is_plain_lines(capsys):
 
 
 def test_quiet_shows_no_progress(capsys):
-    with Progress(quiet=True) as progress:
+    with ProgressDisplay(quiet=True) as progress:
         progress("training", 1, 2)
         progress.note("training", "loss 1")
     assert capsys.readouterr() == ("", "")

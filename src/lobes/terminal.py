@@ -64,8 +64,8 @@ def say(text: str) -> None:
     """One line on stderr; control characters in it do nothing, and nor does a closed stderr."""
     line = str(clean(text))
     with contextlib.suppress(OSError, ValueError):
-        if Progress.shown is not None:
-            Progress.shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if ProgressDisplay.shown is not None:
+            ProgressDisplay.shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
@@ -75,7 +75,7 @@ def tell(error: LobesError) -> None:
     say(f"Error: {error}")
 
 
-class Progress:
+class ProgressDisplay:
     """Show how far each stage of a command is: bars on a terminal, plain lines elsewhere.
 
     Called as `progress(stage, done, total)`; `note` adds how it goes. On a terminal a stage that is
@@ -91,21 +91,21 @@ class Progress:
         self._rows: dict[str, Any] = {}
         self._note = ""
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressDisplay":
         if self.quiet or self.lines is not None:
             return self
         from rich.console import Console
         from rich.progress import (
             BarColumn,
+            Progress,
             TaskProgressColumn,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
-        from rich.progress import Progress as PlainBars
         from rich.text import Text
 
-        class Bars(PlainBars):
+        class Bars(Progress):
             """The bars, and under them how the present stage goes."""
 
             def get_renderables(bars) -> "Iterable[rich.console.RenderableType]":  # noqa: N805
@@ -113,7 +113,7 @@ class Progress:
                 if self._note:
                     yield Text(self._note, "dim", no_wrap=True, overflow="ellipsis")
 
-        Progress.shown = Bars(
+        ProgressDisplay.shown = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
@@ -123,7 +123,7 @@ class Progress:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        Progress.shown.start()
+        ProgressDisplay.shown.start()
         return self
 
     def __exit__(
@@ -133,14 +133,14 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self._note = ""
-        bars, Progress.shown = Progress.shown, None
+        bars, ProgressDisplay.shown = ProgressDisplay.shown, None
         if bars is not None:
             bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if self.lines is not None:
             self.lines(stage, done, total)
-        bars = Progress.shown
+        bars = ProgressDisplay.shown
         if bars is None:
             return
         if stage not in self._rows:
@@ -156,7 +156,7 @@ class Progress:
         """Say under the bars how a stage goes, until the next one begins."""
         if self.lines is not None:
             self.lines.note = text
-        if Progress.shown is not None and stage in self._rows:
+        if ProgressDisplay.shown is not None and stage in self._rows:
             self._note = str(clean(text))
 
 

@@ -212,11 +212,11 @@ def prune(
     """
     from lobes.experiments.heads_to_prune import Choice
     from lobes.experiments.prune import prune_model
-    from lobes.terminal import Progress, say, show_pruning
+    from lobes.terminal import ProgressDisplay, say, show_pruning
 
     kind: Any = export and export.value
     choice = Choice(drop=drop, run=from_run, fraction=fraction, task=task)
-    with Progress(quiet=quiet) as progress:
+    with ProgressDisplay(quiet=quiet) as progress:
         record = prune_model(
             choice,
             to,

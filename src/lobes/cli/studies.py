@@ -149,10 +149,10 @@ def compare(
     Example: lobes compare study.toml --set compare.seeds=3
     """
     from lobes.experiments.compare import compare_study
-    from lobes.terminal import Progress
+    from lobes.terminal import ProgressDisplay
 
     chosen = _beside(_study(study, settings, output), output, "compare")
-    with Progress(quiet=quiet) as progress:
+    with ProgressDisplay(quiet=quiet) as progress:
         results = compare_study(chosen, fresh=fresh, progress=progress)
     _show(results, Path(chosen.output, "comparison.html"), as_json)
 
@@ -172,10 +172,10 @@ def transfer(
     Example: lobes transfer study.toml --set transfer.seeds=3
     """
     from lobes.experiments.transfer import transfer_study
-    from lobes.terminal import Progress
+    from lobes.terminal import ProgressDisplay
 
     chosen = _beside(_study(study, settings, output), output, "transfer")
-    with Progress(quiet=quiet) as progress:
+    with ProgressDisplay(quiet=quiet) as progress:
         results = transfer_study(chosen, fresh=fresh, progress=progress)
     _show(results, Path(chosen.output, "transfer.html"), as_json)
 
@@ -236,10 +236,10 @@ def predict(
     """
     from lobes.config.study import load_study
     from lobes.experiments.predict import predict_run
-    from lobes.terminal import Progress, say, show_predictions
+    from lobes.terminal import ProgressDisplay, say, show_predictions
 
     data = load_study(study) if study else None
-    with Progress(quiet=quiet) as progress:
+    with ProgressDisplay(quiet=quiet) as progress:
         record = predict_run(
             run,
             to,
@@ -345,9 +345,9 @@ def _run_stages(
     quiet: bool,
 ) -> None:
     from lobes.experiments.run import run_study
-    from lobes.terminal import Progress
+    from lobes.terminal import ProgressDisplay
 
-    with Progress(quiet=quiet) as progress:
+    with ProgressDisplay(quiet=quiet) as progress:
         results = run_study(study, stages=stages, fresh=fresh, progress=progress)
     if "iap" in stages:
         _show(results, Path(study.output, "report.html"), as_json)

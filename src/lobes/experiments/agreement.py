@@ -6,7 +6,7 @@ alike the tasks are, against the D-scores of their pairs (METHOD sections 3 and 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,9 +21,9 @@ from lobes.measure.iap import Measurement, Remember
 from lobes.measure.importance import head_importance
 from lobes.measure.similarity import gradient_similarity, lesion_cka
 from lobes.modeling import MultiTaskModel, TaskModel
+from lobes.progress import StageProgress
 from lobes.tasks.task import Task
 
-Progress = Callable[[str, int, int], None]
 logger = logging.getLogger("lobes")
 
 # The first-order estimates that are compared with exact ablation, by "aggregate" and "normalize".
@@ -39,7 +39,7 @@ def measure_agreement(
     matrix: LesionMatrix,
     precision: str,
     remember: Remember,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> list[dict[str, Any]] | None:
     """The part "agreement" of the results; None where it is not asked for, or has no sense.
 
@@ -105,7 +105,7 @@ def _estimates(
     task: Task,
     precision: str,
     remember: Remember,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> dict[str, HeadScores]:
     """A task's first-order importance by every aggregate, from the examples of the exact one."""
     most, stage = study.iap.agreement_examples, f"estimates for {task.name}"
@@ -136,7 +136,7 @@ def measure_similarity(
     matrix: LesionMatrix,
     precision: str,
     remember: Remember,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any] | None:
     """The part "similarity" of the results; None for one task, or where some have no lesion."""
     if len(matrix.tasks) < 2 or len(matrix.importance) < len(matrix.tasks):
@@ -184,7 +184,7 @@ def _measured(
     lesions: Sequence[HeadSet],
     precision: str,
     remember: Remember,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> dict[str, tuple[np.ndarray, int | None]]:
     """The similarities that take runs of the model."""
     most = study.iap.similarity_examples

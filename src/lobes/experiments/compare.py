@@ -26,24 +26,23 @@ from lobes.experiments.loading import (
     task_fingerprint,
 )
 from lobes.experiments.measurements import Arrays, Measurements
-from lobes.experiments.methods import Progress, SeedRun, Trained, forget, with_defaults
+from lobes.experiments.methods import SeedRun, Trained, forget, with_defaults
 from lobes.experiments.probe import pooled_features, probe
 from lobes.experiments.results import describe_environment
 from lobes.experiments.seed_records import (
     PAIR,
-    StageProgress,
     described_tasks,
     heading,
     iat_record,
     joined,
     part_of,
-    shared,
     training_arrays,
 )
 from lobes.experiments.store import RunFolder
 from lobes.files import plain
 from lobes.measure.iap import IapSettings, check_lesions, lesion_matrix
 from lobes.modeling import MultiTaskModel
+from lobes.progress import Progress, StageProgress, part_of_stage
 from lobes.report.comparison import read_comparison, render
 from lobes.tasks.task import Task
 
@@ -124,7 +123,7 @@ def _measured(
     units = list(_units(run))
     stage, total, done = f"seed {run.study.seed}", sum(unit.weight for unit in units), 0.0
     for unit in units:
-        share = shared(progress, stage, done, unit.weight, total)
+        share = part_of_stage(progress, stage, done, unit.weight, total)
         share(0, 1)
 
         def compute(unit: Unit = unit, share: Progress = share) -> Arrays:

@@ -6,7 +6,7 @@ examples. That is the model before multi-task training, which claim 1 compares w
 after it (METHOD section 1).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,10 +29,9 @@ from lobes.experiments.store import RunFolder
 from lobes.files import fingerprint
 from lobes.measure.iap import lesion_matrix
 from lobes.modeling import MultiTaskModel
+from lobes.progress import StageProgress
 from lobes.tasks.task import Task, with_data
 from lobes.training.selection import evaluation_steps
-
-Progress = Callable[[str, int, int], None]
 
 # The probes of step 0: from so many examples, with so much ridge (features are standardised).
 PROBE_EXAMPLES = 2_000
@@ -69,7 +68,7 @@ def measure_growth(
     training: Mapping[str, Any],
     trained: MultiTaskModel,
     precision: str,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any] | None:
     """The part "growth" of the results; None where the study asks for none.
 
@@ -161,7 +160,7 @@ def _measured(
     fraction: float,
     precision: str,
     step: int,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> LesionMatrix:
     """The lesion matrix of one fraction at a step, without controls.
 

@@ -1,7 +1,7 @@
 """What a study is about: its tasks and its model, loaded, and fingerprints of them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ from lobes.errors import DataError, RunError
 from lobes.files import fingerprint
 from lobes.measure.iap import IapSettings
 from lobes.modeling import MultiTaskModel, TaskModel
+from lobes.progress import StageProgress
 from lobes.tasks.sources import load_task
 from lobes.tasks.task import Task
-
-Progress = Callable[[str, int, int], None]
 
 LONGEST_BY_DEFAULT = 256
 
@@ -28,7 +27,7 @@ LONGEST_BY_DEFAULT = 256
 MEASUREMENT_VERSION = 2
 
 
-def load_tasks(study: StudyConfig, progress: Progress | None = None) -> list[Task]:
+def load_tasks(study: StudyConfig, progress: StageProgress | None = None) -> list[Task]:
     """The tasks of a study with their data; `DataError` for what cannot be read or used."""
     tasks = []
     for number, task in enumerate(study.tasks):

@@ -20,7 +20,7 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -42,14 +42,13 @@ from lobes.measure.evaluation import evaluate
 from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.precision import resolve_precision
 from lobes.modeling.saved import ENCODER
+from lobes.progress import Progress
 from lobes.tasks.task import Task, with_data
 from lobes.training.arguments import training_arguments
 from lobes.training.iat import IAT
 from lobes.training.sampling import TaskBatchSampler
 from lobes.training.selection import Best, BestWeights
 from lobes.training.trainer import MultiTaskTrainer
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ a TSV file with the probability of each label.
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +26,7 @@ from lobes.measure.evaluation import predict_logits, predictions_of
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel, load_task_model
 from lobes.modeling.precision import resolve_precision
+from lobes.progress import StageProgress
 from lobes.report.tabular import spreadsheet_cell
 from lobes.tasks.columns import listed, suggest
 from lobes.tasks.glue import SUBMISSIONS, submission_lines
@@ -33,7 +34,6 @@ from lobes.tasks.known import known_task
 from lobes.tasks.sources import Split, load_split
 from lobes.tasks.task import TaskSpec
 
-Progress = Callable[[str, int, int], None]
 logger = logging.getLogger("lobes")
 
 # Part of GLUE's submission, but of no use to anyone else: it may be missing.
@@ -48,7 +48,7 @@ def predict_run(
     tasks: Sequence[str] | None = None,
     study: StudyConfig | None = None,
     trust_remote_code: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any]:
     """Write the predictions of a run's model for a split of its tasks to the folder `to`.
 

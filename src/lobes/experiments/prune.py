@@ -7,7 +7,7 @@ whole model; then it gets its name. `pruning.json` in it says what was done and 
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,10 +27,9 @@ from lobes.heads import HeadLayout, HeadSet
 from lobes.modeling import MultiTaskModel
 from lobes.modeling.pretrained import load_config
 from lobes.modeling.safe_loading import homes, quiet
+from lobes.progress import StageProgress
 from lobes.pruning import prune
 from lobes.pruning.verification import tensors
-
-Progress = Callable[[str, int, int], None]
 
 MARKER = PRUNED_MARKER
 SCHEMA = {"schema": "lobes-pruning", "version": 1}
@@ -49,7 +48,7 @@ def prune_model(
     length: int | None = None,
     fresh: bool = False,
     trust_remote_code: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any]:
     """Write `model`, by default the run's, without the chosen heads to `to`; return the record.
 

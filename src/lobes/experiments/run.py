@@ -5,7 +5,7 @@ after an interruption continues, and ends with the same numbers.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,12 @@ from lobes.files import plain
 from lobes.measure.iap import check_lesions, lesion_matrix
 from lobes.modeling import MultiTaskModel, PromptedModel, TaskModel, load_task_model
 from lobes.modeling.precision import resolve_precision
+from lobes.progress import StageProgress
 from lobes.report.examples import examples_of
 from lobes.report.html import render
 from lobes.report.reading import check_results, read_results
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.task import Task
-
-Progress = Callable[[str, int, int], None]
 
 STAGES = ("train", "iap", "report")
 
@@ -58,7 +57,7 @@ def run_study(
     *,
     stages: Sequence[str] = STAGES,
     fresh: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any]:
     """Go through the stages of a study that are not done yet, in the folder `study.output`.
 
@@ -99,7 +98,7 @@ def _trained_model(
     tasks: list[Task],
     fingerprints: dict[str, str],
     stages: Sequence[str],
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> tuple[TaskModel | None, dict[str, Any] | None]:
     """The model to measure, or None for the one in the run's folder; what its training recorded.
 
@@ -184,7 +183,7 @@ def _measure(
     model: TaskModel,
     tasks: list[Task],
     training: dict[str, Any] | None,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> dict[str, Any]:
     """Importance, lesions, controls and their statistics; `results.json` and the tables."""
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")

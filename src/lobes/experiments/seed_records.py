@@ -1,6 +1,6 @@
 """What `comparison.json` and `transfer.json` have in common."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,14 +10,12 @@ from lobes import __version__
 from lobes.config.study import StudyConfig
 from lobes.discovery import find_heads
 from lobes.experiments.measurements import Arrays
-from lobes.experiments.methods import Progress, SeedRun, Trained
+from lobes.experiments.methods import SeedRun, Trained
 from lobes.experiments.results import describe_model
 from lobes.heads import HeadSet
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task
-
-StageProgress = Callable[[str, int, int], None]
 
 # One training, and the same with IAT in its last steps.
 PAIR = ("multi", "iat")
@@ -118,14 +116,3 @@ def _heads(rows: np.ndarray, tasks: Sequence[Task]) -> dict[str, str]:
         task.name: str(HeadSet((int(site), int(head)) for t, site, head in rows if t == number))
         for number, task in enumerate(tasks)
     }
-
-
-def shared(
-    progress: StageProgress | None, stage: str, before: float, part: float, whole: float
-) -> Progress:
-    """A part's own progress as that of the whole, in thousandths; the whole is in steps."""
-    if progress is None:
-        return lambda done, total: None
-    return lambda done, total: progress(
-        stage, round(1000 * (before + part * done / max(total, 1))), round(1000 * whole)
-    )

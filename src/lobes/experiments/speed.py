@@ -1,7 +1,7 @@
 """How fast two models are beside each other, on the same inputs."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lobes.discovery import guess_inputs
 from lobes.errors import ConfigError
+from lobes.progress import Progress
 
 BATCH, LENGTH = 8, 128
 _ROUNDS, _WARM_UP = (7, 100), 2
@@ -56,7 +57,7 @@ def compare_speed(
     before: nn.Module,
     after: nn.Module,
     inputs: Mapping[str, Tensor],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     seconds: float = 4.0,
 ) -> Speed:

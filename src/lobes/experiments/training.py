@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from lobes.experiments.store import SECONDS, RunFolder
 from lobes.files import disk_faults, plain, read_json
 from lobes.limits import STEPS
 from lobes.modeling import MultiTaskModel
+from lobes.progress import StageProgress
 from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
 from lobes.training.trainer import MultiTaskTrainer, OnStep
-
-Progress = Callable[[str, int, int], None]
 
 # How often every task is evaluated in a training, the end included.
 EVALUATIONS = 4
@@ -32,7 +31,7 @@ def train(
     folder: RunFolder,
     model: MultiTaskModel,
     tasks: Sequence[Task],
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train `model`, from the newest checkpoint if there is one, and keep it in `model/`.
@@ -69,7 +68,7 @@ def _trainer(
     tasks: Sequence[Task],
     clock: "_Clock",
     callbacks: Sequence[TrainerCallback],
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> MultiTaskTrainer:
     settings = study.training
     steps, epochs = settings.length
@@ -108,7 +107,7 @@ def _trainer(
     )
 
 
-def _counting(progress: Progress | None) -> OnStep | None:
+def _counting(progress: StageProgress | None) -> OnStep | None:
     return progress and (lambda step, total, *_: progress("training", step, total))
 
 
@@ -135,7 +134,7 @@ def _scores(trainer: MultiTaskTrainer) -> list[dict[str, Any]]:
 class _Notes(TrainerCallback):
     """Tells a progress that can say more than a number how the training goes."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: StageProgress | None) -> None:
         self.tell = getattr(progress, "note", None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

@@ -35,19 +35,18 @@ from lobes.experiments.methods import SeedRun, forget, with_defaults
 from lobes.experiments.results import describe_environment
 from lobes.experiments.seed_records import (
     PAIR,
-    StageProgress,
     described_task,
     described_tasks,
     heading,
     iat_record,
     joined,
     part_of,
-    shared,
     training_arrays,
 )
 from lobes.experiments.splits import growing_order, subset_sizes
 from lobes.experiments.store import RunFolder
 from lobes.modeling import MultiTaskModel
+from lobes.progress import Progress, StageProgress, part_of_stage
 from lobes.report.transfer import read_transfer, render
 from lobes.tasks.task import Task, with_data
 
@@ -145,7 +144,7 @@ class _Transfer:
         seed, subsets = self.run.study.seed, self.subsets()
         sources, steps = 1.1 * self.run.steps, self.settings.steps
         whole, done = sources + steps * len(STARTS) * len(subsets), sources
-        share = partial(shared, progress, f"seed {seed}", whole=whole)
+        share = partial(part_of_stage, progress, f"seed {seed}", whole=whole)
         share(before=0.0, part=sources)(0, 1)
 
         def train() -> Arrays:
@@ -171,7 +170,7 @@ class _Transfer:
         """Where a trained model lies in the run's folder."""
         return f"model-{method}-seed-{self.run.study.seed}"
 
-    def sources(self, progress: Any) -> dict[str, Arrays]:
+    def sources(self, progress: Progress | None = None) -> dict[str, Arrays]:
         """What is kept of both trainings; makes them and their models unless they are there."""
         there = {method: self.folder.model_record(self.model_name(method)) for method in PAIR}
         if all(record and record["scope"] == self.scope for record in there.values()):
@@ -189,7 +188,7 @@ class _Transfer:
         forget()
         return made
 
-    def tuned(self, start: str, subset: Task, progress: Any) -> Arrays:
+    def tuned(self, start: str, subset: Task, progress: Progress) -> Arrays:
         """Fine-tune one start on some of the new task's training data, and score it."""
         model = self.new_model(start)
         begin = time.perf_counter()
@@ -212,7 +211,7 @@ class _Transfer:
         """The encoder to start from, with a new classifier for the new task."""
         if start == "pretrained":
             return self.run.new_model((self.task,))
-        self.sources(None)
+        self.sources()
         source = MultiTaskModel.from_pretrained(
             self.folder.path / self.model_name(start),
             trust_remote_code=self.run.study.trust_remote_code,

@@ -8,7 +8,7 @@ serves all classifiers; a lesioned run plays back what lies below its first lesi
 for each lesion and example, so every statistic comes later and costs no run of the model.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,12 +30,12 @@ from lobes.modeling import TaskModel
 from lobes.modeling.bf16 import bf16_copy
 from lobes.modeling.precision import resolve_precision
 from lobes.modeling.task_model import Readable, check_task_model
+from lobes.progress import Progress
 from lobes.replay import Replay
 from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task, TaskSpec, as_tasks
 
 M = TypeVar("M", bound=torch.nn.Module)
-Progress = Callable[[int, int], None]
 
 # Small enough to stay in a CPU's caches; a GPU wants enough work to fill it.
 _TOKENS_PER_BATCH = {"cpu": 2048}

@@ -24,9 +24,9 @@ from lobes.measure.evaluation import check_progress, evaluate, examples_of, spec
 from lobes.measure.importance import head_importance
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
+from lobes.progress import StageProgress, part_of_stage
 from lobes.tasks.task import Task, as_tasks, with_data
 
-Progress = Callable[[str, int, int], None]
 Measurement = dict[str, np.ndarray]
 Remember = Callable[[str, Callable[[], Measurement]], Measurement]
 
@@ -104,7 +104,7 @@ def lesion_matrix(
     *,
     precision: str = "fp32",
     tokens_per_batch: int | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     remember: Remember | None = None,
     **options: Any,
 ) -> LesionMatrix:
@@ -199,7 +199,7 @@ class _Plan:
         return [task for task in self.tasks if chosen is None or task.name in chosen]
 
     def choose(
-        self, remember: Remember, progress: Progress | None
+        self, remember: Remember, progress: StageProgress | None
     ) -> tuple[dict[str, HeadScores], list[Lesion]]:
         """Every lesioned task's importance, and the lesions of the tasks."""
         importance: dict[str, HeadScores] = {}
@@ -225,7 +225,7 @@ class _Plan:
         return importance, of_tasks
 
     def _importance(
-        self, task: Task, ablated: HeadSet, remember: Remember, progress: Progress | None
+        self, task: Task, ablated: HeadSet, remember: Remember, progress: StageProgress | None
     ) -> HeadScores:
         stage = f"importance of {task.name}"
 
@@ -279,7 +279,7 @@ class _Plan:
         importance: dict[str, HeadScores],
         of_tasks: Sequence[Lesion],
         remember: Remember,
-        progress: Progress | None,
+        progress: StageProgress | None,
     ) -> LesionMatrix:
         """Every task under its own, the other tasks' and as many random lesions as it takes."""
         first = [Lesion(HeadSet(), "none"), *of_tasks]
@@ -307,7 +307,7 @@ class _Plan:
         lesions: Sequence[Lesion],
         fixed: int,
         remember: Remember,
-        progress: Progress | None,
+        progress: StageProgress | None,
         known: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[Sequence[Lesion], dict[str, np.ndarray]]:
         """Every task's predictions [lesions, examples], measured in groups of lesions.
@@ -329,7 +329,7 @@ class _Plan:
                     precision=self.precision,
                     tokens_per_batch=self.tokens_per_batch,
                     layout=self.layout,
-                    progress=_share(progress, "lesions", start, len(group), total),
+                    progress=part_of_stage(progress, "lesions", start, len(group), total),
                 )
                 return {task.name: found.predictions(task.name) for task in tasks}
 
@@ -416,14 +416,3 @@ def _some(task: Task, places: Int[np.ndarray, " _"]) -> Task:
 
 def _joined(tasks: Sequence[Task], parts: Sequence[Measurement]) -> dict[str, np.ndarray]:
     return {task.name: np.concatenate([part[task.name] for part in parts]) for task in tasks}
-
-
-def _share(
-    progress: Progress | None, stage: str, before: int, part: int, whole: int
-) -> Callable[[int, int], None] | None:
-    """A group's own progress as that of all lesions, counted in thousandths of a lesion."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(
-        stage, 1000 * before + 1000 * part * done // max(total, 1), 1000 * whole
-    )

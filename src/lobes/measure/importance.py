@@ -26,7 +26,6 @@ from lobes.discovery.positions import decoder_sites, real_positions
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, Heads, HeadScores, HeadSet
 from lobes.measure.evaluation import (
-    Progress,
     check_finite,
     check_progress,
     cut,
@@ -35,6 +34,7 @@ from lobes.measure.evaluation import (
     spec_of,
 )
 from lobes.modeling import TaskModel, example_losses
+from lobes.progress import Progress
 from lobes.replay import Replay
 from lobes.tasks.task import Task
 

@@ -16,9 +16,10 @@ from lobes.discovery import find_heads
 from lobes.dissociation.similarity import linear_cka
 from lobes.errors import ConfigError
 from lobes.heads import Heads
-from lobes.measure.evaluation import Progress, check_finite, measuring
+from lobes.measure.evaluation import check_finite, measuring
 from lobes.measure.importance import TaskSteps
 from lobes.modeling import MultiTaskModel, TaskModel
+from lobes.progress import Progress
 from lobes.tasks.task import Task
 
 
