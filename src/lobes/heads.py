@@ -219,10 +219,10 @@ class HeadSet:
         for item in heads:
             try:
                 site, head = item
-            except (TypeError, ValueError):
+            except (TypeError, ValueError) as error:
                 raise HeadError(
                     f"{item!r} is not a head: expected a pair (site, head) such as (3, 2)."
-                ) from None
+                ) from error
             pair = _index(site), _index(head)
             if pair[0] is None or pair[1] is None:
                 raise HeadError(f"{item!r} is not a head: site and head are integers from 0.")
@@ -398,10 +398,10 @@ class HeadScores:
     def __post_init__(self) -> None:
         try:
             values = np.array(self.values, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError) as error:
             raise HeadError(
                 f"Scores are an array of numbers [sites, heads], not {_shown(self.values)}."
-            ) from None
+            ) from error
         if values.ndim != 2:
             raise HeadError(f"Scores have the shape [sites, heads], not {values.shape}.")
         missing = np.isnan(values)

@@ -80,7 +80,7 @@ def command(*, resumable: bool = False) -> Callable[[Callable[..., None]], Calla
                     traceback.print_exc()
             except Exception as error:
                 if isinstance(error, OSError) and _is_of_output(error):
-                    raise typer.Exit(_without_output(error)) from None
+                    raise typer.Exit(_without_output(error)) from error
                 terminal.say(
                     f"Error: lobes failed in a way it should not ({type(error).__name__}: "
                     f"{error}); --debug shows where."

@@ -211,7 +211,7 @@ class StudyConfig(Section):
         try:
             study = cls.model_validate(dict(data))
         except ValidationError as error:
-            raise ConfigError(_sentence(error, data, source)) from None
+            raise ConfigError(_sentence(error, data, source)) from error
         return _Resolver(source, folder).study(study)
 
 
@@ -223,14 +223,14 @@ def load_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> St
     file = Path(path)
     try:
         data = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError(f"There is no study file {file}; expected a TOML file.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file} is not encoded in UTF-8; expected a TOML file.") from None
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no study file {file}; expected a TOML file.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not encoded in UTF-8; expected a TOML file.") from error
     except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, a deep nesting
-        raise ConfigError(f"{file} is not valid TOML: {str(error).rstrip('.')}.") from None
+        raise ConfigError(f"{file} is not valid TOML: {str(error).rstrip('.')}.") from error
     except OSError as error:
-        raise ConfigError(f"Cannot read the study file {file}: {error.strerror}.") from None
+        raise ConfigError(f"Cannot read the study file {file}: {error.strerror}.") from error
     data.setdefault("name", file.stem)
     for setting in settings:
         _set(data, setting)

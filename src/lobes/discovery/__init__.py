@@ -83,11 +83,11 @@ def layout_of(model: nn.Module, layout: HeadLayout | None = None) -> HeadLayout:
     for site in layout.sites:
         try:
             model.get_submodule(site.projection)
-        except AttributeError:
+        except AttributeError as error:
             raise ConfigError(
                 f"The layout is another model's: {type(model).__name__} has no module "
                 f"{site.projection}; leave layout out."
-            ) from None
+            ) from error
     return layout
 
 

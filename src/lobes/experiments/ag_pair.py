@@ -61,7 +61,7 @@ def make_pairs(
     try:
         pairs = ag_pairs(texts, topics, seed=seed)
     except DataError as error:
-        raise DataError(f"{str(source)!r} has no AG-Pair: {error}") from None
+        raise DataError(f"{str(source)!r} has no AG-Pair: {error}") from error
     if target.suffix.lower() == ".tsv":
         _check_no_tabs(source, texts)
     with disk_faults(target):

@@ -91,7 +91,7 @@ def fetch(cache: Path | None = None, log: Log | None = None) -> DemoAssets:
         raise DataError(
             f"Cannot keep the demo's model and sentences in {str(cache)!r}: "
             f"{error.strerror or error}; free space there, or name another folder in LOBES_CACHE."
-        ) from None
+        ) from error
     model, sentences = (cache / package.folder for package in packages)
     return DemoAssets(model, sentences)
 
@@ -204,11 +204,11 @@ def read_sentences(folder: Path) -> list[Sentence]:
                 sentence = Sentence(text, domain, float(rating))
                 if text and abs(sentence.rating) >= NEUTRAL:
                     sentences.setdefault(" ".join(text.casefold().split()), sentence)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             raise DataError(
                 f"The demo's sentences are damaged: {str(folder / name)!r} cannot be read; "
                 f"remove the folder, so that it is made anew."
-            ) from None
+            ) from error
     return list(sentences.values())
 
 
@@ -371,7 +371,7 @@ def _unpack(package: _Package, cache: Path) -> None:
         try:
             package.extract(cache / package.archive, made)
         except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-            raise DataError(f"The archive {package.archive} is damaged: {error}.") from None
+            raise DataError(f"The archive {package.archive} is damaged: {error}.") from error
         folder = cache / package.folder
         folder.parent.mkdir(exist_ok=True)
         if folder.exists():

@@ -73,7 +73,7 @@ def runs_results(
             for fraction in shared
         ]
     except ConfigError as error:
-        raise RunError(f"These runs cannot be taken together. {error}") from None
+        raise RunError(f"These runs cannot be taken together. {error}") from error
     content = {
         **SCHEMA,
         "name": str(first.get("name") or runs[0].name),
@@ -117,7 +117,7 @@ def stored_matrix(run: Path, results: Results | None = None) -> LesionMatrix:
         table = pq.read_table(path)
         importance = pq.read_table(run / "importance.parquet").to_pydict()
     except (OSError, pa.ArrowException) as error:
-        raise RunError(f"The tables of {run} cannot be read: {first_line(error)}") from None
+        raise RunError(f"The tables of {run} cannot be read: {first_line(error)}") from error
     with damage_named():
         classes = {
             task["name"]: len(task["labels"]) if task.get("multi_label") else None

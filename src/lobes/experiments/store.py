@@ -373,7 +373,9 @@ def stored_study(run: Path, *, trust_remote_code: bool = False) -> StudyConfig:
         config = {**record["config"], "trust_remote_code": trust_remote_code}
         return StudyConfig.from_dict(config, source=str(run / "config.json"))
     except (KeyError, TypeError, ConfigError) as error:
-        raise RunError(f"{run / 'config.json'} is damaged or of another version: {error}") from None
+        raise RunError(
+            f"{run / 'config.json'} is damaged or of another version: {error}"
+        ) from error
 
 
 def check_same_model(run: Path, model: str) -> None:
@@ -457,14 +459,14 @@ def _locked(path: Path) -> IO[str]:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_same_file(file, path):  # not deleted by its owner in between
                     break
-            except BlockingIOError:
+            except BlockingIOError as error:
                 owner = read_json(path) or {}
                 file.close()
                 raise RunError(
                     f"{path.parent} is in use by another run (process {owner.get('pid', '?')} on "
                     f"{owner.get('host', '?')}, since {owner.get('since', '?')}); wait for it, or "
                     f"choose another output."
-                ) from None
+                ) from error
             file.close()
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         owner = {**SCHEMA, "pid": os.getpid(), "host": socket.gethostname(), "since": now}

@@ -153,11 +153,11 @@ def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[Tas
     for task, places in zip(tasks, (_sample(settings, tasks) or {}).values(), strict=False):
         try:
             _some(task, places)
-        except DataError:
+        except DataError as error:
             raise ConfigError(
                 f"control_examples = {settings.control_examples} takes examples of one class only "
                 f"of task {task.name!r}: take more, or leave it out to take all."
-            ) from None
+            ) from error
     alike = np.full(layout.shape, np.nan)
     for site in layout.sites:
         alike[site.index, : site.n_heads] = 0.0

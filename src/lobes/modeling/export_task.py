@@ -134,12 +134,12 @@ def _new_class(source: MultiTaskModel, spec: TaskSpec, padding: int) -> Any:
             built = AutoModelForSequenceClassification.from_config(
                 config, trust_remote_code=False, dtype=torch.float32
             )
-    except (ValueError, ImportError):
+    except (ValueError, ImportError) as error:
         raise ModelError(
             f"The task {spec.name!r} cannot be exported, since transformers has no "
             f"sequence-classification class of its own for {type(source.encoder).__name__}: "
             f"{_AS_IT_IS}."
-        ) from None
+        ) from error
     return built.eval()
 
 
@@ -405,4 +405,4 @@ def _writing(target: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"{str(target)!r} could not be written ({error}): make room or choose another folder."
-        ) from None
+        ) from error

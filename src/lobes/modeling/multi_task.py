@@ -457,11 +457,11 @@ def _restore(
     model = MultiTaskModel(encoder, tokenizer, specs, **options)
     try:
         model.classifiers.load_state_dict(weights)
-    except RuntimeError:
+    except RuntimeError as error:
         raise ModelError(
             f"The classifiers in {str(folder)!r} are not those that its lobes.json describes: "
             f"copy the whole folder again."
-        ) from None
+        ) from error
     return model
 
 

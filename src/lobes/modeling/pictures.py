@@ -82,7 +82,7 @@ class ImageProcessor:
             raise DataError(
                 f"{picture.where} has a picture of {image.width} x {image.height} pixels that "
                 f"{self.name} cannot process, {picture.name} ({error}); replace it."
-            ) from None
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -122,7 +122,7 @@ def probe(encoder: nn.Module, last: int = 0) -> Any:
             raise ModelError(
                 f"The encoder {type(encoder).__name__} does not turn token ids into states: "
                 f"expected a text encoder or decoder as AutoModel makes it ({error})."
-            ) from None
+            ) from error
     return outputs
 
 
@@ -176,7 +176,7 @@ def probe_pictures(
                 f"The encoder {type(encoder).__name__} does not turn pictures of "
                 f"{list(pixels.shape[1:])} into states: expected an image encoder as AutoModel "
                 f"makes it, and the image processor that belongs to it ({reason})."
-            ) from None
+            ) from error
         finally:
             for hook in hooks:
                 hook.remove()

@@ -87,8 +87,8 @@ def read_card(folder: Path) -> Card:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         schema, version = card["schema"], int(card["version"])
-    except (ValueError, KeyError, TypeError):
-        raise damaged from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged from error
     if schema == SCHEMA and version > VERSION:
         raise ModelError(
             f"The model in {str(folder)!r} was saved by a newer lobes (format {version}, this one "
@@ -97,8 +97,8 @@ def read_card(folder: Path) -> Card:
     try:
         tasks = tuple(TaskSpec.from_dict(spec) for spec in card["tasks"])
         known = Card(tasks, card["pooling"], float(card["dropout"]), int(card["max_length"]))
-    except (ValueError, KeyError, TypeError):
-        raise damaged from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged from error
     if schema != SCHEMA or not tasks:
         raise damaged
     return known
@@ -121,7 +121,7 @@ def read_classifiers(folder: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"The classifiers in {str(folder)!r} are missing or damaged ({error}): copy the whole "
             f"folder again."
-        ) from None
+        ) from error
 
 
 def matching_specs(

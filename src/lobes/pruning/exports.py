@@ -34,7 +34,7 @@ def zeroed(model: nn.Module, layout: HeadLayout, heads: HeadSet) -> nn.Module:
             except Unfit as error:
                 raise ModelError(
                     f"Heads of site {index} ({site.name}) cannot be set to zero: {error}."
-                ) from None
+                ) from error
             weight = copied.get_parameter(f"{site.projection}.weight")
             for head in gone:
                 weight.narrow(axis, head * site.head_dim, site.head_dim).zero_()

@@ -182,8 +182,8 @@ def plans_of(config: Any) -> list[Plan]:
         return [Plan.from_dict(step) for step in stored["steps"]]
     except ModelError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        raise damaged from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise damaged from error
 
 
 def store(config: Any, plans: Iterable[Plan]) -> None:

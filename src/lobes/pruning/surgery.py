@@ -58,8 +58,8 @@ def selected(tensor: Tensor, axis: int, kept: Int[np.ndarray, " kept"]) -> Tenso
 def _module(model: nn.Module, path: str) -> nn.Module:
     try:
         return model.get_submodule(path)
-    except AttributeError:
-        raise _misfit(model, f"it names {path!r}, which there is none of") from None
+    except AttributeError as error:
+        raise _misfit(model, f"it names {path!r}, which there is none of") from error
 
 
 def _misfit(model: nn.Module, why: str) -> ModelError:

@@ -94,4 +94,4 @@ def training_arguments(
     try:
         return TrainingArguments(output_dir=os.fspath(folder), **{**settings, **others})
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"These training settings cannot be used: {error}") from None
+        raise ConfigError(f"These training settings cannot be used: {error}") from error

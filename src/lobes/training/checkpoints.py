@@ -166,7 +166,7 @@ def reading(checkpoint: str | os.PathLike[str]) -> Iterator[None]:
         raise RunError(
             f"The checkpoint {os.fspath(checkpoint)!r} does not fit this training ({held}): remove "
             f"it to go on from an earlier one, or from the beginning."
-        ) from None
+        ) from error
 
 
 def _newest_first(folder: str | os.PathLike[str]) -> list[Path]:

@@ -235,7 +235,7 @@ def _check_optimizer(args: TrainingArguments, model: MultiTaskModel) -> None:
     try:
         Trainer.get_optimizer_cls_and_kwargs(args, model)
     except (ImportError, ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"optim is {name!r}, which cannot be used: {_line(error)}") from None
+        raise ConfigError(f"optim is {name!r}, which cannot be used: {_line(error)}") from error
     schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
     try:
         get_scheduler(
@@ -249,7 +249,7 @@ def _check_optimizer(args: TrainingArguments, model: MultiTaskModel) -> None:
         raise ConfigError(
             f"lr_scheduler_type is {schedule!r} with lr_scheduler_kwargs "
             f"{short(args.lr_scheduler_kwargs)}, which cannot be used: {_line(error)}"
-        ) from None
+        ) from error
 
 
 def check_types(args: object, iat: object) -> None:
@@ -314,7 +314,7 @@ def building(args: TrainingArguments) -> Iterator[None]:
         what = "transformers' Trainer cannot be built with these arguments"
         if args.report_to:
             what = f"report_to is {args.report_to}, and the trackers cannot be used"
-        raise ConfigError(f"{what}: {_line(error)}") from None
+        raise ConfigError(f"{what}: {_line(error)}") from error
 
 
 def recomputes(model: MultiTaskModel) -> bool:

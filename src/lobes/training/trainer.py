@@ -398,7 +398,7 @@ class MultiTaskTrainer(Trainer):
             raise RunError(
                 f"The checkpoint {str(folder)!r} could not be written ({error}): make room or "
                 f"choose another folder, then run the same command again to continue."
-            ) from None
+            ) from error
         finally:
             self.args.save_total_limit = limit
 
