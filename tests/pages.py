@@ -49,10 +49,9 @@ class Page(HTMLParser):
         ]
 
     def table(self, caption_id):
-        """The table whose caption has this id, as rows of cells' texts."""
-        table = next(
-            table for table in self.all("table") if table["children"][0].get("id") == caption_id
-        )
+        """The table whose caption has this id, as rows of cells' texts; or the table's name."""
+        ids = (caption_id, f"{caption_id}-caption")
+        table = next(table for table in self.all("table") if table["children"][0].get("id") in ids)
         body = next(part for part in table["children"] if part["tag"] == "tbody")
         return [[visible(cell) for cell in row["children"]] for row in body["children"]]
 

@@ -25,9 +25,10 @@ from fake_runs import fake_runs
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.reports import write_exhibits, write_figures
 from lobes.report import comparison, exporting, runs, svg, transfer
-from lobes.report.exporting import figure_files, latex, table_files, to_csv, to_latex, to_png
+from lobes.report.exporting import figure_files, table_files, to_csv, to_latex, to_png
 from lobes.report.listing import figures_of, tables_of
-from lobes.report.tabular import Table, spreadsheet_cell
+from lobes.report.table_files import latex, spreadsheet_cell
+from lobes.report.tabular import Table
 from lobes.report.view import view
 
 GOLD = Path(__file__).parent / "gold" / "export"

@@ -27,7 +27,7 @@ from lobes.metrics import get_metric
 from lobes.modeling import TaskModel, load_task_model
 from lobes.modeling.precision import resolve_precision
 from lobes.progress import StageProgress
-from lobes.report.tabular import spreadsheet_cell
+from lobes.report.table_files import spreadsheet_cell
 from lobes.tasks.columns import listed, suggest
 from lobes.tasks.glue import SUBMISSIONS, submission_lines
 from lobes.tasks.known import known_task

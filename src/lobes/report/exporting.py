@@ -13,10 +13,13 @@ from functools import cache
 from types import ModuleType
 
 from lobes.errors import ConfigError, RunError
+from lobes.report import table_files as typed
+from lobes.report import tables
 from lobes.report.formatting import GAP, UNDEFINED
 from lobes.report.listing import Shown, figures_of, tables_of
 from lobes.report.svg import drawing
-from lobes.report.tabular import Row, Table, spreadsheet_cell
+from lobes.report.table_files import latex_row, spreadsheet_cell
+from lobes.report.tabular import Row, Table
 
 DPI = 192  # two pixels for each of a figure's units, which are those of CSS: 96 to the inch
 _THIN = "\u202f"
@@ -32,47 +35,6 @@ _VALUE = re.compile(
 _INTERVAL = re.compile(_SPAN)
 # what a column's cells hold, and how the columns are named that it becomes
 _PARTS = {"value": "", "low": " low", "high": " high", "share": " (% of base)", "p": " p"}
-_LATEX = dict(
-    line.split(maxsplit=1)
-    for line in r"""
-\ \textbackslash{}
-~ \textasciitilde{}
-^ \textasciicircum{}
-| \textbar{}
-` \textasciigrave{}
-" ''
-< $<$
-> $>$
-% \%
-& \&
-_ \_
-# \#
-$ \$
-{ \{
-} \}
-− $-$
-– --
-— ---
-‘ `
-’ '
-“ ``
-” ''
-… \dots{}
-· $\cdot$
-× $\times$
-± $\pm$
-√ $\surd$
-° $^\circ$
-≤ $\leq$
-≥ $\geq$
-≠ $\neq$
-← $\leftarrow$
-→ $\rightarrow$
-↑ $\uparrow$
-↓ $\downarrow$
-ⁿ $^n$
-""".strip().splitlines()
-) | {GAP: "~", _THIN: r"\,", "\n": " ", "\t": " "}
 
 
 def figure_files(report: Shown, *, png: bool = True, dpi: int = DPI) -> Iterator[tuple[str, bytes]]:
@@ -93,8 +55,12 @@ def figure_files(report: Shown, *, png: bool = True, dpi: int = DPI) -> Iterator
 def table_files(report: Shown) -> Iterator[tuple[str, bytes]]:
     """(file name, content) of every table, as CSV and as LaTeX."""
     for table in tables_of(report):
-        yield f"{table.name}.csv", to_csv(table).encode("utf-8")
-        yield f"{table.name}.tex", to_latex(table).encode("utf-8")
+        if isinstance(table, tables.Table):
+            texts = typed.to_csv(table), typed.to_latex(table)
+        else:
+            texts = to_csv(table), to_latex(table)
+        for kind, text in zip(("csv", "tex"), texts, strict=True):
+            yield f"{table.name}.{kind}", text.encode("utf-8")
 
 
 def to_png(svg: str, dpi: int = DPI) -> bytes:
@@ -217,29 +183,10 @@ def to_latex(table: Table) -> str:
         r"% needs \usepackage{booktabs}",
         rf"\begin{{tabular}}{{{kinds}}}",
         r"\toprule",
-        _latex_row(table.header),
+        latex_row(table.header),
         r"\midrule",
-        *(_latex_row(row) for row in table.rows),
+        *(latex_row(row) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    first, *rest = (latex(cell) for cell in cells)
-    if first[:1] in ("[", "*"):
-        first = f"{{}}{first}"  # after \\ and \toprule these would be read as their argument
-    return rf"{' & '.join([first, *rest])} \\"
-
-
-def latex(text: str) -> str:
-    """The text as LaTeX shows it."""
-    return "".join(_LATEX.get(letter) or _letter(letter) for letter in text)
-
-
-def _letter(letter: str) -> str:
-    # Latin-1 and Latin Extended-A have what T1 and inputenc know; the rest stops pdflatex
-    if " " <= letter <= "~" or ("À" <= letter <= "ſ" and letter not in "ŉſĿŀĦħŦŧĸ"):
-        return letter
-    return f"[U+{ord(letter):04X}]"

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from lobes.report import formatting as fmt
 
 # Viridis at equal steps: readable without colour vision, even in lightness, fine on dark and light.
@@ -233,6 +235,26 @@ def line_chart(points: Sequence[tuple[float, float]], title: str) -> LineChart |
             f"{fmt.fixed(max(y for _, y in finite))}."
         ),
     )
+
+
+def track(base: float, chance: float) -> Markup:
+    """A base score beside chance on a track from 0 (or −1) to 1, for a cell of a table.
+
+    Decoration: the row's cells have the same numbers.
+    """
+    known = [value for value in (base, chance) if math.isfinite(value)]
+    start = -1.0 if min(known, default=0.0) < 0 else 0.0
+    shapes = ['<path class="grid" d="M0 8H100"/>']
+    if len(known) == 2:
+        at, level = (round(100 * (value - start) / (1 - start), 1) for value in (base, chance))
+        kind = "gain" if at >= level else "lack"
+        shapes += [
+            f'<path class="{kind}" d="M{level} 8H{at}"/>',
+            f'<path class="chance" d="M{level} 2V14"/>',
+            f'<circle class="base" cx="{at}" cy="8" r="4.5"/>',
+        ]
+    box = '<svg viewBox="-6 0 112 16" aria-hidden="true" focusable="false">'
+    return Markup(f"{box}{''.join(shapes)}</svg>")
 
 
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:

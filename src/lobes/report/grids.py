@@ -6,12 +6,15 @@ the printed page. Lengths are in the units of the figure's own view box.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from lobes.report import figures
+from lobes.report import figures, maps
 from lobes.report import formatting as fmt
-from lobes.report.lesions import TINTS
-from lobes.report.parts import CountMap, HeatCell, HeatMap, MatrixCell, MatrixRow, SiteLabel
+from lobes.report.maps import TINTS
+from lobes.report.tables import Table, cell_of, text_of
+
+if TYPE_CHECKING:
+    from lobes.report.parts import CountMap, HeatCell, HeatMap, MatrixCell, MatrixRow, SiteLabel
 
 _LOSS, _GAIN = (196, 97, 15), (59, 95, 192)  # as --loss and --gain of report.css in print
 _STEP = 0.055  # how much one tint adds, as in page.html
@@ -81,12 +84,16 @@ class Grid:
 
 
 def heat_grid(
-    found: HeatMap, sites: Sequence[SiteLabel], fraction: int | None, title: str, label: str = ""
+    found: "HeatMap | maps.HeatMap",
+    sites: "Sequence[SiteLabel] | Sequence[maps.SiteLabel]",
+    fraction: int | None,
+    title: str,
+    label: str = "",
 ) -> Grid:
     """A task's importance map; `fraction` is the index of the lesion whose heads get a ring."""
     shades = figures.palette()
 
-    def look(cell: HeatCell) -> _Look:
+    def look(cell: "HeatCell | maps.HeatCell") -> _Look:
         shade, ring = shades[cell.shade], fraction is not None and fraction in cell.lesioned
         return _Look(cell.text, shade.background, shade.text, ring=ring)
 
@@ -101,7 +108,9 @@ def heat_grid(
     return _grid(rows, names, columns, (25.0, 25.0, 10.0), title, text, note)
 
 
-def count_grid(found: CountMap, sites: Sequence[SiteLabel]) -> Grid:
+def count_grid(
+    found: "CountMap | maps.CountMap", sites: "Sequence[SiteLabel] | Sequence[maps.SiteLabel]"
+) -> Grid:
     """How many tasks, or seeds, trained each head."""
     rows = [
         [_Look(cell.text, _tinted(cell.tint)) if cell else None for cell in row]
@@ -114,17 +123,44 @@ def count_grid(found: CountMap, sites: Sequence[SiteLabel]) -> Grid:
 
 
 def matrix_grid(
-    rows: Sequence[MatrixRow], tasks: Sequence[str], title: str, note: str = MATRIX
+    rows: "Sequence[MatrixRow]", tasks: Sequence[str], title: str, note: str = MATRIX
 ) -> Grid:
     """A matrix with a column for each task; `note` says what rows and columns are."""
 
-    def look(cell: MatrixCell) -> _Look:
+    def look(cell: "MatrixCell") -> _Look:
         return _Look(cell.text, _tinted(cell.tint), frame=cell.own, low=cell.lowest)
 
     cells = [[look(cell) for cell in row.cells] for row in rows]
+    return _matrix(cells, [row.label for row in rows], tasks, title, note)
+
+
+def table_grid(table: Table) -> Grid:
+    """A table with the look of a matrix; its first column names the rows."""
+    first, *columns = table.columns
+    cells = []
+    for row in table.rows:
+        line = []
+        for column, value in zip(columns, row.cells[1:], strict=True):
+            cell = cell_of(value)
+            text, marks = text_of(cell, column), cell.marks
+            fill = _tinted(cell.tint)
+            line.append(_Look(text, fill, frame="own" in marks, low="lowest" in marks))
+        cells.append(line)
+    names = [text_of(row.cells[0], first) for row in table.rows]
+    titles = [column.title for column in columns]
+    return _matrix(cells, names, titles, table.caption, table.note or MATRIX)
+
+
+def _matrix(
+    cells: Sequence[Sequence[_Look]],
+    names: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    note: str,
+) -> Grid:
     longest = max(width_of(cell.text, 12) for row in cells for cell in row)
     size = (max(64.0, 18 + longest), 32.0, 12.0)
-    return _grid(cells, [row.label for row in rows], tasks, size, title, note, note)
+    return _grid(cells, names, columns, size, title, note, note)
 
 
 def width_of(text: str, size: float) -> float:

@@ -6,7 +6,7 @@ Maps and matrices, tables on a page, are figures here too, under the same name.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from lobes.report import exhibits
+from lobes.report import exhibits, sections, tables
 from lobes.report.charts import Chart
 from lobes.report.figures import LineChart, StripPlot
 from lobes.report.grids import MATRIX, Grid, count_grid, heat_grid, matrix_grid
@@ -22,9 +22,11 @@ from lobes.report.parts import (
     Transfer,
 )
 from lobes.report.runs import Runs
+from lobes.report.sections import Page
 from lobes.report.tabular import Table
 
-Shown = Report | Runs | Comparison | Transfer
+Shown = Report | Runs | Comparison | Transfer | Page
+_MACROS = {StripPlot: "strip", LineChart: "line", Chart: "chart", LearningCurves: "learning"}
 _OVERLAP = "Jaccard index · number of heads that both lesions hold"
 Geometry = StripPlot | LineChart | Chart | LearningCurves | Grid
 
@@ -40,6 +42,11 @@ class Drawn(NamedTuple):
 
 def figures_of(report: Shown) -> list[Drawn]:
     """All figures of a page, from top to bottom, then its maps and matrices."""
+    if isinstance(report, Page):
+        return [
+            Drawn(f.name, f.geometry, _MACROS.get(type(f.geometry), "grid"), f.kind)
+            for f in sections.figures(report)
+        ]
     if isinstance(report, Report | Runs):
         drawn = report.figures() if isinstance(report, Runs) else exhibits.figures(report)
         found = [Drawn(f.name, f.geometry, f.macro, f.kind) for f in drawn]
@@ -49,8 +56,10 @@ def figures_of(report: Shown) -> list[Drawn]:
     return [*found, *(Drawn(name, grid, "grid") for name, grid in grids)]
 
 
-def tables_of(report: Shown) -> list[Table]:
+def tables_of(report: Shown) -> Sequence[Table | tables.Table]:
     """All tables of a page, from top to bottom."""
+    if isinstance(report, Page):
+        return sections.tables(report)
     if isinstance(report, Runs):
         return report.tables()
     if isinstance(report, Report):

@@ -13,6 +13,32 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lobes.files import check_replaceable, disk_faults, writing
+from lobes.report import figures, maps
+from lobes.report.maps import HeatMaps
+from lobes.report.sections import Block, Html, Page, blocks_of
+from lobes.report.tables import (
+    TALL,
+    Cell,
+    Column,
+    Row,
+    Table,
+    cell_of,
+    spread,
+    text_of,
+    under_text,
+)
+
+
+def html(page: Page) -> str:
+    """The whole page as one file."""
+    blocks = list(blocks_of(page))
+    return render_page(
+        "document.html",
+        script=page.script,
+        page=page,
+        has_maps=any(isinstance(block, HeatMaps) for block in blocks),
+        styles=[Markup(block.style) for block in blocks if isinstance(block, Html) and block.style],
+    )
 
 
 def render_page(template: str, *, script: str = "", **shown: Any) -> str:
@@ -48,13 +74,60 @@ def own_text(name: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("lobes.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {
+        "draw": draw,
+        "kind_of": lambda value: type(value).__name__,
+        "palette": figures.palette(),
+        "tints": maps.TINTS,
+        "width_of": maps.width_of,
+        "cell_of": cell_of,
+        "text_of": text_of,
+        "spread": spread,
+        "page_under": _under,
+        "is_tall": lambda table: table.look == "tight" and len(table.rows) > TALL,
+        "table_class": _table_class,
+        "column_class": _column_class,
+        "cell_class": _cell_class,
+    }
+    return environment
+
+
+def draw(block: Block, level: int = 3) -> Markup:
+    """A block as markup, by the macro of its kind; headings in it begin at `level`."""
+    blocks = _environment().get_template("blocks.html").module
+    return Markup(getattr(blocks, type(block).__name__)(block, level))
+
+
+def _table_class(table: Table) -> str:
+    if table.look == "matrix":
+        return "matrix many" if len(table.columns) > 6 else "matrix"
+    return "plain" if table.look == "plain" else f"plain {table.look}"
+
+
+def _column_class(column: Column, table: Table) -> str:
+    if table.look == "matrix":
+        return ""
+    option = "" if column.option is None else f"at-{column.option}"
+    return " ".join(filter(None, ("" if column.is_text else "n", option)))
+
+
+def _cell_class(cell: Cell, column: Column, table: Table) -> str:
+    tint = f"{'loss' if cell.tint < 0 else 'gain'}{abs(cell.tint)}" if cell.tint else ""
+    marks = [mark for mark in ("beyond", "own", "quiet", "metric") if mark in cell.marks]
+    drawing = "track" if column.kind == "drawing" else ""
+    strong = "strong" if column.strong else ""
+    return " ".join(filter(None, (_column_class(column, table), tint, strong, drawing, *marks)))
+
+
+def _under(row: Row, columns: tuple[Column, ...], places: list[int]) -> str:
+    return under_text(row, columns, [place for place in places if columns[place].in_page])
 
 
 def write_page(page: str, html_path: str | Path) -> Path:

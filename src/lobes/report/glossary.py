@@ -1,0 +1,63 @@
+"""Words that several pages explain, and the formulas of the D-scores."""
+
+from markupsafe import Markup
+
+Entry = tuple[str | Markup, str | Markup]
+
+FORMULAS = {
+    "column": Markup(
+        "D<sub>i</sub> = 100 · (mean<sub>j≠i</sub> M<sub>ji</sub> − M<sub>ii</sub>) / B<sub>i</sub>"
+    ),
+    "row": Markup(
+        "D<sub>i</sub> = 100 · (mean<sub>j≠i</sub> M<sub>ij</sub> − M<sub>ii</sub>) / B<sub>i</sub>"
+    ),
+    "relative": Markup(
+        "D<sub>i</sub> = 100 · (mean<sub>j≠i</sub> M<sub>ij</sub> / B<sub>j</sub> − M<sub>ii</sub>"
+        " / B<sub>i</sub>)"
+    ),
+}
+_SYMBOLS = Markup(
+    "M<sub>ij</sub> is task j’s score while the heads important to task i are ablated, "
+    "B<sub>j</sub> its score with nothing ablated."
+)
+
+
+def d_scores(meanings: dict[str, Markup] | None = None) -> tuple[Entry, ...]:
+    """Each definition of the D-score: its formula, and its meaning or what its symbols mean."""
+    return tuple(
+        (
+            f"D-score, {name}",
+            Markup('<span class="formula">{}</span>{}').format(
+                formula, (meanings or {}).get(name, _SYMBOLS)
+            ),
+        )
+        for name, formula in FORMULAS.items()
+    )
+
+
+def over_seeds(level: str) -> tuple[Entry, ...]:
+    """What comparisons over seeds need; `level` is that of the intervals, `95 %`."""
+    return (
+        (
+            "Seed",
+            "One whole training: another order of the data, other dropout, other new classifiers. "
+            "All ways to train ran with the same seeds.",
+        ),
+        (
+            "Interval",
+            f"Student’s t over the seeds, {level}: how much the mean would differ with other "
+            "seeds. The validation examples are the same in every seed, so other examples are not "
+            "in it.",
+        ),
+        (
+            "Difference",
+            "First minus second, seed by seed, in the metric’s own units. Pairing takes out what a "
+            "seed does to both.",
+        ),
+        (
+            "p",
+            "Two-sided paired t-test over the seeds. Where all seeds differ by exactly the same, "
+            "it is 1 for no difference, and otherwise 2 / 2ⁿ for n seeds (sign test).",
+        ),
+        ("p (Holm)", "Corrected for the number of rows that are tested."),
+    )
