@@ -9,10 +9,10 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from lobes.ablation import ablate
+from lobes.cli.tables import show_heads
 from lobes.discovery import find_heads
 from lobes.experiments.open_model import describe_heads
 from lobes.heads import HeadSet
-from lobes.terminal import show_heads
 from tiny_models import tiny_model
 
 HEADS, SIZE = 5, 3

@@ -22,12 +22,13 @@ from typer.testing import CliRunner
 
 from lobes import __version__
 from lobes.cli import app
+from lobes.cli.tables import show_heads
+from lobes.cli.terminal import ProgressDisplay
 from lobes.config.study import load_study
 from lobes.experiments.demo_data import DemoAssets
 from lobes.experiments.store import RunFolder
 from lobes.files import read_json
 from lobes.heads import HeadLayout, OwnedRows, Site
-from lobes.terminal import ProgressDisplay, show_heads
 from tiny_models import tiny_model
 from tiny_study import as_before, timeless, write_study  # noqa: F401
 
@@ -310,8 +311,24 @@ def test_a_fault_of_ours_is_one_line_and_debug_shows_where(monkeypatch, tmp_path
     assert "in fail" in lobes("report", tmp_path / "x", "--debug").stderr
 
 
-def test_an_error_shows_its_place_only_with_debug(tmp_path):
-    assert "Traceback" in lobes("run", tmp_path / "none.toml", "--debug").stderr
+@pytest.mark.parametrize(
+    ("before", "after", "variable"),
+    [(["--debug"], [], ""), ([], ["--debug"], ""), ([], [], "1")],
+    ids=["before the command", "after it", "LOBES_DEBUG"],
+)
+def test_an_error_shows_its_place_and_cause_only_with_debug(
+    monkeypatch, tmp_path, before, after, variable
+):
+    study = tmp_path / "study.toml"
+    study.write_text("model = 3 = 4\n")
+    sentence = refusal("run", study)
+    monkeypatch.setenv("LOBES_DEBUG", variable)
+    shown = lobes(*before, "run", study, *after).stderr
+    assert shown.startswith(f"Error: {sentence}\nTraceback")
+    assert "TOMLDecodeError: Expected newline" in shown
+    assert shown.endswith(f"lobes.errors.ConfigError: {sentence}\n")
+    monkeypatch.delenv("LOBES_DEBUG")
+    assert refusal("run", study) == sentence
 
 
 # What is shown

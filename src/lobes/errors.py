@@ -7,8 +7,9 @@
     ├── ModelError     a model that cannot be loaded, or that `lobes` cannot handle
     └── RunError       a run's folder: in use, damaged, of another study; a full disk
 
-Each message says what was given, what was expected, and what to do. The command line prints it
-as it is and exits with code 1; a traceback shows only with `--debug`.
+Each message says what was given, what was expected, and what to do. An error that was made from
+another one keeps it as its cause. The command line prints the message and exits with code 1;
+`--debug` adds the traceback, causes included.
 """
 
 

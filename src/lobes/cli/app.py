@@ -2,18 +2,34 @@
 
 import errno
 import functools
+import inspect
+import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lobes import __version__
+from lobes.cli.options import Debug, Json, Quiet
 from lobes.errors import LobesError
 from lobes.limits import check_path
+
+if TYPE_CHECKING:
+    from lobes.cli.terminal import ProgressDisplay
+
+# Whether --debug stands before the command's name.
+_DEBUG = ContextVar("debug", default=False)
+# The options of every command, which `command` adds to its own.
+_COMMON = [
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
+    for name, option in (("as_json", Json), ("quiet", Quiet), ("debug", Debug))
+]
 
 app = typer.Typer(
     add_completion=False,
@@ -23,14 +39,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find, measure and train the specialised attention heads of a transformer.",
 )
-
-
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and libraries' notices.")]
 
 
 def main() -> None:
@@ -55,44 +63,84 @@ def main() -> None:
         sys.exit(_without_output(error))
 
 
+@dataclass(frozen=True)
+class Output:
+    """What a command tells: its record on stdout, progress and notices on stderr.
+
+    Every command takes one as its first argument, made from the options --json and --quiet.
+    """
+
+    as_json: bool
+    quiet: bool
+
+    def progress(self) -> "ProgressDisplay":
+        """Return the progress of a call, to be shown on stderr inside a `with` block."""
+        from lobes.cli.terminal import ProgressDisplay
+
+        return ProgressDisplay(quiet=self.quiet)
+
+    def show(
+        self, record: Any, table: Callable[[Any], None] | None = None, *, saved: str = ""
+    ) -> None:
+        """Print a record as JSON or as its table, and then on stderr what was saved where."""
+        from lobes.cli.terminal import say
+
+        if self.as_json:
+            print(json.dumps(record, ensure_ascii=False, indent=1))
+        elif table is not None:
+            table(record)
+        if saved:
+            say(saved)
+
+
 def command(*, resumable: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command: its failures become one line and an exit code."""
+    """Register a command with the common options; its failures become one line and an exit code."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
-        def guarded(*args: Any, debug: bool, **kwargs: Any) -> None:
-            from lobes import terminal
+        def guarded(*, as_json: bool, quiet: bool, debug: bool, **arguments: Any) -> None:
+            def call() -> None:
+                _check_paths(arguments)
+                function(Output(as_json, quiet), **arguments)
 
-            terminal.set_up(debug=debug)
-            code = 1
-            try:
-                _check_paths(kwargs)
-                function(*args, debug=debug, **kwargs)
-                sys.stdout.flush()
-                return
-            except KeyboardInterrupt:
-                code = 130
-                more = " The same command continues where it stopped." if resumable else ""
-                terminal.say(f"Interrupted.{more}")
-            except LobesError as error:
-                terminal.tell(error)
-                if debug:
-                    traceback.print_exc()
-            except Exception as error:
-                if isinstance(error, OSError) and _is_of_output(error):
-                    raise typer.Exit(_without_output(error)) from error
-                terminal.say(
-                    f"Error: lobes failed in a way it should not ({type(error).__name__}: "
-                    f"{error}); --debug shows where."
-                )
-                if debug:
-                    traceback.print_exc()
-            raise typer.Exit(code)
+            if code := _guarded(call, resumable=resumable, debug=debug or _DEBUG.get()):
+                raise typer.Exit(code)
 
+        _, *own = inspect.signature(function, eval_str=True).parameters.values()
+        # typer reads a command's options from its signature
+        guarded.__signature__ = inspect.Signature([*own, *_COMMON])  # type: ignore[attr-defined]
         app.command(name=function.__name__.replace("_", "-"))(guarded)
         return guarded
 
     return register
+
+
+def _guarded(call: Callable[[], None], *, resumable: bool, debug: bool) -> int:
+    """Run a command, and return its exit code; with `debug` a failure shows its traceback."""
+    from lobes.cli import terminal
+
+    terminal.set_up(debug=debug)
+    try:
+        call()
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        more = " The same command continues where it stopped." if resumable else ""
+        terminal.say(f"Interrupted.{more}")
+        return 130
+    except Exception as error:
+        if isinstance(error, OSError) and _is_of_output(error):
+            return _without_output(error)
+        told = str(error)
+        if not isinstance(error, LobesError):
+            told = (
+                f"lobes failed in a way it should not ({type(error).__name__}: {error}); "
+                f"--debug shows where."
+            )
+        terminal.say(f"Error: {told}")
+        if debug:
+            traceback.print_exc()
+        return 1
 
 
 def _check_paths(arguments: Mapping[str, Any]) -> None:
@@ -114,7 +162,7 @@ def _without_output(error: OSError) -> int:
 
     A reader that has gone, such as `head`, is no failure worth a word; a full disk is.
     """
-    from lobes import terminal
+    from lobes.cli import terminal
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be written goes nowhere
     if error.errno != errno.EPIPE:
@@ -122,12 +170,19 @@ def _without_output(error: OSError) -> int:
     return 1
 
 
-@app.callback(invoke_without_command=True)
-def _lobes(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True)
-    ] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> bool:
+    if wanted:
         typer.echo(f"lobes {__version__}")
         raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _lobes(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    _DEBUG.set(debug)

@@ -1,13 +1,13 @@
 """Commands on tasks and models: tasks, ag-pair, heads, prune."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lobes.cli.app import Debug, Json, Quiet, TrustRemoteCode, command
+from lobes.cli.app import Output, command
+from lobes.cli.options import To, TrustRemoteCode
 
 
 class Export(StrEnum):
@@ -19,6 +19,7 @@ class Export(StrEnum):
 
 @command()
 def tasks(
+    out: Output,
     name: Annotated[
         str | None,
         typer.Argument(help="A known task, or one of the study's.", show_default=False),
@@ -34,24 +35,17 @@ def tasks(
         str | None, typer.Option(help="Whose tokenizer counts tokens.", show_default=False)
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """The known tasks, or one task with its sizes, token lengths and three examples.
 
     Example: lobes tasks sst2 --model bert-base-uncased
     """
+    from lobes.cli.tables import show_task, show_tasks
     from lobes.config.study import load_study
     from lobes.experiments.task_listing import describe_task, known_tasks
-    from lobes.terminal import show_task, show_tasks
 
     if name is None:
-        known = known_tasks()
-        if as_json:
-            print(json.dumps(known, indent=1))
-        else:
-            show_tasks(known)
+        out.show(known_tasks(), show_tasks)
         return
     task = describe_task(
         name,
@@ -60,14 +54,12 @@ def tasks(
         model=model,
         trust_remote_code=trust_remote_code,
     )
-    if as_json:
-        print(json.dumps(task, indent=1, ensure_ascii=False))
-    else:
-        show_task(task)
+    out.show(task, show_task)
 
 
 @command()
 def ag_pair(
+    out: Output,
     source: Annotated[
         Path,
         typer.Argument(
@@ -97,27 +89,21 @@ def ag_pair(
         typer.Option(help="The column of topics, by default `label`.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="What decides the pairs.")] = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """The task AG-Pair: pairs of articles, of the same topic or of different ones.
 
     Example: lobes ag-pair ag_news_csv/train.csv data/ag-pair/train.parquet
     """
+    from lobes.cli.tables import show_pairs
     from lobes.experiments.ag_pair import make_pairs
-    from lobes.terminal import say, show_pairs
 
     record = make_pairs(source, target, text=text, topic=topic, seed=seed)
-    if as_json:
-        print(json.dumps(record, ensure_ascii=False, indent=1))
-    else:
-        show_pairs(record)
-    say(f"Pairs: {target}")
+    out.show(record, show_pairs, saved=f"Pairs: {target}")
 
 
 @command()
 def heads(
+    out: Output,
     model: Annotated[
         str,
         typer.Argument(
@@ -126,27 +112,23 @@ def heads(
         ),
     ],
     trust_remote_code: TrustRemoteCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Where a model's attention heads are, and which can be ablated, trained alone and pruned.
 
     Example: lobes heads bert-base-uncased
     """
+    from lobes.cli.tables import show_heads
     from lobes.experiments.open_model import describe_heads, find_model_heads
-    from lobes.terminal import show_heads
 
     layout = find_model_heads(model, trust_remote_code=trust_remote_code)
-    if as_json:
-        print(json.dumps({"model": model, **describe_heads(layout)}, indent=1))
-    else:
-        show_heads(layout, model)
+    record = {"model": model, **describe_heads(layout)}
+    out.show(record, lambda _: show_heads(layout, model))
 
 
 @command()
 def prune(
-    to: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
+    out: Output,
+    to: To,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -200,9 +182,6 @@ def prune(
         bool, typer.Option("--fresh", help="Replace what `lobes prune` wrote there before.")
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Remove heads for good: a smaller model whose outputs equal ablation.
 
@@ -210,13 +189,13 @@ def prune(
 
     Example: lobes prune --from-run runs/demo --fraction 0.3 --task sentiment --to smaller
     """
+    from lobes.cli.tables import show_pruning
     from lobes.experiments.heads_to_prune import Choice
     from lobes.experiments.prune import prune_model
-    from lobes.terminal import ProgressDisplay, say, show_pruning
 
     kind: Any = export and export.value
     choice = Choice(drop=drop, run=from_run, fraction=fraction, task=task)
-    with ProgressDisplay(quiet=quiet) as progress:
+    with out.progress() as progress:
         record = prune_model(
             choice,
             to,
@@ -227,8 +206,4 @@ def prune(
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
-    if as_json:
-        print(json.dumps({**record, "folder": str(to)}, ensure_ascii=False, indent=1))
-    else:
-        show_pruning(record)
-    say(f"Model: {to}")
+    out.show({**record, "folder": str(to)}, show_pruning, saved=f"Model: {to}")

@@ -1,110 +1,86 @@
 """Commands on a study or its run, from demo and run to export, predict and report."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lobes.cli.app import Debug, Json, Quiet, TrustRemoteCode, command
+from lobes.cli.app import Output, command
+from lobes.cli.options import (
+    Controls,
+    Folder,
+    FolderBeside,
+    Fresh,
+    Settings,
+    Study,
+    To,
+    TrustRemoteCode,
+)
 
 if TYPE_CHECKING:
     import lobes.config.study
 
-Study = Annotated[Path, typer.Argument(help="The study, a TOML file.", show_default=False)]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the study; repeatable."),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(help="The run's folder, instead of the study's `output`.", show_default=False),
-]
-Beside = Annotated[
-    Path | None,
-    typer.Option(
-        help="The folder, instead of the study's `output` with the command's name added.",
-        show_default=False,
-    ),
-]
-Controls = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Random lesions to compare with, instead of the study's `iap.controls`.",
-        show_default=False,
-    ),
-]
-Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Start again: delete what an earlier run left there.")
-]
-
 
 @command(resumable=True)
 def demo(
+    out: Output,
     output: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
     settings: Settings = None,
     fetch_only: Annotated[
         bool, typer.Option("--fetch-only", help="Only download the model and the sentences.")
     ] = False,
     fresh: Fresh = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """The whole pipeline on a packaged model and real sentences of four domains.
 
     Example: lobes demo --output runs/demo
     """
+    from lobes.cli.terminal import say
     from lobes.config.study import override
     from lobes.experiments.demo import demo_study
     from lobes.experiments.demo_data import fetch
-    from lobes.terminal import say
 
-    assets = fetch(log=None if quiet else say)
+    assets = fetch(log=None if out.quiet else say)
     if not fetch_only:
         study = override(demo_study(assets, output), *(settings or ()))
-        _run_stages(study, ("train", "iap", "report"), fresh, as_json, quiet)
+        _run_stages(out, study, ("train", "iap", "report"), fresh)
 
 
 @command(resumable=True)
 def run(
+    out: Output,
     study: Study,
     settings: Settings = None,
     controls: Controls = None,
-    output: Output = None,
+    output: Folder = None,
     fresh: Fresh = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Train, measure, report; an interrupted run continues where it stopped.
 
     Example: lobes run study.toml --controls 100
     """
-    settings = _with_controls(settings, controls)
-    _run_stages(_study(study, settings, output), ("train", "iap", "report"), fresh, as_json, quiet)
+    chosen = _study(study, _with_controls(settings, controls), output)
+    _run_stages(out, chosen, ("train", "iap", "report"), fresh)
 
 
 @command(resumable=True)
 def train(
+    out: Output,
     study: Study,
     settings: Settings = None,
-    output: Output = None,
+    output: Folder = None,
     fresh: Fresh = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Only train the study's model on its tasks.
 
     Example: lobes train study.toml --output runs/first
     """
-    _run_stages(_study(study, settings, output), ("train",), fresh, as_json, quiet)
+    _run_stages(out, _study(study, settings, output), ("train",), fresh)
 
 
 @command(resumable=True)
 def iap(
+    out: Output,
     study: Study,
     model: Annotated[
         str | None,
@@ -116,11 +92,8 @@ def iap(
     ] = None,
     settings: Settings = None,
     controls: Controls = None,
-    output: Output = None,
+    output: Folder = None,
     fresh: Fresh = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Only measure: importance, lesions, controls, D-scores, report.
 
@@ -131,86 +104,78 @@ def iap(
         from lobes.config.study import with_trained_model
 
         chosen = with_trained_model(chosen, model)
-    _run_stages(chosen, ("iap", "report"), fresh, as_json, quiet)
+    _run_stages(out, chosen, ("iap", "report"), fresh)
 
 
 @command(resumable=True)
 def compare(
+    out: Output,
     study: Study,
     settings: Settings = None,
-    output: Beside = None,
+    output: FolderBeside = None,
     fresh: Fresh = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Compare single-task, multi-task, IAT, frozen and probed models, over several seeds.
 
     Example: lobes compare study.toml --set compare.seeds=3
     """
+    from lobes.cli.tables import show_results
     from lobes.experiments.compare import compare_study
-    from lobes.terminal import ProgressDisplay
 
     chosen = _beside(_study(study, settings, output), output, "compare")
-    with ProgressDisplay(quiet=quiet) as progress:
+    with out.progress() as progress:
         results = compare_study(chosen, fresh=fresh, progress=progress)
-    _show(results, Path(chosen.output, "comparison.html"), as_json)
+    out.show(results, show_results, saved=f"Report: {Path(chosen.output, 'comparison.html')}")
 
 
 @command(resumable=True)
 def transfer(
+    out: Output,
     study: Study,
     settings: Settings = None,
-    output: Beside = None,
+    output: FolderBeside = None,
     fresh: Fresh = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Fine-tune on a new task after training on several, with IAT and without.
 
     Example: lobes transfer study.toml --set transfer.seeds=3
     """
+    from lobes.cli.tables import show_results
     from lobes.experiments.transfer import transfer_study
-    from lobes.terminal import ProgressDisplay
 
     chosen = _beside(_study(study, settings, output), output, "transfer")
-    with ProgressDisplay(quiet=quiet) as progress:
+    with out.progress() as progress:
         results = transfer_study(chosen, fresh=fresh, progress=progress)
-    _show(results, Path(chosen.output, "transfer.html"), as_json)
+    out.show(results, show_results, saved=f"Report: {Path(chosen.output, 'transfer.html')}")
 
 
 @command()
 def export(
+    out: Output,
     run: Annotated[
         Path, typer.Argument(help="The folder of a run, or a saved model.", show_default=False)
     ],
     task: Annotated[
         str, typer.Option(help="Which of the model's tasks to export.", show_default=False)
     ],
-    to: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
+    to: To,
     trust_remote_code: TrustRemoteCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """One task of a trained model, as a folder that transformers loads without lobes.
 
     Example: lobes export runs/demo --task sentiment --to sentiment-model
     """
     from lobes.experiments.export_run import export_run
-    from lobes.terminal import say
 
     folder = export_run(run, task, to, trust_remote_code=trust_remote_code)
-    if as_json:
-        print(json.dumps({"task": task, "folder": str(folder)}))
-    say(f"Model: {folder}")
+    out.show({"task": task, "folder": str(folder)}, saved=f"Model: {folder}")
 
 
 @command()
 def predict(
+    out: Output,
     run: Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)],
-    to: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
+    to: To,
     split: Annotated[
         str, typer.Option(help="Which split; of MNLI, `test` is all of its test splits.")
     ] = "test",
@@ -226,20 +191,17 @@ def predict(
         ),
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """A model's answers to a split: GLUE's submission files, or labels with their probabilities.
 
     Example: lobes predict runs/glue --split test --to predictions
     """
+    from lobes.cli.tables import show_predictions
     from lobes.config.study import load_study
     from lobes.experiments.predict import predict_run
-    from lobes.terminal import ProgressDisplay, say, show_predictions
 
     data = load_study(study) if study else None
-    with ProgressDisplay(quiet=quiet) as progress:
+    with out.progress() as progress:
         record = predict_run(
             run,
             to,
@@ -249,15 +211,12 @@ def predict(
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
-    if as_json:
-        print(json.dumps({**record, "folder": str(to)}, ensure_ascii=False, indent=1))
-    else:
-        show_predictions(record)
-    say(f"Predictions: {to}")
+    out.show({**record, "folder": str(to)}, show_predictions, saved=f"Predictions: {to}")
 
 
 @command()
 def report(
+    out: Output,
     runs: Annotated[
         list[Path],
         typer.Argument(
@@ -286,9 +245,6 @@ def report(
         Path, typer.Option(help="With several runs: the folder for what they say together.")
     ] = Path("runs/together"),
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Write the report of a finished run again, or of several runs, and print its tables.
 
@@ -296,8 +252,9 @@ def report(
 
     Example: lobes report runs/seed0 runs/seed1 runs/seed2 --output runs/seeds
     """
+    from lobes.cli.tables import show_results
+    from lobes.cli.terminal import say
     from lobes.experiments.reports import report_again, report_runs, write_exhibits
-    from lobes.terminal import say
 
     source = runs[0]
     if len(runs) == 1:
@@ -305,7 +262,7 @@ def report(
     else:
         results, page = report_runs(runs, output, html)
         source = output
-    _show(results, page, as_json)
+    out.show(results, show_results, saved=f"Report: {page}")
     if figures is not None:
         files = write_exhibits(source, figures, png=png)
         say(f"Figures and tables: {figures} ({len(files)} files)")
@@ -338,40 +295,14 @@ def _beside(
 
 
 def _run_stages(
-    study: "lobes.config.study.StudyConfig",
-    stages: tuple[str, ...],
-    fresh: bool,
-    as_json: bool,
-    quiet: bool,
+    out: Output, study: "lobes.config.study.StudyConfig", stages: tuple[str, ...], fresh: bool
 ) -> None:
+    from lobes.cli.tables import show_results, show_training
     from lobes.experiments.run import run_study
-    from lobes.terminal import ProgressDisplay
 
-    with ProgressDisplay(quiet=quiet) as progress:
+    with out.progress() as progress:
         results = run_study(study, stages=stages, fresh=fresh, progress=progress)
     if "iap" in stages:
-        _show(results, Path(study.output, "report.html"), as_json)
+        out.show(results, show_results, saved=f"Report: {Path(study.output, 'report.html')}")
     else:
-        _show_training(results, Path(study.output, "model"), as_json)
-
-
-def _show_training(training: dict[str, Any], model: Path, as_json: bool) -> None:
-    """What a training recorded on stdout, and on stderr where its model lies."""
-    from lobes.terminal import say, show_training
-
-    if as_json:
-        print(json.dumps(training, ensure_ascii=False, indent=1))
-    else:
-        show_training(training)
-    say(f"Model: {model}")
-
-
-def _show(results: dict[str, Any], page: Path, as_json: bool) -> None:
-    """Results on stdout, and on stderr where their page lies."""
-    from lobes.terminal import say, show_results
-
-    if as_json:
-        print(json.dumps(results, ensure_ascii=False, indent=1))
-    else:
-        show_results(results)
-    say(f"Report: {page}")
+        out.show(results, show_training, saved=f"Model: {Path(study.output, 'model')}")

@@ -1,210 +1,23 @@
-"""What a terminal shows: progress on stderr, tables on stdout, nothing of other libraries."""
+"""The tables that commands print on stdout, one function for each kind of record."""
 
-import contextlib
-import io
 import itertools
-import logging
-import os
 import re
 import sys
-import time
-import warnings
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-from lobes.errors import LobesError
-from lobes.report.formatting import clean
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    import rich.console
-    import rich.progress
-    import rich.table
-
-    import lobes.heads
-
-# Seconds between two lines of progress where stderr is no terminal.
-EVERY = 30.0
-
-_QUIET_LIBRARIES = {
-    "DATASETS_VERBOSITY": "critical",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "critical",
-}
-
-
-class _Lines(logging.Handler):
-    """Log records as plain lines on stderr, above a progress bar that is being shown."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        say(f"{record.levelname.capitalize()}: {record.getMessage()}")
-
-
-def set_up(*, debug: bool) -> None:
-    """Keep other libraries' notices off the terminal; `debug` lets them through."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without "−" gets "?", not an error
-    logger = logging.getLogger("lobes")
-    logger.handlers = [_Lines()]
-    logger.propagate = False
-    if debug:
-        return
-    for name, value in _QUIET_LIBRARIES.items():
-        os.environ.setdefault(name, value)
-    warnings.simplefilter("ignore")
-    logging.getLogger().addHandler(logging.NullHandler())
-
-
-def say(text: str) -> None:
-    """One line on stderr; control characters in it do nothing, and nor does a closed stderr."""
-    line = str(clean(text))
-    with contextlib.suppress(OSError, ValueError):
-        if ProgressDisplay.shown is not None:
-            ProgressDisplay.shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-
-def tell(error: LobesError) -> None:
-    """An error's sentence on stderr."""
-    say(f"Error: {error}")
-
-
-class ProgressDisplay:
-    """Show how far each stage of a command is: bars on a terminal, plain lines elsewhere.
-
-    Called as `progress(stage, done, total)`; `note` adds how it goes. On a terminal a stage that is
-    over within a second leaves no line. Where stderr is no terminal (a pipe, a log), each stage
-    writes one line when it begins, and one every `EVERY` seconds with the time left.
-    """
-
-    shown: "rich.progress.Progress | None" = None
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
-        self.lines = _StageLines() if not quiet and not sys.stderr.isatty() else None
-        self._rows: dict[str, Any] = {}
-        self._note = ""
-
-    def __enter__(self) -> "ProgressDisplay":
-        if self.quiet or self.lines is not None:
-            return self
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            TaskProgressColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.text import Text
-
-        class Bars(Progress):
-            """The bars, and under them how the present stage goes."""
-
-            def get_renderables(bars) -> "Iterable[rich.console.RenderableType]":  # noqa: N805
-                yield from super().get_renderables()
-                if self._note:
-                    yield Text(self._note, "dim", no_wrap=True, overflow="ellipsis")
-
-        ProgressDisplay.shown = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("[dim]took"),
-            TimeElapsedColumn(),
-            TextColumn("[dim]left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        ProgressDisplay.shown.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._note = ""
-        bars, ProgressDisplay.shown = ProgressDisplay.shown, None
-        if bars is not None:
-            bars.stop()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if self.lines is not None:
-            self.lines(stage, done, total)
-        bars = ProgressDisplay.shown
-        if bars is None:
-            return
-        if stage not in self._rows:
-            self._rows[stage] = bars.add_task(str(clean(stage)), total=total, completed=done)
-            self._note = ""
-        row = self._rows[stage]
-        bars.update(row, completed=done, total=total)
-        elapsed = bars.tasks[bars.task_ids.index(row)].elapsed
-        if done >= total and (elapsed or 0.0) < 1:
-            bars.update(row, visible=False)
-
-    def note(self, stage: str, text: str) -> None:
-        """Say under the bars how a stage goes, until the next one begins."""
-        if self.lines is not None:
-            self.lines.note = text
-        if ProgressDisplay.shown is not None and stage in self._rows:
-            self._note = str(clean(text))
-
-
-class _StageLines:
-    """One line when a stage begins, and one every `EVERY` seconds with the time left."""
-
-    def __init__(self, clock: "Callable[[], float]" = time.monotonic) -> None:
-        self.clock = clock
-        self.note = ""
-        self._begun: dict[str, tuple[float, int]] = {}  # when, and what was done by then
-        self._last = 0.0
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = self.clock()
-        if stage not in self._begun:
-            self._begun[stage] = now, done
-            self.note = ""
-            text = "done" if done >= total else "started"
-        elif now - self._last >= EVERY:
-            start, before = self._begun[stage]
-            text = self._so_far(done - before, total - before, done / max(total, 1), now - start)
-        else:
-            return
-        self._last = now
-        say(f"{stage}: {text}")
-
-    def _so_far(self, done: int, total: int, share: float, seconds: float) -> str:
-        """`37 %, 1 min 20 s so far, about 2 min 16 s left`, and the note."""
-        text = f"{100 * share:.0f} %, {_duration(seconds)} so far"
-        if done > 0:
-            text += f", about {_duration(seconds * (total - done) / done)} left"
-        return f"{text} ({self.note})" if self.note else text
-
-
-def _duration(seconds: float) -> str:
-    """`45 s`, `2 min 5 s`, `3 h 12 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+from lobes.heads import HeadLayout, Site
+from lobes.report import comparison, runs, terminal, transfer
+from lobes.report.formatting import clean, fixed
 
 
 def show_results(results: dict[str, Any]) -> None:
     """The tables and findings of any kind of results, on stdout."""
-    from lobes.report import comparison, runs, terminal, transfer
-
     kinds = {
         "lobes-comparison": comparison.tables,
         "lobes-transfer": transfer.tables,
@@ -225,7 +38,7 @@ def show_training(training: dict[str, Any]) -> None:
     _console().print(f"Trained for {training['steps']} steps in {training['seconds']:.0f} s", table)
 
 
-def show_heads(layout: "lobes.heads.HeadLayout", name: str) -> None:
+def show_heads(layout: HeadLayout, name: str) -> None:
     """Where a model's heads are and what can be done with them, on stdout.
 
     Sites that differ in nothing but the numbers in their modules' names are told of together.
@@ -249,7 +62,7 @@ def show_heads(layout: "lobes.heads.HeadLayout", name: str) -> None:
     )
 
 
-def show_tasks(tasks: "Sequence[dict[str, Any]]") -> None:
+def show_tasks(tasks: Sequence[dict[str, Any]]) -> None:
     """The known tasks, on stdout."""
     table = _table("task", "classes", "text", "metric", "hub")
     for task in tasks:
@@ -311,8 +124,6 @@ def _lengths(tokens: dict[str, Any] | None, examples: int) -> str:
 
 def show_predictions(record: dict[str, Any]) -> None:
     """What was predicted, how well where that is known, and the files, on stdout."""
-    from lobes.report.formatting import fixed
-
     table = _table("task", "split", "examples", "metric", "score", "file")
     for entry in record["predictions"]:
         score = "hidden" if entry["score"] is None else fixed(entry["score"])
@@ -334,8 +145,6 @@ def show_pairs(record: dict[str, Any]) -> None:
 
 def show_pruning(record: dict[str, Any]) -> None:
     """What a pruning took away and what came of it, on stdout."""
-    from lobes.report.formatting import fixed
-
     table = _table("", "before", "after", "ratio")
     for name, key in (("heads", "n_heads"), ("parameters", "n_parameters")):
         before, after = record[key]
@@ -360,7 +169,7 @@ def show_pruning(record: dict[str, Any]) -> None:
     )
 
 
-def _described(site: "lobes.heads.Site", layout: "lobes.heads.HeadLayout") -> tuple[str, ...]:
+def _described(site: Site, layout: HeadLayout) -> tuple[str, ...]:
     """A site in a few lines, with * for the numbers in names."""
     groups = f" in {len(site.groups)} groups" if site.attention == "grouped-query" else ""
     kind = "heads of unknown kind" if site.attention == "unknown" else site.attention
@@ -402,10 +211,7 @@ def _spans(indices: list[int]) -> str:
     return ", ".join(map(str, indices))
 
 
-def _table(*columns: str) -> "rich.table.Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
         numbers = column in ("score", "before", "after", "ratio")
@@ -415,13 +221,9 @@ def _table(*columns: str) -> "rich.table.Table":
 
 def _text(text: str) -> str:
     """A name from outside, so that rich takes no part of it for markup."""
-    from rich.markup import escape
-
     return escape(str(clean(text)))
 
 
-def _console() -> "rich.console.Console":
+def _console() -> Console:
     """Standard output; as wide as the content where it is no terminal."""
-    from rich.console import Console
-
     return Console(width=None if sys.stdout.isatty() else 140, highlight=False)

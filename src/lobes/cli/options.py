@@ -1,0 +1,54 @@
+"""The arguments and options that several commands have, each declared once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Of every command (`app.command` adds them)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug", envvar="LOBES_DEBUG", help="Show tracebacks and the notices of libraries."
+    ),
+]
+
+# Of commands on a study
+Study = Annotated[Path, typer.Argument(help="The study, a TOML file.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the study; repeatable."),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", help="The run's folder, instead of the study's `output`.", show_default=False
+    ),
+]
+FolderBeside = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        help="The folder, instead of the study's `output` with the command's name added.",
+        show_default=False,
+    ),
+]
+Controls = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Random lesions to compare with, instead of the study's `iap.controls`.",
+        show_default=False,
+    ),
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Start again: delete what an earlier run left there.")
+]
+
+# Of commands that write a new folder from a model
+To = Annotated[Path, typer.Option(help="The folder to write.", show_default=False)]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
+]
