@@ -46,7 +46,10 @@ class Measured:
 
 
 def plain_importance(model: MultiTaskModel, task: Task, layout: HeadLayout) -> np.ndarray:
-    """METHOD section 3 as the published code computes it: hooks, and a backward pass into all."""
+    """Compute importance (docs/method.md#importance) as the published code does.
+
+    Hooks keep the gradients of the contexts, and the backward pass reaches every parameter.
+    """
     spec = model.spec(task.name)
     encoded = encode(model.tokenizer, task.train.texts, model.max_length)
     seen: dict[int, torch.Tensor] = {}

@@ -1,7 +1,7 @@
 """Made-up results of a study, of any size, with known content: what the report is tested with.
 
-The D-scores are computed from the made-up matrices by their definitions (METHOD section 5), so
-that the numbers of a report belong together.
+The D-scores are computed from the made-up matrices by their definitions
+(docs/method.md#d-scores), so that the numbers of a report belong together.
 """
 
 import math

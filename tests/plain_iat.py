@@ -1,6 +1,6 @@
 """IAT the plain way: gradients of each micro-batch by themselves, masked row by row, added up.
 
-What METHOD section 7 says, in as few lines as possible and with none of the library's training
+What docs/method.md#iat says, in as few lines as possible and with none of the library's training
 code: the reference that `MultiTaskTrainer` is compared with.
 """
 

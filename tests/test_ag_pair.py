@@ -1,4 +1,4 @@
-"""AG-Pair: the invariants of METHOD section 10, whatever the sizes of the topics."""
+"""AG-Pair: the invariants of docs/method.md#ag-pair, whatever the sizes of the topics."""
 
 import itertools
 import time

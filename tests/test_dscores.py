@@ -32,7 +32,7 @@ def measurements(draw):
 
 
 def plain(name, matrix, base):
-    """METHOD's definitions, as loops."""
+    """The definitions of docs/method.md#d-scores, as loops."""
     n_tasks = len(base)
     values = []
     for i in range(n_tasks):

@@ -33,7 +33,7 @@ def one_by_one(model, examples, name):
 
 
 def naive_taylor(model, task, aggregate):
-    """METHOD section 3 by autograd, one example at a time, hooks written out."""
+    """docs/method.md#importance by autograd, one example at a time, hooks written out."""
     layout = find_heads(model)
     seen = {}
     handles = [

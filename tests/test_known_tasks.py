@@ -16,7 +16,7 @@ from lobes.tasks.sources import load_split, load_task
 
 PAIR, NLI, TEXT = ("sentence1", "sentence2"), ("premise", "hypothesis"), ("text",)
 
-# METHOD section 11: classes (0 for regression), text columns, metrics with the main one first.
+# docs/tasks.md: classes (0 for regression), text columns, metrics with the main one first.
 TABLE = {
     "cola": (2, ("sentence",), ("matthews",)),
     "sst2": (2, ("sentence",), ("accuracy",)),

@@ -114,7 +114,7 @@ def plain_scores(model, prompt, spec, examples):
 
 
 def plain_importance(model, prompt, task):
-    """METHOD section 3 where every label is a run of its own, summed position by position."""
+    """Importance (docs/method.md#importance) with a run for each label, position by position."""
     layout = find_heads(model)
     longest = max(len(words.split()) for words in prompt.words) - 1
     totals, tokens = np.zeros(layout.shape), 0

@@ -1,7 +1,7 @@
 """Attention heads as values: where they are, sets of them, and numbers attached to them.
 
 Everything here is frozen and knows numpy only. A head is a pair (site, head), both from 0; sites
-are numbered in the order of execution. What finds the sites inside a model is `discovery.py`.
+are numbered in the order of execution. `lobes.discovery` finds the sites inside a model.
 """
 
 import operator
@@ -432,7 +432,7 @@ class HeadScores:
         return [(int(sites[i]), int(heads[i])) for i in ranks]
 
     def top(self, fraction: float, *, keep_per_site: int = 0) -> HeadSet:
-        """The ⌊fraction · N⌋ most important of all N heads (METHOD section 4).
+        """The ⌊fraction · N⌋ most important of all N heads (docs/method.md#lesions).
 
         With `keep_per_site` at least that many heads of every site stay out of the set: the next
         heads in the order take their place.

@@ -48,7 +48,7 @@ class Metric:
     """One metric of predictions against labels.
 
     `low` and `high` bound its values. `ratio_safe` is False where chance alone can bring it to 0
-    or below (the correlations): a ratio to such a score needs care (METHOD section 5).
+    or below (the correlations): a ratio to such a score needs care (docs/method.md#d-scores).
     Classification metrics read class indices, regression metrics real numbers; those that are
     `for_multi_label` also read 0 or 1 for each class, [examples, classes].
     """

@@ -216,7 +216,7 @@ class TaskConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The `[training]` table; METHOD section 8 has the published values."""
+    """The `[training]` table; docs/method.md#multi-task-training has the published values."""
 
     enabled: bool = Field(True, description="true, or false for a model that was trained elsewhere")
     steps: int | None = number(None, limits.STEPS)

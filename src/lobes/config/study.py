@@ -52,7 +52,7 @@ class StudyConfig(Section):
     pooling: Literal["auto", "pooler", "first", "mean", "last"] = Field(
         "auto", description='"auto", "pooler", "first", "mean" or "last"'
     )
-    # None: 256 (METHOD section 8), or what the model takes where that is less
+    # None: 256 (docs/method.md#multi-task-training), or what the model takes where that is less
     max_length: int | None = number(None, limits.TOKENS)
     trust_remote_code: bool = Field(False, description="true or false")
     keep_texts: bool = Field(True, description="true or false")

@@ -1,4 +1,4 @@
-"""The three D-scores of METHOD section 5, and what is said of them.
+"""The three D-scores of docs/method.md#d-scores, and what is said of them.
 
 Formulas on plain arrays first, then the values that hold a result: `DScore`, `Dissociation` and its
 verdict in words. `matrix.py` computes them from a lesion matrix, `verdict.py` has the rule.

@@ -1,4 +1,4 @@
-"""From predictions under lesions to D-scores, intervals and tests (METHOD section 5).
+"""From predictions under lesions to D-scores, intervals and tests (docs/method.md#d-scores).
 
 `LesionMatrix` holds what was measured: each task's predictions with nothing ablated, with the
 heads important to each task ablated, and under matched random lesions. Everything else follows

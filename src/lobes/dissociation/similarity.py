@@ -1,4 +1,6 @@
-"""How alike tasks are (METHOD section 6), and whether less alike tasks dissociate more.
+"""Similarity of tasks, and whether less similar tasks dissociate more.
+
+Definitions: docs/method.md#task-similarity.
 
 Four measures of two tasks: the rank correlation of their importance maps, the overlap of their
 most important heads, the cosine of their gradients, and linear CKA (Kornblith et al. 2019) of what

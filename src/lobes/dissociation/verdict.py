@@ -91,7 +91,7 @@ def undecided(reason: str, claim: str = SPECIALIZED) -> Verdict:
 
 
 def specialized(found: Evidence) -> Verdict:
-    """Return the verdict on claim 1 (METHOD section 1): are heads specialized for the tasks?"""
+    """Return the verdict on claim 1 of docs/method.md#claims: heads are specialized for tasks."""
     numbers = {
         "mean": found.mean,
         "low": found.low,

@@ -1,4 +1,4 @@
-"""`lobes ag-pair`: a file of articles with topics becomes a file of pairs (METHOD section 10)."""
+"""Make a file of AG-Pair from a file of articles with topics (docs/method.md#ag-pair)."""
 
 import csv
 import io

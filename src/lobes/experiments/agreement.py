@@ -2,7 +2,7 @@
 
 Both are parts of `results.json` that cost runs of the model beside the lesions, each measured
 once: how well the first-order importance agrees with ablating every head by itself, and how
-alike the tasks are, against the D-scores of their pairs (METHOD sections 3 and 6).
+alike the tasks are, against the D-scores of their pairs (docs/method.md#task-similarity).
 """
 
 import logging

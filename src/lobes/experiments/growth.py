@@ -3,7 +3,7 @@
 At step 0 the classifiers know nothing yet, so that every score would be chance: there, each task
 gets a linear probe in their place, a ridge regression on what the encoder makes of training
 examples. That is the model before multi-task training, which claim 1 compares with the model
-after it (METHOD section 1).
+after it (docs/method.md#claims).
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ reported, are never looked at before the end.
 - single: a model for each task, trained alone for as many steps as the task gets in the
   multi-task training, so that all of them together cost as much;
 - multi: one model for all tasks;
-- iat: the same, with IAT in its last steps (METHOD section 7);
+- iat: the same, with IAT in its last steps (docs/method.md#iat);
 - frozen: as multi, but only the classifiers are trained.
 
 `multi` and `iat` of one seed are the same training up to IAT's first step, so they are trained

@@ -15,7 +15,7 @@
 `lobes compare` and `lobes transfer` have folders of their own, with `comparison.json` or
 `transfer.json` and the page beside it; `model-*` are models that they need for a while.
 
-Every file is written as `disk.py` does it, whole or not at all, and nothing is removed before what
+Every file is written as `files.py` does it, whole or not at all, and nothing is removed before what
 needs it is written; so a run killed at any moment leaves nothing half-written, and the same command
 goes on from there. Only what `files.json` lists, and numbered checkpoints, is ever replaced or
 removed; a stranger's file in the way is renamed. No folder in it may be a link.

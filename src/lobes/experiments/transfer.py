@@ -1,4 +1,4 @@
-"""`lobes transfer`: does what was learnt from several tasks help a new one? (METHOD section 9)
+"""Measure whether training on several tasks helps a new one (docs/method.md#transfer).
 
 For each seed a model is trained on the study's tasks, with and without IAT, exactly as `lobes
 compare` does it. Then the encoder of each, and the pre-trained one, gets a new classifier and is

@@ -1,4 +1,6 @@
-"""Important Attention-head Pruning (METHOD section 4): the lesion matrix of a model on its tasks.
+"""The lesion matrix of a model on its tasks: Important Attention-head Pruning.
+
+Definitions: docs/method.md#lesions.
 
 Each task's important heads are found, ablated together, and every task is evaluated under each of
 these lesions and under random lesions matched to them.
@@ -36,7 +38,7 @@ _GROUP = 32
 
 @dataclass(frozen=True, slots=True)
 class IapSettings:
-    """What to ablate and what to compare it with; METHOD section 4 has the definitions.
+    """What to ablate and what to compare it with; docs/method.md#lesions has the definitions.
 
     `fractions` of all heads, each lesioned on its own. `controls` random lesions for each, with
     as many heads in each site (`matched="site"`) or in all (`"total"`). `order="ascending"`

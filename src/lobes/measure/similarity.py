@@ -1,4 +1,6 @@
-"""The similarities of tasks that need the model (METHOD section 6): gradients, and CKA.
+"""Similarity of tasks by gradients and by CKA, which need the model.
+
+Definitions: docs/method.md#task-similarity.
 
 `dissociation/similarity.py` has those that need importance only, and the trend over pairs.
 """

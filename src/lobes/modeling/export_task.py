@@ -1,10 +1,10 @@
 """One task of a trained model as a plain sequence-classification model of transformers.
 
-A `MultiTaskModel` puts one linear classifier on the pooled output (METHOD section 8); transformers
-has a class of its own for each architecture, with layers of its own between encoder and logits.
-Nothing here knows an architecture by name. The class that belongs to the encoder's configuration
-is built and given the encoder's weights; then the ways below of setting its remaining layers are
-tried, each judged by running it, and a model whose logits none of them gives is refused.
+A `MultiTaskModel` puts one linear classifier on the pooled output; transformers has a class of its
+own for each architecture, with layers of its own between encoder and logits. Nothing here knows an
+architecture by name. The class that belongs to the encoder's configuration is built and given the
+encoder's weights; then the ways below of setting its remaining layers are tried, each judged by
+running it, and a model whose logits none of them gives is refused.
 
 What cannot be exported: a pooling that the class does not have ("mean" for nearly all), layers
 that bend what passes through them (tanh, a normalisation), and a bias where the class has none

@@ -1,8 +1,8 @@
 """Models that can be trained and measured: one encoder with a classifier for each task.
 
-`MultiTaskModel` (METHOD section 8) puts a linear classifier or regressor for each task on the
-pooled output of any `AutoModel` encoder, of texts or of images. "Heads" always means attention
-heads. What a saved `MultiTaskModel` looks like on disk is in `saved.py`.
+`MultiTaskModel` puts a linear classifier or regressor for each task on the pooled output of any
+`AutoModel` encoder, of texts or of images (docs/method.md#multi-task-training). "Heads" always
+means attention heads. What a saved `MultiTaskModel` looks like on disk is in `saved.py`.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The verdicts on the method's claims (METHOD section 1) that one run can speak to.
+"""The verdicts on the method's claims (docs/method.md#claims) that one run can speak to.
 
 Claim 1, heads are specialised, and more so than before multi-task training; claim 2, the less alike
 two tasks are, the more they dissociate. What training for specialisation does needs `lobes

@@ -1,7 +1,7 @@
 """What a comparison found, in words: does IAT improve performance, does it specialise heads?
 
-The method's claims 4 and 3 (METHOD section 1), each with its own answer; `differences.py` says when
-a difference over seeds counts.
+The method's claims 4 and 3 (docs/method.md#claims), each with its own answer; `differences.py` says
+when a difference over seeds counts.
 """
 
 import math

@@ -1,7 +1,7 @@
 """What a study found, in words: the same sentences for the page and for the terminal.
 
-The answer is that of `lobes.dissociation.verdict`, by the headline D-score (`column`, METHOD
-section 5) at the largest fraction: the same rule that a lesion matrix answers by.
+The answer is that of `lobes.dissociation.verdict`, by the headline D-score (`column`,
+docs/method.md#d-scores) at the largest fraction: the same rule that a lesion matrix answers by.
 """
 
 import math

@@ -1,7 +1,7 @@
 """What several runs of one study found together, in words: are heads specialised in other runs too?
 
-The method's claim 1 (METHOD section 1) over runs, answered by `lobes.dissociation.verdict` as for
-one run: by the mean headline D-score at the largest fraction, its interval over runs and examples,
+Claim 1 (docs/method.md#claims) over runs, answered by `lobes.dissociation.verdict` as for one
+run: by the mean headline D-score at the largest fraction, its interval over runs and examples,
 and p against random lesions averaged over the runs. One run alone is inconclusive.
 """
 

@@ -1,6 +1,6 @@
 """The heads that IAT trained: which are whose, which are shared, how much the choice varies.
 
-IAT (METHOD section 7) lets a batch of a task change the query, key and value projections of that
+IAT (docs/method.md#iat) lets a batch of a task change the query, key and value projections of that
 task's most important heads only, for the last part of the training.
 """
 

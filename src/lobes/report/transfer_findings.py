@@ -1,6 +1,6 @@
 """What a transfer study found, in words: is a new task learnt better after IAT?
 
-The method's claim 5 (METHOD section 1); `differences.py` says when a difference over seeds counts.
+Claim 5 (docs/method.md#claims); `differences.py` says when a difference over seeds counts.
 """
 
 from lobes.dissociation.verdict import SMALLEST_GAIN, Answer, gained_anywhere

@@ -1,7 +1,7 @@
 """AG-Pair: from a corpus with topics, pairs of articles of the same or of different topics.
 
-What holds exactly (METHOD section 10): as many pairs as articles; every article stands in exactly
-two pairs, so that the words of the pairs are those of the corpus; no article is paired with
+What holds exactly (docs/method.md#ag-pair): as many pairs as articles; every article stands in
+exactly two pairs, so that the words of the pairs are those of the corpus; no article is paired with
 itself; half of the pairs are *same*. Here no pair occurs twice either, and an article stands in
 one *same* and one *different* pair wherever the topics' sizes let it, so that no article gives
 the answer away by itself.

@@ -1,4 +1,4 @@
-"""The 35 known tasks (METHOD section 11): what each is, and where its data are published.
+"""The 35 known tasks (docs/tasks.md): what each is, and where its data are published.
 
 `KNOWN` holds them by name. A task's facts are one frozen value: its text columns, its label names
 in the order of the class indices, its metrics, its splits, the hub's data set with the names that

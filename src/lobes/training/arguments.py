@@ -30,7 +30,7 @@ def training_arguments(
     progress: bool = False,
     **others: Any,
 ) -> TrainingArguments:
-    """Build `TrainingArguments` with the published settings (METHOD section 8).
+    """Build `TrainingArguments` with the published settings (docs/method.md#multi-task-training).
 
     AdamW, linear decay, no warm-up; 1,000 steps unless `steps` or `epochs` say otherwise.
     `warmup` is a number of steps, or below 1 a share of them. `save_every` steps a checkpoint is

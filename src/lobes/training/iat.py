@@ -1,4 +1,4 @@
-"""Important Attention-head Training (METHOD section 7): late in a training, each task trains only
+"""Important Attention-head Training (docs/method.md#iat): late in a training, each task trains only
 the heads that matter to it.
 
 The first ⌈(1 − δ)·T⌉ of T optimizer steps are ordinary. Then each task's importance is computed on

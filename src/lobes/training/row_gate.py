@@ -1,4 +1,4 @@
-"""The row gate: a batch trains the rows of some heads only (METHOD section 7).
+"""The row gate: a batch trains the rows of some heads only (docs/method.md#iat).
 
 A head's rows are those of the projections that its queries, keys and values come from: weights
 and biases, wherever discovery found them (separate or fused, interleaved, transposed). Every

@@ -1,4 +1,6 @@
-"""Which task's batch comes next (METHOD section 8): pure functions of sizes, seed and epoch.
+"""The order of the tasks' batches, a pure function of sizes, seed and epoch.
+
+Definitions: docs/method.md#multi-task-training.
 
 Every batch is of one task, and every example of a task is seen once before any is seen twice.
 Indices count through all tasks: task i's example e is `sizes[0] + … + sizes[i - 1] + e`.

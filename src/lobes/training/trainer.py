@@ -1,4 +1,6 @@
-"""Multi-task training on `transformers.Trainer` (METHOD section 8): one task for each batch.
+"""Multi-task training on `transformers.Trainer`, with one task in each batch.
+
+Definitions: docs/method.md#multi-task-training.
 
 The Trainer does mixed precision, accumulation, clipping, schedules, checkpoints and several
 processes. Ours are the order of the batches, the evaluation of every task, checkpoints that
