@@ -56,7 +56,7 @@ def fake_comparison(
         **_opening("lobes-comparison", study),
         "tasks": [
             {**task, "n_train": 9000, "n_held_out": 1000}
-            for task in ({k: v for k, v in t.items() if k != "base"} for t in study["tasks"])
+            for task in ({k: v for k, v in t.items() if "base" not in k} for t in study["tasks"])
         ],
         "seeds": list(range(seeds)),
         "methods": list(methods),
@@ -120,7 +120,7 @@ def fake_transfer(
 
 
 def _opening(schema: str, study: dict[str, Any]) -> dict[str, Any]:
-    return {"schema": schema, "version": 1} | {
+    return {"schema": schema, "version": 2, "verdicts": []} | {
         key: study[key] for key in ("name", "created", "lobes", "model")
     }
 

@@ -23,7 +23,13 @@ def extend(results: Results, seed: int = 0) -> Results:
     results["agreement"] = [_agreement(entry, rng) for entry in results["importance"]]
     results["growth"] = _growth(results, rng) if len(results["tasks"]) > 1 else None
     sizes = {task["name"]: 500 for task in results["tasks"]}
-    results["controls"] = {"most": 100, "stopped": True, "error": 0.01, "sample": sizes}
+    results["controls"] = {
+        "most": 100,
+        "stopped": True,
+        "error": 0.01,
+        "sample": sizes,
+        "base": {task["name"]: task["base"] for task in results["tasks"]},
+    }
     for entry in results["fractions"]:
         for found in (entry["dissociation"] or {}).values():
             _controls(found, rng)
@@ -34,19 +40,9 @@ def extend(results: Results, seed: int = 0) -> Results:
 
 
 def _controls(found: Results, rng: np.random.Generator) -> None:
-    if not found["control_means"]:
-        return
-    control = np.array(found["control_values"])
-    apart = (np.array(found["values"]) - control.mean(0)) / control.std(0, ddof=1)
-    means = np.array(found["control_means"])
-    found["standardized"] = {
-        "values": apart.round(6).tolist(),
-        "mean": round(float((found["mean"] - means.mean()) / means.std(ddof=1)), 6),
-    }
-    found["on_sample"] = {
-        "values": (np.array(found["values"]) + rng.normal(0, 0.7, len(apart))).round(6).tolist(),
-        "mean": round(found["mean"] + float(rng.normal(0, 0.5)), 6),
-    }
+    values = np.array(found["values"])
+    found["compared"] = (values + rng.normal(0, 0.7, len(values))).round(6).tolist()
+    found["compared_mean"] = round(found["mean"] + float(rng.normal(0, 0.5)), 6)
 
 
 def _similarity(results: Results, rng: np.random.Generator) -> Results:
@@ -64,9 +60,15 @@ def _similarity(results: Results, rng: np.random.Generator) -> Results:
         for i, j in itertools.combinations(range(n), 2):
             values[i, j] = values[j, i] = 0.9 - 0.03 * apart[i, j] + rng.normal(0, 0.05)
         few = f"{n} tasks make {n * (n - 1) // 2} pairs, too few for a correlation."
-        trend = {"correlation": -0.62, "interval": [-0.81, -0.33], "p": 0.008, "note": None}
+        trend = {
+            "correlation": -0.62,
+            "interval": [-0.81, -0.33],
+            "p": 0.008,
+            "p_holm": 0.032,
+            "note": None,
+        }
         if n < 4:
-            trend = {"correlation": None, "interval": [None, None], "p": None, "note": few}
+            trend = dict.fromkeys(trend) | {"interval": [None, None], "note": few}
         measures.append(
             {
                 "name": name,
@@ -113,6 +115,7 @@ def _growth(results: Results, rng: np.random.Generator) -> Results:
                 "interval": [[share * v - 2, share * v + 2] for v in last["values"]],
                 "mean": mean,
                 "mean_interval": [mean - 1.5, mean + 1.5],
+                "shared_interval": [mean - 1.5, mean + 1.5],
                 "note": None,
             }
         points.append(

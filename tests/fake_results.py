@@ -4,13 +4,18 @@ The D-scores are computed from the made-up matrices by their definitions
 (docs/method.md#d-scores), so that the numbers of a report belong together.
 """
 
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 
 from fake_extended import extend
+from lobes.dissociation.dscores import standardized
 from lobes.dissociation.pairs import doubly_dissociated, p_against_pairs
+from lobes.dissociation.verdict import Evidence, specialized, undecided
+from lobes.files import plain
+from lobes.results.run import MeasuredTask
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -53,7 +58,7 @@ def fake_results(
     widths = range(max(sites))
     results = {
         "schema": "lobes-results",
-        "version": 1,
+        "version": 2,
         "name": "demo",
         "created": "2026-03-01T12:34:56+00:00",
         "lobes": "0.1.0",
@@ -85,6 +90,17 @@ def fake_results(
             }
             for name, c, b in zip(names, chance, base, strict=True)
         ],
+        "controls": {
+            "most": controls,
+            "stopped": False,
+            "error": None,
+            "sample": None,
+            "base": None,
+        },
+        "agreement": None,
+        "similarity": None,
+        "growth": None,
+        "level": 0.95,
         "training": _training(rng, names, base, sites, iat) if training else None,
         "importance": [
             {
@@ -136,7 +152,35 @@ def fake_results(
             "tasks": [{"name": name, "text": ["sentence"]} for name in names],
         },
     }
-    return extend(results, seed) if extended else results
+    return renewed(extend(results, seed) if extended else results)
+
+
+def renewed(results: dict[str, Any]) -> dict[str, Any]:
+    """The results with the verdict that their numbers give."""
+    entry = max(results["fractions"], key=lambda each: each["fraction"], default=None)
+    found = (entry["dissociation"] if entry else None) or {}
+    tasks = [MeasuredTask(**task) for task in results["tasks"]]
+    if len(tasks) > 1 and not found:
+        verdict = undecided("no lesions of every task were measured.")
+    else:
+        column = found.get("column") or {}
+        low, high = column.get("mean_interval") or (None, None)
+        mean, low, high, p = (
+            math.nan if each is None else each
+            for each in (column.get("mean"), low, high, column.get("mean_p"))
+        )
+        verdict = specialized(
+            Evidence(
+                mean,
+                low,
+                high,
+                p,
+                controls=entry["n_controls"] if entry else 0,
+                tasks=len(tasks),
+                above_chance=sum(task.standing(task.base) == "above" for task in tasks),
+            )
+        )
+    return {**results, "verdicts": [plain(dataclasses.asdict(verdict))]}
 
 
 def _name(index: int) -> str:
@@ -208,6 +252,10 @@ def _dissociation(scores, control_scores, base) -> dict[str, Any]:
             "control_means": means.round(6).tolist(),
             "p_values": [None] * len(base) if p is None else p.tolist(),
             "mean_p": None if mean_p is None else float(mean_p),
+            "standardized": plain(standardized(values, control)),
+            "mean_standardized": plain(standardized(values.mean(keepdims=True), means[:, None])[0]),
+            "compared": values.round(6).tolist(),
+            "compared_mean": float(values.mean()),
             "note": None,
         }
     return result
@@ -230,6 +278,8 @@ def _pairs(names, scores, control_scores) -> list[dict[str, Any]]:
                     "first": names[i],
                     "second": names[j],
                     "effects": effects,
+                    "effect_intervals": [[None, None]] * 2,
+                    "relative_effects": [None, None],
                     "p_values": p_values,
                     "p_holm": p_holm,
                     "p_controls": None if math.isnan(p) else p,

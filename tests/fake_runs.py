@@ -4,14 +4,18 @@ Matrices and D-scores are those of made-up single runs (`fake_results`), the est
 are computed from them as in a real study.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from fake_results import fake_results
+from lobes import files
 from lobes.dissociation.over_runs import _estimate
 from lobes.dissociation.pairs import doubly_dissociated, p_against_pairs
 from lobes.dissociation.statistics import holm, p_against_controls
+from lobes.dissociation.verdict import Evidence, specialized
+from lobes.results.base import TaskRecord
 
 DEFINITIONS = ("column", "row", "relative")
 
@@ -48,9 +52,9 @@ def fake_runs(
         for k in range(runs)
     ]
     first = single[0]
-    return {
+    content = {
         "schema": "lobes-runs",
-        "version": 1,
+        "version": 2,
         "name": "demo",
         "created": first["created"],
         "lobes": first["lobes"],
@@ -79,6 +83,28 @@ def fake_runs(
             for k in range(len(fractions))
         ],
     }
+    return renewed(content)
+
+
+def renewed(content: dict[str, Any]) -> dict[str, Any]:
+    """The runs with the verdict that their numbers give."""
+    entry = max(content["fractions"], key=lambda each: each["fraction"])
+    score = entry["dissociation"]["column"]
+    tasks = [TaskRecord(**task) for task in content["tasks"]]
+    means = np.array(content["base"]).mean(axis=0)
+    found = [score["mean"][name] for name in ("mean", "low", "high")] + [score["p_controls"]]
+    verdict = specialized(
+        Evidence(
+            *(np.nan if each is None else each for each in found),
+            controls=entry["n_controls"],
+            tasks=len(tasks),
+            above_chance=sum(
+                task.standing(mean) == "above" for task, mean in zip(tasks, means, strict=True)
+            ),
+            runs=len(content["runs"]),
+        )
+    )
+    return {**content, "verdicts": [files.plain(dataclasses.asdict(verdict))]}
 
 
 def _fraction(rng, entries, tasks) -> dict[str, Any]:

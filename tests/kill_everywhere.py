@@ -27,15 +27,13 @@ import torch
 
 from lobes.config.study import load_study, override, with_trained_model
 from lobes.experiments.ag_pair import make_pairs
-from lobes.experiments.compare import compare_study
 from lobes.experiments.export_run import export_run
 from lobes.experiments.heads_to_prune import Choice
 from lobes.experiments.predict import predict_run
 from lobes.experiments.prune import prune_model
-from lobes.experiments.reports import report_again, report_runs, write_exhibits
-from lobes.experiments.run import run_study
-from lobes.experiments.transfer import transfer_study
+from lobes.experiments.reports import write_exhibits
 from lobes.modeling import MultiTaskModel
+from plain_results import compare_study, report_again, report_runs, run_study, transfer_study
 from tiny_study import write_study
 
 SMALL = (

@@ -6,8 +6,8 @@ import pytest
 
 from lobes.config.study import load_study, override
 from lobes.experiments.chance_warning import warn_near_chance
-from lobes.experiments.run import run_study
 from lobes.tasks.task import Task
+from plain_results import run_study
 from tiny_study import write_study
 from tiny_tasks import mood_task, warmth_task
 

@@ -12,12 +12,11 @@ import torch
 from lobes.config.study import load_study, override
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.experiments import compare as compare_module
-from lobes.experiments.compare import compare_study
 from lobes.experiments.methods import SeedRun, with_defaults
 from lobes.experiments.probe import pooled_features, probe
 from lobes.measure.evaluation import evaluate
 from lobes.modeling import MultiTaskModel
-from lobes.report.comparison import read_comparison
+from plain_results import compare_study, read_comparison
 from tiny_study import write_study
 from tiny_tasks import mood_task, warmth_task
 

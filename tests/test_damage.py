@@ -12,12 +12,11 @@ from kill_everywhere import SMALL
 from lobes.config.study import load_study, override
 from lobes.errors import LobesError
 from lobes.experiments.open_model import trained_model
-from lobes.experiments.pooled_runs import stored_matrix
+from lobes.experiments.pooled_runs import stored_run
 from lobes.experiments.predict import predict_run
 from lobes.experiments.reports import _read as read
-from lobes.experiments.reports import report_again
-from lobes.experiments.run import run_study
 from lobes.experiments.store import RunFolder
+from plain_results import report_again, run_study
 from tiny_study import timeless, write_study
 
 AGAIN = ("damaged", "run the study again", "--fresh")
@@ -44,7 +43,7 @@ def shown(run):
     found = {}
     readers = {
         "report": lambda: read(run)[1],
-        "several": lambda: stored_matrix(run).predictions,
+        "several": lambda: stored_run(run)[1].predictions,
         "model": lambda: {
             p.name: p.read_bytes() for p in trained_model(run).rglob("*.safetensors")
         },

@@ -7,9 +7,9 @@ from lobes.config.study import load_study, override
 from lobes.errors import DataError, RunError
 from lobes.experiments import growth
 from lobes.experiments.loading import check_inputs
-from lobes.experiments.run import run_study
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task
+from plain_results import run_study
 from tiny_models import tiny_model
 from tiny_study import write_study
 from tiny_tasks import tiny_tokenizer

@@ -15,12 +15,12 @@ from lobes.errors import ConfigError
 from lobes.experiments.growth import growth_steps
 from lobes.experiments.loading import load_tasks, new_model
 from lobes.experiments.probe import pooled_features
-from lobes.experiments.run import run_study
 from lobes.heads import HeadScores, HeadSet
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.measure.similarity import gradient_similarity, lesion_cka
 from lobes.modeling import MultiTaskModel
+from plain_results import run_study
 from tiny_models import tiny_model
 from tiny_study import timeless, write_study
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task, warmth_task

@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from lobes.config.study import load_study, override
-from lobes.experiments.run import run_study
+from plain_results import run_study
 from tiny_images import image_rows, save_picture, tiny_processor
 from tiny_models import tiny_model
 

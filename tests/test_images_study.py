@@ -9,19 +9,18 @@ import transformers
 
 from lobes.config.study import load_study, override
 from lobes.errors import ConfigError, DataError, LobesError
-from lobes.experiments.compare import compare_study
 from lobes.experiments.export_run import export_run
 from lobes.experiments.heads_to_prune import Choice
 from lobes.experiments.loading import load_tasks, task_fingerprint
 from lobes.experiments.predict import predict_run
 from lobes.experiments.prune import prune_model
-from lobes.experiments.run import run_study
 from lobes.experiments.task_listing import describe_task
 from lobes.measure.evaluation import evaluate
 from lobes.modeling import MultiTaskModel, load_task_model
 from lobes.report.examples import examples_of
 from lobes.report.html import render
 from lobes.tasks.images import Picture
+from plain_results import compare_study, run_study
 from tiny_images import COLOURS, SHAPES, image_rows, save_picture, tiny_processor
 from tiny_models import tiny_model
 from tiny_study import timeless

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from lobes.config.study import load_study, override, with_trained_model
 from lobes.errors import RunError
 from lobes.experiments import growth, loading
-from lobes.experiments.compare import compare_study
 from lobes.experiments.loading import (
     base_fingerprint,
     load_tasks,
@@ -19,10 +18,9 @@ from lobes.experiments.loading import (
 )
 from lobes.experiments.methods import SeedRun, with_defaults
 from lobes.experiments.predict import predict_run
-from lobes.experiments.run import run_study
 from lobes.experiments.store import RunFolder
-from lobes.experiments.transfer import transfer_study
 from lobes.modeling import MultiTaskModel
+from plain_results import compare_study, run_study, transfer_study
 from tiny_models import tiny_model
 from tiny_study import write_study
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task

@@ -9,15 +9,11 @@ import pytest
 from sklearn.metrics import f1_score
 
 from lobes.config.study import load_study, override
-from lobes.experiments.compare import compare_study
 from lobes.experiments.export_run import export_run
 from lobes.experiments.predict import predict_run
-from lobes.experiments.run import run_study
-from lobes.experiments.transfer import transfer_study
-from lobes.report.comparison import read_comparison
 from lobes.report.html import render
-from lobes.report.reading import read_results
 from lobes.report.view import view
+from plain_results import compare_study, read_comparison, read_results, run_study, transfer_study
 from tiny_models import tiny_model
 from tiny_study import timeless
 from tiny_tasks import MARKS, marks_task, mood_task, tiny_tokenizer, warmth_task

@@ -11,8 +11,9 @@ from lobes.errors import RunError
 from lobes.experiments.ag_pair import make_pairs
 from lobes.experiments.outputs import OutputFolder, check_output
 from lobes.experiments.prune import _copy, check_target
-from lobes.experiments.reports import report_again, write_exhibits
+from lobes.experiments.reports import write_exhibits
 from lobes.files import to_json
+from plain_results import report_again
 
 MINE = b"text\tmood\nmine\tgood\n"
 

@@ -11,13 +11,13 @@ import torch
 from lobes.config.study import load_study
 from lobes.errors import ConfigError, DataError, LobesError, RunError
 from lobes.experiments.predict import _lines, predict_run
-from lobes.experiments.run import run_study
 from lobes.measure.evaluation import evaluate, predict_logits
 from lobes.modeling import load_task_model
 from lobes.tasks.glue import SUBMISSIONS, submission_lines
 from lobes.tasks.known import KNOWN
 from lobes.tasks.sources import Split, load_split, load_task
 from lobes.tasks.task import TaskSpec
+from plain_results import run_study
 from tiny_models import tiny_model
 from tiny_study import write_study
 from tiny_tasks import FILLER, mood_task, tiny_tokenizer, topic_task

@@ -10,10 +10,11 @@ import transformers
 from lobes.config.study import load_study, override
 from lobes.errors import ConfigError
 from lobes.experiments.loading import load_tasks
-from lobes.experiments.run import given_model, run_study
+from lobes.experiments.run import given_model
 from lobes.measure.evaluation import evaluate
 from lobes.modeling import PromptedModel
 from lobes.tasks.prompts import Prompt
+from plain_results import run_study
 from tiny_study import timeless
 from tiny_tasks import VOCABULARY, mood_task, tiny_tokenizer, topic_task
 

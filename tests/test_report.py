@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fake_results import HOSTILE, fake_results
+from lobes.clean import clean
 from lobes.errors import RunError
 from lobes.heads import HeadScores, HeadSet
 from lobes.report import exhibits, figures, listing
@@ -29,11 +30,11 @@ from lobes.report import formatting as fmt
 from lobes.report.findings import findings, near_chance
 from lobes.report.html import render, write_report
 from lobes.report.lesions import double_of
-from lobes.report.reading import read_results
 from lobes.report.tabular import MOST_PAIRS
 from lobes.report.terminal import tables
 from lobes.report.view import view
 from pages import Page, as_number, visible
+from plain_results import read_results
 
 GOLD = Path(__file__).parent / "gold" / "report_view.json"
 CASES = {
@@ -752,6 +753,6 @@ def test_ticks_enclose_their_range_in_equal_round_steps(a, b, most):
     )
 )
 def test_cleaning_twice_is_cleaning_once(value):
-    once = fmt.clean(value)
-    assert fmt.clean(once) == once
+    once = clean(value)
+    assert clean(once) == once
     json.dumps(once, ensure_ascii=False).encode("utf-8")

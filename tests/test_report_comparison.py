@@ -20,9 +20,10 @@ from fake_comparisons import fake_comparison
 from lobes.dissociation.seeds import summarize_comparison
 from lobes.errors import RunError
 from lobes.report import formatting as fmt
-from lobes.report.comparison import read_comparison, render, tables, view
+from lobes.report.comparison import render, tables, view
 from lobes.report.comparison_findings import chosen_before_iat, performance, specialisation
 from pages import Page, as_number
+from plain_results import read_comparison
 
 GOLD = Path(__file__).parent / "gold" / "comparison_view.json"
 

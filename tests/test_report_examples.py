@@ -11,11 +11,10 @@ from fake_extended import fake_folder, write_tables
 from fake_results import HOSTILE, fake_results
 from lobes.config.study import load_study
 from lobes.errors import RunError
-from lobes.experiments.run import run_study
 from lobes.report.examples import LONGEST, LONGEST_FULL, MOST, examples_of
 from lobes.report.html import render, write_report
-from lobes.report.reading import read_results
 from pages import Page
+from plain_results import read_results, run_study
 from tiny_study import write_study
 
 

@@ -12,9 +12,10 @@ from fake_results import HOSTILE
 from fake_runs import fake_runs
 from lobes.errors import RunError
 from lobes.report import formatting as fmt
-from lobes.report.runs import read_runs, render, tables, view
+from lobes.report.runs import render, tables, view
 from lobes.report.runs_findings import runs_findings
 from pages import Page, as_number
+from plain_results import read_runs
 
 CASES = {
     "one run": {"runs": 1},

@@ -24,9 +24,10 @@ from lobes.dissociation.seeds import summarize_transfer
 from lobes.errors import RunError
 from lobes.report import formatting as fmt
 from lobes.report.learning import Start, learning_curves
-from lobes.report.transfer import read_transfer, render, tables, view
+from lobes.report.transfer import render, tables, view
 from lobes.report.transfer_findings import transfer_findings
 from pages import Page, as_number
+from plain_results import read_transfer
 
 SCORES = st.integers(0, 1000).map(lambda n: n / 1000)
 GOLD = Path(__file__).parent / "gold" / "transfer_view.json"

@@ -16,9 +16,8 @@ from lobes.errors import ConfigError, DataError, ModelError, RunError
 from lobes.experiments import run as run_module
 from lobes.experiments.loading import load_tasks, new_model
 from lobes.experiments.open_model import find_model_heads
-from lobes.experiments.run import run_study
 from lobes.heads import HeadScores, HeadSet
-from lobes.report.reading import read_results
+from plain_results import read_results, run_study
 from tiny_study import timeless, write_study
 from tiny_tasks import mood_task, topic_task
 

@@ -9,11 +9,11 @@ import pytest
 from lobes.config.study import load_study
 from lobes.dissociation.over_runs import dissociation_over_runs
 from lobes.errors import RunError
-from lobes.experiments.pooled_runs import runs_results, stored_matrix
-from lobes.experiments.reports import report_again, report_runs, write_exhibits
-from lobes.experiments.run import run_study
+from lobes.experiments.pooled_runs import pooled_results, stored_run
+from lobes.experiments.reports import write_exhibits
 from lobes.files import read_json
-from lobes.report.reading import read_results
+from lobes.results import content_of
+from plain_results import read_results, report_again, report_runs, run_study
 from tiny_study import write_study
 
 
@@ -34,7 +34,7 @@ def runs(tmp_path_factory):
 
 def test_a_stored_matrix_is_the_measured_one(runs):
     results = read_results(runs[1])
-    matrix = stored_matrix(runs[1])
+    matrix = stored_run(runs[1])[1]
     assert matrix.tasks == ("mood", "topic")
     assert matrix.base.tolist() == [task["base"] for task in results["tasks"]]
     for entry in results["fractions"]:
@@ -51,8 +51,8 @@ def test_a_stored_matrix_is_the_measured_one(runs):
 
 
 def test_several_runs_say_what_their_matrices_say(runs):
-    found = json.loads(json.dumps(runs_results(runs)))
-    matrices = [stored_matrix(run) for run in runs]
+    found = content_of(pooled_results(runs))
+    matrices = [stored_run(run)[1] for run in runs]
     assert [run["seed"] for run in found["runs"]] == [0, 1, 2]
     assert [run["name"] for run in found["runs"]] == ["run0", "run1", "run2"]
     assert found["base"] == [matrix.base.tolist() for matrix in matrices]
@@ -75,29 +75,29 @@ def test_several_runs_say_what_their_matrices_say(runs):
 
 def test_runs_that_cannot_be_taken_together(runs, tmp_path):
     with pytest.raises(RunError, match="A run is named twice"):
-        runs_results([runs[0], runs[1], runs[0]])
+        pooled_results([runs[0], runs[1], runs[0]])
     shutil.copytree(runs[0], tmp_path / "broken")
     (tmp_path / "broken" / "predictions.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(RunError, match=r"broken.predictions\.parquet is damaged: its SHA-256"):
-        runs_results([runs[0], tmp_path / "broken"])
+        pooled_results([runs[0], tmp_path / "broken"])
     shutil.copytree(runs[0], tmp_path / "other")
     path = tmp_path / "other" / "results.json"
     results = json.loads(path.read_text())
     results["tasks"].reverse()
     path.write_text(json.dumps(results))
     with pytest.raises(RunError, match=r"other.results\.json is damaged: its SHA-256"):
-        runs_results([runs[0], tmp_path / "other"])
+        pooled_results([runs[0], tmp_path / "other"])
     (tmp_path / "other" / "files.json").unlink()
     with pytest.raises(RunError, match=r"other.results\.json is damaged: its content does not"):
-        runs_results([runs[0], tmp_path / "other"])
+        pooled_results([runs[0], tmp_path / "other"])
     del results["sha256"]
     path.write_text(json.dumps(results))
     with pytest.raises(
         RunError, match=r"cannot be taken together\. Run 2 has the tasks topic, mood"
     ):
-        runs_results([runs[0], tmp_path / "other"])
+        pooled_results([runs[0], tmp_path / "other"])
     with pytest.raises(RunError, match="give the folder of a finished run"):
-        runs_results([runs[0], tmp_path])
+        pooled_results([runs[0], tmp_path])
 
 
 def test_controls_on_a_sample_and_stopped_early_are_read_back(runs, tmp_path):
@@ -110,7 +110,7 @@ def test_controls_on_a_sample_and_stopped_early_are_read_back(runs, tmp_path):
     assert (controls["most"], controls["error"]) == (60, 0.2)
     measured = results["fractions"][-1]["n_controls"]
     assert controls["stopped"] == (measured < 60)
-    matrix = stored_matrix(tmp_path / "run")
+    matrix = stored_run(tmp_path / "run")[1]
     entry = results["fractions"][-1]
     assert matrix.scores().tolist() == entry["scores"]
     assert matrix.control_scores().tolist() == entry["control_scores"]

@@ -14,11 +14,11 @@ from lobes.errors import ConfigError, DataError, RunError
 from lobes.experiments.methods import SeedRun
 from lobes.experiments.splits import growing_order
 from lobes.experiments.store import RunFolder
-from lobes.experiments.transfer import _Transfer, _with_defaults, load_tasks, transfer_study
+from lobes.experiments.transfer import _Transfer, _with_defaults, load_tasks
 from lobes.measure.evaluation import evaluate
 from lobes.modeling import MultiTaskModel
-from lobes.report.transfer import read_transfer
 from lobes.training.trainer import MultiTaskTrainer
+from plain_results import read_transfer, transfer_study
 from tiny_study import write_study
 
 SMALL = (

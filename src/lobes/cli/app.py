@@ -86,7 +86,8 @@ class Output:
         from lobes.cli.terminal import say
 
         if self.as_json:
-            print(json.dumps(record, ensure_ascii=False, indent=1))
+            values = record.to_dict() if hasattr(record, "to_dict") else record
+            print(json.dumps(values, ensure_ascii=False, indent=1))
         elif table is not None:
             table(record)
         if saved:

@@ -299,10 +299,11 @@ def _run_stages(
 ) -> None:
     from lobes.cli.tables import show_results, show_training
     from lobes.experiments.run import run_study
+    from lobes.results import RunResults
 
     with out.progress() as progress:
         results = run_study(study, stages=stages, fresh=fresh, progress=progress)
-    if "iap" in stages:
+    if isinstance(results, RunResults):
         out.show(results, show_results, saved=f"Report: {Path(study.output, 'report.html')}")
     else:
         out.show(results, show_training, saved=f"Model: {Path(study.output, 'model')}")

@@ -3,7 +3,7 @@
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,31 +11,34 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lobes.clean import clean
 from lobes.heads import HeadLayout, Site
 from lobes.report import comparison, runs, terminal, transfer
-from lobes.report.formatting import clean, fixed
+from lobes.report.formatting import fixed
+from lobes.results.base import Results
+from lobes.results.run import Training
 
 
-def show_results(results: dict[str, Any]) -> None:
-    """The tables and findings of any kind of results, on stdout."""
-    kinds = {
-        "lobes-comparison": comparison.tables,
-        "lobes-transfer": transfer.tables,
-        "lobes-runs": runs.tables,
+def show_results(results: Results) -> None:
+    """Print the tables and findings of any kind of results on stdout."""
+    kinds: dict[str, Callable[[Any], Iterable[Any]]] = {
+        "comparison.json": comparison.tables,
+        "transfer.json": transfer.tables,
+        "runs.json": runs.tables,
+        "results.json": terminal.tables,
     }
-    tables = kinds.get(results["schema"], terminal.tables)
     console = _console()
-    for table in tables(results):
+    for table in kinds[results.FILE](results):
         console.print(table, "")
 
 
-def show_training(training: dict[str, Any]) -> None:
+def show_training(training: Training) -> None:
     """Every task's score at the end of a training, on stdout."""
-    last = training["scores"][-1]["scores"] if training["scores"] else {}
+    last = training.scores[-1].scores if training.scores else {}
     table = _table("task", "score")
     for task, score in last.items():
-        table.add_row(_text(task), "–" if score is None else f"{score:.3f}")
-    _console().print(f"Trained for {training['steps']} steps in {training['seconds']:.0f} s", table)
+        table.add_row(_text(task), f"{score:.3f}" if score == score else "–")
+    _console().print(f"Trained for {training.steps} steps in {training.seconds:.0f} s", table)
 
 
 def show_heads(layout: HeadLayout, name: str) -> None:

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from lobes.report.formatting import clean
+from lobes.clean import clean
 
 # Seconds between two lines of progress where stderr is no terminal.
 EVERY = 30.0

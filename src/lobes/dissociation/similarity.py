@@ -10,7 +10,7 @@ the encoder makes of the same texts under the two tasks' lesions. The last two n
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 
 import numpy as np
@@ -19,7 +19,7 @@ from scipy import stats
 
 from lobes.dissociation.dscores import column
 from lobes.dissociation.matrix import LesionMatrix
-from lobes.dissociation.statistics import TIE, percentile_interval
+from lobes.dissociation.statistics import TIE, holm, percentile_interval
 from lobes.heads import HeadScores, HeadSet
 
 # With fewer tasks there are so few pairs that no correlation over them says anything.
@@ -85,7 +85,8 @@ class SimilarityTrend:
 
     `correlation` is Spearman's over the pairs, negative where less alike tasks dissociate more,
     with its `interval` under resampled examples; `p` is one-sided, for a negative correlation, by
-    exchanging tasks (Mantel 1967). All NaN where `note` says why.
+    exchanging tasks (Mantel 1967), `p_holm` the same corrected for the number of measures that are
+    defined. All NaN where `note` says why.
     """
 
     measure: str
@@ -93,6 +94,7 @@ class SimilarityTrend:
     interval: tuple[float, float]
     p: float
     note: str | None = None
+    p_holm: float = math.nan
 
 
 def similarity_trend(
@@ -151,14 +153,24 @@ def trends(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[Table, list[SimilarityTrend]]:
-    """The D-scores of all pairs of tasks at one fraction, and each measure's trend."""
+    """The D-scores of all pairs of tasks at one fraction, and each measure's trend.
+
+    p is corrected for the number of measures (Holm).
+    """
     chosen = matrix.fraction_of(fraction)
     observed = pair_d_scores(matrix.scores(chosen), matrix.divisors(level))
     base, scores = matrix.resampled(chosen, resamples, seed)
     drawn = pair_d_scores(scores, base)
-    return observed, [
+    found = [
         similarity_trend(name, table, observed, drawn, level=level, seed=seed)
         for name, table in measures.items()
+    ]
+    p_values = np.array([trend.p for trend in found])
+    tested = np.isfinite(p_values)
+    corrected = np.full(len(found), math.nan)
+    corrected[tested] = holm(p_values[tested])
+    return observed, [
+        replace(trend, p_holm=float(p)) for trend, p in zip(found, corrected, strict=True)
     ]
 
 

@@ -50,6 +50,7 @@ class Verdict:
     """An answer to one claim, its reasons as sentences, and the numbers that decide it.
 
     `answer` is "yes", "no", or "open" for inconclusive. The first reason is the one that decides.
+    Numbers that are undefined are left out.
     """
 
     claim: str
@@ -82,6 +83,11 @@ class Evidence:
     runs: int | None = None
 
 
+def known(**numbers: float) -> dict[str, float]:
+    """Return the numbers of a verdict that are defined."""
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
 SPECIALIZED = "The attention heads are specialized for the tasks."
 
 
@@ -92,14 +98,14 @@ def undecided(reason: str, claim: str = SPECIALIZED) -> Verdict:
 
 def specialized(found: Evidence) -> Verdict:
     """Return the verdict on claim 1 of docs/method.md#claims: heads are specialized for tasks."""
-    numbers = {
-        "mean": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "p": found.p,
-        "controls": found.controls,
-        "smallest_effect": SMALLEST_D_SCORE,
-    }
+    numbers = known(
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+        controls=found.controls,
+        smallest_effect=SMALLEST_D_SCORE,
+    )
     obstacle = _obstacle(found)
     if obstacle:
         return Verdict(SPECIALIZED, "open", (obstacle,), numbers)

@@ -169,6 +169,7 @@ def measure_similarity(
                     "correlation": trend.correlation,
                     "interval": trend.interval,
                     "p": trend.p,
+                    "p_holm": trend.p_holm,
                     "note": trend.note,
                 },
             }

@@ -43,10 +43,11 @@ from lobes.files import plain
 from lobes.measure.iap import IapSettings, check_lesions, lesion_matrix
 from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress, StageProgress, part_of_stage
-from lobes.report.comparison import read_comparison, render
+from lobes.report.comparison import render
+from lobes.results import ComparisonResults, as_bytes
+from lobes.results.over_seeds import ComparisonSummary, DScores
 from lobes.tasks.task import Task
 
-SCHEMA = {"schema": "lobes-comparison", "version": 1}
 NOT_SHOWN = {"enabled", "save_every", "report_to"}
 DEFINITIONS = ("column", "row", "relative")
 
@@ -62,12 +63,12 @@ class Unit:
 
 def compare_study(
     study: StudyConfig, *, fresh: bool = False, progress: StageProgress | None = None
-) -> dict[str, Any]:
+) -> ComparisonResults:
     """Compare the study's methods over its seeds, in the folder `study.output`.
 
-    Returns the content of `comparison.json`; `comparison.html` shows it. An interrupted comparison
-    continues, `fresh` starts again. `progress(stage, done, total)` is called as things go. Raises
-    `LobesError` of every kind; whatever can be refused is, before the first training.
+    Returns the results; `comparison.html` shows them. An interrupted comparison continues, `fresh`
+    starts again. `progress(stage, done, total)` is called as things go. Raises `LobesError` of
+    every kind; whatever can be refused is, before the first training.
     """
     study = with_defaults(study)
     assert study.compare is not None
@@ -90,8 +91,8 @@ def compare_study(
         records = [_measured(run, measurements, progress) for run in runs]
         folder.remove_checkpoints()
         comparison = _comparison(study, runs, records, head, measurements)
-        folder.write_json("comparison.json", comparison)
-        comparison = read_comparison(folder.path)
+        with folder.writing(comparison.FILE) as file:
+            file.write(as_bytes(comparison))
         with folder.writing("comparison.html") as file:
             file.write(render(comparison).encode())
         return comparison
@@ -245,7 +246,7 @@ def _comparison(
     records: Sequence[Mapping[str, Arrays]],
     head: Mapping[str, Any],
     measurements: Measurements,
-) -> dict[str, Any]:
+) -> ComparisonResults:
     """Everything for `comparison.json`."""
     methods = [method for method in METHODS if method in records[0]]
 
@@ -256,32 +257,31 @@ def _comparison(
     scores = each("scores")
     seconds = {method: values.sum(axis=1) for method, values in each("seconds").items()}
     d_scores = _d_score_entries(study, records)
-    return {
-        **SCHEMA,
+    summary = summarize_comparison(scores, seconds, d_scores, study.iap.level)
+    return ComparisonResults(
         **head,
-        "tasks": described_tasks(runs[0]),
-        "seeds": [run.study.seed for run in runs],
-        "methods": methods,
-        "scores": scores,
-        "held_out": each("held_out"),
-        "selected": {
+        verdicts=(),
+        tasks=described_tasks(runs[0]),
+        seeds=tuple(run.study.seed for run in runs),
+        methods=tuple(methods),
+        scores=scores,
+        held_out=each("held_out"),
+        selected={
             method: None if method == "probe" else [_steps(seed[method]) for seed in records]
             for method in methods
         },
-        "seconds": seconds,
-        "iat": (
-            iat_record(runs[0], [seed["iat"] for seed in records], head["model"])
-            if "iat" in methods
-            else None
-        ),
-        "training": training_record(runs[0]),
-        "d_scores": d_scores,
-        "summary": summarize_comparison(scores, seconds, d_scores, study.iap.level),
-        "level": study.iap.level,
-        "config": study.to_dict(),
-        "environment": describe_environment(runs[0].precision),
-        "times": {"total": sum(measurements.seconds.values())},
-    }
+        seconds=seconds,
+        iat=iat_record(runs[0], [seed["iat"] for seed in records], head["model"])
+        if "iat" in methods
+        else None,
+        training=training_record(runs[0]),
+        d_scores=tuple(DScores(**entry) for entry in d_scores),
+        summary=ComparisonSummary.model_validate(summary),
+        level=study.iap.level,
+        config=study.to_dict(),
+        environment=describe_environment(runs[0].precision),
+        times={"total": sum(measurements.seconds.values())},
+    )
 
 
 def _steps(record: Arrays) -> int | list[int]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -12,7 +11,7 @@ from lobes.errors import ConfigError, RunError
 from lobes.experiments.manifest import check_files
 from lobes.experiments.open_model import trained_model
 from lobes.heads import HeadLayout, HeadScores, HeadSet
-from lobes.report.reading import damage_named, read_results
+from lobes.results import RunResults, read
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,9 @@ class Choice:
         if model is not None:
             return str(model)
         check_files(self.run, "results.json")
-        results = read_results(self.run)
-        measured = (results.get("config") or {}).get("model")
-        if results.get("training") is not None or not isinstance(measured, str):
+        results = read(self.run, RunResults)
+        measured = results.config.get("model")
+        if results.training is not None or not isinstance(measured, str):
             raise RunError(
                 f"There is no trained model in {self.run}: name the model to prune as MODEL."
             )
@@ -83,9 +82,8 @@ class Choice:
                 raise ConfigError('--drop names no head; expected some, such as "0:1,5 3:2".')
             return chosen
         check_files(self.run, "results.json")
-        results = read_results(self.run)
-        with damage_named():
-            measured = [int(site["n_heads"]) for site in results["model"]["sites"]]
+        results = read(self.run, RunResults)
+        measured = [site.n_heads for site in results.model.sites]
         if measured != [site.n_heads for site in layout.sites]:
             raise ConfigError(
                 f"The run in {self.run} measured a model with other heads than this one's: leave "
@@ -100,12 +98,8 @@ class Choice:
             )
         return chosen
 
-    def _ranking(self, results: dict[str, Any]) -> HeadScores:
-        with damage_named():
-            scores = {
-                str(entry["task"]): HeadScores(np.array(entry["values"], dtype=float))
-                for entry in results["importance"]
-            }
+    def _ranking(self, results: RunResults) -> HeadScores:
+        scores = {entry.task: HeadScores(entry.values) for entry in results.importance}
         if not scores:
             raise RunError(
                 f"The run in {self.run} holds no importance of heads: measure it with `lobes iap`."

@@ -8,59 +8,65 @@ from typing import Any, NamedTuple
 
 from lobes.experiments.manifest import check_files
 from lobes.experiments.outputs import OutputFolder, check_output
-from lobes.experiments.pooled_runs import runs_results
-from lobes.files import read_json, to_json
+from lobes.experiments.pooled_runs import pooled_results
+from lobes.files import read_json
 from lobes.report import comparison, html, transfer
-from lobes.report import runs as several
+from lobes.report import runs as runs_page
 from lobes.report.examples import examples_of
 from lobes.report.exporting import DPI, figure_files, table_files
 from lobes.report.listing import Shown
 from lobes.report.page import write_page
-from lobes.report.reading import read_results
 from lobes.report.view import view
+from lobes.results import (
+    ComparisonResults,
+    PooledResults,
+    RunResults,
+    TransferResults,
+    as_bytes,
+    read,
+)
+from lobes.results.base import Results
 
 
 class Kind(NamedTuple):
-    """One kind of results: the files in a folder, and the functions that read and show them.
+    """How one kind of results is shown: the page, and the view that exports are made of.
 
-    `render` and `view` also get the folder, where a run has its predictions.
+    Both also get the folder, where a run has its predictions.
     """
 
-    file: str
-    page: str
-    read: Callable[[Path], dict[str, Any]]
-    render: Callable[[dict[str, Any], Path], str]
-    view: Callable[[dict[str, Any], Path], Shown]
+    results: type[Results]
+    render: Callable[[Any, Path], str]
+    view: Callable[[Any, Path], Shown]
+
+    @property
+    def page(self) -> str:
+        """The name of the page beside the file of results."""
+        name = self.results.FILE.replace(".json", ".html")
+        return "report.html" if name == "results.html" else name
 
 
-def _kind(file: str, read: Callable[[Path], dict[str, Any]], module: ModuleType) -> Kind:
+def _kind(results: type[Results], module: ModuleType) -> Kind:
     """A kind whose page needs nothing but its JSON file."""
     return Kind(
-        file,
-        file.replace(".json", ".html"),
-        read,
+        results,
         lambda content, folder: str(module.render(content)),
         lambda content, folder: module.view(content),
     )
 
 
-KINDS = {
-    "lobes-results": Kind(
-        "results.json",
-        "report.html",
-        read_results,
+KINDS = (
+    Kind(
+        RunResults,
         lambda results, folder: html.render(results, examples_of(folder, results)),
         lambda results, folder: view(results, examples_of(folder, results, whole=True), whole=True),
     ),
-    "lobes-comparison": _kind("comparison.json", comparison.read_comparison, comparison),
-    "lobes-transfer": _kind("transfer.json", transfer.read_transfer, transfer),
-    "lobes-runs": _kind("runs.json", several.read_runs, several),
-}
+    _kind(ComparisonResults, comparison),
+    _kind(TransferResults, transfer),
+    _kind(PooledResults, runs_page),
+)
 
 
-def report_again(
-    path: str | os.PathLike[str], page: Path | None = None
-) -> tuple[dict[str, Any], Path]:
+def report_again(path: str | os.PathLike[str], page: Path | None = None) -> tuple[Results, Path]:
     """Write the page of finished results again; the results, and where the page is.
 
     `path` is a folder or a file in it; `page` is where to write, by default beside the file.
@@ -76,18 +82,18 @@ def report_again(
 
 def report_runs(
     runs: Sequence[Path], folder: Path, page: Path | None = None
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Results, Path]:
     """Take finished runs together: `runs.json` and its page, in `folder` or at `page`.
 
-    Returns the content and where the page is. Raises `RunError` as `runs_results`, and where the
+    Returns the content and where the page is. Raises `RunError` as `pooled_results`, and where the
     files cannot be written.
     """
-    kind = KINDS["lobes-runs"]
+    kind = KINDS[-1]
     target = page or folder / kind.page
     check_output(target)
-    check_output(folder / kind.file)
-    content = runs_results(runs)
-    _write([(kind.file, to_json(content, seal=True))], folder)
+    check_output(folder / PooledResults.FILE)
+    content = pooled_results(runs)
+    _write([(content.FILE, as_bytes(content))], folder)
     return content, write_page(kind.render(content, folder), target)
 
 
@@ -134,21 +140,22 @@ def _write(files: Sequence[tuple[str, bytes]], folder: Path) -> list[Path]:
     return [folder / name for name, _ in files]
 
 
-def _read(path: Path) -> tuple[Kind, dict[str, Any]]:
-    """What kind of results the path holds, and its content, checked as `lobes` wrote it."""
+def _read(path: Path) -> tuple[Kind, Results]:
+    """What kind of results the path holds, and these, checked as `lobes` wrote them."""
     kind = _kind_of(path)
-    if path.is_dir() or path.name == kind.file:
+    if path.is_dir() or path.name == kind.results.FILE:
         folder = path if path.is_dir() else path.parent
-        check_files(folder, kind.file, "predictions.parquet", "texts.parquet")
-    return kind, kind.read(path)
+        check_files(folder, kind.results.FILE, "predictions.parquet", "texts.parquet")
+    return kind, read(path, kind.results)
 
 
 def _kind_of(path: Path) -> Kind:
     """What the path holds; results of a study where that cannot be told."""
-    if not path.is_dir():
+    if path.is_dir():
+        fits = [kind for kind in KINDS if (path / kind.results.FILE).exists()]
+    else:
         content = read_json(path)
         schema = content.get("schema") if isinstance(content, dict) else None
-        named = [kind for kind in KINDS.values() if kind.file == path.name]
-        return KINDS.get(str(schema), named[0] if named else KINDS["lobes-results"])
-    there = [kind for kind in KINDS.values() if (path / kind.file).exists()]
-    return there[0] if there else KINDS["lobes-results"]
+        fits = [kind for kind in KINDS if kind.results.schema_name() == schema]
+        fits += [kind for kind in KINDS if path.name == kind.results.FILE]
+    return fits[0] if fits else KINDS[0]

@@ -32,20 +32,18 @@ from lobes.experiments.results import (
     describe_environment,
     describe_model,
     study_results,
-    write_importance,
-    write_predictions,
-    write_texts,
 )
 from lobes.experiments.store import RunFolder
 from lobes.experiments.training import train
-from lobes.files import plain
 from lobes.measure.iap import check_lesions, lesion_matrix
 from lobes.modeling import MultiTaskModel, PromptedModel, TaskModel, load_task_model
 from lobes.modeling.precision import resolve_precision
 from lobes.progress import StageProgress
 from lobes.report.examples import examples_of
 from lobes.report.html import render
-from lobes.report.reading import check_results, read_results
+from lobes.results import RunResults, as_bytes, read
+from lobes.results.run import Training
+from lobes.results.tables import write_importance, write_predictions, write_texts
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.task import Task
 
@@ -58,10 +56,10 @@ def run_study(
     stages: Sequence[str] = STAGES,
     fresh: bool = False,
     progress: StageProgress | None = None,
-) -> dict[str, Any]:
+) -> RunResults | Training:
     """Go through the stages of a study that are not done yet, in the folder `study.output`.
 
-    Returns the content of `results.json`, or with `stages=("train",)` what the training recorded.
+    Returns the results, or with `stages=("train",)` what the training recorded.
     `fresh` starts again where the folder holds a run. `progress(stage, done, total)` is called
     as things go. Raises `LobesError` of every kind; what was measured by then is kept.
     """
@@ -75,7 +73,7 @@ def run_study(
         fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in tasks}
         model, training = _trained_model(study, folder, tasks, fingerprints, stages, progress)
         if training is not None and "iap" not in stages:
-            return training
+            return Training.model_validate(training)
         results = _finished(study, folder)
         if results is None:
             model = model or load_task_model(
@@ -159,7 +157,7 @@ def given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
     )
 
 
-def _finished(study: StudyConfig, folder: RunFolder) -> dict[str, Any] | None:
+def _finished(study: StudyConfig, folder: RunFolder) -> RunResults | None:
     """The results of a run that has measured everything, or None.
 
     None as well where a file of them is not as it was written, or is of another study: what was
@@ -171,10 +169,10 @@ def _finished(study: StudyConfig, folder: RunFolder) -> dict[str, Any] | None:
     if not all(folder.holds(name) for name in ("results.json", *tables)):
         return None
     try:
-        results = read_results(folder.path)
+        results = read(folder.path, RunResults)
     except RunError:
         return None
-    return results if folder.is_of_this_study(results.get("config")) else None
+    return results if folder.is_of_this_study(results.config) else None
 
 
 def _measure(
@@ -184,7 +182,7 @@ def _measure(
     tasks: list[Task],
     training: dict[str, Any] | None,
     progress: StageProgress | None,
-) -> dict[str, Any]:
+) -> RunResults:
     """Importance, lesions, controls and their statistics; `results.json` and the tables."""
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     precision = resolve_precision(study.precision, model.device)
@@ -226,5 +224,6 @@ def _measure(
     if study.keep_texts:
         with folder.writing("texts.parquet") as file:
             write_texts(tasks, file)
-    folder.write_json("results.json", results)
-    return check_results(plain(results))
+    with folder.writing(results.FILE) as file:
+        file.write(as_bytes(results))
+    return results

@@ -1,20 +1,20 @@
 """What `comparison.json` and `transfer.json` have in common."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from lobes import __version__
 from lobes.config.study import StudyConfig
 from lobes.discovery import find_heads
 from lobes.experiments.measurements import Arrays
 from lobes.experiments.methods import SeedRun, Trained
-from lobes.experiments.results import describe_model
+from lobes.experiments.results import describe_model, opening
 from lobes.heads import HeadSet
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
+from lobes.results.base import ModelRecord, TaskRecord
+from lobes.results.over_seeds import ComparedTask, SeedsIat
 from lobes.tasks.task import Task
 
 # One training, and the same with IAT in its last steps.
@@ -22,42 +22,39 @@ PAIR = ("multi", "iat")
 
 
 def heading(study: StudyConfig, model: MultiTaskModel) -> dict[str, Any]:
-    """Name, date, version and model."""
+    """What the results begin with: name, date, version and model."""
     number = sum(parameter.numel() for parameter in model.parameters())
     name = study.as_written(study.model)
     return {
-        "name": study.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "lobes": __version__,
+        **opening(study.name),
         "model": describe_model(name, model.pooling, number, find_heads(model)),
     }
 
 
-def described_task(task: Task) -> dict[str, Any]:
+def described_task(task: Task) -> TaskRecord:
     """One task's part of the results."""
     assert task.train is not None
     assert task.validation is not None
-    return {
-        "name": task.name,
-        "metric": task.metric,
-        "labels": task.labels,
-        "multi_label": task.is_multi_label,
-        "n_train": len(task.train),
-        "n_validation": len(task.validation),
-        "chance": get_metric(task.metric).chance(task.validation.labels),
-    }
+    return TaskRecord(
+        name=task.name,
+        metric=task.metric,
+        labels=None if task.labels is None else tuple(task.labels),
+        multi_label=task.is_multi_label,
+        n_train=len(task.train),
+        n_validation=len(task.validation),
+        chance=get_metric(task.metric).chance(task.validation.labels),
+    )
 
 
-def described_tasks(run: SeedRun) -> list[dict[str, Any]]:
+def described_tasks(run: SeedRun) -> tuple[ComparedTask, ...]:
     """The part of the results of each task that a model is trained on."""
-    return [
-        {
-            **described_task(task),
-            "n_train": len(part.train),  # type: ignore[arg-type]
-            "n_held_out": len(part.validation),  # type: ignore[arg-type]
-        }
+    return tuple(
+        ComparedTask(
+            **dict(described_task(task))
+            | {"n_train": len(part.train or ()), "n_held_out": len(part.validation or ())}
+        )
         for task, part in zip(run.tasks, run.parts, strict=True)
-    ]
+    )
 
 
 def training_arrays(trained: Trained) -> Arrays:
@@ -95,24 +92,24 @@ def part_of(arrays: Arrays, part: str) -> Arrays:
     return {key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)}
 
 
-def iat_record(run: SeedRun, records: Sequence[Arrays], model: Mapping[str, Any]) -> dict[str, Any]:
+def iat_record(run: SeedRun, records: Sequence[Arrays], model: ModelRecord) -> SeedsIat:
     """What IAT did for each seed; `run` is the first one's, `records` are `training_arrays`."""
     assert run.study.iat is not None
     switch = run.iat.switch_step(run.steps)
     assert switch is not None  # `with_defaults` has refused an IAT without a phase
-    return {
-        "switch_step": switch,
-        "steps": run.steps - switch,
-        "n_heads": sum(site["n_heads"] for site in model["sites"]),
-        "settings": run.study.iat.model_dump(mode="json"),
-        "seconds": [float(record["importance_seconds"][0]) for record in records],
-        "heads": [_heads(record["heads"], run.tasks) for record in records],
-    }
+    return SeedsIat(
+        switch_step=switch,
+        steps=run.steps - switch,
+        n_heads=model.n_heads,
+        settings=run.study.iat.model_dump(mode="json"),
+        seconds=tuple(float(record["importance_seconds"][0]) for record in records),
+        heads=tuple(_heads(record["heads"], run.tasks) for record in records),
+    )
 
 
-def _heads(rows: np.ndarray, tasks: Sequence[Task]) -> dict[str, str]:
-    """{task: "0:1,5 3:2"}, what "heads" of `training_arrays` was made of."""
+def _heads(rows: np.ndarray, tasks: Sequence[Task]) -> dict[str, HeadSet]:
+    """{task: heads}, what "heads" of `training_arrays` was made of."""
     return {
-        task.name: str(HeadSet((int(site), int(head)) for t, site, head in rows if t == number))
+        task.name: HeadSet((int(site), int(head)) for t, site, head in rows if t == number)
         for number, task in enumerate(tasks)
     }

@@ -47,19 +47,20 @@ from lobes.experiments.splits import growing_order, subset_sizes
 from lobes.experiments.store import RunFolder
 from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress, StageProgress, part_of_stage
-from lobes.report.transfer import read_transfer, render
+from lobes.report.transfer import render
+from lobes.results import TransferResults, as_bytes
+from lobes.results.over_seeds import TransferSummary
 from lobes.tasks.task import Task, with_data
 
-SCHEMA = {"schema": "lobes-transfer", "version": 1}
 STARTS = ("pretrained", *PAIR)
 
 
 def transfer_study(
     study: StudyConfig, *, fresh: bool = False, progress: StageProgress | None = None
-) -> dict[str, Any]:
+) -> TransferResults:
     """Transfer to the study's new task, over its seeds, in the folder `study.output`.
 
-    Returns the content of `transfer.json`; `transfer.html` shows it. As `compare_study` otherwise.
+    Returns the results; `transfer.html` shows them. As `compare_study` otherwise.
     """
     study = _with_defaults(study)
     assert study.transfer is not None
@@ -85,8 +86,9 @@ def transfer_study(
         measurements = folder.measurements(scope)
         records = [each.measured(measurements, progress) for each in transfers]
         folder.remove_checkpoints()
-        folder.write_json("transfer.json", _results(study, transfers, records, head, measurements))
-        results = read_transfer(folder.path)
+        results = _results(study, transfers, records, head, measurements)
+        with folder.writing(results.FILE) as file:
+            file.write(as_bytes(results))
         with folder.writing("transfer.html") as file:
             file.write(render(results).encode())
         return results
@@ -234,35 +236,36 @@ def _results(
     records: Sequence[Mapping[str, Arrays]],
     head: Mapping[str, Any],
     measurements: Measurements,
-) -> dict[str, Any]:
+) -> TransferResults:
     """Everything for `transfer.json`."""
     first = transfers[0]
     scores = {s: np.array([seed[f"from {s}"]["scores"] for seed in records]) for s in STARTS}
     training = study.training.model_dump(include={"weight_decay", "warmup", "dropout"})
-    return {
-        **SCHEMA,
+    return TransferResults(
         **head,
-        "sources": described_tasks(first.run),
-        "task": described_task(first.task),
-        "fractions": first.settings.fractions,
-        "sizes": subset_sizes(first.task, first.settings.fractions),
-        "seeds": [each.run.study.seed for each in transfers],
-        "starts": STARTS,
-        "scores": scores,
-        "seconds": {
-            start: [seed[f"from {start}"]["seconds"].sum() for seed in records] for start in STARTS
+        verdicts=(),
+        sources=described_tasks(first.run),
+        task=described_task(first.task),
+        fractions=first.settings.fractions,
+        sizes=tuple(subset_sizes(first.task, first.settings.fractions)),
+        seeds=tuple(each.run.study.seed for each in transfers),
+        starts=STARTS,
+        scores=scores,
+        seconds={
+            start: np.array([seed[f"from {start}"]["seconds"].sum() for seed in records])
+            for start in STARTS
         },
-        "selected": {m: [int(seed[m]["steps"][0]) for seed in records] for m in PAIR},
-        "held_out": {m: [seed[m]["held_out"] for seed in records] for m in PAIR},
-        "training": {
+        selected={m: [int(seed[m]["steps"][0]) for seed in records] for m in PAIR},
+        held_out={m: np.array([seed[m]["held_out"] for seed in records]) for m in PAIR},
+        training={
             **first.settings.model_dump(include={"steps", "batch_size", "learning_rate"}),
             **training,
             "precision": first.run.precision,
         },
-        "iat": iat_record(first.run, [seed["iat"] for seed in records], head["model"]),
-        "summary": summarize_transfer(scores, study.iap.level),
-        "level": study.iap.level,
-        "config": study.to_dict(),
-        "environment": describe_environment(first.run.precision),
-        "times": {"total": sum(measurements.seconds.values())},
-    }
+        iat=iat_record(first.run, [seed["iat"] for seed in records], head["model"]),
+        summary=TransferSummary.model_validate(summarize_transfer(scores, study.iap.level)),
+        level=study.iap.level,
+        config=study.to_dict(),
+        environment=describe_environment(first.run.precision),
+        times={"total": sum(measurements.seconds.values())},
+    )

@@ -1,7 +1,6 @@
 """The comparison of ways to train, over seeds: a function of `comparison.json` and nothing else."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -22,27 +21,18 @@ from lobes.report.parts import (
     SeedTable,
     Trained,
 )
-from lobes.report.reading import COMPARISON, check, damage_named, read
 from lobes.report.terminal import findings_lines, plain_table, title_line
+from lobes.results import ComparisonResults, checked, content_of
 
 ALL_TASKS = "all tasks (mean)"
 
 
-def read_comparison(path: str | Path) -> dict[str, Any]:
-    """The content of a `comparison.json`; `path` is the file or the folder that holds it.
-
-    Raises `RunError` when there is no such file, when it is damaged, when it is something else,
-    or when a newer version of lobes wrote it.
-    """
-    return read(path, COMPARISON)
-
-
-def render(comparison: Results) -> str:
+def render(comparison: ComparisonResults | Mapping[str, Any]) -> str:
     """The whole page. Raises `RunError` when the comparison is damaged or of a newer version."""
     return render_page("comparison.html", report=view(comparison), tints=TINTS)
 
 
-def tables(comparison: Results) -> list[RenderableType]:
+def tables(comparison: ComparisonResults | Mapping[str, Any]) -> list[RenderableType]:
     """What the terminal shows: scores, differences, D-scores, and the findings in words.
 
     Raises `RunError` when the comparison is damaged or of a newer version.
@@ -62,14 +52,12 @@ def tables(comparison: Results) -> list[RenderableType]:
     return parts
 
 
-def view(comparison: Results) -> Comparison:
-    """What the page of this comparison shows; `comparison` as `read_comparison` returns it.
+def view(comparison: ComparisonResults | Mapping[str, Any]) -> Comparison:
+    """What the page shows; `comparison` are results, or the content of their file.
 
-    Raises `RunError` when a part is missing or has the wrong shape.
+    Raises `RunError` when the content is damaged or of another version.
     """
-    comparison = check(comparison, COMPARISON, "The comparison")
-    with damage_named():
-        return _view(comparison)
+    return _view(content_of(checked(comparison, ComparisonResults, "This content")))
 
 
 def _view(comparison: Results) -> Comparison:

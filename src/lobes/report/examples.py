@@ -12,16 +12,16 @@ are kept, `texts.parquet` in pieces for the examples shown: a million rows need 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lobes.errors import RunError
 from lobes.report import formatting as fmt
 from lobes.report.findings import Results, largest
 from lobes.report.tabular import MOST_TASKS, Table
+from lobes.results import RunResults, checked, content_of
+from lobes.results.tables import TaskRows, read_task_lesions, read_texts
 
 MOST = 40
 QUOTAS = (24, 10, 6)  # of the groups, in their order
@@ -116,39 +116,33 @@ class _Choice:
     shown: list[int]
 
 
-def examples_of(folder: str | Path, results: Results, *, whole: bool = False) -> Examples | None:
+def examples_of(
+    folder: str | Path, found: RunResults | Mapping[str, Any], *, whole: bool = False
+) -> Examples | None:
     """The examples that flip in a run's folder; None where it holds no predictions to read.
 
-    `results` are the folder's own. Of many tasks, only what a task's own lesion flips is read, or
-    what any lesion flips if `whole`. Raises `RunError` when a file is damaged.
+    `found` are the folder's own results. Of many tasks, only what a task's own lesion flips is
+    read, or what any lesion flips if `whole`. Raises `RunError` when a file is damaged.
     """
-    folder = Path(folder)
+    folder, results = Path(folder), content_of(checked(found, RunResults))
     entry = largest(results)
     if entry is None or not (folder / "predictions.parquet").is_file():
         return None
-    names = [str(fmt.clean(task["name"])) for task in results["tasks"]]
-    lesions = {str(fmt.clean(name)) for name in entry["lesions"]}
-    lesioned = [k for k, name in enumerate(names) if name in lesions]
+    names = [task["name"] for task in results["tasks"]]
+    lesioned = [k for k, name in enumerate(names) if name in entry["lesions"]]
     own_only = len(names) > MOST_TASKS and not whole
     shown = {
         k: [k] if own_only else lesioned for k in (lesioned if own_only else range(len(names)))
     }
-    try:
-        rows = _predictions(folder / "predictions.parquet", names, entry["fraction"], own_only)
-        flips = {
-            k: found
-            for k, mine in shown.items()
-            if (found := _flips(rows[k], mine, results["tasks"][k].get("labels") is None))
-            is not None
-        }
-        chosen = {k: _chosen(found, k, shown[k]) for k, found in flips.items()}
-        texts = _texts(folder / "texts.parquet", names, chosen)
-    except (OSError, KeyError, IndexError, ValueError, TypeError) as error:
-        # Arrow's own errors are among these
-        raise RunError(
-            f"The tables in {folder} are damaged ({error}): run the study again, it continues "
-            f"where it was."
-        ) from error
+    rows = read_task_lesions(folder, names, entry["fraction"], own_only=own_only)
+    flips = {
+        k: each
+        for k, mine in shown.items()
+        if (each := _flips(rows[k], mine, results["tasks"][k]["labels"] is None)) is not None
+    }
+    chosen = {k: _chosen(found, k, shown[k]) for k, found in flips.items()}
+    wanted = {(k, number) for k, groups in chosen.items() for one in groups for number in one.shown}
+    texts = read_texts(folder, names, wanted)
     return Examples(
         fraction=fmt.percent(fmt.number(entry["fraction"])),
         lesions=() if own_only else tuple((k, names[k]) for k in lesioned),
@@ -160,76 +154,20 @@ def examples_of(folder: str | Path, results: Results, *, whole: bool = False) ->
     )
 
 
-def _predictions(
-    path: Path, names: Sequence[str], fraction: float, own_only: bool
-) -> list[dict[str, np.ndarray]]:
-    """Each task's rows of the base (lesion −1) and of the tasks' lesions at this fraction.
-
-    `own_only` leaves out those under other tasks' lesions.
-    """
-    import pyarrow.parquet as pq
-
-    shared = ["kind", "lesioned_task", "task"]
-    columns = [*shared, "fraction", "example", "label", "prediction"]
-    names_kept = ("lesion", "task", "example", "label", "prediction")
-    kept: dict[str, list[np.ndarray]] = {name: [] for name in names_kept}
-    file = pq.ParquetFile(path, read_dictionary=shared)
-    if any(not _is_number(file, name) for name in ("label", "prediction")):
-        return [{name: np.empty(0) for name in kept}] * len(names)
-    for batch in file.iter_batches(batch_size=2**17, columns=columns):
-        kinds = _codes(batch["kind"], ("none", "task"))
-        at = batch["fraction"].to_numpy(zero_copy_only=False)
-        wanted = (kinds == 0) | ((kinds == 1) & (np.abs(at - fraction) < 1e-9))
-        lesion = np.where(kinds == 0, -1, _codes(batch["lesioned_task"], names))
-        task = _codes(batch["task"], names)
-        if own_only:
-            wanted &= (lesion == -1) | (lesion == task)
-        if not wanted.any():
-            continue
-        kept["lesion"].append(lesion[wanted].astype(np.int16))
-        kept["task"].append(task[wanted].astype(np.int16))
-        for name in ("example", "label", "prediction"):
-            kept[name].append(batch[name].to_numpy(zero_copy_only=False)[wanted])
-    rows = {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in kept.items()}
-    order = np.argsort(rows["task"], kind="stable")  # each task's rows together, found once for all
-    ends = np.searchsorted(rows["task"][order], np.arange(len(names) + 1))
-    return [
-        {name: column[order[start:end]] for name, column in rows.items()}
-        for start, end in pairwise(ends)
-    ]
-
-
-def _is_number(file: Any, name: str) -> bool:
-    import pyarrow as pa
-
-    schema = file.schema_arrow
-    return name in schema.names and pa.types.is_floating(schema.field(name).type)
-
-
-def _codes(column: Any, names: Sequence[str]) -> np.ndarray:
-    """Each row's place in `names`; −2 for anything else."""
-    place = {name: k for k, name in enumerate(names)}
-    known = [place.get(str(fmt.clean(value)), -2) for value in column.dictionary.to_pylist()]
-    codes = column.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)
-    return np.array([*known, -2])[codes]
-
-
-def _flips(
-    rows: Mapping[str, np.ndarray], lesioned: Sequence[int], regression: bool
-) -> _Flips | None:
+def _flips(rows: TaskRows, lesioned: Sequence[int], regression: bool) -> _Flips | None:
     """One task's predictions; None where it has none that are one number for each example."""
-    if not len(rows["task"]):
+    if not len(rows.lesion):
         return None
-    lesion, example = rows["lesion"], rows["example"].astype(np.int64)
+    lesion, example = rows.lesion, rows.example.astype(np.int64)
     number = int(example.max()) + 1
     labels, base = np.full(number, np.nan), np.full(number, np.nan)
     under = np.full((len(lesioned), number), np.nan)
-    labels[example] = rows["label"]
-    base[example[lesion == -1]] = rows["prediction"][lesion == -1]
+    labels[example] = rows.label
+    base[example[lesion == -1]] = rows.prediction[lesion == -1]
     place = np.full(max(int(lesion.max()), *lesioned, -1) + 1, -1)
     place[np.array(lesioned, dtype=np.int64)] = np.arange(len(lesioned))
     known = (lesion >= 0) & (place[lesion] >= 0)
-    under[place[lesion[known]], example[known]] = rows["prediction"][known]
+    under[place[lesion[known]], example[known]] = rows.prediction[known]
     if np.isnan(labels).all() or np.isnan(base).all():
         return None
     if regression:
@@ -281,33 +219,6 @@ def _shares(there: Sequence[int]) -> list[int]:
     return numbers
 
 
-def _texts(
-    path: Path, names: Sequence[str], chosen: Mapping[int, Sequence[_Choice]]
-) -> dict[tuple[int, int], tuple[str, ...]]:
-    """The texts of the examples shown, by (task, example); none where they were not kept."""
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        return {}
-    wanted = {
-        (task, example)
-        for task, groups in chosen.items()
-        for one in groups
-        for example in one.shown
-    }
-    most = max((example for _, example in wanted), default=0)
-    found = {}
-    file = pq.ParquetFile(path, read_dictionary=["task"])
-    for batch in file.iter_batches(batch_size=2**14, columns=["task", "example", "texts"]):
-        tasks = _codes(batch["task"], names)
-        examples = batch["example"].to_numpy(zero_copy_only=False)
-        for row in np.flatnonzero((tasks >= 0) & (examples <= most)).tolist():
-            key = int(tasks[row]), int(examples[row])
-            if key in wanted:
-                found[key] = tuple(batch["texts"][row].as_py())
-    return found
-
-
 def _task(
     found: Results,
     task: int,
@@ -317,7 +228,7 @@ def _task(
     chosen: Sequence[_Choice],
     texts: Mapping[tuple[int, int], tuple[str, ...]],
 ) -> TaskExamples:
-    show = _Answers([str(fmt.clean(label)) for label in found.get("labels") or ()])
+    show = _Answers([str(label) for label in found["labels"] or ()])
 
     def example(number: int) -> Example:
         return Example(
@@ -365,7 +276,7 @@ class _Answers:
 
 
 def _text(value: object) -> Text:
-    text = str(fmt.clean(str(value)))
+    text = str(value)
     if len(text) <= LONGEST:
         return Text(text, "", False)
     return Text(text[:LONGEST], text[LONGEST:LONGEST_FULL], len(text) > LONGEST_FULL)

@@ -11,14 +11,12 @@ from typing import Any
 
 from lobes.dissociation.verdict import (
     ALPHA,
+    SPECIALIZED,
     Answer,
-    Evidence,
     Verdict,
     controls_needed,
     is_significant,
     smallest_p,
-    specialized,
-    undecided,
 )
 from lobes.metrics import Standing, get_metric
 from lobes.report import formatting as fmt
@@ -227,24 +225,9 @@ def _question(results: Results) -> str:
 
 
 def verdict_of(results: Results) -> Verdict:
-    """The verdict on claim 1, by the rule of the library on the numbers of the results."""
-    entry = largest(results)
-    score = model_score(entry)
-    if len(results["tasks"]) > 1 and (entry is None or score is None):
-        return undecided("no lesions of every task were measured.")
-    nothing = Score(math.nan, math.nan, math.nan, math.nan, (), "")
-    score = score or nothing
-    return specialized(
-        Evidence(
-            mean=score.mean,
-            low=score.low,
-            high=score.high,
-            p=score.p,
-            controls=int(entry["n_controls"]) if entry else 0,
-            tasks=len(results["tasks"]),
-            above_chance=sum(not near_chance(task) for task in results["tasks"]),
-        )
-    )
+    """The stored verdict on claim 1."""
+    stored = next(each for each in results["verdicts"] if each["claim"] == SPECIALIZED)
+    return Verdict(**{**stored, "reasons": tuple(stored["reasons"])})
 
 
 def shown_headline(verdict: Verdict) -> str:

@@ -6,7 +6,6 @@ text, `–` for what is undefined.
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,6 @@ from lobes.dissociation.verdict import is_significant
 UNDEFINED = "–"
 GAP = "\u00a0"  # between a number and its unit: no line may break there
 _MINUS = "−"
-# Characters that turn the direction of the text around them: a name must not reorder a sentence.
-_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def number(value: object) -> float:
@@ -149,29 +146,3 @@ def site_labels(names: Sequence[str], width: int = 24) -> tuple[str, ...]:
         kept = [part[shared:] for part in parts]
     labels = (re.sub("(?i)(att)ention", r"\1n", ".".join(part)) for part in kept)
     return tuple(shorten(label, width) for label in labels)
-
-
-def clean(value: object) -> object:
-    """A copy of a JSON value whose strings hold nothing that disturbs a page or a terminal.
-
-    Control characters (but not line breaks and tabs), lone surrogates and changes of the text's
-    direction become `�`: an escape sequence in a task's name must not colour the terminal.
-    """
-    if isinstance(value, str):
-        if value.isprintable():
-            return value
-        return "".join("\ufffd" if _disturbs(letter) else letter for letter in value)
-    if isinstance(value, dict):
-        return {clean(key): clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [item if type(item) in _PLAIN else clean(item) for item in value]
-    return value
-
-
-_PLAIN = frozenset({float, int, bool, type(None)})
-
-
-def _disturbs(letter: str) -> bool:
-    if letter in "\n\t":
-        return False
-    return letter in _DIRECTION or unicodedata.category(letter) in ("Cc", "Cs")

@@ -271,24 +271,19 @@ def _panel(results: Results, entry: Results, definition: str) -> Panel:
     names = [task["name"] for task in results["tasks"]]
     mean = model_score(entry, definition)
     assert mean is not None
-    sample = data.get("on_sample") or {}
-    apart = data.get("standardized") or {}
-    on_mean = fmt.number(sample.get("mean"))
+    sampled = results["controls"]["sample"] is not None
+    on_mean = fmt.number(data["compared_mean"]) if sampled else math.nan
     strips = [
         figures.Strip("all tasks", mean.mean, mean.low, mean.high, mean.controls, True, on_mean)
     ]
     p_values = [mean.p]
-    distances = [
-        fmt.number(apart.get("mean")),
-        *map(fmt.number, apart.get("values") or ()),
-    ]
-    distances += [math.nan] * (1 + len(names) - len(distances))
+    distances = [fmt.number(v) for v in (data["mean_standardized"], *data["standardized"])]
     for i, name in enumerate(names):
         low, high = (fmt.number(end) for end in data["interval"][i])
         controls = [fmt.number(row[i]) for row in data["control_values"]]
         finite = [value for value in controls if math.isfinite(value)]
         value = fmt.number(data["values"][i])
-        on_sample = fmt.number(sample["values"][i]) if sample else math.nan
+        on_sample = fmt.number(data["compared"][i]) if sampled else math.nan
         strips.append(figures.Strip(name, value, low, high, finite, False, on_sample))
         p_values.append(fmt.number(data["p_values"][i]))
     title = f"{definition} D-scores at {size_of(entry)}, in percent, against random lesions"
@@ -302,7 +297,7 @@ def _panel(results: Results, entry: Results, definition: str) -> Panel:
             for strip, p, distance in zip(strips, p_values, distances, strict=True)
         ),
         standardized=any(map(math.isfinite, distances)),
-        on_sample=bool(sample),
+        on_sample=sampled,
     )
 
 

@@ -2,9 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -27,7 +26,6 @@ from lobes.report.lesions import TINTS, double_of
 from lobes.report.over_seeds import level_of, mean, numbers
 from lobes.report.page import render_page
 from lobes.report.parts import Fact, MatrixCell, MatrixRow, Section
-from lobes.report.reading import RUNS, check, damage_named, read
 from lobes.report.runs_findings import (
     Estimate,
     mean_tasks,
@@ -37,6 +35,7 @@ from lobes.report.runs_findings import (
 )
 from lobes.report.tabular import Figure, Table
 from lobes.report.terminal import findings_lines, plain_table, title_line
+from lobes.results import PooledResults, checked, content_of
 
 ALL_TASKS = "all tasks"
 
@@ -113,23 +112,14 @@ _SPREAD = "Its standard deviation over the runs"
 _HEADER = ("Task", "D", "Interval", "Single runs", "Share of the runs", "p above 0")
 
 
-def read_runs(path: str | Path) -> dict[str, Any]:
-    """The content of a `runs.json`; `path` is the file or the folder that holds it.
-
-    Raises `RunError` when there is no such file, when it is damaged, when it is something else,
-    or when a newer version of lobes wrote it.
-    """
-    return read(path, RUNS)
-
-
-def render(content: Results) -> str:
+def render(content: PooledResults | Mapping[str, Any]) -> str:
     """The whole page. Raises `RunError` when the content is damaged or of a newer version."""
     shown = view(content)
     columns = [{"name": name} for name in shown.tasks]
     return render_page("runs.html", report=shown, columns=columns, tints=TINTS)
 
 
-def tables(content: Results) -> list[RenderableType]:
+def tables(content: PooledResults | Mapping[str, Any]) -> list[RenderableType]:
     """What the terminal shows: the runs, the headline's D-scores, and the findings in words.
 
     Raises `RunError` when the content is damaged or of a newer version.
@@ -143,14 +133,12 @@ def tables(content: Results) -> list[RenderableType]:
     ]
 
 
-def view(content: Results) -> Runs:
-    """What the page of these runs shows; `content` as `read_runs` or `runs_results` gives it.
+def view(content: PooledResults | Mapping[str, Any]) -> Runs:
+    """What the page of several runs shows; `content` are results, or the content of their file.
 
-    Raises `RunError` when a part is missing or has the wrong shape.
+    Raises `RunError` when the content is damaged or of another version.
     """
-    content = check(content, RUNS, "The summary of the runs")
-    with damage_named():
-        return _view(content)
+    return _view(content_of(checked(content, PooledResults, "This content")))
 
 
 def _view(content: Results) -> Runs:

@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from lobes.dissociation.verdict import (
-    Evidence,
-    Verdict,
     controls_needed,
     is_significant,
     smallest_p,
-    specialized,
-    undecided,
 )
 from lobes.report import formatting as fmt
 from lobes.report.findings import (
@@ -34,7 +30,7 @@ from lobes.report.findings import (
     shown_headline,
     size_of,
     some,
-    warning,
+    verdict_of,
 )
 
 FEW_RUNS = 5
@@ -133,26 +129,6 @@ def _question(content: Results) -> str:
     opening = "In one run" if len(content["runs"]) == 1 else f"Over {_runs(content)}"
     return (
         f"{opening}, do the {len(names)} tasks{which} depend on different attention heads of {of}?"
-    )
-
-
-def verdict_of(content: Results) -> Verdict:
-    """The verdict on claim 1 over the runs, by the rule of the library."""
-    entry = largest(content)
-    if entry is None:
-        return undecided("no lesions were measured.")
-    score = score_of(entry)
-    return specialized(
-        Evidence(
-            mean=score.estimate.mean,
-            low=score.estimate.low,
-            high=score.estimate.high,
-            p=score.p,
-            controls=score.n_controls,
-            tasks=len(content["tasks"]),
-            above_chance=sum(not warning(task) for task in mean_tasks(content)),
-            runs=len(content["runs"]),
-        )
     )
 
 

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
-
-from lobes.dissociation.statistics import holm
 from lobes.dissociation.verdict import SMALLEST_CORRELATION, Answer, is_significant
 from lobes.report import formatting as fmt
 from lobes.report.charts import Chart, Points, chart
@@ -98,20 +95,15 @@ def similarity(results: Results, *, whole: bool = False) -> Similarity | None:
 
 
 def trends_of(results: Results) -> list[Trend]:
-    """The trends of all measures, with p corrected for their number after Holm."""
-    measures = results["similarity"]["measures"]
-    p_values = np.array([fmt.number(one["trend"]["p"]) for one in measures])
-    tested = np.isfinite(p_values)
-    corrected = np.full(len(p_values), math.nan)
-    corrected[tested] = holm(p_values[tested])
+    """The trends of all measures."""
     trends = []
-    for one, p, p_holm in zip(measures, p_values.tolist(), corrected.tolist(), strict=True):
+    for one in results["similarity"]["measures"]:
         trend = one["trend"]
-        low, high = (fmt.number(end) for end in trend["interval"] or (None, None))
-        correlation = fmt.number(trend["correlation"])
-        trends.append(
-            Trend(one["name"], correlation, low, high, p, p_holm, trend.get("note") or "")
+        correlation, low, high, p, p_holm = map(
+            fmt.number, (trend["correlation"], *trend["interval"], trend["p"], trend["p_holm"])
         )
+        note = trend["note"] or ""
+        trends.append(Trend(one["name"], correlation, low, high, p, p_holm, note))
     return trends
 
 

@@ -3,20 +3,24 @@
 Names come from data: they are shown as plain text, never read as rich's markup.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from lobes.report.claims import Claim
-from lobes.report.findings import Findings, Results
+from lobes.report.findings import Findings
 from lobes.report.formatting import GAP
 from lobes.report.parts import Fraction, Report
 from lobes.report.view import view
+from lobes.results import RunResults
 
 _TONES = {"yes": "green", "no": "bold", "open": "yellow"}
 
 
-def tables(results: Results) -> list[RenderableType]:
+def tables(results: RunResults | Mapping[str, Any]) -> list[RenderableType]:
     """What the terminal shows of a `results.json`, from top to bottom.
 
     Base scores; then, at the largest fraction, the lesion matrix and the D-scores; then the

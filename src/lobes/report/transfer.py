@@ -1,6 +1,6 @@
 """Transfer to a new task, over seeds: a function of `transfer.json` and nothing else."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import RenderableType
@@ -21,26 +21,17 @@ from lobes.report.parts import (
     Trained,
     Transfer,
 )
-from lobes.report.reading import TRANSFER, check, damage_named, read
 from lobes.report.terminal import findings_lines
 from lobes.report.transfer_findings import transfer_findings
+from lobes.results import TransferResults, checked, content_of
 
 
-def read_transfer(path: str | Path) -> dict[str, Any]:
-    """The content of a `transfer.json`; `path` is the file or the folder that holds it.
-
-    Raises `RunError` when there is no such file, when it is damaged, when it is something else,
-    or when a newer version of lobes wrote it.
-    """
-    return read(path, TRANSFER)
-
-
-def render(transfer: Results) -> str:
+def render(transfer: TransferResults | Mapping[str, Any]) -> str:
     """The whole page. Raises `RunError` when the study is damaged or of a newer version."""
     return render_page("transfer.html", report=view(transfer), tints=TINTS)
 
 
-def tables(transfer: Results) -> list[RenderableType]:
+def tables(transfer: TransferResults | Mapping[str, Any]) -> list[RenderableType]:
     """What the terminal shows: scores, differences, and the findings in words.
 
     Raises `RunError` when the study is damaged or of a newer version.
@@ -56,14 +47,12 @@ def tables(transfer: Results) -> list[RenderableType]:
     return [*parts, findings_lines(shown.findings)]
 
 
-def view(transfer: Results) -> Transfer:
-    """What the page of this study shows; `transfer` as `read_transfer` returns it.
+def view(transfer: TransferResults | Mapping[str, Any]) -> Transfer:
+    """What the page shows; `transfer` are results, or the content of their file.
 
-    Raises `RunError` when a part is missing or has the wrong shape.
+    Raises `RunError` when the content is damaged or of another version.
     """
-    transfer = check(transfer, TRANSFER, "The transfer study")
-    with damage_named():
-        return _view(transfer)
+    return _view(content_of(checked(transfer, TransferResults, "This content")))
 
 
 def _view(transfer: Results) -> Transfer:

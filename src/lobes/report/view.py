@@ -5,7 +5,8 @@ it out. Sentences come from `findings.py`, coordinates from `figures.py`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,22 +40,25 @@ from lobes.report.parts import (
     Trained,
     Training,
 )
-from lobes.report.reading import check_results, damage_named
 from lobes.report.task_similarity import similarity
+from lobes.results import RunResults, checked, content_of
 
 MOST_TOP_HEADS = 12
 
 
-def view(results: Results, examples: Examples | None = None, *, whole: bool = False) -> Report:
-    """What the report of these results shows; `results` as `read_results` returns them.
+def view(
+    results: RunResults | Mapping[str, Any],
+    examples: Examples | None = None,
+    *,
+    whole: bool = False,
+) -> Report:
+    """What the report of these results shows; `results` or the content of their file.
 
     `examples` are what `examples_of` reads from the run's folder, beside the results. `whole` keeps
     every matrix and every pair of tasks, for exports, where a page of many tasks has less. Raises
-    `RunError` when a part of the results is missing or has the wrong shape.
+    `RunError` when the content is damaged or of another version.
     """
-    results = check_results(results)
-    with damage_named():
-        return _view(results, examples, whole)
+    return _view(content_of(checked(results, RunResults)), examples, whole)
 
 
 def _view(results: Results, examples: Examples | None, whole: bool) -> Report:

@@ -1,0 +1,186 @@
+"""What the records of all results share: frozen, validated models, and their types of numbers.
+
+In JSON an undefined number (NaN) is null, an array is a list of lists and a set of heads is a text
+such as "0:1,5 3:2". In Python they are NaN, a float64 array and a `HeadSet`.
+"""
+
+import math
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import WithJsonSchema as Shown
+
+from lobes.dissociation.verdict import Verdict
+from lobes.files import plain
+from lobes.heads import HeadSet
+from lobes.metrics import Standing, get_metric
+
+
+class Record(BaseModel):
+    """A frozen part of the results. Unknown keys are refused: they are damage or a misspelling."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as they stand in the file: lists for arrays, None for NaN."""
+        content = plain(self.model_dump(by_alias=True))
+        assert isinstance(content, dict)
+        return content
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise ValueError("expected a number or null")
+    return math.nan if value is None else value
+
+
+def _array(dimensions: int, value: object) -> np.ndarray:
+    try:
+        found = np.array(value, dtype=np.float64)  # null becomes NaN
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"expected numbers in {dimensions} dimensions") from None
+    if not found.size:  # of an empty list the JSON does not tell the other lengths
+        return found if found.ndim == dimensions else np.empty((0,) * dimensions)
+    if found.ndim != dimensions:
+        raise ValueError(f"expected numbers in {dimensions} dimensions, got {found.ndim}")
+    return found
+
+
+def _heads(value: object) -> HeadSet:
+    if isinstance(value, HeadSet):
+        return value
+    if not isinstance(value, str):
+        raise ValueError('expected heads as a text such as "0:1,5 3:2"')
+    return HeadSet.parse(value)
+
+
+def _nested(dimensions: int) -> dict[str, Any]:
+    kind: dict[str, Any] = {"type": ["number", "null"]}
+    for _ in range(dimensions):
+        kind = {"type": "array", "items": kind}
+    return kind
+
+
+Number = Annotated[float, BeforeValidator(_number), Shown(_nested(0))]
+Interval = tuple[Number, Number]
+Vector = Annotated[np.ndarray, BeforeValidator(partial(_array, 1)), Shown(_nested(1))]
+Matrix = Annotated[np.ndarray, BeforeValidator(partial(_array, 2)), Shown(_nested(2))]
+Matrices = Annotated[np.ndarray, BeforeValidator(partial(_array, 3)), Shown(_nested(3))]
+Heads = Annotated[HeadSet, BeforeValidator(_heads), PlainSerializer(str), Shown({"type": "string"})]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Settings = dict[str, Any]
+
+
+class Site(Record):
+    """One attention block."""
+
+    index: Count
+    """Its number, in the order of execution, from 0."""
+    name: str
+    """The path of its module."""
+    n_heads: Annotated[int, Field(ge=1)]
+    """How many heads it has."""
+    head_dim: Count | None
+    """The width of a head's context."""
+    kind: str
+    """Self-attention ("self") or cross-attention ("cross")."""
+
+
+class ModelRecord(Record):
+    """The model that was measured."""
+
+    name: str
+    """As the study names it; of a folder its last part only."""
+    pooling: str | None
+    """How an example's representation is made of its tokens; null where the model decides."""
+    n_parameters: Count
+    """All parameters, those of classifiers included."""
+    sites: Annotated[tuple[Site, ...], Field(min_length=1)]
+    """The attention blocks, in the order of execution."""
+
+    @property
+    def n_heads(self) -> int:
+        """The heads of all sites."""
+        return sum(site.n_heads for site in self.sites)
+
+    def holds(self, heads: HeadSet) -> bool:
+        """Whether all of these heads exist."""
+        return all(s < len(self.sites) and h < self.sites[s].n_heads for s, h in heads)
+
+
+class TaskRecord(Record):
+    """A task and its data."""
+
+    name: str
+    """The task's name."""
+    metric: str
+    """Its main metric, in which all of its scores are."""
+    labels: tuple[str, ...] | None
+    """The names of the classes; null for a regression."""
+    multi_label: bool = False
+    """Whether an example may have several labels."""
+    n_train: Count = 0
+    """The number of training examples."""
+    n_validation: Count
+    """The number of validation examples, on which everything is measured."""
+    chance: Number
+    """The score of answers that do not look at the example."""
+
+    def standing(self, score: float) -> Standing:
+        """Where a score lies in relation to chance (`Metric.standing`)."""
+        return get_metric(self.metric).standing(score, self.chance, self.n_validation)
+
+    def skill(self, score: float) -> float:
+        """How far a score lies on the way from chance (0) to perfect (1); NaN if undefined."""
+        return (score - self.chance) / (1 - self.chance) if self.chance < 1 else math.nan
+
+    def divisor(self, score: float, low: float | None = None) -> float:
+        """The score, or NaN where nothing may be divided by it (`Metric.is_divisor`).
+
+        `low` is the lower end of its interval, where that is known.
+        """
+        return score if get_metric(self.metric).is_divisor(score, low) else math.nan
+
+
+class Results(Record):
+    """What the results of every kind have: their schema and origin."""
+
+    # the name of the schema, the file in a folder, what it is in a message, what makes it
+    FILE: ClassVar[str]
+    NOUN: ClassVar[str]
+    RUN: ClassVar[str]
+    VERSION: ClassVar[int] = 2
+
+    version: Literal[2] = 2
+    """The version of the schema."""
+    name: str
+    """The study's name."""
+    created: str
+    """When these results were written: ISO 8601, UTC."""
+    lobes: str
+    """The version of lobes that wrote them."""
+
+    @classmethod
+    def schema_name(cls) -> str:
+        """The name that the file's "schema" holds."""
+        return str(cls.model_fields["schema_"].default)
+
+
+Verdicts = tuple[Verdict, ...]
+
+
+def expect_shape(found: np.ndarray, shape: tuple[int, ...], what: str) -> None:
+    """Raise `ValueError` where an array does not have this shape; −1 is any length."""
+    fits = found.ndim == len(shape) and all(
+        n in (-1, m) for n, m in zip(shape, found.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{what} has the shape {list(found.shape)}, expected {list(shape)}")

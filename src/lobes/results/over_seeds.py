@@ -1,0 +1,306 @@
+"""`comparison.json` and `transfer.json`: ways to train compared over seeds."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from lobes.results.base import (
+    Count,
+    Heads,
+    Matrix,
+    ModelRecord,
+    Number,
+    Record,
+    Results,
+    Settings,
+    Share,
+    TaskRecord,
+    Vector,
+    Verdicts,
+    expect_shape,
+)
+
+
+class ComparedTask(TaskRecord):
+    """A task on which models were trained."""
+
+    n_held_out: Count
+    """The number of training examples that were held out, to choose weights by."""
+
+
+class SeedsIat(Record):
+    """Which heads IAT trained with each seed."""
+
+    switch_step: Count
+    """The last step of ordinary training."""
+    steps: Count
+    """The steps of IAT that followed."""
+    seconds: tuple[float, ...]
+    """How long the importance took that chose the heads, for each seed."""
+    n_heads: Count
+    """All heads of the model."""
+    settings: Settings
+    """The settings of IAT."""
+    heads: tuple[dict[str, Heads], ...]
+    """The heads that each task trained, for each seed."""
+
+
+class Estimate(Record):
+    """A mean over seeds with Student's t interval."""
+
+    mean: Number
+    """The mean; null where a seed has no value."""
+    low: Number
+    """The lower end of its interval."""
+    high: Number
+    """The upper end."""
+
+
+class Difference(Estimate):
+    """A paired difference over seeds: the first minus the second."""
+
+    p: Number
+    """Two-sided, of the paired t-test."""
+
+
+class RowDifference(Difference):
+    """One of several differences that are tested together."""
+
+    p_holm: Number
+    """p corrected for their number (Holm)."""
+
+
+class Estimates(Record):
+    """The means of each task and over the tasks."""
+
+    tasks: tuple[Estimate, ...]
+    """Each task's."""
+    mean: Estimate
+    """That of the mean over the tasks."""
+
+
+class MethodSummary(Estimates):
+    """One way to train."""
+
+    seconds: Estimate
+    """How long a training takes."""
+
+
+class Differences(Record):
+    """One way to train against another."""
+
+    first: str
+    """The first way."""
+    second: str
+    """The second way."""
+    tasks: tuple[RowDifference, ...]
+    """Each task's difference."""
+    mean: Difference
+    """That of the mean over the tasks."""
+
+
+class DScoreDifference(Record):
+    """The D-scores with IAT minus those without."""
+
+    tasks: tuple[RowDifference, ...]
+    """Each task's."""
+    mean: Difference
+    """That of the model's."""
+
+
+class DScoreSummary(Record):
+    """The D-scores without and with IAT, by one definition at one fraction."""
+
+    fraction: Share
+    """The fraction of lesioned heads."""
+    definition: str
+    """The definition of the D-score."""
+    multi: Estimates
+    """Multi-task training's."""
+    iat: Estimates
+    """IAT's."""
+    difference: DScoreDifference
+    """IAT's minus multi-task training's."""
+
+
+class ComparisonSummary(Record):
+    """The statistics over seeds."""
+
+    methods: dict[str, MethodSummary]
+    """Each way to train."""
+    differences: tuple[Differences, ...]
+    """Every two ways that are compared."""
+    d_scores: tuple[DScoreSummary, ...] = ()
+    """The D-scores without and with IAT."""
+
+
+class DScores(Record):
+    """The D-scores of both multi-task methods: seed by task, in percent."""
+
+    fraction: Share
+    """The fraction of lesioned heads."""
+    definition: str
+    """The definition of the D-score."""
+    multi: Matrix
+    """Multi-task training's."""
+    iat: Matrix
+    """IAT's."""
+
+
+class OverSeeds(Results):
+    """What comparisons and transfer studies have in common."""
+
+    verdicts: Verdicts
+    """The verdict on each claim that the study can speak to."""
+    model: ModelRecord
+    """The model before training."""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """The seeds of the trainings."""
+    training: Settings
+    """The settings of the trainings."""
+    level: Share
+    """The level of all intervals."""
+    environment: Settings
+    """Versions and machine."""
+    times: dict[str, float]
+    """Seconds by stage, and in total."""
+    config: Settings
+    """The study, resolved."""
+    iat: SeedsIat | None
+    """Which heads IAT trained; null where IAT was not run."""
+
+
+class ComparisonResults(OverSeeds):
+    """Ways to train on the same tasks, compared over seeds."""
+
+    FILE: ClassVar[str] = "comparison.json"
+    NOUN: ClassVar[str] = "a comparison"
+    RUN: ClassVar[str] = "comparison"
+
+    schema_: Literal["lobes-comparison"] = Field("lobes-comparison", alias="schema")
+    """The name of the schema."""
+    tasks: tuple[ComparedTask, ...] = Field(min_length=1)
+    """The tasks, in the order of every table."""
+    methods: tuple[str, ...] = Field(min_length=1)
+    """The ways to train that were run."""
+    scores: dict[str, Matrix]
+    """The validation scores of each way to train: seed by task."""
+    held_out: dict[str, Matrix]
+    """The scores on the held-out part, by which weights were chosen."""
+    selected: dict[str, Any]
+    """The step of the chosen weights of each seed (a list for several models); null for a probe."""
+    seconds: dict[str, Vector]
+    """How long each seed's training took."""
+    d_scores: tuple[DScores, ...]
+    """The D-scores without and with IAT, where both were run."""
+    summary: ComparisonSummary
+    """The statistics over seeds."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tasks' names."""
+        return tuple(task.name for task in self.tasks)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ComparisonResults":
+        shape = len(self.seeds), len(self.tasks)
+        for method in self.methods:
+            if method not in self.scores or method not in self.summary.methods:
+                raise ValueError(f"there are no scores of {method}")
+            expect_shape(self.scores[method], shape, "scores")
+            _expect_length(self.summary.methods[method].tasks, shape[1])
+        for each in self.summary.differences:
+            _expect_length(each.tasks, shape[1])
+            if not {each.first, each.second} <= set(self.methods):
+                raise ValueError(f"{each.first} or {each.second} was not run")
+        for entry in self.d_scores:
+            expect_shape(entry.multi, shape, "d_scores")
+            expect_shape(entry.iat, shape, "d_scores")
+        stored = {(each.fraction, each.definition) for each in self.d_scores}
+        if stored != {(each.fraction, each.definition) for each in self.summary.d_scores}:
+            raise ValueError("the summary is not of these D-scores")
+        _iat_fits(self.iat, self.seeds, self.names, self.model)
+        return self
+
+
+class StartDifferences(Record):
+    """One start against another."""
+
+    first: str
+    """The first start."""
+    second: str
+    """The second start."""
+    fractions: tuple[RowDifference, ...]
+    """The difference at each size."""
+
+
+class TransferSummary(Record):
+    """The statistics over seeds."""
+
+    starts: dict[str, tuple[Estimate, ...]]
+    """Each start's mean score at each size."""
+    differences: tuple[StartDifferences, ...]
+    """Every two starts that are compared."""
+
+
+class TransferResults(OverSeeds):
+    """Fine-tuning on a new task from several starts, over seeds."""
+
+    FILE: ClassVar[str] = "transfer.json"
+    NOUN: ClassVar[str] = "a transfer study"
+    RUN: ClassVar[str] = "transfer study"
+
+    schema_: Literal["lobes-transfer"] = Field("lobes-transfer", alias="schema")
+    """The name of the schema."""
+    sources: tuple[ComparedTask, ...]
+    """The tasks that were learned first."""
+    task: TaskRecord
+    """The new task."""
+    fractions: tuple[Share, ...]
+    """The shares of its training data."""
+    sizes: tuple[Count, ...] = Field(min_length=1)
+    """The same as numbers of examples."""
+    starts: tuple[str, ...] = Field(min_length=1)
+    """The encoders that were fine-tuned."""
+    scores: dict[str, Matrix]
+    """The validation scores from each start: seed by size."""
+    seconds: dict[str, Vector]
+    """How long each seed's fine-tunings took."""
+    selected: dict[str, Any] = Field(default_factory=dict)
+    """The step of the chosen weights of the first trainings, for each seed."""
+    held_out: dict[str, Matrix] = Field(default_factory=dict)
+    """Their scores on the held-out part."""
+    summary: TransferSummary
+    """The statistics over seeds."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TransferResults":
+        shape = len(self.seeds), len(self.sizes)
+        for start in self.starts:
+            if start not in self.scores or start not in self.summary.starts:
+                raise ValueError(f"there are no scores from {start}")
+            expect_shape(self.scores[start], shape, "scores")
+            _expect_length(self.summary.starts[start], shape[1])
+        for each in self.summary.differences:
+            _expect_length(each.fractions, shape[1])
+            if not {each.first, each.second} <= set(self.starts):
+                raise ValueError(f"{each.first} or {each.second} was not run")
+        _iat_fits(self.iat, self.seeds, tuple(t.name for t in self.sources), self.model)
+        return self
+
+
+def _expect_length(found: tuple[object, ...], length: int) -> None:
+    if len(found) != length:
+        raise ValueError(f"there are {len(found)} estimates, expected {length}")
+
+
+def _iat_fits(
+    iat: SeedsIat | None, seeds: tuple[int, ...], names: tuple[str, ...], model: ModelRecord
+) -> None:
+    if iat is None:
+        return
+    if len(iat.heads) != len(seeds):
+        raise ValueError(f"iat has heads of {len(iat.heads)} seeds, expected {len(seeds)}")
+    for run in iat.heads:
+        if set(run) != set(names) or not all(model.holds(heads) for heads in run.values()):
+            raise ValueError("iat does not have heads of the model for every task")

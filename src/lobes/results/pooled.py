@@ -1,0 +1,173 @@
+"""`runs.json`: several runs of one study taken together."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from lobes.results.base import (
+    Count,
+    Matrices,
+    Matrix,
+    Number,
+    Record,
+    Results,
+    Share,
+    TaskRecord,
+    Vector,
+    Verdicts,
+    expect_shape,
+)
+
+
+class PooledRun(Record):
+    """One of the runs."""
+
+    name: str
+    """Its folder's name."""
+    model: str
+    """Its model."""
+    seed: int | None
+    """The seed of its training."""
+    steps: Count | None
+    """The steps of its training; null for a model that was trained elsewhere."""
+    created: str
+    """When its results were written."""
+    lobes: str
+    """The version of lobes that wrote them."""
+
+
+class PooledEstimate(Record):
+    """A mean over runs, with an interval over runs and examples."""
+
+    mean: Number
+    """The mean."""
+    low: Number
+    """The lower end of its interval; null with one run."""
+    high: Number
+    """The upper end."""
+    p: Number
+    """One-sided: that the mean is above 0."""
+    over_runs: Number
+    """The part of the mean's variance that the runs make."""
+    over_examples: Number
+    """The part that the validation examples make."""
+
+    @property
+    def share_of_runs(self) -> float:
+        """The runs' share of the variance; NaN where it is undefined or 0."""
+        total = self.over_runs + self.over_examples
+        return self.over_runs / total if total else float("nan")
+
+
+class PooledDScore(Record):
+    """One definition's D-scores over the runs, in percent."""
+
+    values: Matrix
+    """Run by task."""
+    means: Vector
+    """Each run's mean over its tasks."""
+    tasks: tuple[PooledEstimate, ...]
+    """Each task's mean over the runs."""
+    mean: PooledEstimate
+    """The model's."""
+    control_means: Vector
+    """The r-th random lesion of every run, averaged over the runs."""
+    p_controls: Number
+    """The mean against these."""
+
+
+class PooledDissociation(Record):
+    """The D-scores by all three definitions."""
+
+    row: PooledDScore
+    """The published code's."""
+    column: PooledDScore
+    """The headline."""
+    relative: PooledDScore
+    """As `row`, each task on its own scale."""
+
+
+class PooledPair(Record):
+    """What two tasks each lose by their own lesion more than by the other's, over the runs."""
+
+    first: str
+    """The first task."""
+    second: str
+    """The second task."""
+    effects: tuple[PooledEstimate, PooledEstimate]
+    """The first task's loss, then the second's, in units of each one's metric."""
+    p_holm: Number
+    """The larger p of the two, corrected for the number of pairs (Holm)."""
+    p_controls: Number
+    """The smaller effect against that of random lesions, averaged over the runs."""
+    p_controls_holm: Number
+    """The same, corrected for the number of pairs (Holm)."""
+    double_dissociation: bool
+    """Both effects are positive, and both corrected p at most 0.05."""
+
+
+class PooledFraction(Record):
+    """One fraction of lesioned heads that all runs have."""
+
+    fraction: Share
+    """The share of all heads in each task's lesion."""
+    n_controls: Count
+    """The number of random lesions, of the run with fewest."""
+    scores: Matrices
+    """The lesion matrix of each run."""
+    dissociation: PooledDissociation
+    """The D-scores."""
+    pairs: tuple[PooledPair, ...]
+    """Every pair of tasks."""
+
+
+class PooledResults(Results):
+    """Several runs of one study: other seeds, or other models, on the same tasks."""
+
+    FILE: ClassVar[str] = "runs.json"
+    NOUN: ClassVar[str] = "a summary of runs"
+    RUN: ClassVar[str] = "summary of runs"
+
+    schema_: Literal["lobes-runs"] = Field("lobes-runs", alias="schema")
+    """The name of the schema."""
+    verdicts: Verdicts
+    """The verdict on each claim."""
+    level: Share
+    """The level of all intervals."""
+    resamples: Count
+    """The number of bootstrap resamples."""
+    runs: tuple[PooledRun, ...] = Field(min_length=1)
+    """The runs."""
+    tasks: tuple[TaskRecord, ...] = Field(min_length=2)
+    """The tasks, in the order of every table."""
+    base: Matrix
+    """The score with nothing ablated: run by task."""
+    base_intervals: Matrices
+    """Its intervals."""
+    fractions: tuple[PooledFraction, ...] = Field(min_length=1)
+    """What the runs say together at each fraction."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tasks' names."""
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def largest(self) -> PooledFraction:
+        """The largest fraction, the one that the verdict speaks of."""
+        return max(self.fractions, key=lambda each: each.fraction)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PooledResults":
+        runs, n = len(self.runs), len(self.tasks)
+        expect_shape(self.base, (runs, n), "base")
+        expect_shape(self.base_intervals, (runs, n, 2), "base_intervals")
+        for entry in self.fractions:
+            expect_shape(entry.scores, (runs, n, n), "scores")
+            for name in ("row", "column", "relative"):
+                score = getattr(entry.dissociation, name)
+                expect_shape(score.values, (runs, n), "values")
+                expect_shape(score.means, (runs,), "means")
+                if len(score.tasks) != n:
+                    raise ValueError(f"there are {len(score.tasks)} estimates, expected {n}")
+        return self

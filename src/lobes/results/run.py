@@ -1,0 +1,485 @@
+"""`results.json`: everything that one run measured, with its statistics and verdicts."""
+
+from collections.abc import Iterable, Set
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from lobes.results.base import (
+    Count,
+    Heads,
+    Interval,
+    Matrices,
+    Matrix,
+    ModelRecord,
+    Number,
+    Record,
+    Results,
+    Settings,
+    Share,
+    TaskRecord,
+    Vector,
+    Verdicts,
+    expect_shape,
+)
+
+
+class MeasuredTask(TaskRecord):
+    """A task with its score with nothing ablated."""
+
+    base: Number
+    """The model's score with nothing ablated."""
+    base_interval: Interval
+    """Its bootstrap interval over the validation examples."""
+
+    @property
+    def base_divisor(self) -> float:
+        """The base score, or NaN where nothing may be divided by it."""
+        return self.divisor(self.base, self.base_interval[0])
+
+
+class Importance(Record):
+    """The importance of every head for one task."""
+
+    task: str
+    """The task's name."""
+    method: str
+    """"taylor" (first-order estimate) or "ablation" (rise of the loss, head by head)."""
+    aggregate: str | None
+    """What the mean is over: "token" or "sequence"."""
+    normalize: str | None
+    """"layer" where each site's values are divided by their norm."""
+    n_examples: Count | None
+    """The number of examples that it was estimated on."""
+    n_tokens: Count | None
+    """Their tokens."""
+    seconds: float
+    """How long that took."""
+    values: Matrix
+    """Importance by site and head; null where a site has no such head."""
+
+
+class DScore(Record):
+    """One definition's D-score of every task and of the model, in percent."""
+
+    values: Vector
+    """Each task's; null where it is undefined."""
+    mean: Number
+    """The mean over the tasks whose value is defined: the model's."""
+    interval: Matrix
+    """Each task's bootstrap interval over the validation examples: low, high."""
+    mean_interval: Interval
+    """The model's."""
+    control_values: Matrix
+    """The same score of the random lesions: replicate by task."""
+    control_means: Vector
+    """Their means over the tasks that `mean` is over."""
+    p_values: Vector
+    """(1 + number of controls with a score at least as large) / (1 + number of controls)."""
+    mean_p: Number
+    """The model's."""
+    standardized: Vector
+    """(D − mean of the controls) / their standard deviation."""
+    mean_standardized: Number
+    """The model's."""
+    compared: Vector
+    """What the controls are compared with: the score on the examples of the controls."""
+    compared_mean: Number
+    """The model's."""
+    note: str | None = None
+    """What is undefined, and why."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DScore":
+        n = len(self.values)
+        if not self.control_values.size:
+            object.__setattr__(self, "control_values", np.empty((0, n)))
+        expect_shape(self.interval, (n, 2), "interval")
+        expect_shape(self.control_values, (len(self.control_means), n), "control_values")
+        for name in ("p_values", "standardized", "compared"):
+            expect_shape(getattr(self, name), (n,), name)
+        return self
+
+
+class Dissociation(Record):
+    """The D-scores by all three definitions."""
+
+    row: DScore
+    """The published code's: one lesion, the other tasks' raw scores."""
+    column: DScore
+    """The headline: one task, the other tasks' lesions."""
+    relative: DScore
+    """As `row`, each task on its own scale."""
+
+
+class Pair(Record):
+    """What two tasks each lose by their own lesion more than by the other's."""
+
+    first: str
+    """The first task."""
+    second: str
+    """The second task."""
+    effects: Interval
+    """The first task's loss, then the second's, in units of each one's metric."""
+    effect_intervals: tuple[Interval, Interval]
+    """Their bootstrap intervals."""
+    relative_effects: Interval
+    """The effects in percent of the base scores; null where nothing may be divided by these."""
+    p_values: Interval
+    """One-sided paired tests over the examples."""
+    p_holm: Number
+    """The larger of them, corrected for the number of pairs (Holm)."""
+    p_controls: Number
+    """The smaller effect against that of the same pair under random lesions."""
+    p_controls_holm: Number
+    """The same, corrected for the number of pairs (Holm)."""
+    double_dissociation: bool
+    """Both effects are positive, and both corrected p at most 0.05."""
+
+
+class Fraction(Record):
+    """Everything that belongs to one fraction of lesioned heads."""
+
+    fraction: Share
+    """The share of all heads in each task's lesion."""
+    n_heads: Count
+    """The number of heads in each task's lesion."""
+    lesions: dict[str, Heads]
+    """The heads of each task's lesion; tasks without a lesion of their own are left out."""
+    n_controls: Count
+    """The number of random lesions for each task's lesion."""
+    matched: str
+    """Whether random lesions have as many heads "site" by site, or in "total"."""
+    scores: Matrix
+    """The lesion matrix: row i is the lesion of task i, column j the score of task j."""
+    control_scores: Matrices
+    """The same of each replicate of random lesions."""
+    dissociation: Dissociation | None
+    """The D-scores; null for one task, or where some task has no lesion."""
+    pairs: tuple[Pair, ...]
+    """Every pair of tasks, where there are D-scores."""
+
+
+class Loss(Record):
+    """The training loss of one step."""
+
+    step: Count
+    """The step, from 1."""
+    task: str
+    """The task of its batch."""
+    loss: Number
+    """The mean loss of its examples."""
+
+
+class StepScores(Record):
+    """The validation scores at one step of a training."""
+
+    step: Count
+    """The step."""
+    scores: dict[str, Number]
+    """The main metric of each task."""
+
+
+class Iat(Record):
+    """Which heads IAT trained."""
+
+    switch_step: Count
+    """The last step of ordinary training."""
+    steps: Count
+    """The steps of IAT that followed."""
+    seconds: float
+    """How long the importance took that chose the heads."""
+    n_heads: Count
+    """All heads of the model."""
+    settings: Settings
+    """The settings of IAT."""
+    heads: dict[str, Heads]
+    """The heads that each task trained."""
+
+
+class Training(Record):
+    """How the model was trained."""
+
+    steps: Count
+    """The number of steps."""
+    seconds: float
+    """How long it took, over all sessions."""
+    seed: int
+    """The seed of the training."""
+    precision: str
+    """The type of numbers that it multiplied."""
+    sampling: str
+    """How the task of each batch was drawn."""
+    losses: tuple[Loss, ...] = ()
+    """The loss of every step."""
+    scores: tuple[StepScores, ...] = ()
+    """The validation scores on the way."""
+    iat: Iat | None = None
+    """The heads that IAT trained; null without an IAT phase."""
+
+
+class Overlap(Record):
+    """How far the most important heads agree."""
+
+    fraction: Share
+    """The share of heads that is compared."""
+    value: Number
+    """The Jaccard index of the two sets."""
+
+
+class Estimate(Record):
+    """How well one first-order estimate agrees with exact ablation."""
+
+    aggregate: str
+    """What its mean is over."""
+    normalize: str
+    """"layer" where each site's values are divided by their norm."""
+    spearman: Number
+    """The rank correlation over the heads."""
+
+
+class Agreement(Record):
+    """One task's importance against the exact rise of its loss when one head is ablated."""
+
+    task: str
+    """The task's name."""
+    n_examples: Count
+    """The number of examples."""
+    spearman: Number
+    """The rank correlation over the heads."""
+    overlap: tuple[Overlap, ...]
+    """The overlap of the most important heads, at every fraction."""
+    values: Matrix
+    """The exact rise of the loss, by site and head."""
+    estimates: tuple[Estimate, ...]
+    """Every first-order estimate, from the same examples."""
+
+
+class Trend(Record):
+    """How a measure of similarity goes with the D-scores of pairs of tasks."""
+
+    correlation: Number
+    """Spearman's, over the pairs; negative where less alike tasks dissociate more."""
+    interval: Interval
+    """Its interval under resampled examples."""
+    p: Number
+    """One-sided, for a negative correlation, by exchanging tasks (Mantel 1967)."""
+    p_holm: Number
+    """The same, corrected for the number of measures that are defined (Holm)."""
+    note: str | None
+    """Why it is undefined."""
+
+
+class Measure(Record):
+    """One measure of how alike every two tasks are."""
+
+    name: Literal["importance", "overlap", "gradient", "cka"] | str
+    """The measure."""
+    values: Matrix
+    """The similarity of every two tasks."""
+    n_examples: Count | None
+    """The number of examples of the largest task; null where no run of the model was needed."""
+    trend: Trend
+    """How it goes with the D-scores."""
+
+
+class Similarity(Record):
+    """How alike the tasks are, beside how far each pair dissociates."""
+
+    fraction: Share
+    """The fraction of the D-scores."""
+    pair_d_scores: Matrix
+    """The mean column D-score of every two tasks by themselves, in percent."""
+    measures: tuple[Measure, ...]
+    """The measures of similarity."""
+
+
+class GrowthDScore(Record):
+    """One definition's D-scores at one step of the training."""
+
+    values: Vector
+    """Each task's, in percent."""
+    interval: Matrix
+    """Each task's interval."""
+    mean: Number
+    """The model's."""
+    mean_interval: Interval
+    """Its interval."""
+    shared_interval: Interval
+    """The interval of the mean over the tasks that have a D-score at both ends of the training."""
+    note: str | None
+    """What is undefined, and why."""
+
+
+class MapOfTask(Record):
+    """A task's importance map at one step."""
+
+    task: str
+    """The task's name."""
+    values: Matrix
+    """Importance by site and head."""
+
+
+class GrowthPoint(Record):
+    """What was measured at one step of the training."""
+
+    step: Count
+    """The step; 0 is before the training."""
+    classifiers: Literal["trained", "probe"]
+    """"probe" at step 0, where classifiers were fitted to the encoder as it is."""
+    base: Vector
+    """Each task's score with nothing ablated."""
+    scores: Matrix
+    """The lesion matrix."""
+    dissociation: dict[Literal["row", "column", "relative"], GrowthDScore]
+    """The D-scores by definition."""
+    importance: tuple[MapOfTask, ...]
+    """Each task's importance map."""
+    stability: tuple[Number, ...]
+    """The rank correlation of each of these maps with the task's map at the end."""
+
+
+class Change(Record):
+    """The D-scores at the end of the training minus those before it."""
+
+    values: Vector
+    """Each task's, in percent."""
+    interval: Matrix
+    """Each task's, on the same resampled examples."""
+    mean: Number
+    """The mean over the tasks with a D-score at both ends."""
+    mean_interval: Interval
+    """Its interval."""
+
+
+class Growth(Record):
+    """How specialization grew over the training."""
+
+    fraction: Share
+    """The fraction of lesioned heads."""
+    points: tuple[GrowthPoint, ...]
+    """Before the training, on the way, and at its end."""
+    change: dict[Literal["row", "column", "relative"], Change]
+    """The change by definition."""
+
+
+class Controls(Record):
+    """How the random lesions were measured."""
+
+    most: Count
+    """The number that the study asked for."""
+    stopped: bool
+    """Whether drawing stopped early, as p was decided."""
+    error: Number
+    """The share of cases in which that decision is wrong, at most; null without early stopping."""
+    sample: dict[str, Count] | None
+    """The number of examples of each task that they were measured on; null for all."""
+    base: dict[str, Number] | None
+    """The base score on these examples; null for all."""
+
+
+class RunResults(Results):
+    """What one run measured."""
+
+    FILE: ClassVar[str] = "results.json"
+    NOUN: ClassVar[str] = "a results file"
+    RUN: ClassVar[str] = "run"
+
+    schema_: Literal["lobes-results"] = Field("lobes-results", alias="schema")
+    """The name of the schema."""
+    verdicts: Verdicts
+    """The verdict on each claim that the run can speak to."""
+    model: ModelRecord
+    """The model."""
+    tasks: tuple[MeasuredTask, ...] = Field(min_length=1)
+    """The tasks, in the order of every table."""
+    training: Training | None
+    """How it was trained; null for a model that was trained elsewhere."""
+    importance: tuple[Importance, ...]
+    """The importance maps of the lesioned tasks."""
+    fractions: tuple[Fraction, ...]
+    """What was measured at each fraction of lesioned heads."""
+    controls: Controls
+    """How random lesions were measured."""
+    agreement: tuple[Agreement, ...] | None
+    """Importance against exact ablation; null where it was not measured."""
+    similarity: Similarity | None
+    """How alike the tasks are; null for one task, or where some have no lesion."""
+    growth: Growth | None
+    """How specialization grew; null where it was not measured."""
+    iap: Settings
+    """The settings of lesions and statistics."""
+    level: Share
+    """The level of all intervals."""
+    environment: Settings
+    """Versions and machine."""
+    times: dict[str, float]
+    """Seconds by stage, and in total."""
+    config: Settings
+    """The study, resolved."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tasks' names."""
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def largest(self) -> Fraction | None:
+        """The largest fraction, the one that the verdict speaks of."""
+        return max(self.fractions, key=lambda each: each.fraction, default=None)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "RunResults":
+        n, names = len(self.tasks), set(self.names)
+        if len(names) < n:
+            raise ValueError("two tasks have the same name")
+        for entry in self.fractions:
+            self._fraction_fits(entry, n)
+        maps = [(each.task, each.values) for each in self.importance]
+        maps += [(each.task, each.values) for each in self.agreement or ()]
+        for task, values in maps:
+            _expect_known(names, [task])
+            self._map_fits(values)
+        if self.training is not None and self.training.iat is not None:
+            self._heads_fit(self.training.iat.heads)
+        if self.similarity is not None:
+            for values in (s.values for s in self.similarity.measures):
+                expect_shape(values, (n, n), "similarity")
+            expect_shape(self.similarity.pair_d_scores, (n, n), "pair_d_scores")
+        for point in self.growth.points if self.growth else ():
+            expect_shape(point.base, (n,), "base")
+            _expect_known(names, [each.task for each in point.importance])
+            for score in point.dissociation.values():
+                expect_shape(score.values, (n,), "values")
+            if len(point.stability) != len(point.importance):
+                raise ValueError("stability has not one value for each map")
+        return self
+
+    def _fraction_fits(self, entry: Fraction, n: int) -> None:
+        expect_shape(entry.scores, (n, n), "scores")
+        if not entry.control_scores.size:
+            object.__setattr__(entry, "control_scores", np.empty((0, n, n)))
+        expect_shape(entry.control_scores, (-1, n, n), "control_scores")
+        self._heads_fit(entry.lesions)
+        for pair in entry.pairs:
+            _expect_known(set(self.names), [pair.first, pair.second])
+        if entry.dissociation is not None:
+            for name in ("row", "column", "relative"):
+                expect_shape(getattr(entry.dissociation, name).values, (n,), "values")
+
+    def _heads_fit(self, heads: dict[str, Heads]) -> None:
+        _expect_known(set(self.names), heads)
+        for task, chosen in heads.items():
+            if not self.model.holds(chosen):
+                raise ValueError(f"the heads of {task} are not all heads of the model")
+
+    def _map_fits(self, values: np.ndarray) -> None:
+        sites = self.model.sites
+        expect_shape(values, (len(sites), max(site.n_heads for site in sites)), "values")
+
+
+def _expect_known(names: Set[str], found: Iterable[str]) -> None:
+    unknown = sorted(set(found) - names)
+    if unknown:
+        raise ValueError(f"there is no task {', '.join(unknown)}")
