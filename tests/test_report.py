@@ -6,7 +6,6 @@ at the difference and renew it: `LOBES_RENEW_GOLD=1 pytest tests/test_report.py 
 
 import copy
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -25,7 +24,7 @@ from fake_results import HOSTILE, fake_results
 from lobes.clean import clean
 from lobes.errors import RunError
 from lobes.heads import HeadScores, HeadSet
-from lobes.report import exhibits, figures, listing
+from lobes.report import exhibits, listing
 from lobes.report import formatting as fmt
 from lobes.report.findings import findings, near_chance
 from lobes.report.html import render, write_report
@@ -234,46 +233,6 @@ def test_heat_map_of_scores_below_zero_is_in_percent_of_the_largest_size():
     assert [cell.text for cell in shown.rows[0]] == ["−100", "25", "50"]
     assert [cell.rank for cell in shown.rows[0]] == [3, 2, 1]
     assert [cell.shade for cell in shown.rows[0]] == [0, 17, 20]
-
-
-def test_strip_plot_puts_values_on_the_scale_of_its_ticks():
-    strips = [
-        figures.Strip("a", 4.0, 2.0, 6.0, [-1.0, 1.0], is_mean=True),
-        figures.Strip("b", math.nan, math.nan, math.nan, []),
-    ]
-    plot = figures.strip_plot(strips, "title")
-    places = {tick.label: tick.at for tick in plot.ticks}
-    first, second = plot.rows
-    assert first.observed == places["4"]
-    assert (first.low, first.high) == (places["2"], places["6"])
-    assert plot.zero == places["0"]
-    unit = (places["2"] - places["0"]) / 2
-    dots = [float(x) for x in re.findall(r"M([\d.]+) ", first.dots)]
-    assert dots == pytest.approx([plot.zero - unit, plot.zero + unit], abs=0.11)
-    assert second.observed is None
-    assert second.dots == ""
-    assert plot.description.startswith("a: +4.0 %, interval +2.0 to +6.0, random lesions −1.0 to")
-    assert figures.strip_plot(strips[1:], "title") is None
-
-
-def test_line_chart_averages_long_curves_and_refuses_a_single_point():
-    chart = figures.line_chart([(step, 2.0) for step in range(1, 1009)], "loss")
-    assert chart.line.count("L") == 79
-    assert len(set(re.findall(r"[ML][\d.]+ ([\d.]+)", chart.line))) == 1
-    assert figures.line_chart([(1, 2.0), (2, math.nan)], "loss") is None
-
-
-def test_palette_is_readable_and_grows_lighter():
-    shades = [
-        [int(shade.background[k : k + 2], 16) for k in (1, 3, 5)] for shade in figures.palette()
-    ]
-    light = [figures.luminance(*shade) for shade in shades]
-    assert len(light) == figures.SHADES
-    assert all(a < b for a, b in itertools.pairwise(light))
-    for value, shade in zip(light, figures.palette(), strict=True):
-        other = {"#fff": 1.0, "#000": 0.0}[shade.text]
-        contrast = (max(value, other) + 0.05) / (min(value, other) + 0.05)
-        assert contrast >= 4.5
 
 
 # --- the sentences -------------------------------------------------------------------------------
@@ -731,20 +690,6 @@ def test_site_labels_are_as_many_as_sites_and_short(names, width):
     labels = fmt.site_labels(names, width)
     assert len(labels) == len(names)
     assert all(len(label) <= width for label in labels)
-
-
-@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.integers(3, 9))
-def test_ticks_enclose_their_range_in_equal_round_steps(a, b, most):
-    low, high = min(a, b), max(a, b)
-    if 0 < high - low < 1e-6:
-        return
-    ticks = figures.nice_ticks(low, high, most)
-    step = ticks[1] - ticks[0]
-    slack = 1e-6 * max(1.0, step)
-    assert 2 <= len(ticks) <= most
-    assert ticks[0] <= low + slack
-    assert ticks[-1] >= high - slack
-    assert all(y - x == pytest.approx(step, rel=1e-6) for x, y in itertools.pairwise(ticks))
 
 
 @given(

@@ -82,7 +82,7 @@ def page():
     strip = strip_plot([Strip("a", 3.0, 1.0, 5.0, [0.0, 1.0])], "D-scores")
     points = Points("own", "own lesion", [0, 10], [100, 80], mark="diamond")
     dose = chart([points], "Dose", axes=("heads", "%"), description="It falls.")
-    loss = line_chart([(0, 1.0), (5, 0.5)], "loss")
+    loss = line_chart([(0, 1.0), (5, 0.5)], "loss", "loss")
     pair = Beside((Figure("strip-0-0", strip), plain("scores-0-0", terminal="D-scores")), "pair")
     panel = Panel("column", (Prose(glossary.FORMULAS["column"], "formula"), pair), "headline", True)
     fraction = Panel("20 % of the heads", (Panels((panel,)),))
@@ -121,7 +121,7 @@ def page():
                     Keys((Key("own", "own lesion", "diamond"), Key("random", "random", band=True))),
                     Panels((Panel(HOSTILE, (Figure("dose-0", dose),)),), "charts"),
                     Panels((Panel("a", (Prose("training loss", "axis"),
-                                        Figure("loss-0", loss, "loss"))),), "curves"),
+                                        Figure("loss-0", loss))),), "curves"),
                     Figure("learning", curves()),
                     Details("All numbers", (plain("dose"),)),
                     InFiles((plain("pairs-1"), matrix("overlap-1"))),

@@ -24,7 +24,7 @@ from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.reports import write_exhibits, write_figures
-from lobes.report import comparison, exporting, runs, svg, transfer
+from lobes.report import comparison, exporting, runs, transfer
 from lobes.report.exporting import figure_files, table_files, to_csv, to_latex, to_png
 from lobes.report.listing import figures_of, tables_of
 from lobes.report.table_files import latex, spreadsheet_cell
@@ -104,43 +104,6 @@ def test_colours_are_those_of_the_printed_page():
     )
 
 
-def test_the_weightier_rule_wins_and_variables_are_inherited():
-    root = ElementTree.fromstring(
-        '<svg viewBox="0 0 9 9" class="chart"><g class="others"><path class="curve" d="M0 0"/>'
-        '<text class="tick end">7</text></g></svg>'
-    )
-    svg._inline(root, (), dict(svg._variables()))
-    path, text = root[0]
-    assert path.attrib == {
-        "d": "M0 0",
-        "fill": "none",
-        "stroke": "#c4610f",
-        "stroke-width": "2",
-        "stroke-linejoin": "round",
-        "stroke-dasharray": "7 4",
-    }
-    assert text.attrib == {"fill": "#444", "font-size": "11", "text-anchor": "end"}
-
-
-def test_a_rule_of_more_classes_wins_wherever_it_stands(monkeypatch):
-    style = """:root { --ink: #123; --far: 1 2 3 } g .a.b { fill: rgb(var(--far)) } .a { fill: red;
-    stroke: var(--ink) } /* .a { stroke: blue } */ .c > .a, .a:hover { stroke: blue }
-    @media print { :root { --ink: #456; } .a { stroke: blue } }"""
-    caches = svg._rules, svg._declared, svg._variables
-    with monkeypatch.context() as patch:
-        patch.setattr(svg, "own_text", lambda name: style)
-        for cache in caches:
-            cache.cache_clear()
-        root = ElementTree.fromstring('<g class="c"><path class="b a"/><path class="a"/></g>')
-        svg._inline(root, (), dict(svg._variables()))
-        assert [dict(path.attrib) for path in root] == [
-            {"fill": "#010203", "stroke": "#456"},
-            {"fill": "red", "stroke": "#456"},
-        ]
-    for cache in caches:
-        cache.cache_clear()
-
-
 def test_a_chart_of_several_curves_gets_a_key_and_the_name_of_its_axis():
     report = view(fake_results(extended=True))
     files = dict(figure_files(report, png=False))
@@ -152,7 +115,7 @@ def test_a_chart_of_several_curves_gets_a_key_and_the_name_of_its_axis():
         texts = [e.text for e in ElementTree.fromstring(files[name]).iter(f"{SVG}text")]
         assert [text for text in texts if text in expected] == expected
     texts = [e.text for e in ElementTree.fromstring(files["dose-0.svg"]).iter(f"{SVG}text")]
-    assert report.dose.charts[0].y_axis in texts
+    assert report.dose.charts[0].above in texts
 
 
 def test_grids_show_every_cell_of_maps_and_matrices():
@@ -160,8 +123,9 @@ def test_grids_show_every_cell_of_maps_and_matrices():
     report = view(results)
     files = dict(figure_files(report, png=False))
     root = ElementTree.fromstring(files["map-1.svg"])
-    cells = [e for e in root.iter(f"{SVG}rect") if e.get("fill") not in ("none", "#ffffff")]
-    rings = [e for e in root.iter(f"{SVG}rect") if e.get("stroke") == "#ffffff"]
+    paths = list(root.iter(f"{SVG}path"))
+    cells = [e for e in paths if e.get("fill") not in ("none", "#ffffff")]
+    rings = [e for e in paths if e.get("stroke") == "#ffffff"]
     assert len(cells) == 23
     assert len(rings) == int(0.3 * 23)
     texts = [e.text for e in root.iter(f"{SVG}text")]
@@ -172,7 +136,7 @@ def test_grids_show_every_cell_of_maps_and_matrices():
     texts = [e.text for e in root.iter(f"{SVG}text")]
     for row in report.fractions[2].raw:
         assert {cell.text for cell in row.cells} < set(texts)
-    frames = [e for e in root.iter(f"{SVG}rect") if e.get("stroke") == "#111111"]
+    frames = [e for e in root.iter(f"{SVG}path") if e.get("stroke") == "#111"]
     assert len(frames) == 3
 
 

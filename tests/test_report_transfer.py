@@ -6,7 +6,6 @@ look at the difference and renew it:
 """
 
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -23,7 +21,6 @@ from fake_comparisons import fake_transfer
 from lobes.dissociation.seeds import summarize_transfer
 from lobes.errors import RunError
 from lobes.report import formatting as fmt
-from lobes.report.learning import Start, learning_curves
 from lobes.report.transfer import render, tables, view
 from lobes.report.transfer_findings import transfer_findings
 from pages import Page, as_number
@@ -186,85 +183,6 @@ def test_every_single_score_is_shown(planted):
     for seed, row in enumerate(rows):
         expected = [value for start in study["starts"] for value in study["scores"][start][seed]]
         assert [as_number(cell) for cell in row[1:]] == pytest.approx(expected, abs=5e-4)
-
-
-# --- the figure ----------------------------------------------------------------------------------
-
-
-def start(kind, means, reach=0.02):
-    lows, highs = [m - reach for m in means], [m + reach for m in means]
-    return Start(kind, kind, means, lows, highs)
-
-
-def points(path):
-    return [tuple(map(float, pair)) for pair in re.findall(r"[ML]([\d.]+) ([\d.]+)", path)]
-
-
-def test_curves_stand_on_the_scales_of_their_ticks():
-    starts = [start(k, [0.5, 0.6, 0.8]) for k in ("pretrained", "multi", "iat")]
-    figure = learning_curves(starts, [10, 100, 1000], [0.5, 0.8], 0.5, "title")
-    x = {tick.label: tick.at for tick in figure.x_ticks}
-    y = {tick.label: tick.at for tick in figure.y_ticks}
-    line = points(figure.curves[1].line)  # the middle one stands in its place
-    assert [place for place, _ in line] == [x["10"], x["100"], x["1\u202f000"]]
-    assert x["100"] == pytest.approx((x["10"] + x["1\u202f000"]) / 2, abs=0.11)
-    unit = (y["0.5"] - y["0.8"]) / 3
-    assert [height for _, height in line] == pytest.approx(
-        [y["0.5"], y["0.5"] - unit, y["0.8"]], abs=0.11
-    )
-    assert figure.chance == y["0.5"]
-    assert figure.description.startswith("pretrained: 0.500 with 10, 0.600 with 100, 0.800 with 1")
-    left, _, right = (points(curve.line)[0][0] for curve in figure.curves)
-    assert left < x["10"] < right
-    assert len({curve.marks[:40] for curve in figure.curves}) == 3
-
-
-def test_an_interval_wider_than_the_figure_is_cut_without_a_cap():
-    figure = learning_curves([start("iat", [0.5, 0.6], reach=5)], [1, 10], [0.4, 0.7], 0.5, "t")
-    heights = [
-        float(h)
-        for pair in re.findall(r"M[\d.]+ ([\d.]+)V([\d.]+)", figure.curves[0].intervals)
-        for h in pair
-    ]
-    edges = {figure.y_ticks[0].at, figure.y_ticks[-1].at}
-    assert set(heights) == edges
-    assert "h6" not in figure.curves[0].intervals
-    inside = learning_curves([start("iat", [0.5, 0.6])], [1, 10], [0.4, 0.7], 0.5, "t")
-    assert inside.curves[0].intervals.count("h6") == 4
-
-
-def test_an_undefined_point_breaks_the_line():
-    figure = learning_curves(
-        [start("iat", [0.5, math.nan, 0.7, 0.8])], [1, 10, 100, 1000], [], math.nan, "t"
-    )
-    assert figure.curves[0].line.count("M") == 2
-    assert figure.curves[0].line.count("L") == 1
-    assert figure.chance is None
-    assert learning_curves([start("iat", [math.nan])], [1], [], 0.5, "t") is None
-
-
-def test_labels_under_the_axis_do_not_touch():
-    sizes = [900, 950, 1000, 10]
-    figure = learning_curves([start("iat", [0.5] * 4)], sizes, [], 0.4, "t")
-    assert [tick.label for tick in figure.x_ticks] == ["10", "", "", "1\u202f000"]
-
-
-@given(
-    st.lists(st.tuples(SCORES, SCORES), min_size=3, max_size=3),
-    SCORES,
-)
-def test_names_beside_the_curves_never_overlap_and_keep_their_order(means, chance):
-    kinds = ("pretrained", "multi", "iat")
-    starts = [start(kind, values) for kind, values in zip(kinds, means, strict=True)]
-    figure = learning_curves(starts, [1, 10], [], chance, "t")
-    places = sorted([curve.label_y for curve in figure.curves] + [figure.chance_label])
-    assert all(b - a >= 15.9 for a, b in itertools.pairwise(places))
-    assert places[-1] <= figure.bottom + 4.1
-    ends = sorted(
-        zip([values[-1] for values in means], figure.curves, strict=True), key=lambda e: -e[0]
-    )
-    for (high, above), (low, below) in itertools.pairwise(ends):
-        assert above.label_y < below.label_y or high - low < 0.01
 
 
 # --- the terminal, reading, gold -----------------------------------------------------------------

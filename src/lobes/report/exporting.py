@@ -17,7 +17,6 @@ from lobes.report import table_files as typed
 from lobes.report import tables
 from lobes.report.formatting import GAP, UNDEFINED
 from lobes.report.listing import Shown, figures_of, tables_of
-from lobes.report.svg import drawing
 from lobes.report.table_files import latex_row, spreadsheet_cell
 from lobes.report.tabular import Row, Table
 
@@ -46,7 +45,7 @@ def figure_files(report: Shown, *, png: bool = True, dpi: int = DPI) -> Iterator
     if png and not 24 <= dpi <= 1200:
         raise ConfigError(f"Cannot draw PNG figures at {dpi} dpi: expected 24 to 1200.")
     for figure in figures_of(report):
-        text = drawing(figure.macro, figure.geometry, figure.name, figure.kind)
+        text = figure.drawing.document(figure.name)
         yield f"{figure.name}.svg", text.encode("utf-8")
         if png:
             yield f"{figure.name}.png", to_png(text, dpi)

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from lobes.report import exhibits, sections, tables
-from lobes.report.charts import Chart
-from lobes.report.figures import LineChart, StripPlot
-from lobes.report.grids import MATRIX, Grid, count_grid, heat_grid, matrix_grid
-from lobes.report.learning import LearningCurves
+from lobes.report.drawing import Drawing
+from lobes.report.grids import MATRIX, count_grid, heat_grid, matrix_grid
 from lobes.report.parts import (
     ComparedTask,
     Comparison,
@@ -26,34 +24,27 @@ from lobes.report.sections import Page
 from lobes.report.tabular import Table
 
 Shown = Report | Runs | Comparison | Transfer | Page
-_MACROS = {StripPlot: "strip", LineChart: "line", Chart: "chart", LearningCurves: "learning"}
 _OVERLAP = "Jaccard index · number of heads that both lesions hold"
-Geometry = StripPlot | LineChart | Chart | LearningCurves | Grid
 
 
 class Drawn(NamedTuple):
-    """A figure: its name, its geometry, and the macro that draws it, with a third argument."""
+    """A figure under its name."""
 
     name: str
-    geometry: Geometry
-    macro: str
-    kind: str = ""
+    drawing: Drawing
 
 
 def figures_of(report: Shown) -> list[Drawn]:
     """All figures of a page, from top to bottom, then its maps and matrices."""
     if isinstance(report, Page):
-        return [
-            Drawn(f.name, f.geometry, _MACROS.get(type(f.geometry), "grid"), f.kind)
-            for f in sections.figures(report)
-        ]
+        return [Drawn(f.name, f.drawing) for f in sections.figures(report)]
     if isinstance(report, Report | Runs):
         drawn = report.figures() if isinstance(report, Runs) else exhibits.figures(report)
-        found = [Drawn(f.name, f.geometry, f.macro, f.kind) for f in drawn]
+        found = [Drawn(f.name, f.geometry) for f in drawn]
     else:
         found = list(_over_seeds(report))
     grids = _grids(report) if isinstance(report, Report) else _other_grids(report)
-    return [*found, *(Drawn(name, grid, "grid") for name, grid in grids)]
+    return [*found, *(Drawn(name, grid) for name, grid in grids)]
 
 
 def tables_of(report: Shown) -> Sequence[Table | tables.Table]:
@@ -71,15 +62,15 @@ def tables_of(report: Shown) -> Sequence[Table | tables.Table]:
 
 def _over_seeds(report: Comparison | Transfer) -> Iterator[Drawn]:
     if isinstance(report, Transfer) and report.curves is not None:
-        yield Drawn("learning", report.curves, "learning")
+        yield Drawn("learning", report.curves)
     for place, panel in enumerate(report.panels):
         if panel.plot is not None:
-            yield Drawn(f"difference-{place}", panel.plot, "strip")
+            yield Drawn(f"difference-{place}", panel.plot)
     if isinstance(report, Comparison) and report.d_panel is not None and report.d_panel.plot:
-        yield Drawn("d-difference", report.d_panel.plot, "strip")
+        yield Drawn("d-difference", report.d_panel.plot)
 
 
-def _grids(report: Report) -> Iterator[tuple[str, Grid]]:
+def _grids(report: Report) -> Iterator[tuple[str, Drawing]]:
     names = [task.name for task in report.tasks]
     if report.importance is not None:
         headline = report.headline_fraction if report.fractions else None
@@ -100,7 +91,7 @@ def _grids(report: Report) -> Iterator[tuple[str, Grid]]:
     yield from _trained_grids(report.trained)
 
 
-def _other_grids(report: Runs | Comparison | Transfer) -> Iterator[tuple[str, Grid]]:
+def _other_grids(report: Runs | Comparison | Transfer) -> Iterator[tuple[str, Drawing]]:
     if isinstance(report, Runs):
         title = "Score of every task under each lesion, mean over the runs"
         yield "scores", matrix_grid(report.scores, report.tasks, title)
@@ -111,7 +102,7 @@ def _other_grids(report: Runs | Comparison | Transfer) -> Iterator[tuple[str, Gr
         yield from _trained_grids(report.trained)
 
 
-def _trained_grids(trained: Trained | None) -> Iterator[tuple[str, Grid]]:
+def _trained_grids(trained: Trained | None) -> Iterator[tuple[str, Drawing]]:
     if trained is not None:
         for place, found in enumerate(trained.maps):
             yield f"map-trained-{place}", count_grid(found, trained.sites)

@@ -11,10 +11,8 @@ import numpy as np
 
 from lobes.heads import Head, HeadScores, HeadSet
 from lobes.report import formatting as fmt
-from lobes.report.figures import SHADES
+from lobes.report.colors import SHADES, TINTS
 from lobes.report.tables import Column, Row, Table
-
-TINTS = 10  # how many steps a tint has to each side
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lobes.files import check_replaceable, disk_faults, writing
-from lobes.report import figures, maps
+from lobes.report import axes, colors, drawing, maps
 from lobes.report.maps import HeatMaps
 from lobes.report.sections import Block, Html, Page, blocks_of
 from lobes.report.tables import (
@@ -53,7 +53,7 @@ def render_page(template: str, *, script: str = "", **shown: Any) -> str:
         .get_template(template)
         .render(
             **shown,
-            style=Markup(own_text("report.css")),
+            style=Markup(own_text("report.css") + drawing.css() + colors.css()),
             script=Markup(code),
             script_hash=f"sha256-{digest}",
         )
@@ -83,9 +83,9 @@ def _environment() -> Environment:
     )
     environment.globals |= {
         "draw": draw,
-        "kind_of": lambda value: type(value).__name__,
-        "palette": figures.palette(),
-        "tints": maps.TINTS,
+        "curve_key": axes.key,
+        "palette": colors.palette(),
+        "tints": colors.TINTS,
         "width_of": maps.width_of,
         "cell_of": cell_of,
         "text_of": text_of,

@@ -12,14 +12,11 @@ from typing import Literal
 from markupsafe import Markup
 
 from lobes.dissociation.verdict import Answer
-from lobes.report.charts import Chart
-from lobes.report.figures import LineChart, StripPlot
-from lobes.report.grids import Grid, count_grid, heat_grid, table_grid
-from lobes.report.learning import LearningCurves
+from lobes.report.axes import MarkShape
+from lobes.report.drawing import Drawing
+from lobes.report.grids import count_grid, heat_grid, table_grid
 from lobes.report.maps import CountMaps, HeatMap, HeatMaps, map_table
 from lobes.report.tables import Table
-
-Geometry = StripPlot | LineChart | Chart | LearningCurves | Grid
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure; `kind` is a class of its own (`loss` and `score` of curves over a training)."""
+    """A figure under a name that is unique on its page."""
 
     name: str
-    geometry: Geometry
-    kind: str = ""
+    drawing: Drawing
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Key:
 
     kind: str
     label: str
-    mark: str = ""
+    mark: MarkShape = "none"
     band: bool = False
 
 
@@ -280,6 +276,6 @@ def figures(page: Page) -> list[Figure]:
     return found
 
 
-def _heat_grid(found: HeatMap, block: HeatMaps) -> Grid:
+def _heat_grid(found: HeatMap, block: HeatMaps) -> Drawing:
     label = "" if block.headline is None else block.lesions[block.headline]
     return heat_grid(found, block.sites, block.headline, found.caption, label)
