@@ -5,7 +5,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from lobes.report import formatting as fmt
+from lobes.report import sections as blocks
 from lobes.report.parts import Fact, Section
+
+
+def section(titled: Mapping[str, object], note: str = "") -> blocks.Section:
+    """The page's last section: a list for each title whose settings hold anything, under `note`.
+
+    A `note` says what the settings do not, such as that the model was not trained.
+    """
+    groups = tuple(
+        (title, tuple(blocks.Fact(fact.label, fact.value) for fact in facts))
+        for title, facts in ((title, flat(value)) for title, value in titled.items())
+        if facts
+    )
+    shown = (blocks.Settings(groups),)
+    return blocks.Section(
+        "settings",
+        "Settings and versions",
+        (blocks.Prose(note), *shown) if note else shown,
+        contents="Settings",
+    )
 
 
 def sections(titled: Mapping[str, object]) -> tuple[Section, ...]:

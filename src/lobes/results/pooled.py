@@ -86,6 +86,11 @@ class PooledDissociation(Record):
     relative: PooledDScore
     """As `row`, each task on its own scale."""
 
+    @property
+    def by_definition(self) -> dict[str, PooledDScore]:
+        """The D-scores by definition, the headline's first."""
+        return {"column": self.column, "row": self.row, "relative": self.relative}
+
 
 class PooledPair(Record):
     """What two tasks each lose by their own lesion more than by the other's, over the runs."""

@@ -112,6 +112,11 @@ class Dissociation(Record):
     relative: DScore
     """As `row`, each task on its own scale."""
 
+    @property
+    def by_definition(self) -> dict[str, DScore]:
+        """The D-scores by definition, the headline's first."""
+        return {"column": self.column, "row": self.row, "relative": self.relative}
+
 
 class Pair(Record):
     """What two tasks each lose by their own lesion more than by the other's."""
