@@ -15,7 +15,7 @@ from lobes.report.charts import Start, learning_curves
 from lobes.report.drawing import Drawing, Path, Text
 from pages import as_number
 
-SCORES = st.floats(0, 1) | st.just(math.nan)
+SCORES = st.integers(0, 1000).map(lambda n: n / 1000)
 
 
 def points(ys, **more):
@@ -207,6 +207,12 @@ def test_ticks_enclose_their_range_in_equal_round_steps(a, b, most):
     assert ticks[0] <= low + slack
     assert ticks[-1] >= high - slack
     assert all(y - x == pytest.approx(step, rel=1e-6) for x, y in itertools.pairwise(ticks))
+
+
+@pytest.mark.parametrize("value", [0.0, 5e-324, -1e-13, 1e-9, 2e-9, 1.0])
+def test_equal_values_have_an_axis_whatever_their_size(value):
+    figure = drawn(points([value, value]))
+    assert len({text.y for text in figure.texts("end")}) > 1
 
 
 def test_palette_is_readable_and_grows_lighter():

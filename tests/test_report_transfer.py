@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 from rich.console import Console
 
 from fake_comparisons import fake_transfer
@@ -26,7 +25,6 @@ from lobes.report.transfer_findings import transfer_findings
 from pages import Page, as_number
 from plain_results import read_transfer
 
-SCORES = st.integers(0, 1000).map(lambda n: n / 1000)
 GOLD = Path(__file__).parent / "gold" / "transfer_view.json"
 
 

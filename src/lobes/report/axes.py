@@ -61,7 +61,8 @@ class Axis:
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most `most` round numbers in equal steps that enclose [low, high]."""
     if high - low < _EQUAL:
-        margin = abs(low) / 10 or 0.5
+        # round numbers have twelve decimals: what is smaller is drawn as 0
+        margin = abs(low) / 10 if abs(low) > _EQUAL else 0.5
         low, high = low - margin, high + margin
     size = 10 ** math.floor(math.log10((high - low) / most))
     for factor in (1, 2, 5, 10, 20, 50, 100):
