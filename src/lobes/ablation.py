@@ -118,7 +118,7 @@ def _means(
 
 
 def site_mask(site: Site, sets: Sequence[HeadSet]) -> Float[Tensor, "sets width"]:
-    """What a site's contexts are multiplied by: 0 at the channels of ablated heads, else 1."""
+    """Return the factors of a site's contexts: 0 at the channels of ablated heads, else 1."""
     mask = torch.ones(len(sets), site.n_heads, site.head_dim)
     for row, heads in enumerate(sets):
         mask[row, list(heads.by_site().get(site.index, ()))] = 0
@@ -186,7 +186,7 @@ class ContextRecord:
         self.calls: list[list[Tensor]] = [[] for _ in layout.sites]
 
     def contexts(self, site: int) -> Float[Tensor, "*positions heads head_dim"]:
-        """The contexts of a site in its latest call, split by head."""
+        """Return the contexts of a site in its latest call, split by head."""
         if not self.calls[site]:
             raise HeadError(
                 f"Site {site} ({self.layout.sites[site].name}) has not run inside the block yet."
@@ -196,11 +196,11 @@ class ContextRecord:
     def split(
         self, site: int, contexts: Float[Tensor, "*positions width"]
     ) -> Float[Tensor, "*positions heads head_dim"]:
-        """A tensor shaped as a site's concatenated contexts, split by head."""
+        """Split a tensor with the shape of a site's concatenated contexts by head."""
         return contexts.unflatten(-1, (self.layout.sites[site].n_heads, -1))
 
     def gradients(self, loss: Float[Tensor, ""]) -> list[list[Tensor]]:
-        """∂loss/∂context in the form of `calls`; zeros where the loss does not depend on it."""
+        """Return ∂loss/∂context in the form of `calls`; zeros if the loss does not depend on it."""
         flat = [context for calls in self.calls for context in calls]
         found = iter(torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True))
         return [[next(found) for _ in calls] for calls in self.calls]
@@ -251,7 +251,7 @@ def mean_contexts(
     *,
     layout: HeadLayout | None = None,
 ) -> HeadMeans:
-    """The mean context of every head over all real positions of `batches` of keyword inputs.
+    """Return the mean context of every head over the real positions of `batches` of keyword inputs.
 
     The model runs on each batch in evaluation mode, without gradients, and is as before
     afterwards. Padding is left out (see `real_positions`), so the result depends neither on the
@@ -298,7 +298,7 @@ def _at(
 
 
 def checked_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The batches one by one; raises `DataError` for what is none."""
+    """Yield the batches; raise `DataError` for an item that is not a batch."""
     if isinstance(batches, Mapping):
         raise DataError(
             "One batch was given where a list of batches is expected: put it in a list, [batch]."
@@ -319,7 +319,7 @@ def checked_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[st
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; every module's own mode is put back.
+    """Put a model into evaluation mode inside the block, and restore each module's mode on exit.
 
     One thread at a time is inside such a block.
     """
@@ -334,7 +334,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def on_model(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """A batch on the model's device; its numbers (not tokens) in the model's precision."""
+    """Move a batch to the model's device, and its floating-point numbers to its precision."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     return {
         name: value.to(like.device, like.dtype if value.is_floating_point() else None)

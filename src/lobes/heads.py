@@ -35,12 +35,12 @@ class OwnedRows:
     ranges: tuple[tuple[tuple[int, int], ...], ...]
 
     def rows(self, head: int) -> Int[np.ndarray, " rows"]:
-        """The indices that head `head` owns along `axis`, ascending."""
+        """Return the indices that head `head` owns along `axis`, ascending."""
         spans = [np.arange(start, stop) for start, stop in self.ranges[head]]
         return np.concatenate(spans) if spans else np.arange(0)
 
     def owners(self) -> Bool[np.ndarray, "heads rows"]:
-        """Which heads own which indices along `axis`, up to the last that any head owns."""
+        """Return which heads own which indices along `axis`, up to the last owned index."""
         stops = [stop for ranges in self.ranges for _, stop in ranges]
         owners = np.zeros((len(self.ranges), max(stops, default=0)), dtype=bool)
         for head in range(len(self.ranges)):
@@ -146,7 +146,7 @@ class HeadLayout:
         return len(self.sites), max((site.n_heads for site in self.sites), default=0)
 
     def sharing(self, site: int) -> tuple[int, ...]:
-        """The other sites that read the same parameters as this one, as where layers are tied."""
+        """Return the other sites that read the same parameters as this one (tied layers)."""
         own = {owned.parameter for owned in self.sites[site].rows}
         return tuple(
             other.index
@@ -179,7 +179,7 @@ class HeadLayout:
         return heads
 
     def all_heads(self) -> "HeadSet":
-        """The set of all heads."""
+        """Return the set of all heads of the model."""
         return HeadSet(self)
 
     def random(self, counts: Mapping[int, int] | int, generator: np.random.Generator) -> "HeadSet":
@@ -302,14 +302,14 @@ class HeadSet:
         return set(self.heads) <= set(other.heads)
 
     def by_site(self) -> dict[int, tuple[int, ...]]:
-        """{site: its heads}, sites and heads ascending; sites without a head are left out."""
+        """Return {site: its heads} in ascending order, without the sites that have no head."""
         sites: dict[int, list[int]] = {}
         for site, head in self.heads:
             sites.setdefault(site, []).append(head)
         return {site: tuple(heads) for site, heads in sites.items()}
 
     def counts(self) -> dict[int, int]:
-        """{site: how many of its heads are in the set}."""
+        """Return {site: number of its heads in the set}."""
         return {site: len(heads) for site, heads in self.by_site().items()}
 
 
@@ -423,7 +423,7 @@ class HeadScores:
         return int(np.count_nonzero(~np.isnan(self.values)))
 
     def ranked(self, order: Literal["descending", "ascending"] = "descending") -> list[Head]:
-        """All heads by score over the whole model; ties are broken by (site, head)."""
+        """Return all heads ordered by score over the whole model; ties go by (site, head)."""
         if order not in ("descending", "ascending"):
             raise ConfigError(f'order is "descending" or "ascending", not {order!r}.')
         sites, heads = np.nonzero(~np.isnan(self.values))
@@ -432,7 +432,7 @@ class HeadScores:
         return [(int(sites[i]), int(heads[i])) for i in ranks]
 
     def top(self, fraction: float, *, keep_per_site: int = 0) -> HeadSet:
-        """The ⌊fraction · N⌋ most important of all N heads (docs/method.md#lesions).
+        """Return the ⌊fraction · N⌋ most important of all N heads (docs/method.md#lesions).
 
         With `keep_per_site` at least that many heads of every site stay out of the set: the next
         heads in the order take their place.
@@ -440,7 +440,7 @@ class HeadScores:
         return self.select(fraction, order="descending", keep_per_site=keep_per_site)
 
     def bottom(self, fraction: float, *, keep_per_site: int = 0) -> HeadSet:
-        """The ⌊fraction · N⌋ least important of all N heads; see `top`."""
+        """Return the ⌊fraction · N⌋ least important of all N heads; see `top`."""
         return self.select(fraction, order="ascending", keep_per_site=keep_per_site)
 
     def select(
@@ -451,7 +451,7 @@ class HeadScores:
         keep_per_site: int = 0,
         given: HeadSet | None = None,
     ) -> HeadSet:
-        """The first ⌊fraction · N⌋ heads in `order`; those of `given` are counted in first."""
+        """Return the first ⌊fraction · N⌋ heads in `order`, those of `given` included."""
         number = head_count(fraction, self.total)
         room = {
             site: int(np.count_nonzero(~np.isnan(row))) - keep_per_site
@@ -474,7 +474,7 @@ class HeadScores:
         return HeadSet(chosen)
 
     def normalized(self) -> "HeadScores":
-        """Each site's scores divided by their L2 norm (Michel, Levy and Neubig 2019)."""
+        """Return the scores with each site divided by its L2 norm (Michel et al. 2019)."""
         norms = np.sqrt(np.nansum(self.values**2, axis=1, keepdims=True))
         return HeadScores(
             np.divide(self.values, norms, out=self.values.copy(), where=norms > 0),
@@ -483,7 +483,7 @@ class HeadScores:
 
 
 def head_count(fraction: float, total: int) -> int:
-    """⌊fraction · total⌋, robust to the rounding of binary fractions (0.3 · 10 is 3, not 2)."""
+    """Return ⌊fraction · total⌋, robust to binary rounding (0.3 · 10 is 3, not 2)."""
     check_number("fraction", fraction, SHARE_OF_HEADS)
     return int(np.floor(np.nextafter(fraction * total, np.inf)))
 

@@ -90,7 +90,7 @@ class Metric:
         predictions: Num[np.ndarray, "rows examples *classes"],
         weights: Num[np.ndarray, "resamples examples"],
     ) -> Float[np.ndarray, "rows resamples"]:
-        """The metric of every row of predictions under every vector of multiplicities.
+        """Return the metric of every row of predictions under every vector of multiplicities.
 
         With whole-number weights, `[k, b]` equals the metric of row k on the sample in which
         example e occurs `weights[b, e]` times. NaN where it is undefined. Raises `DataError` for
@@ -109,7 +109,7 @@ class Metric:
         return values
 
     def chance(self, labels: Num[np.ndarray, "examples *classes"]) -> float:
-        """What the best predictor that never looks at its input scores on these labels.
+        """Return the score of the best predictor that does not look at its input.
 
         Accuracy: the share of the most frequent class, or set of labels. F1: that of always
         answering "positive". Matthews and the correlations: 0. Micro F1: accuracy's; with several
@@ -138,7 +138,7 @@ class Metric:
         return "above"
 
     def is_divisor(self, score: float, low: float | None, zero: float = 0.0) -> bool:
-        """Whether a ratio to a base score, measured from `zero`, means anything.
+        """Return whether a base score, measured from `zero`, may be divided by.
 
         `low` is the lower end of the score's own bootstrap interval: it must lie above `zero`, and
         the score by 5 % of the metric's range or more. `low` is None where no interval is known (in
@@ -150,7 +150,7 @@ class Metric:
     def on_common_scale(
         self, predictions: Num[np.ndarray, "examples *classes"]
     ) -> Num[np.ndarray, "examples *classes"]:
-        """The predictions without what the metric ignores, so that two models' can be mixed.
+        """Return the predictions without what the metric ignores, so that two models' can be mixed.
 
         Class indices as they are; standard scores for Pearson, centred average ranks for Spearman.
         The metric is the same before and after. A constant becomes 0.
@@ -176,7 +176,7 @@ class Metric:
 
 
 def get_metric(name: str) -> Metric:
-    """The metric called `name`; `ConfigError` with the known names if there is none."""
+    """Return the metric called `name`; `ConfigError` with the known names if there is none."""
     if not isinstance(name, str) or name not in METRICS:
         near = difflib.get_close_matches(str(name), METRICS, n=1)
         raise ConfigError(
@@ -187,14 +187,14 @@ def get_metric(name: str) -> Metric:
 
 
 def blocks(n_rows: int, width: int) -> Iterator[slice]:
-    """Slices over `n_rows` rows of `width` numbers, each small enough for a temporary array."""
+    """Yield slices over `n_rows` rows of `width` numbers that fit a temporary array."""
     step = max(1, _BLOCK // max(1, width))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
 
 
 def exact(labels: Labels, predictions: Predictions) -> Bool[np.ndarray, "rows examples"]:
-    """Which examples have the right class, or exactly the right labels."""
+    """Return which examples have the right class, or exactly the right labels."""
     return (predictions == labels).reshape(*predictions.shape[:2], -1).all(axis=-1)
 
 

@@ -60,7 +60,7 @@ class Replay:
         self.sharing = share and self.holds(run)
 
     def runs(self, run: Run, lesions: Sequence[HeadSet]) -> Iterator[tuple[int, Any]]:
-        """(index of the lesion, what `run` returned under it) for every lesion, in any order."""
+        """Yield (number of the lesion, result of `run` under it) for every lesion, in any order."""
         first = {index: lesion.heads[0][0] for index, lesion in enumerate(lesions) if lesion}
         if not self.sharing or len(first) < 2:
             for index, lesion in enumerate(lesions):
@@ -96,7 +96,7 @@ class Replay:
 
     @contextmanager
     def recording(self, sites: set[int]) -> Iterator[None]:
-        """Record, in the run inside the block, what lesions whose first site is in `sites` need."""
+        """Record, during the run inside the block, what lesions that begin at `sites` can reuse."""
         wanted = {call for site in sites for call in self._finished[site]}
         self._outputs.clear()
         counts: dict[nn.Module, int] = {}
@@ -117,7 +117,7 @@ class Replay:
 
     @contextmanager
     def playing(self, site: int) -> Iterator[None]:
-        """Inside the block, the modules that end before `site` return what was recorded."""
+        """Return recorded outputs for modules that end before `site`, inside the block."""
         calls: dict[nn.Module, set[int]] = {}
         for module, number in self._finished[site]:
             calls.setdefault(module, set()).add(number)
@@ -142,7 +142,7 @@ class Replay:
         return play
 
     def holds(self, run: Run) -> bool:
-        """Whether played runs equal full runs to the bit, for a lesion at each site in turn."""
+        """Return whether replayed runs equal full runs to the bit, for lesions at each site."""
         sites = {site.index for site in self.layout.sites}
         with self._opened(), self.recording(sites):
             run()

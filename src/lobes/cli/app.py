@@ -42,7 +42,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """The entry point of the command `lobes`."""
+    """Run the command `lobes`, as its entry point."""
     # Before torch starts its threads: one that waits for another sleeps instead of spinning. On a
     # quiet machine that costs a few per cent at most; beside another busy process, spinning
     # threads keep the cores from those they wait for, and all takes about ten times as long.

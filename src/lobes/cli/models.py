@@ -36,7 +36,7 @@ def tasks(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """The known tasks, or one task with its sizes, token lengths and three examples.
+    """List the known tasks, or describe one with its sizes, token lengths and three examples.
 
     Example: lobes tasks sst2 --model bert-base-uncased
     """
@@ -90,7 +90,7 @@ def ag_pair(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="What decides the pairs.")] = 0,
 ) -> None:
-    """The task AG-Pair: pairs of articles, of the same topic or of different ones.
+    """Make the task AG-Pair: pairs of articles, of the same topic or of different ones.
 
     Example: lobes ag-pair ag_news_csv/train.csv data/ag-pair/train.parquet
     """
@@ -113,7 +113,7 @@ def heads(
     ],
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Where a model's attention heads are, and which can be ablated, trained alone and pruned.
+    """Show where a model's attention heads are, and which can be ablated, trained alone and pruned.
 
     Example: lobes heads bert-base-uncased
     """

@@ -31,7 +31,7 @@ def demo(
     ] = False,
     fresh: Fresh = False,
 ) -> None:
-    """The whole pipeline on a packaged model and real sentences of four domains.
+    """Run the whole pipeline on a packaged model and real sentences of four domains.
 
     Example: lobes demo --output runs/demo
     """
@@ -55,7 +55,7 @@ def run(
     output: Folder = None,
     fresh: Fresh = False,
 ) -> None:
-    """Train, measure, report; an interrupted run continues where it stopped.
+    """Train, measure and report; an interrupted run continues where it stopped.
 
     Example: lobes run study.toml --controls 100
     """
@@ -71,7 +71,7 @@ def train(
     output: Folder = None,
     fresh: Fresh = False,
 ) -> None:
-    """Only train the study's model on its tasks.
+    """Train the study's model on its tasks, and no more.
 
     Example: lobes train study.toml --output runs/first
     """
@@ -95,7 +95,7 @@ def iap(
     output: Folder = None,
     fresh: Fresh = False,
 ) -> None:
-    """Only measure: importance, lesions, controls, D-scores, report.
+    """Measure importance, lesions, controls and D-scores, and report; do not train.
 
     Example: lobes iap study.toml --model runs/first/model --output runs/measured
     """
@@ -161,7 +161,7 @@ def export(
     to: To,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """One task of a trained model, as a folder that transformers loads without lobes.
+    """Write one task of a trained model as a folder that transformers loads without lobes.
 
     Example: lobes export runs/demo --task sentiment --to sentiment-model
     """
@@ -192,7 +192,7 @@ def predict(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """A model's answers to a split: GLUE's submission files, or labels with their probabilities.
+    """Predict a split: GLUE's submission files, or labels with their probabilities.
 
     Example: lobes predict runs/glue --split test --to predictions
     """

@@ -20,7 +20,7 @@ from lobes.results.run import Training
 
 
 def show_results(results: Results) -> None:
-    """Print the tables and findings of any kind of results on stdout."""
+    """Print the tables and findings of any kind of results."""
     kinds: dict[str, Callable[[Any], Iterable[Any]]] = {
         "comparison.json": comparison.tables,
         "transfer.json": transfer.tables,
@@ -33,7 +33,7 @@ def show_results(results: Results) -> None:
 
 
 def show_training(training: Training) -> None:
-    """Every task's score at the end of a training, on stdout."""
+    """Print every task's score at the end of a training."""
     last = training.scores[-1].scores if training.scores else {}
     table = _table("task", "score")
     for task, score in last.items():
@@ -42,7 +42,7 @@ def show_training(training: Training) -> None:
 
 
 def show_heads(layout: HeadLayout, name: str) -> None:
-    """Where a model's heads are and what can be done with them, on stdout.
+    """Print where a model's heads are and what can be done with them.
 
     Sites that differ in nothing but the numbers in their modules' names are told of together.
     """
@@ -66,7 +66,7 @@ def show_heads(layout: HeadLayout, name: str) -> None:
 
 
 def show_tasks(tasks: Sequence[dict[str, Any]]) -> None:
-    """The known tasks, on stdout."""
+    """Print the known tasks."""
     table = _table("task", "classes", "text", "metric", "hub")
     for task in tasks:
         classes = str(len(task["labels"])) if task["labels"] else "a score"
@@ -77,7 +77,7 @@ def show_tasks(tasks: Sequence[dict[str, Any]]) -> None:
 
 
 def show_task(task: dict[str, Any]) -> None:
-    """One task: what it is, its sizes, and a few examples, on stdout."""
+    """Print one task: what it is, its sizes, and a few examples."""
     labels = ", ".join(task["labels"]) if task["labels"] else "a score"
     if task["multi_label"]:
         labels += " (any number of them)"
@@ -126,7 +126,7 @@ def _lengths(tokens: dict[str, Any] | None, examples: int) -> str:
 
 
 def show_predictions(record: dict[str, Any]) -> None:
-    """What was predicted, how well where that is known, and the files, on stdout."""
+    """Print what was predicted, how well where that is known, and the files."""
     table = _table("task", "split", "examples", "metric", "score", "file")
     for entry in record["predictions"]:
         score = "hidden" if entry["score"] is None else fixed(entry["score"])
@@ -136,7 +136,7 @@ def show_predictions(record: dict[str, Any]) -> None:
 
 
 def show_pairs(record: dict[str, Any]) -> None:
-    """The corpus of an AG-Pair and its pairs, on stdout."""
+    """Print the corpus of an AG-Pair and its pairs."""
     table = _table("topic", "articles")
     for topic, articles in record["topics"].items():
         table.add_row(_text(topic), f"{articles:,}")
@@ -147,7 +147,7 @@ def show_pairs(record: dict[str, Any]) -> None:
 
 
 def show_pruning(record: dict[str, Any]) -> None:
-    """What a pruning took away and what came of it, on stdout."""
+    """Print what a pruning removed, and the model's size and speed before and after."""
     table = _table("", "before", "after", "ratio")
     for name, key in (("heads", "n_heads"), ("parameters", "n_parameters")):
         before, after = record[key]

@@ -61,7 +61,7 @@ def set_up(*, debug: bool) -> None:
 
 
 def say(text: str) -> None:
-    """One line on stderr; control characters in it do nothing, and nor does a closed stderr."""
+    """Print one line on stderr, without control characters; ignore a closed stderr."""
     line = str(clean(text))
     with contextlib.suppress(OSError, ValueError):
         if ProgressDisplay.shown is not None:

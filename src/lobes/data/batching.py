@@ -55,21 +55,21 @@ class Inputs(Protocol):
         """How many positions the model has for each example."""
 
     def select(self, indices: Int[np.ndarray, " selected"]) -> "Inputs":
-        """The examples at `indices`, in that order."""
+        """Return the examples at `indices`, in that order."""
 
     @classmethod
     def concatenate(cls, parts: Sequence[Any]) -> "Inputs":
-        """All examples of `parts`, in order."""
+        """Return all examples of `parts`, in order."""
 
     def distinct(self) -> tuple["Inputs", Int[np.ndarray, " examples"]]:
-        """The different examples in the order of their first appearance, and where each went."""
+        """Return the different examples in order of first appearance, and each example's number."""
 
     def collate(
         self,
         indices: Int[np.ndarray, " batch"] | Sequence[int],
         device: torch.device | str | None = None,
     ) -> dict[str, Tensor]:
-        """The examples at `indices` as tensors for the model's forward pass."""
+        """Return the examples at `indices` as tensors for the model's forward pass."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +102,7 @@ class Encoded:
         return np.diff(self.offsets)
 
     def select(self, indices: Int[np.ndarray, " selected"]) -> "Encoded":
-        """The examples at `indices`, in that order."""
+        """Return the examples at `indices`, in that order."""
         lengths = self.lengths[indices]
         offsets = _offsets(lengths)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
@@ -112,7 +112,7 @@ class Encoded:
         return Encoded(self.input_ids[places], offsets, types, self.pad_token_id)
 
     def distinct(self) -> tuple["Encoded", Int[np.ndarray, " examples"]]:
-        """See `unique_inputs`."""
+        """Return the different examples; see `unique_inputs`."""
         return unique_inputs(self)
 
     def collate(
@@ -120,12 +120,12 @@ class Encoded:
         indices: Int[np.ndarray, " batch"] | Sequence[int],
         device: torch.device | str | None = None,
     ) -> dict[str, Int[Tensor, "batch length"]]:
-        """The examples at `indices` as tensors, padded on the right; see the function `collate`."""
+        """Return the examples at `indices` as tensors, padded on the right (see `collate`)."""
         return collate(self, indices, self.pad_token_id, device)
 
     @classmethod
     def concatenate(cls, parts: Sequence["Encoded"]) -> "Encoded":
-        """One `Encoded` of all examples of `parts`, in order.
+        """Return one `Encoded` of all examples of `parts`, in order.
 
         Raises ConfigError for no parts, or where some have token types and others have none.
         """
@@ -236,7 +236,7 @@ def _fingerprint(
 
 
 def tokenizer_state(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """What a tokenizer's tokens depend on besides the texts, as plain values."""
+    """Return what a tokenizer's tokens depend on besides the texts, as plain values."""
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         for name in ("truncation", "padding"):  # as the last call left them
@@ -254,7 +254,7 @@ def tokenizer_state(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
 
 
 def unique_inputs(encoded: Encoded) -> tuple[Encoded, Int[np.ndarray, " examples"]]:
-    """The different examples in the order of their first appearance, and where each went.
+    """Return the different examples in order of first appearance, and each example's number.
 
     Returns (unique, inverse): `unique.select(inverse)` equals `encoded`. Several tasks over the
     same sentences need one pass of the encoder for each sentence.
@@ -273,7 +273,7 @@ def unique_inputs(encoded: Encoded) -> tuple[Encoded, Int[np.ndarray, " examples
 def token_batches(
     lengths: Int[np.ndarray, " examples"], tokens_per_batch: int, *, padding: bool = True
 ) -> list[Int[np.ndarray, " batch"]]:
-    """Indices of the examples in batches of similar length, shortest first.
+    """Return indices of the examples in batches of similar length, shortest first.
 
     A batch padded to its longest example has at most `tokens_per_batch` tokens; an example longer
     than that is a batch of its own. Examples of one length keep their order. A batch also ends
@@ -300,14 +300,14 @@ def token_batches(
 
 
 def in_order_batches(n: int, size: int) -> list[Int[np.ndarray, " batch"]]:
-    """The indices 0 to n - 1 in order, `size` for each batch; the last may be smaller."""
+    """Return the indices 0 to n - 1 in order, `size` per batch; the last may be smaller."""
     if size < 1:
         raise ConfigError(f"A batch holds at least 1 example, not {size}.")
     return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The id to pad with: the pad token, or for a tokenizer without one (GPT-2) the end token.
+    """Return the id to pad with: the pad token, or without one (GPT-2) the end token.
 
     Which id it is changes nothing where the attention mask is heeded.
     """
@@ -323,7 +323,7 @@ def collate(
     pad_token_id: int | None,
     device: torch.device | str | None = None,
 ) -> dict[str, Int[Tensor, "batch length"]]:
-    """The examples at `indices` as tensors, padded on the right to the longest of them.
+    """Return the examples at `indices` as tensors, padded on the right to the longest of them.
 
     Returns `input_ids`, `attention_mask` (1 for a real token) and, if the tokenizer made them,
     `token_type_ids`. `pad_token_id` may be None, for a tokenizer without one: 0 takes its place.
@@ -352,7 +352,7 @@ def _padded(
 
 
 def ragged(rows: Sequence[Sequence[int]], pad_token_id: int = 0) -> Encoded:
-    """Examples given as a list of token ids each, without token types."""
+    """Return examples given as a list of token ids each, without token types, as `Encoded`."""
     lengths = np.fromiter(map(len, rows), dtype=np.int64)
     ids = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
     return Encoded(ids, _offsets(lengths), pad_token_id=pad_token_id)

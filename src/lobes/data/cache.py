@@ -37,7 +37,7 @@ _TEMPORARY = ".lobes-tmp-"
 
 
 def cache_folder() -> Path:
-    """`$LOBES_CACHE`, or `lobes` in the user's folder for caches; it need not be there."""
+    """Return `$LOBES_CACHE`, or `lobes` in the user's cache folder; it need not exist."""
     if os.environ.get("LOBES_CACHE"):
         return Path(os.environ["LOBES_CACHE"]).expanduser()
     if sys.platform == "darwin":
@@ -69,7 +69,7 @@ class Spool:
             self._write()
 
     def array(self, dtype: Any = np.uint8) -> Shaped[np.ndarray, " numbers"]:
-        """All bytes as a read-only array; the spool is empty after that."""
+        """Return all bytes as a read-only array; the spool is empty after that."""
         if self._file is not None and self._parts:
             self._write()
         if self._file is None:
@@ -145,7 +145,7 @@ def save(key: str, arrays: Mapping[str, Shaped[np.ndarray, " _"]]) -> None:
 
 
 def load(key: str) -> dict[str, Shaped[np.ndarray, " _"]] | None:
-    """The arrays under `key`, read-only and mapped from their files; None where there are none.
+    """Return the arrays under `key`, read-only and memory-mapped; None if there are none.
 
     A damaged entry is removed.
     """

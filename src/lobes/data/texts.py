@@ -85,7 +85,7 @@ class Texts(Sequence[tuple[str, ...]]):
         return texts_of, (self[:], self.width)
 
     def select(self, places: Int[np.ndarray, " selected"]) -> "Texts":
-        """The texts at `places`, in that order."""
+        """Return the texts at `places`, in that order."""
         return Texts(self._columns, self._all()[places])
 
     def _all(self) -> Int[np.ndarray, " examples"]:
@@ -107,7 +107,7 @@ class TextsWriter:
             lengths.append(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
 
     def finish(self) -> Texts:
-        """All the texts; nothing is appended after that."""
+        """Return all the texts; nothing can be appended after that."""
         return Texts(
             [
                 _Column(spool.array(), _offsets(lengths))
@@ -130,7 +130,7 @@ class _Column:
         return len(self._offsets) - 1
 
     def read(self, places: Int[np.ndarray, " chosen"]) -> list[str]:
-        """The strings at `places`, in that order."""
+        """Return the strings at `places`, in that order."""
         if not len(places):
             return []
         starts, stops = self._offsets[places], self._offsets[places + 1]
@@ -152,7 +152,7 @@ class _Column:
 
 
 def texts_of(rows: Iterable[tuple[str, ...]], width: int) -> Texts:
-    """`Texts` of examples that are there as strings, `width` for each."""
+    """Return `Texts` of examples given as strings, `width` for each."""
     writer = TextsWriter(width)
     for block in blocks(tuple(rows)):
         writer.append(tuple(zip(*block, strict=True)))
@@ -160,12 +160,12 @@ def texts_of(rows: Iterable[tuple[str, ...]], width: int) -> Texts:
 
 
 def blocks(texts: Sequence[Any], size: int = BLOCK) -> Iterator[Sequence[Any]]:
-    """Slices of `size`, the last of which may be smaller."""
+    """Yield slices of `size`, the last of which may be smaller."""
     return (texts[start : start + size] for start in range(0, len(texts), size))
 
 
 def digest(texts: Sequence[tuple[str, ...]]) -> str:
-    """A SHA-256 over texts: the same for the same strings, however they are kept."""
+    """Return a SHA-256 over texts: the same for the same strings, however they are stored."""
     whole = hashlib.sha256()
     for block in blocks(texts):
         strings = [text.encode(errors=_HALVES) for example in block for text in example]
@@ -179,7 +179,7 @@ def digest(texts: Sequence[tuple[str, ...]]) -> str:
 def number_texts(
     texts: Sequence[tuple[str, ...]], *, in_order: bool = True
 ) -> Int[np.ndarray, " examples"]:
-    """A number for each example, the same for equal texts, from 0 by their first appearance.
+    """Return a number per example, the same for equal texts, from 0 in order of first appearance.
 
     Without `in_order`, a pair (a, b) equals (b, a).
     """
@@ -193,7 +193,7 @@ def number_texts(
 
 
 def number_equal(values: Iterable[bytes]) -> Int[np.ndarray, " values"]:
-    """A number for each value, the same for equal ones, from 0 by their first appearance.
+    """Return a number per value, the same for equal ones, from 0 in order of first appearance.
 
     Values are told apart by digests of 128 bits, so that they need not be kept.
     """

@@ -37,7 +37,7 @@ _known: WeakKeyDictionary[nn.Module, tuple[_Fingerprint, HeadLayout]] = WeakKeyD
 def find_heads(
     model: nn.Module, *, example_inputs: Mapping[str, Tensor] | None = None
 ) -> HeadLayout:
-    """All attention heads of `model`: its sites in the order of execution.
+    """Find all attention heads of `model`, and return its sites in the order of execution.
 
     `example_inputs` are keyword arguments for one forward pass; a model from transformers needs
     none. Only what runs in that pass is found. The pass leaves the model, its gradients, its
@@ -69,7 +69,7 @@ def find_heads(
 
 
 def layout_of(model: nn.Module, layout: HeadLayout | None = None) -> HeadLayout:
-    """The layout that was given, or what `find_heads` finds where none was.
+    """Return the given layout, or what `find_heads` finds if none was given.
 
     Raises `ModelError` for what is no model, `ConfigError` for what is no layout of it.
     """

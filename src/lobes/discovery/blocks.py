@@ -34,7 +34,7 @@ class _Readers:
 
 
 def blocks_of(seen: Trace) -> Iterator[Block]:
-    """Every run of an attention block in a trace, in order.
+    """Return every run of an attention block in a trace, in order.
 
     Probabilities that never meet values in a matrix product are no attention (a router's weigh
     experts), unless their scores are a product of queries and keys: that is refused.
@@ -76,7 +76,7 @@ def _readers(seen: Trace) -> dict[Event, _Readers]:
 
 
 def reads(tensor: Tensor, events: list[Event]) -> Iterator[tuple[Event, bool]]:
-    """The events whose probabilities a tensor depends on; whether by a product with values."""
+    """Return the events whose probabilities a tensor depends on, and if through values."""
     if not events:
         return
     since = min(event.since for event in events)
@@ -90,7 +90,7 @@ def reads(tensor: Tensor, events: list[Event]) -> Iterator[tuple[Event, bool]]:
 
 
 def asks(event: Event, seen: Trace) -> bool:
-    """Whether an event's scores are a product of queries and keys made by the same module.
+    """Return whether an event's scores are a product of queries and keys made by the same module.
 
     One projection may come between, as where talking heads mix the scores.
     """
@@ -117,7 +117,7 @@ def _is_computed(edge: Edge) -> bool:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in a model's output."""
+    """Return the tensors in a model's output."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

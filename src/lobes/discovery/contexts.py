@@ -14,7 +14,7 @@ from lobes.heads import Site
 def contexts_of(
     site: Site, projection: nn.Module, argument: Tensor
 ) -> Float[Tensor, "*positions width"]:
-    """The contexts in what is given to a site's projection: a view of it."""
+    """Return the contexts in the input of a site's projection, as a view."""
     contexts = _channels_last(projection, argument)
     if contexts.shape[-1] != site.width:  # groups of heads along the axis before
         contexts = contexts.flatten(-2)
@@ -24,7 +24,7 @@ def contexts_of(
 def argument_with(
     site: Site, projection: nn.Module, argument: Tensor, contexts: Float[Tensor, "*positions width"]
 ) -> Tensor:
-    """What to give to a site's projection, in place of `argument`, so that it gets `contexts`."""
+    """Return the input of a site's projection with `contexts` in place of those in `argument`."""
     if site.batch_axis:
         contexts = contexts.movedim(0, site.batch_axis)
     contexts = contexts.reshape(_channels_last(projection, argument).shape)

@@ -37,13 +37,13 @@ _batch: ContextVar[Batch | None] = ContextVar("batch", default=None)
 
 
 def batch_running() -> Batch | None:
-    """The batch that this thread is running through a counted model."""
+    """Return the batch that this thread is running through a counted model."""
     return _batch.get()
 
 
 @contextmanager
 def counted(model: nn.Module, layout: HeadLayout) -> Iterator[None]:
-    """Inside the block, `batch_running` knows the batch of whatever call reaches a site."""
+    """Make the batch of any call that reaches a site known to `batch_running`, inside the block."""
     with ExitStack() as stack:
         for module in _around(model, layout):
             stack.enter_context(shared(("counted", module), partial(_counting, module)))

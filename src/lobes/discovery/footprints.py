@@ -10,7 +10,7 @@ Marks = tuple[Tensor, ...]  # for each axis of a leaf, bool [heads, length of th
 
 
 def head_number(contexts: Tensor, events: list[Event], *, combined: bool = False) -> int:
-    """How many heads lie side by side in `contexts` [..., width]; 0 where none can be told apart.
+    """Return how many heads lie side by side in `contexts` [..., width]; 0 if unclear.
 
     One channel at one position must depend on a single row of probabilities. Then each of the
     first two slices must depend on as many rows as one channel does, and not on the same. That
@@ -39,7 +39,7 @@ def head_number(contexts: Tensor, events: list[Event], *, combined: bool = False
 
 
 def assigns(contexts: Tensor, event: Event) -> bool:
-    """Whether probabilities sum to 1 over the queries of each key, not over the keys of a query.
+    """Return whether probabilities sum to 1 over the queries of each key instead of its keys.
 
     Then one position of the contexts depends on every row, at the same place of each.
     """
@@ -51,7 +51,7 @@ def assigns(contexts: Tensor, event: Event) -> bool:
 
 
 def joined(contexts: Tensor, events: list[Event]) -> Tensor:
-    """Contexts [..., width], also where groups of heads lie along the axis before the last.
+    """Return contexts as [..., width], also if groups of heads lie along the axis before the last.
 
     There, moving along that axis leads to rows of probabilities along one axis of these, where
     moving along no other axis but the channels leads.
@@ -75,7 +75,7 @@ def _moved(contexts: Tensor, events: list[Event], axis: int) -> set[int]:
 
 
 def batch_axis(contexts: Tensor, events: list[Event]) -> int | None:
-    """The axis of `contexts` along which the examples of a batch lie; None where they are mixed.
+    """Return the axis of `contexts` along which a batch's examples lie; None if they are mixed.
 
     Probabilities have the batch, or windows and heads of each example in turn, in front. So what
     lies later along the batch axis depends on later of these; along another axis, on them all.

@@ -28,7 +28,7 @@ _arguments = signature(_whole)
 
 @contextmanager
 def opened(model: nn.Module, projections: Iterable[str]) -> Iterator[None]:
-    """Inside the block, the modules at these paths are called wherever they project contexts.
+    """Call the modules at these paths wherever they project contexts, inside the block.
 
     Modules that are called anyway are left alone. Blocks can be nested; in the end every module
     is as it was.
@@ -48,7 +48,7 @@ def opened(model: nn.Module, projections: Iterable[str]) -> Iterator[None]:
 
 
 def applies_inside(owner: nn.Module) -> bool:
-    """Whether a module's own methods call torch's multi-head attention as one function."""
+    """Return whether a module's own methods call torch's multi-head attention as one function."""
     return _names_function(type(owner).__mro__)
 
 
@@ -61,18 +61,18 @@ def _names_function(classes: tuple[type, ...]) -> bool:
 def projection_in(
     owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> nn.Module | None:
-    """The child of `owner` whose weight is the output projection's in a call of the function."""
+    """Return the child of `owner` that holds the output projection's weight in such a call."""
     weight = _arguments.bind(*args, **kwargs).arguments["out_proj_weight"]
     return next((m for m in owner.children() if getattr(m, "weight", None) is weight), None)
 
 
 def attend(project: Projection, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """torch's function on these arguments, with `project` in place of its last linear map."""
+    """Call torch's function with `project` in place of its last linear map."""
     query = _arguments.bind(*args, **kwargs).arguments["query"]
     batch = query.shape[1] if query.dim() == 3 else 1
 
     def linear(contexts: Tensor, *_: Any) -> Tensor:
-        """[length * batch, width] to the same, position by position."""
+        """Project [length * batch, width] to the same shape, position by position."""
         by_example = contexts.unflatten(0, (-1, batch)).transpose(0, 1)
         return project(by_example).transpose(0, 1).flatten(0, 1)
 

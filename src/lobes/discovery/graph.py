@@ -17,26 +17,26 @@ _PRODUCTS = {
 
 
 def edges_of(*tensors: Tensor) -> list[Edge]:
-    """Where the graphs of tensors begin; nothing for a tensor that has none."""
+    """Return where the graphs of tensors begin; nothing for a tensor without one."""
     edges = [get_gradient_edge(tensor) for tensor in tensors if tensor.requires_grad]
     return [(edge.node, edge.output_nr) for edge in edges]
 
 
 def factors(node: Any) -> list[Edge] | None:
-    """The two factors of a matrix product; None for any other node."""
+    """Return the two factors of a matrix product; None for any other node."""
     span = _PRODUCTS.get(node.name().removesuffix("Backward0"))
     return None if span is None else list(node.next_functions[span])
 
 
 def leaf_of(node: Any) -> Tensor | None:
-    """The leaf tensor that a node stands for; None for a node that computes something."""
+    """Return the leaf tensor that a node stands for; None for a node that computes something."""
     return getattr(node, "variable", None)
 
 
 def walk(
     edges: Iterable[Edge], *, since: int = 0, into_products: bool = True, stop: Edge | None = None
 ) -> Iterator[Edge]:
-    """Every edge upstream of `edges`, these included, that was made at `since` or later.
+    """Yield every edge upstream of `edges`, these included, that was made at `since` or later.
 
     With `into_products=False` the walk goes up to matrix products and not beyond. It does not
     enter `stop`.
@@ -57,19 +57,19 @@ def walk(
 
 
 def leaves(edges: Iterable[Edge], *, since: int = 0, into_products: bool = True) -> list[Tensor]:
-    """The leaf tensors upstream of `edges`, each once."""
+    """Return the leaf tensors upstream of `edges`, each once."""
     found = (leaf_of(node) for node, _ in walk(edges, since=since, into_products=into_products))
     return list({id(leaf): leaf for leaf in found if leaf is not None}.values())
 
 
 def products(edges: Iterable[Edge], *, since: int = 0) -> list[list[Edge]]:
-    """The factors of each nearest matrix product upstream of `edges`."""
+    """Return the factors of each nearest matrix product upstream of `edges`."""
     met = {node: None for node, _ in walk(edges, since=since, into_products=False)}
     return [found for node in met if (found := factors(node)) is not None]
 
 
 def sources(edges: Iterable[Edge], since: int, calls: Mapping[int, Call]) -> set[Any]:
-    """Where tensors came from when the module was called that began at `since`.
+    """Return where tensors came from when the module was called that began at `since`.
 
     Each source is a tensor that existed before (its edge), a lookup in an embedding, or a leaf
     that is no parameter. `calls` are the projections by the id of the leaf that stands for their

@@ -29,7 +29,7 @@ Inputs = dict[str, Tensor]
 
 
 def guess_inputs(model: nn.Module) -> Inputs:
-    """Keyword arguments for one forward pass of `model`, on its device and in its precision.
+    """Return keyword arguments for one forward pass of `model`, on its device and in its precision.
 
     Known are text (`input_ids`, with what an encoder-decoder needs, boxes on a page), pictures and
     video (`pixel_values`, `pixel_values_videos`, as pictures or as rows of patches) and sound
@@ -130,12 +130,12 @@ class _Guess:
             self.vocabulary = self.vocabulary or _CHARACTERS
 
     def missing(self) -> str:
-        """The first required argument that nothing is known about."""
+        """Return the first required argument that nothing is known about."""
         known = (*_MEDIA, *_COMPANIONS, *_TEXT)
         return next((n for n in self.required if n not in known and not _embeds(n)), "")
 
     def candidates(self) -> Iterator[Inputs]:
-        """Whole sets of inputs, each with all that is required."""
+        """Yield whole sets of inputs, each with all that is required."""
         if self.missing():
             return
         for chosen in self._selections():

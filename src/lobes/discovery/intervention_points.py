@@ -31,7 +31,7 @@ class Place:
 
 
 def place_of(block: Block, seen: Trace) -> Place | None:
-    """Where the contexts of a block can be reached; raises `ModelError` where that is nowhere.
+    """Return where the contexts of a block can be reached; `ModelError` if that is nowhere.
 
     None for what is no multi-head attention: one head without queries (a learned pooling), or
     probabilities over queries in place of keys (an assignment to groups).

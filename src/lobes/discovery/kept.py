@@ -20,7 +20,7 @@ _PARTS = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 
 @contextmanager
 def kept(model: nn.Module) -> Iterator[None]:
-    """In the end the model is as it was before the block, and so is all random state.
+    """Restore the model and all random state on exit to what they were before the block.
 
     That is: its modules with their attributes and modes, the values of buffers, what its
     configurations say, and what lists and dictionaries among all these hold. Not looked after are

@@ -29,7 +29,7 @@ class RowPlan:
 
 
 def row_plan(model: nn.Module, footprints: Footprints, calls: Mapping[int, Call]) -> RowPlan:
-    """Which rows of which parameters each head of a site owns, and whether they are all.
+    """Return which rows of which parameters each head of a site owns, and whether these are all.
 
     `calls` are the projections by the id of their output's leaf.
     """
@@ -72,7 +72,7 @@ _Parts = dict[str, tuple[int, Tensor]]
 
 
 def shared_path(names: Iterable[str]) -> str:
-    """The path of the innermost module that holds all these modules or parameters."""
+    """Return the path of the innermost module that holds all these modules or parameters."""
     parents = [name.split(".")[:-1] for name in names]
     together = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
     return ".".join(parts[0] for parts in together)

@@ -15,7 +15,7 @@ from lobes.heads import HeadLayout, Site
 def real_positions(
     inputs: Mapping[str, Any], *, decoder: bool = False
 ) -> Bool[Tensor, "batch length"] | None:
-    """Which positions of a batch are real; None where it does not say, and all count.
+    """Return the mask of a batch's real positions; None if the batch has no mask and all count.
 
     `attention_mask` says it, for a decoder beside an encoder `decoder_attention_mask`, or else
     the labels that are not -100, which torch leaves out of a loss.
@@ -30,7 +30,7 @@ def real_positions(
 def decoder_sites(
     model: nn.Module, layout: HeadLayout, inputs: Mapping[str, Any]
 ) -> frozenset[int]:
-    """The sites whose positions are those of a decoder beside an encoder; none in other models.
+    """Return the sites at a decoder's positions in an encoder-decoder model; none in other models.
 
     Where a batch gives inputs to both, they are told by running it twice, the second time with
     one position less for the decoder.

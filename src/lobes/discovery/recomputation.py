@@ -30,7 +30,7 @@ _repeating: ContextVar[bool] = ContextVar("repeating", default=False)
 
 @contextmanager
 def carried(model: nn.Module, capture: Capture) -> Iterator[None]:
-    """What checkpointing computes again of runs inside the block is surrounded by `capture()()`.
+    """Enter `capture()()` around whatever checkpointing computes again of runs inside the block.
 
     `capture` is called in the forward pass, what it returned in the backward pass, there as often
     as something is computed again.
@@ -49,7 +49,7 @@ def carried(model: nn.Module, capture: Capture) -> Iterator[None]:
 
 @contextmanager
 def switched_off(model: nn.Module) -> Iterator[None]:
-    """A model of transformers keeps everything for the backward pass inside the block."""
+    """Switch off the gradient checkpointing of a model of transformers inside the block."""
     with ExitStack() as stack:
         for module in model.modules():
             if getattr(module, _FLAG, False) is True:
@@ -58,12 +58,12 @@ def switched_off(model: nn.Module) -> Iterator[None]:
 
 
 def repeating() -> bool:
-    """Whether a backward pass is computing something again."""
+    """Return whether a backward pass is computing something again."""
     return _repeating.get() or (torch._C._current_graph_task_id() != -1 and _is_checkpointing())
 
 
 def recomputable() -> bool:
-    """Whether what runs now may be computed again, out of the reach of `carried`."""
+    """Return whether the present run may be computed again, out of the reach of `carried`."""
     if _carrying.get() or not _is_checkpointing():
         return False
     # In its reentrant form gradients are off inside, and whether they are outside cannot be seen.

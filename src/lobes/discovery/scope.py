@@ -32,7 +32,7 @@ _open: list["Scope"] = []
 
 @contextmanager
 def without_others() -> Iterator[None]:
-    """Inside the block no intervention of another thread acts in this one's runs."""
+    """Keep the interventions of other threads out of this thread's runs inside the block."""
     before = _alone.get()
     _alone.set(True)
     try:
@@ -67,7 +67,7 @@ class Scope:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """The hooks are there inside the block, and act in this thread's runs."""
+        """Install the hooks inside the block, to act in this thread's runs."""
         with ExitStack() as stack:
             stack.enter_context(self._installed())
             if self.repeats and self.hooks:
@@ -83,7 +83,7 @@ class Scope:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """The hooks act in what is computed again, whether the block has ended by then or not."""
+        """Let the hooks act in what is computed again, also after the block has ended."""
         before = _again.get()
         with ExitStack() as stack:
             if self not in _open:

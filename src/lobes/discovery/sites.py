@@ -37,7 +37,7 @@ class Found:
 
 
 def sites_of(model: nn.Module, seen: Trace) -> Found:
-    """The sites of a model, from a trace of one run.
+    """Return the sites of a model, from a trace of one run.
 
     Raises `ModelError` where there is no attention or where heads cannot be told apart.
     """
@@ -68,7 +68,7 @@ def _no_attention(model: nn.Module, seen: Trace) -> ModelError:
 
 
 def with_what_is_beside(found: Found, silent: Trace) -> tuple[Site, ...]:
-    """The sites, where their contexts hold more than attention with the reason.
+    """Return the sites, with the reason where contexts hold more than attention.
 
     `silent` is a trace of the same run in which all attention was 0: so is what comes of it.
     """

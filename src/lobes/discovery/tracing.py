@@ -230,13 +230,13 @@ class Trace(TorchFunctionMode):
         return (_NOISE * numbers).to(like.dtype)
 
     def clock(self) -> int:
-        """A number larger than that of every autograd node so far, and at most any later one's."""
+        """Return a number between those of all autograd nodes so far and those of later ones."""
         with torch.enable_grad():
             node: Any = self._anchor.view_as(self._anchor).grad_fn
         return node._sequence_nr()
 
     def enter(self, path: str) -> Callable[..., None]:
-        """A forward pre-hook for the module called `path`."""
+        """Note the begin of a call, as the forward pre-hook of the module called `path`."""
 
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             if threading.get_ident() != self._thread:
@@ -248,7 +248,7 @@ class Trace(TorchFunctionMode):
         return hook
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """A forward hook for every module; it replaces the output of a projection."""
+        """Note the end of a call, as a forward hook; the output of a projection is replaced."""
         if threading.get_ident() != self._thread:
             return None
         frame = self._stack.pop()
@@ -313,7 +313,7 @@ def _graphed(value: Tensor) -> Tensor:
 
 @contextmanager
 def held(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, gradients on, for as long as a trace of the model is made and read.
+    """Keep evaluation mode and gradients on while a trace of the model is made and read.
 
     The model and the random state are as before in the end, whichever way the block ends.
     """
@@ -365,7 +365,7 @@ def _visible_attention(model: nn.Module) -> Iterator[None]:
 
 
 def channel_axis(module: nn.Module) -> int:
-    """The axis of a module's input that its channels lie along."""
+    """Return the axis of a module's input that its channels lie along."""
     kernel = getattr(module, "kernel_size", ()) if isinstance(module, _CONVOLUTIONS) else ()
     return -1 - len(kernel)
 
@@ -411,7 +411,7 @@ def _maps(module: nn.Module, argument: Tensor, output: Tensor) -> bool:
 
 
 def refuse_functional(frame: Frame) -> ModelError:
-    """The refusal of a call of torch's multi-head attention that cannot be found again."""
+    """Refuse a call of torch's multi-head attention function that cannot be found again."""
     return ModelError(
         f"The attention of {frame.path or 'the model'} ({type(frame.module).__name__}) calls "
         f"torch's multi_head_attention_forward with an output projection that is no linear module "

@@ -47,7 +47,7 @@ def _sharded(model: nn.Module, name: str) -> ModelError:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """What `torch.compile` compiled runs as it was written inside the block.
+    """Run what `torch.compile` compiled as it was written, inside the block.
 
     A compiled program does not look again for the hooks of the modules in it: it would run without
     those that came later, or with those that are gone. It is there again after the block.
@@ -60,13 +60,13 @@ def uncompiled() -> Iterator[None]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """What to call for a run on this process alone: the model inside `DistributedDataParallel`."""
+    """Return the module to run on this process alone, without `DistributedDataParallel`."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 @contextmanager
 def unreduced(model: nn.Module) -> Iterator[None]:
-    """No gradient is reduced over processes inside the block.
+    """Keep gradients from being reduced over processes inside the block.
 
     Parameters that a run leaves out are reduced at its end (`find_unused_parameters`), which
     would wait for the other processes.

@@ -22,7 +22,7 @@ DScoreName = Literal["row", "column", "relative"]
 def row(
     matrix: Float[np.ndarray, "*#batch tasks tasks"], base: Float[np.ndarray, "*#batch tasks"]
 ) -> Float[np.ndarray, "... tasks"]:
-    """100 · (mean_{j≠i} M[i][j] − M[i][i]) / B[i]: one lesion, the other tasks' raw scores.
+    """Return 100 · (mean_{j≠i} M[i][j] − M[i][i]) / B[i]: one lesion, the other tasks' raw scores.
 
     The score of the published code. It mixes the tasks' scales: unequal bases alone move it.
     """
@@ -32,7 +32,7 @@ def row(
 def column(
     matrix: Float[np.ndarray, "*#batch tasks tasks"], base: Float[np.ndarray, "*#batch tasks"]
 ) -> Float[np.ndarray, "... tasks"]:
-    """100 · (mean_{j≠i} M[j][i] − M[i][i]) / B[i]: one task, the other tasks' lesions.
+    """Return 100 · (mean_{j≠i} M[j][i] − M[i][i]) / B[i]: one task, the other tasks' lesions.
 
     0 where every lesion costs the task the same. The headline.
     """
@@ -42,7 +42,9 @@ def column(
 def relative(
     matrix: Float[np.ndarray, "*#batch tasks tasks"], base: Float[np.ndarray, "*#batch tasks"]
 ) -> Float[np.ndarray, "... tasks"]:
-    """100 · (mean_{j≠i} M[i][j]/B[j] − M[i][i]/B[i]): as `row`, each task on its own scale."""
+    """Return 100 · (mean_{j≠i} M[i][j]/B[j] − M[i][i]/B[i]): `row` with each task on its own
+    scale.
+    """
     scaled = matrix / _divisor(base)[..., None, :]
     return 100 * (_mean_of_others(scaled, -1) - _own(scaled))
 
@@ -118,7 +120,7 @@ def d_score(
     level: float,
     reasons: list[str],
 ) -> DScore:
-    """A D-score from its values observed, resampled and under controls.
+    """Return a D-score with its statistics, from its observed, resampled and control values.
 
     `compared` are the values on the examples of the controls. `reasons` are sentences on why
     tasks have no score; they become part of the note.
@@ -232,7 +234,7 @@ class Dissociation:
 def standardized(
     observed: Float[np.ndarray, " scores"], controls: Float[np.ndarray, "replicates scores"]
 ) -> Float[np.ndarray, " scores"]:
-    """(observed − mean) / standard deviation of the controls; NaN with fewer than two, or alike."""
+    """Return (observed − mean) / standard deviation of the controls; NaN if that is undefined."""
     if len(controls) < 2:
         return np.full(observed.shape, np.nan)
     deviation = controls.std(axis=0, ddof=1)
@@ -241,7 +243,7 @@ def standardized(
 
 
 def plural(number: int, noun: str) -> str:
-    """`1 task`, `2 tasks`."""
+    """Return a number with its noun: `1 task`, `2 tasks`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
@@ -258,7 +260,7 @@ def shared_tasks(*values: Float[np.ndarray, "... tasks"]) -> Bool[np.ndarray, " 
 def mean_where(
     chosen: np.ndarray, values: Float[np.ndarray, "... tasks"]
 ) -> Float[np.ndarray, "..."]:
-    """The mean over the chosen tasks (the last axis); NaN if none is chosen."""
+    """Return the mean over the chosen tasks (the last axis); NaN if none is chosen."""
     if not chosen.any():
         return np.full(values.shape[:-1], np.nan)
     return np.asarray(values[..., chosen].mean(axis=-1))

@@ -172,7 +172,7 @@ class LesionMatrix:
         return np.where(usable, self.base - zeros, np.nan)
 
     def scores(self, fraction: float | None = None) -> Float[np.ndarray, "tasks tasks"]:
-        """M[i][j]: task j's metric under the lesion of task i; NaN rows for tasks without one.
+        """Return M[i][j], task j's metric under the lesion of task i; NaN without a lesion.
 
         `fraction` defaults to the largest; `ConfigError` if there is no lesion of that fraction.
         """
@@ -181,7 +181,7 @@ class LesionMatrix:
     def control_scores(
         self, fraction: float | None = None
     ) -> Float[np.ndarray, "replicates tasks tasks"]:
-        """As `scores`, one matrix a replicate: row i is the control matched to task i's lesion."""
+        """Return one matrix per replicate: row i is the control matched to the lesion of task i."""
         chosen = self.fraction_of(fraction)
         if self.sampled is not None:
             return self.sampled.matrix.control_scores(chosen)
@@ -201,7 +201,7 @@ class LesionMatrix:
         level: float = 0.95,
         chance: bool = False,
     ) -> Dissociation:
-        """The D-scores at one fraction (the largest), with intervals and tests.
+        """Return the D-scores at one fraction (default: the largest), with intervals and tests.
 
         Intervals: a paired bootstrap of `resamples` resamples over each task's examples, the same
         resample for the base and all lesions of a task. With `chance`, all scores are measured
@@ -260,7 +260,7 @@ class LesionMatrix:
         )
 
     def summary(self, fraction: float | None = None) -> str:
-        """A table: each task's base score, and its scores under the lesions of one fraction."""
+        """Return a table of the base scores and those under the lesions of one fraction."""
         n_controls = sum(item.kind == "control" for item in self.lesions)
         n_task = len(self.lesions) - 1 - n_controls
         table = [
@@ -324,7 +324,7 @@ class LesionMatrix:
         return scores
 
     def fraction_of(self, fraction: float | None) -> float:
-        """The fraction of lesions that `fraction` means, by default the largest.
+        """Return the measured fraction that equals `fraction`, by default the largest.
 
         Raises `ConfigError` where there is none.
         """
@@ -366,7 +366,7 @@ class LesionMatrix:
         return self.predictions[task][self._positions["task", lesion, fraction, 0]]
 
     def lesion(self, task: str, fraction: float | None = None) -> Lesion:
-        """The lesion of a task at one fraction (the largest); `ConfigError` if there is none."""
+        """Return a task's lesion at one fraction (the largest); `ConfigError` without one."""
         chosen = self.fraction_of(fraction)
         position = self._positions.get(("task", task, chosen, 0))
         if position is None:
@@ -376,7 +376,7 @@ class LesionMatrix:
     def resampled(
         self, fraction: float, resamples: int, seeds: int | Mapping[str, int]
     ) -> tuple[Float[np.ndarray, "resamples tasks"], Float[np.ndarray, "resamples tasks tasks"]]:
-        """Base scores and matrices on resampled examples, the same for all lesions of a task.
+        """Return base scores and matrices on resampled examples, shared by a task's lesions.
 
         `seeds` decides what is drawn: one for all tasks, or one for each. Raises `ConfigError` for
         a number of resamples beyond its limit.

@@ -131,7 +131,7 @@ def dissociation_over_runs(
     seed: int = 0,
     level: float = 0.95,
 ) -> RunsDissociation:
-    """The D-scores of several runs on the same tasks, as one; see the head of this file.
+    """Return the D-scores of several runs on the same tasks, pooled as at the head of this file.
 
     A task's examples are resampled together for all runs where its labels are the same in all, and
     each run for itself elsewhere. A task without a D-score in one run has none over the runs.
@@ -237,7 +237,7 @@ def _pairs(
     scores, some = np.array([m.scores(fraction) for m in matrices]), np.array(drawn)
 
     def effect(i: int, j: int) -> RunsEstimate:
-        """How much more task i's own lesion costs it than that of task j."""
+        """Return how much more task i's own lesion costs it than that of task j."""
         return _estimate(
             scores[:, j, i] - scores[:, i, i], some[:, :, j, i] - some[:, :, i, i], level
         )

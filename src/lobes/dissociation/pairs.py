@@ -54,7 +54,7 @@ class PairVerdict:
 
 
 def doubly_dissociated(effects: Sequence[float], p_holm: float, p_controls_holm: float) -> bool:
-    """Whether both effects are positive, and both corrected p-values significant at 0.05."""
+    """Return whether both effects are positive and both corrected p-values significant at 0.05."""
     return min(effects) > 0 and is_significant(p_holm) and is_significant(p_controls_holm)
 
 
@@ -107,7 +107,7 @@ def pair_verdicts(
     pairs = pairs_of(tasks)
 
     def effect(i: int, j: int) -> tuple[float, tuple[float, float]]:
-        """How much more task i's own lesion costs it than task j's, and the interval."""
+        """Return how much more task i's own lesion costs it than task j's, and the interval."""
         low, high = percentile_interval((drawn[:, j, i] - drawn[:, i, i])[:, None], level)[0]
         return float(scores[j, i] - scores[i, i]), (float(low), float(high))
 

@@ -39,7 +39,7 @@ class Estimate:
     p: float | None = None
 
     def to_dict(self) -> dict[str, float | None]:
-        """`{"mean", "low", "high"}` and, where something is tested, `"p"`; None for NaN."""
+        """Return `{"mean", "low", "high"}` and, if something is tested, `"p"`; None for NaN."""
         fields = {"mean": self.mean, "low": self.low, "high": self.high}
         if self.p is not None:
             fields["p"] = self.p
@@ -47,7 +47,7 @@ class Estimate:
 
 
 def mean_interval(values: Float[np.ndarray, " seeds"], level: float = 0.95) -> Estimate:
-    """The mean over seeds with Student's t interval; one seed alone has no interval (NaN).
+    """Return the mean over seeds with Student's t interval; one seed alone has no interval (NaN).
 
     Raises `ConfigError` without any seed, or for a level that is not between 0 and 1.
     """
@@ -66,7 +66,7 @@ def mean_interval(values: Float[np.ndarray, " seeds"], level: float = 0.95) -> E
 def paired_difference(
     first: Float[np.ndarray, " seeds"], second: Float[np.ndarray, " seeds"], level: float = 0.95
 ) -> Estimate:
-    """The mean of first − second over seeds, its t interval, and the paired t-test's p (two-sided).
+    """Return the mean of first − second over seeds, its t interval and two-sided paired p.
 
     With one seed neither interval nor p exist (both NaN). Where all differences are equal, up to
     rounding, the t-test divides by 0: the interval is then that one point, p is 1 for differences
@@ -93,7 +93,7 @@ def summarize_comparison(
     d_scores: Sequence[Mapping[str, Any]] = (),
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """The `summary` of a `comparison.json`.
+    """Return the `summary` of a `comparison.json`.
 
     `scores` are {method: [seeds, tasks]}, `seconds` {method: [seeds]}, `d_scores` the entries of
     the same name in `comparison.json`: fraction, definition, and [seeds, tasks] for "multi" and
@@ -119,7 +119,7 @@ def summarize_comparison(
 def summarize_transfer(
     scores: Mapping[str, Float[np.ndarray, "_ _"]], level: float = 0.95
 ) -> dict[str, Any]:
-    """The `summary` of a `transfer.json`; `scores` are {start: [seeds, fractions]}.
+    """Return the `summary` of a `transfer.json`; `scores` are {start: [seeds, fractions]}.
 
     Differences are first − second, paired by seed; p is corrected over the fractions (Holm).
     """

@@ -31,7 +31,7 @@ Table = Float[np.ndarray, "tasks tasks"]
 
 
 def importance_correlation(scores: Sequence[HeadScores]) -> Table:
-    """Spearman's correlation of every two tasks' importance over all heads; NaN if constant."""
+    """Return Spearman's correlation of every two tasks' importance; NaN if one is constant."""
     known = ~np.isnan(scores[0].values)
     ranks = np.array([stats.rankdata(one.values[known]) for one in scores])
     moved = ranks - ranks.mean(axis=1, keepdims=True)
@@ -41,7 +41,7 @@ def importance_correlation(scores: Sequence[HeadScores]) -> Table:
 
 
 def overlap(lesions: Sequence[HeadSet]) -> Table:
-    """The Jaccard index |A ∩ B| / |A ∪ B| of every two sets of heads; NaN for two empty ones."""
+    """Return the Jaccard index |A ∩ B| / |A ∪ B| of every two sets; NaN for two empty ones."""
     sets = [set(lesion) for lesion in lesions]
     unions = [[len(a | b) for b in sets] for a in sets]
     shared = [[len(a & b) for b in sets] for a in sets]
@@ -52,7 +52,7 @@ def overlap(lesions: Sequence[HeadSet]) -> Table:
 def linear_cka(
     first: Float[np.ndarray, "examples _"], second: Float[np.ndarray, "examples _"]
 ) -> float:
-    """‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centred X and Y (Kornblith et al. 2019, equation 5), 0 to 1.
+    """Return linear CKA, ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centered X and Y (Kornblith et al. 2019).
 
     The same whatever rotation or scale either has; NaN where one is constant.
     """
@@ -65,7 +65,7 @@ def linear_cka(
 def pair_d_scores(
     matrix: Float[np.ndarray, "*batch tasks tasks"], base: Float[np.ndarray, "*batch tasks"]
 ) -> Float[np.ndarray, "*batch tasks tasks"]:
-    """The mean `column` D-score of every two tasks by themselves, in percent; NaN on the diagonal.
+    """Return the mean `column` D-score of every two tasks alone, in percent; NaN on the diagonal.
 
     For tasks i and j: the mean of 100 · (M[j][i] − M[i][i]) / B[i] and of the same with i and j
     exchanged.
@@ -106,7 +106,7 @@ def similarity_trend(
     level: float = 0.95,
     seed: int = 0,
 ) -> SimilarityTrend:
-    """The correlation of a similarity with the D-scores `observed` of pairs of tasks.
+    """Return the correlation of a similarity with the D-scores `observed` of pairs of tasks.
 
     `resampled` are the D-scores on resampled examples: how sure the correlation is for these
     tasks. Pairs that share a task are not independent, so p comes from exchanging tasks: of all
@@ -153,7 +153,7 @@ def trends(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[Table, list[SimilarityTrend]]:
-    """The D-scores of all pairs of tasks at one fraction, and each measure's trend.
+    """Return the D-scores of all pairs of tasks at one fraction, and the trend of each measure.
 
     p is corrected for the number of measures (Holm).
     """

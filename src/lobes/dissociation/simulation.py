@@ -49,14 +49,14 @@ class Simulation:
                 raise ConfigError(f"{name} is a deviation from 0 on, not {getattr(self, name)}.")
 
     def run(self, generator: np.random.Generator) -> "SimulatedStudy":
-        """One study: new examples, a new model with new lesions."""
+        """Simulate one study: new examples, a new model with new lesions."""
         examples = self._examples(generator)
         return self._measured(*examples, self._thresholds(generator), 0.0, generator)
 
     def runs(
         self, seeds: int, generator: np.random.Generator, *, between: float = 0.2
     ) -> list["SimulatedStudy"]:
-        """One study over several training seeds: the same examples, each seed's own model.
+        """Simulate one study over several training seeds: the same examples, a model for each seed.
 
         A seed's model knows each task better or worse by a deviation of `between`, and its
         specialization differs by as much; its lesions are its own.
@@ -134,5 +134,5 @@ class SimulatedStudy:
     scores: Float[np.ndarray, "tasks tasks"]
 
     def d_scores(self, name: DScoreName = "column") -> Float[np.ndarray, " tasks"]:
-        """The true D-scores of this model."""
+        """Return the true D-scores of this model."""
         return FORMULAS[name](self.scores, self.base)

@@ -25,7 +25,7 @@ UNDEFINED_SHARE = 0.05
 def resample_counts(
     n_examples: int, resamples: int, generator: np.random.Generator
 ) -> Int[np.ndarray, "resamples examples"]:
-    """Bootstrap resamples as multiplicities: how often each drew each of `n_examples` examples."""
+    """Draw bootstrap resamples of `n_examples` examples, as how often each example is drawn."""
     drawn = generator.integers(n_examples, size=(resamples, n_examples))
     drawn += n_examples * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * n_examples)
@@ -35,7 +35,7 @@ def resample_counts(
 def p_against_controls(
     observed: Float[np.ndarray, " scores"], controls: Float[np.ndarray, "replicates scores"]
 ) -> Float[np.ndarray, " scores"]:
-    """(1 + #{control ≥ observed}) / (1 + R), one-sided; NaN without controls.
+    """Return the one-sided p (1 + #{control ≥ observed}) / (1 + R); NaN without controls.
 
     A tie counts against the observation, and so does a control that is undefined.
     """
@@ -46,7 +46,7 @@ def p_against_controls(
 
 
 def is_decided(reached: int, controls: int, alpha: float, error: float) -> bool:
-    """Whether so many controls tell on which side of `alpha` their p lies, however many follow.
+    """Return whether the controls so far decide on which side of `alpha` p lies.
 
     `reached` of `controls` are at least as extreme as the observation. The interval of Robbins
     (1970), {p : (n + 1) · C(n, k) pᵏ (1 − p)ⁿ⁻ᵏ > error}, holds the true share at every n at once
@@ -58,7 +58,7 @@ def is_decided(reached: int, controls: int, alpha: float, error: float) -> bool:
 
 
 def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
-    """p-values corrected for their number (Holm 1979); an undefined one stays NaN but counts."""
+    """Return p-values corrected for their number (Holm 1979); NaN stays, but counts as a test."""
     known = np.where(np.isnan(p_values), 1.0, p_values)
     order = np.argsort(known, kind="stable")
     steps = known[order] * np.arange(len(known), 0, -1)
@@ -76,7 +76,7 @@ def paired_p_value(
     draws: int,
     generator: np.random.Generator,
 ) -> float:
-    """One-sided p that `better` predicts better than `worse`; NaN where a score is undefined.
+    """Return the one-sided p that `better` predicts better than `worse`; NaN if undefined.
 
     A randomisation test: if the two lesions were the same to the task, exchanging the two
     predictions of any example would change nothing. For accuracy it is exact (of the examples
@@ -113,7 +113,7 @@ def paired_p_value(
 def percentile_interval(
     samples: Float[np.ndarray, "resamples scores"], level: float
 ) -> Float[np.ndarray, "scores 2"]:
-    """The central `level` of each column's resamples; NaN where too many are undefined."""
+    """Return the central `level` of each column's resamples; NaN if too many are undefined."""
     undefined = np.isnan(samples).mean(axis=0) > UNDEFINED_SHARE
     known = np.where(undefined, 0.0, samples)
     bounds = np.nanquantile(known, ((1 - level) / 2, (1 + level) / 2), axis=0)
@@ -145,5 +145,5 @@ def metric_interval(
 
 
 def named_generator(seed: int, *names: str) -> np.random.Generator:
-    """A stream of its own for each task (or task and lesions), whatever order they come in."""
+    """Return a random stream that depends on the seed and the names only."""
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])

@@ -28,7 +28,7 @@ WORDS: Mapping[Answer, str] = {"yes": "Yes", "no": "No", "open": "Inconclusive"}
 
 
 def is_significant(p: float) -> bool:
-    """Whether p is 0.05 or less; an undefined p (NaN) is not."""
+    """Return whether p is 0.05 or less; an undefined p (NaN) is not."""
     return bool(p <= ALPHA + _ROUNDING)
 
 

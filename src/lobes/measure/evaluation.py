@@ -63,18 +63,18 @@ class Evaluation:
     labels: Mapping[str, np.ndarray]
 
     def predictions(self, task: str) -> np.ndarray:
-        """[lesions, examples]: the most likely class's index, or the predicted value.
+        """Return predictions [lesions, examples]: the index of the most likely class, or the value.
 
         With several labels [lesions, examples, classes]: 1 for each that is predicted, else 0.
         """
         return predictions_of(self.logits[task], self.spec(task))
 
     def spec(self, task: str) -> TaskSpec:
-        """The task called `task`."""
+        """Return the description of the task called `task`."""
         return next(spec for spec in self.specs if spec.name == task)
 
     def scores(self) -> Float[np.ndarray, "lesions tasks"]:
-        """The main metric of every task under every lesion."""
+        """Return the main metric of every task under every lesion."""
         columns = [
             [
                 get_metric(spec.metric)(self.labels[spec.name], row)
@@ -149,7 +149,7 @@ def predict_logits(
     tokens_per_batch: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "examples outputs"]:
-    """One task's logits for examples whose labels are not looked at, in their order, in float32.
+    """Return one task's logits in float32 for examples in their order; labels are not read.
 
     The settings are those of `evaluate`.
     """
@@ -169,7 +169,7 @@ def predict_logits(
 
 
 def predictions_of(logits: np.ndarray, spec: TaskSpec) -> np.ndarray:
-    """The predicted class indices [...] or values [...] of logits [..., outputs].
+    """Return the predicted class indices [...] or values [...] of logits [..., outputs].
 
     With several labels [..., outputs], int8: 1 where the logit is above 0, a probability of 1/2.
     Raises `ModelError` for logits that are not finite, which say nothing.
@@ -204,7 +204,7 @@ def check_finite(
 
 @contextmanager
 def measuring(model: M, precision: str) -> Iterator[M]:
-    """The model in evaluation mode, all parameters frozen, at a precision.
+    """Put a model into evaluation mode, frozen and at a precision, inside the block.
 
     In bf16 that is a copy (`bf16_copy`); in fp32 the model itself, in whatever precision it was
     loaded, whose modes and flags are put back. One thread at a time measures.
@@ -244,7 +244,7 @@ class Workload:
         return int(self.inputs.lengths.sum())
 
     def collate(self, batch: Int[np.ndarray, " batch"], model: TaskModel) -> dict[str, Tensor]:
-        """The batch's inputs as tensors on the model's device, padded to its longest."""
+        """Return a batch's inputs as tensors on the model's device, padded to its longest."""
         device = next(model.parameters()).device
         return self.inputs.collate(batch, device)
 
@@ -290,7 +290,7 @@ def prepare(
     split: str,
     tokens_per_batch: int | None = None,
 ) -> Workload:
-    """Tokenise one split of the tasks, if it is of texts, and cut it into batches."""
+    """Encode one split of the tasks and cut it into batches, inputs shared by tasks once."""
     specs = tuple(spec_of(model, task) for task in tasks)
     encoded, labels = [], {}
     for task in tasks:
@@ -354,14 +354,14 @@ def _reads_padding(model: TaskModel, task: str, inputs: Inputs) -> bool:
 
 
 def tokens_in_a_batch(given: int | None, device: torch.device) -> int:
-    """The number of tokens in a batch: as given, or what suits the device."""
+    """Return the number of tokens in a batch: as given, or a default for the device."""
     if given is not None:
         limits.check_number("tokens_per_batch", given, limits.TOKENS_PER_BATCH)
     return given or _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH_ELSEWHERE)
 
 
 def spec_of(model: TaskModel, task: Task) -> TaskSpec:
-    """The model's own description of a task, or `DataError` when it was not made for it."""
+    """Return the model's own description of a task; `DataError` if it was not made for the task."""
     for spec in model.tasks:
         if spec.name == task.name:
             return spec
@@ -370,7 +370,7 @@ def spec_of(model: TaskModel, task: Task) -> TaskSpec:
 
 
 def examples_of(task: Task, split: str) -> Examples:
-    """One split of a task, or `DataError` when the task has none."""
+    """Return one split of a task; `DataError` if the task has none."""
     if split not in ("train", "validation"):
         raise ConfigError(f'A split is "train" or "validation", not {split!r}.')
     examples = task.train if split == "train" else task.validation

@@ -203,7 +203,7 @@ class _Plan:
     def choose(
         self, remember: Remember, progress: StageProgress | None
     ) -> tuple[dict[str, HeadScores], list[Lesion]]:
-        """Every lesioned task's importance, and the lesions of the tasks."""
+        """Return the importance of every lesioned task, and the lesions of the tasks."""
         importance: dict[str, HeadScores] = {}
         chosen: dict[tuple[float, str], HeadSet] = {}
         for task in self.lesioned:
@@ -283,7 +283,7 @@ class _Plan:
         remember: Remember,
         progress: StageProgress | None,
     ) -> LesionMatrix:
-        """Every task under its own, the other tasks' and as many random lesions as it takes."""
+        """Evaluate every task under all lesions of tasks and as many controls as needed."""
         first = [Lesion(HeadSet(), "none"), *of_tasks]
         controls = [
             self._control(lesion, replicate)

@@ -183,7 +183,7 @@ class TaskSteps:
         return len(self.batches)
 
     def batches_with_inputs(self) -> Iterator[tuple[Int[np.ndarray, " batch"], dict[str, Tensor]]]:
-        """Each batch as places among the examples, and its inputs on the model's device."""
+        """Yield each batch as positions among the examples, and its inputs."""
         for batch in self.batches:
             yield batch, self.encoded.collate(batch, self.device)
 

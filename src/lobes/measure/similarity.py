@@ -35,7 +35,7 @@ def gradient_similarity(
     tokens_per_batch: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "tasks tasks"]:
-    """The cosine of every two tasks' mean gradients on the parameters that they share.
+    """Return the cosine of every two tasks' mean gradients on the parameters that they share.
 
     Those are all but the classifiers. The model is in evaluation mode, in the precision that it
     was loaded in; one gradient is held for each task. NaN where a gradient is 0. Raises as
@@ -100,7 +100,7 @@ def lesion_cka(
     precision: str = "fp32",
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "lesions lesions"]:
-    """Linear CKA of what the classifiers read under every two lesions, on the same examples.
+    """Return linear CKA of the pooled outputs under every two lesions, on the same examples.
 
     The examples are those of all tasks, or `max_examples` of each at random (`seed`). 1 where the
     encoder makes the same of them, but for rotation and scale, whichever lesion it has. Raises

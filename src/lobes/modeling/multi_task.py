@@ -151,7 +151,7 @@ class MultiTaskModel(TaskModel):
         task: str | None = None,
         labels: Int[Tensor, "batch *outputs"] | Float[Tensor, " batch"] | None = None,
     ) -> TaskOutput:
-        """The logits of `task`, or of every task, and the loss where `labels` are given.
+        """Return the logits of `task`, or of every task, and the loss if `labels` are given.
 
         The loss is the mean over the batch of each example's own (`example_losses`). Raises
         `ConfigError` for a task that the model does not have.
@@ -172,11 +172,11 @@ class MultiTaskModel(TaskModel):
         return TaskOutput(loss=loss, logits=logits[task])
 
     def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
-        """Every task's logits, at least in float32, from one pass of the encoder."""
+        """Return every task's logits, at least in float32, from one pass of the encoder."""
         return self(**inputs).logits
 
     def pooled(self, **inputs: Tensor | None) -> Float[Tensor, "batch width"]:
-        """What the classifiers read, before dropout, at least in float32."""
+        """Return the input of the classifiers before dropout, at least in float32."""
         pixels = inputs.get("pixel_values")
         if pixels is not None:
             inputs["pixel_values"] = pixels.to(dtype_of(self.encoder))
@@ -235,11 +235,11 @@ class MultiTaskModel(TaskModel):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> None:
-        """The older name of `activation_checkpointing_enable`."""
+        """Enable activation checkpointing, under its older name in transformers."""
         self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def get_input_embeddings(self) -> nn.Module | None:
-        """The encoder's embeddings of tokens; None where it does not show any."""
+        """Return the encoder's token embeddings; None if it does not expose them."""
         try:
             return self.encoder.get_input_embeddings()
         except (AttributeError, NotImplementedError):
@@ -286,7 +286,7 @@ class MultiTaskModel(TaskModel):
         self.load_state_dict(self.saved_weights(folder))
 
     def saved_weights(self, folder: str | os.PathLike[str]) -> dict[str, Tensor]:
-        """The weights of the same model that `save_pretrained` wrote; see `load_weights`."""
+        """Return the weights that `save_pretrained` wrote for this model; see `load_weights`."""
         matching_specs(Path(folder), read_card(Path(folder)).tasks, self.tasks)
         other = ModelError(
             f"The weights in {os.fspath(folder)!r} are those of another model: expected a "

@@ -54,7 +54,7 @@ class ImageProcessor:
             raise
 
     def sample(self) -> Pixels:
-        """One made-up picture, of noise."""
+        """Return one picture of random noise."""
         return self._noise((48, 48))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -105,18 +105,18 @@ class EncodedImages:
         return np.full(len(self), self.length, dtype=np.int64)
 
     def select(self, indices: Int[np.ndarray, " selected"]) -> "EncodedImages":
-        """The examples at `indices`, in that order."""
+        """Return the examples at `indices`, in that order."""
         chosen = tuple(self.pictures[i] for i in indices.tolist())
         return EncodedImages(chosen, self.processor, self.length)
 
     @classmethod
     def concatenate(cls, parts: Sequence["EncodedImages"]) -> "EncodedImages":
-        """All examples of `parts`, in order."""
+        """Return all examples of `parts`, in order."""
         pictures = tuple(picture for part in parts for picture in part.pictures)
         return cls(pictures, parts[0].processor, parts[0].length)
 
     def distinct(self) -> tuple["EncodedImages", Int[np.ndarray, " examples"]]:
-        """The different pictures in the order of their first appearance, and where each went."""
+        """Return the different pictures in order of first appearance, and each example's number."""
         place: dict[Picture, int] = {}
         inverse = [place.setdefault(picture, len(place)) for picture in self.pictures]
         return EncodedImages(tuple(place), self.processor, self.length), np.array(inverse)
@@ -126,7 +126,7 @@ class EncodedImages:
         indices: Int[np.ndarray, " batch"] | Sequence[int],
         device: torch.device | str | None = None,
     ) -> dict[str, Pixels]:
-        """The pictures at `indices`, decoded now, as `pixel_values`."""
+        """Decode the pictures at `indices` and return them as `pixel_values`."""
         pixels = self.processor([self.pictures[int(i)] for i in indices])
         return {"pixel_values": pixels.to(device)}
 
@@ -172,5 +172,5 @@ def _no_processor(name: str, error: Exception) -> ModelError:
 
 
 def as_image_processor(given: Any) -> ImageProcessor:
-    """One of ours around an image processor of transformers."""
+    """Wrap an image processor of transformers."""
     return given if isinstance(given, ImageProcessor) else ImageProcessor(given)

@@ -23,8 +23,8 @@ Pooling = Literal["pooler", "first", "mean", "last"]
 
 
 def run_encoder(encoder: nn.Module, inputs: Mapping[str, Tensor | None]) -> Any:
-    """The encoder's output object for `input_ids` and `attention_mask`, each [batch, length], or
-    for `pixel_values` [batch, channels, height, width].
+    """Return the encoder's output object for `input_ids` and `attention_mask`, each [batch,
+    length], or for `pixel_values` [batch, channels, height, width].
 
     Inputs that the encoder has no use for (`token_type_ids` for many) are left out. An
     encoder-decoder reads the text again in its decoder, shifted right by one, as its
@@ -45,7 +45,7 @@ def run_encoder(encoder: nn.Module, inputs: Mapping[str, Tensor | None]) -> Any:
 
 
 def accepted_inputs(module: nn.Module) -> frozenset[str]:
-    """The names of the arguments that the module's forward pass takes."""
+    """Return the names of the arguments that the module's forward pass takes."""
     return _parameters_of(type(module).forward)
 
 
@@ -59,7 +59,7 @@ def pool(
     mask: Int[Tensor, "batch length"],
     pooling: str,
 ) -> Float[Tensor, "batch width"]:
-    """One vector for each example: its first or last real token's state, or the mean over them.
+    """Return one vector per example: its first or last real token's state, or the mean of all.
 
     `mask` is 1 for a real token and 0 for padding, which may stand on either side.
     """
@@ -82,7 +82,7 @@ def check_pooling(pooling: str) -> None:
 
 
 def choose_pooling(encoder: nn.Module, *, trained_pooler: bool) -> Pooling:
-    """What "auto" means for an encoder: its pooler if trained, else "last" or "first".
+    """Return what "auto" means for an encoder: its pooler if trained, else "last" or "first".
 
     "last" where a token sees only those before it (decoders), "first" where it sees all.
     """
@@ -94,12 +94,12 @@ def choose_pooling(encoder: nn.Module, *, trained_pooler: bool) -> Pooling:
 
 
 def has_pooler(encoder: nn.Module) -> bool:
-    """Whether the encoder has a pooling module of its own."""
+    """Return whether the encoder has a pooling module of its own."""
     return getattr(encoder, "pooler", None) is not None
 
 
 def has_trained_pooler(encoder: Any) -> bool:
-    """Whether it has one, and no bias of it is still all zero, as every bias is at first."""
+    """Return whether the encoder has a pooler with no bias that is all zero, as new ones are."""
     if not has_pooler(encoder):
         return False
     biases = [value for name, value in encoder.pooler.named_parameters() if name.endswith("bias")]
@@ -107,7 +107,7 @@ def has_trained_pooler(encoder: Any) -> bool:
 
 
 def probe(encoder: nn.Module, last: int = 0) -> Any:
-    """The encoder's output for one made-up text of five tokens, in evaluation mode.
+    """Return the encoder's output for one made-up text of five tokens, in evaluation mode.
 
     `last` varies the last token. Raises `ModelError` where the encoder does not run on token ids.
     """
@@ -139,7 +139,7 @@ class PictureProbe:
         return getattr(self.outputs, "pooler_output", None) is not None
 
     def choose_pooling(self, *, trained_pooler: bool) -> Pooling:
-        """What "auto" means: the encoder's pooler if trained, else "first" or "mean".
+        """Return what "auto" means: the encoder's pooler if trained, else "first" or "mean".
 
         "first" where there is a class token, "mean" over all patches where there is none.
         """
@@ -195,7 +195,7 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 
 
 def as_sequence(states: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch length width"]:
-    """The states of an encoder; a map [batch, width, height, width of the map] place by place."""
+    """Return the states of an encoder as a sequence; a feature map is flattened row by row."""
     return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
 
 
@@ -211,7 +211,7 @@ def _is_causal(encoder: nn.Module) -> bool:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """The module and its parts in evaluation mode; each as it was when the block ends."""
+    """Put the module into evaluation mode inside the block, and restore each part on exit."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -223,7 +223,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def probing(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, to try a module out: it is as before when that is done."""
+    """Try a module in evaluation mode without gradients, and restore it on exit."""
     with kept(module), evaluation_mode(module), torch.no_grad():
         yield
 

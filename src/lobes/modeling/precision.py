@@ -10,7 +10,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 def has_native_bf16(device: torch.device | str = "cpu") -> bool:
-    """Whether `device` multiplies bf16 matrices in hardware, so that bf16 is faster than fp32.
+    """Return whether `device` multiplies bf16 matrices in hardware, faster than fp32.
 
     CPUs: AMX-BF16 or AVX512-BF16. NVIDIA GPUs: compute capability 8.0 (Ampere) and later. Other
     devices count as not native.

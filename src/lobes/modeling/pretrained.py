@@ -77,7 +77,7 @@ def load_vision_model(
     dtype: torch.dtype | str | None = torch.float32,
     seed: int = 0,
 ) -> tuple[torch.nn.Module, frozenset[str]]:
-    """As `load_model`; of a model that reads texts and images (CLIP) the part that reads images.
+    """Load a model as `load_model` does; of a text and image model (CLIP), the image part.
 
     Raises `ModelError` also where that part cannot be loaded by itself.
     """
@@ -131,7 +131,7 @@ def load_pruned(
 
 
 def load_config(name_or_folder: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Any:
-    """The configuration of a model, without its weights."""
+    """Return the configuration of a model, without its weights."""
     name = checked_name(name_or_folder)
     with opening(name):
         check_contents(name, trust_remote_code=trust_remote_code)
@@ -175,7 +175,7 @@ def _no_tokenizer(name: str) -> ModelError:
 
 
 def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer, or a copy that pads with its end-of-text token where it has no padding."""
+    """Return the tokenizer, or a copy that pads with its end token if it has no padding token."""
     if tokenizer.pad_token is not None:
         return tokenizer
     if tokenizer.eos_token is None:
@@ -189,7 +189,7 @@ def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def sentence_pooling(name_or_folder: str | os.PathLike[str]) -> tuple[str | None, str]:
-    """What a sentence-transformers model says of itself: (pooling or None, encoder's subfolder).
+    """Return pooling (or None) and encoder subfolder that a sentence-transformers model has.
 
     The pooling is "mean", "first" or "last"; None where the model is of another make, or pools in
     a way (maximum, weighted mean, several at once) that is not offered here.
@@ -217,7 +217,7 @@ def _pooling_of(config: Mapping[str, Any]) -> str | None:
 
 
 def checked_name(name_or_folder: str | os.PathLike[str]) -> str:
-    """The name as a string; `ModelError` where it can only be a folder, and there is none."""
+    """Return the name as a string; `ModelError` if it can only be a folder, and there is none."""
     name = name_of(name_or_folder)
     if os.path.isdir(name):
         return name

@@ -58,7 +58,7 @@ class _Reading:
 
     @staticmethod
     def of(words: Iterable[Tokens]) -> "_Reading":
-        """The fewest copies that do."""
+        """Return the reading that needs the fewest copies of the prompts."""
         wanted = list(words)
         starts = sorted({word[:-1] for word in wanted}, key=len, reverse=True)
         copies: list[Tokens] = []
@@ -155,27 +155,27 @@ class PromptedModel(TaskModel):
         attention_mask: Int[Tensor, "batch length"] | None = None,
         token_type_ids: Int[Tensor, "batch length"] | None = None,
     ) -> TaskOutput:
-        """Every task's logits for prompts, as {name: [batch, labels]}; padded on either side."""
+        """Return every task's logits for prompts, {name: [batch, labels]}, padded on any side."""
         return TaskOutput(logits=self._scores(self.tasks, input_ids, attention_mask))
 
     def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
-        """Every task's logits, the log-likelihoods of its words, at least in float32."""
+        """Return every task's logits, the log-likelihoods of its words, at least in float32."""
         return self(**inputs).logits
 
     def task_logits(self, task: str, **inputs: Tensor | None) -> Float[Tensor, "batch labels"]:
-        """One task's logits; the other tasks' words are not read."""
+        """Return one task's logits without reading the other tasks' words."""
         ids = inputs["input_ids"]
         assert ids is not None
         return self._scores([self.spec(task)], ids, inputs.get("attention_mask"))[task]
 
     def copies(self, task: str) -> int:
-        """How many sequences the model reads for each example, one after the other."""
+        """Return how many sequences the model reads for each example, one after the other."""
         return len(self._reading([self.spec(task)]).copies)
 
     def real(
         self, task: str, inputs: Mapping[str, Tensor | None]
     ) -> Bool[Tensor, "batch positions"]:
-        """The positions of each example's prompt, and those where its words are read."""
+        """Return the mask of each prompt and of the positions where its words are read."""
         ids = inputs["input_ids"]
         assert ids is not None
         longest = self._reading([self.spec(task)]).longest
@@ -183,7 +183,7 @@ class PromptedModel(TaskModel):
         return _places(ids, longest) < lengths[:, None] + longest
 
     def encode(self, task: str, examples: Readable) -> Encoded:
-        """The prompts of a task's examples, without the words."""
+        """Encode the prompts of a task's examples, without the words."""
         texts = examples.texts
         spec = self.spec(task)
         prompt = self.prompts[task]

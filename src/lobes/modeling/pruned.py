@@ -20,7 +20,7 @@ _PRUNED_BY_4 = "pruned_heads"  # {layer: [head, …]} in configurations of trans
 
 
 def is_pruned(config: Any) -> bool:
-    """Whether a model's configuration says that heads were removed."""
+    """Return whether a model's configuration says that heads were removed."""
     return getattr(config, KEY, None) is not None or bool(getattr(config, _PRUNED_BY_4, None))
 
 
@@ -41,7 +41,7 @@ class PrunedLoader:
             self._plans, self._first, self._later = [plan], [_sliced(plan)], [_tables(plan)]
 
     def from_pretrained(self, name: str, **kwargs: Any) -> Any:
-        """What the class's own `from_pretrained` returns, with a model of that class."""
+        """Load as the class's own `from_pretrained` does, with a model of that class."""
         original, plans = self._class, self._first
 
         def build(model: Any, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -93,7 +93,7 @@ def _class_of(config: Any, model_class: Any, name: str, trust_remote_code: bool)
 
 
 def named_class(name: Any) -> Any:
-    """The class of models that transformers has under a name; None where it is no such class.
+    """Return the model class of transformers with this name; None if there is none.
 
     The name comes out of a configuration, which may name anything.
     """

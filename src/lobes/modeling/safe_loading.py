@@ -128,7 +128,7 @@ def check_contents(name: str, *, subfolder: str = "", trust_remote_code: bool = 
 
 
 def read_json(name: str | os.PathLike[str], file: str, *, subfolder: str = "") -> Any | None:
-    """The content of a JSON file of a folder or hub repository; None where there is none."""
+    """Return the content of a JSON file of a folder or hub repository; None if there is none."""
     with quiet():
         try:
             path = cached_file(
@@ -223,7 +223,7 @@ def _stays(folder: Path, name: str) -> bool:
 
 
 def homes(folder: Path) -> tuple[Path, ...]:
-    """Where a model's files may lie: its folder, and the blobs of the hub's cache that it is in."""
+    """Return where a model's files may lie: its folder, and the hub cache's blobs."""
     folder = folder.resolve()  # which may be named by a link, or from inside
     for each in (folder, *folder.parents):
         if each.parent.name == "snapshots":

@@ -39,7 +39,7 @@ class Card:
 
 
 def is_saved_model(name_or_folder: str | os.PathLike[str]) -> bool:
-    """Whether `MultiTaskModel.save_pretrained` wrote the folder, be it finished or not."""
+    """Return whether `MultiTaskModel.save_pretrained` wrote the folder, completely or not."""
     folder = Path(name_or_folder)
     return (folder / CARD).is_file() or (folder / CLASSIFIERS).is_file()
 
@@ -73,7 +73,7 @@ def close_folder(folder: Path, card: Card) -> None:
 
 
 def read_card(folder: Path) -> Card:
-    """What `lobes.json` says; `ModelError` where it is missing, damaged or from the future."""
+    """Read `lobes.json`; raise `ModelError` if it is missing, damaged or of a newer version."""
     if not (folder / CARD).is_file():
         raise ModelError(
             f"The model in {str(folder)!r} was not written to the end ({CARD} is missing): save "
@@ -105,7 +105,7 @@ def read_card(folder: Path) -> Card:
 
 
 def encoder_type(folder: Path) -> str | None:
-    """What kind of model the saved encoder is ("bert"), as its configuration says."""
+    """Return the model type of the saved encoder ("bert"), from its configuration."""
     try:
         config = json.loads((folder / ENCODER / "config.json").read_text(encoding="utf-8"))
         return config.get("model_type")
@@ -114,7 +114,7 @@ def encoder_type(folder: Path) -> str | None:
 
 
 def read_classifiers(folder: Path) -> dict[str, Tensor]:
-    """The classifiers' weights, by their names in the `ModuleDict`."""
+    """Return the classifiers' weights, by their names in the `ModuleDict`."""
     try:
         return load_file(folder / CLASSIFIERS)
     except (OSError, SafetensorError) as error:
@@ -127,7 +127,7 @@ def read_classifiers(folder: Path) -> dict[str, Tensor]:
 def matching_specs(
     folder: Path, saved: Sequence[TaskSpec], wanted: Sequence[TaskSpec] | None
 ) -> list[TaskSpec]:
-    """The saved tasks, or the wanted ones in their place where they have the same labels."""
+    """Return the saved tasks, or the wanted ones in their place if they have the same labels."""
     given = {spec.name: spec for spec in wanted or ()}
     if wanted is not None and set(given) != {spec.name for spec in saved}:
         raise ModelError(
@@ -152,5 +152,5 @@ def matching_specs(
 
 
 def listed(specs: Iterable[TaskSpec]) -> str:
-    """The tasks' names, for a message."""
+    """Return the tasks' names, for a message."""
     return ", ".join(repr(spec.name) for spec in specs)

@@ -82,7 +82,7 @@ class SingleTaskModel(TaskModel):
         token_type_ids: Int[Tensor, "batch length"] | None = None,
         pixel_values: Pixels | None = None,
     ) -> TaskOutput:
-        """The logits of the task, as {name: [batch, outputs]}, in the order of its labels."""
+        """Return the logits, as {name: [batch, outputs]}, in the order of the task's labels."""
         if pixel_values is not None:
             pixel_values = pixel_values.to(dtype_of(self.model))
         given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
@@ -97,7 +97,7 @@ class SingleTaskModel(TaskModel):
         return TaskOutput(logits={self.tasks[0].name: logits[:, self.order]})
 
     def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
-        """The task's logits, at least in float32."""
+        """Return the task's logits, at least in float32."""
         return self(**inputs).logits
 
 

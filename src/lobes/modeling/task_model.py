@@ -74,7 +74,7 @@ class TaskModel(nn.Module):
         return next(self.parameters()).device
 
     def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
-        """Every task's logits, at least in float32, from one pass of the encoder.
+        """Return every task's logits, at least in float32, from one pass of the encoder.
 
         `inputs` are `input_ids`, `attention_mask` and, if the tokenizer makes them,
         `token_type_ids`, each [batch, length]; or `pixel_values` [batch, channels, height, width].
@@ -82,11 +82,11 @@ class TaskModel(nn.Module):
         raise NotImplementedError
 
     def task_logits(self, task: str, **inputs: Tensor | None) -> Float[Tensor, "batch _"]:
-        """One task's logits."""
+        """Return one task's logits."""
         return self.logits(**inputs)[task]
 
     def encode(self, task: str, examples: Readable) -> Inputs:
-        """A task's examples as the model reads them: texts cut to `max_length` tokens, or images.
+        """Encode a task's examples for the model: texts cut to `max_length` tokens, or images.
 
         Raises `DataError` for texts where the model reads images, and the other way round.
         """
@@ -102,7 +102,7 @@ class TaskModel(nn.Module):
         return encode(self.tokenizer, examples.texts, self.max_length)
 
     def example(self) -> dict[str, Tensor]:
-        """A made-up example, on the model's device: a few different tokens, or a picture of noise.
+        """Return a made-up example on the model's device: different tokens, or random noise.
 
         Several, since attention to a single token is 1 whatever its query and key are.
         """
@@ -114,17 +114,17 @@ class TaskModel(nn.Module):
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def copies(self, task: str) -> int:
-        """How many sequences are read for each example, one after the other in the batch."""
+        """Return how many sequences the model reads, one after the other, for each example."""
         return 1
 
     def real(
         self, task: str, inputs: Mapping[str, Tensor | None]
     ) -> Bool[Tensor, "batch positions"] | None:
-        """Which positions of each example are read and not padding; None where all count."""
+        """Return the mask of each example's positions that are not padding; None if all count."""
         return real_positions(inputs)
 
     def spec(self, task: str) -> TaskSpec:
-        """The task called `task`, or `ConfigError` listing those that the model has."""
+        """Return the task called `task`; `ConfigError` with the model's tasks if there is none."""
         for spec in self.tasks:
             if spec.name == task:
                 return spec
@@ -136,7 +136,7 @@ def example_losses(
     labels: Int[Tensor, "batch *outputs"] | Float[Tensor, " batch"],
     spec: TaskSpec,
 ) -> Float[Tensor, " batch"]:
-    """Each example's own loss: cross-entropy, or the squared error for a regression task.
+    """Return each example's own loss: cross-entropy, or the squared error of a regression task.
 
     With several labels, binary cross-entropy: the mean over the classes j of
     −y_j log σ(z_j) − (1 − y_j) log(1 − σ(z_j)), with logits z and labels y of 0 and 1.
@@ -163,7 +163,7 @@ def check_task_model(model: object) -> None:
 
 
 def specs_of(tasks: Task | TaskSpec | Sequence[Task | TaskSpec]) -> tuple[TaskSpec, ...]:
-    """The tasks without their data; refuses names that cannot stand in one model."""
+    """Return the tasks without their data; refuse names that cannot be in one model."""
     specs = tuple(task if isinstance(task, TaskSpec) else task.spec for task in as_tasks(tasks))
     kinds = {spec.image is None: spec.name for spec in specs}
     if len(kinds) > 1:
@@ -202,7 +202,7 @@ def check_texts(specs: Sequence[TaskSpec], why: str) -> None:
 
 
 def longest_input(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module, given: int | None) -> int:
-    """The number of tokens to cut texts to: as given, or what both can take, at most 512."""
+    """Return the number of tokens to cut texts to: as given, or the most allowed up to 512."""
     limit = _position_limit(encoder)
     if given is None:
         return min(LONGEST_BY_DEFAULT, int(tokenizer.model_max_length), limit or LONGEST_BY_DEFAULT)
@@ -249,7 +249,7 @@ def check_padding(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> Non
 
 
 def original_class(module: nn.Module) -> Any:
-    """The module's class, also where FSDP put one of its own in front of it."""
+    """Return the module's class, without the one that FSDP puts in front of it."""
     kind = type(module)
     # not imported here: that takes most of a second, and who shards a model has done it
     fsdp = sys.modules.get("torch.distributed.fsdp")
@@ -257,10 +257,10 @@ def original_class(module: nn.Module) -> Any:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The type of the module's parameters."""
+    """Return the data type of the module's parameters."""
     return next(module.parameters()).dtype
 
 
 def at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The values in float32, or as they are where that is more precise."""
+    """Return the values in float32, or as they are if they are more precise."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -30,7 +30,7 @@ class Sample:
 
 
 def block_path(site: Site) -> str:
-    """The innermost module that holds a site's output projection and all that its heads own."""
+    """Return the path of the innermost module with a site's projection and all its heads own."""
     return shared_path([f"{site.projection}.weight", *(rows.parameter for rows in site.rows)])
 
 
@@ -47,7 +47,7 @@ class Called(nn.Module):
 
 
 def first_tensor(value: Any) -> Tensor:
-    """The first tensor of floating-point numbers in a module's output."""
+    """Return the first floating-point tensor in a module's output."""
     if isinstance(value, Tensor) and value.is_floating_point():
         return value
     parts = value.values() if isinstance(value, Mapping) else value
@@ -59,7 +59,7 @@ def first_tensor(value: Any) -> Tensor:
 
 
 def axes_given(whole: Tensor, args: tuple[Any, ...]) -> tuple[int, ...] | None:
-    """The order of a tensor's axes in which a module is given it; None if it is given another."""
+    """Return the order of a tensor's axes in which a module receives it; None for another."""
     given = args[0] if args else None
     if not isinstance(given, Tensor) or given.data_ptr() != whole.data_ptr():
         return None
@@ -72,7 +72,7 @@ def axes_given(whole: Tensor, args: tuple[Any, ...]) -> tuple[int, ...] | None:
 
 
 def taken(model: nn.Module, path: str) -> nn.Module:
-    """The block at a path, to be put back later; where it is the whole model, a shallow copy."""
+    """Return the block at a path, to be put back later; for the whole model, a shallow copy."""
     return model.get_submodule(path) if path else copy.copy(model)
 
 
@@ -87,14 +87,14 @@ def put(model: nn.Module, path: str, block: nn.Module) -> None:
 
 
 def bound(block: nn.Module, sample: Sample) -> dict[str, Tensor]:
-    """The tensors of a call by the names of the arguments."""
+    """Return the tensors of a call by the names of the arguments."""
     names = list(inspect.signature(block.forward).parameters)
     values = dict(zip(names, sample.args, strict=False)) | sample.kwargs
     return {name: one for name, one in values.items() if isinstance(one, Tensor) and name in names}
 
 
 def single(value: Any) -> Any:
-    """Tensors of low precision as float32, wherever they stand in arguments."""
+    """Convert tensors of low precision in arguments to float32, wherever they stand."""
     if isinstance(value, Tensor):
         return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
     if isinstance(value, dict):
@@ -106,7 +106,7 @@ def single(value: Any) -> Any:
 
 @contextmanager
 def single_precision(model: nn.Module, path: str) -> Iterator[None]:
-    """A float32 copy of a block in its place, for as long as it is tried out."""
+    """Put a float32 copy of a block in its place inside the `with` block."""
     original = model.get_submodule(path)
     low = any(p.dtype in (torch.float16, torch.bfloat16) for p in original.parameters())
     if low and path:
@@ -119,7 +119,7 @@ def single_precision(model: nn.Module, path: str) -> Iterator[None]:
 
 @contextmanager
 def computing(block: nn.Module, attention: str | None) -> Iterator[None]:
-    """Another implementation of attention for the time of the block, where there are several."""
+    """Switch the implementation of attention inside the `with` block, if the model has several."""
     found: list[Any] = [getattr(module, "config", None) for module in block.modules()]
     configs: dict[int, Any] = {id(one): getattr(one, "original", one) for one in found}
     name = "_attn_implementation_internal"

@@ -36,7 +36,7 @@ def prune(
     example_inputs: Mapping[str, Any] | None = None,
     export: Literal["native", "zeroed"] | None = None,
 ) -> nn.Module:
-    """A new model without `heads`: their parameters are gone. `model` stays as it is.
+    """Return a new, smaller model without `heads`; `model` stays as it is.
 
     `heads` has any form that `HeadSet.of` reads.
 
@@ -91,7 +91,7 @@ def tried_out(
     *,
     example_inputs: Mapping[str, Any] | None = None,
 ) -> HeadLayout:
-    """The layout, with `prunable` and `reason` from trying to prune a head of each site.
+    """Return the layout with `prunable` and `reason`, found by trying to prune a head of each site.
 
     Discovery says of a site that it is prunable where its heads' rows are known; whether the
     block's code runs with fewer heads shows only when it is run. Costs a copy of the model.

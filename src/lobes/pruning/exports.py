@@ -20,7 +20,7 @@ from lobes.pruning.search import input_axis
 
 
 def zeroed(model: nn.Module, layout: HeadLayout, heads: HeadSet) -> nn.Module:
-    """A copy at full size in which the heads' contexts are multiplied by zeros.
+    """Return a copy at full size in which the heads' contexts are multiplied by zeros.
 
     Zero are their columns of the output projections, and the rows that belong to them alone.
     """
@@ -56,7 +56,7 @@ def _clear_rows(model: nn.Module, site: Site, gone: tuple[int, ...]) -> None:
 
 
 def native(smaller: Any) -> nn.Module:
-    """A pruned model as one of its architecture, with a configuration that says fewer heads.
+    """Return a pruned model of the architecture's own class, whose configuration has fewer heads.
 
     Raises `ModelError` where no configuration does: heads left in unequal numbers, or an
     architecture whose heads' size follows from their number.
@@ -99,7 +99,7 @@ def native(smaller: Any) -> nn.Module:
 
 
 def listed(numbers: Iterable[int]) -> str:
-    """Numbers for a sentence: "3", "3 and 4", "3, 4 and 5"."""
+    """Return numbers as a list in a sentence: "3", "3 and 4", "3, 4 and 5"."""
     *most, last = map(str, numbers)
     return f"{', '.join(most)} and {last}" if most else last
 

@@ -97,7 +97,7 @@ def anatomy(site: Site, lengths: dict[str, int]) -> Anatomy:
 
 
 def rows_of(one: OwnedRows, n_heads: int, length: int) -> Rows:
-    """The owners of every entry of a parameter along its axis, which is `length` long."""
+    """Return the owners of every entry of a parameter along its axis, which is `length` long."""
     owners = np.zeros((n_heads, length), dtype=bool)
     for head in range(n_heads):
         owners[head, one.rows(head)] = True
@@ -107,7 +107,7 @@ def rows_of(one: OwnedRows, n_heads: int, length: int) -> Rows:
 def arrangements(
     body: Anatomy, kept: Sequence[int], head_cost: int, group_cost: int
 ) -> Iterator[Arrangement]:
-    """Ways to lay out the kept heads, the smallest first; none larger than what was.
+    """Yield ways to lay out the kept heads, the smallest first; none is larger than before.
 
     Where groups of heads share rows and lose different numbers of heads, shared rows are repeated
     for parts of a group, or heads of zeros fill the groups up, whichever is smaller: a head has
@@ -136,7 +136,7 @@ def arrangements(
 
 
 def in_place(held: Sequence[int], chosen: Set[int], per_group: int) -> Arrangement:
-    """New heads in the places of `held`: those that were chosen, and zeros for the others."""
+    """Return the new heads in the places of `held`: the chosen ones, and zeros for the others."""
     slots = tuple(head if head in chosen else PAD for head in held)
     return Arrangement(slots, per_group, tuple(held))
 
@@ -157,7 +157,7 @@ def _grouped(body: Anatomy, chosen: Set[int], size: int) -> Arrangement:
 
 
 def plain_rows(rows: Rows, way: Arrangement) -> np.ndarray:
-    """Where the entries of a parameter come from, in their old order: -1 for zeros.
+    """Return the source of each entry of a parameter in the old order; -1 for zeros.
 
     Those of the heads held stay, and those of no head or of all; what belongs to none of the
     slots' heads is zero.
@@ -176,21 +176,21 @@ def _common(rows: Rows) -> np.ndarray:
 
 
 def kept_rows(rows: Rows, kept: Sequence[int]) -> np.ndarray:
-    """The entries that stay in their old order: those of `kept` heads, and those of no head."""
+    """Return the entries that stay, in their old order: those of `kept` heads and of no head."""
     gone = np.setdiff1d(np.arange(len(rows.owners)), kept)
     lost = rows.owners[gone].any(0) & ~rows.owners[list(kept)].any(0) & ~_common(rows)
     return np.flatnonzero(~lost)
 
 
 def new_length(rows: Rows, body: Anatomy, way: Arrangement) -> int:
-    """How long a parameter's axis is in an arrangement."""
+    """Return the length of a parameter's axis in an arrangement."""
     own, grouped = int(rows.own[0]), int(rows.grouped.sum())
     rest = rows.owners.shape[1] - own * body.site.n_heads - grouped
     return rest + own * len(way.slots) + grouped // len(body.groups) * way.n_groups
 
 
 def rows_by_slot(rows: Rows, found: Rows, way: Arrangement) -> np.ndarray:
-    """Where the entries of a rearranged parameter come from: -1 for zeros.
+    """Return the source of each entry of a rearranged parameter; -1 for zeros.
 
     `found` are the owners that were found in the new arrangement. A new head's entries come from
     the old head's, in order. Raises `Unfit` where they are not as many.

@@ -123,23 +123,23 @@ class Plan:
     sites: tuple[SitePlan, ...]
 
     def renamed(self, rename: Callable[[str], str]) -> "Plan":
-        """The plan with every module and parameter called by another name."""
+        """Return the plan with the names of modules and parameters mapped to others."""
         return replace(self, sites=tuple(_renamed(site, rename) for site in self.sites))
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan in the form that JSON can hold."""
+        """Return the plan as values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Plan":
-        """What `to_dict` wrote; KeyError, TypeError or ValueError for anything else."""
+        """Read what `to_dict` wrote; KeyError, TypeError or ValueError for anything else."""
         return cls(
             str(content["model_class"]), str(content["heads"]), tuple(map(_site, content["sites"]))
         )
 
 
 def runs(indices: Iterable[int]) -> Runs:
-    """Entries one by one as runs (first, length); equal to -1 for zeros."""
+    """Return entries as runs (first, length) of consecutive ones, or of -1 for zeros."""
     found = []
     # entries of one run have the same distance from their place; zeros count as one run
     for (_, zero), run in groupby(
@@ -152,7 +152,7 @@ def runs(indices: Iterable[int]) -> Runs:
 
 
 def entries(kept: Runs) -> np.ndarray:
-    """The entries of runs, one by one; -1 for each zero."""
+    """Return the entries of runs, one by one; -1 for each zero."""
     parts = [
         np.full(length, PAD) if first == PAD else np.arange(first, first + length)
         for first, length in kept
@@ -161,7 +161,7 @@ def entries(kept: Runs) -> np.ndarray:
 
 
 def plans_of(config: Any) -> list[Plan]:
-    """The plans in a model's configuration, in the order in which they were carried out.
+    """Return the plans in a model's configuration, in the order in which they were carried out.
 
     Raises `ModelError` where they are damaged, or written by a newer version of this package.
     """

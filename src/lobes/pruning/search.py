@@ -59,7 +59,7 @@ _TRIES = 400  # of settings, for each arrangement of the heads and each set of n
 
 
 def alone(model: nn.Module, site: Site, layout: HeadLayout) -> Site:
-    """A site with the rows that no other site has too.
+    """Return a site with only the rows that no other site shares.
 
     What several sites use stays whole; what it gives is cut where it arrives.
     """
@@ -71,7 +71,7 @@ def alone(model: nn.Module, site: Site, layout: HeadLayout) -> Site:
 
 
 def plan_site(model: nn.Module, site: Site, kept: Sequence[int], sample: Sample) -> SitePlan:
-    """How to leave a site only its `kept` heads. `model` is changed and comes back as it was.
+    """Search the plan that leaves a site only its `kept` heads; `model` is restored afterwards.
 
     Raises `Unfit`, saying why, where nothing that was tried gives the same as ablation.
     """
@@ -424,7 +424,7 @@ def _join(path: str, name: str) -> str:
 
 
 def input_axis(projection: Any, site: Site) -> int:
-    """The axis of an output projection's weight along which the contexts lie.
+    """Return the axis of an output projection's weight along which the contexts lie.
 
     Raises `Unfit` where it is no plain linear map.
     """

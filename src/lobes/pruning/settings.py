@@ -42,7 +42,7 @@ class Watch:
                 self._read.append((inner, "", _watched(module)))
 
     def numbers(self) -> Iterator[Number]:
-        """What was read, and counts of heads even where they were not."""
+        """Return the numbers that were read, and counts of heads even if they were not read."""
         for inner, prefix, read in self._read:
             module: Any = self._block.get_submodule(inner)
             owner = module.config.original if prefix else module
@@ -86,7 +86,7 @@ def _is_count(name: str) -> bool:
 
 
 def combined(numbers: Sequence[Number], changes: Sequence[Change]) -> Iterator[tuple[Setting, ...]]:
-    """What the numbers may become: all combinations, those of everybody's first choice first."""
+    """Yield all combinations of the numbers' new values, the likeliest first."""
     choices = [(number, options) for number in numbers if (options := _options(number, changes))]
     for away in range(len(choices) + 1):
         for others in combinations(range(len(choices)), away):

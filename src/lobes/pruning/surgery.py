@@ -46,7 +46,7 @@ def operate(model: nn.Module, site: SitePlan) -> None:
 
 
 def selected(tensor: Tensor, axis: int, kept: Int[np.ndarray, " kept"]) -> Tensor:
-    """The given entries of a tensor along an axis, in this order; zeros for -1."""
+    """Return the given entries of a tensor along an axis, in this order; zeros for -1."""
     index, pads = (
         torch.tensor(one, device=tensor.device)
         for one in (kept.clip(min=0), np.flatnonzero(kept == PAD))
@@ -154,7 +154,7 @@ def _narrow(module: nn.Module, narrowing: Narrowing) -> None:
 
 
 def places(module: nn.Module) -> dict[str, int]:
-    """Where each argument stands among those given by position."""
+    """Return the position of each argument among those given by position."""
     names = inspect.signature(module.forward).parameters
     return {name: place for place, name in enumerate(names)}
 
@@ -196,7 +196,7 @@ class _NarrowArgument(_Narrower):
         return narrow
 
     def hand_on(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """Where the module returns its argument, for others to use, it returns the whole of it."""
+        """Return the whole argument where the module returns it for others to use."""
         whole, narrow = self._passed
         self._passed = None, None
         if narrow is None or not isinstance(output, tuple):

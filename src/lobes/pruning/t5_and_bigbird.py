@@ -24,7 +24,7 @@ BIAS = "position_bias"
 
 
 def exchanges_modules(model: nn.Module) -> bool:
-    """Whether a model puts other attention modules in the place of its own as it runs."""
+    """Return whether a model replaces its attention modules while it runs."""
     return any(
         hasattr(module, "set_attention_type")
         and getattr(getattr(module, "config", None), "attention_type", "") == "block_sparse"
@@ -33,19 +33,19 @@ def exchanges_modules(model: nn.Module) -> bool:
 
 
 def hands_on_bias(block: nn.Module) -> bool:
-    """Whether an attention block computes a bias for itself and for the layers above it."""
+    """Return whether an attention block computes a bias for itself and for the layers above it."""
     return hasattr(block, "has_relative_attention_bias") and hasattr(block, "compute_bias")
 
 
 def stacks(model: nn.Module, touched: Iterable[str]) -> list[list[str]]:
-    """The paths of all blocks in the touched blocks' stacks, a list for each stack."""
+    """Return the paths of all blocks in the touched blocks' stacks, a list per stack."""
     wanted = {_stack(path) for path in touched if hands_on_bias(model.get_submodule(path))}
     paths = [path for path, _ in model.named_modules()]
     return [[path for path in paths if _stack(path) == stack] for stack in sorted(wanted)]
 
 
 def own_tables(model: nn.Module, found_stacks: Iterable[Sequence[str]]) -> list[SitePlan]:
-    """What gives every block of the given stacks a bias of its own."""
+    """Return the changes that give every block of the given stacks a bias table of its own."""
     found = []
     for stack in found_stacks:
         blocks: dict[str, Any] = {path: model.get_submodule(path) for path in stack}
@@ -67,7 +67,7 @@ def own_tables(model: nn.Module, found_stacks: Iterable[Sequence[str]]) -> list[
 
 
 def table_cuts(path: str, block: nn.Module, n_heads: int, slots: tuple[int, ...]) -> list[Cut]:
-    """The columns that stay of a block's own tables."""
+    """Return the columns that stay of a block's own bias tables."""
     if not hands_on_bias(block):
         return []
     return [

@@ -18,13 +18,13 @@ _SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 def owner_of(model: nn.Module, site: Site) -> nn.MultiheadAttention | None:
-    """The `torch.nn.MultiheadAttention` whose output projection is a site's, if it is one's."""
+    """Return the `torch.nn.MultiheadAttention` of a site's output projection, or None."""
     owner = model.get_submodule(site.projection.rpartition(".")[0])
     return owner if isinstance(owner, nn.MultiheadAttention) else None
 
 
 def known_rows(owner: nn.MultiheadAttention, site: Site) -> tuple[OwnedRows, ...]:
-    """The rows of each head in queries, keys and values, stacked or separate.
+    """Return the rows of each head in queries, keys and values, stacked or separate.
 
     Raises `Unfit` for keys and values that are added to those of the sequence.
     """
@@ -61,7 +61,7 @@ class NarrowMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As in torch; `is_causal` is a hint about `attn_mask`, and not needed."""
+        """Compute attention as torch does; `is_causal` is not needed beside `attn_mask`."""
         alone = query.dim() == 2
         first = 0 if self.batch_first else 1
         q, k, v = (one.unsqueeze(first) if alone else one for one in (query, key, value))

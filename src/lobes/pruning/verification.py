@@ -12,7 +12,7 @@ _LOW_PRECISION = 0.1
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor of floating-point numbers in a module's output, in order."""
+    """Return every floating-point tensor in a module's output, in order."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value
@@ -24,7 +24,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def largest_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """The largest difference in the first tensors, in units of the expected one's scale.
+    """Return the largest difference in the first tensors, in units of the expected one's scale.
 
     Infinite where they have not the same shape. The first is what a model or block is asked for;
     others may be caches and attention probabilities, which hold fewer heads.
@@ -39,5 +39,5 @@ def largest_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> f
 
 
 def tolerance(expected: Sequence[Tensor]) -> float:
-    """How much of the scale rounding may explain."""
+    """Return the difference, as a share of the scale, that rounding may explain."""
     return _TOLERANCE.get(expected[0].dtype, _LOW_PRECISION) if expected else 0.0

@@ -135,7 +135,7 @@ def rotate(newest: Path, limit: int | None, best: str | os.PathLike[str] | None 
 
 
 def steps_of(checkpoint: Path) -> int | None:
-    """How many optimizer steps a checkpoint has behind it; None where it does not say."""
+    """Return how many optimizer steps a checkpoint has behind it; None if it does not say."""
     try:
         state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         return int(state["global_step"])

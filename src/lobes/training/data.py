@@ -43,7 +43,7 @@ class TrainingData(Dataset):
         return index
 
     def collate(self, indices: list[int]) -> dict[str, Any]:
-        """One task's examples as a batch: inputs, labels [batch], task, examples.
+        """Return examples of one task as a batch: inputs, labels [batch], task, examples.
 
         "examples" are their places in the task's training data.
         """
@@ -78,7 +78,7 @@ def sampler_of(
     temperature: float,
     group_lengths: bool,
 ) -> TaskBatchSampler:
-    """The batches of a training, those of this process."""
+    """Return the sampler of a training's batches, for this process."""
     new = partial(
         TaskBatchSampler,
         data.sizes,

@@ -88,7 +88,7 @@ class IAT:
                 )
 
     def switch_step(self, total: int) -> int | None:
-        """How many of `total` steps are ordinary; None where all are (delta = 0)."""
+        """Return how many of `total` steps are ordinary; None if all are (delta = 0)."""
         if self.delta == 0:
             return None
         steps = head_count(self.delta, total)
@@ -102,7 +102,7 @@ class IAT:
 def choose_heads(
     importance: Mapping[str, HeadScores], alpha: float, *, share: bool = True
 ) -> dict[str, HeadSet]:
-    """The heads that each task trains: its top `alpha`, without `share` only those of it alone."""
+    """Return the heads each task trains: its top `alpha`, or those of no other without `share`."""
     top = {task: scores.top(alpha) for task, scores in importance.items()}
     if share:
         return top

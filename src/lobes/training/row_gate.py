@@ -160,7 +160,7 @@ def check_gateable(layout: HeadLayout) -> None:
 
 
 def owned_parameters(layout: HeadLayout) -> list[tuple[str, int]]:
-    """(name, axis) of each parameter that holds rows of heads, once, in the order of the sites."""
+    """Return (name, axis) of each parameter with rows of heads, once, in the order of the sites."""
     return list({(rows.parameter, rows.axis): None for site in layout.sites for rows in site.rows})
 
 
@@ -172,7 +172,7 @@ def learning_rows(
     *,
     train_other: bool = True,
 ) -> Bool[Tensor, " rows"]:
-    """Which of a parameter's `length` rows train when only `heads` may.
+    """Return which of a parameter's `length` rows train if only `heads` may.
 
     Those are the rows of these heads, and with `train_other` those that belong to no head at all.
     """
@@ -225,12 +225,12 @@ class _Part:
         return self.module._parameters[self.attribute]  # type: ignore[return-value]
 
     def shaped(self, mask: Bool[Tensor, " rows"]) -> Tensor:
-        """A mask over the rows in the form that broadcasts to the parameter."""
+        """Return a mask over the rows in the form that broadcasts to the parameter."""
         dimensions = self.parameter.dim()
         return mask.reshape([-1 if axis == self.axis else 1 for axis in range(dimensions)])
 
     def resting(self, tasks: frozenset[str]) -> list[Tensor]:
-        """Views of this process's part of the rows that none of the tasks trains."""
+        """Return views of this process's part of the rows that none of the tasks trains."""
         resting = ~torch.stack([self.learns[task] for task in sorted(tasks)]).any(0)
         local, mask = own_part(self.parameter.detach(), resting, self.axis)
         return [local.narrow(self.axis, start, size) for start, size in _runs(mask)]

@@ -66,7 +66,7 @@ class BestWeights(TrainerCallback):
 
 
 def evaluation_steps(total: int, evaluations: int) -> set[int]:
-    """The steps after which to evaluate: evenly spaced, the last one always among them.
+    """Return the steps after which to evaluate: evenly spaced, the last step included.
 
     >>> sorted(evaluation_steps(23, 4))
     [6, 12, 18, 23]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """All weights of a sharded model, on the CPU of the first process; none in the others."""
+    """Return all weights of a sharded model on the first process's CPU; nothing elsewhere."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     weights: dict[str, Any] = get_model_state_dict(
@@ -30,7 +30,7 @@ def load_whole(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def own_part(
     parameter: Tensor, mask: Bool[Tensor, " rows"], axis: int
 ) -> tuple[Tensor, Bool[Tensor, " _"]]:
-    """This process's part of a parameter, and of a mask along its `axis`."""
+    """Return this process's part of a parameter, and of a mask along its `axis`."""
     if not hasattr(parameter, "placements"):
         return parameter, mask
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor

@@ -266,7 +266,7 @@ def check_types(args: object, iat: object) -> None:
 
 
 def trainable(model: TaskModel, tasks: Sequence[Task]) -> MultiTaskModel:
-    """The model, if it can be trained on the tasks."""
+    """Return the model if it can be trained on the tasks; raise otherwise."""
     if not isinstance(model, MultiTaskModel):
         raise ConfigError(
             f"MultiTaskTrainer trains a MultiTaskModel, not a {type(model).__name__}: build one "

@@ -218,7 +218,7 @@ class MultiTaskTrainer(Trainer):
         return TrainOutput(self.state.global_step, math.nan, {})
 
     def get_train_dataloader(self) -> DataLoader:
-        """The batches of one epoch, those of this process."""
+        """Return the batches of one epoch, for this process."""
         return TaskLoader(
             self.data,
             batch_sampler=self.sampler,
@@ -248,7 +248,7 @@ class MultiTaskTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The mean loss of one batch; `RunError` where it is not a number."""
+        """Return the mean loss of one batch; raise `RunError` if it is not a number."""
         task, examples = inputs["task"], inputs.pop("examples", ())
         size = len(inputs["labels"])
         self._seen.add(task)
@@ -273,7 +273,7 @@ class MultiTaskTrainer(Trainer):
     def autocast_smart_context_manager(
         self, cache_enabled: bool | None = True
     ) -> AbstractContextManager:
-        """The run's precision; the model's own forward pass stays as it is."""
+        """Apply the run's precision; the model's own forward pass stays as it is."""
         return self.accelerator.autocast()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -329,7 +329,7 @@ class MultiTaskTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """The main metric of every task on its validation data, and their mean.
+        """Return the main metric of every task on its validation data, and their mean.
 
         The keys are `eval_TASK_METRIC` and `eval_mean`. Raises `DataError` for a task without
         validation data. The model is left in the mode it was in.
