@@ -4,6 +4,7 @@ A reference is a file (`heads.py`, `docs/method.md#lesions`, a link of a page) o
 (`lobes.heads.HeadSet`). Files move, and prose that still names the old place misleads its reader.
 """
 
+import ast
 import functools
 import importlib
 import re
@@ -87,9 +88,22 @@ def wrong(path: Path) -> Iterator[str]:
     yield from re.findall(r"\bMETHOD\s+sections?\s\d+", text)
 
 
+def modules_amiss(path: Path) -> list[str]:
+    """Return what a package's docstring names in the manner of its modules, and it has not."""
+    package = ".".join(path.parent.relative_to(ROOT / "src").parts)
+    names = re.findall(r"`([a-z]\w*)`", ast.get_docstring(ast.parse(path.read_text())) or "")
+    return [name for name in names if not is_name(f"{package}.{name}")]
+
+
 def test_every_reference_leads_somewhere():
     found = {str(path.relative_to(ROOT)): [*wrong(path)] for path in [*CODE, *PAGES]}
     assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_packages_name_their_modules():
+    packages = [path for path in CODE if path.name == "__init__.py" and "src" in path.parts]
+    assert packages
+    assert {path: names for path in packages if (names := modules_amiss(path))} == {}
 
 
 def test_what_leads_nowhere_is_found(tmp_path):

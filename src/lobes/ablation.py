@@ -2,7 +2,7 @@
 
 All work at the input of the output projection, where the concatenated contexts of the heads can
 be seen, whatever computes the attention (eager, SDPA, flash attention). Each is a context manager
-that leaves nothing behind, whichever way its block ends.
+that removes its hooks and restores modes and flags on exit, also after an exception.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -174,7 +174,7 @@ def _for_batch(mask: Tensor, contexts: Tensor, site: Site) -> Tensor:
 
 
 class ContextRecord:
-    """What `record_contexts` saw: the contexts of every site, for each call of its projection.
+    """The contexts that `record_contexts` recorded at every site, for each call of its projection.
 
     `calls[site]` holds one tensor [batch, …, heads * head_dim] for each time the site ran in the
     block, whatever layout the model runs in; a layer shared by several depths (ALBERT) runs

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, their digests, and one sentence for what goes wrong.
+"""Write files and folders so that they are complete or absent, and check them by digests.
 
 A file comes into being under a temporary name in the same folder, is flushed to the disk, and
 takes its name in one step; a folder does the same, and what had its name before is removed only

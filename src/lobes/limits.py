@@ -1,8 +1,8 @@
 """The range of every numeric setting, and how long names and paths may be.
 
 Study files and the library's own types take their bounds from here, so that both refuse the same
-values in the same words. The largest values are where NumPy and torch take no more (seeds), or
-where the work would never end (steps, controls).
+values in the same words. The largest values are those that NumPy and torch
+accept (seeds), or beyond any useful amount of work (steps, controls).
 """
 
 import math

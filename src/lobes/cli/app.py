@@ -1,4 +1,4 @@
-"""What all commands share: the application, common options, and what becomes of failures."""
+"""The command-line application: common options, and how a failure ends a command."""
 
 import errno
 import functools

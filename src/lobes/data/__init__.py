@@ -1,1 +1,1 @@
-"""What a model is given: texts, their tokens in batches, and what is kept of them on disk."""
+"""The data that a model reads: texts, their tokens in batches, and their cache on disk."""

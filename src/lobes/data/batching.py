@@ -4,7 +4,7 @@ Sorting the examples by length and filling each batch up to a number of tokens, 
 examples, keeps padding under 5 % for ordinary text.
 
 The tokens of many examples go to a file as they are made, and into the cache: the next run maps
-them from there and tokenises nothing.
+them from there and need not tokenize.
 """
 
 import hashlib

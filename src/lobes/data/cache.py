@@ -1,4 +1,4 @@
-"""The folder for what can be made again, and arrays too large for memory, kept in files.
+"""A regenerable cache folder, and files for arrays that are too large for memory.
 
 A `Spool` takes bytes as they come and keeps them in memory while they are few, in a file without a
 name once they are many. `save` and `load` keep arrays under a key from one run to the next. An

@@ -1,4 +1,4 @@
-"""The texts of many examples, kept as UTF-8 bytes rather than as Python's strings.
+"""The texts of many examples, stored as UTF-8 bytes instead of Python strings.
 
 `Texts` is a sequence like any tuple of tuples of strings, but large ones are in a file, and a
 selection of them is a list of places. Whatever goes through all of some texts takes slices of

@@ -5,8 +5,8 @@ probabilities meet their softmax, and wherever a linear projection runs, the aut
 and begins anew. What a projection reads can then be told from its short graph (`graph`), and the
 gradient of each slice of its input shows which rows of which projections one head owns (`sites`).
 `torch.nn.MultiheadAttention` is opened for that (`functional`), and where a norm over all heads or
-the like stands before the projection, the contexts are taken there (`places`). Where no example
-is given, the inputs are guessed from the model's own description (`inputs`).
+the like stands before the projection, the contexts are taken there (`intervention_points`). Where
+no example is given, the inputs are guessed from the model's own description (`inputs`).
 
 What it cannot do, and refuses with the reason: attention whose softmax torch does not show
 (kernels of their own), heads that are mixed before the output projection, and output projections

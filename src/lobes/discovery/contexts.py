@@ -1,7 +1,7 @@
-"""The contexts of a site as the input of its projection has them, and in one form for all.
+"""Convert the contexts of a site between the layout of its projection's input and one layout.
 
-The form is [batch, …, heads * head_dim]: the batch first, with the windows or positions that lie
-in front in some models, and the channels last.
+That layout is [batch, …, heads * head_dim]: the batch first, with the windows or positions that
+lie in front in some models, and the channels last.
 """
 
 from jaxtyping import Float

@@ -1,6 +1,6 @@
-"""How many examples a batch has: what the outermost call of a model's parts says.
+"""Count the examples of a batch from the arguments of the outermost call of a model's parts.
 
-The contexts do not say it. Windows, pictures and flattened positions lie along their first axis
+The contexts do not show it. Windows, pictures and flattened positions lie along their first axis
 too, and `generate` repeats each example for its beams.
 """
 

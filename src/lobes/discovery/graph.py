@@ -1,4 +1,4 @@
-"""Read the autograd graph of a trace: what does a tensor come from?"""
+"""Read the autograd graph of a trace: find what a tensor was computed from."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Put a model back as it was before it was tried out.
+"""Restore a model to its state before it was tried out.
 
 A forward pass may change more than numbers: BigBird puts other attention modules in the place of
 its own when a text is short, and stays so; others keep tables for the lengths they have seen.

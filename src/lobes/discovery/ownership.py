@@ -1,4 +1,4 @@
-"""From footprints to a row plan: which rows a head owns, and whether cutting them removes it."""
+"""Turn footprints into a row plan: which rows a head owns, and whether cutting them removes it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which positions of a batch are real, and not padding, at which site."""
+"""Find the real (not padding) positions of a batch, at the sites of encoder and decoder."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,8 +1,8 @@
-"""Gradient checkpointing: what is computed in a forward pass is computed again in the backward.
+"""Repeat an intervention when gradient checkpointing computes a forward pass again.
 
-The second time must see what the first one saw, also where the block around the forward pass has
-ended in between. In a model of transformers that is seen to (`carried`); what a model's own code
-gives to `torch.utils.checkpoint` is out of reach, and can only be noticed (`recomputable`).
+The backward pass must see the same intervention as the forward pass, also if the block around the
+forward pass has ended in between. For models of transformers `carried` takes care of it. Calls of
+`torch.utils.checkpoint` in a model's own code are out of reach; `recomputable` only detects them.
 """
 
 import sys

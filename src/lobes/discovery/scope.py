@@ -1,4 +1,4 @@
-"""In which runs of a model an intervention acts: those of the thread that entered it.
+"""Limit an intervention to the runs of the thread that entered it.
 
 Hooks sit on modules, which all threads share. So each asks, as it is called, whose run this is:
 runs of the thread (or task of asyncio) that entered the block are the intervention's, with what

@@ -1,4 +1,4 @@
-"""What several blocks, also in several threads, hold open together."""
+"""Context managers that several blocks share, also across threads."""
 
 import threading
 from collections.abc import Callable, Hashable, Iterator

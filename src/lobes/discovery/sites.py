@@ -1,4 +1,4 @@
-"""From a trace to sites: which projection reads which attention, and what each head owns.
+"""Turn a trace into sites: which projection reads which attention, and what each head owns.
 
 The evidence is gradients. Slice h of an output projection's input must depend on exactly one row
 of attention probabilities at each position, and no two slices on the same row; then slice h is a

@@ -1,4 +1,4 @@
-"""What surrounds a model: where it cannot be run as it stands, and what must rest while it is."""
+"""Run a model inside its wrappers: `torch.compile`, `DataParallel`, FSDP and others."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""From predictions under lesions to D-scores, intervals and tests (docs/method.md#d-scores).
+"""Compute D-scores, intervals and tests from predictions under lesions (docs/method.md#d-scores).
 
 `matrix` holds what was measured and what follows from it, `dscores` the three definitions, `pairs`
 double dissociations, `verdict` the rule for yes, no and inconclusive, `statistics` the resampling

@@ -1,4 +1,4 @@
-"""The three D-scores of docs/method.md#d-scores, and what is said of them.
+"""The three D-scores of docs/method.md#d-scores, with their statistics and verdict.
 
 Formulas on plain arrays first, then the values that hold a result: `DScore`, `Dissociation` and its
 verdict in words. `matrix.py` computes them from a lesion matrix, `verdict.py` has the rule.
@@ -159,8 +159,8 @@ def d_score(
 class Dissociation:
     """The D-scores of a lesion matrix at one fraction, and the verdict on each pair of tasks.
 
-    `above_chance` says of each task whether the model does it clearly better than chance
-    (`Metric.standing`): a lesion can only show what a task has to lose.
+    `above_chance` says for each task whether the base score is clearly above chance
+    (`Metric.standing`): a lesion cannot lower a score that is at chance already.
     """
 
     tasks: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""From predictions under lesions to D-scores, intervals and tests (docs/method.md#d-scores).
+"""The lesion matrix: predictions under lesions, and the statistics that follow from them.
 
 `LesionMatrix` holds what was measured: each task's predictions with nothing ablated, with the
 heads important to each task ablated, and under matched random lesions. Everything else follows
@@ -81,9 +81,9 @@ class LesionMatrix:
     `labels[task]` is [examples], `predictions[task]` is [lesions, examples]: class indices, or
     real numbers for a regression task. Of a task with several labels for one example they are
     [examples, classes] and [lesions, examples, classes], 0 or 1. The first lesion is the base, of
-    kind "none". The arrays
-    are kept without a copy, and seen through read-only views. `importance` may be empty. Where
-    controls were measured on some of the examples only, `sampled` holds them, and `lesions` none.
+    kind "none". The arrays are kept without a copy, and seen through read-only views. `importance`
+    may be empty. Where controls were measured on some of the examples only, `sampled` holds them,
+    and `lesions` none.
 
     Raises `DataError` for arrays that do not fit, `ConfigError` for tasks, metrics or lesions
     that do not.

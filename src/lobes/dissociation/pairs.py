@@ -1,4 +1,6 @@
-"""Double dissociations: which pairs of tasks each lose more from their own lesion.
+"""Double dissociations: pairs of tasks that each lose more from their own lesion.
+
+Definition: docs/method.md#double-dissociation.
 
 A pair is doubly dissociated where two tests hold. On the examples: each task does better under the
 other's lesion than under its own (paired), more than other examples would change. On the lesions:

@@ -2,7 +2,7 @@
 
 A seed is one whole training, so these intervals hold what the bootstrap over examples cannot:
 how much another training would differ. Two methods that ran with the same seeds are compared
-seed by seed. NumPy and SciPy only.
+seed by seed. Definitions: docs/method.md#differences-over-seeds. NumPy and SciPy only.
 
 An undefined score is NaN and makes everything computed from it NaN: leaving out the seed in which
 a method failed would flatter the method. In the summaries, which go into JSON, NaN is None.

@@ -1,4 +1,4 @@
-"""What a study may claim: one level, one predicate, and one rule for yes, no and inconclusive.
+"""The rule by which a study answers yes, no or inconclusive (docs/method.md#verdicts).
 
 "Yes" needs p ≤ 0.05 and an interval on the right side of 0. "No" needs a study that could have
 said yes, and an interval that ends below the smallest effect of interest. Everything else is

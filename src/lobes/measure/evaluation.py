@@ -1,6 +1,6 @@
 """Evaluate a model on its tasks under many lesions: the hot loop.
 
-The unit is a batch, and every lesion visits it before the next batch comes. Texts are tokenised
+The unit is a batch, and every lesion visits it before the next batch comes. Texts are tokenized
 once, sorted by length and cut into batches of a fixed number of tokens, pictures are decoded once
 for all lesions; an input that several tasks share is run once, since one pass of the encoder
 serves all classifiers; a lesioned run plays back what lies below its first lesioned site

@@ -1,4 +1,4 @@
-"""How much a task's loss depends on each head (docs/method.md#importance).
+"""Head importance: how much a task's loss depends on each head (docs/method.md#importance).
 
     I(s,h) = 1/T · Σ_x Σ_t | Σ_d c[x,t,d] · ∂L_x/∂c[x,t,d] |
 

@@ -1,10 +1,9 @@
 """Models that can be measured: one encoder with a classifier for each task.
 
-`multi_task` and `single_task` hold the models, `task_model` the face that they show to the rest;
-`pretrained` loads what others trained, safely and quietly, and `pruned` what lost heads; `pictures`
-turns images into pixels, and `pooling` an encoder's states into one vector; `prompted` asks a
-causal language model with words instead of training it; and `saved` knows what a saved model looks
-like on disk.
+`multi_task`, `single_task` and `prompted` are the models, `task_model` is their common interface.
+`pretrained` loads what others trained, through `safe_loading`, and `pruned` what lost heads.
+`pictures` turns images into pixels, `pooling` an encoder's states into one vector, and `saved` is
+the format of a saved model.
 """
 
 from lobes.modeling.multi_task import MultiTaskModel

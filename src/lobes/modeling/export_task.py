@@ -1,4 +1,4 @@
-"""One task of a trained model as a plain sequence-classification model of transformers.
+"""Export one task of a trained model as a plain sequence-classification model of transformers.
 
 A `MultiTaskModel` puts one linear classifier on the pooled output; transformers has a class of its
 own for each architecture, with layers of its own between encoder and logits. Nothing here knows an

@@ -1,4 +1,4 @@
-"""From token ids or pixels to one vector for each example: run an encoder, and pool its states.
+"""Run an encoder on token ids or pixels, and pool its states into one vector for each example.
 
 Nothing here knows an architecture by name. Whether a token sees only those before it is found by
 trying: change the last token, and see whether the first token's state moves. So is whether an

@@ -1,4 +1,4 @@
-"""Open a model that was made elsewhere: no code of it runs, and a fault in it is one sentence.
+"""Open a model that was made elsewhere without running its code, with one sentence for each fault.
 
 `opening` is the boundary around everything that a library does with a model's files: whatever is
 raised inside it comes out as one `ModelError`. `check_contents` looks at the files before any

@@ -1,4 +1,4 @@
-"""Whether what an encoder would write can be loaded again: asked before a training."""
+"""Check before a training that the encoder can be loaded again once it is saved."""
 
 from typing import Any
 

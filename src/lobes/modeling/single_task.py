@@ -1,7 +1,7 @@
 """Models that were trained elsewhere for one task, and the way to load any trained model.
 
 `SingleTaskModel` gives an `AutoModelForSequenceClassification` or `AutoModelForImageClassification`
-the face of a `TaskModel`. `load_task_model` loads that, or a saved `MultiTaskModel`.
+the interface of a `TaskModel`. `load_task_model` loads that, or a saved `MultiTaskModel`.
 """
 
 import os

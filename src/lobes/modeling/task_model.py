@@ -1,4 +1,4 @@
-"""What every model that can be measured has in common: its face, its inputs, its loss."""
+"""The common interface of the models that can be measured: inputs, logits, loss."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class Readable(Protocol):
 
 
 class TaskModel(nn.Module):
-    """The face that importance, evaluation and training look at.
+    """The interface that importance, evaluation and training use.
 
     `tokenizer` makes the inputs, texts are cut to `max_length` tokens, and `logits` gives every
     task's logits from one pass of the encoder. A model of images has an `image_processor` in place

@@ -1,4 +1,4 @@
-"""A pruned model as an ordinary one, which transformers loads by itself."""
+"""Export a pruned model in a form that transformers loads without lobes."""
 
 import copy
 from collections import Counter

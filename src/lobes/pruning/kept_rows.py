@@ -1,4 +1,4 @@
-"""Which new heads a site gets when some of its heads go, and which rows they come from."""
+"""Choose the heads of a smaller site, and the rows that they come from."""
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass

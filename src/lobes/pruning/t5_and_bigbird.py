@@ -1,4 +1,6 @@
-"""What two families of models need beyond rows, numbers and arguments. There are no others.
+"""Special cases of pruning: T5's shared position bias and BigBird's exchanged attention modules.
+
+All other models are pruned without code of their own.
 
 T5 and its kin (T5, mT5, UMT5, LongT5, Switch, Pop2Piano, UDOP's decoder): the first layer of a
 stack computes a position bias with a slice for each head and hands it on, so that all layers

@@ -1,4 +1,4 @@
-"""Do two runs of a model give the same?"""
+"""Compare the outputs of two runs of a model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

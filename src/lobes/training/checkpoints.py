@@ -1,4 +1,4 @@
-"""Checkpoints on disk: which are whole, which is the newest, and how one is taken away.
+"""Checkpoints on disk: verify them, find the newest, remove old ones.
 
 A checkpoint is a folder `checkpoint-STEP`. Its `digests.json` is written last: the size and the
 SHA-256 of every other file. A folder without it was interrupted; one whose files differ from it is

@@ -1,5 +1,6 @@
-"""Important Attention-head Training (docs/method.md#iat): late in a training, each task trains only
-the heads that matter to it.
+"""Important Attention-head Training: late in a training, each task trains its important heads only.
+
+Definition: docs/method.md#iat.
 
 The first ⌈(1 − δ)·T⌉ of T optimizer steps are ordinary. Then each task's importance is computed on
 its training data, and its top α of all heads chosen; from there on a batch of task i trains the

@@ -34,7 +34,7 @@ class RowGate:
 
     `heads[task]` are the heads that the task may train. Between entering and leaving, `select`
     says whose batch comes next; until it is called, every row trains. Names and values of the
-    parameters stay as they are, and nothing is left behind afterwards. What gradient checkpointing
+    parameters stay as they are, and leaving the gate removes all of it. What gradient checkpointing
     computes again of a batch is gated as that batch was, whatever has been selected since.
 
     A model has one gate at a time, in all threads. Raises `ModelError` for a second one, and for a

@@ -1,4 +1,4 @@
-"""Which weights of a training are kept: those of the best evaluation, held in memory.
+"""Keep the weights of the best evaluation of a training, in memory.
 
 The Trainer has the like, through checkpoints on the disk; here a training writes nothing, and what
 it kept can be handed on to a training that goes on from a checkpoint.
