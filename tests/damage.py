@@ -125,10 +125,10 @@ def _exchanged(path: Path, generator: random.Random) -> str:
 def _value(path: Path, generator: random.Random) -> str:
     """One value of a JSON file, of any depth, is another; or its key is gone."""
     content = json.loads(path.read_bytes())
-    places = [*_places(content)]
-    if not places:
+    found = [*places(content)]
+    if not found:
         return ""
-    holder, key = generator.choice(places)
+    holder, key = generator.choice(found)
     if generator.random() < 0.1:
         del holder[key]
         how = "is gone"
@@ -139,13 +139,14 @@ def _value(path: Path, generator: random.Random) -> str:
     return f"{key} {how}"
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every value of JSON content, as what holds it and its key there."""
     entries = value.items() if isinstance(value, dict) else enumerate(value)
     for key, entry in entries:
         yield value, key
         if isinstance(entry, dict | list):
             # of a long list, such as a vocabulary, the first few
-            yield from list(_places(entry))[:50]
+            yield from list(places(entry))[:50]
 
 
 DAMAGE = {

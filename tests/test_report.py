@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fake_results import HOSTILE, fake_results
-from lobes.clean import clean
 from lobes.errors import RunError
 from lobes.heads import HeadScores, HeadSet
 from lobes.report import exhibits, listing
@@ -33,7 +32,6 @@ from lobes.report.tabular import MOST_PAIRS
 from lobes.report.terminal import tables
 from lobes.report.view import view
 from pages import Page, as_number, visible
-from plain_results import read_results
 
 GOLD = Path(__file__).parent / "gold" / "report_view.json"
 CASES = {
@@ -452,80 +450,6 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_results_are_read_from_a_file_or_a_folder(run):
-    assert read_results(run) == read_results(run / "results.json") == fake_results()
-
-
-def test_nan_written_by_another_program_is_undefined(run):
-    text = (run / "results.json").read_text().replace('"base": 0.846', '"base": NaN')
-    (run / "results.json").write_text(text)
-    assert read_results(run)["tasks"][0]["base"] is None
-    assert view(read_results(run)).tasks[0].base == "–"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"version": 2}, "has version 2, newer than the 1 that this lobes reads: update lobes"),
-        ({"version": "1"}, "is damaged: its version is '1'"),
-        ({"schema": "other"}, '"schema" is not "lobes-results"'),
-        ({"tasks": None}, 'is damaged: "tasks" is missing or broken'),
-        ({"fractions": {}}, 'is damaged: "fractions" is missing or broken'),
-    ],
-)
-def test_results_of_another_kind_are_refused(run, change, message):
-    (run / "results.json").write_text(json.dumps({**fake_results(), **change}))
-    with pytest.raises(RunError, match=re.escape(message)):
-        read_results(run)
-
-
-def test_damaged_and_missing_files_are_refused(tmp_path):
-    path = tmp_path / "results.json"
-    with pytest.raises(RunError, match=r"There is no .*results\.json: give the folder of a finish"):
-        read_results(tmp_path)
-    path.write_text('{"schema": "lobes-results",\n "vers')
-    with pytest.raises(RunError, match="is damaged: line 2 is not JSON"):
-        read_results(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RunError, match="is damaged: it is not UTF-8"):
-        read_results(path)
-    path.write_text("[1]")
-    with pytest.raises(RunError, match='"schema" is not'):
-        read_results(path)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [("tasks", 0, "base"), ("fractions", 2, "scores"), ("importance", 0, "values"), ("iap",)],
-)
-def test_a_missing_part_is_one_clear_sentence(path):
-    results = fake_results()
-    place = results
-    for key in path[:-1]:
-        place = place[key]
-    del place[path[-1]]
-    with pytest.raises(RunError, match=rf"damaged.*{path[-1]}.*[Rr]un the study again"):
-        render(results)
-
-
-def test_a_training_recorded_before_there_was_iat_still_shows():
-    results = fake_results()
-    del results["training"]["iat"], results["training"]["sampling"]
-    page = Page(render(results))
-    assert page.all("section", id="training")
-    assert not page.all("section", id="trained")
-
-
-def test_optional_parts_may_be_absent():
-    results = fake_results(training=False)
-    for part in ("environment", "times", "config", "created", "lobes", "name"):
-        del results[part]
-    results["importance"] = []
-    page = Page(render(results))
-    assert not page.all("section", id="importance")
-    assert not page.all("section", id="training")
-
-
 def test_undefined_numbers_are_dashes_not_zeros():
     results = fake_results(tasks=2, controls=19)
     results["tasks"][0]["base"] = 0.01
@@ -690,14 +614,3 @@ def test_site_labels_are_as_many_as_sites_and_short(names, width):
     labels = fmt.site_labels(names, width)
     assert len(labels) == len(names)
     assert all(len(label) <= width for label in labels)
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
-    )
-)
-def test_cleaning_twice_is_cleaning_once(value):
-    once = clean(value)
-    assert clean(once) == once
-    json.dumps(once, ensure_ascii=False).encode("utf-8")

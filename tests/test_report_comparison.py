@@ -18,12 +18,10 @@ from rich.console import Console
 
 from fake_comparisons import fake_comparison
 from lobes.dissociation.seeds import summarize_comparison
-from lobes.errors import RunError
 from lobes.report import formatting as fmt
 from lobes.report.comparison import render, tables, view
 from lobes.report.comparison_findings import chosen_before_iat, performance, specialisation
 from pages import Page, as_number
-from plain_results import read_comparison
 
 GOLD = Path(__file__).parent / "gold" / "comparison_view.json"
 
@@ -349,7 +347,7 @@ def test_heads_are_counted_over_the_seeds(planted):
     ]
 
 
-# --- the terminal, reading, gold -----------------------------------------------------------------
+# --- the terminal, gold --------------------------------------------------------------------------
 
 
 def printed(comparison, width=2000):
@@ -378,53 +376,11 @@ def test_terminal_reads_no_markup():
     assert "IAT − multi-task" in text
 
 
-def test_a_comparison_is_read_from_a_file_or_a_folder(tmp_path):
-    comparison = fake_comparison(seeds=2)
-    (tmp_path / "comparison.json").write_text(json.dumps(comparison), encoding="utf-8")
-    assert read_comparison(tmp_path) == read_comparison(tmp_path / "comparison.json") == comparison
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"schema": "lobes-results"}, 'not a comparison of lobes: "schema" is not "lobes-compari'),
-        ({"version": 2}, "has version 2, newer than the 1 that this lobes reads"),
-        ({"summary": None}, 'is damaged: "summary" is missing or broken'),
-    ],
-)
-def test_comparisons_of_another_kind_are_refused(tmp_path, change, message):
-    with pytest.raises(
-        RunError, match=r"There is no .*comparison\.json: give the folder of a fini"
-    ):
-        read_comparison(tmp_path)
-    (tmp_path / "comparison.json").write_text(json.dumps({**fake_comparison(), **change}))
-    with pytest.raises(RunError, match=re.escape(message)):
-        read_comparison(tmp_path)
-
-
-@pytest.mark.parametrize("path", [("scores", "iat"), ("tasks", 0, "name"), ("summary", "methods")])
-def test_a_missing_part_is_one_clear_sentence(path):
-    comparison = fake_comparison()
-    place = comparison
-    for key in path[:-1]:
-        place = place[key]
-    del place[path[-1]]
-    with pytest.raises(RunError, match=r"damaged.*[Rr]un the study again"):
-        render(comparison)
-
-
 def test_rendering_changes_nothing_and_is_repeatable():
     comparison = fake_comparison()
     before = copy.deepcopy(comparison)
     assert render(comparison) == render(comparison)
     assert comparison == before
-
-
-def test_optional_parts_may_be_absent():
-    comparison = fake_comparison(methods=("single", "multi"))
-    for part in ("name", "created", "lobes", "training", "config", "environment", "times"):
-        del comparison[part]
-    assert Page(render(comparison)).all("section", id="scores")
 
 
 def test_view_equals_the_gold_file():

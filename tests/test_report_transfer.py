@@ -18,12 +18,10 @@ from rich.console import Console
 
 from fake_comparisons import fake_transfer
 from lobes.dissociation.seeds import summarize_transfer
-from lobes.errors import RunError
 from lobes.report import formatting as fmt
 from lobes.report.transfer import render, tables, view
 from lobes.report.transfer_findings import transfer_findings
 from pages import Page, as_number
-from plain_results import read_transfer
 
 GOLD = Path(__file__).parent / "gold" / "transfer_view.json"
 
@@ -183,7 +181,7 @@ def test_every_single_score_is_shown(planted):
         assert [as_number(cell) for cell in row[1:]] == pytest.approx(expected, abs=5e-4)
 
 
-# --- the terminal, reading, gold -----------------------------------------------------------------
+# --- the terminal, gold ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", [{}, {"seeds": 1}, {"starts": ("pretrained",)}])
@@ -198,27 +196,6 @@ def test_page_and_terminal_say_the_same_sentences(case):
     for sentence in (found.headline, *found.sentences, *found.caveats):
         assert sentence in said
         assert sentence.replace("\u00a0%", "%").replace("\u00a0", " ") in shown
-
-
-def test_a_study_is_read_from_a_folder_and_another_kind_is_refused(tmp_path):
-    with pytest.raises(
-        RunError, match=r"There is no .*transfer\.json: give the folder of a finish"
-    ):
-        read_transfer(tmp_path)
-    study = fake_transfer(seeds=2)
-    (tmp_path / "transfer.json").write_text(json.dumps(study), encoding="utf-8")
-    assert read_transfer(tmp_path) == study
-    (tmp_path / "transfer.json").write_text(json.dumps({**study, "schema": "lobes-comparison"}))
-    with pytest.raises(RunError, match="not a transfer study of lobes"):
-        read_transfer(tmp_path)
-
-
-@pytest.mark.parametrize("path", [("scores", "iat"), ("task", "metric"), ("summary", "starts")])
-def test_a_missing_part_is_one_clear_sentence(path):
-    study = fake_transfer()
-    del study[path[0]][path[1]]
-    with pytest.raises(RunError, match=r"damaged.*[Rr]un the study again"):
-        render(study)
 
 
 def test_view_equals_the_gold_file():

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic import WithJsonSchema as Shown
 
 from lobes.dissociation.verdict import Verdict
+from lobes.errors import ConfigError
 from lobes.files import plain
 from lobes.heads import HeadSet
 from lobes.metrics import Standing, get_metric
@@ -36,9 +37,14 @@ class Record(BaseModel):
 
 
 def _number(value: object) -> object:
-    if isinstance(value, bool | str):
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("expected a number or null")
-    return math.nan if value is None else value
+    try:
+        return float(value) if math.isfinite(value) else math.nan
+    except OverflowError:
+        raise ValueError("expected a number that a float can hold") from None
 
 
 def _array(dimensions: int, value: object) -> np.ndarray:
@@ -50,7 +56,21 @@ def _array(dimensions: int, value: object) -> np.ndarray:
         return found if found.ndim == dimensions else np.empty((0,) * dimensions)
     if found.ndim != dimensions:
         raise ValueError(f"expected numbers in {dimensions} dimensions, got {found.ndim}")
-    return found
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _metric(name: str) -> str:
+    try:
+        get_metric(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+def _reasoned(verdict: Verdict) -> Verdict:
+    if not verdict.reasons:
+        raise ValueError("a verdict has no reason")
+    return verdict
 
 
 def _heads(value: object) -> HeadSet:
@@ -74,9 +94,11 @@ Vector = Annotated[np.ndarray, BeforeValidator(partial(_array, 1)), Shown(_neste
 Matrix = Annotated[np.ndarray, BeforeValidator(partial(_array, 2)), Shown(_nested(2))]
 Matrices = Annotated[np.ndarray, BeforeValidator(partial(_array, 3)), Shown(_nested(3))]
 Heads = Annotated[HeadSet, BeforeValidator(_heads), PlainSerializer(str), Shown({"type": "string"})]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, le=1)]
+MetricName = Annotated[str, AfterValidator(_metric)]
 Settings = dict[str, Any]
+Verdicts = tuple[Annotated[Verdict, AfterValidator(_reasoned)], ...]
 
 
 class Site(Record):
@@ -121,7 +143,7 @@ class TaskRecord(Record):
 
     name: str
     """The task's name."""
-    metric: str
+    metric: MetricName
     """Its main metric, in which all of its scores are."""
     labels: tuple[str, ...] | None
     """The names of the classes; null for a regression."""
@@ -167,14 +189,20 @@ class Results(Record):
     """When these results were written: ISO 8601, UTC."""
     lobes: str
     """The version of lobes that wrote them."""
+    verdicts: Verdicts
+    """The verdict on each claim that the study can speak to."""
+
+    def verdict_on(self, claim: str) -> Verdict:
+        """The verdict on a claim; `ValueError` where there is none."""
+        found = next((each for each in self.verdicts if each.claim == claim), None)
+        if found is None:
+            raise ValueError(f"there is no verdict on the claim {claim!r}")
+        return found
 
     @classmethod
     def schema_name(cls) -> str:
         """The name that the file's "schema" holds."""
         return str(cls.model_fields["schema_"].default)
-
-
-Verdicts = tuple[Verdict, ...]
 
 
 def expect_shape(found: np.ndarray, shape: tuple[int, ...], what: str) -> None:

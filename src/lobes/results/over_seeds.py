@@ -16,7 +16,6 @@ from lobes.results.base import (
     Share,
     TaskRecord,
     Vector,
-    Verdicts,
     expect_shape,
 )
 
@@ -150,8 +149,6 @@ class DScores(Record):
 class OverSeeds(Results):
     """What comparisons and transfer studies have in common."""
 
-    verdicts: Verdicts
-    """The verdict on each claim that the study can speak to."""
     model: ModelRecord
     """The model before training."""
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -194,7 +191,7 @@ class ComparisonResults(OverSeeds):
     d_scores: tuple[DScores, ...]
     """The D-scores without and with IAT, where both were run."""
     summary: ComparisonSummary
-    """The statistics over seeds."""
+    """Means, differences and intervals over seeds."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -271,7 +268,7 @@ class TransferResults(OverSeeds):
     held_out: dict[str, Matrix] = Field(default_factory=dict)
     """Their scores on the held-out part."""
     summary: TransferSummary
-    """The statistics over seeds."""
+    """Means, differences and intervals over seeds."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TransferResults":

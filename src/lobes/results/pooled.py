@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from lobes.dissociation.verdict import SPECIALIZED
 from lobes.results.base import (
     Count,
     Matrices,
@@ -14,7 +15,6 @@ from lobes.results.base import (
     Share,
     TaskRecord,
     Vector,
-    Verdicts,
     expect_shape,
 )
 
@@ -135,8 +135,6 @@ class PooledResults(Results):
 
     schema_: Literal["lobes-runs"] = Field("lobes-runs", alias="schema")
     """The name of the schema."""
-    verdicts: Verdicts
-    """The verdict on each claim."""
     level: Share
     """The level of all intervals."""
     resamples: Count
@@ -164,6 +162,7 @@ class PooledResults(Results):
 
     @model_validator(mode="after")
     def _fits(self) -> "PooledResults":
+        self.verdict_on(SPECIALIZED)
         runs, n = len(self.runs), len(self.tasks)
         expect_shape(self.base, (runs, n), "base")
         expect_shape(self.base_intervals, (runs, n, 2), "base_intervals")

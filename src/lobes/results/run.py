@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from lobes.dissociation.verdict import SPECIALIZED
 from lobes.results.base import (
     Count,
     Heads,
@@ -20,7 +21,6 @@ from lobes.results.base import (
     Share,
     TaskRecord,
     Vector,
-    Verdicts,
     expect_shape,
 )
 
@@ -393,8 +393,6 @@ class RunResults(Results):
 
     schema_: Literal["lobes-results"] = Field("lobes-results", alias="schema")
     """The name of the schema."""
-    verdicts: Verdicts
-    """The verdict on each claim that the run can speak to."""
     model: ModelRecord
     """The model."""
     tasks: tuple[MeasuredTask, ...] = Field(min_length=1)
@@ -436,6 +434,7 @@ class RunResults(Results):
 
     @model_validator(mode="after")
     def _fits(self) -> "RunResults":
+        self.verdict_on(SPECIALIZED)
         n, names = len(self.tasks), set(self.names)
         if len(names) < n:
             raise ValueError("two tasks have the same name")
