@@ -43,6 +43,7 @@ def blocks_of(seen: Trace) -> Iterator[Block]:
     readers = _readers(seen)
     for event, found in readers.items():
         if found.contexts:
+            # Events that one projection reads first are one block, such as two maps of a layer.
             groups.setdefault(found.contexts[0], []).append(event)
         elif found.probabilities and asks(event, seen):
             first = named(found.probabilities[0])
@@ -111,6 +112,7 @@ def _is_computed(edge: Edge) -> bool:
     """Whether a tensor depends on the model's inputs, not on parameters alone."""
     for node, _ in walk([edge]):
         leaf = leaf_of(node)
+        # An embedding looks up inputs; a leaf that is no parameter is an input or a cut.
         if node.name().startswith("Embedding") or not isinstance(leaf, nn.Parameter | None):
             return True
     return False

@@ -26,6 +26,7 @@ def head_number(contexts: Tensor, events: list[Event], *, combined: bool = False
     # Positions that padding left without contexts have no rows.
     rows = _touched(contexts, events, _only(contexts, slice(0, 1))).sum()
     every = sum(event.leaf.numel() // event.leaf.shape[event.dim] for event in events)
+    # Rows of probabilities for each position: with one row a head, the number of heads.
     guess = every // (contexts.numel() // width)
     least = 2 if combined else 1
     divisors = [number for number in range(width, least - 1, -1) if width % number == 0]
@@ -151,6 +152,7 @@ class Footprints:
             gradients = _gradients([contexts], [_only(contexts, channels)], wanted)
             rows = [_rows(g, event) for g, event in zip(gradients, events, strict=False)]
             touched.append(rows)
+            # Backward from this head's rows of scores only: they reach its queries and keys.
             starts = [
                 _noise(score) * row.unsqueeze(event.dim)
                 for score, row, event in zip(scores, rows, events, strict=True)
@@ -185,7 +187,10 @@ def _gradients(
 
 
 def _noise(like: Tensor) -> Tensor:
-    """Random numbers in the shape of a tensor, none of them near zero."""
+    """Random numbers in the shape of a tensor, none of them near zero.
+
+    With ones, the gradient of a softmax, or of a norm, would cancel over its dimension.
+    """
     generator = torch.Generator(like.device).manual_seed(1)
     numbers = torch.rand(like.shape, generator=generator, device=like.device) + 0.5
     return numbers.to(like.dtype)
@@ -198,6 +203,7 @@ def _only(contexts: Tensor, channels: slice) -> Tensor:
 
 
 def _rows(gradient: Tensor, event: Event) -> Tensor:
+    # Exact zeros are meant: what a slice does not depend on gets no gradient, not a small one.
     return (gradient.abs() > 0).any(event.dim)  # NaN counts as nothing
 
 

@@ -76,7 +76,8 @@ def attend(project: Projection, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         by_example = contexts.unflatten(0, (-1, batch)).transpose(0, 1)
         return project(by_example).transpose(0, 1).flatten(0, 1)
 
-    # The function's own code; its other names mean what they mean in torch.
+    # The function's own code, so that every option of it works; only its last `linear` is ours.
+    # Its other names mean what they mean in torch.
     names = {**vars(F), "linear": linear, "has_torch_function": lambda _: False}
     return FunctionType(_whole.__code__, names, None, _whole.__defaults__)(*args, **kwargs)
 

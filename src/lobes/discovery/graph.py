@@ -64,6 +64,7 @@ def leaves(edges: Iterable[Edge], *, since: int = 0, into_products: bool = True)
 
 def products(edges: Iterable[Edge], *, since: int = 0) -> list[list[Edge]]:
     """Return the factors of each nearest matrix product upstream of `edges`."""
+    # a dictionary, to keep the order of the walk
     met = {node: None for node, _ in walk(edges, since=since, into_products=False)}
     return [found for node in met if (found := factors(node)) is not None]
 

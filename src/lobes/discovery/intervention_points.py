@@ -65,6 +65,7 @@ def _why_nowhere(block: Block, frame: Frame | None) -> str:
 def _places(block: Block, frame: Frame | None, asking: list[Event], seen: Trace) -> Iterator[Place]:
     """Where each head's context can be told apart, the best places first."""
     contexts = block.call.input
+    # One row for each channel is the rule; several (DiffLlama) are tried when no place fits it.
     for combined in (False, True):
         for events in filter(None, (block.events, asking)):
             found = _footprints(contexts, events, combined)
@@ -114,6 +115,7 @@ def _earlier(block: Block, events: list[Event], seen: Trace) -> Iterator[tuple[F
             continue
         if not all(weighed for _, weighed in reads(frame.argument, events)):
             continue
+        # Nothing goes past the module if no way around its result leads to the probabilities.
         past = walk(edges_of(*ends), since=since, stop=frame.result)
         if not any(id(leaf_of(node)) in probabilities for node, _ in past):
             contexts = frame.argument.movedim(channel_axis(frame.module), -1)

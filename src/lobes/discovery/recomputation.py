@@ -59,6 +59,7 @@ def switched_off(model: nn.Module) -> Iterator[None]:
 
 def repeating() -> bool:
     """Return whether a backward pass is computing something again."""
+    # A graph task runs in a backward pass only; checkpointing inside one computes something again.
     return _repeating.get() or (torch._C._current_graph_task_id() != -1 and _is_checkpointing())
 
 
@@ -98,6 +99,7 @@ class _Wrapping:
 
     @contextmanager
     def _installed(self) -> Iterator[None]:
+        # On the instance, where transformers itself puts the function that it calls.
         setattr(self.module, _FUNCTION, self._checkpoint)
         try:
             yield
@@ -119,6 +121,7 @@ class _Job:
 
     def __init__(self, function: Callable[..., Any], captures: tuple[Capture, ...]) -> None:
         self.function, self.captures, self.done = function, captures, False
+        # Now, in the forward pass: what is selected or ablated may be another by the backward pass.
         self.around = [capture() for capture in captures]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -86,6 +86,7 @@ class Scope:
         """Let the hooks act in what is computed again, also after the block has ended."""
         before = _again.get()
         with ExitStack() as stack:
+            # While the block lasts its hooks are there already; twice would multiply a mask twice.
             if self not in _open:
                 stack.enter_context(self._installed())
             _again.set((*before, self))
@@ -115,6 +116,7 @@ class Scope:
         return guarded
 
     def _acts(self, site: Site, own: nn.Module, module: nn.Module) -> bool:
+        # What is computed again may run in a thread of autograd's, where `_entered` is empty.
         if repeating():
             return self in _again.get()
         if self not in _entered.get():

@@ -125,6 +125,7 @@ def _run(model: nn.Module, block: Block, seen: Trace) -> _Run | None:
         plan = _without_rows("what its heads own cannot be told from what earlier layers do")
     else:
         plan = row_plan(model, footprints, calls)
+    # `pruning/torch_attention.py` knows the layout of torch's own module: no reason counts there.
     reason = "" if _is_torchs(place) else next(_reasons(place), plan.reason)
     gate_reason = plan.gate_reason or _passed_over(plan.rows, seen)
     site = Site(
@@ -186,6 +187,7 @@ def _surroundings(frame: Frame, footprints: Footprints, calls: Mapping[int, Call
     """
     outer = frame.outer
     owned = [calls[id(leaf)] for leaf in footprints.leaves if id(leaf) in calls]
+    # How many of the calls around the projection also surround one of its queries, keys, values.
     depth = max((sum(f in one.frames for f in outer) for one in owned), default=len(outer))
     around = list(outer[: max(depth, 1)]) or [frame]
     return around[-2:][::-1]
@@ -199,6 +201,7 @@ def _sources(place: Place, around: list[Frame], calls: Mapping[int, Call]) -> li
     else:
         sides = [edges_of(*(event.scores for event in events))] * 2
     probabilities = {id(event.leaf) for event in events}
+    # Of a product of probabilities and values, the values are the factor with no probabilities.
     values = [
         edge
         for pair in products(edges_of(place.contexts))

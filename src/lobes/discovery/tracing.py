@@ -76,7 +76,9 @@ class Call:
     bias: Tensor | None
 
 
-_NOISE = 0.5  # the standard deviation of what replaces the projections' outputs
+# The standard deviation of what replaces the projections' outputs: far from 0, where products of
+# queries and keys would vanish, and small enough that no softmax saturates and loses its gradient.
+_NOISE = 0.5
 
 
 @dataclass(eq=False)
@@ -140,6 +142,7 @@ class Trace(TorchFunctionMode):
         project = projection_in(frame.module, args, kwargs)
         if project is None or not applies_inside(frame.module):
             raise refuse_functional(frame)
+        # The mode is off while it handles a call. On again, it sees the softmax in the function.
         with self:
             return attend(project, args, kwargs)
 
@@ -156,6 +159,7 @@ class Trace(TorchFunctionMode):
 
         What is causal or how it is scaled does not matter to which head reads what.
         """
+        # torch repeats the keys of grouped queries inside the kernel (enable_gqa)
         repeats = query.shape[-3] // max(key.shape[-3], 1) if query.dim() > 3 else 1
         if repeats > 1:
             key, value = (one.repeat_interleave(repeats, -3) for one in (key, value))
@@ -164,6 +168,7 @@ class Trace(TorchFunctionMode):
             scores = scores.masked_fill(~attn_mask, -torch.inf)
         elif attn_mask is not None:
             scores = scores + attn_mask
+        # -inf in a whole row would give NaN, which hides every gradient behind it
         probabilities = scores.nan_to_num(neginf=-1e4).softmax(-1).to(value.dtype)
         return self._event(scores, probabilities, -1) @ value
 
@@ -174,6 +179,7 @@ class Trace(TorchFunctionMode):
         even = 1 / probabilities.shape[dim]  # where all is masked
         leaf = probabilities.detach().nan_to_num(nan=even).requires_grad_()
         since = self.clock()
+        # Events are numbered in the order of execution, the same in every trace of a model.
         if len(self.events) in self.silent:
             leaf = torch.zeros_like(leaf)
         self.steps.append(Event(tuple(self._stack), since, scores, leaf, dim))
@@ -201,6 +207,7 @@ class Trace(TorchFunctionMode):
 
     def _whole(self, part: Tensor) -> tuple[Tensor | None, slice]:
         """The parameter that a tensor is, or is some rows of, and which; None if it is neither."""
+        # A slice of a parameter is a view: `_base` is the parameter, the offset its first row.
         whole = part if part._base is None else part._base
         if id(whole) not in self._parameters or whole.stride() != part.stride():
             return None, slice(0)
@@ -231,6 +238,7 @@ class Trace(TorchFunctionMode):
 
     def clock(self) -> int:
         """Return a number between those of all autograd nodes so far and those of later ones."""
+        # torch numbers autograd nodes in the order of their creation: a new one tells the time.
         with torch.enable_grad():
             node: Any = self._anchor.view_as(self._anchor).grad_fn
         return node._sequence_nr()
@@ -357,6 +365,7 @@ def _visible_attention(model: nn.Module) -> Iterator[None]:
     }
     try:
         for key in before:
+            # the public setter would overwrite the choices of sub-configurations, too
             configs[key]._attn_implementation_internal = "eager"
         yield
     finally:

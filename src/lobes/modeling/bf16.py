@@ -47,6 +47,7 @@ def _cast(module: nn.Module, prefix: str, types: dict[str, torch.dtype]) -> None
             parameter.data = parameter.data.to(torch.bfloat16)
     for name, buffer in module._buffers.items():
         if buffer is not None and buffer.is_floating_point():
+            # A buffer that is not saved is computed by the model, such as rotary frequencies.
             temporary = name in module._non_persistent_buffers_set
             usual = buffer.dtype if temporary else torch.bfloat16
             module._buffers[name] = buffer.to(types.get(prefix + name, usual))
@@ -67,6 +68,7 @@ def _keep_precise(module: nn.Module) -> None:
                 part._buffers[name] = buffer.to(_at_least_float32(buffer))
     first = next((p for p in module.parameters() if p.is_floating_point()), None)
     if first is not None:
+        # the encoder's states arrive in bf16, and `nn.Linear` takes no mixture of types
         dtype = first.dtype
         module.register_forward_pre_hook(
             lambda _, args, kwargs: (

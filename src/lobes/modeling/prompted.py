@@ -220,6 +220,7 @@ class PromptedModel(TaskModel):
     ) -> list[int]:
         """The prompt's tokens, with the longest text cut until they are at most `room`."""
         cut = dict(texts)
+        # Repeatedly, since a cut text may be split into other tokens than the whole one.
         while True:
             (ids,) = self._ids([prompt.fill(cut)])
             if len(ids) <= room:
@@ -321,6 +322,7 @@ def _to_the_left(
     """The ids with the padding of each row moved behind its real tokens."""
     if mask is None:
         return ids
+    # a stable sort by "is padding" keeps the order of the real tokens
     return ids.gather(1, (mask == 0).to(torch.int8).argsort(dim=1, stable=True))
 
 
@@ -404,6 +406,7 @@ def _word_tokens(
     tokenizer: PreTrainedTokenizerBase, spec: TaskSpec, prompt: Prompt
 ) -> tuple[Tokens, ...]:
     """Each word's tokens as they follow the prompt; `ConfigError` where they cannot be told."""
+    # With a text in it, as in use: many tokenizers join a space with the word after it.
     before = prompt.fill(dict.fromkeys(prompt.columns, "a"))
     (start, *whole) = _plain_ids(
         tokenizer, [before, *(before + prompt.separator + word for word in prompt.words)]

@@ -69,6 +69,7 @@ def prune(
     inputs = guess_inputs(model) if example_inputs is None else example_inputs
     expected = _ablated(model, layout, heads, inputs)
     if export == "zeroed":
+        # tried as well: a site's projection may be read elsewhere, where zeros would show
         return _tried(zeroed(model, layout, heads), inputs, expected)
     touched = [layout.sites[index] for index in heads.by_site()]
     for site in touched:
@@ -132,9 +133,11 @@ def _steps(
             yield site, str(error)
     stacks = t5_and_bigbird.stacks(smaller, {block_path(site) for site in touched})
     paths = {block_path(site) for site in touched} | {stack[0] for stack in stacks}
+    # open, since torch's layers run as one kernel would call no block whose arguments can be kept
     with opened(smaller, [site.projection for site in touched]):
         samples = _samples(smaller, paths, inputs)
     stacks = [stack for stack in stacks if stack[0] in samples and samples[stack[0]].lacks_bias]
+    # before the sites, whose blocks are tried with the tables that they will have
     for plan in t5_and_bigbird.own_tables(smaller, stacks):
         operate(smaller, plan)
         yield plan
@@ -152,6 +155,7 @@ def _steps(
         except Unfit as error:
             yield site, str(error)
             continue
+        # carried out at once: where sites share parameters, the next one starts from what is left
         operate(smaller, plan)
         yield plan
 

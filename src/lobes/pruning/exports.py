@@ -79,10 +79,12 @@ def native(smaller: Any) -> nn.Module:
     shapes = {name: weight.shape for name, weight in weights.items()}
     for config in _configurations(smaller.config, plans):
         with suppress(Exception):  # whatever a configuration class or a model does not accept
+            # Shapes alone, without memory: most configurations tried do not fit.
             with torch.device("meta"):
                 empty = type(smaller)(config)
             if {name: weight.shape for name, weight in empty.state_dict().items()} != shapes:
                 continue
+            # its initial weights are drawn, and replaced at once
             with torch.random.fork_rng(devices=[]):
                 model = type(smaller)(config).to(smaller.device, smaller.dtype)
             model.load_state_dict(weights)

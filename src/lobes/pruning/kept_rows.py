@@ -125,6 +125,8 @@ def arrangements(
         yield in_place(body.groups[0], chosen, body.group_size)
         return
     ways = []
+    # Attention code knows one group size only. Smaller groups repeat shared rows, larger ones are
+    # filled up with heads of zeros; which costs less depends on how many heads each group keeps.
     for size in range(1, body.group_size + 1):
         way = _grouped(body, chosen, size)
         cost = head_cost * len(way.slots) + group_cost * way.n_groups
@@ -152,6 +154,7 @@ def _grouped(body: Anatomy, chosen: Set[int], size: int) -> Arrangement:
         return in_place(held, chosen, size)
     slots: list[int] = []
     for own in members:
+        # up to the next multiple of the group's size
         slots += [*own, *[PAD] * (-len(own) % size)]
     return Arrangement(tuple(slots), size)
 

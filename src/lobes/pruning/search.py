@@ -181,6 +181,7 @@ class _Search:
             with _set(self.model, settings):
                 if self._output() is None:
                     continue
+                # Rows in their old order are the plain case; else a run shows their places.
                 if way.held is not None and self._agrees():
                     return plan
                 placed = self._placed(rows, way)
@@ -265,6 +266,8 @@ class _Search:
     def _placed(self, rows: Sequence[Rows], way: Arrangement) -> list[Cut] | None:
         """The cuts that put each new head's rows where the smaller block has them."""
         block = self.model.get_submodule(self.path)
+        # The smaller block runs, with rows in an arbitrary order: discovery shows which rows each
+        # new head owns, and the old heads' rows go there.
         args, kwargs = self._arguments_of_call()
         with suppress(LobesError, Unfit, RuntimeError, ValueError, IndexError, TypeError):
             layout = find_heads(Called(block, args, kwargs), example_inputs={})
@@ -441,6 +444,7 @@ def input_axis(projection: Any, site: Site) -> int:
         )
     if weight.shape[0] != weight.shape[1]:
         return int(weight.shape[0] != site.width)
+    # A square weight may be that of nn.Linear or transposed (Conv1D): multiply, and see.
     generator = torch.Generator(weight.device).manual_seed(0)
     given = torch.randn(4, site.width, generator=generator, device=weight.device).to(weight)
     with torch.no_grad():

@@ -77,6 +77,7 @@ def _watched(module: nn.Module) -> set[str]:
             read.add(name)
         return kind.__getattribute__(self, name)
 
+    # Python calls `__getattribute__` on the class only, so the object gets a class of its own.
     module.__class__ = type(kind.__name__, (kind,), {"__getattribute__": note})
     return read
 
@@ -88,6 +89,7 @@ def _is_count(name: str) -> bool:
 def combined(numbers: Sequence[Number], changes: Sequence[Change]) -> Iterator[tuple[Setting, ...]]:
     """Yield all combinations of the numbers' new values, the likeliest first."""
     choices = [(number, options) for number in numbers if (options := _options(number, changes))]
+    # Names mislead about few numbers: all first choices, then one other choice, then two …
     for away in range(len(choices) + 1):
         for others in combinations(range(len(choices)), away):
             rests = (range(1, len(choices[i][1])) for i in others)

@@ -199,14 +199,17 @@ class IatPhase(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.switch is None or state.global_step < self.switch:
             return
+        # ungated while importance is computed: its gradients are those of all heads
         if self._due(state.global_step):
             self.end()
             self._choose(state.global_step, state.max_steps)
+        # also after a continued training, whose heads a checkpoint holds
         if self._gate is None:
             self._begin()
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         if self._kept is not None:
+            # Only now all batches of the step are known, in every process.
             self._kept.keep(self._tasks_of_step())
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:

@@ -66,6 +66,8 @@ class RowGate:
                 f"{type(self.model).__name__} is being trained under a row gate already: a model "
                 f"has one at a time; end that training first, or train a copy of the model."
             )
+        # A forward pass around the plain one, not hooks: after an exception no hook would take the
+        # gated weights away.
         for module, parts in self._by_module():
             gates = {part.attribute: part.gate for part in parts}
             module.__dict__[_GATE] = _Gated(module.forward, "forward" in module.__dict__, gates)

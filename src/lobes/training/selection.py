@@ -59,6 +59,7 @@ class BestWeights(TrainerCallback):
         mean = -math.inf if math.isnan(mean) else mean
         if self.best is None or mean > self.best.mean:
             weights = {
+                # a copy also on a CPU, where training goes on in the same memory
                 name: value.detach().to("cpu", copy=True)
                 for name, value in others["model"].state_dict().items()
             }

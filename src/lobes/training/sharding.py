@@ -40,5 +40,6 @@ def own_part(
         Shard(0) if isinstance(placement, Shard) and placement.dim == axis else Replicate()
         for placement in parameter.placements
     ]
+    # torch cuts the mask as it cut the parameter, also where the rows do not divide evenly
     local = distribute_tensor(mask, parameter.device_mesh, placements)
     return parameter.to_local(), local.to_local()
