@@ -68,6 +68,9 @@ def test_a_point_is_the_lesion_matrix_of_that_model(grown):
 
 def test_the_last_point_is_the_run_itself(grown):
     _, results, _ = grown
+    times = results["times"]
+    assert times["growth"] > 0  # and is part of the total
+    assert 2 * times["total"] == pytest.approx(sum(times.values()))
     last, entry = results["growth"]["points"][-1], results["fractions"][-1]
     assert last["base"] == [task["base"] for task in results["tasks"]]
     assert last["scores"] == entry["scores"]

@@ -75,10 +75,10 @@ def test_what_a_finished_run_holds(finished):
     assert results["environment"]["precision"] == "fp32"
     times = results["times"]
     assert sorted(times) == [
-        *("agreement", "evaluation", "importance", "similarity", "total", "training")
+        *("agreement", "evaluation", "growth", "importance", "similarity", "total", "training")
     ]
     assert 2 * times["total"] == pytest.approx(sum(times.values()))
-    assert all(times.values())
+    assert [stage for stage, seconds in times.items() if not seconds] == ["growth"]
 
 
 def test_a_finished_run_can_be_given_more_controls(copied, study, expected, tmp_path):
@@ -168,7 +168,7 @@ def test_nothing_is_done_twice(copied, expected, monkeypatch):
         raise AssertionError("this was done already")
 
     monkeypatch.setattr(run_module, "train", never)
-    monkeypatch.setattr(run_module, "lesion_matrix", never)
+    monkeypatch.setattr(run_module, "lesion_plan", never)
     monkeypatch.setattr(run_module, "load_task_model", never)
     os.remove(os.path.join(copied.output, "report.html"))
     assert timeless(run_study(copied)) == expected

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lobes.errors import RunError
 from lobes.experiments.manifest import check_files
 from lobes.experiments.store import RunFolder
 from lobes.files import digest_of, read_json
+from lobes.measure.steps import Step
 
 STUDY = StudyConfig.from_dict(
     {
@@ -27,6 +29,7 @@ STUDY = StudyConfig.from_dict(
         ],
     }
 )
+ZEROS = Step("importance", "x", "importance of x", lambda progress: {"a": np.zeros(3)})
 PRINTS = {"data of mood": "1", "data of topic": "2"}
 
 
@@ -193,7 +196,7 @@ def test_fresh_deletes_what_lobes_wrote_and_nothing_else(tmp_path):
     path = tmp_path / "run"
     with opened(path) as folder:
         folder.begin(PRINTS)
-        folder.measurements("scope").remember("x", lambda: {"a": np.zeros(3)})
+        folder.measurements("scope").measure(ZEROS)
         folder.write_json("results.json", {})
         (path / "checkpoints" / "checkpoint-7").mkdir(parents=True)
         (path / "checkpoints" / "checkpoint-7" / "weights").write_text("")
@@ -379,7 +382,7 @@ def test_without_the_list_the_names_tell(tmp_path, damage, caplog):
     with opened(tmp_path) as folder:
         folder.begin(PRINTS)
         folder.write_json("results.json", {})
-        folder.measurements("scope").remember("x", lambda: {"a": np.zeros(3)})
+        folder.measurements("scope").measure(ZEROS)
         with folder.writing_model({"steps": 3}) as model:
             (model / "weights").write_text("12345")
     if damage == "missing":
@@ -394,7 +397,7 @@ def test_without_the_list_the_names_tell(tmp_path, damage, caplog):
     with opened(tmp_path) as folder:
         assert not folder.holds("results.json")  # made again, of the measurements
         assert folder.model_record() == {"steps": 3}
-        folder.measurements("scope").remember("x", dict)
+        folder.measurements("scope").measure(replace(ZEROS, compute=lambda progress: {}))
         folder.write_json("results.json", {})
     warned = [f"{tmp_path / 'files.json'} is damaged; it is made again."]
     assert caplog.messages == (warned if damage == "damaged" else [])
@@ -415,7 +418,7 @@ def test_nothing_is_written_into_a_folder_that_is_no_longer_ours(tmp_path, other
         for write in (
             lambda: folder.write_json("results.json", {}),
             lambda: folder.writing_model({}).__enter__(),
-            lambda: measurements.remember("x", lambda: {"a": np.zeros(3)}),
+            lambda: measurements.measure(ZEROS),
             folder.check,
         ):
             with pytest.raises(RunError, match="was removed or replaced while this command used"):

@@ -1,8 +1,8 @@
-"""How far two things can be told from cheap numbers: exact importance, and similar tasks.
+"""Measure two parts of `results.json` beside the lesions: agreement and similarity.
 
-Both are parts of `results.json` that cost runs of the model beside the lesions, each measured
-once: how well the first-order importance agrees with ablating every head by itself, and how
-alike the tasks are, against the D-scores of their pairs (docs/method.md#task-similarity).
+Agreement: how well the first-order importance agrees with ablating every head by itself.
+Similarity: how alike the tasks are, against the D-scores of their pairs
+(docs/method.md#task-similarity).
 """
 
 import logging
@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from lobes.config.study import StudyConfig
 from lobes.dissociation import LesionMatrix
 from lobes.dissociation.similarity import importance_correlation, overlap, trends
+from lobes.experiments.loading import Loaded
 from lobes.heads import HeadScores, HeadSet
 from lobes.measure.evaluation import examples_of
-from lobes.measure.iap import Measurement, Remember
 from lobes.measure.importance import head_importance
 from lobes.measure.similarity import gradient_similarity, lesion_cka
-from lobes.modeling import MultiTaskModel, TaskModel
-from lobes.progress import StageProgress
+from lobes.measure.steps import Arrays, Plan, Step
+from lobes.modeling import MultiTaskModel
+from lobes.progress import Progress
 from lobes.tasks.task import Task
 
 logger = logging.getLogger("lobes")
@@ -32,113 +32,96 @@ AGGREGATES = ("token", "sequence")
 MOST_GRADIENT_BYTES = 4 * 2**30
 
 
-def measure_agreement(
-    study: StudyConfig,
-    model: TaskModel,
-    tasks: Sequence[Task],
-    matrix: LesionMatrix,
-    precision: str,
-    remember: Remember,
-    progress: StageProgress | None = None,
-) -> list[dict[str, Any]] | None:
-    """The part "agreement" of the results; None where it is not asked for, or has no sense.
+def agreement_plan(loaded: Loaded, matrix: LesionMatrix) -> Plan[list[dict[str, Any]] | None]:
+    """Return the part "agreement" of the results; None where it is not asked for, or has no sense.
 
     Each lesioned task's importance against the exact rise of its loss when one head is ablated:
     Spearman's correlation over the heads, and the overlap of the most important ones. "estimates"
     are the correlations of every first-order estimate, from the same examples as the exact one.
     """
-    iap = study.iap
+    iap = loaded.study.iap
     if not iap.agreement_examples or iap.method == "ablation":
         return None
-    found = []
-    for task in tasks:
-        if task.name not in matrix.importance:
-            continue
-        stage = f"each head of {task.name}"
-
-        def compute(task: Task = task, stage: str = stage) -> Measurement:
-            exact = head_importance(
-                model,
-                task,
-                method="ablation",
-                precision=precision,
-                split=iap.importance_split,
-                max_examples=iap.agreement_examples,
-                seed=study.iap_seed,
-                progress=progress and partial(progress, stage),
-            )
-            return {"values": exact.values, "examples": np.array(exact.settings["examples"])}
-
-        kept = remember(f"ablation-{task.name}-{iap.agreement_examples}", compute)
-        cheap, exact = matrix.importance[task.name], HeadScores(kept["values"])
-        estimates = _estimates(study, model, task, precision, remember, progress)
-        found.append(
-            {
-                "task": task.name,
-                "n_examples": int(kept["examples"]),
-                "spearman": importance_correlation([cheap, exact])[0, 1],
-                "overlap": [
-                    {
-                        "fraction": fraction,
-                        "value": overlap([cheap.top(fraction), exact.top(fraction)])[0, 1],
-                    }
-                    for fraction in matrix.fractions
-                ],
-                "values": exact.values,
-                "estimates": [
-                    {
-                        "aggregate": aggregate,
-                        "normalize": normalize,
-                        "spearman": importance_correlation([estimate, exact])[0, 1],
-                    }
-                    for aggregate, scores in estimates.items()
-                    for normalize, estimate in (("none", scores), ("layer", scores.normalized()))
-                ],
-            }
-        )
-    return found
+    tasks = [task for task in loaded.tasks if task.name in matrix.importance]
+    steps = [step(loaded, task) for task in tasks for step in (_exact, _estimates)]
+    found = yield steps
+    return [
+        _agreement(matrix, task, exact, estimates)
+        for task, exact, estimates in zip(tasks, found[::2], found[1::2], strict=True)
+    ]
 
 
-def _estimates(
-    study: StudyConfig,
-    model: TaskModel,
-    task: Task,
-    precision: str,
-    remember: Remember,
-    progress: StageProgress | None,
-) -> dict[str, HeadScores]:
+def _exact(loaded: Loaded, task: Task) -> Step:
+    """The rise of a task's loss when each head is ablated by itself."""
+    most = loaded.study.iap.agreement_examples
+
+    def compute(progress: Progress) -> Arrays:
+        exact = _importance(loaded, task, progress, method="ablation")
+        return {"values": exact.values, "examples": np.array(exact.settings["examples"])}
+
+    title = f"each head of {task.name}"
+    return Step("agreement", f"ablation-{task.name}-{most}", title, compute, task.name)
+
+
+def _estimates(loaded: Loaded, task: Task) -> Step:
     """A task's first-order importance by every aggregate, from the examples of the exact one."""
-    most, stage = study.iap.agreement_examples, f"estimates for {task.name}"
+    most = loaded.study.iap.agreement_examples
 
-    def compute() -> Measurement:
+    def compute(progress: Progress) -> Arrays:
         return {
-            aggregate: head_importance(
-                model,
-                task,
-                aggregate=aggregate,
-                precision=precision,
-                split=study.iap.importance_split,
-                max_examples=most,
-                seed=study.iap_seed,
-                progress=progress and partial(progress, stage),
-            ).values
+            aggregate: _importance(loaded, task, progress, aggregate=aggregate).values
             for aggregate in AGGREGATES
         }
 
-    kept = remember(f"estimates-{task.name}-{most}", compute)
-    return {aggregate: HeadScores(kept[aggregate]) for aggregate in AGGREGATES}
+    title = f"estimates for {task.name}"
+    return Step("agreement", f"estimates-{task.name}-{most}", title, compute, task.name)
 
 
-def measure_similarity(
-    study: StudyConfig,
-    model: TaskModel,
-    tasks: Sequence[Task],
-    matrix: LesionMatrix,
-    precision: str,
-    remember: Remember,
-    progress: StageProgress | None = None,
-) -> dict[str, Any] | None:
-    """The part "similarity" of the results; None for one task, or where some have no lesion."""
+def _importance(loaded: Loaded, task: Task, progress: Progress, **options: Any) -> HeadScores:
+    return head_importance(
+        loaded.model,
+        task,
+        precision=loaded.precision,
+        split=loaded.study.iap.importance_split,
+        max_examples=loaded.study.iap.agreement_examples,
+        seed=loaded.study.iap_seed,
+        progress=progress,
+        **options,
+    )
+
+
+def _agreement(
+    matrix: LesionMatrix, task: Task, exact_found: Arrays, estimates: Arrays
+) -> dict[str, Any]:
+    """One task's entry."""
+    cheap, exact = matrix.importance[task.name], HeadScores(exact_found["values"])
+    of_all = {aggregate: HeadScores(estimates[aggregate]) for aggregate in AGGREGATES}
+    return {
+        "task": task.name,
+        "n_examples": int(exact_found["examples"]),
+        "spearman": importance_correlation([cheap, exact])[0, 1],
+        "overlap": [
+            {
+                "fraction": fraction,
+                "value": overlap([cheap.top(fraction), exact.top(fraction)])[0, 1],
+            }
+            for fraction in matrix.fractions
+        ],
+        "values": exact.values,
+        "estimates": [
+            {
+                "aggregate": aggregate,
+                "normalize": normalize,
+                "spearman": importance_correlation([estimate, exact])[0, 1],
+            }
+            for aggregate, scores in of_all.items()
+            for normalize, estimate in (("none", scores), ("layer", scores.normalized()))
+        ],
+    }
+
+
+def similarity_plan(loaded: Loaded, matrix: LesionMatrix) -> Plan[dict[str, Any] | None]:
+    """Return the part "similarity" of the results; None for one task, or tasks without lesions."""
     if len(matrix.tasks) < 2 or len(matrix.importance) < len(matrix.tasks):
         return None
     fraction = matrix.fractions[-1]
@@ -147,15 +130,20 @@ def measure_similarity(
         "importance": (importance_correlation(list(matrix.importance.values())), None),
         "overlap": (overlap(lesions), None),
     }
-    if study.iap.similarity_examples:
-        measures |= _measured(study, model, tasks, lesions, precision, remember, progress)
-    observed, found = trends(
+    iap = loaded.study.iap
+    if iap.similarity_examples:
+        steps = _similarities(loaded, lesions)
+        found = yield list(steps.values())
+        for name, arrays in zip(steps, found, strict=True):
+            split = iap.importance_split if name == "gradient" else "validation"
+            measures[name] = arrays["values"], _used(loaded.tasks, split, iap.similarity_examples)
+    observed, correlations = trends(
         matrix,
         {name: table for name, (table, _) in measures.items()},
         fraction,
-        resamples=study.iap.resamples,
-        seed=study.iap_seed,
-        level=study.iap.level,
+        resamples=iap.resamples,
+        seed=loaded.study.iap_seed,
+        level=iap.level,
     )
     return {
         "fraction": fraction,
@@ -173,23 +161,17 @@ def measure_similarity(
                     "note": trend.note,
                 },
             }
-            for trend in found
+            for trend in correlations
         ],
     }
 
 
-def _measured(
-    study: StudyConfig,
-    model: TaskModel,
-    tasks: Sequence[Task],
-    lesions: Sequence[HeadSet],
-    precision: str,
-    remember: Remember,
-    progress: StageProgress | None,
-) -> dict[str, tuple[np.ndarray, int | None]]:
+def _similarities(loaded: Loaded, lesions: Sequence[HeadSet]) -> dict[str, Step]:
     """The similarities that take runs of the model."""
+    study, model, tasks = loaded.study, loaded.model, loaded.tasks
     most = study.iap.similarity_examples
-    found: dict[str, tuple[np.ndarray, int | None]] = {}
+    options: dict[str, Any] = {"max_examples": most, "seed": study.iap_seed}
+    steps = {}
     size = 4 * len(tasks) * sum(parameter.numel() for parameter in model.parameters())
     if size > MOST_GRADIENT_BYTES:
         logger.warning(
@@ -198,35 +180,23 @@ def _measured(
             size / 2**30,
         )
     else:
-        settings: dict[str, Any] = {"split": study.iap.importance_split, "max_examples": most}
-        shown = progress and partial(progress, "gradients")
-        kept = remember(
+        measure = partial(gradient_similarity, model, tasks, **options)
+        split = study.iap.importance_split
+        steps["gradient"] = Step(
+            "similarity",
             f"gradients-{most}",
-            lambda: {
-                "values": gradient_similarity(
-                    model, tasks, **settings, seed=study.iap_seed, progress=shown
-                )
-            },
+            "gradients",
+            lambda progress: {"values": measure(split=split, progress=progress)},
         )
-        found["gradient"] = (kept["values"], _used(tasks, study.iap.importance_split, most))
     if isinstance(model, MultiTaskModel):
-        shown = progress and partial(progress, "representations")
-        kept = remember(
+        compare = partial(lesion_cka, model, tasks, lesions, **options)
+        steps["cka"] = Step(
+            "similarity",
             f"cka-{most}-{'|'.join(map(str, lesions))}",
-            lambda: {
-                "values": lesion_cka(
-                    model,
-                    tasks,
-                    lesions,
-                    max_examples=most,
-                    seed=study.iap_seed,
-                    precision=precision,
-                    progress=shown,
-                )
-            },
+            "representations",
+            lambda progress: {"values": compare(precision=loaded.precision, progress=progress)},
         )
-        found["cka"] = (kept["values"], _used(tasks, "validation", most))
-    return found
+    return steps
 
 
 def _used(tasks: Sequence[Task], split: str, most: int) -> int:

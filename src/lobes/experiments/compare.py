@@ -6,8 +6,7 @@ is said in `methods.py`; `comparison.json` holds what the page and the tables sh
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,12 +24,13 @@ from lobes.experiments.loading import (
     scope_of,
     task_fingerprint,
 )
-from lobes.experiments.measurements import Arrays, Measurements
-from lobes.experiments.methods import SeedRun, Trained, forget, with_defaults
+from lobes.experiments.measurements import Measurements
+from lobes.experiments.methods import SeedRun, Trained, freeing, with_defaults
 from lobes.experiments.probe import pooled_features, probe
 from lobes.experiments.results import describe_environment
 from lobes.experiments.seed_records import (
     PAIR,
+    concatenated,
     described_tasks,
     heading,
     iat_record,
@@ -41,8 +41,9 @@ from lobes.experiments.seed_records import (
 from lobes.experiments.store import RunFolder
 from lobes.files import plain
 from lobes.measure.iap import IapSettings, check_lesions, lesion_matrix
+from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel
-from lobes.progress import Progress, StageProgress, part_of_stage
+from lobes.progress import Progress, StageProgress
 from lobes.report.comparison import render
 from lobes.results import ComparisonResults, as_bytes
 from lobes.results.over_seeds import ComparisonSummary, DScores
@@ -50,15 +51,6 @@ from lobes.tasks.task import Task
 
 NOT_SHOWN = {"enabled", "save_every", "report_to"}
 DEFINITIONS = ("column", "row", "relative")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One measurement: its key, about how many steps of training it costs, and how it is made."""
-
-    key: str
-    weight: float
-    compute: Callable[[Progress], Arrays]
 
 
 def compare_study(
@@ -87,8 +79,8 @@ def compare_study(
         del model
         folder.begin(fingerprints)
         folder.remove_checkpoints()
-        measurements = folder.measurements(scope)
-        records = [_measured(run, measurements, progress) for run in runs]
+        measurements = folder.measurements(scope, progress)
+        records = [measurements.run(seed_plan(run)) for run in runs]
         folder.remove_checkpoints()
         comparison = _comparison(study, runs, records, head, measurements)
         with folder.writing(comparison.FILE) as file:
@@ -112,55 +104,37 @@ def checked_model(run: SeedRun, methods: Sequence[str]) -> MultiTaskModel:
 # One seed
 
 
-def _measured(
-    run: SeedRun, measurements: Measurements, progress: StageProgress | None
-) -> dict[str, Arrays]:
-    """{method: its arrays}, from the stored measurements of one seed or from new ones.
+def seed_plan(run: SeedRun) -> Plan[dict[str, Arrays]]:
+    """Return {method: its arrays} of one seed: every training is a step of its own.
 
     The arrays: those of `training_arrays`, "scores" [tasks]; of the multi-task methods, where
     both are compared, "d_scores" [fractions, definitions, tasks].
     """
-    found: dict[str, Arrays] = {}
-    units = list(_units(run))
-    stage, total, done = f"seed {run.study.seed}", sum(unit.weight for unit in units), 0.0
-    for unit in units:
-        share = part_of_stage(progress, stage, done, unit.weight, total)
-        share(0, 1)
-
-        def compute(unit: Unit = unit, share: Progress = share) -> Arrays:
-            try:
-                return unit.compute(share)
-            finally:
-                forget()
-
-        found[unit.key] = measurements.remember(unit.key, compute)
-        done += unit.weight
-        share(1, 1)
-    return _by_method(run, found)
-
-
-def _units(run: SeedRun) -> Iterator[Unit]:
-    """What is to be measured for one seed."""
     methods, seed = run.compare.methods, run.study.seed
+    costs: dict[str, tuple[float, Callable[[Progress], Arrays]]] = {}  # in steps of training
     if "single" in methods:
         for number, task in enumerate(run.tasks):
-            yield Unit(
-                f"single-{task.name}-seed-{seed}",
-                run.steps / len(run.tasks),
-                partial(_trained, run, partial(run.single, number), (task,)),
-            )
+            single = partial(_trained, run, partial(run.single, number), (task,))
+            costs[f"single-{task.name}"] = run.steps / len(run.tasks), single
     if set(PAIR) <= set(methods):
-        yield Unit(f"multi-iat-seed-{seed}", 1.5 * run.steps, partial(_pair, run))
-    else:
-        for method, train in (("multi", run.multi), ("iat", run.with_iat)):
-            if method in methods:
-                compute = partial(_trained, run, train, run.tasks)
-                yield Unit(f"{method}-seed-{seed}", run.steps, compute)
+        costs["multi-iat"] = 1.5 * run.steps, partial(_pair, run)
+    elif "multi" in methods:
+        costs["multi"] = run.steps, partial(_trained, run, run.multi, run.tasks)
+    elif "iat" in methods:
+        costs["iat"] = run.steps, partial(_trained, run, run.with_iat, run.tasks)
     if "frozen" in methods:
-        compute = partial(_trained, run, run.frozen, run.tasks)
-        yield Unit(f"frozen-seed-{seed}", run.steps / 3, compute)
+        costs["frozen"] = run.steps / 3, partial(_trained, run, run.frozen, run.tasks)
     if "probe" in methods:
-        yield Unit(f"probe-seed-{seed}", run.steps / 10, partial(_probed, run))
+        costs["probe"] = run.steps / 10, partial(_probed, run)
+    steps, before, whole = [], 0.0, sum(cost for cost, _ in costs.values())
+    for name, (cost, compute) in costs.items():
+        stage = "probes" if name == "probe" else "training"
+        share = before, cost, whole
+        key, title = f"{name}-seed-{seed}", f"seed {seed}"
+        steps.append(Step(stage, key, title, freeing(compute), share=share))
+        before += cost
+    found = yield steps
+    return _by_method(run, dict(zip(costs, found, strict=True)))
 
 
 def _trained(
@@ -222,18 +196,15 @@ def _lesions(run: SeedRun) -> IapSettings:
 
 def _by_method(run: SeedRun, found: Mapping[str, Arrays]) -> dict[str, Arrays]:
     """The measurements of one seed in the order of the methods."""
-    seed = run.study.seed
     by_method: dict[str, Arrays] = {}
     for method in run.compare.methods:
         if method == "single":
-            each = [found[f"single-{task.name}-seed-{seed}"] for task in run.tasks]
-            by_method[method] = {
-                name: np.concatenate([one[name] for one in each]) for name in each[0]
-            }
-        elif f"{method}-seed-{seed}" in found:
-            by_method[method] = found[f"{method}-seed-{seed}"]
+            each = [found[f"single-{task.name}"] for task in run.tasks]
+            by_method[method] = concatenated(each)
+        elif method in found:
+            by_method[method] = found[method]
         else:
-            by_method[method] = part_of(found[f"multi-iat-seed-{seed}"], method)
+            by_method[method] = part_of(found["multi-iat"], method)
     return by_method
 
 
@@ -280,7 +251,7 @@ def _comparison(
         level=study.iap.level,
         config=study.to_dict(),
         environment=describe_environment(runs[0].precision),
-        times={"total": sum(measurements.seconds.values())},
+        times={"total": sum(measurements.seconds_by_stage.values())},
     )
 
 

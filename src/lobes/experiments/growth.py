@@ -6,8 +6,9 @@ examples. That is the model before multi-task training, which claim 1 compares w
 after it (docs/method.md#claims).
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,13 @@ from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where, shared_
 from lobes.dissociation.similarity import importance_correlation
 from lobes.dissociation.statistics import percentile_interval
 from lobes.errors import RunError
-from lobes.experiments.loading import check_base, iap_settings, new_model, scope_of
-from lobes.experiments.measurements import NotMeasured
+from lobes.experiments.loading import Loaded, check_base, iap_settings, new_model
 from lobes.experiments.probe import pooled_features, probe_targets, ridge
 from lobes.experiments.splits import growing_order
 from lobes.experiments.store import RunFolder
-from lobes.files import fingerprint
-from lobes.measure.iap import lesion_matrix
+from lobes.measure.iap import lesion_plan
+from lobes.measure.steps import Plan, Step, changed
 from lobes.modeling import MultiTaskModel
-from lobes.progress import StageProgress
 from lobes.tasks.task import Task, with_data
 from lobes.training.selection import evaluation_steps
 
@@ -60,31 +59,24 @@ class KeepModels(TrainerCallback):
                 self.model.save_pretrained(unfinished)
 
 
-def measure_growth(
-    study: StudyConfig,
-    folder: RunFolder,
-    tasks: Sequence[Task],
-    last: LesionMatrix,
-    training: Mapping[str, Any],
-    trained: MultiTaskModel,
-    precision: str,
-    progress: StageProgress | None = None,
-) -> dict[str, Any] | None:
-    """The part "growth" of the results; None where the study asks for none.
+def growth_plan(
+    loaded: Loaded, folder: RunFolder, last: LesionMatrix, training: Mapping[str, Any]
+) -> Plan[dict[str, Any] | None]:
+    """Return the part "growth" of the results; None where the study asks for none.
 
-    `last` is the matrix of the model `trained`, `training` what its training recorded. Steps that
-    an earlier call measured are not measured again, and need their models no more. Raises
-    `RunError` where a model is needed and not there.
+    `last` is the matrix of the loaded model, `training` what its training recorded. The model of a
+    step on the way is needed only if something is measured there. Raises `RunError` where it is
+    needed and not there.
     """
+    study = loaded.study
     if study.growth is None:
         return None
     fraction = last.fractions[-1]
     steps = [0, *growth_steps(study, training["steps"])]
-    scope = scope_of(trained, tasks, precision)
-    matrices = [
-        _measured(study, folder, trained, scope, tasks, fraction, precision, step, progress)
-        for step in steps
-    ]
+    matrices = []
+    for step in steps:
+        matrix = yield from _lesion_plan(loaded, folder, fraction, step)
+        matrices.append(matrix)
     found = [_dissociation(study, matrix, fraction) for matrix in (*matrices, last)]
     shared = {
         name: shared_tasks(*(getattr(each, name).values for each in (found[0], found[-1])))
@@ -103,6 +95,35 @@ def measure_growth(
     }
 
 
+def _lesion_plan(
+    loaded: Loaded, folder: RunFolder, fraction: float, step: int
+) -> Plan[LesionMatrix]:
+    """The lesion matrix of one fraction at a step of the training, without controls.
+
+    Its measurements are kept by the step, within the scope of the trained model, whose training
+    the step belongs to. The heads are those of the trained model at every step.
+    """
+    iap = loaded.study.iap.model_copy(update={"controls": 0, "fractions": (fraction,)})
+
+    @cache
+    def load() -> MultiTaskModel:
+        return _model(loaded, folder, step).to(loaded.model.device)
+
+    plan = lesion_plan(
+        loaded.model,
+        loaded.tasks,
+        iap_settings(loaded.study.model_copy(update={"iap": iap})),
+        precision=loaded.precision,
+        load=load,
+    )
+
+    def at_step(each: Step) -> Step:
+        title = f"step {step}: {each.title}"
+        return replace(each, stage="growth", title=title, scope=f"step {step}")
+
+    return changed(plan, at_step)
+
+
 def remove_kept_models(folder: RunFolder) -> None:
     """Remove the models of the steps on the way: for when the results are written."""
     folder.remove_models(_KEPT)
@@ -115,10 +136,9 @@ def _name(step: int) -> str:
     return f"{_KEPT}{step}"
 
 
-def _model(
-    study: StudyConfig, folder: RunFolder, tasks: Sequence[Task], step: int, precision: str
-) -> MultiTaskModel:
+def _model(loaded: Loaded, folder: RunFolder, step: int) -> MultiTaskModel:
     """The model as it was at a step."""
+    study, tasks = loaded.study, loaded.tasks
     if step:
         if folder.model_record(_name(step)) is None:
             raise RunError(
@@ -131,7 +151,7 @@ def _model(
     model = new_model(study, tasks)
     check_base(model, folder.fingerprints["base model"], study.model)
     some = [_fewer(task, study.seed) for task in tasks]
-    features = pooled_features(model, some, "train", precision)
+    features = pooled_features(model, some, "train", loaded.precision)
     for task in some:
         (solved,) = ridge(features[task.name], probe_targets(task), [PENALTY])
         classifier: Any = model.classifiers[task.name]
@@ -149,39 +169,6 @@ def _fewer(task: Task, seed: int) -> Task:
         # every class is among them, so that this cannot fail after the training
         train = train.select(np.sort(growing_order(task, seed)[:PROBE_EXAMPLES]))
     return with_data(task, train, None)
-
-
-def _measured(
-    study: StudyConfig,
-    folder: RunFolder,
-    trained: MultiTaskModel,
-    scope: str,
-    tasks: Sequence[Task],
-    fraction: float,
-    precision: str,
-    step: int,
-    progress: StageProgress | None,
-) -> LesionMatrix:
-    """The lesion matrix of one fraction at a step, without controls.
-
-    What was measured is kept by the step and the `scope` of the trained model, whose training
-    the step belongs to: where all of it is there, the step's model is not needed. The heads are
-    those of `trained` at every step.
-    """
-    iap = study.iap.model_copy(update={"controls": 0, "fractions": (fraction,)})
-
-    def shown(stage: str, done: int, total: int) -> None:
-        if progress:
-            progress(f"step {step}: {stage}", done, total)
-
-    settings = iap_settings(study.model_copy(update={"iap": iap}))
-    measurements = folder.measurements(fingerprint(scope, f"step {step}"))
-    measure = partial(lesion_matrix, tasks=tasks, settings=settings, precision=precision)
-    try:
-        return measure(trained, remember=measurements.recall)
-    except NotMeasured:
-        model = _model(study, folder, tasks, step, precision).to(trained.device)
-        return measure(model, progress=shown, remember=measurements.remember)
 
 
 def _dissociation(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> Dissociation:

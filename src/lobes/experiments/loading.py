@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,16 @@ LONGEST_BY_DEFAULT = 256
 # version, which other code made in another way, are never mixed with new ones.
 # 2: classifiers in fp32 beside a bf16 encoder; T of the importance from the mask.
 MEASUREMENT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A study with its tasks and its model, and the precision in which the model is measured."""
+
+    study: StudyConfig
+    tasks: Sequence[Task]
+    model: TaskModel
+    precision: str
 
 
 def load_tasks(study: StudyConfig, progress: StageProgress | None = None) -> list[Task]:

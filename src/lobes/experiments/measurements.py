@@ -1,4 +1,4 @@
-"""Results of costly computations, each kept as one Parquet file with a checksum."""
+"""The one way an experiment computes its steps: each once, kept in a Parquet file, and timed."""
 
 import hashlib
 import io
@@ -13,77 +13,116 @@ from typing import IO, Any
 import numpy as np
 
 from lobes.files import fingerprint, first_line, writing
+from lobes.measure.steps import Arrays, Plan, Result, Step, carry_out, missing
+from lobes.progress import Progress, StageProgress
 
 logger = logging.getLogger("lobes")
 
-Arrays = dict[str, np.ndarray]
 Writing = Callable[[Path], AbstractContextManager[IO[bytes]]]
 
 
-class NotMeasured(Exception):
-    """There is no stored result."""
-
-
 class Measurements:
-    """Results of costly computations, kept as Parquet files in a folder.
+    """What an experiment computes once: its steps' arrays, kept as Parquet files in a folder.
 
-    `scope` says what the measurements are of (a fingerprint of the model and the data): results
-    of another scope are never returned. `writing` is how a file is written there.
+    `run` carries a plan out: a step whose arrays are kept is not computed again, those of any
+    other step are kept as soon as they are there. So an experiment that was interrupted goes on,
+    and ends with the same numbers. `pending` lists what is still to be computed.
+
+    `scope` says what the measurements are of (a fingerprint of the model and the data): arrays of
+    another scope are never returned. `writing` is how a file is written into the folder.
     """
 
-    def __init__(self, folder: Path, scope: str, writing: Writing = writing) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        scope: str,
+        writing: Writing = writing,
+        progress: StageProgress | None = None,
+    ) -> None:
         self.folder = folder
         self.scope = scope
+        self.progress = progress
         self._writing = writing
-        self._seconds: dict[str, float] = {}
+        # (stage, task, seconds) of each; no steps, which would keep their models alive
+        self._seconds: dict[Path, tuple[str, str, float]] = {}
 
-    def remember(self, key: str, compute: Callable[[], Arrays]) -> Arrays:
-        """The stored result for `key`, or that of `compute()`, which is then stored.
+    def run(self, plan: Plan[Result]) -> Result:
+        """Return the result of a plan, from the steps that are kept and those it computes now."""
+        return carry_out(plan, self.measure)
 
-        A stored result that cannot be read in full, or whose checksum is wrong, is measured
-        again, with a warning.
+    def pending(self, *plans: Plan[Any]) -> list[Step]:
+        """Return the steps of these plans that are not kept and can be computed now, in any order.
+
+        Steps that need the arrays of one of them are not among them. Nothing is computed.
         """
-        path = self.folder / self._file_name(key)
-        stored = self._load(path, key)
-        if stored is not None:
-            return stored
+        return [step for plan in plans for step in missing(plan, self._load)]
+
+    def measure(self, step: Step) -> Arrays:
+        """Return a step's arrays, kept or computed now and then kept.
+
+        Arrays that cannot be read in full, or whose checksum is wrong, are computed again, with a
+        warning.
+        """
+        report = step.reporting(self.progress)
+        arrays = self._load(step)
+        if arrays is None:
+            if step.share is not None:
+                report(0, 1)
+            arrays = self._computed(step, report)
+        elif not step.is_last:
+            return arrays  # not reported: the time left is estimated from what is computed now
+        if step.share is not None:
+            report(1, 1)
+        return arrays
+
+    def _computed(self, step: Step, report: Progress) -> Arrays:
         start = time.perf_counter()
-        arrays = {name: np.asarray(array) for name, array in compute().items()}
-        self._seconds[key] = time.perf_counter() - start
-        notes = {"key": key, "scope": self.scope, "seconds": self._seconds[key]}
+        arrays = {name: np.asarray(array) for name, array in step.compute(report).items()}
+        seconds = time.perf_counter() - start
+        path = self._path(step)
+        notes = {"key": step.key, "scope": self._scope(step), "seconds": seconds}
         content = _to_parquet(arrays, notes)
         with self._writing(path) as file:
             file.write(content)
+        self._seconds[path] = step.stage, step.task, seconds
         return arrays
 
-    def recall(self, key: str, compute: object = None) -> Arrays:
-        """The stored result for `key`, where `remember` would compute none: else `NotMeasured`."""
-        stored = self._load(self.folder / self._file_name(key), key)
-        if stored is None:
-            raise NotMeasured(key)
-        return stored
-
     @property
-    def seconds(self) -> Mapping[str, float]:
-        """{key: how long its result took to measure, in whichever session}."""
-        return dict(self._seconds)
+    def seconds_by_stage(self) -> dict[str, float]:
+        """{stage: how long its steps took, in whichever session}, of what was measured so far."""
+        found: dict[str, float] = {}
+        for stage, _, seconds in self._seconds.values():
+            found[stage] = found.get(stage, 0.0) + seconds
+        return found
 
-    def _file_name(self, key: str) -> str:
-        slug = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "-" for c in key)
-        digest = hashlib.sha256(f"{self.scope}\0{key}".encode()).hexdigest()
-        return f"{slug[:60]}-{digest[:16]}.parquet"
+    def seconds_by_task(self, stage: str) -> dict[str, float]:
+        """{task: how long its steps of one stage took}."""
+        found: dict[str, float] = {}
+        for other, task, seconds in self._seconds.values():
+            if other == stage:
+                found[task] = found.get(task, 0.0) + seconds
+        return found
 
-    def _load(self, path: Path, key: str) -> Arrays | None:
+    def _scope(self, step: Step) -> str:
+        return fingerprint(self.scope, step.scope) if step.scope else self.scope
+
+    def _path(self, step: Step) -> Path:
+        slug = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "-" for c in step.key)
+        digest = hashlib.sha256(f"{self._scope(step)}\0{step.key}".encode()).hexdigest()
+        return self.folder / f"{slug[:60]}-{digest[:16]}.parquet"
+
+    def _load(self, step: Step) -> Arrays | None:
+        path = self._path(step)
         if not path.exists():
             return None
         try:
             arrays, notes = _from_parquet(path.read_bytes())
-            if (notes["key"], notes["scope"]) != (key, self.scope):
+            if (notes["key"], notes["scope"]) != (step.key, self._scope(step)):
                 raise ValueError("it belongs to another measurement")
         except Exception as error:  # pyarrow raises many kinds for a damaged file
             logger.warning("%s is damaged (%s); measured again.", path, first_line(error))
             return None
-        self._seconds[key] = notes["seconds"]
+        self._seconds[path] = step.stage, step.task, notes["seconds"]
         return arrays
 
 

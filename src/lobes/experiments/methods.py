@@ -20,7 +20,7 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from lobes.experiments.loading import check_base, new_model
 from lobes.experiments.splits import hold_out
 from lobes.files import disk_faults, remove
 from lobes.measure.evaluation import evaluate
+from lobes.measure.steps import Arrays
 from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.precision import resolve_precision
 from lobes.modeling.saved import ENCODER
@@ -320,7 +321,19 @@ class _Fork(TrainerCallback):
         self.best = self.keeper.best
 
 
-def forget() -> None:
+def freeing(compute: Callable[[Progress], Arrays]) -> Callable[[Progress], Arrays]:
+    """Return `compute`, which then frees what its trainings held."""
+
+    def freed(progress: Progress) -> Arrays:
+        try:
+            return compute(progress)
+        finally:
+            free()
+
+    return freed
+
+
+def free() -> None:
     """Free what a training held: trainer, optimizer and model refer to each other in circles."""
     gc.collect()
     if torch.cuda.is_available():

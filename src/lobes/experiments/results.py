@@ -33,6 +33,8 @@ from lobes.results.run import (
 )
 from lobes.tasks.task import Task
 
+STAGES = ("training", "importance", "evaluation", "agreement", "similarity", "growth")
+
 
 def study_results(
     study: StudyConfig,
@@ -45,23 +47,16 @@ def study_results(
     similarity: Mapping[str, Any] | None,
     growth: Mapping[str, Any] | None,
     seconds: Mapping[str, float],
+    importance_seconds: Mapping[str, float],
     environment: Mapping[str, Any],
 ) -> RunResults:
     """Everything for `results.json`, the statistics included.
 
     `training` is what the training recorded (None for a model that was trained elsewhere),
-    `agreement`, `similarity` and `growth` what `agreement.py` and `growth.py` measured, `seconds`
-    how long each measurement took.
+    `agreement`, `similarity` and `growth` what `agreement.py` and `growth.py` measured. `seconds`
+    are how long each stage took, `importance_seconds` the importance of each task.
     """
-    times = {
-        "training": training["seconds"] if training else 0.0,
-        "importance": sum(v for key, v in seconds.items() if key.startswith("importance")),
-        "evaluation": sum(v for key, v in seconds.items() if key.startswith("predictions")),
-        "agreement": sum(
-            v for key, v in seconds.items() if key.startswith(("ablation", "estimates"))
-        ),
-        "similarity": sum(v for key, v in seconds.items() if key.startswith(("gradients", "cka"))),
-    }
+    times = {stage: seconds.get(stage, 0.0) for stage in STAGES}
     dissociations = {
         fraction: _dissociation(study, matrix, fraction) for fraction in matrix.fractions
     }
@@ -72,7 +67,8 @@ def study_results(
         tasks=_tasks(tasks, matrix, study.iap.level),
         training=None if training is None else Training.model_validate(training),
         importance=tuple(
-            _importance(task, scores, seconds) for task, scores in matrix.importance.items()
+            _importance(task, scores, importance_seconds[task])
+            for task, scores in matrix.importance.items()
         ),
         fractions=tuple(
             _fraction(study, matrix, fraction, found) for fraction, found in dissociations.items()
@@ -167,8 +163,8 @@ def _tasks(tasks: Sequence[Task], matrix: LesionMatrix, level: float) -> tuple[M
     )
 
 
-def _importance(task: str, scores: HeadScores, seconds: Mapping[str, float]) -> Importance:
-    own, settings = f"importance-{task}", cast(dict[str, Any], scores.settings)
+def _importance(task: str, scores: HeadScores, seconds: float) -> Importance:
+    settings = cast(dict[str, Any], scores.settings)
     return Importance(
         task=task,
         method=settings["method"],
@@ -176,11 +172,7 @@ def _importance(task: str, scores: HeadScores, seconds: Mapping[str, float]) -> 
         normalize=settings["normalize"],
         n_examples=settings["examples"],
         n_tokens=settings["tokens"],
-        seconds=sum(
-            value
-            for key, value in seconds.items()
-            if key == own or key.startswith(f"{own}-without-")
-        ),
+        seconds=seconds,
         values=scores.values,
     )
 

@@ -13,11 +13,13 @@ import torch
 
 from lobes.config.study import StudyConfig
 from lobes.discovery import find_heads
+from lobes.dissociation import LesionMatrix
 from lobes.errors import ConfigError, ModelError, RunError
-from lobes.experiments.agreement import measure_agreement, measure_similarity
+from lobes.experiments.agreement import agreement_plan, similarity_plan
 from lobes.experiments.chance_warning import warn_near_chance
-from lobes.experiments.growth import KeepModels, measure_growth, remove_kept_models
+from lobes.experiments.growth import KeepModels, growth_plan, remove_kept_models
 from lobes.experiments.loading import (
+    Loaded,
     base_fingerprint,
     check_inputs,
     iap_settings,
@@ -35,8 +37,9 @@ from lobes.experiments.results import (
 )
 from lobes.experiments.store import RunFolder
 from lobes.experiments.training import train
-from lobes.measure.iap import check_lesions, lesion_matrix
-from lobes.modeling import MultiTaskModel, PromptedModel, TaskModel, load_task_model
+from lobes.measure.iap import check_lesions, lesion_plan
+from lobes.measure.steps import Plan
+from lobes.modeling import PromptedModel, TaskModel, load_task_model
 from lobes.modeling.precision import resolve_precision
 from lobes.progress import StageProgress
 from lobes.report.examples import examples_of
@@ -183,30 +186,17 @@ def _measure(
     training: dict[str, Any] | None,
     progress: StageProgress | None,
 ) -> RunResults:
-    """Importance, lesions, controls and their statistics; `results.json` and the tables."""
+    """Measure what is missing and write its statistics: `results.json` and the tables."""
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    precision = resolve_precision(study.precision, model.device)
-    measurements = folder.measurements(scope_of(model, tasks, precision))
-    matrix = lesion_matrix(
-        model,
-        tasks,
-        iap_settings(study),
-        precision=precision,
-        progress=progress,
-        remember=measurements.remember,
-    )
-    others = (study, model, tasks, matrix, precision, measurements.remember, progress)
-    growth = None
-    if training is not None:
-        assert isinstance(model, MultiTaskModel)  # it was trained here
-        growth = measure_growth(study, folder, tasks, matrix, training, model, precision, progress)
+    loaded = Loaded(study, tasks, model, resolve_precision(study.precision, model.device))
+    measurements = folder.measurements(scope_of(model, tasks, loaded.precision), progress)
+    matrix, others = measurements.run(_study_plan(loaded, folder, training))
+    seconds = measurements.seconds_by_stage
     results = study_results(
         study,
         tasks,
         matrix,
-        agreement=measure_agreement(*others),
-        similarity=measure_similarity(*others),
-        growth=growth,
+        **others,
         model=describe_model(
             study.as_written(study.model),
             getattr(model, "pooling", None),
@@ -214,8 +204,9 @@ def _measure(
             find_heads(model),
         ),
         training=training,
-        seconds=measurements.seconds,
-        environment=describe_environment(precision),
+        seconds={"training": training["seconds"], **seconds} if training else seconds,
+        importance_seconds=measurements.seconds_by_task("importance"),
+        environment=describe_environment(loaded.precision),
     )
     with folder.writing("importance.parquet") as file:
         write_importance(matrix, file)
@@ -227,3 +218,19 @@ def _measure(
     with folder.writing(results.FILE) as file:
         file.write(as_bytes(results))
     return results
+
+
+def _study_plan(
+    loaded: Loaded, folder: RunFolder, training: dict[str, Any] | None
+) -> Plan[tuple[LesionMatrix, dict[str, Any]]]:
+    """Every measurement of a study: the lesion matrix, and the parts of the results beside it."""
+    study, tasks = loaded.study, loaded.tasks
+    matrix = yield from lesion_plan(
+        loaded.model, tasks, iap_settings(study), precision=loaded.precision
+    )
+    growth = None
+    if training is not None:
+        growth = yield from growth_plan(loaded, folder, matrix, training)
+    agreement = yield from agreement_plan(loaded, matrix)
+    similarity = yield from similarity_plan(loaded, matrix)
+    return matrix, {"growth": growth, "agreement": agreement, "similarity": similarity}

@@ -7,10 +7,10 @@ import numpy as np
 
 from lobes.config.study import StudyConfig
 from lobes.discovery import find_heads
-from lobes.experiments.measurements import Arrays
 from lobes.experiments.methods import SeedRun, Trained
 from lobes.experiments.results import describe_model, opening
 from lobes.heads import HeadSet
+from lobes.measure.steps import Arrays
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.results.base import ModelRecord, TaskRecord
@@ -90,6 +90,11 @@ def part_of(arrays: Arrays, part: str) -> Arrays:
     """One part of what `joined` made."""
     start = f"{part}-"
     return {key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)}
+
+
+def concatenated(parts: Sequence[Arrays]) -> Arrays:
+    """The arrays of several parts after each other, under their own names."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def iat_record(run: SeedRun, records: Sequence[Arrays], model: ModelRecord) -> SeedsIat:

@@ -53,6 +53,7 @@ from lobes.files import (
     writing,
     writing_folder,
 )
+from lobes.progress import StageProgress
 
 try:
     import fcntl
@@ -243,10 +244,12 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
             self.manifest.forget([name])
 
-    def measurements(self, scope: str) -> Measurements:
-        """The measurements of this run that were made of `scope`."""
+    def measurements(self, scope: str, progress: StageProgress | None = None) -> Measurements:
+        """Return the measurements of this run that are made of `scope`."""
         folder = self.path / "measurements"
-        return Measurements(folder, scope, lambda path: self.writing(f"{folder.name}/{path.name}"))
+        return Measurements(
+            folder, scope, lambda path: self.writing(f"{folder.name}/{path.name}"), progress
+        )
 
     def writing_model(
         self, record: Mapping[str, Any], name: str = "model"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,12 @@ from lobes.experiments.loading import (
     scope_of,
     task_fingerprint,
 )
-from lobes.experiments.measurements import Arrays, Measurements
-from lobes.experiments.methods import SeedRun, forget, with_defaults
+from lobes.experiments.measurements import Measurements
+from lobes.experiments.methods import SeedRun, free, freeing, with_defaults
 from lobes.experiments.results import describe_environment
 from lobes.experiments.seed_records import (
     PAIR,
+    concatenated,
     described_task,
     described_tasks,
     heading,
@@ -45,8 +47,9 @@ from lobes.experiments.seed_records import (
 )
 from lobes.experiments.splits import growing_order, subset_sizes
 from lobes.experiments.store import RunFolder
+from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel
-from lobes.progress import Progress, StageProgress, part_of_stage
+from lobes.progress import Progress, StageProgress
 from lobes.report.transfer import render
 from lobes.results import TransferResults, as_bytes
 from lobes.results.over_seeds import TransferSummary
@@ -83,8 +86,11 @@ def transfer_study(
         del model
         folder.begin(fingerprints)
         folder.remove_checkpoints()
-        measurements = folder.measurements(scope)
-        records = [each.measured(measurements, progress) for each in transfers]
+        measurements = folder.measurements(scope, progress)
+        records = []
+        for each in transfers:
+            records.append(measurements.run(each.plan()))
+            each.remove_sources()
         folder.remove_checkpoints()
         results = _results(study, transfers, records, head, measurements)
         with folder.writing(results.FILE) as file:
@@ -136,37 +142,44 @@ class _Transfer:
             for size in subset_sizes(self.task, self.settings.fractions)
         ]
 
-    def measured(
-        self, measurements: Measurements, progress: StageProgress | None
-    ) -> dict[str, Arrays]:
-        """What is kept of the trainings, by method, and {start: "scores", "seconds" [fractions]}.
+    def plan(self) -> Plan[dict[str, Arrays]]:
+        """Return what is kept of the trainings, by method, and of the fine-tunings, by start.
 
-        The last are under "from START".
+        The last are under "from START": "scores", "seconds" [fractions].
         """
         seed, subsets = self.run.study.seed, self.subsets()
+        # In steps of training; the two trainings share all steps before IAT's.
         sources, steps = 1.1 * self.run.steps, self.settings.steps
-        whole, done = sources + steps * len(STARTS) * len(subsets), sources
-        share = partial(part_of_stage, progress, f"seed {seed}", whole=whole)
-        share(before=0.0, part=sources)(0, 1)
-
-        def train() -> Arrays:
-            return joined(self.sources(share(before=0.0, part=sources)))
-
-        kept = measurements.remember(f"sources-seed-{seed}", train)
+        whole = sources + steps * len(STARTS) * len(subsets)
+        step = partial(Step, title=f"seed {seed}")
+        (kept,) = yield [
+            step(
+                "training",
+                f"sources-seed-{seed}",
+                compute=freeing(lambda progress: joined(self.sources(progress))),
+                share=(0.0, sources, whole),
+            )
+        ]
         found: dict[str, Arrays] = {method: part_of(kept, method) for method in PAIR}
-        for start in STARTS:
-            tuned = []
-            for fraction, subset in zip(self.settings.fractions, subsets, strict=True):
-                tune = partial(self.tuned, start, subset, share(before=done, part=steps))
-                tuned.append(measurements.remember(f"{start}-{fraction:g}-seed-{seed}", tune))
-                done += steps
-                share(before=done, part=0.0)(1, 1)
-            found[f"from {start}"] = {
-                name: np.concatenate([each[name] for each in tuned]) for name in tuned[0]
-            }
+        ways = list(product(STARTS, zip(self.settings.fractions, subsets, strict=True)))
+        tuned = yield [
+            step(
+                "fine-tuning",
+                f"{start}-{fraction:g}-seed-{seed}",
+                compute=freeing(partial(self.tuned, start, subset)),
+                share=(sources + number * steps, steps, whole),
+            )
+            for number, (start, (fraction, subset)) in enumerate(ways)
+        ]
+        for number, start in enumerate(STARTS):
+            first = number * len(subsets)
+            found[f"from {start}"] = concatenated(tuned[first : first + len(subsets)])
+        return found
+
+    def remove_sources(self) -> None:
+        """Remove both trained models, once the fine-tunings that begin with them are kept."""
         for method in PAIR:
             self.folder.remove_models(f"{self.model_name(method)}/")
-        return found
 
     def model_name(self, method: str) -> str:
         """Where a trained model lies in the run's folder."""
@@ -187,7 +200,7 @@ class _Transfer:
             record = {"scope": self.scope, "training": made[method]}
             with self.folder.writing_model(record, self.model_name(method)) as unfinished:
                 trained.model.save_pretrained(unfinished)
-        forget()
+        free()  # before a fine-tuning that needed these models begins
         return made
 
     def tuned(self, start: str, subset: Task, progress: Progress) -> Arrays:
@@ -204,10 +217,7 @@ class _Transfer:
         )
         trainer.train()
         seconds = time.perf_counter() - begin
-        scores = self.run.scores(model, (subset,))
-        del trainer
-        forget()
-        return {"scores": scores, "seconds": np.array([seconds])}
+        return {"scores": self.run.scores(model, (subset,)), "seconds": np.array([seconds])}
 
     def new_model(self, start: str) -> MultiTaskModel:
         """The encoder to start from, with a new classifier for the new task."""
@@ -267,5 +277,5 @@ def _results(
         level=study.iap.level,
         config=study.to_dict(),
         environment=describe_environment(first.run.precision),
-        times={"total": sum(measurements.seconds.values())},
+        times={"total": sum(measurements.seconds_by_stage.values())},
     )

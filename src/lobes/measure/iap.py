@@ -8,6 +8,7 @@ these lesions and under random lesions matched to them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -24,13 +25,13 @@ from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, HeadScores, HeadSet, check_fractions
 from lobes.measure.evaluation import check_progress, evaluate, examples_of, spec_of
 from lobes.measure.importance import head_importance
+from lobes.measure.steps import Arrays, Plan, Step, carry_out
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
-from lobes.progress import StageProgress, part_of_stage
+from lobes.progress import Progress, StageProgress
 from lobes.tasks.task import Task, as_tasks, with_data
 
-Measurement = dict[str, np.ndarray]
-Remember = Callable[[str, Callable[[], Measurement]], Measurement]
+Remember = Callable[[str, Callable[[], Arrays]], Arrays]
 
 # Lesions measured (and remembered) together: each group costs one plain run beside its lesions.
 _GROUP = 32
@@ -126,12 +127,40 @@ def lesion_matrix(
         raise ConfigError(
             f"remember is a function remember(key, compute), or None, not {limits.short(remember)}."
         )
-    tasks = as_tasks(tasks)
-    plan = _Plan(model, tasks, settings, find_heads(model), precision, tokens_per_batch)
-    check_lesions(settings, plan.layout, tasks)
-    remember = remember or (lambda key, compute: compute())
-    importance, of_tasks = plan.choose(remember, progress)
-    return plan.measure(importance, of_tasks, remember, progress)
+    plan = lesion_plan(
+        model,
+        as_tasks(tasks),
+        settings,
+        precision=precision,
+        tokens_per_batch=tokens_per_batch,
+    )
+
+    def measure(step: Step) -> Arrays:
+        compute = partial(step.compute, step.reporting(progress))
+        return compute() if remember is None else remember(step.key, compute)
+
+    return carry_out(plan, measure)
+
+
+def lesion_plan(
+    model: TaskModel,
+    tasks: Sequence[Task],
+    settings: IapSettings,
+    *,
+    precision: str = "fp32",
+    tokens_per_batch: int | None = None,
+    load: Callable[[], TaskModel] | None = None,
+) -> Plan[LesionMatrix]:
+    """Return the steps of `lesion_matrix`: importance task by task, then groups of lesions.
+
+    `load` returns the model to measure where that is not `model` but one with the same heads and
+    tasks; it is called only if a step is computed. Raises what `check_lesions` raises.
+    """
+    layout = find_heads(model)
+    check_lesions(settings, layout, tasks)
+    plan = _Plan(model, tasks, settings, layout, precision, tokens_per_batch, load)
+    importance, of_tasks = yield from plan.choose()
+    return (yield from plan.measure(importance, of_tasks))
 
 
 def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[Task]) -> None:
@@ -194,46 +223,46 @@ class _Plan:
     layout: HeadLayout
     precision: str
     tokens_per_batch: int | None
+    load: Callable[[], TaskModel] | None = None
+
+    @property
+    def measured(self) -> TaskModel:
+        """The model that is run."""
+        return self.model if self.load is None else self.load()
 
     @property
     def lesioned(self) -> list[Task]:
         chosen = self.settings.lesion_tasks
         return [task for task in self.tasks if chosen is None or task.name in chosen]
 
-    def choose(
-        self, remember: Remember, progress: StageProgress | None
-    ) -> tuple[dict[str, HeadScores], list[Lesion]]:
-        """Return the importance of every lesioned task, and the lesions of the tasks."""
+    def choose(self) -> Plan[tuple[dict[str, HeadScores], list[Lesion]]]:
+        """Every lesioned task's importance, and the lesions of the tasks."""
         importance: dict[str, HeadScores] = {}
-        chosen: dict[tuple[float, str], HeadSet] = {}
-        for task in self.lesioned:
-            heads = HeadSet()
-            for fraction in self.settings.fractions:
-                if self.settings.exact or task.name not in importance:
-                    scores = self._importance(task, heads, remember, progress)
-                    importance.setdefault(task.name, scores)
-                heads = scores.select(
+        chosen = {task.name: HeadSet() for task in self.lesioned}
+        of_tasks: list[Lesion] = []
+        scores: list[HeadScores] = []
+        for fraction in self.settings.fractions:
+            if self.settings.exact or not scores:
+                found = yield [self._importance(task, chosen[task.name]) for task in self.lesioned]
+                scores = [self._scores(*each) for each in zip(self.lesioned, found, strict=True)]
+            for task, score in zip(self.lesioned, scores, strict=True):
+                importance.setdefault(task.name, score)
+                heads = score.select(
                     fraction,
                     order=self.settings.order,  # type: ignore[arg-type]
                     keep_per_site=self.settings.keep_per_site,
-                    given=heads if self.settings.exact else None,
+                    given=chosen[task.name] if self.settings.exact else None,
                 )
-                chosen[fraction, task.name] = heads
-        of_tasks = [
-            Lesion(chosen[fraction, task.name], "task", task.name, fraction)
-            for fraction in self.settings.fractions
-            for task in self.lesioned
-        ]
+                chosen[task.name] = heads
+                of_tasks.append(Lesion(heads, "task", task.name, fraction))
         return importance, of_tasks
 
-    def _importance(
-        self, task: Task, ablated: HeadSet, remember: Remember, progress: StageProgress | None
-    ) -> HeadScores:
-        stage = f"importance of {task.name}"
+    def _importance(self, task: Task, ablated: HeadSet) -> Step:
+        """A task's importance, with the heads `ablated` that were chosen before."""
 
-        def compute() -> Measurement:
+        def compute(progress: Progress) -> Arrays:
             scores = head_importance(
-                self.model,
+                self.measured,
                 task,
                 method=self.settings.method,
                 aggregate=self.settings.aggregate,
@@ -245,13 +274,21 @@ class _Plan:
                 ablated=ablated,
                 tokens_per_batch=self.tokens_per_batch,
                 layout=self.layout,
-                progress=(lambda done, total: progress(stage, done, total)) if progress else None,
+                progress=progress,
             )
             counts = [scores.settings["examples"], scores.settings["tokens"]]
             return {"values": scores.values, "counts": np.array(counts, dtype=np.int64)}
 
         suffix = f"-without-{len(ablated)}-heads" if ablated else ""
-        found = remember(f"importance-{task.name}{suffix}", compute)
+        return Step(
+            "importance",
+            f"importance-{task.name}{suffix}",
+            f"importance of {task.name}",
+            compute,
+            task=task.name,
+        )
+
+    def _scores(self, task: Task, found: Arrays) -> HeadScores:
         return HeadScores(
             found["values"],
             {
@@ -277,13 +314,9 @@ class _Plan:
         return Lesion(heads, "control", lesion.task, lesion.fraction, replicate)
 
     def measure(
-        self,
-        importance: dict[str, HeadScores],
-        of_tasks: Sequence[Lesion],
-        remember: Remember,
-        progress: StageProgress | None,
-    ) -> LesionMatrix:
-        """Evaluate every task under all lesions of tasks and as many controls as needed."""
+        self, importance: dict[str, HeadScores], of_tasks: Sequence[Lesion]
+    ) -> Plan[LesionMatrix]:
+        """Every task under its own, the other tasks' and as many random lesions as it takes."""
         first = [Lesion(HeadSet(), "none"), *of_tasks]
         controls = [
             self._control(lesion, replicate)
@@ -292,12 +325,12 @@ class _Plan:
         ]
         sample = _sample(self.settings, self.tasks)
         if sample is None:
-            found = self._run(self.tasks, [*first, *controls], len(first), remember, progress)
+            found = yield from self._run(self.tasks, [*first, *controls], len(first))
             return self._matrix(self.tasks, *found, importance)
-        whole = self._run(self.tasks, first, len(first), remember, progress)
+        whole = yield from self._run(self.tasks, first, len(first))
         tasks = [_some(task, sample[task.name]) for task in self.tasks]
         known = {name: predictions[:, sample[name]] for name, predictions in whole[1].items()}
-        within = self._run(tasks, [*first, *controls], len(first), remember, progress, known)
+        within = yield from self._run(tasks, [*first, *controls], len(first), known)
         return replace(
             self._matrix(self.tasks, *whole, importance),
             sampled=Sampled(self._matrix(tasks, *within, {}), sample),
@@ -308,58 +341,71 @@ class _Plan:
         tasks: Sequence[Task],
         lesions: Sequence[Lesion],
         fixed: int,
-        remember: Remember,
-        progress: StageProgress | None,
-        known: Mapping[str, np.ndarray] | None = None,
-    ) -> tuple[Sequence[Lesion], dict[str, np.ndarray]]:
+        known: Arrays | None = None,
+    ) -> Plan[tuple[Sequence[Lesion], Arrays]]:
         """Every task's predictions [lesions, examples], measured in groups of lesions.
 
         The first `fixed` lesions are no controls, and `known` are their predictions where they
         were measured before. Returns the lesions, too: fewer controls where p is decided.
         """
-        parts: list[Measurement] = [] if known is None else [dict(known)]
-        kind = "predictions" if known is None else "predictions-sample"
-        total = len(lesions)
-        for start in range(0 if known is None else fixed, len(lesions), _GROUP):
-            group = [lesion.heads for lesion in lesions[start : start + _GROUP]]
-
-            def compute(group: list[HeadSet] = group, start: int = start) -> Measurement:
-                found = evaluate(
-                    self.model,
-                    tasks,
-                    group,
-                    precision=self.precision,
-                    tokens_per_batch=self.tokens_per_batch,
-                    layout=self.layout,
-                    progress=part_of_stage(progress, "lesions", start, len(group), total),
-                )
-                return {task.name: found.predictions(task.name) for task in tasks}
-
-            # The heads are part of the name: predictions are never taken back for other lesions.
-            names = "|".join(map(str, group))
-            if known is not None:  # and so are the examples
-                names += "|" + "|".join(str(len(predictions)) for predictions in known.values())
-            digest = sha256(names.encode()).hexdigest()[:8]
-            parts.append(remember(f"{kind}-{start:05d}-{digest}", compute))
-            enough = self._enough(tasks, lesions[: start + len(group)], fixed, parts)
-            if enough is not None:
-                lesions = lesions[:enough]
-                break
+        parts = [] if known is None else [known]
+        starts = range(0 if known is None else fixed, len(lesions), _GROUP)
+        steps = [self._evaluation(tasks, lesions, start, known) for start in starts]
+        if not self._may_stop(tasks):
+            parts += yield steps
+        else:  # each group decides whether the next is needed
+            for start, step in zip(starts, steps, strict=True):
+                parts += yield [step]
+                enough = self._enough(tasks, lesions[: start + _GROUP], fixed, parts)
+                if enough is not None:
+                    lesions = lesions[:enough]
+                    break
         joined = _joined(tasks, parts)
         return lesions, {name: values[: len(lesions)] for name, values in joined.items()}
+
+    def _evaluation(
+        self, tasks: Sequence[Task], lesions: Sequence[Lesion], start: int, known: Arrays | None
+    ) -> Step:
+        """The predictions under one group of lesions."""
+        group = [lesion.heads for lesion in lesions[start : start + _GROUP]]
+
+        def compute(progress: Progress) -> Arrays:
+            found = evaluate(
+                self.measured,
+                tasks,
+                group,
+                precision=self.precision,
+                tokens_per_batch=self.tokens_per_batch,
+                layout=self.layout,
+                progress=progress,
+            )
+            return {task.name: found.predictions(task.name) for task in tasks}
+
+        # The heads are part of the name: predictions are never taken back for other lesions.
+        names = "|".join(map(str, group))
+        if known is not None:  # and so are the examples
+            names += "|" + "|".join(str(len(predictions)) for predictions in known.values())
+        kind = "predictions" if known is None else "predictions-sample"
+        digest = sha256(names.encode()).hexdigest()[:8]
+        share = (start, len(group), len(lesions))
+        key = f"{kind}-{start:05d}-{digest}"
+        return Step("evaluation", key, "lesions", compute, share=share)
+
+    def _may_stop(self, tasks: Sequence[Task]) -> bool:
+        """Whether fewer controls than asked for may decide p."""
+        every = len(self.lesioned) == len(tasks) > 1
+        return bool(self.settings.stop_error) and every
 
     def _enough(
         self,
         tasks: Sequence[Task],
         lesions: Sequence[Lesion],
         fixed: int,
-        parts: Sequence[Measurement],
+        parts: Sequence[Arrays],
     ) -> int | None:
         """How many of the lesions measured so far are enough to decide p; None for not yet."""
         own = fixed - 1
         replicates = (len(lesions) - fixed) // own
-        if not self.settings.stop_error or len(tasks) < 2 or len(self.lesioned) < len(tasks):
-            return None
         if replicates < 1:
             return None
         number = fixed + replicates * own
@@ -416,5 +462,5 @@ def _some(task: Task, places: Int[np.ndarray, " _"]) -> Task:
     return with_data(task, task.train, task.validation.select(places))
 
 
-def _joined(tasks: Sequence[Task], parts: Sequence[Measurement]) -> dict[str, np.ndarray]:
+def _joined(tasks: Sequence[Task], parts: Sequence[Arrays]) -> Arrays:
     return {task.name: np.concatenate([part[task.name] for part in parts]) for task in tasks}
