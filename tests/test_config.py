@@ -2,15 +2,18 @@
 
 import json
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lobes.config.settings import METHODS
+from lobes import IAT
+from lobes.config.settings import METHODS, IapConfig, IatConfig
 from lobes.config.study import SECTIONS, StudyConfig, differences, load_study, override
 from lobes.errors import ConfigError
+from lobes.measure.settings import IapSettings
 
 STUDY = """
 model = "org/some-model"
@@ -546,6 +549,22 @@ def test_json_and_back_changes_nothing(data):
     assert again == study
     assert differences(study.to_dict(), again.to_dict()) == []
     assert override(study) == study
+
+
+def test_a_table_is_the_librarys_settings_with_its_defaults():
+    study = StudyConfig.from_dict(
+        {"name": "a", "model": "b/c", "tasks": ["sst2", "rte"], "iat": {}}
+    )
+    assert isinstance(study.iat, IAT)
+    assert study.iat.settings(0) == IAT()
+    assert study.iat.settings(7) == IAT(seed=7)
+    assert isinstance(study.iap, IapSettings)
+    assert study.iap.settings(0) == IapSettings()
+    own = override(study, "iap.seed=5", "iap.controls=3", "seed=11")
+    assert own.iap.settings(own.seed) == IapSettings(seed=5, controls=3)
+    for table, kind in ((IatConfig, IAT), (IapConfig, IapSettings)):
+        for field in fields(kind):
+            assert field.name in table.model_fields
 
 
 def test_differences_name_the_keys():

@@ -4,7 +4,7 @@ import math
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def numeric_settings() -> Iterator[tuple[str, str]]:
 
 
 def _is_number(annotation: Any) -> bool:
-    if get_origin(annotation) in (types.UnionType, tuple):
+    if get_origin(annotation) in (types.UnionType, Union, tuple):
         return any(_is_number(part) for part in get_args(annotation))
     return annotation in (int, float) or (
         hasattr(annotation, "__metadata__") and annotation.__origin__ in (int, float)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lobes.tasks.ag_pair import ag_pairs
     from lobes.tasks.prompts import Prompt
     from lobes.tasks.task import Task
-    from lobes.training.iat import IAT
+    from lobes.training.settings import IAT
     from lobes.training.trainer import MultiTaskTrainer
 
 __version__ = "0.1.0"
@@ -32,7 +32,7 @@ _HOMES = {
     "HeadMeans": "ablation",
     "HeadScores": "heads",
     "HeadSet": "heads",
-    "IAT": "training.iat",
+    "IAT": "training.settings",
     "LesionMatrix": "dissociation",
     "LobesError": "errors",
     "MultiTaskModel": "modeling",

@@ -1,17 +1,20 @@
 """The range of every numeric setting, and how long names and paths may be.
 
-Study files and the library's own types take their bounds from here, so that both refuse the same
-values in the same words. The largest values are those that NumPy and torch
-accept (seeds), or beyond any useful amount of work (steps, controls).
+A setting is declared once, by its annotation: `controls: Annotated[int, limits.CONTROLS] = 20`.
+The library's dataclasses check themselves by it (`check_settings`), the tables of a study file
+are pydantic models that inherit from them, and `rule_of` says in words what is expected. So both
+refuse the same values in the same words. The largest values are where NumPy and torch take no more
+(seeds), or beyond any useful amount of work (steps, controls).
 """
 
 import math
 import os
 import re
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lobes.errors import ConfigError
 
@@ -55,14 +58,45 @@ class Limit:
         low = number > self.least if self.above else number >= self.least
         return bool(low and (number < self.most if self.below else number <= self.most))
 
-    @property
-    def constraints(self) -> dict[str, Any]:
-        """The range as pydantic's `Field` takes it: gt or ge, lt or le."""
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Bound a number of a pydantic model: called by pydantic, which is not imported here."""
         kind = int if self.whole else float
         return {
+            **handler(source),
             "gt" if self.above else "ge": kind(self.least),
             "lt" if self.below else "le": kind(self.most),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a text may be: one of some names."""
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        *others, last = (f'"{name}"' for name in self.names)
+        return " or ".join(filter(None, (", ".join(others), last)))
+
+    def allows(self, value: Any) -> bool:
+        """Return whether a value is one of the names."""
+        return isinstance(value, str) and value in self.names
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Allow these names only in a pydantic model; see `Limit`."""
+        return {"type": "literal", "expected": [*self.names]}
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """What a switch may be: no number stands for true or false."""
+
+    def __str__(self) -> str:
+        return "true or false"
+
+    def allows(self, value: Any) -> bool:
+        """Return whether a value is a bool."""
+        return isinstance(value, bool)
 
 
 SEED = Limit("a whole number", 0, 2**32 - 1)
@@ -93,6 +127,12 @@ SEEDS = Limit("a number of seeds", 1, 1000)
 EVALUATIONS = Limit("a number of evaluations", 1, 10_000)
 HELD_OUT = Limit("a share of the training data", 0, 0.5, whole=False, above=True)
 PENALTY = Limit("a number", 1e-12, 1e12, whole=False)
+METHOD = Choice(("taylor", "ablation"))
+AGGREGATE = Choice(("token", "sequence"))
+NORMALIZE = Choice(("none", "layer"))
+MATCHED = Choice(("site", "total"))
+ORDER = Choice(("descending", "ascending"))
+SPLIT = Choice(("train", "validation"))
 EPOCHS_OF_SAMPLER = Limit("a number of epochs", 1, 10**7)
 
 
@@ -106,6 +146,39 @@ def check_number(name: str, value: Any, limit: Limit) -> None:
         else ""
     )
     raise ConfigError(f"{name} is {short(value)}; expected {limit}{percent}.")
+
+
+def check_settings(settings: Any) -> None:
+    """Raise `ConfigError` for the first field of a dataclass that its annotation does not allow.
+
+    A field that is declared as optional may be None; those without a rule are not checked.
+    """
+    for name, kind in get_type_hints(type(settings), include_extras=True).items():
+        value, rule = getattr(settings, name), rule_of(kind)
+        if rule is None or (value is None and type(None) in get_args(kind)):
+            continue
+        if isinstance(rule, Limit):
+            check_number(name, value, rule)
+        elif not rule.allows(value):
+            raise ConfigError(f"{name} is {short(value)}; expected {rule}.")
+
+
+def rule_of(kind: Any) -> Limit | Choice | Flag | None:
+    """Return what a setting annotated with `kind` may be, in words its `str`; None for any value.
+
+    >>> from typing import Annotated
+    >>> str(rule_of(Annotated[int, SEEDS] | None))
+    'a number of seeds from 1 to 1,000'
+    """
+    if kind is bool:
+        return Flag()
+    if get_origin(kind) is Literal:
+        return Choice(get_args(kind))
+    for part in (*getattr(kind, "__metadata__", ()), *get_args(kind)):
+        rule = part if isinstance(part, Limit | Choice) else rule_of(part)
+        if rule is not None:
+            return rule
+    return None
 
 
 def fault_of_name(name: str) -> str | None:

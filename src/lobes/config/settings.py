@@ -1,25 +1,25 @@
 """The tables of a study file: their keys, what each may hold, and what is refused.
 
-Every field's `description` is the second half of the sentence with which another value is
-refused: "training.steps is -1; expected a number of steps from 1."
+What a setting may be stands in its annotation (`limits.py`), or else in its `description`. It is
+the second half of the sentence with which another value is refused: "training.steps is -1;
+expected a number of steps from 1 to 10,000,000."
 """
 
 import difflib
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from lobes import limits
-from lobes.heads import check_fractions
-from lobes.limits import Limit
+from lobes.measure.settings import IapSettings
 from lobes.metrics import METRICS
 from lobes.tasks.known import KNOWN
 from lobes.training.sampling import Sampling
-
-if TYPE_CHECKING:
-    from lobes.training.iat import IAT
+from lobes.training.settings import IAT
 
 NAME = r"[A-Za-z0-9_-]+"
 
@@ -36,13 +36,10 @@ def as_tuple(value: object) -> object:
 
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(as_tuple)]
-Share = Annotated[float, Field(**limits.FRACTION.constraints)]
-
-
-def number(default: float | None, limit: Limit) -> Any:
-    """A field for a number: its bounds, and the sentence that names them, are the limit's."""
-    return Field(default, description=str(limit), **limit.constraints)
-
+Fractions = Annotated[
+    tuple[Annotated[float, limits.FRACTION], ...], BeforeValidator(as_tuple), Field(min_length=1)
+]
+Given = TypeVar("Given", IAT, IapSettings)
 
 Wanted = dict[
     Text, Text | int | float | Annotated[tuple[Text | int, ...], BeforeValidator(as_tuple)]
@@ -110,12 +107,12 @@ class TaskConfig(Section):
     leave_out: Wanted | None = Field(
         None, description='a table of columns and values, such as {gold_label = "-"}'
     )
-    fold_labels: bool = Field(False, description="true or false")
+    fold_labels: bool = False
     delimiter: Text | None = Field(None, description='one character, such as ";" or "\\t"')
-    quoting: Literal["minimal", "none"] | None = Field(None, description='"minimal" or "none"')
-    train_size: int | None = number(None, limits.EXAMPLES)
-    validation_size: int | None = number(None, limits.EXAMPLES)
-    stratified: bool = Field(False, description="true or false")
+    quoting: Literal["minimal", "none"] | None = None
+    train_size: Annotated[int, limits.EXAMPLES] | None = None
+    validation_size: Annotated[int, limits.EXAMPLES] | None = None
+    stratified: bool = False
     prompt: Text | None = Field(None, description="a template with text columns in braces")
     words: (
         Annotated[Texts, Field(min_length=2)] | Annotated[dict[Text, Text], Field(min_length=2)]
@@ -219,18 +216,16 @@ class TrainingConfig(Section):
     """The `[training]` table; docs/method.md#multi-task-training has the published values."""
 
     enabled: bool = Field(True, description="true, or false for a model that was trained elsewhere")
-    steps: int | None = number(None, limits.STEPS)
-    epochs: float | None = number(None, limits.EPOCHS)
-    batch_size: int = number(32, limits.BATCH_SIZE)
-    learning_rate: float = number(2e-5, limits.LEARNING_RATE)
-    weight_decay: float = number(0.0, limits.WEIGHT_DECAY)
-    warmup: float = number(0.0, limits.WARMUP_SHARE)
-    sampling: Sampling = Field(
-        "proportional", description=f"one of {', '.join(get_args(Sampling))}"
-    )
-    temperature: float = number(2.0, limits.TEMPERATURE)
-    dropout: float = number(0.1, limits.DROPOUT)
-    save_every: int | None = number(None, limits.STEPS)
+    steps: Annotated[int, limits.STEPS] | None = None
+    epochs: Annotated[float, limits.EPOCHS] | None = None
+    batch_size: Annotated[int, limits.BATCH_SIZE] = 32
+    learning_rate: Annotated[float, limits.LEARNING_RATE] = 2e-5
+    weight_decay: Annotated[float, limits.WEIGHT_DECAY] = 0.0
+    warmup: Annotated[float, limits.WARMUP_SHARE] = 0.0
+    sampling: Sampling = "proportional"
+    temperature: Annotated[float, limits.TEMPERATURE] = 2.0
+    dropout: Annotated[float, limits.DROPOUT] = 0.1
+    save_every: Annotated[int, limits.STEPS] | None = None
     report_to: Texts = Field(
         (), description='names of trackers that transformers knows, such as ["tensorboard"]'
     )
@@ -252,90 +247,67 @@ class TrainingConfig(Section):
         return self.steps, self.epochs
 
 
-class IatConfig(Section):
-    """The `[iat]` table: what `lobes.IAT` takes. Without it training is the ordinary one."""
+class IatConfig(Section, IAT):  # type: ignore[misc]  # mypy does not see that a Section is frozen
+    """The `[iat]` table: `lobes.IAT`. Without it training is the ordinary one."""
 
-    alpha: float = number(0.3, limits.SHARE_OF_HEADS)
-    delta: float = number(0.1, limits.SHARE_OF_STEPS)
-    share: bool = Field(True, description="true or false")
-    train_other: bool = Field(True, description="true or false")
-    strict: bool = Field(True, description="true or false")
-    refresh: int | None = number(None, limits.STEPS)
-    importance_examples: int = number(10_000, limits.EXAMPLES)
-    method: Literal["taylor", "ablation"] = Field("taylor", description='"taylor" or "ablation"')
-    aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
-    normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
-    seed: int | None = number(None, limits.SEED)
+    seed: Annotated[int, limits.SEED] | None = None  # type: ignore[assignment]  # the study's
 
-    def settings(self, seed: int) -> "IAT":
-        """The same as the trainer takes it; `seed` where the table has none of its own."""
-        from lobes.training.iat import IAT
-
-        given = self.model_dump(exclude={"seed"})
-        return IAT(**given, seed=seed if self.seed is None else self.seed)
+    def settings(self, seed: int) -> IAT:
+        """Return what the trainer takes; `seed` where the table has none of its own."""
+        return _given(IAT, self, seed)
 
 
-class IapConfig(Section):
-    """The `[iap]` table: what `IapSettings` takes, and the statistics' settings."""
+class IapConfig(Section, IapSettings):  # type: ignore[misc]
+    """The `[iap]` table: `IapSettings`, and the settings of the statistics."""
 
-    fractions: Annotated[tuple[Share, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
-        (0.2, 0.3, 0.4), description="shares of all heads, each above 0 and at most 1"
+    fractions: Fractions = Field(
+        tuple(IapSettings.fractions), description="shares of all heads, each above 0 and at most 1"
     )
-    controls: int = number(20, limits.CONTROLS)
-    matched: Literal["site", "total"] = Field("site", description='"site" or "total"')
-    order: Literal["descending", "ascending"] = Field(
-        "descending", description='"descending" or "ascending"'
-    )
-    exact: bool = Field(False, description="true or false")
-    keep_per_site: int = number(0, limits.HEADS_KEPT)
-    importance_split: Literal["train", "validation"] = Field(
-        "train", description='"train" or "validation"'
-    )
-    importance_examples: int = number(10_000, limits.EXAMPLES)
-    method: Literal["taylor", "ablation"] = Field("taylor", description='"taylor" or "ablation"')
-    aggregate: Literal["token", "sequence"] = Field("token", description='"token" or "sequence"')
-    normalize: Literal["none", "layer"] = Field("none", description='"none" or "layer"')
     lesion_tasks: Annotated[Texts, Field(min_length=1)] | None = Field(
         None, description="names of tasks of this study"
     )
-    control_examples: int | None = number(None, limits.EXAMPLES)
-    stop_error: float = number(0.0, limits.ERROR_RATE)
     # 0: no exact ablation to judge the cheap scores by, and none of the similarities that need it
-    agreement_examples: int = number(0, limits.EXAMPLES_OR_NONE)
-    similarity_examples: int = number(500, limits.EXAMPLES_OR_NONE)
-    seed: int | None = number(None, limits.SEED)
-    resamples: int = number(1000, limits.RESAMPLES)
-    level: float = number(0.95, limits.LEVEL)
+    agreement_examples: Annotated[int, limits.EXAMPLES_OR_NONE] = 0
+    similarity_examples: Annotated[int, limits.EXAMPLES_OR_NONE] = 500
+    seed: Annotated[int, limits.SEED] | None = None  # type: ignore[assignment]  # the study's
+    resamples: Annotated[int, limits.RESAMPLES] = 1000
+    level: Annotated[float, limits.LEVEL] = 0.95
+
+    def settings(self, seed: int) -> IapSettings:
+        """Return what `lesion_matrix` takes; `seed` where the table has none of its own."""
+        return _given(IapSettings, self, seed)
 
     @model_validator(mode="after")
     def _ascending(self) -> "IapConfig":
-        if len(set(self.fractions)) < len(self.fractions):
-            raise ValueError(f"iap.fractions is {shown(self.fractions)}; expected each share once")
-        object.__setattr__(self, "fractions", check_fractions(self.fractions))
+        _in_order(self, "iap.fractions", "each share once")
         return self
+
+
+def _given(kind: type[Given], table: Given, seed: int) -> Given:
+    """The library's settings in a table, with a seed."""
+    given = {field.name: getattr(table, field.name) for field in fields(kind)}
+    return kind(**{**given, "seed": seed if table.seed is None else table.seed})
 
 
 class GrowthConfig(Section):
     """The `[growth]` table: at how many steps of the training the heads are measured."""
 
-    checkpoints: int = number(4, limits.CHECKPOINTS)
+    checkpoints: Annotated[int, limits.CHECKPOINTS] = 4
 
 
 class CompareConfig(Section):
     """The `[compare]` table: what `lobes compare` trains, how often, and what it chooses by."""
 
-    seeds: int = number(5, limits.SEEDS)
+    seeds: Annotated[int, limits.SEEDS] = 5
     methods: Annotated[tuple[Method, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         METHODS, description=f"one or more of {', '.join(METHODS)}"
     )
-    held_out: float = number(0.1, limits.HELD_OUT)
-    evaluations: int = number(10, limits.EVALUATIONS)
+    held_out: Annotated[float, limits.HELD_OUT] = 0.1
+    evaluations: Annotated[int, limits.EVALUATIONS] = 10
     # A linear layer on features that stay as they are needs larger steps than a whole encoder.
-    frozen_learning_rate: float = number(1e-3, limits.LEARNING_RATE)
+    frozen_learning_rate: Annotated[float, limits.LEARNING_RATE] = 1e-3
     penalties: Annotated[
-        tuple[Annotated[float, Field(**limits.PENALTY.constraints)], ...],
-        BeforeValidator(as_tuple),
-        Field(min_length=1),
+        tuple[Annotated[float, limits.PENALTY], ...], BeforeValidator(as_tuple), Field(min_length=1)
     ] = Field(
         (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
         description="numbers from 1e-12 to 1e12, such as [0.1, 1]",
@@ -343,13 +315,8 @@ class CompareConfig(Section):
 
     @model_validator(mode="after")
     def _once(self) -> "CompareConfig":
-        for key in ("methods", "penalties"):
-            values = getattr(self, key)
-            if len(set(values)) < len(values):
-                raise ValueError(f"compare.{key} is {shown(values)}; expected each once")
-        ordered = tuple(method for method in METHODS if method in self.methods)
-        object.__setattr__(self, "methods", ordered)
-        object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))
+        _in_order(self, "compare.methods", "each once", METHODS.index)
+        _in_order(self, "compare.penalties", "each once")
         return self
 
 
@@ -378,23 +345,30 @@ class TransferConfig(Section):
     """
 
     task: NewTaskConfig = Field(description="a table [transfer.task], as one of [[tasks]]")
-    fractions: Annotated[tuple[Share, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+    fractions: Fractions = Field(
         (0.001, 0.01, 0.1, 1.0),
         description="shares of the new task's training data, each above 0 and at most 1",
     )
-    seeds: int = number(5, limits.SEEDS)
-    steps: int = number(200, limits.STEPS)
-    batch_size: int | None = number(None, limits.BATCH_SIZE)
-    learning_rate: float | None = number(None, limits.LEARNING_RATE)
+    seeds: Annotated[int, limits.SEEDS] = 5
+    steps: Annotated[int, limits.STEPS] = 200
+    batch_size: Annotated[int, limits.BATCH_SIZE] | None = None
+    learning_rate: Annotated[float, limits.LEARNING_RATE] | None = None
 
     @model_validator(mode="after")
     def _ascending(self) -> "TransferConfig":
-        if len(set(self.fractions)) < len(self.fractions):
-            raise ValueError(
-                f"transfer.fractions is {shown(self.fractions)}; expected each share once"
-            )
-        object.__setattr__(self, "fractions", tuple(sorted(self.fractions)))
+        _in_order(self, "transfer.fractions", "each share once")
         return self
+
+
+def _in_order(
+    table: Section, key: str, expected: str, place: Callable[[Any], Any] | None = None
+) -> None:
+    """Sort a setting's values by `place`; refuse one that is there twice."""
+    name = key.partition(".")[2]
+    values = getattr(table, name)
+    if len(set(values)) < len(values):
+        raise ValueError(f"{key} is {shown(values)}; expected {expected}")
+    object.__setattr__(table, name, tuple(sorted(values, key=place)))  # frozen for all others
 
 
 def shown(value: Any) -> str:

@@ -29,11 +29,10 @@ from lobes.config.settings import (
     TrainingConfig,
     TransferConfig,
     as_tuple,
-    number,
     shown,
 )
 from lobes.errors import ConfigError
-from lobes.limits import check_path, fault_of_name
+from lobes.limits import check_path, fault_of_name, rule_of
 from lobes.tasks.sources import DATA_VARIABLE
 
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
@@ -45,17 +44,13 @@ class StudyConfig(Section):
     name: Text = Field(description="a name without slashes")
     model: Text = Field(description="a model of the hub or a folder")
     output: Text = Field(description="a folder")
-    seed: int = number(0, limits.SEED)
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description='"auto", "fp32" or "bf16"'
-    )
-    pooling: Literal["auto", "pooler", "first", "mean", "last"] = Field(
-        "auto", description='"auto", "pooler", "first", "mean" or "last"'
-    )
+    seed: Annotated[int, limits.SEED] = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    pooling: Literal["auto", "pooler", "first", "mean", "last"] = "auto"
     # None: 256 (docs/method.md#multi-task-training), or what the model takes where that is less
-    max_length: int | None = number(None, limits.TOKENS)
-    trust_remote_code: bool = Field(False, description="true or false")
-    keep_texts: bool = Field(True, description="true or false")
+    max_length: Annotated[int, limits.TOKENS] | None = None
+    trust_remote_code: bool = False
+    keep_texts: bool = True
     # None: the hub, or the folder that LOBES_DATA names
     data_dir: Text | None = Field(None, description="a folder with the data of known tasks")
     tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
@@ -433,7 +428,12 @@ def _sentence(error: ValidationError, data: Mapping[str, Any], source: str) -> s
         return f"{source}: {message}" + ("" if message.endswith("?") else ".")
     key = _key(fault["loc"], data)
     state = "is missing" if fault["type"] == "missing" else f"is {shown(fault['input'])}"
-    return f"{source}: {key} {state}; expected {_field(fault['loc']).description}."
+    return f"{source}: {key} {state}; expected {_expected(_field(fault['loc']))}."
+
+
+def _expected(field: Any) -> str:
+    """What a setting may be, in words."""
+    return field.description or str(rule_of(Annotated[field.annotation, None, *field.metadata]))
 
 
 def _unknown_key(location: Sequence[int | str], data: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ is said in `methods.py`; `comparison.json` holds what the page and the tables sh
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,6 @@ from lobes.dissociation.seeds import summarize_comparison
 from lobes.experiments.loading import (
     base_fingerprint,
     check_inputs,
-    iap_settings,
     load_tasks,
     scope_of,
     task_fingerprint,
@@ -190,8 +190,8 @@ def _d_scores(run: SeedRun, model: MultiTaskModel) -> tuple[np.ndarray, np.ndarr
 
 def _lesions(run: SeedRun) -> IapSettings:
     """The study's lesions, of every task, without controls."""
-    iap = run.study.iap.model_copy(update={"controls": 0, "lesion_tasks": None})
-    return iap_settings(run.study.model_copy(update={"iap": iap}))
+    settings = run.study.iap.settings(run.study.seed)
+    return replace(settings, controls=0, lesion_tasks=None)
 
 
 def _by_method(run: SeedRun, found: Mapping[str, Arrays]) -> dict[str, Arrays]:

@@ -22,7 +22,7 @@ from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where, shared_
 from lobes.dissociation.similarity import importance_correlation
 from lobes.dissociation.statistics import percentile_interval
 from lobes.errors import RunError
-from lobes.experiments.loading import Loaded, check_base, iap_settings, new_model
+from lobes.experiments.loading import Loaded, check_base, new_model
 from lobes.experiments.probe import pooled_features, probe_targets, ridge
 from lobes.experiments.splits import growing_order
 from lobes.experiments.store import RunFolder
@@ -103,7 +103,7 @@ def _lesion_plan(
     Its measurements are kept by the step, within the scope of the trained model, whose training
     the step belongs to. The heads are those of the trained model at every step.
     """
-    iap = loaded.study.iap.model_copy(update={"controls": 0, "fractions": (fraction,)})
+    settings = loaded.study.iap.settings(loaded.study.seed)
 
     @cache
     def load() -> MultiTaskModel:
@@ -112,7 +112,7 @@ def _lesion_plan(
     plan = lesion_plan(
         loaded.model,
         loaded.tasks,
-        iap_settings(loaded.study.model_copy(update={"iap": iap})),
+        replace(settings, controls=0, fractions=(fraction,)),
         precision=loaded.precision,
         load=load,
     )

@@ -14,7 +14,6 @@ from lobes.data.batching import tokenizer_state
 from lobes.data.texts import digest
 from lobes.errors import DataError, RunError
 from lobes.files import fingerprint
-from lobes.measure.iap import IapSettings
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.progress import StageProgress
 from lobes.tasks.sources import load_task
@@ -94,13 +93,6 @@ def check_inputs(model: TaskModel, tasks: Sequence[Task]) -> None:
     for task in tasks:
         for examples in filter(None, (task.train, task.validation)):
             model.encode(task.name, examples)
-
-
-def iap_settings(study: StudyConfig) -> IapSettings:
-    """What the study says about lesions, as `lesion_matrix` takes it."""
-    others = {"resamples", "level", "agreement_examples", "similarity_examples"}
-    settings = study.iap.model_dump(exclude=others)
-    return IapSettings(**{**settings, "seed": study.iap_seed})
 
 
 def task_fingerprint(task: Task) -> str:

@@ -22,7 +22,6 @@ from lobes.experiments.loading import (
     Loaded,
     base_fingerprint,
     check_inputs,
-    iap_settings,
     load_tasks,
     model_fingerprint,
     new_model,
@@ -107,7 +106,7 @@ def _trained_model(
     """
     if not study.training.enabled:
         model = given_model(study, tasks)
-        check_lesions(iap_settings(study), find_heads(model), tasks)
+        check_lesions(study.iap.settings(study.seed), find_heads(model), tasks)
         check_inputs(model, tasks)
         if folder.fresh and folder.path.resolve() in Path(study.model).resolve().parents:
             raise RunError(
@@ -125,7 +124,7 @@ def _trained_model(
             )
         new = new_model(study, tasks)
         # before hours are spent on the training
-        check_lesions(iap_settings(study), find_heads(new), tasks)
+        check_lesions(study.iap.settings(study.seed), find_heads(new), tasks)
         check_inputs(new, tasks)
         folder.begin({**fingerprints, "base model": base_fingerprint(new)})
         keep = KeepModels(folder, new, study)
@@ -226,7 +225,7 @@ def _study_plan(
     """Every measurement of a study: the lesion matrix, and the parts of the results beside it."""
     study, tasks = loaded.study, loaded.tasks
     matrix = yield from lesion_plan(
-        loaded.model, tasks, iap_settings(study), precision=loaded.precision
+        loaded.model, tasks, study.iap.settings(study.seed), precision=loaded.precision
     )
     growth = None
     if training is not None:

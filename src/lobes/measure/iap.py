@@ -22,9 +22,10 @@ from lobes.dissociation.matrix import Sampled
 from lobes.dissociation.statistics import is_decided
 from lobes.dissociation.verdict import ALPHA
 from lobes.errors import ConfigError, DataError
-from lobes.heads import HeadLayout, HeadScores, HeadSet, check_fractions
+from lobes.heads import HeadLayout, HeadScores, HeadSet
 from lobes.measure.evaluation import check_progress, evaluate, examples_of, spec_of
 from lobes.measure.importance import head_importance
+from lobes.measure.settings import IapSettings
 from lobes.measure.steps import Arrays, Plan, Step, carry_out
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
@@ -35,69 +36,6 @@ Remember = Callable[[str, Callable[[], Arrays]], Arrays]
 
 # Lesions measured (and remembered) together: each group costs one plain run beside its lesions.
 _GROUP = 32
-
-
-@dataclass(frozen=True, slots=True)
-class IapSettings:
-    """What to ablate and what to compare it with; docs/method.md#lesions has the definitions.
-
-    `fractions` of all heads, each lesioned on its own. `controls` random lesions for each, with
-    as many heads in each site (`matched="site"`) or in all (`"total"`). `order="ascending"`
-    ablates the least important heads. `exact` estimates the importance again at each fraction,
-    with the heads chosen so far ablated. `keep_per_site` heads of each site are never chosen.
-    `importance_split` and `importance_examples`: what the importance is computed from.
-    `lesion_tasks`: the tasks whose heads are ablated, all if None.
-
-    `control_examples` measures the controls on that many of each task's validation examples, drawn
-    with `seed`; p then compares the D-score on those. With `stop_error` above 0 no more controls
-    are measured once it is decided on which side of 0.05 the p of the largest fraction's `column`
-    D-score lies, with that chance to decide wrongly (`is_decided`); `controls` is then the most.
-    """
-
-    fractions: Sequence[float] = (0.2, 0.3, 0.4)
-    controls: int = 20
-    matched: str = "site"
-    order: str = "descending"
-    exact: bool = False
-    keep_per_site: int = 0
-    importance_split: str = "train"
-    importance_examples: int = 10_000
-    method: str = "taylor"
-    aggregate: str = "token"
-    normalize: str = "none"
-    lesion_tasks: Sequence[str] | None = None
-    control_examples: int | None = None
-    stop_error: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "fractions", check_fractions(self.fractions))  # a tuple
-        if self.lesion_tasks is not None:
-            object.__setattr__(self, "lesion_tasks", tuple(self.lesion_tasks))
-        for name, allowed in (
-            ("matched", ("site", "total")),
-            ("order", ("descending", "ascending")),
-            ("importance_split", ("train", "validation")),
-            ("method", ("taylor", "ablation")),
-            ("aggregate", ("token", "sequence")),
-            ("normalize", ("none", "layer")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"{name} is {' or '.join(map(repr, allowed))}, not {getattr(self, name)!r}."
-                )
-        for name, limit in (
-            ("controls", limits.CONTROLS),
-            ("keep_per_site", limits.HEADS_KEPT),
-            ("importance_examples", limits.EXAMPLES),
-            ("control_examples", limits.EXAMPLES),
-            ("stop_error", limits.ERROR_RATE),
-            ("seed", limits.SEED),
-        ):
-            if getattr(self, name) is not None or name != "control_examples":
-                limits.check_number(name, getattr(self, name), limit)
-        if not isinstance(self.exact, bool):
-            raise ConfigError(f"exact is True or False, not {limits.short(self.exact)}.")
 
 
 def lesion_matrix(

@@ -14,90 +14,25 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from lobes import limits
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, ModelError, RunError
 from lobes.heads import HeadLayout, HeadScores, HeadSet, head_count
-from lobes.limits import short
 from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.modeling.pooling import probing
 from lobes.tasks.task import Task
 from lobes.training.row_gate import KeptRows, RowGate, check_gateable
+from lobes.training.settings import IAT
 from lobes.training.shared_weights import shared_weights
 
 logger = logging.getLogger("lobes")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IAT:
-    """When and how a `MultiTaskTrainer` turns to training important heads only.
-
-    `alpha`: the share of all heads that each task trains; `delta`: the share of the steps, at the
-    end, in which it does. `share=True` lets a head that matters to several tasks be trained by
-    each of them; False takes it from all. `train_other=True` trains all other parameters as
-    before; False the classifiers only. `strict=True` keeps the rows that no batch of a step may
-    train the same to the bit; False lets the optimizer's momentum and weight decay go on moving
-    them, as the published code did. `refresh=k` chooses the heads anew every k steps.
-
-    `importance_examples` of each task's training data (drawn with `seed`), `method`, `aggregate`
-    and `normalize` say how importance is computed: see `head_importance`.
-    Raises `ConfigError` for a value that cannot be.
-    """
-
-    alpha: float = 0.3
-    delta: float = 0.1
-    share: bool = True
-    train_other: bool = True
-    strict: bool = True
-    refresh: int | None = None
-    importance_examples: int | None = 10_000
-    method: str = "taylor"
-    aggregate: str = "token"
-    normalize: str = "none"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, limit in (
-            ("alpha", limits.SHARE_OF_HEADS),
-            ("delta", limits.SHARE_OF_STEPS),
-            ("refresh", limits.STEPS),
-            ("importance_examples", limits.EXAMPLES),
-            ("seed", limits.SEED),
-        ):
-            value = getattr(self, name)
-            if value is not None or name in ("alpha", "delta", "seed"):
-                limits.check_number(name, value, limit)
-        for name in ("share", "train_other", "strict"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is True or False, not {short(getattr(self, name))}.")
-        for name, allowed in (
-            ("method", ("taylor", "ablation")),
-            ("aggregate", ("token", "sequence")),
-            ("normalize", ("none", "layer")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"{name} is {' or '.join(map(repr, allowed))}, not {getattr(self, name)!r}."
-                )
-
-    def switch_step(self, total: int) -> int | None:
-        """Return how many of `total` steps are ordinary; None if all are (delta = 0)."""
-        if self.delta == 0:
-            return None
-        steps = head_count(self.delta, total)
-        if steps == 0:
-            raise ConfigError(
-                f"delta={self.delta:g} of {total} steps is not one step: raise delta or the steps."
-            )
-        return total - steps
 
 
 def choose_heads(

@@ -1,0 +1,48 @@
+"""The settings of Important Attention-head Pruning, declared once for library and study file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from lobes import limits
+from lobes.heads import check_fractions
+
+
+@dataclass(frozen=True)
+class IapSettings:
+    """What to ablate and what to compare it with; docs/method.md#lesions has the definitions.
+
+    `fractions` of all heads, each lesioned on its own. `controls` random lesions for each, with
+    as many heads in each site (`matched="site"`) or in all (`"total"`). `order="ascending"`
+    ablates the least important heads. `exact` estimates the importance again at each fraction,
+    with the heads chosen so far ablated. `keep_per_site` heads of each site are never chosen.
+    `importance_split` and `importance_examples`: what the importance is computed from.
+    `lesion_tasks`: the tasks whose heads are ablated, all if None.
+
+    `control_examples` measures the controls on that many of each task's validation examples, drawn
+    with `seed`; p then compares the D-score on those. With `stop_error` above 0 no more controls
+    are measured once it is decided on which side of 0.05 the p of the largest fraction's `column`
+    D-score lies, with that chance to decide wrongly (`is_decided`); `controls` is then the most.
+    """
+
+    fractions: Sequence[float] = (0.2, 0.3, 0.4)
+    controls: Annotated[int, limits.CONTROLS] = 20
+    matched: Annotated[str, limits.MATCHED] = "site"
+    order: Annotated[str, limits.ORDER] = "descending"
+    exact: bool = False
+    keep_per_site: Annotated[int, limits.HEADS_KEPT] = 0
+    importance_split: Annotated[str, limits.SPLIT] = "train"
+    importance_examples: Annotated[int, limits.EXAMPLES] = 10_000
+    method: Annotated[str, limits.METHOD] = "taylor"
+    aggregate: Annotated[str, limits.AGGREGATE] = "token"
+    normalize: Annotated[str, limits.NORMALIZE] = "none"
+    lesion_tasks: Sequence[str] | None = None
+    control_examples: Annotated[int, limits.EXAMPLES] | None = None
+    stop_error: Annotated[float, limits.ERROR_RATE] = 0.0
+    seed: Annotated[int, limits.SEED] = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fractions", check_fractions(self.fractions))  # a tuple
+        if self.lesion_tasks is not None:
+            object.__setattr__(self, "lesion_tasks", tuple(self.lesion_tasks))
+        limits.check_settings(self)
