@@ -115,6 +115,7 @@ def _growth(results: Results, rng: np.random.Generator) -> Results:
                 "interval": [[share * v - 2, share * v + 2] for v in last["values"]],
                 "mean": mean,
                 "mean_interval": [mean - 1.5, mean + 1.5],
+                "shared_mean": mean,
                 "shared_interval": [mean - 1.5, mean + 1.5],
                 "note": None,
             }

@@ -14,8 +14,9 @@ from fake_extended import extend
 from lobes.dissociation.dscores import standardized
 from lobes.dissociation.pairs import doubly_dissociated, p_against_pairs
 from lobes.dissociation.verdict import Evidence, specialized, undecided
+from lobes.experiments.results import further_verdicts
 from lobes.files import plain
-from lobes.results.run import MeasuredTask
+from lobes.results.run import Growth, MeasuredTask, Similarity
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -156,7 +157,7 @@ def fake_results(
 
 
 def renewed(results: dict[str, Any]) -> dict[str, Any]:
-    """The results with the verdict that their numbers give."""
+    """The results with the verdicts that their numbers give."""
     entry = max(results["fractions"], key=lambda each: each["fraction"], default=None)
     found = (entry["dissociation"] if entry else None) or {}
     tasks = [MeasuredTask(**task) for task in results["tasks"]]
@@ -180,7 +181,13 @@ def renewed(results: dict[str, Any]) -> dict[str, Any]:
                 above_chance=sum(task.standing(task.base) == "above" for task in tasks),
             )
         )
-    return {**results, "verdicts": [plain(dataclasses.asdict(verdict))]}
+    growth, similarity = results["growth"], results["similarity"]
+    further = further_verdicts(
+        Growth.model_validate(growth) if growth else None,
+        Similarity.model_validate(similarity) if similarity else None,
+        len(tasks),
+    )
+    return {**results, "verdicts": [plain(dataclasses.asdict(v)) for v in (verdict, *further)]}
 
 
 def _name(index: int) -> str:

@@ -49,6 +49,14 @@ def overlap(lesions: Sequence[HeadSet]) -> Table:
         return np.array(shared, dtype=float) / np.array(unions, dtype=float)
 
 
+def mean_overlap(groups: Sequence[Sequence[HeadSet]]) -> float:
+    """The mean Jaccard index of every two sets of the same group; NaN where there are no two."""
+    tables = [overlap(group) for group in groups]
+    values = np.concatenate([table[np.triu_indices(len(table), 1)] for table in tables])
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else math.nan
+
+
 def linear_cka(
     first: Float[np.ndarray, "examples _"], second: Float[np.ndarray, "examples _"]
 ) -> float:

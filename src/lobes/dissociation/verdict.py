@@ -158,6 +158,123 @@ def _decided(found: Evidence) -> tuple[Answer, str]:
     return "open", f"{opening}, but its interval (up to {found.high:+.1f} %) reaches {smallest}."
 
 
+MORE_SPECIALIZED = "The heads are more specialized after multi-task training than before."
+
+
+def more_specialized(change: float, low: float, high: float) -> Verdict:
+    """Return the verdict on the second half of claim 1: the D-score grew over the training.
+
+    The change of the mean `column` D-score with its interval, in percent; NaN is undefined.
+    """
+    answer, reason = _changed(change, low, high)
+    return Verdict(MORE_SPECIALIZED, answer, (reason,), known(change=change, low=low, high=high))
+
+
+def _changed(change: float, low: float, high: float) -> tuple[Answer, str]:
+    if not math.isfinite(change):
+        return "open", "the D-score is undefined before or after the training."
+    if low > 0:
+        return "yes", "the D-score is larger than before multi-task training."
+    if high < 0:
+        return "no", "the D-score is smaller than before multi-task training."
+    if math.isnan(low) or math.isnan(high):
+        return "open", "the interval of the change is undefined."
+    return "open", "the interval of the change includes 0."
+
+
+LESS_ALIKE = "The less alike two tasks are, the more they dissociate."
+# Measures made without the lesions. The others are made from the very heads that the D-scores
+# lesion, so that some correlation with those is there by construction.
+INDEPENDENT = frozenset({"gradient"})
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """How one measure of similarity goes with the D-scores of pairs of tasks.
+
+    The rank correlation with its interval, and p corrected for the number of measures (Holm); NaN
+    is undefined, and `note` says why.
+    """
+
+    measure: str
+    correlation: float
+    low: float
+    high: float
+    p: float
+    note: str = ""
+
+    @property
+    def is_independent(self) -> bool:
+        """Whether the measure is made without the lesions."""
+        return self.measure in INDEPENDENT
+
+    @property
+    def holds(self) -> bool:
+        """Whether less alike tasks dissociate more, beyond chance, with an interval below 0."""
+        return is_significant(self.p) and self.high < 0
+
+
+def deciding(trends: Sequence[Trend]) -> Trend | None:
+    """Return the trend that a verdict speaks of; None where no trend is defined.
+
+    An independent one that holds comes first, then the smallest p.
+    """
+    return min(
+        _defined(trends),
+        key=lambda trend: (not (trend.is_independent and trend.holds), trend.p, trend.correlation),
+        default=None,
+    )
+
+
+def less_alike(trends: Sequence[Trend], n_tasks: int) -> Verdict:
+    """Return the verdict on claim 2 of docs/method.md#claims, by every measure of similarity.
+
+    "Yes" needs a measure that is made without the lesions.
+    """
+    decides = deciding(trends)
+    if decides is None:
+        note = next((trend.note for trend in trends if trend.note), "No measure is defined.")
+        return undecided(f"{note[0].lower()}{note[1:]}", LESS_ALIKE)
+    answer, reason = _less_alike(trends, n_tasks)
+    numbers = known(
+        correlation=decides.correlation,
+        low=decides.low,
+        high=decides.high,
+        p=decides.p,
+        measures=len(_defined(trends)),
+        smallest_effect=-SMALLEST_CORRELATION,
+    )
+    return Verdict(LESS_ALIKE, answer, (reason,), numbers)
+
+
+def _defined(trends: Sequence[Trend]) -> list[Trend]:
+    return [trend for trend in trends if math.isfinite(trend.correlation)]
+
+
+def _less_alike(trends: Sequence[Trend], n_tasks: int) -> tuple[Answer, str]:
+    defined = _defined(trends)
+    holding = [trend for trend in defined if trend.holds]
+    if any(trend.is_independent for trend in holding):
+        return "yes", "the less alike two tasks are, the more they dissociate."
+    if holding:
+        others = any(trend.is_independent for trend in trends)
+        hint = "" if others else " Setting iap.similarity_examples adds one that is not."
+        return "open", (
+            "only measures made from the lesioned heads themselves go with the D-scores, which is "
+            f"partly so by construction.{hint}"
+        )
+    floor = len(defined) / math.factorial(min(n_tasks, 20))  # every order of the tasks
+    if not is_significant(floor):
+        return "open", f"{n_tasks} tasks allow no corrected p below {floor:.3f}."
+    nothing = "no measure of similarity goes with the D-scores beyond chance"
+    smallest = f"a correlation of {-SMALLEST_CORRELATION:g}, the smallest of interest"
+    reaching = [trend.measure for trend in defined if not trend.low > -SMALLEST_CORRELATION]
+    if reaching:
+        names = f"{', '.join(reaching[:-1])} and {reaching[-1]}" if reaching[1:] else reaching[0]
+        return "open", f"{nothing}, but the interval of {names} reaches {smallest}."
+    return "no", f"{nothing}, and every interval excludes {smallest}."
+
+
 # Why a difference over seeds has its answer.
 Cause = Literal[
     "undefined",

@@ -188,7 +188,7 @@ def _point(
     """What is kept of one step.
 
     `shared` says by definition which tasks have a D-score at both ends: over the same tasks at
-    every step, "shared_interval" is the interval of their mean.
+    every step, "shared_mean" is their mean and "shared_interval" its interval.
     """
     base, matrices = matrix.resampled(found.fraction, study.iap.resamples, study.iap_seed)
     return {
@@ -202,6 +202,7 @@ def _point(
                 "interval": score.interval,
                 "mean": score.mean,
                 "mean_interval": score.mean_interval,
+                "shared_mean": float(mean_where(shared[name], score.values)),
                 "shared_interval": percentile_interval(
                     mean_where(shared[name], formula(matrices, base))[:, None], study.iap.level
                 )[0],

@@ -13,7 +13,7 @@ from lobes import __version__
 from lobes.config.study import StudyConfig
 from lobes.dissociation import LesionMatrix, PairVerdict
 from lobes.dissociation import dscores as library
-from lobes.dissociation.verdict import Verdict, undecided
+from lobes.dissociation.verdict import Verdict, less_alike, more_specialized, undecided
 from lobes.heads import HeadLayout, HeadScores
 from lobes.metrics import get_metric
 from lobes.results.base import ModelRecord, Site
@@ -60,9 +60,12 @@ def study_results(
     dissociations = {
         fraction: _dissociation(study, matrix, fraction) for fraction in matrix.fractions
     }
+    alike = None if similarity is None else Similarity.model_validate(similarity)
+    grown = None if growth is None else Growth.model_validate(growth)
+    specialized = _specialized(matrix, [*dissociations.values()])
     return RunResults(
         **opening(study.name),
-        verdicts=(_verdict(matrix, [*dissociations.values()]),),
+        verdicts=(specialized, *further_verdicts(grown, alike, len(tasks))),
         model=model,
         tasks=_tasks(tasks, matrix, study.iap.level),
         training=None if training is None else Training.model_validate(training),
@@ -77,8 +80,8 @@ def study_results(
         agreement=None
         if agreement is None
         else tuple(Agreement.model_validate(each) for each in agreement),
-        similarity=None if similarity is None else Similarity.model_validate(similarity),
-        growth=None if growth is None else Growth.model_validate(growth),
+        similarity=alike,
+        growth=grown,
         iap={**study.to_dict()["iap"], "seed": study.iap_seed},
         level=study.iap.level,
         environment=dict(environment),
@@ -189,7 +192,20 @@ def _dissociation(
     )
 
 
-def _verdict(matrix: LesionMatrix, found: Sequence[library.Dissociation | None]) -> Verdict:
+def further_verdicts(
+    growth: Growth | None, similarity: Similarity | None, n_tasks: int
+) -> list[Verdict]:
+    """The verdicts on the claims beside the first, as far as they were measured."""
+    found = []
+    if growth is not None:
+        change = growth.change["column"]
+        found.append(more_specialized(change.mean, *change.mean_interval))
+    if similarity is not None:
+        found.append(less_alike(similarity.evidence, n_tasks))
+    return found
+
+
+def _specialized(matrix: LesionMatrix, found: Sequence[library.Dissociation | None]) -> Verdict:
     """The verdict on claim 1, at the largest fraction."""
     if len(matrix.tasks) < 2:
         return undecided("a dissociation needs at least two tasks, here is one.")

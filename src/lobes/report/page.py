@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from lobes.files import check_replaceable, disk_faults, writing
 from lobes.report import axes, colors, drawing, maps
+from lobes.report import formatting as fmt
 from lobes.report.maps import HeatMaps
 from lobes.report.sections import Block, Html, Page, blocks_of
 from lobes.report.tables import (
@@ -89,6 +90,7 @@ def _environment() -> Environment:
         "width_of": maps.width_of,
         "cell_of": cell_of,
         "text_of": text_of,
+        "thousands": fmt.thousands,
         "spread": spread,
         "page_under": _under,
         "is_tall": lambda table: table.look == "tight" and len(table.rows) > TALL,

@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from lobes.dissociation.similarity import mean_overlap
 from lobes.results.base import (
     Count,
     Heads,
@@ -18,6 +19,7 @@ from lobes.results.base import (
     Vector,
     expect_shape,
 )
+from lobes.results.run import IatRecord
 
 
 class ComparedTask(TaskRecord):
@@ -27,21 +29,23 @@ class ComparedTask(TaskRecord):
     """The number of training examples that were held out, to choose weights by."""
 
 
-class SeedsIat(Record):
+class SeedsIat(IatRecord):
     """Which heads IAT trained with each seed."""
 
-    switch_step: Count
-    """The last step of ordinary training."""
-    steps: Count
-    """The steps of IAT that followed."""
     seconds: tuple[float, ...]
     """How long the importance took that chose the heads, for each seed."""
-    n_heads: Count
-    """All heads of the model."""
-    settings: Settings
-    """The settings of IAT."""
     heads: tuple[dict[str, Heads], ...]
     """The heads that each task trained, for each seed."""
+
+    @property
+    def overlap_of_seeds(self) -> float:
+        """How far two seeds choose the same heads for a task, 0 to 1; NaN for one seed."""
+        return mean_overlap([[run[task] for run in self.heads] for task in self.heads[0]])
+
+    @property
+    def overlap_of_tasks(self) -> float:
+        """How far two tasks of a seed have the same heads, 0 to 1; NaN for one task."""
+        return mean_overlap([list(run.values()) for run in self.heads])
 
 
 class Estimate(Record):

@@ -1,12 +1,14 @@
 """`results.json`: everything that one run measured, with its statistics and verdicts."""
 
+import math
 from collections.abc import Iterable, Set
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from lobes.dissociation.verdict import SPECIALIZED
+from lobes.dissociation import verdict
+from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where, shared_tasks
 from lobes.results.base import (
     Count,
     Heads,
@@ -23,6 +25,9 @@ from lobes.results.base import (
     Vector,
     expect_shape,
 )
+
+# Below this rank correlation with exact ablation, importance is doubtful.
+TRUSTED = 0.7
 
 
 class MeasuredTask(TaskRecord):
@@ -186,19 +191,31 @@ class StepScores(Record):
     """The main metric of each task."""
 
 
-class Iat(Record):
-    """Which heads IAT trained."""
+class IatRecord(Record):
+    """When and how IAT trained, in one run or in several."""
 
     switch_step: Count
     """The last step of ordinary training."""
     steps: Count
     """The steps of IAT that followed."""
-    seconds: float
-    """How long the importance took that chose the heads."""
     n_heads: Count
     """All heads of the model."""
     settings: Settings
     """The settings of IAT."""
+
+    @model_validator(mode="after")
+    def _is_known(self) -> "IatRecord":
+        missing = {"alpha", "share", "train_other"} - self.settings.keys()
+        if missing:
+            raise ValueError(f"settings lacks {', '.join(sorted(missing))}")
+        return self
+
+
+class Iat(IatRecord):
+    """Which heads IAT trained."""
+
+    seconds: float
+    """How long the importance took that chose the heads."""
     heads: dict[str, Heads]
     """The heads that each task trained."""
 
@@ -299,6 +316,15 @@ class Similarity(Record):
     measures: tuple[Measure, ...]
     """The measures of similarity."""
 
+    @property
+    def evidence(self) -> tuple[verdict.Trend, ...]:
+        """The trends as what decides claim 2 (`verdict.less_alike`)."""
+        return tuple(
+            verdict.Trend(each.name, found.correlation, *found.interval, found.p_holm, note)
+            for each in self.measures
+            for found, note in [(each.trend, each.trend.note or "")]
+        )
+
 
 class GrowthDScore(Record):
     """One definition's D-scores at one step of the training."""
@@ -311,8 +337,10 @@ class GrowthDScore(Record):
     """The model's."""
     mean_interval: Interval
     """Its interval."""
+    shared_mean: Number
+    """The mean over the tasks that have a D-score at both ends of the training."""
     shared_interval: Interval
-    """The interval of the mean over the tasks that have a D-score at both ends of the training."""
+    """Its interval."""
     note: str | None
     """What is undefined, and why."""
 
@@ -337,12 +365,17 @@ class GrowthPoint(Record):
     """Each task's score with nothing ablated."""
     scores: Matrix
     """The lesion matrix."""
-    dissociation: dict[Literal["row", "column", "relative"], GrowthDScore]
+    dissociation: dict[DScoreName, GrowthDScore] = Field(min_length=len(FORMULAS))
     """The D-scores by definition."""
     importance: tuple[MapOfTask, ...]
     """Each task's importance map."""
     stability: tuple[Number, ...]
     """The rank correlation of each of these maps with the task's map at the end."""
+
+    def stability_of(self, task: str) -> float:
+        """The stability of a task's map; NaN where its importance was not measured."""
+        stable = zip(self.importance, self.stability, strict=True)
+        return next((value for found, value in stable if found.task == task), math.nan)
 
 
 class Change(Record):
@@ -363,10 +396,17 @@ class Growth(Record):
 
     fraction: Share
     """The fraction of lesioned heads."""
-    points: tuple[GrowthPoint, ...]
+    points: tuple[GrowthPoint, ...] = Field(min_length=2)
     """Before the training, on the way, and at its end."""
-    change: dict[Literal["row", "column", "relative"], Change]
+    change: dict[DScoreName, Change] = Field(min_length=len(FORMULAS))
     """The change by definition."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Growth":
+        steps = [point.step for point in self.points]
+        if steps != sorted(set(steps)):
+            raise ValueError("the points are not in the order of their steps")
+        return self
 
 
 class Controls(Record):
@@ -432,9 +472,33 @@ class RunResults(Results):
         """The largest fraction, the one that the verdict speaks of."""
         return max(self.fractions, key=lambda each: each.fraction, default=None)
 
+    @property
+    def doubtful(self) -> tuple[Agreement, ...]:
+        """The tasks whose importance agrees badly with ablating every head by itself."""
+        return tuple(each for each in self.agreement or () if not each.spearman >= TRUSTED)
+
+    @property
+    def estimates(self) -> tuple[tuple[Estimate, ...], tuple[str, ...]]:
+        """Every estimate's mean agreement over the tasks that have all of them, the best first.
+
+        Beside it, the names of the tasks left out. Empty where that was not measured.
+        """
+        found = [each for each in self.agreement or () if each.estimates]
+        values = np.array([[one.spearman for one in each.estimates] for each in found]).T
+        shared = shared_tasks(values) if found else np.empty(0, dtype=bool)
+        if not shared.any():
+            return (), ()
+        means = mean_where(shared, values)
+        first, order = found[0].estimates, np.argsort(-means, kind="stable")
+        left_out = [each.task for each, kept in zip(found, shared, strict=True) if not kept]
+        return (
+            tuple(first[k].model_copy(update={"spearman": float(means[k])}) for k in order),
+            tuple(left_out),
+        )
+
     @model_validator(mode="after")
     def _fits(self) -> "RunResults":
-        self.verdict_on(SPECIALIZED)
+        self.verdict_on(verdict.SPECIALIZED)
         n, names = len(self.tasks), set(self.names)
         if len(names) < n:
             raise ValueError("two tasks have the same name")
@@ -447,6 +511,8 @@ class RunResults(Results):
             self._map_fits(values)
         if self.training is not None and self.training.iat is not None:
             self._heads_fit(self.training.iat.heads)
+            if len(self.training.iat.heads) < n:
+                raise ValueError("iat does not have heads for every task")
         if self.similarity is not None:
             for values in (s.values for s in self.similarity.measures):
                 expect_shape(values, (n, n), "similarity")
