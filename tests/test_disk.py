@@ -4,8 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -307,3 +309,43 @@ def test_a_fingerprint_sees_shape_and_type_of_an_array():
     }
     assert len(prints) == 4
     assert disk.fingerprint(array.reshape(2, 3).T.copy().T) in prints
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_what_is_made_beside_its_place_has_it_when_it_is_whole(tmp_path, is_folder):
+    target = tmp_path / "made"
+
+    def make(path, content):
+        if is_folder:
+            path.mkdir()
+        (path / "a" if is_folder else path).write_text(content)
+
+    def content():
+        return (target / "a" if is_folder else target).read_text()
+
+    def interrupted():
+        with disk.beside(target) as made:
+            make(made, "half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert names(tmp_path) == []
+    with disk.beside(target) as first, disk.beside(target) as second:  # as two processes do
+        make(first, "first")
+        make(second, "second")
+        assert not target.exists()
+    # the second was there before the first: a file is replaced, a folder stays
+    assert content() == ("second" if is_folder else "first")
+    assert names(tmp_path) == ["made"]
+    if is_folder:
+        disk.remove_at_once(target)
+        assert names(tmp_path) == []
+
+
+def test_one_module_gives_files_their_names():
+    source = Path(disk.__file__).parent
+    renaming = re.compile(r"os\.(replace|rename|umask)|mkstemp|mkdtemp|NamedTemporaryFile")
+    found = [path.name for path in source.rglob("*.py") if renaming.search(path.read_text("utf-8"))]
+    assert found == ["files.py"]
+    assert "umask" not in Path(disk.__file__).read_text("utf-8")

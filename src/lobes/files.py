@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -93,6 +94,33 @@ def whole_folder(
             raise
         _sync_folder(target.parent)
         restore(target, marker)
+
+
+@contextlib.contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """Yield the path of a file or folder to make, which becomes `target` when the block ends.
+
+    For caches, which several processes may fill at the same time: each makes its own. A file
+    replaces the one that is there, a folder gives way to the one that was there first.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=target.parent))
+    made = scratch / target.name
+    try:
+        yield made
+        if made.is_dir():
+            with contextlib.suppress(OSError):
+                os.rename(made, target)
+        else:
+            os.replace(made, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_at_once(folder: Path) -> None:
+    """Remove a folder that other processes may read: for them it is whole, then gone."""
+    away = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder.parent))
+    os.rename(folder, away / folder.name)
+    shutil.rmtree(away, ignore_errors=True)
 
 
 def restore(target: Path, marker: str | None = None) -> None:

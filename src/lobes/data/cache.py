@@ -11,7 +11,6 @@ import json
 import logging
 import mmap
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -23,6 +22,8 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Shaped
 
+from lobes.files import beside, remove_at_once
+
 logger = logging.getLogger("lobes")
 
 # So many bytes a `Spool` keeps in memory.
@@ -33,7 +34,6 @@ _UNUSED = 30 * 24 * 3600
 
 _CHUNK = 2**20
 _RECORD = "arrays.json"
-_TEMPORARY = ".lobes-tmp-"
 
 
 def cache_folder() -> Path:
@@ -124,24 +124,19 @@ def save(key: str, arrays: Mapping[str, Shaped[np.ndarray, " _"]]) -> None:
     Another process may do the same at the same time: one of the two entries stays.
     """
     target = cache_folder() / key
-    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_unused(target.parent)
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=target.parent))
-        record = {name: _write_array(temporary / name, array) for name, array in arrays.items()}
-        (temporary / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-        with contextlib.suppress(OSError):  # another process was first
-            os.rename(temporary, target)
+        with beside(target) as folder:
+            folder.mkdir()
+            record = {name: _write_array(folder / name, array) for name, array in arrays.items()}
+            (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
     except OSError as error:
         logger.warning(
             "%s: nothing can be kept in %s, so that the next run makes it again.",
             error.strerror or error,
             target.parent,
         )
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load(key: str) -> dict[str, Shaped[np.ndarray, " _"]] | None:
@@ -215,6 +210,4 @@ def _remove_unused(folder: Path) -> None:
 def _remove(folder: Path) -> None:
     """Remove an entry in one step, for whoever looks for it meanwhile."""
     with contextlib.suppress(OSError):
-        away = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder.parent))
-        os.rename(folder, away / folder.name)
-        shutil.rmtree(away, ignore_errors=True)
+        remove_at_once(folder)

