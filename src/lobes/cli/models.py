@@ -32,7 +32,8 @@ def tasks(
         typer.Option(help="A folder that holds the data of known tasks.", show_default=False),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Whose tokenizer counts tokens.", show_default=False)
+        str | None,
+        typer.Option(help="The model whose tokenizer counts tokens.", show_default=False),
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -88,7 +89,7 @@ def ag_pair(
         str | None,
         typer.Option(help="The column of topics, by default `label`.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="What decides the pairs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the random pairs.")] = 0,
 ) -> None:
     """Make the task AG-Pair: pairs of articles, of the same topic or of different ones.
 
@@ -152,7 +153,7 @@ def prune(
     ] = None,
     fraction: Annotated[
         float | None,
-        typer.Option(help="With --from-run: which share of all heads.", show_default=False),
+        typer.Option(help="With --from-run: the share of all heads to remove.", show_default=False),
     ] = None,
     task: Annotated[
         str | None,
@@ -165,8 +166,8 @@ def prune(
     export: Annotated[
         Export | None,
         typer.Option(
-            help="For transformers without lobes: with fewer heads in its own configuration, or at "
-            "full size with zeros.",
+            help="Write a model that transformers loads without lobes: one with fewer heads in its "
+            "own configuration, or one of full size with zeros.",
             show_default=False,
         ),
     ] = None,
@@ -174,7 +175,7 @@ def prune(
         int | None,
         typer.Option(
             min=1,
-            help="Tokens of each text on which the speed is measured; 128 where it is not given.",
+            help="Tokens of each text on which the speed is measured; 128 by default.",
             show_default=False,
         ),
     ] = None,

@@ -59,7 +59,7 @@ def run(
 
     Example: lobes run study.toml --controls 100
     """
-    chosen = _study(study, _with_controls(settings, controls), output)
+    chosen = _study(study, settings, output, controls)
     _run_stages(out, chosen, ("train", "iap", "report"), fresh)
 
 
@@ -99,7 +99,7 @@ def iap(
 
     Example: lobes iap study.toml --model runs/first/model --output runs/measured
     """
-    chosen = _study(study, _with_controls(settings, controls), output)
+    chosen = _study(study, settings, output, controls)
     if model is not None:
         from lobes.config.study import with_trained_model
 
@@ -177,7 +177,8 @@ def predict(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)],
     to: To,
     split: Annotated[
-        str, typer.Option(help="Which split; of MNLI, `test` is all of its test splits.")
+        str,
+        typer.Option(help="The split to predict; for MNLI, `test` means all of its test splits."),
     ] = "test",
     task: Annotated[
         list[str] | None,
@@ -186,7 +187,7 @@ def predict(
     study: Annotated[
         Path | None,
         typer.Option(
-            help="The study, where it has named other data since the run began.",
+            help="The study file, if it names other data than when the run began.",
             show_default=False,
         ),
     ] = None,
@@ -222,7 +223,7 @@ def report(
         typer.Argument(
             metavar="RUN...",
             help="The folder of a finished run, comparison or transfer study; or several runs of "
-            "the same tasks, to be taken together.",
+            "the same tasks, to be pooled.",
             show_default=False,
         ),
     ],
@@ -242,7 +243,7 @@ def report(
     ] = None,
     png: Annotated[bool, typer.Option(help="With --figures: PNG beside SVG.")] = True,
     output: Annotated[
-        Path, typer.Option(help="With several runs: the folder for what they say together.")
+        Path, typer.Option(help="With several runs: the folder for their pooled results.")
     ] = Path("runs/together"),
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
@@ -272,16 +273,15 @@ def report(
         webbrowser.open(page.resolve().as_uri())
 
 
-def _with_controls(settings: list[str] | None, controls: int | None) -> list[str] | None:
-    return settings if controls is None else [*(settings or ()), f"iap.controls={controls}"]
-
-
 def _study(
-    path: Path, settings: list[str] | None, output: Path | None
+    path: Path, settings: list[str] | None, output: Path | None, controls: int | None = None
 ) -> "lobes.config.study.StudyConfig":
     from lobes.config.study import load_study
 
-    study = load_study(path, settings or ())
+    settings = settings or []
+    if controls is not None:
+        settings = [*settings, f"iap.controls={controls}"]
+    study = load_study(path, settings)
     return study if output is None else study.model_copy(update={"output": str(output)})
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from lobes.clean import clean
 from lobes.heads import HeadLayout, Site
 from lobes.report import comparison, runs, terminal, transfer
-from lobes.report.formatting import fixed
+from lobes.report.formatting import fixed, listing
 from lobes.results.base import Results
 from lobes.results.run import Training
 
@@ -189,7 +189,7 @@ def _described(site: Site, layout: HeadLayout) -> tuple[str, ...]:
     lines = [
         site.name,
         f"{site.kind}-attention, {kind}: {site.n_heads} heads of size {site.head_dim}{groups}",
-        f"can be {_and(can)}",
+        f"can be {listing(can)}",
         *(f"cannot be {' or '.join(verbs)}: {reason}" for reason, verbs in cannot.items()),
     ]
     if site.beside_attention:
@@ -197,11 +197,6 @@ def _described(site: Site, layout: HeadLayout) -> tuple[str, ...]:
     if layout.sharing(site.index):
         lines.append("has parameters that other sites have too")
     return tuple(re.sub(r"(?<=\.)\d+(?=\.)", "*", line) for line in lines)
-
-
-def _and(words: list[str]) -> str:
-    """Words as a list in a sentence: "a, b and c"."""
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _spans(indices: list[int]) -> str:
