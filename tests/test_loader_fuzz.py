@@ -291,7 +291,7 @@ def test_sheets_of_a_workbook(tmp_path, rows, names, empty):
     sheets = {"a": sheet, "b": [] if empty else sheet}
 
     def read(name, **given):
-        found = rows_of_sheets(tmp_path / "x.xlsx", sheets, ("text",))
+        found = rows_of_sheets(sheets, ("text",))
         return Task(name, train=found, text="text", **given)
 
     outcome(read, "x")

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import datasets
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lobes.errors import ConfigError, DataError
-from lobes.tasks.sources import load_task
+from lobes.errors import ConfigError, DataError, LobesError
+from lobes.tasks.formats import read_rows
+from lobes.tasks.sources import TaskSource, load_split, load_task
 
 TEXTS = ("NA", "null", "001", 'say "so", twice', "naïve – 東京", "  blanks kept ", "1.5", "True")
 LABELS = tuple(i % 2 for i in range(len(TEXTS)))
@@ -126,6 +128,49 @@ def test_labels_of_csv_are_numbers_where_all_of_them_are(tmp_path, cells, labels
     assert task.train.labels.tolist() == values
 
 
+OPENED: list[str] = []
+sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if event == "open" else None)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".csv.gz"])
+def test_each_file_is_opened_once(tmp_path, suffix):
+    frame = numbered(40)
+    content = {
+        ".csv": frame.to_csv(index=False),
+        ".tsv": frame.to_csv(index=False, sep="\t", quoting=csv.QUOTE_ALL),
+        ".jsonl": frame.to_json(orient="records", lines=True),
+        ".json": "\n" + frame.to_json(orient="records"),
+        ".csv.gz": gzip.compress(frame.to_csv(index=False).encode()),
+    }[suffix]
+    train, test = (save(tmp_path / f"{name}{suffix}", content) for name in ("train", "test"))
+    source = TaskSource("x", train=train, test=test, text="text", filter={"label": [0, 1]})
+    OPENED.clear()
+    task = load_task(source, train_size=5)
+    assert [OPENED.count(str(path)) for path in (train, test)] == [1, 0]
+    task.replace(name="y", train=task.train.select([4, 3, 2, 1]))
+    assert len(load_split(source, "train")) == 40
+    assert [OPENED.count(str(path)) for path in (train, test)] == [2, 0]
+    assert load_split(source, "test").labels.tolist() == [0, 1] * 20  # the names are those of train
+    assert [OPENED.count(str(path)) for path in (train, test)] == [3, 1]
+
+
+def test_a_source_is_the_same_as_its_fields(tmp_path):
+    path = write(tmp_path / "train.tsv", numbered(40))
+    given = {"text": "text", "train": path.name, "folder": tmp_path}
+    source = TaskSource("x", **given)
+    assert load_task(source).train.texts == load_task("x", **given).train.texts
+    assert load_split(source, "train").texts == load_split("x", "train", **given).texts
+    other = load_task(source, labels=("no", "yes"))
+    assert other.labels == ("no", "yes")
+    for changes, message in (
+        ({"text": ("a", "b", "c")}, "Task 'x' has 3 text columns: expected one, or two"),
+        ({"label": "text"}, "Task 'x' takes column 'text' both as text and as label."),
+        ({"delimiter": ", "}, "The delimiter is ', ': expected one character"),
+    ):
+        with pytest.raises(LobesError, match=message):
+            load_task(source, **changes)
+
+
 def test_files_are_found_from_the_given_folder(tmp_path):
     write(tmp_path / "train.csv", numbered(6))
     task = load_task("x", train="train.csv", validation="train.csv", text="text", folder=tmp_path)
@@ -195,7 +240,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence():
     )
     assert message.endswith("Check the names and the connection, or name local files instead.")
     assert "\n" not in message
-    assert error.value.__cause__ is None
+    assert error.value.__cause__ is not None  # the library's own error, for --debug
 
 
 GOOD = b"text,label\na,0\nb,1\n"
@@ -384,8 +429,6 @@ def test_parquet_with_damaged_pages_is_refused(tmp_path):
 def test_only_the_named_columns_of_parquet_are_read(tmp_path):
     table = pa.Table.from_pandas(numbered(4)).append_column("image", pa.array([b"x" * 9] * 4))
     pq.write_table(table, tmp_path / "data.parquet")
-    from lobes.tasks.sources import read_rows
-
     assert read_rows(tmp_path / "data.parquet", ["text"]).column_names == ["text"]
 
 

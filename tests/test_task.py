@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from lobes.errors import ConfigError, DataError
+from lobes.errors import ConfigError, DataError, LobesError
+from lobes.tasks.columns import Blocks
 from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task, TaskSpec, as_tasks
 
@@ -121,6 +122,66 @@ def test_examples_are_taken_as_they_are():
     assert task.train.labels.tolist() == [1, 0, 1]
     regression = Examples((("one",), ("two",)), np.array([0.5, 1.0], dtype=np.float32))
     assert Task("x", train=regression, text="sentence").is_regression
+
+
+def test_a_copy_has_other_examples_another_name_or_metric_and_the_same_data():
+    task = Task("x", train=ROWS * 3, validation=ROWS, text="sentence")
+    copy = task.replace(name="y", metric="matthews")
+    assert (copy.name, copy.metric, copy.labels) == ("y", "matthews", task.labels)
+    assert copy.train is task.train
+    assert copy.validation is task.validation
+    few = task.train.select([4, 2, 0])
+    cut = task.replace(train=few, validation=None)
+    assert cut.train is few
+    assert cut.validation is None
+    assert cut.spec == task.spec
+    assert (task.name, len(task.train), task.metric) == ("x", 9, "accuracy")
+
+
+def test_a_copy_refuses_what_the_task_cannot_have():
+    task = Task("x", train=ROWS * 3, validation=ROWS, text="sentence")
+    for changes, message in (
+        ({"name": "a b"}, "'a b' cannot be a task's name"),
+        ({"metric": "spearman"}, "Task 'x' has classes, which the metric 'spearman' cannot judge"),
+        ({"train": task.train.select([])}, "Task 'x': train has no examples; give it some"),
+        (
+            {"validation": task.train.select([0, 3])},
+            "Task 'x': validation has one class only: all 2 examples have the label 'good'",
+        ),
+        (
+            {"train": Examples((("a",), ("b",)), np.array([0, 2]))},
+            r"Task 'x': train has labels of int64 in the shape \[2\], from 0 to 2: expected "
+            r"indices of 'bad', 'good', from 0 to 1.",
+        ),
+        (
+            {"train": Examples((("a",), ("b",)), np.array([0.5, 1.0]))},
+            "train has labels of float64 .* expected indices of 'bad', 'good'",
+        ),
+        (
+            {"train": Examples((("a", "b"), ("b", "a")), np.array([0, 1]))},
+            "train has examples without one text for each of 'sentence'",
+        ),
+    ):
+        with pytest.raises(LobesError, match=message):
+            task.replace(**changes)
+    several = Task("m", train=[{"t": "a", "label": [1]}, {"t": "b", "label": [0, 1]}], text="t")
+    with pytest.raises(DataError, match=r"same labels in all 2 examples, '1'; a task needs"):
+        several.replace(train=several.train.select([0, 0]))
+    with pytest.raises(DataError, match="expected a matrix with a column of 0 and 1 for each of"):
+        several.replace(train=Examples((("a",), ("b",)), np.array([0, 1])))
+    targets = Task("r", train=rows(0.5, 1.5), text="sentence")
+    assert len(targets.replace(train=targets.train.select([1, 1])).train) == 2
+    with pytest.raises(DataError, match="expected targets, which are floats"):
+        targets.replace(train=Examples((("a",), ("b",)), np.array([0, 1])))
+
+
+def test_an_error_of_rows_that_are_read_lazily_begins_with_the_split():
+    def blocks():
+        yield rows(0, 1)
+        raise DataError("The file 'b.csv' is empty.")
+
+    with pytest.raises(DataError, match=r"^Task 'x': validation: The file 'b.csv' is empty.$"):
+        Task("x", train=ROWS, validation=Blocks(blocks), text="sentence")
 
 
 def test_select_keeps_the_given_order():

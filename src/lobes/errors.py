@@ -12,6 +12,9 @@ another one keeps it as its cause. The command line prints the message and exits
 `--debug` adds the traceback, causes included.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LobesError(Exception):
     """The base of every error that `lobes` raises on purpose."""
@@ -35,3 +38,20 @@ class ModelError(LobesError, ValueError):
 
 class RunError(LobesError, RuntimeError):
     """A run's folder is in use, damaged, or belongs to another study."""
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Put `place` before the message of a DataError or ConfigError that is raised in the block.
+
+    A message that begins in lower case continues the place: "Task 'mood': train" and "row 3 has
+    no label" make one sentence. Any other is a sentence of its own and follows a colon. Rows that
+    are read lazily raise their errors where they are iterated, so iterate them in the block.
+    """
+    try:
+        yield
+    except (DataError, ConfigError) as error:
+        # changed in place: a new error would hide the traceback and the cause of this one
+        message = str(error)
+        error.args = (f"{place}{' ' if message[:1].islower() else ': '}{message}",)
+        raise

@@ -18,6 +18,7 @@ from lobes import limits
 from lobes.measure.settings import IapSettings
 from lobes.metrics import METRICS
 from lobes.tasks.known import KNOWN
+from lobes.tasks.sources import TaskSource
 from lobes.training.sampling import Sampling
 from lobes.training.settings import IAT
 
@@ -72,7 +73,7 @@ class Section(BaseModel):
 class TaskConfig(Section):
     """One `[[tasks]]` table: a known task by its name, or files, or a data set of the hub.
 
-    What is left out is as for `lobes.tasks.sources.load_task`: without `validation` a tenth of
+    What is left out is as for `lobes.tasks.sources.TaskSource`: without `validation` a tenth of
     the training examples is held out. `prompt` and `words` are as for `lobes.tasks.prompts`.
     """
 
@@ -131,10 +132,10 @@ class TaskConfig(Section):
         """Whether the task is one of the known ones, and no data of the user's own."""
         return self.dataset is None and self.train is None and self.name in KNOWN
 
-    def source(self) -> dict[str, Any]:
-        """The settings that say what the data are, as `load_task` and `load_split` take them."""
-        own = {"test", "train_size", "validation_size", "stratified", "prompt", "words"}
-        return self.model_dump(exclude=own)
+    def source(self, data_dir: str | None) -> TaskSource:
+        """Where the data are and what they mean; `data_dir` is for a known task's."""
+        own = {"train_size", "validation_size", "stratified", "prompt", "words"}
+        return TaskSource(**self.model_dump(exclude=own), data_dir=data_dir)
 
     @model_validator(mode="before")
     @classmethod

@@ -14,12 +14,13 @@ import numpy as np
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.files import disk_faults, writing
 from lobes.tasks.ag_pair import LABELS, Pairs, ag_pairs
-from lobes.tasks.columns import check_label_values, check_texts, listed, read_columns
+from lobes.tasks.columns import check_texts, listed, read_columns
 from lobes.tasks.delimited import Dialect, header_of, read_cells
 from lobes.tasks.folders import LABEL_COLUMN
 from lobes.tasks.formats import read_rows
 from lobes.tasks.known import known_task
-from lobes.tasks.raw_files import kind_of
+from lobes.tasks.raw_files import at_file, kind_of
+from lobes.tasks.raw_labels import check_label_values
 
 # What stands between the parts of an article.
 JOINT = " - "
@@ -83,7 +84,6 @@ def make_pairs(
 
 def _read(source: Path, text: tuple[str, ...], topic: str | None) -> tuple[list[str], list[Any]]:
     """The articles and their topics."""
-    where = f"The file {str(source)!r}"
     columns: tuple[str, ...]
     is_ag_news = not text and topic is None and _is_ag_news(source)
     if is_ag_news:
@@ -96,16 +96,17 @@ def _read(source: Path, text: tuple[str, ...], topic: str | None) -> tuple[list[
     else:
         label, columns = topic or "label", text or ("text",)
         rows = read_rows(source, (*columns, label))
-    found = read_columns(where, rows, (*columns, label))
-    parts = [check_texts(where, column, found[column]) for column in columns]
-    topics, kind = check_label_values(where, label, found[label])
-    if kind == "float":
-        raise DataError(
-            f"{where} has numbers with a fraction in the column {label!r}: expected topics, as "
-            f"text or whole numbers; name their column with --topic."
-        )
-    if is_ag_news:
-        topics = [_topic_of(where, row, cell) for row, cell in enumerate(topics)]
+    with at_file(source):
+        found = read_columns(rows, (*columns, label))
+        parts = [check_texts(column, found[column]) for column in columns]
+        topics, kind = check_label_values(label, found[label])
+        if kind == "float":
+            raise DataError(
+                f"has numbers with a fraction in the column {label!r}: expected topics, as text "
+                f"or whole numbers; name their column with --topic."
+            )
+        if is_ag_news:
+            topics = [_topic_of(row, cell) for row, cell in enumerate(topics)]
     return [JOINT.join(article) for article in zip(*parts, strict=True)], topics
 
 
@@ -119,12 +120,12 @@ def _is_ag_news(source: Path) -> bool:
     return len(cells) == 3 and cells[0].isdecimal()
 
 
-def _topic_of(where: str, row: int, cell: str) -> str:
+def _topic_of(row: int, cell: str) -> str:
     """The name of one of AG's classes, which are counted from 1."""
     names = known_task("ag").labels or ()
     if cell.strip() not in map(str, range(1, len(names) + 1)):
         raise DataError(
-            f"{where} row {row} (from 0) has the class {cell!r}: AG's News has the classes 1 to "
+            f"row {row} (from 0) has the class {cell!r}: AG's News has the classes 1 to "
             f"{len(names)}; for another corpus, name its columns with --topic and --text."
         )
     return names[int(cell) - 1]

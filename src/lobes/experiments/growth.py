@@ -29,7 +29,7 @@ from lobes.experiments.store import RunFolder
 from lobes.measure.iap import lesion_plan
 from lobes.measure.steps import Plan, Step, changed
 from lobes.modeling import MultiTaskModel
-from lobes.tasks.task import Task, with_data
+from lobes.tasks.task import Task
 from lobes.training.selection import evaluation_steps
 
 # The probes of step 0: from so many examples, with so much ridge (features are standardised).
@@ -168,7 +168,7 @@ def _fewer(task: Task, seed: int) -> Task:
     if len(train) > PROBE_EXAMPLES:
         # every class is among them, so that this cannot fail after the training
         train = train.select(np.sort(growing_order(task, seed)[:PROBE_EXAMPLES]))
-    return with_data(task, train, None)
+    return task.replace(train=train, validation=None)
 
 
 def _dissociation(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> Dissociation:

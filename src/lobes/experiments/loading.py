@@ -44,12 +44,11 @@ def load_tasks(study: StudyConfig, progress: StageProgress | None = None) -> lis
         if progress:
             progress("reading data", number, len(study.tasks))
         loaded = load_task(
-            **task.source(),
+            task.source(study.data_dir),
             train_size=task.train_size,
             validation_size=task.validation_size,
             stratified=task.stratified,
             seed=study.seed,
-            data_dir=study.data_dir,
         )
         if loaded.train is None and _needs_training_data(study):
             raise DataError(

@@ -44,7 +44,7 @@ from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.precision import resolve_precision
 from lobes.modeling.saved import ENCODER
 from lobes.progress import Progress
-from lobes.tasks.task import Task, with_data
+from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
 from lobes.training.iat import IAT
 from lobes.training.sampling import TaskBatchSampler
@@ -132,7 +132,7 @@ class SeedRun:
     def learnable(self) -> tuple[Task, ...]:
         """The tasks with what is trained on, and the validation data that are reported."""
         return tuple(
-            with_data(task, part.train, task.validation)
+            task.replace(train=part.train)
             for task, part in zip(self.tasks, self.parts, strict=True)
         )
 

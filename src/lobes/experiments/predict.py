@@ -7,6 +7,7 @@ a TSV file with the probability of each label.
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -146,17 +147,17 @@ def _splits(task: TaskConfig, spec: TaskSpec, split: str, data: StudyConfig) -> 
 
     Labels are the model's, in its order, whatever the study or the training data say by now.
     """
-    source = task.source()
+    source = task.source(data.data_dir)
     if not task.is_known:
         labels = None if isinstance(task.label, tuple) else spec.labels
-        source |= {"labels": labels, "metric": spec.metric}
+        source = replace(source, labels=labels, metric=spec.metric)
     held_out = task.validation is None and task.dataset is None and not task.is_known
     if split == "validation" and held_out:  # no file of its own: what the run held out
-        same = task.model_copy(update={"labels": source["labels"], "metric": spec.metric})
+        same = task.model_copy(update={"labels": source.labels, "metric": spec.metric})
         (loaded,) = load_tasks(data.model_copy(update={"tasks": (same,)}))
         examples = loaded.validation
         assert examples is not None  # load_task holds some out
-        return {split: Split(examples.texts, examples.labels, examples.images)}
+        return {split: Split.of(examples)}
     names = [split]
     if task.is_known:
         known = known_task(task.name).splits
@@ -164,7 +165,7 @@ def _splits(task: TaskConfig, spec: TaskSpec, split: str, data: StudyConfig) -> 
     found = {}
     for name in names:
         try:
-            found[name] = load_split(split=name, **source, test=task.test, data_dir=data.data_dir)
+            found[name] = load_split(source, name)
         except DataError as error:
             if name != OPTIONAL or split == OPTIONAL:
                 raise

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lobes.errors import DataError
-from lobes.tasks.task import Task, with_data
+from lobes.tasks.task import Task
 
 # So few examples of a class, or of a regression, can still be divided between two parts.
 LEAST = 2
@@ -53,7 +53,7 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
                     f"are needed."
                 )
             )
-    return with_data(task, rest, held_out)
+    return task.replace(train=rest, validation=held_out)
 
 
 def growing_order(task: Task, seed: int) -> Int[np.ndarray, " examples"]:

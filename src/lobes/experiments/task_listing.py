@@ -3,6 +3,8 @@
 Everything comes back as plain values, for JSON and for tables.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +12,11 @@ from jaxtyping import Int
 
 from lobes.config.settings import TaskConfig
 from lobes.config.study import StudyConfig
-from lobes.errors import ConfigError, DataError
+from lobes.errors import ConfigError, DataError, LobesError
 from lobes.tasks.columns import listed, suggest
 from lobes.tasks.known import KNOWN, KnownTask, known_task
-from lobes.tasks.sources import Split, load_split, load_task
+from lobes.tasks.sources import Split, TaskSource, load_published, load_split
+from lobes.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,10 +53,15 @@ def describe_task(
     Raises DataError where no split can be read, and for names that are not known.
     """
     task = _task_of(name, study)
-    facts = _facts(known_task(name)) if task.is_known else _own_facts(task, study)
+    source = task.source(data_dir or (study.data_dir if study else None))
     is_text = task.image is None
-    folder = data_dir or (study.data_dir if study else None)
-    splits = _load_splits(task, facts, folder)
+    if task.is_known:
+        facts = _facts(known_task(name))
+        splits = _load_splits(source, facts["splits"])
+    else:
+        loaded = load_published(source)
+        facts = _own_facts(source, loaded)
+        splits = _published(source, loaded)
     model = model or (study.model if study else None)
     trusted = trust_remote_code or (study is not None and study.trust_remote_code)
     tokenizer = _tokenizer(model, trusted) if is_text else None
@@ -86,11 +94,10 @@ def _facts(task: KnownTask) -> dict[str, Any]:
     }
 
 
-def _own_facts(task: TaskConfig, study: StudyConfig | None) -> dict[str, Any]:
+def _own_facts(source: TaskSource, loaded: Task) -> dict[str, Any]:
     """The same of a task of the user's own, whose labels and metric its data tell."""
-    loaded = load_task(**task.source(), data_dir=study.data_dir if study else None)
     return {
-        "name": task.name,
+        "name": loaded.name,
         "text": list(loaded.text),
         **({"image": loaded.image} if loaded.image else {}),
         "label": loaded.label if isinstance(loaded.label, str) else list(loaded.label),
@@ -100,10 +107,10 @@ def _own_facts(task: TaskConfig, study: StudyConfig | None) -> dict[str, Any]:
         "splits": [
             split
             for split in ("train", "validation", "test")
-            if split == "train" or getattr(task, split) is not None
+            if split == "train" or getattr(source, split) is not None
         ],
-        "hub": task.dataset,
-        "config": task.config,
+        "hub": source.dataset,
+        "config": source.config,
     }
 
 
@@ -121,23 +128,35 @@ def _task_of(name: str, study: StudyConfig | None) -> TaskConfig:
     )
 
 
-def _load_splits(
-    task: TaskConfig, facts: dict[str, Any], data_dir: str | None
-) -> dict[str, Split | str]:
-    """Every split, or the sentence with which it was refused."""
-    found: dict[str, Split | str] = {}
-    first: DataError | ConfigError | None = None
-    for split in facts["splits"]:
-        try:
-            found[split] = load_split(
-                split=split, **task.source(), test=task.test, data_dir=data_dir
-            )
-        except (DataError, ConfigError) as error:
-            first = first or error
-            found[split] = str(error)
-    if first and all(isinstance(split, str) for split in found.values()):
-        raise first
-    return found
+def _published(source: TaskSource, loaded: Task) -> dict[str, Split | str]:
+    """Every split of a task of the user's own, of which only the test split is left to be read."""
+    splits: dict[str, Split | str] = {
+        split: Split.of(examples)
+        for split in ("train", "validation")
+        if (examples := getattr(loaded, split)) is not None
+    }
+    if source.test is not None:
+        labels = loaded.labels if isinstance(loaded.label, str) else None
+        known = replace(source, labels=labels, metric=loaded.metric)
+        found = _split_or_error(known, "test")
+        splits["test"] = str(found) if isinstance(found, LobesError) else found
+    return splits
+
+
+def _load_splits(source: TaskSource, names: Sequence[str]) -> dict[str, Split | str]:
+    """Every split, or the sentence with which it was refused; an error where all are refused."""
+    found = {split: _split_or_error(source, split) for split in names}
+    errors = [split for split in found.values() if isinstance(split, LobesError)]
+    if len(errors) == len(found):
+        raise errors[0]
+    return {k: str(v) if isinstance(v, LobesError) else v for k, v in found.items()}
+
+
+def _split_or_error(source: TaskSource, split: str) -> Split | LobesError:
+    try:
+        return load_split(source, split)
+    except (DataError, ConfigError) as error:
+        return error
 
 
 def _tokenizer(model: str | None, trust_remote_code: bool) -> "PreTrainedTokenizerBase | None":

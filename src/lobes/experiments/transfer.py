@@ -53,7 +53,7 @@ from lobes.progress import Progress, StageProgress
 from lobes.report.transfer import render
 from lobes.results import TransferResults, as_bytes
 from lobes.results.over_seeds import TransferSummary
-from lobes.tasks.task import Task, with_data
+from lobes.tasks.task import Task
 
 STARTS = ("pretrained", *PAIR)
 
@@ -136,9 +136,7 @@ class _Transfer:
         assert self.task.train is not None
         order = growing_order(self.task, self.run.study.seed)
         return [
-            with_data(
-                self.task, self.task.train.select(np.sort(order[:size])), self.task.validation
-            )
+            self.task.replace(train=self.task.train.select(np.sort(order[:size])))
             for size in subset_sizes(self.task, self.settings.fractions)
         ]
 

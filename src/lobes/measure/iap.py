@@ -30,7 +30,7 @@ from lobes.measure.steps import Arrays, Plan, Step, carry_out
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
 from lobes.progress import Progress, StageProgress
-from lobes.tasks.task import Task, as_tasks, with_data
+from lobes.tasks.task import Task, as_tasks
 
 Remember = Callable[[str, Callable[[], Arrays]], Arrays]
 
@@ -397,7 +397,7 @@ def _sample(settings: IapSettings, tasks: Sequence[Task]) -> dict[str, np.ndarra
 def _some(task: Task, places: Int[np.ndarray, " _"]) -> Task:
     """The task with some of its validation examples."""
     assert task.validation is not None
-    return with_data(task, task.train, task.validation.select(places))
+    return task.replace(validation=task.validation.select(places))
 
 
 def _joined(tasks: Sequence[Task], parts: Sequence[Arrays]) -> Arrays:

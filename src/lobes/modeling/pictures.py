@@ -80,7 +80,7 @@ class ImageProcessor:
             self._pixels([image])
         except Exception as error:
             raise DataError(
-                f"{picture.where} has a picture of {image.width} x {image.height} pixels that "
+                f"{picture.place} has a picture of {image.width} x {image.height} pixels that "
                 f"{self.name} cannot process, {picture.name} ({error}); replace it."
             ) from error
 

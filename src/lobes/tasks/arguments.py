@@ -1,4 +1,4 @@
-"""Arguments that a new user may mistype: one sentence with what was meant, where that is clear."""
+"""Arguments that a new user may mistype: each mistake becomes one sentence with the remedy."""
 
 import functools
 import inspect
@@ -12,15 +12,23 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def known_arguments(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function, called `name` in messages, refuse arguments that it has not as `lobes` does.
+def known_arguments(
+    name: str, settings: type | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function, called `name` in messages, raise ConfigError for arguments it does not have.
 
-    It then raises ConfigError, with the nearest of its arguments, where Python has a TypeError.
+    The message names the nearest of its arguments, where Python has a TypeError. Those of the
+    class `settings` are arguments, too.
     """
 
     def decorate(call: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(call)
-        known = [each for each in signature.parameters if each != "self"]
+        known = [
+            parameter.name
+            for each in (call, *((settings,) if settings else ()))
+            for parameter in inspect.signature(each).parameters.values()
+            if parameter.name != "self" and parameter.kind != parameter.VAR_KEYWORD
+        ]
 
         @functools.wraps(call)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -36,7 +44,7 @@ def known_arguments(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 raise ConfigError(
                     f"{name} cannot be called like this ({error}): expected the name first, and "
                     f"all else by keyword, as in train=…, text=…."
-                ) from None
+                ) from error
             return call(*args, **kwargs)
 
         return checked
@@ -44,20 +52,19 @@ def known_arguments(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def columns_of(task: str, argument: str, given: Any) -> tuple[str, ...]:
+def names_of(argument: str, given: Any) -> tuple[str, ...]:
     """The names of one or several columns; of texts there may be none."""
     names = (given,) if isinstance(given, str) else given
     if given is None and argument == "text":
         names = ()
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise DataError(
-            f"Task {task!r} has {argument}={given!r}: expected the name of a column, or a list of "
-            f"names."
+            f"has {argument}={given!r}: expected the name of a column, or a list of names."
         )
     return tuple(names)
 
 
-def label_names(task: str, given: Any) -> tuple[str, ...] | None:
+def label_names(given: Any) -> tuple[str, ...] | None:
     """The class names in order; DataError for what has no order, or is no list of names."""
     if given is None:
         return None
@@ -71,14 +78,14 @@ def label_names(task: str, given: Any) -> tuple[str, ...] | None:
         else:
             names = ["negative", "positive"]
         raise DataError(
-            f"Task {task!r} has a dictionary as labels: expected the names in the order of the "
-            f"class indices, such as labels=({listed(names)})."
+            f"has a dictionary as labels: expected the names in the order of the class indices, "
+            f"such as labels=({listed(names)})."
         )
     is_set = isinstance(given, set | frozenset)
     if is_set or isinstance(given, str | bytes) or not isinstance(given, Iterable):
         kind = "a set, which has no order," if is_set else repr(given)
         raise DataError(
-            f"Task {task!r} has {kind} as labels: expected a list of names in the order of the "
-            f'class indices, such as labels=("negative", "positive").'
+            f"has {kind} as labels: expected a list of names in the order of the class indices, "
+            f'such as labels=("negative", "positive").'
         )
     return tuple(given)

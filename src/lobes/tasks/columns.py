@@ -1,36 +1,72 @@
-"""Columns of any supported kind of data as plain lists, with their values checked.
+"""Data of any supported kind, read block by block as columns: plain lists of checked values.
 
-What a cell may hold is decided here: text is text, never a number or nothing; a label is text or
-a number. Each refusal names the split, the row (from 0) and the column.
+What a cell may hold is decided here: text is text, never a number or nothing. What a cell of
+labels may hold is in `raw_labels.py`. Messages name the row (from 0) and the column; the task and
+the split are put before them where the split is read (`reading.read_split`).
 """
 
 import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from lobes.errors import DataError
+from lobes.errors import DataError, at
 
 # A datasets.Dataset, a pandas.DataFrame, a pyarrow.Table or a list of dicts. The first three are
-# recognised by what they offer, so that none of those libraries need be imported.
+# recognized by what they offer, so that none of those libraries need be imported.
 TaskData = Any
 
-LabelKind = Literal["text", "whole", "float"]
-
-# What a cell of a label's own column may hold, as text in small letters.
-_YES_OR_NO = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
-
-# So many rows of a data set or a table become Python's values at a time.
+# How many rows of a data set or a table become Python values at a time: enough that a call for
+# each block costs nothing, few enough that a block of long texts takes some 10 MB.
 _BLOCK = 10_000
 
 
-class Blocks:
-    """Rows that come in blocks, each of a kind that `Task` takes, and so need no memory together.
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of a task: one or two of text or one of images, and those of the labels.
 
-    Every iteration begins anew: `read` gives the blocks, in order.
+    Raises DataError for columns that do not fit together.
+    """
+
+    text: tuple[str, ...]
+    label: str | tuple[str, ...]
+    image: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.image is not None and self.text:
+            raise DataError(
+                f"has the text columns {listed(self.text)} and the image column {self.image!r}: "
+                f"expected one of the two kinds."
+            )
+        if self.image is None and not 1 <= len(self.text) <= 2:
+            raise DataError(
+                f"has {len(self.text)} text columns: expected one, or two for pairs of texts."
+            )
+        for column in self.labels:
+            if column in self.inputs:
+                kind = "text" if self.image is None else "image"
+                raise DataError(f"takes column {column!r} both as {kind} and as label.")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns of what the model sees."""
+        return self.text if self.image is None else (self.image,)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns of labels, one or several."""
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+
+class Blocks:
+    """Rows in blocks, each of a kind that `Task` takes, so that they are never in memory together.
+
+    `read` returns the blocks in order; it is called anew for each iteration.
     """
 
     def __init__(self, read: Callable[[], Iterator[TaskData]]) -> None:
@@ -38,6 +74,9 @@ class Blocks:
 
     def __iter__(self) -> Iterator[TaskData]:
         return self._read()
+
+
+NO_EXAMPLES = "has no examples; give it some, or leave the split out."
 
 
 class NamedRows(list[dict[str, Any]]):
@@ -51,7 +90,7 @@ class NamedRows(list[dict[str, Any]]):
 
 
 def blocks_of(data: TaskData) -> Iterator[tuple[int, TaskData]]:
-    """Data of any supported kind in blocks, each with the number of its first row.
+    """Yield data of any supported kind in blocks, each with the number of its first row.
 
     Data without rows, or of no supported kind, are one block.
     """
@@ -87,34 +126,43 @@ def column_names(data: TaskData) -> list[str]:
     return list(names)
 
 
-def read_columns(
-    where: str, data: TaskData, wanted: tuple[str, ...], start: int = 0
-) -> dict[str, list[Any]]:
-    """The wanted columns of any supported kind of data, as lists.
+def read_columns(data: TaskData, wanted: Sequence[str], start: int = 0) -> dict[str, list[Any]]:
+    """Return the wanted columns of any supported kind of data as lists.
 
-    `start` is the number of the first row, for the messages.
+    `start` is the number of the first row, for the messages. Columns of `datasets.Image` give
+    bytes and paths, not pixels. Raises DataError for other kinds of data, no rows and missing
+    columns.
     """
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
-        return _read_rows(where, data, wanted, start)
+        return _read_rows(data, wanted, start)
     is_frame = hasattr(data, "iloc") and hasattr(data, "columns")
     is_table = hasattr(data, "column_names") and hasattr(data, "num_rows")
     if isinstance(data, Mapping) or not (is_frame or is_table):
         kind = type(data)
         raise DataError(
-            f"{where} is a {kind.__module__}.{kind.__qualname__}: expected a datasets.Dataset, a "
+            f"is a {kind.__module__}.{kind.__qualname__}: expected a datasets.Dataset, a "
             f"pandas.DataFrame, a pyarrow.Table or a list of dicts, holding one split."
             + _how_to_read(data)
         )
     if not len(data):
-        raise DataError(f"{where} has no examples; give it some, or leave the split out.")
-    check_present(where, wanted, list(data.columns if is_frame else data.column_names))
+        raise DataError(NO_EXAMPLES)
+    check_present(wanted, list(data.columns if is_frame else data.column_names))
     if hasattr(data, "with_format"):  # a Dataset may be set to give tensors
-        data = data.with_format(None)
-    return {column: _column_list(where, column, data[column]) for column in wanted}
+        data = _undecoded(data.with_format(None), wanted)
+    return {column: _column_list(column, data[column]) for column in wanted}
+
+
+def _undecoded(data: TaskData, columns: Sequence[str]) -> TaskData:
+    """A Dataset whose image columns give bytes and paths, so that no pixels are made here."""
+    for column in columns:
+        feature = data.features.get(column)
+        if type(feature).__name__ == "Image":
+            data = data.cast_column(column, type(feature)(decode=False))
+    return data
 
 
 def _how_to_read(data: Any) -> str:
-    """What makes rows of data that are none: of a file's name, of several splits, of columns."""
+    """The hint for what is often given in the place of rows: a path, several splits, columns."""
     if isinstance(data, str | os.PathLike):
         return " Files are read by lobes.tasks.sources.load_task."
     if isinstance(data, Mapping) and any(hasattr(value, "num_rows") for value in data.values()):
@@ -124,180 +172,75 @@ def _how_to_read(data: Any) -> str:
     return ""
 
 
-def _column_list(where: str, name: str, column: Any) -> list[Any]:
+def _column_list(name: str, column: Any) -> list[Any]:
     try:
         for method in ("to_pylist", "tolist"):
             if hasattr(column, method):
                 return list(getattr(column, method)())
         return list(column)
-    except (ValueError, OverflowError) as error:  # text that is none, dates beyond the calendar
-        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+    except (ValueError, OverflowError) as error:  # bytes that are no text, dates out of range
         raise DataError(
-            f"{where} has a value in column {name!r} that cannot be read: {reason}."
-        ) from None
+            f"has a value in column {name!r} that cannot be read: {reason_of(error)}."
+        ) from error
 
 
-def _read_rows(
-    where: str, rows: Sequence[Any], wanted: tuple[str, ...], start: int
-) -> dict[str, list[Any]]:
+def reason_of(error: Exception) -> str:
+    """The first line of a library's error, to be put into a sentence; its type where it is mute."""
+    lines = str(error).strip().splitlines()
+    return (lines[0].rstrip(".") if lines else "") or type(error).__name__
+
+
+def _read_rows(rows: Sequence[Any], wanted: Sequence[str], start: int) -> dict[str, list[Any]]:
     if not len(rows):
-        raise DataError(f"{where} has no examples; give it some, or leave the split out.")
+        raise DataError(NO_EXAMPLES)
+    needed = set(wanted)
     for number, row in enumerate(rows, start):
         if not isinstance(row, Mapping):
             raise DataError(
-                f"{where} row {number} is a {type(row).__name__}: expected a dict with the "
-                f"columns {listed(wanted)}."
+                f"row {number} is a {type(row).__name__}: expected a dict with the columns "
+                f"{listed(wanted)}."
             )
-        if not row.keys() >= set(wanted):
-            check_present(f"{where} row {number}" if number else where, wanted, list(row))
+        if not row.keys() >= needed:
+            with at(f"row {number}") if number else nullcontext():
+                check_present(wanted, list(row))
     return {column: [row[column] for row in rows] for column in wanted}
 
 
-def check_present(where: str, wanted: tuple[str, ...], present: Sequence[Any]) -> None:
+def check_present(wanted: Iterable[str], present: Sequence[Any]) -> None:
+    """Raise DataError for a wanted column that is not present, or is there twice."""
     for column in wanted:
         if present.count(column) > 1:
-            raise DataError(f"{where} has the column {column!r} twice; rename one of them.")
+            raise DataError(f"has the column {column!r} twice; rename one of them.")
         if column not in present:
             names = [str(name) for name in present]
             raise DataError(
-                f"{where} has no column {column!r}; its columns are {listed(names)}."
+                f"has no column {column!r}; its columns are {listed(names)}."
                 + suggest(column, names)
             )
 
 
-def check_texts(where: str, column: str, values: list[Any], start: int = 0) -> list[str]:
-    """The values as strings; `start` is the number of the first row, for the messages."""
+def check_texts(column: str, values: list[Any], start: int = 0) -> list[str]:
+    """Return the values as strings; `start` is the number of the first row, for the messages."""
     if set(map(type, values)) == {str}:
         return values
     for row, value in enumerate(values, start):
         if is_missing(value):
             raise DataError(
-                f"{where} row {row} has no text in column {column!r} ({value!r}); correct or "
-                f"remove the row."
+                f"row {row} has no text in column {column!r} ({value!r}); correct or remove the "
+                f"row."
             )
         if not isinstance(value, str):
             raise DataError(
-                f"{where} row {row} has {value!r} in the text column {column!r}, which is "
-                f"{_kind_of(value)} and not text; name another column, or turn it into text."
+                f"row {row} has {value!r} in the text column {column!r}, which is "
+                f"{kind_of_cell(value)} and not text; name another column, or turn it into text."
             )
     return [str(value) for value in values]
 
 
-def check_label_values(
-    where: str, column: str, values: list[Any], rows: Sequence[int] | None = None
-) -> tuple[list[Any], LabelKind]:
-    """The labels as plain values of one kind, and that kind: "text", "whole" or "float".
-
-    `rows` are the rows that the values stand in, where it is not one in each.
-    """
-    kinds: dict[str, tuple[int, Any]] = {}
-    plain: list[Any] = []
-    for row, value in zip(rows or range(len(values)), values, strict=True):
-        if is_missing(value) or (isinstance(value, str) and not value.strip()):
-            raise DataError(without_label(where, row, column, value))
-        kind = _kind_of(value)
-        if kind not in ("text", "a whole number", "a number"):
-            raise DataError(
-                f"{where} row {row} has the label {value!r} in column {column!r}, which is "
-                f"{kind}; expected text or a number."
-            )
-        kinds.setdefault("text" if kind == "text" else "number", (row, value))
-        if kind == "a number":
-            kinds.setdefault("float", (row, value))
-        plain.append(str(value) if kind == "text" else value)
-    if "text" in kinds and "number" in kinds:
-        (text_row, text), (number_row, number) = kinds["text"], kinds["number"]
-        raise DataError(
-            f"{where} mixes text and numbers in the label column {column!r}: row {text_row} has "
-            f"{text!r}, row {number_row} has {number!r}; use one kind."
-        )
-    if "text" in kinds:
-        return plain, "text"
-    if "float" in kinds:
-        return [float(value) for value in plain], "float"
-    return [int(value) for value in plain], "whole"
-
-
-def about_hidden(value: Any, column: object) -> str:
-    """What to do about a label of -1, which data sets use for hidden answers; "" for others."""
-    if str(value).strip() not in ("-1", "-1.0"):
-        return ""
-    return (
-        f" Labels of -1 mark hidden answers: use a split with labels, or leave such rows out with "
-        f"leave_out = {{{column} = -1}} in the study."
-    )
-
-
-def without_label(where: str, row: int, column: object, value: Any) -> str:
-    """The sentence for a row whose label is missing."""
-    return (
-        f"{where} row {row} has no label in column {column!r} ({value!r}); correct or remove the "
-        f'row, or leave such rows out with leave_out = {{{column} = ""}} in the study.'
-    )
-
-
-def is_list(value: Any) -> bool:
-    """Whether a cell holds several values."""
-    return isinstance(value, list | tuple | np.ndarray)
-
-
-def check_label_lists(
-    where: str, column: str, values: list[Any]
-) -> tuple[list[tuple[Any, ...]], LabelKind]:
-    """Lists of labels as tuples of plain values of one kind: "text" or "whole"."""
-    for row, value in enumerate(values):
-        if not is_list(value):
-            raise DataError(
-                f"{where} row {row} has {value!r} in column {column!r}, where other rows have "
-                f"lists of labels: expected a list in each, [] for no label."
-            )
-    lengths = [len(value) for value in values]
-    rows = np.repeat(np.arange(len(values)), lengths).tolist()
-    items = [item for value in values for item in value]
-    for row, item in zip(rows, items, strict=True):
-        if isinstance(item, bool | np.bool_ | float | np.floating) or is_list(item):
-            raise DataError(
-                f"{where} row {row} has {list(values[row])!r} in column {column!r}: expected a "
-                f"list of label names or of class indices (whole numbers); a number for each "
-                f"label, 0 or 1, takes a column for each, with label=(…)."
-            )
-    plain, kind = check_label_values(where, column, items, rows)
-    found = np.split(np.array(plain, dtype=object), np.cumsum(lengths)[:-1])
-    lists = [tuple(part) for part in found]
-    for row, labels in enumerate(lists):
-        for label in labels if len(set(labels)) < len(labels) else ():
-            if labels.count(label) > 1:
-                raise DataError(
-                    f"{where} row {row} has the label {label!r} twice in column {column!r}: "
-                    f"expected a list of different labels; a number for each label, 0 or 1, "
-                    f"takes a column for each, with label=(…)."
-                )
-    return lists, kind
-
-
-def check_label_columns(where: str, columns: Mapping[str, list[Any]]) -> list[tuple[str, ...]]:
-    """The columns in which each row has a yes (1 or true), from columns of yes and no."""
-    chosen: list[list[bool]] = []
-    for column, values in columns.items():
-        cells = [_YES_OR_NO.get(str(value).strip().lower()) for value in values]
-        for row, cell in enumerate(cells):
-            if cell is None:
-                raise DataError(
-                    f"{where} row {row} has {values[row]!r} in the label column {column!r}: "
-                    f"expected 0 or 1, or true or false, in each of several label columns."
-                    + about_hidden(values[row], column)
-                )
-        chosen.append([bool(cell) for cell in cells])
-    return [
-        tuple(column for column, cell in zip(columns, cells, strict=True) if cell)
-        for cells in zip(*chosen, strict=True)
-    ]
-
-
 def class_names(data: TaskData, column: str) -> tuple[str, ...] | None:
-    """The names that the data have for the classes in a column, or in its lists.
+    """The names that the data give to the classes in a column, or in its lists; None for none.
 
-    A `datasets.Dataset` has them, and so has what it writes to Parquet or hands out as Arrow.
+    A `datasets.Dataset` has them, and so have the Parquet files and Arrow tables made from it.
     """
     if isinstance(data, NamedRows):
         return data.classes.get(column)
@@ -313,12 +256,12 @@ def _names_in_metadata(data: TaskData, column: str) -> list[str] | None:
     metadata = getattr(getattr(data, "schema", None), "metadata", None) or {}
     try:
         feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
-        if isinstance(feature, list):  # how lists were once written down
+        if isinstance(feature, list):  # as early versions of datasets wrote lists
             (feature,) = feature
         feature = feature.get("feature", feature)
         names = feature["names"] if feature["_type"] == "ClassLabel" else None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-        return None  # of another program, or damaged: then the numbers are all that is known
+        return None  # another program's metadata, or damaged: the classes stay numbers
     is_named = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return names if is_named else None
 
@@ -331,7 +274,13 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
-def _kind_of(value: Any) -> str:
+def is_list(value: Any) -> bool:
+    """Whether a cell holds several values."""
+    return isinstance(value, list | tuple | np.ndarray)
+
+
+def kind_of_cell(value: Any) -> str:
+    """What a cell holds, in words: "text", "a whole number", "a number" or "a TYPE"."""
     if isinstance(value, str):
         return "text"
     if isinstance(value, bool | int | np.integer | np.bool_):
@@ -342,11 +291,13 @@ def _kind_of(value: Any) -> str:
 
 
 def listed(names: Iterable[Any], limit: int = 20) -> str:
+    """The names in quotes with commas between them; beyond `limit`, how many more there are."""
     shown = [repr(name) for name in names]
     more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
     return ", ".join(shown[:limit]) + more
 
 
 def suggest(given: str, names: Iterable[str]) -> str:
+    """The question whether the nearest of the names was meant; "" where none is near."""
     near = difflib.get_close_matches(given, list(names), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

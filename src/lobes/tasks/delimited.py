@@ -1,27 +1,29 @@
-"""CSV and TSV: cells of text, with the rules by which quotes are read.
+"""CSV and TSV: cells of text, and what quotes mean in them.
 
 A `Dialect` says which character stands between cells and how quotes are read: "minimal", as CSV
-has it and as most programs write (a cell in double quotes, doubled inside), or "none", as GLUE's
-TSV files have it (a quote is a character). CSV is read as "minimal". TSV is read as "minimal" where
-every quote in the file is such a program's, else as "none".
+has it and as most programs write (a cell in double quotes, doubled inside), or "none", as in
+GLUE's TSV files (a quote is a character). CSV is read as "minimal". TSV is read as "minimal" where
+a program put every quote of the file there to mark a cell, else as "none".
 """
 
 import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lobes.errors import ConfigError, DataError
 from lobes.tasks.columns import check_present, listed
-from lobes.tasks.raw_files import check_file, kind_of, open_text
+from lobes.tasks.raw_files import kind_of, open_text
 
 # How many rows are read together.
 BLOCK = 10_000
 
-Line = tuple[int, list[str]]
+# The number of a row's last line, and its cells.
+Row = tuple[int, list[str]]
 
 # A cell that is wholly in quotes, those inside doubled.
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
@@ -31,7 +33,7 @@ _OTHER_MARKS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How the cells of a file are told apart; None is what the kind of file says.
+    """The delimiter and the quoting of a file; None stands for what its kind suggests.
 
     Raises ConfigError for a delimiter that is not one character, and another kind of quoting.
     """
@@ -51,12 +53,20 @@ class Dialect:
                 f'where needed) or "none" (a quote is a character).'
             )
 
-    def of(self, path: Path) -> tuple[str, str]:
-        """The delimiter and the quoting of a file."""
+    def reader(self, path: Path, file: TextIOWrapper) -> Any:
+        """The `csv.reader` of an open file."""
         mark = self.delimiter or ("," if kind_of(path) == ".csv" else "\t")
-        if self.quoting is not None:
-            return mark, self.quoting
-        return mark, "minimal" if mark != "\t" or _is_quoted(path, mark) else "none"
+        quoting = self.quoting
+        if quoting is None and mark == "\t":
+            # only the last quote of the file tells whether a quote is a character: two passes
+            quoting = "minimal" if _is_quoted(file, mark) else "none"
+            file.seek(0)
+        return csv.reader(
+            file,
+            delimiter=mark,
+            quoting=csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL,
+            strict=True,
+        )
 
 
 # GLUE's files and all like them.
@@ -65,43 +75,44 @@ BARE = Dialect("\t", "none")
 
 def read_delimited(
     path: Path,
-    wanted: tuple[str, ...],
+    wanted: Sequence[str],
     dialect: Dialect,
-    optional: tuple[str, ...] = (),
+    optional: Sequence[str] = (),
     *,
     ragged: bool = False,
     last: bool = False,
 ) -> Iterator[list[dict[str, str]]]:
-    """The rows of a file with a header, in blocks.
+    """Yield the rows of a file with a header, in blocks.
 
     With `ragged`, lines with too few or too many cells are left out. With `last`, a line may have
     more cells than the header, and its last cell belongs to the last column.
     """
     header: list[str] | None = None
-    mark, quoting = dialect.of(path)
-    for lines in _lines(path, mark, quoting):
+    with open_text(path) as file:
+        reader = dialect.reader(path, file)
+        while lines := _next_rows(reader):
+            if header is None:
+                header = lines.pop(0)[1]
+                present = (column for column in optional if column in header)
+                _check_header((*wanted, *present), header, reader.dialect.delimiter)
+            rows = []
+            for number, cells in lines:
+                if last and len(cells) > len(header):
+                    cells = [*cells[: len(header) - 1], cells[-1]]
+                if len(cells) == len(header):
+                    rows.append(dict(zip(header, cells, strict=True)))
+                elif cells and not ragged:  # no cells: a blank line
+                    raise DataError(
+                        f"has {len(cells)} cells in line {number}, but {len(header)} columns: "
+                        f"{listed(header)}{_hint(cells, reader.dialect.quoting)}."
+                    )
+            yield rows
         if header is None:
-            header = lines.pop(0)[1]
-            present = (column for column in optional if column in header)
-            _check_header(path, (*wanted, *present), header, mark)
-        rows = []
-        for number, cells in lines:
-            if last and len(cells) > len(header):
-                cells = [*cells[: len(header) - 1], cells[-1]]
-            if len(cells) == len(header):
-                rows.append(dict(zip(header, cells, strict=True)))
-            elif cells and not ragged:  # no cells: a blank line
-                raise DataError(
-                    f"The file {str(path)!r} has {len(cells)} cells in line {number}, but "
-                    f"{len(header)} columns: {listed(header)}{_hint(cells, quoting)}."
-                )
-        yield rows
-    if header is None:
-        check_present(f"The file {str(path)!r}", wanted, [])
+            check_present(wanted, [])
 
 
-def _hint(cells: Sequence[str], quoting: str) -> str:
-    if quoting == "none" and any(cell.startswith('"') for cell in cells):
+def _hint(cells: Sequence[str], quoting: int) -> str:
+    if quoting == csv.QUOTE_NONE and any(cell.startswith('"') for cell in cells):
         return '; where quotes hold a cell together, set quoting = "minimal"'
     return ""
 
@@ -114,39 +125,40 @@ def read_cells(
     header: re.Pattern[str] | None = None,
     named: int = 0,
 ) -> Iterator[list[dict[int, str]]]:
-    """The rows of a file without a header in blocks, cells by their number from 0.
+    """Yield the rows of a file without a header in blocks, cells by their number from 0.
 
-    A first line whose cell number `named` is all `header` is one all the same, and is left out.
+    A first line whose cell number `named` is all `header` is a header after all, and is left out.
     """
-    check_file(path)
     is_first = header is not None
-    for lines in _lines(path, *dialect.of(path)):
-        rows = []
-        for number, cells in lines:
-            if is_first and header is not None and cells:
-                is_first = False
-                if len(cells) > named and header.fullmatch(cells[named]):
-                    continue
-            if len(cells) > max(wanted):
-                rows.append(dict(enumerate(cells)))
-            elif cells:
-                raise DataError(
-                    f"The file {str(path)!r} has {len(cells)} cells in line {number}: expected "
-                    f"{max(wanted) + 1} or more, and no header."
-                )
-        yield rows
+    with open_text(path) as file:
+        reader = dialect.reader(path, file)
+        while lines := _next_rows(reader):
+            rows = []
+            for number, cells in lines:
+                if is_first and header is not None and cells:
+                    is_first = False
+                    if len(cells) > named and header.fullmatch(cells[named]):
+                        continue
+                if len(cells) > max(wanted):
+                    rows.append(dict(enumerate(cells)))
+                elif cells:
+                    raise DataError(
+                        f"has {len(cells)} cells in line {number}: expected {max(wanted) + 1} or "
+                        f"more, and no header."
+                    )
+            yield rows
 
 
 def header_of(path: Path, dialect: Dialect) -> list[str]:
     """The cells of the first line of a file."""
-    check_file(path)
-    first = next(_lines(path, *dialect.of(path), 1), [])
+    with open_text(path) as file:
+        first = _next_rows(dialect.reader(path, file), 1)
     return next((cells for _, cells in first), [])
 
 
-def _check_header(path: Path, wanted: tuple[str, ...], header: list[str], mark: str) -> None:
+def _check_header(wanted: Sequence[str], header: list[str], mark: str) -> None:
     try:
-        check_present(f"The file {str(path)!r}", wanted, header)
+        check_present(wanted, header)
     except DataError as error:
         line = header[0] if len(header) == 1 else ""
         other = next((each for each in _OTHER_MARKS if each in line and each != mark), None)
@@ -156,53 +168,36 @@ def _check_header(path: Path, wanted: tuple[str, ...], header: list[str], mark: 
         raise DataError(
             f"{str(error).split(' Did you mean ')[0]} The columns seem to have "
             f'{_OTHER_MARKS[other]} between them: set delimiter = "{shown}".'
-        ) from None
+        ) from error
 
 
-def _is_quoted(path: Path, mark: str) -> bool:
-    """Whether every quote in a file is one that a program put there to mark a cell.
+def _is_quoted(file: TextIOWrapper, mark: str) -> bool:
+    """Whether a program put every quote of a file there to mark a cell.
 
-    So it is where the names of all columns are in quotes; or where each cell with a quote is wholly
-    in quotes with those inside doubled, and there are such inside, without which a program that
-    quotes where it must would have written none.
+    It did where the names of all columns are in quotes. It also did where each cell with a quote
+    is wholly in quotes with those inside doubled, and some cell has such quotes inside: a program
+    that quotes only where it must had no other reason to.
     """
     reason = False
-    with open_text(path, "") as file:
-        for number, line in enumerate(file):
-            if '"' not in line:
-                continue
-            cells = line.rstrip("\r\n").split(mark)
-            quoted = [_QUOTED.fullmatch(cell) is not None for cell in cells]
-            if number == 0 and all(quoted):
-                return True
-            if any(
-                '"' in cell for cell, is_quoted in zip(cells, quoted, strict=True) if not is_quoted
-            ):
-                return False
-            reason = reason or any('""' in cell[1:-1] for cell in cells)
+    for number, line in enumerate(file):
+        if '"' not in line:
+            continue
+        cells = line.rstrip("\r\n").split(mark)
+        quoted = [_QUOTED.fullmatch(cell) is not None for cell in cells]
+        if number == 0 and all(quoted):
+            return True
+        if any('"' in cell for cell, is_quoted in zip(cells, quoted, strict=True) if not is_quoted):
+            return False
+        reason = reason or any('""' in cell[1:-1] for cell in cells)
     return reason
 
 
-def _lines(path: Path, mark: str, quoting: str, size: int = BLOCK) -> Iterator[list[Line]]:
-    """The lines of a file in blocks of (number of the line, cells); DataError for damage."""
-    with open_text(path, "") as file:
-        lines = csv.reader(
-            file,
-            delimiter=mark,
-            quoting=csv.QUOTE_MINIMAL if quoting == "minimal" else csv.QUOTE_NONE,
-            strict=True,
-        )
-        while block := _next_lines(path, lines, size):
-            yield block
-
-
-def _next_lines(path: Path, lines: Any, size: int) -> list[Line]:
-    limit = csv.field_size_limit(2**31 - 1)  # texts may be long
+def _next_rows(rows: Any, size: int = BLOCK) -> list[Row]:
+    """The next rows of a `csv.reader`; none at the end of the file."""
+    limit = csv.field_size_limit(2**31 - 1)  # texts may be long; the limit is the process's own
     try:
-        return [(lines.line_num, cells) for cells in islice(lines, size)]
+        return [(rows.line_num, cells) for cells in islice(rows, size)]
     except csv.Error as error:
-        raise DataError(
-            f"The file {str(path)!r} cannot be read at line {lines.line_num}: {error}."
-        ) from None
+        raise DataError(f"cannot be read at line {rows.line_num}: {error}.") from error
     finally:
         csv.field_size_limit(limit)

@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 
 from lobes.data.texts import Texts, number_equal, number_texts
 from lobes.errors import DataError
+from lobes.tasks.columns import NO_EXAMPLES, Columns, listed
 from lobes.tasks.images import Picture
+from lobes.tasks.raw_labels import one_class
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +51,42 @@ class Examples:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def check_inputs(self, columns: Columns) -> None:
+        """Raise DataError where these are no inputs of a task with such columns, or are none."""
+        if not len(self):
+            raise DataError(NO_EXAMPLES)
+        if (self.images is None) != (columns.image is None):
+            has, wanted = ("texts", "image") if self.images is None else ("images", "text")
+            raise DataError(f"has {has}, but the task names {wanted} columns; use one kind.")
+        if isinstance(self.texts, Texts):
+            fits = self.texts.width == len(columns.text)
+        else:
+            fits = all(len(example) == len(columns.text) for example in self.texts)
+        if not fits:
+            raise DataError(f"has examples without one text for each of {listed(columns.text)}.")
+
+    def check_labels(self, names: tuple[str, ...] | None, *, is_multi_label: bool) -> None:
+        """Raise DataError where these are no labels of such a task, or are all the same."""
+        labels, n_labels = self.labels, len(names or ())
+        if names is None:
+            fits, expected = labels.dtype.kind == "f", "targets, which are floats"
+        elif is_multi_label:
+            fits = labels.ndim > 1 and labels.shape[1] == n_labels
+            expected = f"a matrix with a column of 0 and 1 for each of {listed(names)}"
+        else:
+            fits = labels.ndim == 1 and labels.dtype.kind == "i"
+            fits = fits and bool(((labels >= 0) & (labels < n_labels)).all())
+            expected = f"indices of {listed(names)}, from 0 to {n_labels - 1}"
+        if not fits:
+            raise DataError(
+                f"has labels of {labels.dtype} in the shape {list(labels.shape)}, from "
+                f"{labels.min()} to {labels.max()}: expected {expected}."
+            )
+        if names is not None and (labels == labels[0]).all():
+            own = np.flatnonzero(labels[0]) if is_multi_label else labels[:1]
+            shown = [names[i] for i in own]
+            raise one_class(len(self), shown if is_multi_label else shown[0])
+
     def select(self, indices: Iterable[int] | Int[np.ndarray, " selected"]) -> "Examples":
         """The examples at `indices`, in that order."""
         places = np.array(indices if isinstance(indices, np.ndarray) else list(indices), np.int64)
@@ -60,8 +98,8 @@ class Examples:
     def groups(self) -> Int[np.ndarray, " examples"]:
         """A number for each example, the same for those that may not be on both sides of a split.
 
-        That are equal texts or images, and pairs of the same two texts in either order: what one
-        teaches is half the answer to the other. Numbers are from 0 in their order.
+        These are equal texts or images, and pairs of the same two texts in either order, since
+        one of them would give the other's answer away. Numbers count from 0, in order.
         """
         if self.images is None:
             return number_texts(self.texts, in_order=False)

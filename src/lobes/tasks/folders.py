@@ -7,17 +7,17 @@ and its like as CSV, SNLI and MNLI as JSON lines …: `known.py` says what each 
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lobes.errors import DataError
-from lobes.tasks.columns import TaskData, listed, suggest
+from lobes.tasks.columns import Blocks, listed, suggest
 from lobes.tasks.delimited import BARE, Dialect, header_of, read_cells, read_delimited
 from lobes.tasks.formats import SUFFIXES, has_text_cells, read_blocks, read_json
 from lobes.tasks.known import Column, Download, KnownTask
 from lobes.tasks.labels import number_of
-from lobes.tasks.raw_files import check_file, kind_of, read_text, stem_of
+from lobes.tasks.raw_files import kind_of, read_text, stem_of
 
 # What a header calls the column of labels, where one was put above a file that has none.
 LABEL_COLUMN = re.compile(
@@ -51,25 +51,22 @@ def find_split(folder: Path, task: KnownTask, split: str) -> tuple[Path, Downloa
     return (found[0], None) if found else None
 
 
-def read_split(
-    folder: Path, task: KnownTask, split: str
-) -> Callable[[], Iterator[TaskData]] | None:
-    """What gives the rows of a split in blocks, with the task's own columns.
+def read_known_folder(folder: Path, task: KnownTask, split: str) -> Blocks | None:
+    """The rows of a split in blocks, with the task's own columns; None where no file has them.
 
-    None where the folder has no file of it. Labels are label names or class indices, numbers for
-    regression; a split without labels has no column of them. Raises DataError for what cannot be
-    read, here or when it is called.
+    Labels are label names or class indices, numbers for regression; a split without labels has no
+    column of them. Raises DataError for what cannot be read, here or when the rows are iterated.
     """
     found = find_split(folder, task, split)
     if found is None:
         return None
     path, download = found
     if download is not None and download.by_folder:
-        return lambda: _read_by_folder(path, task, download)
+        return Blocks(lambda: _read_by_folder(path, task, download))
     if download is not None:
-        return lambda: _read_download(path, task, split, download)
+        return Blocks(lambda: _read_download(path, task, split, download))
     wanted = task.text if split in task.hidden else (*task.text, task.label)
-    return lambda: read_blocks(path, wanted, (task.label,))
+    return Blocks(lambda: read_blocks(path, wanted, (task.label,)))
 
 
 def missing(folder: Path, task: KnownTask, split: str) -> str:
@@ -155,11 +152,7 @@ def _read_by_folder(
                 f"There is no text file in {str(path / folder)!r}, which holds the examples "
                 f"labelled {label!r}: unpack the download again."
             )
-        rows = []
-        for file in files:
-            check_file(file)
-            rows.append({task.text[0]: read_text(file), task.label: label})
-        yield rows
+        yield [{task.text[0]: read_text(file), task.label: label} for file in files]
 
 
 def _raw_rows(
@@ -173,7 +166,6 @@ def _raw_rows(
         places = [column for column in wanted if isinstance(column, int)]
         named = download.label if isinstance(download.label, int) else 0
         return read_cells(path, places, dialect, header=LABEL_COLUMN, named=named)
-    check_file(path)
     return read_delimited(
         path, tuple(names), dialect, ragged=download.ragged, last=download.label_last
     )

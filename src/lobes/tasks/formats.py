@@ -1,38 +1,36 @@
 """The kinds of files: CSV, TSV, JSON, Parquet and Excel, read so that text stays text.
 
-A file's kind is told by its suffix, before which the text of CSV, TSV and JSON may be compressed
-(.csv.gz). CSV has a header, commas and, where needed, double quotes; TSV has a header and tabs
-(`delimited.py`); JSON has one object on each line, or an array of objects. All are UTF-8, with or
-without a byte-order mark. "NA", "null" and "001" are what they say. Damage is named by the line or
-the byte. Files are read in blocks of rows, so that none is in memory whole but arrays of JSON and
-Excel's.
+A file's kind is told by its suffix. CSV, TSV and JSON may be compressed (.csv.gz). CSV has a
+header, commas and, where needed, double quotes; TSV has a header and tabs (`delimited.py`); JSON
+has one object on each line, or an array of objects. All are UTF-8, with or without a byte-order
+mark. "NA", "null" and "001" stay text. Damage is named by the line or the byte. Files are read in
+blocks of rows, so that only arrays of JSON and Excel's files are in memory whole. Each file is
+opened once.
 """
 
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from lobes.errors import DataError
-from lobes.tasks.columns import TaskData, check_present, listed
+from lobes.tasks.columns import TaskData, check_present, listed, reason_of
 from lobes.tasks.delimited import BLOCK, Dialect, read_delimited
-from lobes.tasks.raw_files import check_file, kind_of, open_text, read_text
+from lobes.tasks.raw_files import at_file, check_file, kind_of, open_text
 
 _LIKE = 'such as {"text": "…", "label": 0}'
 
 Read = Iterator[TaskData]
 
 
-def read_rows(
-    path: Path, wanted: Sequence[str], optional: Sequence[str] = (), dialect: Dialect | None = None
-) -> TaskData:
-    """All rows of a file, as `Task` takes them: a list of dicts, or a `pyarrow.Table` (Parquet).
+def read_rows(path: Path, wanted: Sequence[str]) -> TaskData:
+    """Return all rows of a file, as `Task` takes them: a list of dicts, or a `pyarrow.Table`.
 
     As `read_blocks`, for files that fit into memory.
     """
-    found = list(read_blocks(path, wanted, optional, dialect))
+    found = list(read_blocks(path, wanted))
     if kind_of(path) == ".parquet":
         import pyarrow
 
@@ -43,7 +41,7 @@ def read_rows(
 def read_blocks(
     path: Path, wanted: Sequence[str], optional: Sequence[str] = (), dialect: Dialect | None = None
 ) -> Read:
-    """The rows of a file in blocks, lists of dicts or `pyarrow.Table`s (Parquet).
+    """Yield the rows of a file in blocks, lists of dicts or `pyarrow.Table`s (Parquet).
 
     Every column `wanted` must be there; of Parquet only those and the `optional` ones are read.
     Cells of CSV and TSV are strings, told apart as the `dialect` says. Raises DataError, with the
@@ -55,15 +53,15 @@ def read_blocks(
             f"Cannot tell what kind of file {str(path)!r} is by its suffix {path.suffix!r}: "
             f"expected one of {', '.join(_READERS)}, of text files also with .gz."
         )
-    check_file(path)
     if dialect in (None, Dialect()):
-        return read(path, tuple(wanted), tuple(optional))
+        return read(path, wanted, optional)
+    check_file(path)
     if not has_text_cells(path):
         raise DataError(
             f"The file {str(path)!r} has no cells between delimiters: leave out the settings "
             f"delimiter and quoting, which are for CSV and TSV."
         )
-    return read_delimited(path, tuple(wanted), dialect or Dialect(), tuple(optional))
+    return read_delimited(path, wanted, dialect or Dialect(), optional)
 
 
 def has_text_cells(path: Path) -> bool:
@@ -71,96 +69,104 @@ def has_text_cells(path: Path) -> bool:
     return kind_of(path) in (".csv", ".tsv")
 
 
-def read_json(path: Path, wanted: tuple[str, ...] = (), optional: tuple[str, ...] = ()) -> Read:
-    """The objects of a file of JSON in blocks, whatever its suffix.
+def read_json(path: Path, wanted: Sequence[str] = (), optional: Sequence[str] = ()) -> Read:
+    """Yield the objects of a file of JSON in blocks, whatever its suffix.
 
     Either one object on each line, or one array of objects, which is in memory whole.
     """
-    check_file(path)
     with open_text(path, "\n") as file:
-        first = next((line for line in file if line.strip()), "")
-    return _read_array(path) if first.lstrip().startswith("[") else _read_lines(path)
+        blank: list[str] = []
+        for line in file:
+            if line.strip():
+                break
+            blank.append(line)
+        else:
+            return
+        if line.lstrip().startswith("["):
+            yield from _array("".join([*blank, line, file.read()]))
+            return
+        lines = enumerate(chain([line], file), start=len(blank) + 1)
+        filled = ((number, line) for number, line in lines if line.strip())
+        while block := list(islice(filled, BLOCK)):
+            yield [_object(number, line.removesuffix("\n")) for number, line in block]
 
 
-def _read_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
-    with open_text(path, "\n") as file:
-        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-        while block := list(islice(lines, BLOCK)):
-            yield [_object(path, number, line.removesuffix("\n")) for number, line in block]
-
-
-def _read_array(path: Path) -> Iterator[list[dict[str, Any]]]:
-    rows = _json(path, None, read_text(path))
+def _array(text: str) -> Iterator[list[dict[str, Any]]]:
+    rows = _json(None, text)
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise DataError(
-                f"The file {str(path)!r} has a {type(row).__name__} as row {number} (from 0) of "
-                f"its array: expected objects, {_LIKE}."
+                f"has a {type(row).__name__} as row {number} (from 0) of its array: expected "
+                f"objects, {_LIKE}."
             )
     for start in range(0, len(rows), BLOCK):
         yield rows[start : start + BLOCK]
 
 
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
-    row = _json(path, number, line)
+def _object(number: int, line: str) -> dict[str, Any]:
+    row = _json(number, line)
     if not isinstance(row, dict):
         raise DataError(
-            f"The file {str(path)!r} has a {type(row).__name__} in line {number}: expected "
-            f"one object on each line, {_LIKE}."
+            f"has a {type(row).__name__} in line {number}: expected one object on each line, "
+            f"{_LIKE}."
         )
     return row
 
 
-def _json(path: Path, number: int | None, text: str) -> Any:
+def _json(number: int | None, text: str) -> Any:
     """What a text says in JSON: that of line `number`, or of the whole file."""
     place = "" if number is None else f" in line {number}"
+    cause: Exception
     try:
         found = json.loads(text)
-        if "\\u" in text:  # half a character, which no tokenizer takes
+        if "\\u" in text:  # half a surrogate pair, which no tokenizer takes
             json.dumps(found, ensure_ascii=False).encode()
         return found
     except json.JSONDecodeError as error:
         reason, place = error.msg, f" in line {number or error.lineno}, column {error.colno}"
+        cause = error
     except UnicodeEncodeError as error:
         reason = f"half of a surrogate pair, \\u{ord(error.object[error.start]):04x}"
-    except RecursionError:
-        reason = "too many brackets in brackets"
-    except ValueError:
-        reason = "a number with thousands of digits"
+        cause = error
+    except RecursionError as error:
+        reason, cause = "too many brackets in brackets", error
+    except ValueError as error:
+        reason, cause = "a number with thousands of digits", error
     raise DataError(
-        f"The file {str(path)!r} has no JSON{place}: {reason}; expected one object on each line, "
-        f"or one array of objects."
-    )
+        f"has no JSON{place}: {reason}; expected one object on each line, or one array of objects."
+    ) from cause
 
 
-def _read_by_header(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]) -> Read:
+def _read_by_header(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Read:
     return read_delimited(path, wanted, Dialect(), optional)
 
 
-def _read_parquet(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]) -> Read:
+def _read_parquet(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Read:
     import pyarrow
     import pyarrow.parquet
 
-    try:
-        # through a buffer: else a column of a row group is in memory whole
-        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20) as file:
-            names = file.schema_arrow.names
-            check_present(f"The file {str(path)!r}", wanted, names)
-            present = [name for name in dict.fromkeys((*wanted, *optional)) if name in names]
-            yield file.schema_arrow.empty_table().select(present)
-            for batch in file.iter_batches(BLOCK, columns=present):
-                table = pyarrow.Table.from_batches([batch])
-                table.validate(full=True)
-                yield table
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
-        raise DataError(
-            f"The file {str(path)!r} is not a whole Parquet file, or is damaged: {reason}."
-        ) from None
+    check_file(path)
+    with at_file(path):
+        try:
+            # through a buffer: else a column of a row group is in memory whole
+            with pyarrow.parquet.ParquetFile(path, buffer_size=2**20) as file:
+                names = file.schema_arrow.names
+                check_present(wanted, names)
+                present = [name for name in dict.fromkeys((*wanted, *optional)) if name in names]
+                yield file.schema_arrow.empty_table().select(present)
+                for batch in file.iter_batches(BLOCK, columns=present):
+                    table = pyarrow.Table.from_batches([batch])
+                    table.validate(full=True)  # damaged pages may decode to offsets out of range
+                    yield table
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"is not a whole Parquet file, or is damaged: {reason_of(error)}."
+            ) from error
 
 
-def _read_excel(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]) -> Read:
+def _read_excel(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Read:
     """The rows of the one sheet of a workbook that has any, its first row the header."""
+    check_file(path)
     if importlib.util.find_spec("openpyxl") is None:
         raise DataError(
             f"Reading {str(path)!r} needs openpyxl: pip install 'lobes[excel]', or save the table "
@@ -168,41 +174,40 @@ def _read_excel(path: Path, wanted: tuple[str, ...], optional: tuple[str, ...]) 
         )
     import pandas
 
-    try:
-        sheets = pandas.read_excel(
-            path, sheet_name=None, header=None, dtype=object, na_filter=False, engine="openpyxl"
+    with at_file(path):
+        try:
+            sheets = pandas.read_excel(
+                path, sheet_name=None, header=None, dtype=object, na_filter=False, engine="openpyxl"
+            )
+        except Exception as error:  # whatever is wrong inside the archive
+            raise DataError(
+                f"is not a whole Excel workbook, or is damaged: {reason_of(error)}."
+            ) from error
+        yield rows_of_sheets(
+            {name: sheet.values.tolist() for name, sheet in sheets.items()}, wanted
         )
-    except Exception as error:  # whatever is wrong inside the archive
-        reason = next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
-        raise DataError(
-            f"The file {str(path)!r} is not a whole Excel workbook, or is damaged: {reason}."
-        ) from None
-    yield rows_of_sheets(
-        path, {name: sheet.values.tolist() for name, sheet in sheets.items()}, wanted
-    )
 
 
 def rows_of_sheets(
-    path: Path, sheets: Mapping[str, list[list[Any]]], wanted: tuple[str, ...]
+    sheets: Mapping[str, list[list[Any]]], wanted: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The rows under the header of the one sheet that is not empty; empty rows are left out.
+    """Return the rows under the header of the one sheet that is not empty, without empty rows.
 
     Raises DataError where several sheets hold something, or a wanted column is missing.
     """
-    where = f"The file {str(path)!r}"
     filled = {
         name: [row for row in rows if any(cell not in ("", None) for cell in row)]
         for name, rows in sheets.items()
     }
     names = [name for name, rows in filled.items() if rows]
     if len(names) > 1:
-        raise DataError(f"{where} has {len(names)} sheets, {listed(names)}: keep one, or use CSV.")
+        raise DataError(f"has {len(names)} sheets, {listed(names)}: keep one, or use CSV.")
     header, *rows = filled[names[0]] if names else [[]]
-    check_present(where, wanted, header)
+    check_present(wanted, header)
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-_READERS: dict[str, Callable[[Path, tuple[str, ...], tuple[str, ...]], Read]] = {
+_READERS: dict[str, Callable[[Path, Sequence[str], Sequence[str]], Read]] = {
     ".csv": _read_by_header,
     ".tsv": _read_by_header,
     ".jsonl": read_json,
@@ -214,5 +219,5 @@ _READERS: dict[str, Callable[[Path, tuple[str, ...], tuple[str, ...]], Read]] = 
 
 SUFFIXES = tuple(_READERS)
 
-# What gzip would not make smaller, and so is not read through it.
+# These are compressed already, and are not read through gzip.
 BINARY = (".parquet", ".xlsx")

@@ -2,7 +2,8 @@
 
 A picture stays as it is stored, a file or encoded bytes, until a batch needs its pixels. Its file
 is read once when a task is made: for a digest of the bytes, by which pictures are compared, and
-to refuse what is no picture before hours are spent. Whatever Pillow raises becomes one sentence.
+so that a damaged picture is refused before the training. Every error of Pillow becomes one
+sentence.
 """
 
 import hashlib
@@ -17,18 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lobes.errors import ConfigError, DataError
-from lobes.tasks.columns import NamedRows, TaskData, class_names, is_missing, read_columns
+from lobes.errors import ConfigError, DataError, at
+from lobes.tasks.columns import (
+    NamedRows,
+    TaskData,
+    class_names,
+    column_names,
+    is_missing,
+    read_columns,
+    reason_of,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pillow knows dozens more, some of which start other programs.
+# Pillow knows dozens more, and for some of them (EPS) it starts other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _KINDS = "JPEG, PNG, WebP, GIF, BMP, TIFF or PPM"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
-# How a whole file of these formats ends; others are decoded to see whether they are whole.
+# The last bytes of a whole file of these formats. Files of other formats are decoded, which takes
+# longer, to see whether they were cut short.
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
@@ -36,12 +46,13 @@ _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 class Picture:
     """One picture: a file's path or encoded bytes, decoded by `load` and not before.
 
-    Two pictures are equal where their bytes are. `where` says which task, split and row it is of.
+    Two pictures are equal where their bytes are. `place` says which task, split and row it is of,
+    for the messages of `load`.
     """
 
     source: str | bytes
     digest: bytes
-    where: str
+    place: str
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Picture) and self.digest == other.digest
@@ -59,11 +70,17 @@ class Picture:
 
     def load(self) -> "Image":
         """The picture in RGB, upright; `DataError` where the file is gone or damaged."""
-        return _decoded(self.where, self.source, _content(self.where, self.source))
+        with at(self.place):
+            content = _content(self.source)
+            try:
+                with _without_warnings():
+                    return _upright_rgb(_open(content))
+            except Exception as error:  # Pillow's plugins raise dozens of kinds
+                raise _damaged(_name(self.source), error) from error
 
 
-def read_pictures(where: str, column: str, values: Sequence[Any]) -> tuple[Picture, ...]:
-    """The pictures of an image column's cells.
+def read_pictures(place: str, column: str, values: Sequence[Any]) -> tuple[Picture, ...]:
+    """Return the pictures of an image column's cells, each of which gets `place` and its row.
 
     A cell is a path (relative to the working directory), encoded bytes, what `datasets.Image`
     gives (a dict of "bytes" and "path", or a PIL image), a PIL image, or an array [height, width]
@@ -71,22 +88,17 @@ def read_pictures(where: str, column: str, values: Sequence[Any]) -> tuple[Pictu
     file that cannot be read and for what is no whole picture; `ConfigError` without Pillow.
     """
     pillow()
-    return tuple(_picture(f"{where} row {row}", column, cell) for row, cell in enumerate(values))
+    pictures = []
+    for row, cell in enumerate(values):
+        with at(f"row {row}"):
+            pictures.append(_picture(f"{place} row {row}", column, cell))
+    return tuple(pictures)
 
 
-def undecoded(data: TaskData, column: str) -> TaskData:
-    """The data, with a column of `datasets.Image` set to give bytes and paths, not pixels."""
-    features = getattr(data, "features", None)
-    feature: Any = features.get(column) if isinstance(features, Mapping) else None
-    if type(feature).__name__ != "Image" or not hasattr(data, "cast_column"):
-        return data
-    return data.cast_column(column, type(feature)(decode=False))
-
-
-def rooted(data: TaskData, column: str, folder: Path) -> list[dict[str, Any]]:
+def rooted(data: TaskData, column: str, folder: Path) -> NamedRows:
     """The rows of a file, the paths in an image column relative to the file's folder."""
-    names = tuple(getattr(data, "column_names", None) or (data[0] if len(data) else ()))
-    columns = read_columns("The file", data, names) if len(data) else {}
+    names = column_names(data)
+    columns = read_columns(data, names) if len(data) else {}
     if column in columns:
         columns[column] = [_rooted(cell, folder) for cell in columns[column]]
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
@@ -118,7 +130,7 @@ def class_folders(folder: Path, column: str, label: str) -> list[dict[str, Any]]
             rows += [{column: file, label: path.name} for file in found]
         return rows
     except OSError as error:
-        raise DataError(f"Cannot read the folder {str(folder)!r}: {error.strerror}.") from None
+        raise DataError(f"Cannot read the folder {str(folder)!r}: {error.strerror}.") from error
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -146,21 +158,23 @@ def pillow() -> Any:
     try:
         import PIL.Image
         import PIL.ImageOps
-    except ImportError:
-        raise ConfigError("A task with images needs Pillow: pip install 'lobes[images]'.") from None
+    except ImportError as error:
+        raise ConfigError(
+            "A task with images needs Pillow: pip install 'lobes[images]'."
+        ) from error
     return PIL
 
 
-def _picture(where: str, column: str, cell: Any) -> Picture:
+def _picture(place: str, column: str, cell: Any) -> Picture:
     if isinstance(cell, Picture):
-        return replace(cell, where=where)
-    source = _source(where, column, cell)
-    content = _content(where, source)
-    _check(where, source, content)
-    return Picture(source, hashlib.blake2b(content, digest_size=16).digest(), where)
+        return replace(cell, place=place)
+    source = _source(column, cell)
+    content = _content(source)
+    _check(source, content)
+    return Picture(source, hashlib.blake2b(content, digest_size=16).digest(), place)
 
 
-def _source(where: str, column: str, cell: Any) -> str | bytes:
+def _source(column: str, cell: Any) -> str | bytes:
     """Where a cell's picture is stored: the path of a file, or the encoded bytes themselves."""
     if isinstance(cell, Mapping) and cell.keys() & {"bytes", "path"}:
         content, path = cell.get("bytes"), cell.get("path")
@@ -171,35 +185,34 @@ def _source(where: str, column: str, cell: Any) -> str | bytes:
         path = os.fspath(cell)
         if "://" in str(path):
             raise DataError(
-                f"{where} has the address {path!r} in the image column {column!r}: expected a "
+                f"has the address {path!r} in the image column {column!r}: expected a "
                 f"file on this machine; download it first."
             )
         return os.path.abspath(path)
     if isinstance(cell, np.ndarray):
-        return _encoded(_image_of_array(where, column, cell))
+        return _encoded(_image_of_array(column, cell))
     loaded = sys.modules.get("PIL.Image")
     if loaded is not None and isinstance(cell, loaded.Image):
         try:
             return _encoded(_upright_rgb(cell))
         except Exception as error:  # what a lazily decoded file raises, of any kind
-            raise _damaged(where, "a PIL image", error) from None
+            raise _damaged("a PIL image", error) from error
     if is_missing(cell) or isinstance(cell, str | Mapping):
         raise DataError(
-            f"{where} has no picture in the image column {column!r} ({cell!r}); correct or remove "
-            f"the row."
+            f"has no picture in the image column {column!r} ({cell!r}); correct or remove the row."
         )
     raise DataError(
-        f"{where} has a {type(cell).__name__} in the image column {column!r}: expected a path, "
+        f"has a {type(cell).__name__} in the image column {column!r}: expected a path, "
         f"encoded bytes, a PIL image, or an array of uint8; name another column, or turn it into "
         f"one of these."
     )
 
 
-def _image_of_array(where: str, column: str, array: np.ndarray) -> "Image":
+def _image_of_array(column: str, array: np.ndarray) -> "Image":
     grey, colour = array.ndim == 2, array.ndim == 3 and array.shape[2] == 3
     if array.dtype != np.uint8 or not (grey or colour) or not array.size:
         raise DataError(
-            f"{where} has an array {list(array.shape)} of {array.dtype} in the image column "
+            f"has an array {list(array.shape)} of {array.dtype} in the image column "
             f"{column!r}: expected [height, width] or [height, width, 3] of uint8."
         )
     return pillow().Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
@@ -212,7 +225,7 @@ def _encoded(image: "Image") -> bytes:
     return buffer.getvalue()
 
 
-def _content(where: str, source: str | bytes) -> bytes:
+def _content(source: str | bytes) -> bytes:
     """The encoded picture; `DataError` where its file cannot be read, or has no byte."""
     if isinstance(source, str):
         path = Path(source)
@@ -223,17 +236,17 @@ def _content(where: str, source: str | bytes) -> bytes:
             if isinstance(error, FileNotFoundError):
                 reason = "there is no such file"
             raise DataError(
-                f"{where} names the picture {source!r}, which cannot be read: {reason}; correct "
+                f"names the picture {source!r}, which cannot be read: {reason}; correct "
                 f"or remove the row."
-            ) from None
+            ) from error
     else:
         content = source
     if not content:
-        raise DataError(f"{where} has an empty picture, {_name(source)}; replace or remove it.")
+        raise DataError(f"has an empty picture, {_name(source)}; replace or remove it.")
     return content
 
 
-def _check(where: str, source: str | bytes, content: bytes) -> None:
+def _check(source: str | bytes, content: bytes) -> None:
     """Refuse what is no whole picture, decoding only where the file's end leaves it open."""
     try:
         with _without_warnings():
@@ -241,16 +254,8 @@ def _check(where: str, source: str | bytes, content: bytes) -> None:
             end = _ENDS.get(str(image.format))
             if end is None or end not in content[-64:]:
                 _upright_rgb(image)
-    except Exception as error:  # Pillow's plugins raise dozens of kinds
-        raise _damaged(where, _name(source), error) from None
-
-
-def _decoded(where: str, source: str | bytes, content: bytes) -> "Image":
-    try:
-        with _without_warnings():
-            return _upright_rgb(_open(content))
-    except Exception as error:  # as above
-        raise _damaged(where, _name(source), error) from None
+    except Exception as error:  # as in `Picture.load`
+        raise _damaged(_name(source), error) from error
 
 
 def _open(content: bytes) -> "Image":
@@ -271,13 +276,13 @@ def _upright_rgb(image: "Image") -> "Image":
     image = pillow().ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, of which no range is known")
-    if image.mode.startswith("I"):  # 16 bits for each pixel, which Pillow would cut off at 255
+    if image.mode.startswith("I"):  # 16 bits for each pixel, which Pillow would clip at 255
         values = (np.asarray(image) >> 8).clip(0, 255)
         return pillow().Image.fromarray(values.astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 
-def _damaged(where: str, name: str, error: Exception) -> DataError:
+def _damaged(name: str, error: Exception) -> DataError:
     package = pillow()
     many = (package.Image.DecompressionBombError, package.Image.DecompressionBombWarning)
     if isinstance(error, package.UnidentifiedImageError):
@@ -285,8 +290,8 @@ def _damaged(where: str, name: str, error: Exception) -> DataError:
     elif isinstance(error, many):
         reason = f"it has more than {package.Image.MAX_IMAGE_PIXELS:,} pixels"
     else:
-        reason = next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
-    return DataError(f"{where} has a picture that cannot be used, {name}: {reason}; replace it.")
+        reason = reason_of(error)
+    return DataError(f"has a picture that cannot be used, {name}: {reason}; replace it.")
 
 
 def _name(source: str | bytes) -> str:

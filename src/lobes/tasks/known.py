@@ -89,6 +89,18 @@ class KnownTask:
         """The split that is the validation data unless another is named."""
         return next(split for split in self.splits if split.startswith("validation"))
 
+    def split(self, name: str) -> str:
+        """Return the split called `name`; the first word of a split's name is enough.
+
+        Raises DataError where there is no such split.
+        """
+        for split in self.splits:
+            if split == name or split.startswith(f"{name}_"):
+                return split
+        raise DataError(
+            f"Task {self.name!r} has no split {name!r}: expected one of {', '.join(self.splits)}."
+        )
+
 
 def known_task(name: str) -> KnownTask:
     """The known task called `name`; DataError, with the nearest name, where there is none."""

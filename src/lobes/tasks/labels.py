@@ -28,11 +28,11 @@ _LIST = re.compile(r"\[.*\]", re.DOTALL)
 
 
 def number_of(cell: str) -> int | float | None:
-    """The number that a cell of text says, None where it says none.
+    """Return the number that a cell of text stands for, None where it is a name.
 
-    "001" and whole numbers of more than 18 digits are names: as numbers they would not be
-    themselves. So is "1_1", which Python reads as 11. "nan" and "inf" are numbers, so that they
-    are refused among numbers rather than made classes.
+    "001" and whole numbers of more than 18 digits are names, since a number would not give their
+    spelling back. So is "1_1", which Python reads as 11. "nan" and "inf" are numbers, so that they
+    are refused among numbers and do not become classes.
     """
     cell = cell.strip()
     if _WHOLE.fullmatch(cell):
@@ -43,13 +43,13 @@ def number_of(cell: str) -> int | float | None:
 
 
 def numbers_in(
-    where: str, column: object, items: Sequence[str], names: Sequence[str]
-) -> tuple[list[int] | list[float], bool] | None:
-    """The labels as numbers, and whether they say true and false; None where they are names.
+    column: object, items: Sequence[str], names: Sequence[str]
+) -> tuple[dict[str, int] | dict[str, float], bool] | None:
+    """Return the number that each text label stands for, and whether they are true and false.
 
-    They are names where one of them is a label name of the task as it stands, unless all of its
-    names are whole numbers, which are taken by value. Raises DataError for lists and for decimal
-    commas, which are no names of classes.
+    None where the labels are names. They are where one of them is a label name of the task as it
+    stands, unless all of its names are whole numbers, which are taken by value. Raises DataError
+    for lists and for decimal commas, which are no names of classes.
     """
     distinct = dict.fromkeys(items)
     by_value = all(_WHOLE.fullmatch(name) for name in names)
@@ -57,32 +57,34 @@ def numbers_in(
         return None
     truths = {item: item.strip().casefold() for item in distinct}
     if set(truths.values()) <= {"false", "true"}:
-        return [int(truths[item] == "true") for item in items], True
+        return {item: int(truth == "true") for item, truth in truths.items()}, True
     found = {item: number_of(item) for item in distinct}
-    if all(number is not None for number in found.values()):
-        whole = all(isinstance(number, int) for number in found.values())
-        numbers = [found[item] for item in items]
-        return (numbers if whole else [float(n) for n in numbers if n is not None]), False  # type: ignore[return-value]
+    numbers = {item: number for item, number in found.items() if number is not None}
+    if len(numbers) == len(distinct):
+        whole = {item: number for item, number in numbers.items() if isinstance(number, int)}
+        if len(whole) == len(distinct):
+            return whole, False
+        return {item: float(number) for item, number in numbers.items()}, False
     if all(_LIST.fullmatch(item.strip()) for item in distinct):
         raise DataError(
-            f"{where} has lists written as text in column {column!r}, such as {items[0]!r}: give "
-            f"each label a column of 0 and 1, with label=(…), or use lists of JSON lines."
+            f"has lists written as text in column {column!r}, such as {items[0]!r}: give each "
+            f"label a column of 0 and 1, with label=(…), or use lists of JSON lines."
         )
     commas = [item for item in distinct if _DECIMAL_COMMA.fullmatch(item.strip())]
-    if commas and all(item in commas or found[item] is not None for item in distinct):
+    if commas and all(item in commas or item in numbers for item in distinct):
         raise DataError(
-            f"{where} has numbers with a decimal comma in column {column!r}, such as "
-            f"{commas[0]!r}: write them with a point, or give the class names with labels=(…)."
+            f"has numbers with a decimal comma in column {column!r}, such as {commas[0]!r}: "
+            f"write them with a point, or give the class names with labels=(…)."
         )
     return None
 
 
 def folded(name: str) -> str:
-    """A label name without the differences that nobody sees: blanks, case, forms of Unicode."""
+    """A label name with its blanks, its case and its form of Unicode made uniform."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
-def check_spellings(where: str, column: object, items: Iterable[str]) -> None:
+def check_spellings(column: object, items: Iterable[str]) -> None:
     """Raise DataError for labels that differ by blanks or case only, with how often each occurs."""
     counts = Counter(items)
     groups: dict[str, list[str]] = {}
@@ -92,14 +94,14 @@ def check_spellings(where: str, column: object, items: Iterable[str]) -> None:
         if len(group) > 1:
             shown = ", ".join(f"{name!r} ({counts[name]} times)" for name in sorted(group))
             raise DataError(
-                f"{where} has labels in column {column!r} that differ by blanks or case only: "
+                f"has labels in column {column!r} that differ by blanks or case only: "
                 f"{shown}; make them one with fold_labels=true (fold_labels=True in Python), or "
                 f"name them as classes of their own with labels=(…)."
             )
 
 
 def spellings(items: Iterable[str], names: Sequence[str] | None) -> dict[str, str]:
-    """What each label becomes when those that differ by blanks or case only are made one.
+    """Return the one spelling for each label, where some differ by blanks or case only.
 
     That is the task's name where there is such a one, else the most frequent spelling.
     """
@@ -111,13 +113,13 @@ def spellings(items: Iterable[str], names: Sequence[str] | None) -> dict[str, st
 
 
 def places_of(
-    where: str, own: Sequence[str], names: Sequence[str], *, tell: bool = True
+    own: Sequence[str], names: Sequence[str], *, told_of: str | None = None
 ) -> list[int | None]:
-    """The place in the task's `names` of each class that the data have a name of their `own` for.
+    """Return the place in the task's `names` of each class that the data name in `own`.
 
     By name where one set of names holds the other, in whatever order and spelling (None for a
-    class that the task leaves out). As many other names take the places of the data's own, which
-    is said in the log. Raises DataError where neither holds.
+    class that the task leaves out). As many other names rename the classes in their order; with
+    `told_of`, the place for the message, the log says so. Raises DataError where neither holds.
     """
     if tuple(own) == tuple(names):
         return list(range(len(names)))
@@ -126,21 +128,21 @@ def places_of(
         return [right.index(name) if name in right else None for name in left]
     if len(own) != len(names):
         raise DataError(
-            f"{where} has {len(own)} classes, which it calls {listed(own)}, but the task has the "
+            f"has {len(own)} classes, which it calls {listed(own)}, but the task has the "
             f"{len(names)} labels {listed(names)}: give labels=(…) with these names, or as many."
         )
     for place, name in enumerate(left):
         if name in right and right.index(name) != place:
             raise DataError(
-                f"{where} calls its classes {listed(own)}, and the task has the labels "
-                f"{listed(names)}: {own[place]!r} is in both, but in another place; give the same "
-                f"names in any order, or new ones in the order of the data."
+                f"calls its classes {listed(own)}, and the task has the labels {listed(names)}: "
+                f"{own[place]!r} is in both, but in another place; give the same names in any "
+                f"order, or new ones in the order of the data."
             )
-    if tell:
+    if told_of is not None:
         pairs = ", ".join(
             f"{old!r} is now {new!r}" for old, new in zip(own, names, strict=True) if old != new
         )
-        logger.warning("%s: classes get other names by their order: %s.", where, pairs)
+        logger.warning("%s: classes get other names by their order: %s.", told_of, pairs)
     return list(range(len(names)))
 
 

@@ -1,15 +1,15 @@
-"""Files of data as bytes and as text: plain or gzip, UTF-8, with damage named by its place."""
+"""Files of data as text: plain or gzip, UTF-8, with damage named by its place."""
 
 import codecs
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import TextIO
 
-from lobes.errors import DataError
+from lobes.errors import DataError, at
 from lobes.tasks.columns import suggest
 
 # The magic bytes of gzip and of zip archives, which Excel's files are.
@@ -17,7 +17,7 @@ _COMPRESSED = {b"\x1f\x8b": "gzip: end its name in .gz", b"PK": "a zip archive: 
 
 
 def kind_of(path: Path) -> str:
-    """The suffix that tells what a file is, in small letters; that of gzip is put aside."""
+    """The suffix that tells what a file is, in lower case; that of gzip is put aside."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
 
@@ -27,8 +27,13 @@ def stem_of(path: Path) -> str:
     return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
+def at_file(path: Path) -> AbstractContextManager[None]:
+    """`lobes.errors.at` for a file."""
+    return at(f"The file {str(path)!r}")
+
+
 def check_file(path: Path) -> None:
-    """Raise DataError where `path` is no file that can be read, or is empty."""
+    """Raise DataError where `path` is no file that can be read, or is empty; nothing is opened."""
     if path.is_dir():
         raise DataError(f"{str(path)!r} is a folder: name a file in it.")
     if not path.exists():
@@ -40,35 +45,40 @@ def check_file(path: Path) -> None:
         )
     if not path.is_file():
         raise DataError(f"{str(path)!r} is a device or a pipe: expected a file.")
-    try:
-        empty = path.stat().st_size == 0
-        path.open("rb").close()
-    except OSError as error:
-        raise DataError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
-    if empty:
+    if not os.access(path, os.R_OK):
+        raise DataError(f"Cannot read {str(path)!r}: permission denied.")
+    if path.stat().st_size == 0:
         raise DataError(f"The file {str(path)!r} is empty.")
 
 
 def read_text(path: Path) -> str:
-    """A whole file of UTF-8, without its byte-order mark; DataError for what is none."""
-    with open_text(path, "") as file:
+    """Return a whole file of UTF-8 without its byte-order mark. Raises as `open_text` does."""
+    with open_text(path) as file:
         return file.read()
 
 
 @contextmanager
-def open_text(path: Path, newline: str) -> Iterator[TextIO]:
-    """The lines of a file in UTF-8, as Python's `newline` ends them."""
-    try:
+def open_text(path: Path, newline: str = "") -> Iterator[TextIOWrapper]:
+    """Open a file of UTF-8, plain or gzip; `newline` ends its lines as in Python's `open`.
+
+    A DataError of the block gets the file's name before its message. Raises DataError for a file
+    that cannot be read, is empty, damaged, or not UTF-8.
+    """
+    check_file(path)
+    with at_file(path):
         try:
-            with _open(path) as raw, TextIOWrapper(raw, "utf-8-sig", newline=newline) as file:
-                yield file
-        except UnicodeDecodeError:
-            raise DataError(_foreign(path)) from None  # reads the file again
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(
-            f"The file {str(path)!r} is not a whole gzip file, or is damaged: "
-            f"{str(error).rstrip('.')}."
-        ) from None
+            try:
+                with _open(path) as raw, TextIOWrapper(raw, "utf-8-sig", newline=newline) as file:
+                    yield file
+            except UnicodeDecodeError as error:
+                # reads the file again: a decoder does not know at which byte of the file it is
+                raise DataError(_foreign(path)) from error
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(
+                f"is not a whole gzip file, or is damaged: {str(error).rstrip('.')}."
+            ) from error
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror or error}.") from error
 
 
 def _open(path: Path) -> gzip.GzipFile | BufferedReader:
@@ -76,15 +86,14 @@ def _open(path: Path) -> gzip.GzipFile | BufferedReader:
 
 
 def _foreign(path: Path) -> str:
-    """The sentence for a file that is not UTF-8."""
+    """What is to be said of a file that is not UTF-8."""
     offset, line, byte, start = _first_foreign_byte(path)
-    where = f"The file {str(path)!r} is not UTF-8"
     if start in _COMPRESSED:
-        return f"{where} but {_COMPRESSED[start]}."
+        return f"is not UTF-8 but {_COMPRESSED[start]}."
     wide = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     source = "UTF-16" if wide else "WINDOWS-1252"
     return (
-        f"{where}: byte 0x{byte:02x} at offset {offset}, line {line}; convert it, for example "
+        f"is not UTF-8: byte 0x{byte:02x} at offset {offset}, line {line}; convert it, for example "
         f"with: iconv -f {source} -t UTF-8."
     )
 
@@ -101,4 +110,4 @@ def _first_foreign_byte(path: Path) -> tuple[int, int, int, bytes]:
                 line += data.count(b"\n", 0, error.start)
                 return offset + error.start, line, data[error.start], start
             offset, line = offset + len(data), line + data.count(b"\n")
-    raise DataError(f"The file {str(path)!r} changed while it was read.")
+    raise DataError("changed while it was read.")

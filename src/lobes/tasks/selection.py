@@ -1,4 +1,4 @@
-"""What a user changes in data of their own: names of columns, labels, and which rows count."""
+"""Which rows of a user's data count, and the task's own names for their columns and labels."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from lobes.errors import DataError
 from lobes.tasks.columns import (
     Blocks,
+    Columns,
     NamedRows,
     TaskData,
     blocks_of,
@@ -55,9 +56,9 @@ class Selection:
 
 
 def said(value: Any) -> str:
-    """What a cell says, the same from every kind of file: 0, 0.0, "0" and "0.0" are one value.
+    """Return a cell's value as text, the same from every kind of file.
 
-    A cell with nothing in it, or blanks only, says "".
+    0, 0.0, "0" and "0.0" are one value; a cell with nothing in it, or blanks only, gives "".
     """
     if is_missing(value):
         return ""
@@ -70,56 +71,44 @@ def said(value: Any) -> str:
     return text.casefold() if text.casefold() in ("true", "false") else text
 
 
-def select(
-    where: str,
-    data: TaskData,
-    text: Sequence[str],
-    label: Sequence[str],
-    selection: Selection,
-    *,
-    by_index: bool,
-) -> TaskData:
-    """The rows that count, under the task's own names of columns and labels.
+def select(data: TaskData, columns: Columns, selection: Selection, *, by_index: bool) -> TaskData:
+    """Return the rows that count, under the task's own names of columns and labels.
 
     Columns of classes that the data have names for are compared by these, and by the numbers
     where no name is a number; labels become names, unless they stay class indices with `by_index`
     and without a map. A cell with a list holds each of its values, and a map changes each, to
     labels that count once. Columns of labels may be missing. Raises DataError where no row
-    is left, and for a label that the map lacks.
+    is left, and for a label that the map lacks, when the rows are iterated.
     """
     if selection == Selection({}, {}, {}, {}):
         return data
-    return Blocks(lambda: _selected(where, data, text, label, selection, by_index))
+    return Blocks(lambda: _selected(data, columns, selection, by_index))
 
 
 def _selected(
-    where: str,
-    data: TaskData,
-    text: Sequence[str],
-    label: Sequence[str],
-    selection: Selection,
-    by_index: bool,
+    data: TaskData, task: Columns, selection: Selection, by_index: bool
 ) -> Iterator[list[dict[str, Any]]]:
     present: list[str] = []
     read = kept = 0
+    by_value = {said(key): label for key, label in selection.label_map.items()}
     for start, block in blocks_of(data):
         if start == 0:
             names = column_names(block)
-            present = [name for name in label if selection.column(name) in names]
-        own = {name: selection.column(name) for name in (*text, *present)}
+            present = [name for name in task.labels if selection.column(name) in names]
+        own = {name: selection.column(name) for name in (*task.inputs, *present)}
         columns = tuple(dict.fromkeys((*own.values(), *selection.tested)))
-        raw = read_columns(where, block, columns, start)
+        raw = read_columns(block, columns, start)
         rows = _kept_rows(block, raw, own, present, selection, by_index)
         if selection.label_map:
             for number, row in enumerate(rows, kept):
                 for name in present:
-                    row[name] = _mapped(where, number, row[name], selection.label_map)
+                    row[name] = _mapped(number, row[name], selection.label_map, by_value)
         read, kept = start + len(block), kept + len(rows)
         if rows:
             yield rows
     if not kept:
         raise DataError(
-            f"{where} has {read} rows, none of which the filter keeps; check the values of "
+            f"has {read} rows, none of which the filter keeps; check the values of "
             f"{listed((*selection.filter, *selection.leave_out))}."
         )
 
@@ -149,14 +138,13 @@ def _kept_rows(
     return NamedRows(rows, {name: found for name, found in classes.items() if found})
 
 
-def _mapped(where: str, number: int, value: Any, label_map: Mapping[str, Any]) -> Any:
-    by_value = {said(key): label for key, label in label_map.items()}
+def _mapped(number: int, value: Any, label_map: Mapping[str, Any], by_value: dict[str, Any]) -> Any:
     items = value if is_list(value) else [value]
     for item in items:
         if str(item) not in label_map and said(item) not in by_value:
             raise DataError(
-                f"{where} row {number} of those that are kept has the label {item!r}, which "
-                f"label_map lacks: it has {listed(label_map)}; add it, or leave such rows out."
+                f"row {number} of those that are kept has the label {item!r}, which label_map "
+                f"lacks: it has {listed(label_map)}; add it, or leave such rows out."
             )
     found = (
         label_map[k] if (k := str(item)) in label_map else by_value[said(item)] for item in items
@@ -180,7 +168,7 @@ def _by_name(names: Sequence[str] | None, values: list[Any]) -> list[Any]:
 
 
 def _either(names: Sequence[str] | None, raw: list[Any], named: list[Any]) -> list[Any]:
-    """What a filter compares: names, or both names and numbers where none could be the other."""
+    """What a filter compares: names, or names and numbers where no name is itself a number."""
     if names is None or any(number_of(name) is not None for name in names):
         return named
     return [

@@ -1,137 +1,208 @@
-"""Where tasks come from: local files, data sets of the Hugging Face hub, and the known tasks.
+"""Load tasks from local files, from data sets of the Hugging Face hub, or by a known name.
 
-A task of one's own names its files, or its data set on the hub, and their columns. A known task
-(`known.py`) needs its name only, and comes from a local folder or from the hub.
+A `TaskSource` says where the data are and what they mean. They go one way, and each step calls
+the next one only:
+
+    TaskSource
+      -> rows in blocks        `formats.py` (files), `hub.py`, `folders.py` (known tasks),
+                               `images.py` (folders of pictures)
+      -> rows that count,      `selection.py`: the filter, the task's own names of columns and
+         named as the task's   labels
+      -> columns, checked      `reading.py`, with `columns.py` and `raw_labels.py`
+      -> class indices         `reading.py`, with `labels.py`
+      -> Task                  `task.py`
+      -> held out, drawn       `subsets.py`
+
+Rows are read when the fourth step iterates them, inside the block that puts the task and the
+split before a message. Each file is opened once. (Two exceptions: a file that is not UTF-8 is
+read again to find the place, and a split without label names of its own reads the training data.)
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from lobes.errors import ConfigError, DataError
+from lobes.errors import ConfigError, DataError, at
 from lobes.metrics import get_metric
-from lobes.tasks.arguments import known_arguments
-from lobes.tasks.columns import (
-    Blocks,
-    TaskData,
-    blocks_of,
-    class_names,
-    column_names,
-    is_list,
-    is_missing,
-    read_columns,
-)
+from lobes.tasks.arguments import known_arguments, names_of
+from lobes.tasks.columns import Blocks, Columns, TaskData, suggest
+from lobes.tasks.delimited import Dialect
 from lobes.tasks.examples import Examples
-from lobes.tasks.folders import missing, read_split
-from lobes.tasks.formats import read_rows
-from lobes.tasks.images import Picture, read_pictures
-from lobes.tasks.known import KnownTask, known_task
-from lobes.tasks.labels import places_of
-from lobes.tasks.own import load_from_hub, named, names_of, own_source
-from lobes.tasks.reading import read_texts
-from lobes.tasks.task import Task, read_examples
-
-__all__ = ["HELD_OUT", "Split", "load_split", "load_task", "read_rows"]
-
-# The share of the training data that is held out where a task has no validation data.
-HELD_OUT = 0.1
+from lobes.tasks.folders import missing, read_known_folder
+from lobes.tasks.formats import read_blocks
+from lobes.tasks.hub import known_from_hub, load_from_hub
+from lobes.tasks.images import Picture, class_folders, rooted
+from lobes.tasks.known import KNOWN, known_task
+from lobes.tasks.reading import RawSplit, infer_labels, read_split, settle
+from lobes.tasks.selection import Selection, select
+from lobes.tasks.subsets import sampled
+from lobes.tasks.task import Task
 
 # The environment variable that names the folder of the known tasks' data.
 DATA_VARIABLE = "LOBES_DATA"
 
+PathLike = str | os.PathLike[str]
 
-@known_arguments("load_task")
-def load_task(
-    name: str,
-    *,
-    train: str | os.PathLike[str] | None = None,
-    validation: str | os.PathLike[str] | None = None,
-    dataset: str | None = None,
-    config: str | None = None,
-    text: str | Sequence[str] | None = None,
-    image: str | None = None,
-    label: str | Sequence[str] = "label",
-    labels: Sequence[str] | None = None,
-    metric: str | None = None,
-    train_size: int | None = None,
-    validation_size: int | None = None,
-    stratified: bool = False,
-    columns: Mapping[str, str] | None = None,
-    label_map: Mapping[str, Any] | None = None,
-    filter: Mapping[str, Any] | None = None,
-    leave_out: Mapping[str, Any] | None = None,
-    delimiter: str | None = None,
-    quoting: str | None = None,
-    fold_labels: bool = False,
-    seed: int = 0,
-    folder: str | os.PathLike[str] | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
-) -> Task:
-    """Load a task from files, with `dataset` from the hub, or by its known name.
 
-    `train` and `validation` are files (relative to `folder`), for images also folders with a
-    folder of pictures for each class, or with `dataset` the names of
-    splits, of which `train` is "train" unless given. `config` is one of the configurations of
-    the data set. `columns` leads from the names that `text`, `label` and the rest go by to those
-    of the data, `label_map` from the labels of the data (as text) to the task's (with a column for
-    each label, from what these hold to 0 and 1). Rows are kept
-    where every column of `filter` holds the value given, or one of several, and dropped where
-    some column of `leave_out` does; "" stands for an empty cell. `delimiter` and `quoting`
-    ("minimal", or "none" where a quote is a character) say how cells of CSV and TSV are told
-    apart (`delimited.py`). The rest is as for `Task`.
+@dataclass(frozen=True, slots=True)
+class TaskSource:
+    """Where the data of a task are, and what they mean.
+
+    `train`, `validation` and `test` are files (relative to `folder`), for images also folders
+    with a folder of pictures for each class, or with `dataset` the names of splits, of which
+    `train` is "train" unless given. `config` is one of the configurations of the data set.
+    `columns` leads from the names that `text`, `label` and the rest go by to those of the data,
+    `label_map` from the labels of the data (as text) to the task's (with a column for each label,
+    from what these hold to 0 and 1). Rows are kept where every column of `filter` holds the value
+    given, or one of several, and dropped where some column of `leave_out` does; "" stands for an
+    empty cell. `delimiter` and `quoting` ("minimal", or "none" where a quote is a character) say
+    how cells of CSV and TSV are told apart (`delimited.py`). The rest is as for `Task`.
 
     With neither `train` nor `dataset` the name is that of a known task. Its data are in
     `data_dir` (without it, in the folder that the environment variable LOBES_DATA names), and
     then nothing is asked of the network; without either they are on the hub. `validation` is the
     name of another of its splits. Where the folder has no training data, the task has none.
 
-    Without `validation`, 10 % of the training examples are held out for it, drawn with `seed`;
+    Raises ConfigError for settings that do not fit together.
+    """
+
+    name: str
+    _: KW_ONLY
+    train: PathLike | None = None
+    validation: PathLike | None = None
+    test: PathLike | None = None
+    dataset: str | None = None
+    config: str | None = None
+    text: str | Sequence[str] | None = None
+    image: str | None = None
+    label: str | Sequence[str] = "label"
+    labels: Sequence[str] | None = None
+    metric: str | None = None
+    columns: Mapping[str, str] | None = None
+    label_map: Mapping[str, Any] | None = None
+    filter: Mapping[str, Any] | None = None
+    leave_out: Mapping[str, Any] | None = None
+    delimiter: str | None = None
+    quoting: str | None = None
+    fold_labels: bool = False
+    folder: PathLike | None = None
+    data_dir: PathLike | None = None
+
+    def __post_init__(self) -> None:
+        Dialect(self.delimiter, self.quoting)
+        with at(f"Task {self.name!r}"):
+            if self.dataset is None and self.config is not None:
+                raise ConfigError(f"has config={self.config!r} but no dataset that it could be of.")
+            if self.is_known:
+                self._check_known()
+            elif self.text is None and self.image is None:
+                raise ConfigError(
+                    "has no text columns: name one or two with text=…, or a column of images with "
+                    "image=…."
+                )
+            _ = self.own_columns  # checked here, before anything is read
+
+    def _check_known(self) -> None:
+        if self.name not in KNOWN:
+            raise ConfigError(
+                "has no training data: name a file with train=…, or a data set."
+                + suggest(self.name, KNOWN)
+            )
+        names = ("text", "image", "labels", "columns", "label_map", "filter", "leave_out")
+        given = any(getattr(self, each) is not None for each in (*names, "delimiter", "quoting"))
+        if given or self.label != "label" or self.fold_labels:
+            raise ConfigError(
+                "is a known task, whose columns and labels are known: name the files or the data "
+                "set to describe data of your own."
+            )
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the data are those of a known task, and none of the user's own."""
+        return self.dataset is None and self.train is None
+
+    @property
+    def own_columns(self) -> Columns:
+        """The task's own names of its columns; `columns` leads from them to those of the data."""
+        if self.is_known:
+            return Columns(known_task(self.name).text, known_task(self.name).label)
+        label = self.label if isinstance(self.label, str) else names_of("label", self.label)
+        return Columns(names_of("text", self.text), label, self.image)
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The label names, as far as they can be told without the data."""
+        if self.is_known:
+            return known_task(self.name).labels
+        label = self.own_columns.label
+        if self.labels is None:
+            return None if isinstance(label, str) else label
+        return tuple(self.labels)
+
+    @property
+    def data_folder(self) -> Path | None:
+        """The folder of the known tasks' data; None for the hub."""
+        given = self.data_dir or os.environ.get(DATA_VARIABLE)
+        return Path(given).expanduser() if given else None
+
+
+@known_arguments("load_task", TaskSource)
+def load_task(
+    source: TaskSource | str,
+    *,
+    train_size: int | None = None,
+    validation_size: int | None = None,
+    stratified: bool = False,
+    seed: int = 0,
+    **settings: Any,
+) -> Task:
+    """Load a task from its source, or from its name and the other fields of a `TaskSource`.
+
+    Without validation data, 10 % of the training examples are held out for it, drawn with `seed`;
     examples of the same text or image, or of the same two texts in either order, are never on both
-    sides. `train_size` and `validation_size`
-    then draw that many examples, with `seed`, from a larger split, in its order; two tasks over
-    the same rows keep the same rows, unless `stratified` draws each class in its share (an example
-    with several labels counts to the rarest).
+    sides. `train_size` and `validation_size` then draw that many examples, with `seed`, from a
+    larger split, in its order; two tasks over the same rows keep the same rows, unless
+    `stratified` draws each class in its share (an example with several labels counts to the
+    rarest).
 
     Raises DataError for files and data sets that cannot be read or used, and ConfigError for
     settings that do not fit together.
     """
-    for size, value in (("train_size", train_size), ("validation_size", validation_size)):
-        if value is not None and value < 1:
-            raise ConfigError(f"Task {name!r} has {size}={value}: a sample has at least 1 example.")
-    own = own_source(
-        name,
-        train,
-        dataset,
-        config,
-        text,
-        image,
-        label,
-        labels,
-        columns,
-        label_map,
-        filter,
-        leave_out,
-        folder,
-        delimiter,
-        quoting,
-        fold_labels,
+    source = _source_of(source, settings)
+    sizes = {"train_size": train_size, "validation_size": validation_size}
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ConfigError(
+                f"Task {source.name!r} has {name}={size}: a sample has at least 1 example."
+            )
+    return sampled(load_published(source), **sizes, stratified=stratified, seed=seed)
+
+
+def load_published(source: TaskSource) -> Task:
+    """Load a task with its splits as they are published: nothing is held out, nothing drawn.
+
+    Raises as `load_task` does.
+    """
+    columns, known = source.own_columns, KNOWN[source.name] if source.is_known else None
+    validation = "validation" if known is None else str(source.validation or known.validation)
+    data: dict[str, TaskData] = {"train": _rows(source, "train", required=False)}
+    if known or source.validation is not None:
+        data["validation"] = _rows(source, validation)
+    return Task(
+        source.name,
+        **data,
+        text=columns.text,
+        image=columns.image,
+        label=columns.label,
+        labels=known.labels if known else source.labels,
+        metric=source.metric or (known.metric if known else None),
+        fold_labels=source.fold_labels,
     )
-    if own is None:
-        task = _load_known(known_task(name), metric, validation, data_dir)
-    else:
-        given = {"train": train or "train", "validation": validation}
-        data: dict[str, Any] = {
-            split: own.read(f"Task {name!r}: {split}", source)
-            for split, source in given.items()
-            if source is not None
-        }
-        task = Task(name, **data, **own.columns, label=label, labels=labels, metric=metric)
-    return _sampled(task, train_size, validation_size, stratified, seed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,296 +213,103 @@ class Split:
     labels: Int[np.ndarray, "examples *classes"] | Float[np.ndarray, " examples"] | None
     images: tuple[Picture, ...] | None = None
 
+    @classmethod
+    def of(cls, examples: Examples) -> "Split":
+        """A split with the labels of its examples."""
+        return cls(examples.texts, examples.labels, examples.images)
+
     def __len__(self) -> int:
         return len(self.texts)
 
 
-@known_arguments("load_split")
-def load_split(
-    name: str,
-    split: str,
-    *,
-    train: str | os.PathLike[str] | None = None,
-    validation: str | os.PathLike[str] | None = None,
-    test: str | os.PathLike[str] | None = None,
-    dataset: str | None = None,
-    config: str | None = None,
-    text: str | Sequence[str] | None = None,
-    image: str | None = None,
-    label: str | Sequence[str] = "label",
-    labels: Sequence[str] | None = None,
-    metric: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    label_map: Mapping[str, Any] | None = None,
-    filter: Mapping[str, Any] | None = None,
-    leave_out: Mapping[str, Any] | None = None,
-    delimiter: str | None = None,
-    quoting: str | None = None,
-    fold_labels: bool = False,
-    folder: str | os.PathLike[str] | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
-) -> Split:
-    """One whole split of a task, with labels or without; the settings are those of `load_task`.
+@known_arguments("load_split", TaskSource)
+def load_split(source: TaskSource | str, split: str, **settings: Any) -> Split:
+    """Load one whole split of a task, with labels or without; arguments as for `load_task`.
 
     Of a known task any of its splits ("validation" and "test" are MNLI's matched ones). Of one's
     own, "train", "validation" and "test" are the files or splits of these names, and with
     `dataset` any other name is that of a split. Label names that are not given are those of the
     training data. Raises as `load_task` does.
     """
-    own = own_source(
-        name,
-        train,
-        dataset,
-        config,
-        text,
-        image,
-        label,
-        labels,
-        columns,
-        label_map,
-        filter,
-        leave_out,
-        folder,
-        delimiter,
-        quoting,
-        fold_labels,
-    )
-    where = f"Task {name!r}: {split}"
-    if own is None:
-        known = known_task(name)
-        data = _read_known(known, _split_of(known, split), data_dir)
-        if data is None:
-            raise DataError(f"{where}: {missing(_data_folder(data_dir) or Path(), known, split)}")
-        columns_of_text, label, names = known.text, known.label, known.labels
-    else:
-        source = {"train": train, "validation": validation, "test": test}.get(split)
-        if source is None and dataset is None:
-            raise ConfigError(
-                f"Task {name!r} names no file for the split {split!r}: give it one with train=…, "
-                f"validation=… or test=…."
-            )
-        data = own.read(where, source or split, needs_label=False)
-        columns_of_text, names = own.text, own.labels
-    if not _has_labels(where, data, names_of(label)):
-        if image is not None:
-            cells = [
-                cell
-                for start, block in blocks_of(data)
-                for cell in read_columns(where, block, (image,), start)[image]
-            ]
-            pictures = read_pictures(where, image, cells)
-            return Split(((),) * len(pictures), None, pictures)
-        return Split(read_texts(where, data, columns_of_text), None)
-    if own is not None and names is None and not _is_regression(metric):
-        rows = own.read(f"Task {name!r}: train", train or "train")
-        names = Task(name, train=rows, **own.columns, label=label, metric=metric).labels
-    label = label if isinstance(label, str) else tuple(label)
-    examples = read_examples(
-        where, data, columns_of_text, label, names, image, fold_labels=fold_labels
-    )
-    return Split(examples.texts, examples.labels, examples.images)
+    source = _source_of(source, settings)
+    columns, names = source.own_columns, source.label_names
+    place = f"Task {source.name!r}: {split}"
+    raw = read_split(place, _rows(source, split, needs_labels=False), columns, needs_labels=False)
+    if raw.labels is None:
+        return Split(raw.texts, None, raw.images)
+    fold = source.fold_labels
+    if names is None and not (source.is_known or _is_regression(source.metric)):
+        train = raw if split == "train" else _read_train(source)
+        splits = settle({"train": train}, None, fold_labels=fold)
+        names = infer_labels(source.name, splits, source.metric)
+    raw = settle({split: raw}, names, fold_labels=fold)[split]
+    return Split.of(raw.examples(names, needs_two_classes=False))
+
+
+def _source_of(source: TaskSource | str, settings: Mapping[str, Any]) -> TaskSource:
+    if isinstance(source, TaskSource):
+        return replace(source, **settings)
+    return TaskSource(source, **settings)
 
 
 def _is_regression(metric: str | None) -> bool:
     return metric is not None and get_metric(metric).for_regression
 
 
-def _has_labels(where: str, data: TaskData, label: tuple[str, ...]) -> bool:
-    """Whether the columns of labels are there and hold more than the mark of hidden ones, -1."""
-    for start, block in blocks_of(data):
-        if start == 0 and not set(label) <= set(column_names(block)):
-            return False
-        columns = read_columns(where, block, label, start).values()
-        values = [value for column in columns for value in column]
-        if any(is_list(value) or not _is_hidden(value) for value in values):
-            return True
-    return False
+def _read_train(source: TaskSource) -> RawSplit:
+    return read_split(f"Task {source.name!r}: train", _rows(source, "train"), source.own_columns)
 
 
-def _is_hidden(value: Any) -> bool:
-    return is_missing(value) or str(value).strip() in ("", "-1", "-1.0")
+def _rows(
+    source: TaskSource, split: str, *, needs_labels: bool = True, required: bool = True
+) -> TaskData:
+    """The rows of a split under the task's own names; None where a known task's folder has none.
 
-
-def _load_known(
-    task: KnownTask,
-    metric: str | None,
-    validation: str | os.PathLike[str] | None,
-    data_dir: str | os.PathLike[str] | None,
-) -> Task:
-    second = _split_of(task, str(validation or task.validation))
-    data: dict[str, Any] = {
-        "train": _read_known(task, "train", data_dir),
-        "validation": _read_known(task, second, data_dir),
-    }
-    if data["validation"] is None:
-        folder = _data_folder(data_dir) or Path()
-        raise DataError(f"Task {task.name!r}: {missing(folder, task, second)}")
-    return Task(
-        task.name,
-        **data,
-        text=task.text,
-        label=task.label,
-        labels=task.labels,
-        metric=metric or task.metric,
-    )
-
-
-def _split_of(task: KnownTask, split: str) -> str:
-    """The task's split called `split`; the first word of its name is enough."""
-    found = [known for known in task.splits if known == split or known.startswith(f"{split}_")]
-    if not found:
-        raise DataError(
-            f"Task {task.name!r} has no split {split!r}: expected one of {', '.join(task.splits)}."
-        )
-    return found[0]
-
-
-def _data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
-    """The folder of the known tasks' data; None for the hub."""
-    given = data_dir or os.environ.get(DATA_VARIABLE)
-    return Path(given).expanduser() if given else None
-
-
-def _read_known(
-    task: KnownTask, split: str, data_dir: str | os.PathLike[str] | None
-) -> TaskData | None:
-    """A split of a known task with its own columns; None where the local folder lacks it."""
-    where = f"Task {task.name!r}: {split}"
-    folder = _data_folder(data_dir)
-    if folder is not None:
-        try:
-            found = read_split(folder, task, split)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-        return None if found is None else named(where, found)
-    if task.hub is None:
-        raise DataError(
-            f"{where}: the data are not on the hub: name the folder that has them with data_dir, "
-            f"or with the environment variable {DATA_VARIABLE}."
-        )
-    config = task.hub.configs.get(split, task.hub.config)
-    data = load_from_hub(where, task.hub.dataset, config, task.hub.splits[split])
-    return Blocks(lambda: _from_hub(where, data, task))
-
-
-def _from_hub(where: str, data: TaskData, task: KnownTask) -> Iterator[list[dict[str, Any]]]:
-    """A split of the hub's data set with the task's own columns; rows without a label left out.
-
-    Class numbers of the hub become the task's label names: by name where the hub has the same
-    names in any order, by their places where it has as many others. A hidden split has no labels.
+    DataError where it is `required` then.
     """
-    assert task.hub is not None
-    hub = task.hub
-    needed = dict.fromkeys((*(column for part in hub.text for column in part), hub.label))
-    own = class_names(data, hub.label)
-    names: dict[Any, str] = {}
-    if own is not None and task.labels is not None:
-        places = places_of(where, own, task.labels, tell=False)
-        names = {i: own[i] if k is None else task.labels[k] for i, k in enumerate(places)}
-    hidden = all(
-        label in (None, -1, -1.0)
-        for start, block in blocks_of(data)
-        for label in read_columns(where, block, (hub.label,), start)[hub.label]
+    if not source.is_known:
+        given = {"train": source.train, "validation": source.validation, "test": source.test}
+        if given.get(split) is None and source.dataset is None:
+            raise ConfigError(
+                f"Task {source.name!r} names no file for the split {split!r}: give it one with "
+                f"train=…, validation=… or test=…."
+            )
+        return _own_rows(source, given.get(split) or split, needs_labels)
+    task = KNOWN[source.name]
+    split = task.split(split)
+    with at(f"Task {task.name!r}: {split}"):
+        if source.data_folder is not None:
+            rows = read_known_folder(source.data_folder, task, split)
+            if rows is None and required:
+                raise DataError(missing(source.data_folder, task, split))
+            return rows
+        if task.hub is None:
+            raise DataError(
+                f"The data are not on the hub: name the folder that has them with data_dir, or "
+                f"with the environment variable {DATA_VARIABLE}."
+            )
+        return known_from_hub(task, task.hub, split)
+
+
+def _own_rows(source: TaskSource, given: PathLike, needs_labels: bool) -> TaskData:
+    """The rows of a user's file, folder of pictures or split of a data set that count."""
+    columns = source.own_columns
+    selection = Selection(
+        source.columns or {}, source.label_map or {}, source.filter or {}, source.leave_out or {}
     )
-    for start, block in blocks_of(data):
-        columns = read_columns(where, block, tuple(needed), start)
-        labels = [names.get(label, label) for label in columns[hub.label]]
-        texts = [
-            [" ".join(part for part in parts if part) for parts in zip(*group, strict=True)]
-            for group in ([columns[column] for column in part] for part in hub.text)
-        ]
-        rows = [dict(zip(task.text, parts, strict=True)) for parts in zip(*texts, strict=True)]
-        if not hidden:
-            rows = [
-                {**row, task.label: label}
-                for row, label in zip(rows, labels, strict=True)
-                if label not in (None, -1, "-")
-            ]
-        yield rows
+    inputs = [selection.column(column) for column in columns.inputs]
+    labels = [selection.column(column) for column in columns.labels]
+    path = Path(source.folder or ".") / Path(given).expanduser()
 
+    def read() -> Iterator[TaskData]:
+        if source.dataset is not None:
+            yield load_from_hub(source.dataset, source.config, str(given))
+        elif columns.image is not None and path.is_dir():
+            yield class_folders(path, inputs[0], labels[0])
+        else:
+            wanted = [*inputs, *selection.tested, *(labels if needs_labels else ())]
+            dialect = Dialect(source.delimiter, source.quoting)
+            for block in read_blocks(path, wanted, labels, dialect):
+                yield block if columns.image is None else rooted(block, inputs[0], path.parent)
 
-def _sampled(
-    task: Task, train_size: int | None, validation_size: int | None, stratified: bool, seed: int
-) -> Task:
-    """The task with its validation data held out if it has none, and its splits cut to size."""
-    train, validation = task.train, task.validation
-    if validation is None:
-        assert train is not None  # a task of one's own has training data
-        train, validation = _hold_out(task.name, train, np.random.default_rng([seed, 0]))
-        _check_classes(task, train, validation)
-    if stratified and task.is_regression:
-        raise ConfigError(
-            f"Task {task.name!r} has stratified=True, but a regression has no classes to draw "
-            f"from: leave it out."
-        )
-
-    def drawn(examples: Examples, size: int | None, number: int) -> Examples:
-        generator = np.random.default_rng([seed, number])
-        return _draw(examples, size, stratified, generator)
-
-    return Task(
-        task.name,
-        train=None if train is None else drawn(train, train_size, 1),
-        validation=drawn(validation, validation_size, 2),
-        text=task.text,
-        image=task.image,
-        label=task.label,
-        labels=task.labels,
-        metric=task.metric,
-    )
-
-
-def _check_classes(task: Task, rest: Examples, held_out: Examples) -> None:
-    """Refuse two parts of the training data one of which has a single class."""
-    for part, what in ((held_out, "that part"), (rest, "the rest")):
-        if task.labels is None or part.labels.ndim > 1 or len(np.unique(part.labels)) > 1:
-            continue
-        raise DataError(
-            f"Task {task.name!r}: holding out {len(held_out)} of {len(rest) + len(held_out)} "
-            f"training examples for validation leaves {what} with the label "
-            f"{task.labels[part.labels[0]]!r} only: give validation data, or more training data."
-        )
-
-
-def _draw(
-    examples: Examples, size: int | None, stratified: bool, generator: np.random.Generator
-) -> Examples:
-    if size is None or size >= len(examples):
-        return examples
-    if not stratified:
-        chosen = generator.choice(len(examples), size=size, replace=False)
-        return examples.select(np.sort(chosen))
-    order, strata = generator.permutation(len(examples)), examples.strata()
-    of_each = [
-        order[strata[order] == stratum][:count]
-        for stratum, count in enumerate(_shares(strata, size))
-    ]
-    return examples.select(np.sort(np.concatenate(of_each)))
-
-
-def _shares(labels: Int[np.ndarray, " examples"], size: int) -> Int[np.ndarray, " classes"]:
-    """How many of `size` examples are of each class: its share, by largest remainders."""
-    counts = np.bincount(labels)
-    exact = counts * size
-    shares: Int[np.ndarray, " classes"] = exact // len(labels)
-    rest = np.argsort(-(exact % len(labels)), kind="stable")[: size - int(shares.sum())]
-    shares[rest] += 1
-    return shares
-
-
-def _hold_out(
-    name: str, examples: Examples, generator: np.random.Generator
-) -> tuple[Examples, Examples]:
-    """Split off a share `HELD_OUT` of the examples, whole groups of equal inputs at a time."""
-    group = examples.groups()
-    order = generator.permutation(int(group.max()) + 1)
-    sizes = np.bincount(group)[order]
-    needed = int(np.searchsorted(np.cumsum(sizes), HELD_OUT * len(examples))) + 1
-    if needed >= len(order):
-        raise DataError(
-            f"Task {name!r}: cannot hold out {HELD_OUT:.0%} of {len(examples)} training examples "
-            f"with {len(order)} different {'texts' if examples.images is None else 'images'} for "
-            f"validation: give validation data."
-        )
-    held_out = np.isin(group, order[:needed])
-    return examples.select(np.flatnonzero(~held_out)), examples.select(np.flatnonzero(held_out))
+    return select(Blocks(read), columns, selection, by_index=source.labels is not None)

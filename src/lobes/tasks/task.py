@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lobes.errors import ConfigError, DataError
+from lobes.errors import ConfigError, DataError, at
 from lobes.limits import LONGEST_NAME, short
-from lobes.metrics import get_metric
-from lobes.tasks.arguments import columns_of, known_arguments, label_names
-from lobes.tasks.columns import TaskData, listed
+from lobes.metrics import Metric, get_metric
+from lobes.tasks.arguments import known_arguments, label_names, names_of
+from lobes.tasks.columns import Columns, TaskData, listed
 from lobes.tasks.examples import Examples
-from lobes.tasks.reading import has_several, infer_labels, read_split, settled
+from lobes.tasks.reading import are_multi_label, infer_labels, read_split, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,18 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_columns(self.name, self.text, self.label, self.image)
-        if self.labels is not None:
-            _check_labels(self.name, self.labels)
-        if not isinstance(self.label, str):
-            _check_label_columns(self.name, self.label, self.labels)
-            object.__setattr__(self, "is_multi_label", True)
-        _check_metric(self)
+        metric = get_metric(self.metric)
+        with at(f"Task {self.name!r}"):
+            columns = Columns(self.text, self.label, self.image)
+            _check_labels(self.labels, columns)
+            if not isinstance(self.label, str):
+                object.__setattr__(self, "is_multi_label", True)
+            _check_metric(metric, self.labels, self.is_multi_label)
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of text or images, and of labels."""
+        return Columns(self.text, self.label, self.image)
 
     @property
     def is_regression(self) -> bool:
@@ -79,6 +84,10 @@ class TaskSpec:
             is_multi_label=bool(values.get("is_multi_label", False)),
             image=values.get("image"),
         )
+
+
+# What stands for an argument that is not given where None has a meaning of its own.
+_SAME: Any = object()
 
 
 @dataclass(frozen=True, slots=True, init=False, eq=False)
@@ -132,36 +141,64 @@ class Task:
         fold_labels: bool = False,
     ) -> None:
         _check_name(name)
-        text = columns_of(name, "text", text)
-        label = label if isinstance(label, str) else columns_of(name, "label", label)
-        if image is not None:
-            (image,) = columns_of(name, "image", image)
-        _check_columns(name, text, label, image)
-        names = label_names(name, labels)
-        if names is None and not isinstance(label, str):
-            names = label
-        if names is not None:
-            _check_labels(name, names)
-        if not isinstance(label, str):
-            _check_label_columns(name, label, names)
+        with at(f"Task {name!r}"):
+            text = names_of("text", text)
+            label = label if isinstance(label, str) else names_of("label", label)
+            if image is not None:
+                (image,) = names_of("image", image)
+            columns = Columns(text, label, image)
+            names = label_names(labels)
+            if names is None and not isinstance(label, str):
+                names = label
+            _check_labels(names, columns)
         splits = {
-            split: read_split(f"Task {name!r}: {split}", data, text, label, image)
+            split: read_split(f"Task {name!r}: {split}", data, columns)
             for split, data in (("train", train), ("validation", validation))
             if data is not None
         }
-        splits = settled(splits, names, fold_labels=fold_labels)
+        splits = settle(splits, names, fold_labels=fold_labels)
         if names is None:
             names = infer_labels(name, splits, metric)
-        several = has_several(name, label, splits)
+        several = are_multi_label(name, label, splits)
         usual = "spearman" if names is None else "f1_micro" if several else "accuracy"
         spec = TaskSpec(
-            name, text, label, names, metric or usual, several and names is not None, image
+            name, columns.text, label, names, metric or usual, several and names is not None, image
         )
         object.__setattr__(self, "spec", spec)
         for split in ("train", "validation"):
             raw = splits.get(split)
-            examples = None if raw is None else raw.examples(names)
+            examples = None if raw is None else raw.examples(names, needs_two_classes=True)
             object.__setattr__(self, split, examples)
+
+    def replace(
+        self,
+        *,
+        name: str | None = None,
+        metric: str | None = None,
+        train: Examples | None = _SAME,
+        validation: Examples | None = _SAME,
+    ) -> "Task":
+        """Return a copy with another name, metric or other examples; no data are read again.
+
+        The examples are some that this task has (`Examples.select`), or others like them.
+        Raises DataError for examples that the task cannot have, and where all have one label;
+        ConfigError for a metric that does not fit.
+        """
+        spec = replace(
+            self.spec,
+            name=self.name if name is None else name,
+            metric=self.metric if metric is None else metric,
+        )
+        copy = object.__new__(Task)
+        object.__setattr__(copy, "spec", spec)
+        for split, given in (("train", train), ("validation", validation)):
+            if given is not _SAME and given is not None:
+                with at(f"Task {spec.name!r}: {split}"):
+                    given.check_inputs(spec.columns)
+                    given.check_labels(spec.labels, is_multi_label=spec.is_multi_label)
+            examples = getattr(self, split) if given is _SAME else given
+            object.__setattr__(copy, split, examples)
+        return copy
 
     @property
     def name(self) -> str:
@@ -216,39 +253,6 @@ class Task:
         return f"Task({self.name!r}, {sizes}, labels={self.labels}, metric={self.metric!r})"
 
 
-def read_examples(
-    where: str,
-    data: TaskData,
-    text: tuple[str, ...],
-    label: str | tuple[str, ...],
-    labels: tuple[str, ...] | None,
-    image: str | None = None,
-    *,
-    fold_labels: bool = False,
-) -> Examples:
-    """One split read with the labels of a task that is there, be it of one class only.
-
-    `where` begins the messages; the rest is as for `Task`. Raises DataError for data that cannot
-    be used.
-    """
-    raw = {where: read_split(where, data, text, label, image)}
-    return settled(raw, labels, fold_labels=fold_labels)[where].read(labels)
-
-
-def with_data(task: Task, train: Examples | None, validation: Examples | None) -> Task:
-    """The same task with other data."""
-    return Task(
-        task.name,
-        train=train,
-        validation=validation,
-        text=task.text,
-        image=task.image,
-        label=task.label,
-        labels=task.labels,
-        metric=task.metric,
-    )
-
-
 def as_tasks(tasks: Any) -> tuple[Any, ...]:
     """Return one task, or several, as a tuple.
 
@@ -287,67 +291,41 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_columns(
-    name: str, text: tuple[str, ...], label: str | tuple[str, ...], image: str | None
-) -> None:
-    if image is not None:
-        if text:
-            raise DataError(
-                f"Task {name!r} has the text columns {listed(text)} and the image column "
-                f"{image!r}: expected one of the two kinds."
-            )
-        if image in ((label,) if isinstance(label, str) else label):
-            raise DataError(f"Task {name!r} takes column {image!r} both as image and as label.")
-        return
-    if not 1 <= len(text) <= 2:
-        raise DataError(
-            f"Task {name!r} has {len(text)} text columns: expected one, or two for pairs of texts."
-        )
-    for column in (label,) if isinstance(label, str) else label:
-        if column in text:
-            raise DataError(f"Task {name!r} takes column {column!r} both as text and as label.")
-
-
-def _check_label_columns(name: str, label: tuple[str, ...], labels: tuple[str, ...] | None) -> None:
-    if labels != label:
-        raise DataError(
-            f"Task {name!r} has the labels {listed(labels or ())} and a column for each of "
-            f"{listed(label)}: leave the labels out, they are the names of the columns."
-        )
-
-
-def _check_labels(name: str, labels: tuple[str, ...]) -> None:
-    for label in labels:
+def _check_labels(labels: tuple[str, ...] | None, columns: Columns) -> None:
+    for label in labels or ():
         if not isinstance(label, str) or not label.strip():
             raise DataError(
-                f"Task {name!r} has the label name {label!r}: names are text, such as "
+                f"has the label name {label!r}: names are text, such as "
                 f'labels=("negative", "positive").'
             )
-        if labels.count(label) > 1:
-            raise DataError(f"Task {name!r} has the label name {label!r} twice.")
-    if len(labels) < 2:
+        if (labels or ()).count(label) > 1:
+            raise DataError(f"has the label name {label!r} twice.")
+    if labels is not None and len(labels) < 2:
         raise DataError(
-            f"Task {name!r} has {len(labels)} label names: expected two or more, or None for "
-            f"regression."
+            f"has {len(labels)} label names: expected two or more, or None for regression."
+        )
+    if not isinstance(columns.label, str) and labels != columns.label:
+        raise DataError(
+            f"has the labels {listed(labels or ())} and a column for each of "
+            f"{listed(columns.label)}: leave the labels out, they are the names of the columns."
         )
 
 
-def _check_metric(spec: TaskSpec) -> None:
-    name, metric, labels = spec.name, get_metric(spec.metric), spec.labels
+def _check_metric(metric: Metric, labels: tuple[str, ...] | None, is_multi_label: bool) -> None:
     if metric.for_regression != (labels is None):
         kind = "regression" if labels is None else "classes"
         wanted = '"spearman"' if labels is None else '"accuracy"'
         raise ConfigError(
-            f"Task {name!r} has {kind}, which the metric {metric.name!r} cannot judge: use "
-            f"{wanted}, or another metric for {kind}."
+            f"has {kind}, which the metric {metric.name!r} cannot judge: use {wanted}, or another "
+            f"metric for {kind}."
         )
-    if spec.is_multi_label and not metric.for_multi_label:
+    if is_multi_label and not metric.for_multi_label:
         raise ConfigError(
-            f"Task {name!r} has several labels for one example, which the metric "
-            f'{metric.name!r} cannot judge: use "f1_micro", "f1_macro" or "accuracy".'
+            f"has several labels for one example, which the metric {metric.name!r} cannot judge: "
+            f'use "f1_micro", "f1_macro" or "accuracy".'
         )
     if metric.name == "f1" and labels is not None and len(labels) != 2:
         raise ConfigError(
-            f"Task {name!r} has {len(labels)} classes, but the metric 'f1' is for two: use "
+            f"has {len(labels)} classes, but the metric 'f1' is for two: use "
             f'"f1_macro", "accuracy" or "matthews".'
         )
