@@ -2,6 +2,10 @@
 
 from html.parser import HTMLParser
 
+from lobes.report.page import html
+from lobes.report.pooled.page import page_of
+from lobes.results import PooledResults, checked
+
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -67,3 +71,8 @@ def visible(element):
 
 def as_number(text):
     return float(text.replace("−", "-").replace("\u202f", "").rstrip(" %"))
+
+
+def runs_html(content):
+    """The page of several runs, of the content of their file."""
+    return html(page_of(checked(content, PooledResults)))

@@ -16,11 +16,14 @@ from fake_comparisons import fake_comparison, fake_transfer
 from fake_extended import fake_folder
 from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
-from lobes.report import comparison, runs, transfer
+from lobes.report import comparison, transfer
 from lobes.report.examples import examples_of
 from lobes.report.exporting import figure_files
 from lobes.report.html import render
+from lobes.report.pooled.page import page_of
 from lobes.report.view import view
+from lobes.results import PooledResults, checked
+from pages import runs_html
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = (
@@ -52,8 +55,8 @@ BUILD = {
     "report": lambda folder: full_report(folder, iat=True),
     "hostile": lambda folder: full_report(folder, TEXTS, tasks=HOSTILE, sites=(7, 5, 11)),
     "large": lambda folder: full_report(folder, **LARGE),
-    "runs": lambda folder: runs.render(fake_runs(runs=5)),
-    "hostile runs": lambda folder: runs.render(
+    "runs": lambda folder: runs_html(fake_runs(runs=5)),
+    "hostile runs": lambda folder: runs_html(
         fake_runs(tasks=HOSTILE, names=HOSTILE, models=HOSTILE)
     ),
     "comparison": lambda folder: comparison.render(fake_comparison(tasks=4)),
@@ -162,7 +165,7 @@ LONG = ("a-task-with-a-long-name-of-forty-letters", "MNLI-MATCHED-WMT-QQP-RTE", 
     [
         lambda: view(fake_results(tasks=LONG, extended=True, iat=True)),
         lambda: view(fake_results(tasks=12, sites=(16,) * 24, fractions=(0.3,), training=False)),
-        lambda: runs.view(fake_runs(tasks=LONG)),
+        lambda: page_of(checked(fake_runs(tasks=LONG), PooledResults)),
         lambda: comparison.view(fake_comparison(tasks=LONG)),
         lambda: transfer.view(fake_transfer()),
     ],

@@ -13,10 +13,10 @@ from fake_comparisons import fake_comparison, fake_transfer
 from fake_extended import fake_folder
 from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
-from lobes.report import comparison, runs, transfer
+from lobes.report import comparison, transfer
 from lobes.report.examples import examples_of
 from lobes.report.html import render
-from pages import Page
+from pages import Page, runs_html
 
 REPORTS = {
     "planted": {"controls": 23},
@@ -66,7 +66,7 @@ PAGES |= {
 PAGES |= {
     f"transfer: {name}": (transfer.render, fake_transfer, case) for name, case in TRANSFERS.items()
 }
-PAGES |= {f"runs: {name}": (runs.render, fake_runs, case) for name, case in RUNS.items()}
+PAGES |= {f"runs: {name}": (runs_html, fake_runs, case) for name, case in RUNS.items()}
 
 
 def render_full(results):

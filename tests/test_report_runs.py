@@ -1,21 +1,19 @@
 """The page of several runs: its verdict, and that its numbers are those of the data."""
 
-import copy
-import json
-import re
-
 import numpy as np
 import pytest
 from rich.console import Console
 
 from fake_results import HOSTILE
-from fake_runs import fake_runs
-from lobes.errors import RunError
+from fake_runs import fake_runs, renewed
 from lobes.report import formatting as fmt
-from lobes.report.runs import render, tables, view
-from lobes.report.runs_findings import runs_findings
+from lobes.report import sections
+from lobes.report.console import shown
+from lobes.report.page import html
+from lobes.report.pooled.findings import findings
+from lobes.report.pooled.page import page_of
+from lobes.results import PooledResults, checked
 from pages import Page, as_number
-from plain_results import read_runs
 
 CASES = {
     "one run": {"runs": 1},
@@ -25,6 +23,19 @@ CASES = {
     "no controls": {"controls": 0},
     "hostile": {"tasks": HOSTILE, "names": HOSTILE, "models": HOSTILE},
 }
+
+
+def typed(content):
+    """The content as results, with the verdict that its numbers give."""
+    return checked(renewed(content), PooledResults)
+
+
+def rendered(content):
+    return Page(html(page_of(typed(content))))
+
+
+def found_in(content):
+    return findings(typed(content))
 
 
 def spaced(sentences):
@@ -81,7 +92,7 @@ def undefined(score):
     ],
 )
 def test_answer(content, answer, headline):
-    found = runs_findings(content)
+    found = found_in(content)
     assert found.answer == answer
     assert found.headline.startswith(headline)
 
@@ -89,7 +100,7 @@ def test_answer(content, answer, headline):
 def test_sentences_speak_of_the_largest_fraction_and_of_column():
     content = fake_runs(controls=59)
     column = content["fractions"][-1]["dissociation"]["column"]
-    found = runs_findings(content)
+    found = found_in(content)
     assert found.question == (
         "Over 3 runs, do the 3 tasks (sentiment, domain and domain-pair) depend on different "
         "attention heads of all-MiniLM-L6-v2?"
@@ -121,7 +132,7 @@ def test_means_over_other_tasks_than_the_headline_name_them():
     small, large = content["fractions"]
     small["dissociation"]["column"]["tasks"][0]["mean"] = None
     large["dissociation"]["relative"]["tasks"][1]["mean"] = None
-    sentences = spaced(runs_findings(content).sentences)
+    sentences = spaced(found_in(content).sentences)
     assert sentences[2].endswith(f", over {names[0]} and {names[2]}.")
     assert sentences[-1].endswith(f", over {names[1]} and {names[2]}.")
 
@@ -132,7 +143,7 @@ def test_tasks_and_pairs_that_stand_out_are_named():
     entry["dissociation"]["column"]["tasks"][1]["low"] = -0.3
     for pair in entry["pairs"][1:]:
         pair["double_dissociation"] = False
-    sentences = spaced(runs_findings(content).sentences)
+    sentences = spaced(found_in(content).sentences)
     assert sentences[3].endswith("above 0 for sentiment and domain-pair, 2 of 3.")
     assert sentences[4].endswith(
         "1 shows a double dissociation over the runs (Holm-corrected p ≤ "
@@ -141,15 +152,15 @@ def test_tasks_and_pairs_that_stand_out_are_named():
 
 
 def test_caveats():
-    (few,) = runs_findings(fake_runs(controls=59)).caveats
+    (few,) = found_in(fake_runs(controls=59)).caveats
     assert few == "3 runs make wide intervals: only a large D-score can show. Take 5 or more."
-    assert runs_findings(fake_runs(runs=5, controls=59)).caveats == ()
-    (one,) = runs_findings(fake_runs(runs=1, controls=59)).caveats
+    assert found_in(fake_runs(runs=5, controls=59)).caveats == ()
+    (one,) = found_in(fake_runs(runs=1, controls=59)).caveats
     assert one.startswith("Nothing is known about other runs: with one run there is no interval")
     content = fake_runs(runs=6, controls=7, models=("one", "two"), bases=(0.846, 0.912, 0.51))
     content["runs"][4]["seed"] = 0
     content["fractions"][-1]["dissociation"]["column"]["tasks"][0] |= {"mean": None, "low": None}
-    same, models, weak, controls, pairs, missing = spaced(runs_findings(content).caveats)
+    same, models, weak, controls, pairs, missing = spaced(found_in(content).caveats)
     assert same.startswith("Some runs have the same model and seed (run0 with run4): they may be")
     assert models.startswith("The runs are of different models (one and two): the interval is")
     assert weak.startswith("The models are near chance on domain-pair: ")
@@ -164,7 +175,7 @@ def test_caveats():
 @pytest.fixture(scope="module")
 def planted():
     content = fake_runs(runs=5, names=tuple("abcde"))
-    return content, Page(render(content))
+    return content, rendered(content)
 
 
 def test_runs_table(planted):
@@ -235,7 +246,7 @@ def test_base_scores(planted):
     content, page = planted
     base = np.array(content["base"])
     base[[0, 4]] += [[0.01], [0.02]]
-    page = Page(render({**content, "base": base.tolist()}))
+    page = rendered({**content, "base": base.tolist()})
     for row, values in zip(page.table("base-caption"), base.T, strict=True):
         assert as_number(row[2]) == pytest.approx(values.mean(), abs=5.1e-4)
         assert as_number(row[3]) == pytest.approx(values.std(ddof=1), abs=5.1e-4)
@@ -243,7 +254,7 @@ def test_base_scores(planted):
 
 
 def test_one_run_shows_no_spread():
-    page = Page(render(fake_runs(runs=1)))
+    page = rendered(fake_runs(runs=1))
     captions = [caption["id"] for caption in page.all("caption")]
     assert "scores-caption" in captions
     assert "spread-caption" not in captions
@@ -253,76 +264,42 @@ def test_one_run_shows_no_spread():
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_page_and_terminal_say_the_same_sentences(case):
     content = fake_runs(**case)
-    page, console = Page(render(content)), Console(width=2000, color_system=None)
+    page, console = rendered(content), Console(width=2000, color_system=None)
     with console.capture() as capture:
-        for part in tables(content):
+        for part in shown(page_of(typed(content))):
             console.print(part)
-    shown, found = capture.get(), view(content).findings
+    printed, found = capture.get(), found_in(content)
     said = [e["text"] for e in page.all("li") + page.all("p") + page.all("h2")]
     for sentence in (found.headline, *found.sentences, *found.caveats):
         assert sentence in said
-        assert sentence.replace("\u00a0%", "%").replace("\u00a0", " ") in shown
+        assert sentence.replace("\u00a0%", "%").replace("\u00a0", " ") in printed
     assert not page.all("img")
     assert not page.all("script")
-    assert "\x1b" not in shown + page.all("body")[0]["text"]
+    assert "\x1b" not in printed + page.all("body")[0]["text"]
+
+
+def test_the_terminal_shows_the_headline_and_every_definition():
+    results = typed(fake_runs(runs=5))
+    console = Console(width=200, color_system=None)
+    with console.capture() as capture:
+        for part in shown(page_of(results)):
+            console.print(part)
+    lines = [line.replace("< ", "<").split() for line in capture.get().splitlines()]
+    column = results.largest.dissociation.column
+    (headline,) = [line for line in lines if line[:3] == ["column", "all", "tasks"]]
+    assert headline[3] == fmt.points(column.mean.mean)
+    assert headline[-2:] == ["<0.001", fmt.p_value(column.p_controls)]
+    starts = [line[:3] for line in lines]
+    assert ["row", "all", "tasks"] in starts
+    assert sum(line[0] == "sentiment" for line in starts if line) == 1
 
 
 def test_figures_and_tables_are_those_of_the_page(planted):
     content, page = planted
-    shown = view(content)
+    made = page_of(typed(content))
     svgs = [svg for svg in page.all("svg") if svg.get("role") == "img"]
     assert [svg["aria-labelledby"].split("-title")[0] for svg in svgs] == [
-        figure.name for figure in shown.figures()
+        f"strip-{place}" for place in range(3)
     ]
     captions = {caption["id"].removesuffix("-caption") for caption in page.all("caption")}
-    assert captions == {table.name for table in shown.tables()}
-    for table in shown.tables():
-        assert {len(row) for row in table.rows} == {len(table.header)}
-
-
-# --- reading -------------------------------------------------------------------------------------
-
-
-def test_runs_are_read_from_a_file_or_a_folder(tmp_path):
-    content = fake_runs(runs=2)
-    (tmp_path / "runs.json").write_text(json.dumps(content), encoding="utf-8")
-    assert read_runs(tmp_path) == read_runs(tmp_path / "runs.json") == content
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"schema": "lobes-results"}, 'not a summary of runs of lobes: "schema" is not "lobes-ru'),
-        ({"version": 2}, "has version 2, newer than the 1 that this lobes reads"),
-        ({"fractions": None}, 'is damaged: "fractions" is missing or broken'),
-    ],
-)
-def test_other_files_are_refused(tmp_path, change, message):
-    with pytest.raises(RunError, match=r"There is no .*runs\.json: give the folder of a finished"):
-        read_runs(tmp_path)
-    (tmp_path / "runs.json").write_text(json.dumps({**fake_runs(), **change}))
-    with pytest.raises(RunError, match=re.escape(message)):
-        read_runs(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "path", [("tasks", 0, "name"), ("fractions", 0, "dissociation"), ("fractions",)]
-)
-def test_a_missing_part_is_one_clear_sentence(path):
-    content = fake_runs()
-    place = content
-    for key in path[:-1]:
-        place = place[key]
-    if path == ("fractions",):
-        content["fractions"] = []
-    else:
-        del place[path[-1]]
-    with pytest.raises(RunError, match=r"damaged.*[Rr]un the study again"):
-        render(content)
-
-
-def test_rendering_changes_nothing_and_is_repeatable():
-    content = fake_runs()
-    before = copy.deepcopy(content)
-    assert render(content) == render(content)
-    assert content == before
+    assert captions == {table.name for table in sections.tables(made)}

@@ -24,7 +24,6 @@ from lobes.dissociation.verdict import (
 from lobes.experiments import pooled_runs
 from lobes.experiments import results as study_results
 from lobes.files import plain
-from lobes.report.runs_findings import runs_findings
 from lobes.report.terminal import tables
 from lobes.report.view import view
 

@@ -13,8 +13,10 @@ from rich.table import Table
 
 from lobes.clean import clean
 from lobes.heads import HeadLayout, Site
-from lobes.report import comparison, runs, terminal, transfer
+from lobes.report import comparison, terminal, transfer
+from lobes.report.console import shown
 from lobes.report.formatting import fixed, listing
+from lobes.report.pooled.page import page_of
 from lobes.results.base import Results
 from lobes.results.run import Training
 
@@ -24,7 +26,7 @@ def show_results(results: Results) -> None:
     kinds: dict[str, Callable[[Any], Iterable[Any]]] = {
         "comparison.json": comparison.tables,
         "transfer.json": transfer.tables,
-        "runs.json": runs.tables,
+        "runs.json": lambda content: shown(page_of(content)),
         "results.json": terminal.tables,
     }
     console = _console()

@@ -270,3 +270,10 @@ def _averaged(
         np.mean([each.scores(fraction) for each in within], axis=0),
         np.mean([each[:n_controls] for each in controls], axis=0),
     )
+
+
+def deviation_over_runs(values: Float[np.ndarray, "runs *shape"]) -> Float[np.ndarray, "*shape"]:
+    """Return the standard deviation over the runs (n − 1); NaN for one run."""
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan)
+    return np.asarray(values.std(axis=0, ddof=1))

@@ -45,6 +45,15 @@ def p_against_controls(
     return np.where(np.isnan(observed), np.nan, (1 + reached.sum(axis=0)) / (1 + len(controls)))
 
 
+def n_reached(p: float, controls: int) -> int:
+    """Return how many of so many controls reach the observed value: p = (1 + n) / (1 + controls).
+
+    Taken back from p, so that a sentence and p agree also where values tie but for rounding; 0
+    where p is undefined.
+    """
+    return round(p * (1 + controls)) - 1 if math.isfinite(p) else 0
+
+
 def is_decided(reached: int, controls: int, alpha: float, error: float) -> bool:
     """Return whether the controls so far decide on which side of `alpha` p lies.
 

@@ -11,11 +11,12 @@ from lobes.experiments.outputs import OutputFolder, check_output
 from lobes.experiments.pooled_runs import pooled_results
 from lobes.files import read_json
 from lobes.report import comparison, html, transfer
-from lobes.report import runs as runs_page
+from lobes.report import page as pages
 from lobes.report.examples import examples_of
 from lobes.report.exporting import DPI, figure_files, table_files
 from lobes.report.listing import Shown
 from lobes.report.page import write_page
+from lobes.report.pooled.page import page_of
 from lobes.report.view import view
 from lobes.results import (
     ComparisonResults,
@@ -62,7 +63,11 @@ KINDS = (
     ),
     _kind(ComparisonResults, comparison),
     _kind(TransferResults, transfer),
-    _kind(PooledResults, runs_page),
+    Kind(
+        PooledResults,
+        lambda results, folder: pages.html(page_of(results)),
+        lambda results, folder: page_of(results),
+    ),
 )
 
 

@@ -1,5 +1,6 @@
 """The colors of pages and figures: the scale of the heat maps, the tints of changes, print."""
 
+import math
 from dataclasses import dataclass
 
 # Viridis at equal steps: readable without color vision, even in lightness, fine on dark and light.
@@ -72,6 +73,13 @@ def printed(name: str) -> str:
     """A variable's color in print, as `#rgb` or `#rrggbb`."""
     value = PRINT[name]
     return value if value.startswith("#") else _hex(*map(int, value.split()))
+
+
+def tint_of(change: float, widest: float) -> int:
+    """The tint of a change, where one as large as `widest` gets the strongest; 0 for NaN."""
+    if not math.isfinite(change):
+        return 0
+    return max(-TINTS, min(TINTS, round(change / widest * TINTS)))
 
 
 def tinted(tint: int) -> str:

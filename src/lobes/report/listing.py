@@ -19,11 +19,10 @@ from lobes.report.parts import (
     Trained,
     Transfer,
 )
-from lobes.report.runs import Runs
 from lobes.report.sections import Page
 from lobes.report.tabular import Table
 
-Shown = Report | Runs | Comparison | Transfer | Page
+Shown = Report | Comparison | Transfer | Page
 _OVERLAP = "Jaccard index · number of heads that both lesions hold"
 
 
@@ -38,12 +37,11 @@ def figures_of(report: Shown) -> list[Drawn]:
     """All figures of a page, from top to bottom, then its maps and matrices."""
     if isinstance(report, Page):
         return [Drawn(f.name, f.drawing) for f in sections.figures(report)]
-    if isinstance(report, Report | Runs):
-        drawn = report.figures() if isinstance(report, Runs) else exhibits.figures(report)
-        found = [Drawn(f.name, f.geometry) for f in drawn]
+    if isinstance(report, Report):
+        found = [Drawn(f.name, f.geometry) for f in exhibits.figures(report)]
     else:
         found = list(_over_seeds(report))
-    grids = _grids(report) if isinstance(report, Report) else _other_grids(report)
+    grids = _grids(report) if isinstance(report, Report) else _trained_grids(report.trained)
     return [*found, *(Drawn(name, grid) for name, grid in grids)]
 
 
@@ -51,8 +49,6 @@ def tables_of(report: Shown) -> Sequence[Table | tables.Table]:
     """All tables of a page, from top to bottom."""
     if isinstance(report, Page):
         return sections.tables(report)
-    if isinstance(report, Runs):
-        return report.tables()
     if isinstance(report, Report):
         return exhibits.tables(report)
     if isinstance(report, Comparison):
@@ -89,17 +85,6 @@ def _grids(report: Report) -> Iterator[tuple[str, Drawing]]:
                 title = f"{what}, {fraction.label}"
                 yield f"{name}-{fraction.index}", matrix_grid(rows, names, title, note)
     yield from _trained_grids(report.trained)
-
-
-def _other_grids(report: Runs | Comparison | Transfer) -> Iterator[tuple[str, Drawing]]:
-    if isinstance(report, Runs):
-        title = "Score of every task under each lesion, mean over the runs"
-        yield "scores", matrix_grid(report.scores, report.tasks, title)
-        if report.spreads:
-            title = "Its standard deviation over the runs"
-            yield "spread", matrix_grid(report.spreads, report.tasks, title)
-    else:
-        yield from _trained_grids(report.trained)
 
 
 def _trained_grids(trained: Trained | None) -> Iterator[tuple[str, Drawing]]:

@@ -2,9 +2,13 @@
 
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
+from lobes.dissociation.over_runs import deviation_over_runs
+from lobes.dissociation.statistics import n_reached
 from lobes.dissociation.verdict import SPECIALIZED
+from lobes.metrics import Standing
 from lobes.results.base import (
     Count,
     Matrices,
@@ -56,7 +60,7 @@ class PooledEstimate(Record):
     def share_of_runs(self) -> float:
         """The runs' share of the variance; NaN where it is undefined or 0."""
         total = self.over_runs + self.over_examples
-        return self.over_runs / total if total else float("nan")
+        return self.over_runs / total if total > 0 else float("nan")
 
 
 class PooledDScore(Record):
@@ -74,6 +78,11 @@ class PooledDScore(Record):
     """The r-th random lesion of every run, averaged over the runs."""
     p_controls: Number
     """The mean against these."""
+
+    @property
+    def reached(self) -> int:
+        """How many of these are at least as large as the mean."""
+        return n_reached(self.p_controls, len(self.control_means))
 
 
 class PooledDissociation(Record):
@@ -125,6 +134,16 @@ class PooledFraction(Record):
     pairs: tuple[PooledPair, ...]
     """Every pair of tasks."""
 
+    @property
+    def mean_scores(self) -> np.ndarray:
+        """The lesion matrix [lesions, tasks], mean over the runs."""
+        return self.scores.mean(axis=0)
+
+    @property
+    def score_deviations(self) -> np.ndarray:
+        """Its standard deviation over the runs."""
+        return deviation_over_runs(self.scores)
+
 
 class PooledResults(Results):
     """Several runs of one study: other seeds, or other models, on the same tasks."""
@@ -148,7 +167,7 @@ class PooledResults(Results):
     base_intervals: Matrices
     """Its intervals."""
     fractions: tuple[PooledFraction, ...] = Field(min_length=1)
-    """What the runs say together at each fraction."""
+    """What the runs say together at each fraction, ascending."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -158,18 +177,58 @@ class PooledResults(Results):
     @property
     def largest(self) -> PooledFraction:
         """The largest fraction, the one that the verdict speaks of."""
-        return max(self.fractions, key=lambda each: each.fraction)
+        return self.fractions[-1]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the runs' models, each once, in the order of the runs."""
+        return tuple(dict.fromkeys(run.model for run in self.runs))
+
+    @property
+    def mean_base(self) -> np.ndarray:
+        """The score with nothing ablated [tasks], mean over the runs."""
+        return self.base.mean(axis=0)
+
+    @property
+    def base_deviations(self) -> np.ndarray:
+        """Its standard deviation over the runs."""
+        return deviation_over_runs(self.base)
+
+    @property
+    def divisors(self) -> np.ndarray:
+        """The mean base scores [tasks], NaN where nothing may be divided by that of some run."""
+        lows = self.base_intervals[:, :, 0]
+        return np.mean(
+            [
+                [
+                    task.divisor(score, low)
+                    for task, score, low in zip(self.tasks, scores, ends, strict=True)
+                ]
+                for scores, ends in zip(self.base.tolist(), lows.tolist(), strict=True)
+            ],
+            axis=0,
+        )
+
+    @property
+    def standings(self) -> dict[str, Standing]:
+        """Where the mean base score of each task lies in relation to chance."""
+        means = zip(self.tasks, self.mean_base.tolist(), strict=True)
+        return {task.name: task.standing(mean) for task, mean in means}
 
     @model_validator(mode="after")
     def _fits(self) -> "PooledResults":
         self.verdict_on(SPECIALIZED)
         runs, n = len(self.runs), len(self.tasks)
+        if len(set(self.names)) < n:
+            raise ValueError("two tasks have the same name")
+        sizes = [entry.fraction for entry in self.fractions]
+        if sizes != sorted(set(sizes)):
+            raise ValueError("the fractions are not in ascending order")
         expect_shape(self.base, (runs, n), "base")
         expect_shape(self.base_intervals, (runs, n, 2), "base_intervals")
         for entry in self.fractions:
             expect_shape(entry.scores, (runs, n, n), "scores")
-            for name in ("row", "column", "relative"):
-                score = getattr(entry.dissociation, name)
+            for score in entry.dissociation.by_definition.values():
                 expect_shape(score.values, (runs, n), "values")
                 expect_shape(score.means, (runs,), "means")
                 if len(score.tasks) != n:

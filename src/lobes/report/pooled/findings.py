@@ -1,0 +1,229 @@
+"""What several runs found together, in words: the stored verdict, its reasons, what weakens it."""
+
+import math
+from itertools import combinations
+
+from lobes.dissociation.verdict import SPECIALIZED, controls_needed, is_significant, smallest_p
+from lobes.report import formatting as fmt
+from lobes.report import phrases
+from lobes.report.phrases import HEADLINE
+from lobes.report.sections import Fact, Facts, Findings, Section
+from lobes.results import PooledResults
+from lobes.results.pooled import PooledDScore, PooledFraction
+
+FEW_RUNS = 5
+
+
+def section(results: PooledResults) -> Section:
+    """The answer with its reasons, and what was measured."""
+    found = findings(results)
+    facts = (Facts(tuple(_facts(results))),)
+    return Section("findings", found.headline, facts, contents="Findings", findings=found)
+
+
+def findings(results: PooledResults) -> Findings:
+    """The question, the stored answer, its reasons and its caveats."""
+    verdict = results.verdict_on(SPECIALIZED)
+    return Findings(
+        question=_question(results),
+        answer=verdict.answer,
+        headline=phrases.headline(verdict),
+        sentences=tuple(_sentences(results)),
+        caveats=tuple(_caveats(results)),
+    )
+
+
+def _facts(results: PooledResults) -> list[Fact]:
+    models, entry = results.models, results.largest
+    number = entry.n_controls
+    return [
+        Fact("Model" if len(models) == 1 else "Models", fmt.listing(models)),
+        Fact("Runs", str(len(results.runs))),
+        Fact("Tasks", str(len(results.tasks))),
+        Fact("Largest lesion", phrases.size_of(entry.fraction)),
+        Fact("Controls", f"{number} in each run" if number else "none"),
+    ]
+
+
+def _question(results: PooledResults) -> str:
+    names, models, number = results.names, results.models, len(results.runs)
+    which = f" ({fmt.listing(names)})" if len(names) <= 4 else ""
+    of = models[0] if len(models) == 1 else f"{len(models)} models"
+    opening = "In one run" if number == 1 else f"Over {number} runs"
+    return (
+        f"{opening}, do the {len(names)} tasks{which} depend on different attention heads of {of}?"
+    )
+
+
+def _sentences(results: PooledResults) -> list[str]:
+    entry = results.largest
+    score, size = entry.dissociation.column, phrases.size_of(entry.fraction)
+    if not math.isfinite(score.mean.mean):
+        return [f"At {size} the {HEADLINE} D-score is undefined."]
+    return [
+        _main(results, entry, score),
+        *_spread(results, score),
+        _other_definitions(results, entry, score),
+        *_tasks_alone(results, score),
+        *_pairs(entry),
+        *_other_fractions(results, score),
+    ]
+
+
+def _main(results: PooledResults, entry: PooledFraction, score: PooledDScore) -> str:
+    several, mean = len(results.runs) > 1, score.mean
+    text = f"At {phrases.size_of(entry.fraction)} the {HEADLINE} D-score is {_percent(mean.mean)}"
+    if several:
+        text += " on average"
+    if math.isfinite(mean.low):
+        level, span = fmt.percent(results.level), fmt.interval(mean.low, mean.high)
+        text += f" ({level} interval over runs and examples {span})"
+    count = entry.n_controls
+    if not count or not math.isfinite(score.p_controls):
+        return f"{text}."
+    number = {0: "none", count: "all"}.get(score.reached, fmt.thousands(score.reached))
+    verb = "does" if number in ("none", "1") else "do"
+    averaged = ", each averaged over the runs," if several else ","
+    return (
+        f"{text}; of {phrases.controls(count)}{averaged} {number} {verb} as much "
+        f"({fmt.p_equals(score.p_controls)})."
+    )
+
+
+def _percent(value: float) -> str:
+    return f"{fmt.points(value)}{fmt.GAP}%"
+
+
+def _spread(results: PooledResults, score: PooledDScore) -> list[str]:
+    """How far the runs lie apart, and how much of the uncertainty that makes."""
+    values = score.means.tolist()
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return []
+    low, high = min(values), max(values)
+    at_low, at_high = (results.runs[values.index(end)].name for end in (low, high))
+    text = f"Single runs lie between {_percent(low)} ({at_low}) and {_percent(high)} ({at_high})"
+    share = score.mean.share_of_runs
+    if share >= 0.995:
+        text += "; nearly all of the variance of the mean is between the runs"
+    elif math.isfinite(share):
+        text += (
+            f"; the runs make {fmt.fixed(100 * share, 0)}{fmt.GAP}% of the variance of the "
+            f"mean, the validation examples the rest"
+        )
+    return [f"{text}."]
+
+
+def _over_others(results: PooledResults, score: PooledDScore, headline: PooledDScore) -> str:
+    """Names the tasks of a D-score that the headline's is not over."""
+    means = ([task.mean for task in each.tasks] for each in (score, headline))
+    return phrases.over_others(results.names, *means)
+
+
+def _other_definitions(
+    results: PooledResults, entry: PooledFraction, headline: PooledDScore
+) -> str:
+    parts = []
+    for definition, score in entry.dissociation.by_definition.items():
+        if definition == HEADLINE:
+            continue
+        if not math.isfinite(score.mean.mean):
+            parts.append(f"{definition} is undefined")
+            continue
+        tail = f" ({fmt.p_equals(score.p_controls)})" if math.isfinite(score.p_controls) else ""
+        over = _over_others(results, score, headline)
+        parts.append(f"{definition} {_percent(score.mean.mean)}{tail}{over}")
+    return f"By the other two definitions: {fmt.listing(parts)}."
+
+
+def _tasks_alone(results: PooledResults, score: PooledDScore) -> list[str]:
+    """Which tasks have a D-score above 0 one at a time; silent for one run."""
+    if len(results.runs) < 2:
+        return []
+    names = results.names
+    above = [name for name, each in zip(names, score.tasks, strict=True) if each.low > 0]
+    if len(above) in (0, len(names)):
+        which = "every task" if above else "no task"
+    else:
+        which = f"{phrases.some(above)}, {len(above)} of {len(names)}"
+    return [f"One at a time (uncorrected), the interval lies above 0 for {which}."]
+
+
+def _pairs(entry: PooledFraction) -> list[str]:
+    if not any(math.isfinite(pair.p_holm) for pair in entry.pairs):
+        return []
+    return phrases.pair_sentences(entry.pairs, entry.n_controls, " over the runs")
+
+
+def _other_fractions(results: PooledResults, headline: PooledDScore) -> list[str]:
+    parts = []
+    for entry in results.fractions[:-1]:
+        score = entry.dissociation.column
+        tail = f", {fmt.p_equals(score.p_controls)}" if math.isfinite(score.p_controls) else ""
+        over, size = _over_others(results, score, headline), phrases.size_of(entry.fraction)
+        parts.append(f"{_percent(score.mean.mean)} at {size}{tail}{over}")
+    return [f"At the other fractions the {HEADLINE} D-score is {'; '.join(parts)}."] * bool(parts)
+
+
+def _caveats(results: PooledResults) -> list[str]:
+    return [
+        *_run_caveats(results),
+        *phrases.chance_caveats(results.standings, "The models", "are"),
+        *_control_caveats(results.largest),
+        *_missing(results),
+    ]
+
+
+def _control_caveats(entry: PooledFraction) -> list[str]:
+    number = entry.n_controls
+    if not number:
+        return ["Without random lesions nothing tells specialization from mere damage."]
+    caveats = []
+    if not is_significant(smallest_p(number)):
+        caveats.append(
+            f"{fmt.plural(number, 'random lesion')} can give no p below "
+            f"{fmt.p_value(smallest_p(number))}: more runs do not change this, set "
+            f"{controls_needed()} controls or more."
+        )
+    lacking = phrases.pair_caveat(len(entry.pairs), number)
+    return [*caveats, lacking] if lacking else caveats
+
+
+def _missing(results: PooledResults) -> list[str]:
+    tasks = zip(results.names, results.largest.dissociation.column.tasks, strict=True)
+    missing = [name for name, each in tasks if not math.isfinite(each.mean)]
+    if not missing or len(missing) == len(results.tasks):
+        return []
+    return [f"Without a D-score in some run, and so left out of the mean: {phrases.some(missing)}."]
+
+
+def _run_caveats(results: PooledResults) -> list[str]:
+    """What is said of few runs, of runs that may be the same, and of runs of other models."""
+    runs = results.runs
+    if len(runs) == 1:
+        return [
+            "Nothing is known about other runs: with one run there is no interval over runs. "
+            "Take three or more, with other seeds."
+        ]
+    caveats = []
+    if len(runs) < FEW_RUNS:
+        caveats.append(
+            f"{len(runs)} runs make wide intervals: only a large D-score can show. Take {FEW_RUNS} "
+            f"or more."
+        )
+    same = [
+        f"{a.name} with {b.name}"
+        for a, b in combinations(runs, 2)
+        if a.seed is not None and (a.model, a.seed) == (b.model, b.seed)
+    ]
+    if same:
+        caveats.append(
+            f"Some runs have the same model and seed ({phrases.some(same)}): they may be one and "
+            f"the same model, and the interval is then too narrow."
+        )
+    models = results.models
+    if len(models) > 1:
+        caveats.append(
+            f"The runs are of different models ({phrases.some(models)}): the interval is about "
+            f"models like these, and what one of them does may be lost in the mean."
+        )
+    return caveats

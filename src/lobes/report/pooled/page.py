@@ -1,0 +1,401 @@
+"""The page of several runs: a function of `runs.json` and nothing else."""
+
+import math
+
+import numpy as np
+from markupsafe import Markup
+
+from lobes.dissociation.verdict import ALPHA
+from lobes.report import formatting as fmt
+from lobes.report import glossary, phrases, settings
+from lobes.report.charts import Strip, strip_plot
+from lobes.report.colors import tint_of
+from lobes.report.glossary import FORMULAS
+from lobes.report.phrases import DEFINITIONS, HEADLINE
+from lobes.report.pooled import findings
+from lobes.report.sections import (
+    Beside,
+    Block,
+    Figure,
+    InTerminal,
+    Page,
+    Panel,
+    Panels,
+    Prose,
+    Section,
+)
+from lobes.report.tables import ABLATED, Cell, Column, Row, Table, Value, marked
+from lobes.results import PooledResults
+from lobes.results.pooled import PooledDScore, PooledEstimate, PooledPair
+
+ALL_TASKS = "all tasks"
+_SHARE = Markup(
+    '<abbr title="how much of the variance of the mean the runs make; the rest is the examples’">'
+    "Runs’ share</abbr>"
+)
+_SCORES = (
+    Column("Task"),
+    Column("D", "points", strong=True),
+    Column("Interval", "interval"),
+    Column("Single runs", "interval"),
+    Column("Share of the runs", "number", "%", digits=0, head=_SHARE),
+    Column("p above 0", "p", in_page=False),
+)
+_TERMINAL = (
+    Column("Definition"),
+    Column("Task"),
+    Column("D", "points"),
+    Column("Interval", "interval"),
+    Column("Single runs", "interval"),
+    Column("p above 0", "p"),
+    Column("p (controls)", "p"),
+)
+_ACROSS = (
+    Column("Definition"),
+    Column("Heads lesioned", "percent"),
+    Column("D", "points"),
+    Column("Interval", "interval"),
+    Column("p", "p"),
+)
+_PAIRS = (
+    Column("First"),
+    Column("Second"),
+    Column("First loses more", "signed"),
+    Column("Interval", "interval", ends="signed"),
+    Column("p", "p"),
+    Column("Second loses more", "signed"),
+    Column("Interval", "interval", ends="signed"),
+    Column("p", "p"),
+    Column("p (Holm)", "p"),
+    Column("p (random lesions, Holm)", "p"),
+    Column("Double dissociation"),
+)
+_BASE = (
+    Column("Task"),
+    Column("Metric"),
+    Column("Kind", in_page=False),
+    Column("Mean", "number", strong=True),
+    Column("SD", "number"),
+    Column("Single runs", "interval", ends="number"),
+    Column("Chance", "number"),
+    Column("Validation", "count"),
+)
+
+
+def page_of(results: PooledResults) -> Page:
+    """Compose the page of several runs taken together."""
+    first = findings.section(results)
+    assert first.findings is not None
+    sections = (
+        first,
+        _runs(results),
+        _dissociation(results),
+        _lesions(results),
+        _pairs(results),
+        _base(results),
+        _settings(results),
+    )
+    return Page(
+        kind=f"report of {fmt.plural(len(results.runs), 'run')}",
+        source=results.FILE,
+        name=results.name or "lobes",
+        created=results.created,
+        version=results.lobes,
+        title=first.findings.question,
+        sections=tuple(section for section in sections if section is not None),
+        glossary=_glossary(fmt.percent(results.level)),
+    )
+
+
+def _glossary(level: str) -> tuple[glossary.Entry, ...]:
+    return (
+        (
+            "Run",
+            "One whole study: a model, trained and measured by itself. Runs differ in their seed, "
+            "or in their model; the tasks are the same.",
+        ),
+        (
+            "Interval",
+            f"{level}, for the mean over runs of this kind and examples of this kind: Student’s t "
+            f"with the variance of the runs and that of the validation examples, which all runs "
+            f"share.",
+        ),
+        (
+            "Runs’ share",
+            "How much of the variance of the mean comes from the runs. Where it is near 100 %, "
+            "more runs would help most; near 0 %, more validation examples.",
+        ),
+        (
+            "p against random lesions",
+            "(1 + number of random lesions with at least this D-score) / (1 + their number), all "
+            "averaged over the runs.",
+        ),
+        ("p (Holm)", "Corrected for the number of pairs."),
+        (
+            "Random lesion",
+            "As many heads, drawn at random. What it costs is damage without specialization.",
+        ),
+        *glossary.d_scores(),
+    )
+
+
+def _runs(results: PooledResults) -> Section:
+    """Each run's own D-score by the headline's definition, at every fraction."""
+    sizes = (Column(fmt.percent(entry.fraction), "points") for entry in results.fractions)
+    means = np.array([entry.dissociation.column.means for entry in results.fractions])
+    caption = f"The {HEADLINE} D-score of each run in percent (mean over its tasks), by fraction"
+    table = Table(
+        "runs",
+        caption,
+        (
+            Column("Run"),
+            Column("Model"),
+            Column("Seed", right=True),
+            Column("Steps", "count"),
+            *sizes,
+        ),
+        tuple(
+            Row((run.name, run.model, settings.plain(run.seed), run.steps, *own))
+            for run, own in zip(results.runs, means.T.tolist(), strict=True)
+        ),
+        terminal=caption,
+    )
+    text = (
+        "Each run is a study of its own: a model, its own choice of important heads, its own "
+        "lesions. The report of a single run says more about it."
+    )
+    return Section("runs", "The runs", (Prose(text), table), contents="Runs")
+
+
+def _dissociation(results: PooledResults) -> Section:
+    found = results.largest.dissociation.by_definition
+    panels = (_panel(results, k, name, score) for k, (name, score) in enumerate(found.items()))
+    blocks: tuple[Block, ...] = (
+        Prose(_reading(results)),
+        Panels(tuple(panels)),
+        Prose("Each panel has its own scale.", "quiet"),
+        _across(results),
+        InTerminal((_in_terminal(results),)),
+    )
+    return Section("dissociation", "D-scores over the runs", blocks, contents="D-scores")
+
+
+def _reading(results: PooledResults) -> Markup:
+    entry, level = results.largest, fmt.percent(results.level)
+    interval = (
+        f" with its {level} interval over runs and validation examples (in color where it lies "
+        f"above 0)"
+    )
+    lesions = f": here {phrases.controls(entry.n_controls)} in each run, averaged over the runs"
+    return Markup(
+        "At {}. A D-score says, in percent of the base score, how much more a task’s own lesion "
+        "costs than it does otherwise. A grey dot is a single run, a diamond the mean{}. "
+        "<strong>Column</strong> is the definition to trust. What the tasks lose must also exceed "
+        "what random lesions make them lose{}."
+    ).format(
+        phrases.size_of(entry.fraction),
+        interval if len(results.runs) > 1 else "",
+        lesions if entry.n_controls else "",
+    )
+
+
+def _panel(results: PooledResults, place: int, name: str, score: PooledDScore) -> Panel:
+    strips = [
+        Strip(label, one.mean, one.low, one.high, runs, is_mean=k == 0)
+        for k, (label, one, runs) in enumerate(_estimates(results, score))
+    ]
+    size = phrases.size_of(results.largest.fraction)
+    drawing = strip_plot(
+        strips, f"{name} D-scores of the runs at {size}, in percent", in_words=_in_words
+    )
+    figure = () if drawing is None else (Figure(f"strip-{place}", drawing),)
+    return Panel(
+        name,
+        (
+            Prose(FORMULAS[name], "formula"),
+            Beside((*figure, _scores(results, place, name, score)), "pair"),
+        ),
+        chip="headline" if name == HEADLINE else "",
+        headline=name == HEADLINE,
+    )
+
+
+def _estimates(
+    results: PooledResults, score: PooledDScore
+) -> list[tuple[str, PooledEstimate, list[float]]]:
+    """The mean of all tasks, then each task: name, mean over the runs, values of single runs."""
+    names = (ALL_TASKS, *results.names)
+    values = np.column_stack([score.means, score.values])
+    singles = ([value for value in column if math.isfinite(value)] for column in values.T.tolist())
+    return list(zip(names, (score.mean, *score.tasks), singles, strict=True))
+
+
+def _in_words(strip: Strip) -> str:
+    text = f"{strip.label}: {fmt.points(strip.value)} %"
+    if math.isfinite(strip.low):
+        text += f", interval {fmt.interval(strip.low, strip.high)}"
+    if strip.controls:
+        text += f", single runs {fmt.interval(min(strip.controls), max(strip.controls))}"
+    return f"{text}."
+
+
+def _scores(results: PooledResults, place: int, name: str, score: PooledDScore) -> Table:
+    rows = tuple(
+        Row((label, *_cells(one, runs), 100 * one.share_of_runs, one.p), "" if k else "mean")
+        for k, (label, one, runs) in enumerate(_estimates(results, score))
+    )
+    caption = f"{name} D-scores in percent"
+    if math.isfinite(score.p_controls):
+        caption += f"; against random lesions: {fmt.p_equals(score.p_controls)}"
+    return Table(f"d-scores-{place}", caption, _SCORES, rows)
+
+
+def _cells(found: PooledEstimate, runs: list[float]) -> tuple[Value | Cell, ...]:
+    """D, its interval and the range of the single runs, of which there must be two."""
+    span = (found.low, found.high)
+    return (
+        found.mean,
+        marked(span, "beyond") if found.low > 0 else span,
+        (min(runs), max(runs)) if len(runs) > 1 else None,
+    )
+
+
+def _in_terminal(results: PooledResults) -> Table:
+    """The headline's D-scores of every task, the other definitions' of the model."""
+    entry, rows = results.largest, []
+    for name, score in entry.dissociation.by_definition.items():
+        shown = _estimates(results, score)[: None if name == HEADLINE else 1]
+        for k, (label, one, runs) in enumerate(shown):
+            first, last, kind = ("", "", "") if k else (name, score.p_controls, "mean")
+            rows.append(Row((first, label, *_cells(one, runs), one.p, last), kind))
+    title = (
+        f"D-scores in percent, means over {fmt.plural(len(results.runs), 'run')}, "
+        f"{phrases.size_of(entry.fraction)}"
+    )
+    return Table("d-scores", title, _TERMINAL, tuple(rows), terminal=title)
+
+
+def _across(results: PooledResults) -> Table:
+    """The model's D-score by every definition at every fraction, with its p."""
+    rows = []
+    for definition in DEFINITIONS:
+        for entry in reversed(results.fractions):
+            score = entry.dissociation.by_definition[definition]
+            mean = score.mean
+            cells = (mean.mean, (mean.low, mean.high), score.p_controls)
+            rows.append(Row((definition, entry.fraction, *cells)))
+    caption = "The D-score over the runs (mean over tasks) in percent; p against random lesions"
+    return Table("across", caption, _ACROSS, tuple(rows))
+
+
+def _lesions(results: PooledResults) -> Section:
+    """The mean lesion matrix, tinted by the change from the base, and its spread over the runs."""
+    entry = results.largest
+    means = np.vstack([results.mean_base, entry.mean_scores])
+    with np.errstate(over="ignore", invalid="ignore"):
+        changes = 100 * (means - results.divisors) / results.divisors
+    caption = f"Score, mean over the runs, {phrases.size_of(entry.fraction)}"
+    matrices = [_matrix(results, "scores", caption, means, changes)]
+    if len(results.runs) > 1:
+        deviations = np.vstack([results.base_deviations, entry.score_deviations])
+        caption = "Standard deviation over the runs"
+        matrices.append(_matrix(results, "spread", caption, deviations, np.zeros_like(changes)))
+    text = (
+        "A row is a lesion: in each run, the heads that matter most to that task there. A column "
+        "is a task, measured. The frame marks a task under its own lesion; orange is a loss "
+        "against the base score, blue a gain."
+    )
+    blocks = (Prose(text), Beside(tuple(matrices)))
+    return Section("lesions", "Lesion matrix over the runs", blocks, contents="Lesions")
+
+
+def _matrix(
+    results: PooledResults, name: str, caption: str, values: np.ndarray, changes: np.ndarray
+) -> Table:
+    """Nothing ablated, then each task's lesion."""
+    widest = np.nanmax([5.0, *np.abs(changes).ravel()])
+    rows = []
+    for place, label in enumerate(("nothing (base)", *results.names)):
+        cells = (
+            Cell(
+                value,
+                tint=tint_of(change, widest),
+                marks=frozenset({"own"} if task == place - 1 else ()),
+            )
+            for task, (value, change) in enumerate(
+                zip(values[place].tolist(), changes[place].tolist(), strict=True)
+            )
+        )
+        rows.append(Row((label, *cells), "task" if place else "base"))
+    columns = (ABLATED, *(Column(task, "number") for task in results.names))
+    return Table(name, caption, columns, tuple(rows), look="matrix")
+
+
+def _pairs(results: PooledResults) -> Section | None:
+    """What each task of a pair loses by its own lesion more than by the other's, over the runs."""
+    entry = results.largest
+    if not entry.pairs:
+        return None
+
+    def row(pair: PooledPair) -> Row:
+        effects = (
+            value for one in pair.effects for value in (one.mean, (one.low, one.high), one.p)
+        )
+        double = phrases.double_of(pair, entry.n_controls, len(entry.pairs))
+        cell = marked(double, "chip", "good") if double == "yes" else marked(double, "quiet")
+        return Row((pair.first, pair.second, *effects, pair.p_holm, pair.p_controls_holm, cell))
+
+    caption = (
+        "How much more each task of a pair loses by its own lesion than by the other’s, in units "
+        "of its metric: means over the runs"
+    )
+    text = (
+        "Two tasks are doubly dissociated when each loses more by its own lesion than by the "
+        "other’s, over the runs: the larger of the two p, corrected for the number of pairs "
+        "(Holm). The smaller difference must also stand out from the same of random lesions "
+        "averaged over the runs, corrected likewise."
+    )
+    if len(results.runs) == 1:
+        text += " One run gives neither interval nor p."
+    table = Table("pairs", caption, _PAIRS, tuple(map(row, entry.pairs)))
+    return Section("pairs", "Pairs of tasks", (Prose(text), table), contents="Pairs")
+
+
+def _base(results: PooledResults) -> Section:
+    rows = []
+    values = zip(results.mean_base.tolist(), results.base_deviations.tolist(), strict=True)
+    for task, (mean, deviation), runs in zip(results.tasks, values, results.base.T, strict=True):
+        known = runs[np.isfinite(runs)]
+        kind = phrases.outputs(task)
+        warning = phrases.warning(results.standings[task.name])
+        rows.append(
+            Row(
+                (
+                    Cell(task.name, chip=warning, marks=frozenset({"warn"} if warning else ())),
+                    Cell(task.metric, note=f" · {kind}", marks=frozenset({"metric"})),
+                    kind,
+                    mean,
+                    deviation,
+                    (float(known.min()), float(known.max())) if known.size else None,
+                    task.chance,
+                    task.n_validation,
+                )
+            )
+        )
+    caption = "Score of every task with nothing ablated, over the runs, and the score of chance"
+    text = "The models with all their heads, on each task’s validation examples."
+    table = Table("base", caption, _BASE, tuple(rows))
+    return Section("base", "Base scores", (Prose(text), table), contents="Base scores")
+
+
+def _settings(results: PooledResults) -> Section:
+    return settings.section(
+        {
+            "Statistics": {
+                "level": results.level,
+                "resamples": results.resamples,
+                "significance level": ALPHA,
+            },
+            "The runs": {run.name: f"{run.created}, lobes {run.lobes}" for run in results.runs},
+        }
+    )
