@@ -102,6 +102,7 @@ def fake_results(
         "similarity": None,
         "growth": None,
         "level": 0.95,
+        "resamples": 1000,
         "training": _training(rng, names, base, sites, iat) if training else None,
         "importance": [
             {

@@ -81,10 +81,12 @@ def test_hostile_names_are_cleaned():
     assert set(results.largest.lesions) == set(results.names)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+        st.none() | st.booleans() | st.text(max_size=9),
+        lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3),
+        max_leaves=7,
     )
 )
 def test_cleaning_twice_is_cleaning_once(value):

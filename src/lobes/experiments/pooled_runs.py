@@ -49,7 +49,7 @@ def pooled_results(
     stored = [stored_run(run) for run in runs]
     results, matrices = zip(*stored, strict=True)
     first = results[0]
-    number = resamples or int(first.iap["resamples"])
+    number = resamples or first.resamples
     found = _over_runs(matrices, resamples=number, seed=seed, level=first.level)
     return PooledResults(
         **opening(first.name),
@@ -103,11 +103,11 @@ def _over_runs(
 
 
 def _run(path: Path, results: RunResults) -> PooledRun:
-    training = results.training
+    training, configured = results.training, results.config.get("seed")
     return PooledRun(
         name=path.name,
         model=results.model.name,
-        seed=training.seed if training else results.config.get("seed"),
+        seed=training.seed if training else configured if isinstance(configured, int) else None,
         steps=training.steps if training else None,
         created=results.created,
         lobes=results.lobes,

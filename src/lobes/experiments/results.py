@@ -84,6 +84,7 @@ def study_results(
         growth=grown,
         iap={**study.to_dict()["iap"], "seed": study.iap_seed},
         level=study.iap.level,
+        resamples=study.iap.resamples,
         environment=dict(environment),
         times={**times, "total": sum(times.values())},
         config=study.to_dict(),

@@ -15,6 +15,7 @@ from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.results.base import ModelRecord, TaskRecord
 from lobes.results.over_seeds import ComparedTask, SeedsIat
+from lobes.results.run import IatSettings
 from lobes.tasks.task import Task
 
 # One training, and the same with IAT in its last steps.
@@ -106,7 +107,7 @@ def iat_record(run: SeedRun, records: Sequence[Arrays], model: ModelRecord) -> S
         switch_step=switch,
         steps=run.steps - switch,
         n_heads=model.n_heads,
-        settings=run.study.iat.model_dump(mode="json"),
+        settings=IatSettings.model_validate(run.study.iat.model_dump(mode="json")),
         seconds=tuple(float(record["importance_seconds"][0]) for record in records),
         heads=tuple(_heads(record["heads"], run.tasks) for record in records),
     )

@@ -7,6 +7,7 @@ from typing import Any
 from lobes.report import formatting as fmt
 from lobes.report import sections as blocks
 from lobes.report.parts import Fact, Section
+from lobes.results.base import Record
 
 
 def section(titled: Mapping[str, object], note: str = "") -> blocks.Section:
@@ -41,6 +42,8 @@ def durations(times: Mapping[str, Any] | None) -> dict[str, str]:
 
 def flat(value: object, prefix: str = "") -> tuple[Fact, ...]:
     """Nested settings as one list, `iap.controls` → `20`; lists of plain values on one line."""
+    if isinstance(value, Record):
+        value = value.to_dict()
     if isinstance(value, dict) and value:
         items = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):

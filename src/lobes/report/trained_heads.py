@@ -71,15 +71,13 @@ def section(
 def facts(record: IatRecord, seconds: float) -> Facts:
     """When and how IAT trained; `seconds` is how long the importance took that chose heads."""
     settings = record.settings
-    chosen = "trained by each of them" if settings["share"] else "trained by none"
-    others = "trained as before" if settings["train_other"] else "frozen, but for the classifiers"
+    chosen = "trained by each of them" if settings.share else "trained by none"
+    others = "trained as before" if settings.train_other else "frozen, but for the classifiers"
     return Facts(
         (
             Fact("IAT begins after step", fmt.thousands(record.switch_step)),
             Fact("Steps of IAT", fmt.thousands(record.steps)),
-            Fact(
-                "Heads chosen for a task", f"{fmt.percent(settings['alpha'])} of {record.n_heads}"
-            ),
+            Fact("Heads chosen for a task", f"{fmt.percent(settings.alpha)} of {record.n_heads}"),
             Fact("Heads chosen for several tasks", chosen),
             Fact("All other parameters", others),
             Fact("Time to estimate importance", fmt.duration(seconds)),

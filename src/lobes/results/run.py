@@ -5,7 +5,7 @@ from collections.abc import Iterable, Set
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from lobes.dissociation import verdict
 from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where, shared_tasks
@@ -191,6 +191,19 @@ class StepScores(Record):
     """The main metric of each task."""
 
 
+class IatSettings(Record):
+    """How IAT chose heads and trained them: all settings of `lobes.IAT`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    alpha: Share
+    """The share of all heads that each task trains."""
+    share: bool
+    """Whether a head that matters to several tasks is trained by each of them, or by none."""
+    train_other: bool
+    """Whether all other parameters train as before, or the classifiers only."""
+
+
 class IatRecord(Record):
     """When and how IAT trained, in one run or in several."""
 
@@ -200,15 +213,8 @@ class IatRecord(Record):
     """The steps of IAT that followed."""
     n_heads: Count
     """All heads of the model."""
-    settings: Settings
+    settings: IatSettings
     """The settings of IAT."""
-
-    @model_validator(mode="after")
-    def _is_known(self) -> "IatRecord":
-        missing = {"alpha", "share", "train_other"} - self.settings.keys()
-        if missing:
-            raise ValueError(f"settings lacks {', '.join(sorted(missing))}")
-        return self
 
 
 class Iat(IatRecord):
@@ -455,6 +461,8 @@ class RunResults(Results):
     """The settings of lesions and statistics."""
     level: Share
     """The level of all intervals."""
+    resamples: Count
+    """The number of bootstrap resamples."""
     environment: Settings
     """Versions and machine."""
     times: dict[str, float]
