@@ -1,7 +1,11 @@
 """The callbacks by which a long computation tells how far it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import TypeVar
 
+from lobes.errors import ConfigError
+
+Step = TypeVar("Step")
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)` during one computation."""
 
@@ -25,3 +29,26 @@ def part_of_stage(
             progress(stage, round(1000 * (before + share)), round(1000 * whole))
 
     return report
+
+
+def counted(steps: Iterable[Step], progress: Progress | None) -> Iterator[Step]:
+    """Yield the steps of a computation, and report how many of them are done.
+
+    The total is their number, or while that is not known one more than are done.
+    """
+    total, done = len(steps) if isinstance(steps, Sized) else 0, 0
+    for done, step in enumerate(steps, 1):
+        if progress:
+            progress(done - 1, max(total, done))
+        yield step
+    if progress and done:
+        progress(done, done)
+
+
+def check_progress(progress: object) -> None:
+    """Raise `ConfigError` for what cannot be called as progress is reported: True, for example."""
+    if progress is not None and not callable(progress):
+        raise ConfigError(
+            f"progress is a function that is called with (done, total), of lesion_matrix with "
+            f"(stage, done, total), or None, not {progress!r}."
+        )

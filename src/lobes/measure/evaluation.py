@@ -30,7 +30,7 @@ from lobes.modeling import TaskModel
 from lobes.modeling.bf16 import bf16_copy
 from lobes.modeling.precision import resolve_precision
 from lobes.modeling.task_model import Readable, check_task_model
-from lobes.progress import Progress
+from lobes.progress import Progress, check_progress, counted
 from lobes.replay import Replay
 from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task, TaskSpec, as_tasks
@@ -124,14 +124,10 @@ def evaluate(
         probe = partial(measured.logits, **workload.collate(workload.batches[0][:2], measured))
         share_layers = share_layers and sum(map(bool, sets)) > 1
         replay = Replay(measured, layout, probe, share=share_layers)
-        for done, batch in enumerate(workload.batches):
-            if progress:
-                progress(done, len(workload.batches))
+        for batch in counted(workload.batches, progress):
             run = partial(measured.logits, **workload.collate(batch, measured))
             for index, outputs in replay.runs(run, sets):
                 workload.scatter(logits, index, batch, outputs, sets[index])
-    if progress:
-        progress(len(workload.batches), len(workload.batches))
     return Evaluation(
         specs=workload.specs,
         lesions=sets,
@@ -157,14 +153,10 @@ def predict_logits(
     batches = cut(model, task, inputs, tokens_per_batch)
     logits = np.empty((len(inputs), spec.n_outputs), dtype=np.float32)
     with measuring(model, precision) as measured, torch.no_grad():
-        for done, batch in enumerate(batches):
-            if progress:
-                progress(done, len(batches))
+        for batch in counted(batches, progress):
             tensors = inputs.collate(batch, model.device)
             logits[batch] = measured.task_logits(task, **tensors).float().cpu().numpy()
             check_finite(logits[batch], batch, f"The logits of task {task!r}")
-    if progress:
-        progress(len(batches), len(batches))
     return logits
 
 
@@ -311,15 +303,6 @@ def prepare(
         labels=labels,
         batches=cut(model, tasks[0].name, inputs, tokens_per_batch),
     )
-
-
-def check_progress(progress: object) -> None:
-    """Raise `ConfigError` for what cannot be called as progress is reported: True, for example."""
-    if progress is not None and not callable(progress):
-        raise ConfigError(
-            f"progress is a function that is called with (done, total), of lesion_matrix with "
-            f"(stage, done, total), or None, not {progress!r}."
-        )
 
 
 def cut(

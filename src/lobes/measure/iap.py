@@ -23,13 +23,13 @@ from lobes.dissociation.statistics import is_decided
 from lobes.dissociation.verdict import ALPHA
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, HeadScores, HeadSet
-from lobes.measure.evaluation import check_progress, evaluate, examples_of, spec_of
+from lobes.measure.evaluation import evaluate, examples_of, spec_of
 from lobes.measure.importance import head_importance
 from lobes.measure.settings import IapSettings
 from lobes.measure.steps import Arrays, Plan, Step, carry_out
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
-from lobes.progress import Progress, StageProgress
+from lobes.progress import Progress, StageProgress, check_progress
 from lobes.tasks.task import Task, as_tasks
 
 Remember = Callable[[str, Callable[[], Arrays]], Arrays]

@@ -27,14 +27,13 @@ from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, Heads, HeadScores, HeadSet
 from lobes.measure.evaluation import (
     check_finite,
-    check_progress,
     cut,
     examples_of,
     measuring,
     spec_of,
 )
 from lobes.modeling import TaskModel, example_losses
-from lobes.progress import Progress
+from lobes.progress import Progress, check_progress, counted
 from lobes.replay import Replay
 from lobes.tasks.task import Task
 
@@ -259,16 +258,12 @@ def _tokens(inputs: Mapping[str, Any]) -> int | None:
 
 
 def _with_progress(steps: "TaskSteps | _BatchSteps", progress: Progress | None) -> Iterator[_Step]:
-    done = 0
-    for step in steps:
-        if progress:
-            progress(done, max(len(steps), done + 1))
+    empty = True
+    for step in counted(steps, progress):
+        empty = False
         yield step
-        done += 1
-    if not done:
+    if empty:
         raise DataError("There is not one batch to compute the importance from.")
-    if progress:
-        progress(done, done)
 
 
 def _taylor(

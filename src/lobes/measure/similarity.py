@@ -21,7 +21,7 @@ from lobes.heads import Heads
 from lobes.measure.evaluation import check_finite, measuring
 from lobes.measure.importance import TaskSteps
 from lobes.modeling import MultiTaskModel, TaskModel
-from lobes.progress import Progress
+from lobes.progress import Progress, counted
 from lobes.tasks.task import Task
 
 
@@ -51,16 +51,12 @@ def gradient_similarity(
         try:
             for parameter in shared:
                 parameter.requires_grad_(True)
-            for done, task in enumerate(tasks):
-                if progress:
-                    progress(done, len(tasks))
+            for task in counted(tasks, progress):
                 steps = TaskSteps(measured, task, split, max_examples, seed, tokens_per_batch)
                 gradients.append(_mean_gradient(steps, shared))
         finally:
             for parameter in shared:
                 parameter.requires_grad_(False)
-    if progress:
-        progress(len(tasks), len(tasks))
     products = np.array([[_product(one, other) for other in gradients] for one in gradients])
     norms = np.sqrt(np.diag(products))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -113,16 +109,12 @@ def lesion_cka(
         )
     layout = find_heads(model)
     found = []
-    for done, lesion in enumerate(lesions):
-        if progress:
-            progress(done, len(lesions))
+    for lesion in counted(lesions, progress):
         with measuring(model, precision) as measured, ablate(measured, lesion, layout=layout):
             parts: list[Any] = [
                 _pooled(measured, task, split, max_examples, seed) for task in tasks
             ]
         found.append(np.concatenate(parts))
-    if progress:
-        progress(len(lesions), len(lesions))
     return np.array([[linear_cka(one, other) for other in found] for one in found])
 
 
