@@ -13,10 +13,11 @@ from rich.table import Table
 
 from lobes.clean import clean
 from lobes.heads import HeadLayout, Site
-from lobes.report import comparison, terminal, transfer
+from lobes.report import comparison, transfer
 from lobes.report.console import shown
 from lobes.report.formatting import fixed, listing
-from lobes.report.pooled.page import page_of
+from lobes.report.pooled.page import page_of as page_of_runs
+from lobes.report.run.page import page_of
 from lobes.results.base import Results
 from lobes.results.run import Training
 
@@ -26,8 +27,8 @@ def show_results(results: Results) -> None:
     kinds: dict[str, Callable[[Any], Iterable[Any]]] = {
         "comparison.json": comparison.tables,
         "transfer.json": transfer.tables,
-        "runs.json": lambda content: shown(page_of(content)),
-        "results.json": terminal.tables,
+        "runs.json": lambda content: shown(page_of_runs(content)),
+        "results.json": lambda content: shown(page_of(content)),
     }
     console = _console()
     for table in kinds[results.FILE](results):

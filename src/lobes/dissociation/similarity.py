@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 from lobes.dissociation.dscores import column
@@ -40,13 +40,30 @@ def importance_correlation(scores: Sequence[HeadScores]) -> Table:
         return np.clip(moved @ moved.T / np.outer(norms, norms), -1.0, 1.0)
 
 
+def shared_heads(lesions: Sequence[HeadSet]) -> Int[np.ndarray, "tasks tasks"]:
+    """Return how many heads every two sets share; the diagonal says how many each has."""
+    heads = {head: place for place, head in enumerate({h for lesion in lesions for h in lesion})}
+    held = np.zeros((len(lesions), len(heads)))
+    for row, lesion in zip(held, lesions, strict=True):
+        row[[heads[head] for head in lesion]] = 1
+    return (held @ held.T).astype(np.int64)  # as floats: much faster than a product of integers
+
+
 def overlap(lesions: Sequence[HeadSet]) -> Table:
     """Return the Jaccard index |A ∩ B| / |A ∪ B| of every two sets; NaN for two empty ones."""
-    sets = [set(lesion) for lesion in lesions]
-    unions = [[len(a | b) for b in sets] for a in sets]
-    shared = [[len(a & b) for b in sets] for a in sets]
+    shared = shared_heads(lesions)
+    sizes = np.diagonal(shared)
     with np.errstate(invalid="ignore"):
-        return np.array(shared, dtype=float) / np.array(unions, dtype=float)
+        return shared / (sizes[:, None] + sizes - shared)
+
+
+def overlap_by_chance(n_heads: int, total: int) -> float:
+    """Return the overlap of two random sets of `n_heads` of `total` heads.
+
+    They share n²/N heads on average, of 2n − n²/N in either.
+    """
+    share = n_heads / total
+    return share / (2 - share)
 
 
 def mean_overlap(groups: Sequence[Sequence[HeadSet]]) -> float:

@@ -10,14 +10,12 @@ from lobes.experiments.manifest import check_files
 from lobes.experiments.outputs import OutputFolder, check_output
 from lobes.experiments.pooled_runs import pooled_results
 from lobes.files import read_json
-from lobes.report import comparison, html, transfer
-from lobes.report import page as pages
-from lobes.report.examples import examples_of
+from lobes.report import comparison, transfer
 from lobes.report.exporting import DPI, figure_files, table_files
 from lobes.report.listing import Shown
-from lobes.report.page import write_page
-from lobes.report.pooled.page import page_of
-from lobes.report.view import view
+from lobes.report.page import html, write_page
+from lobes.report.pooled.page import page_of as page_of_runs
+from lobes.report.run.page import page_of
 from lobes.results import (
     ComparisonResults,
     PooledResults,
@@ -58,15 +56,15 @@ def _kind(results: type[Results], module: ModuleType) -> Kind:
 KINDS = (
     Kind(
         RunResults,
-        lambda results, folder: html.render(results, examples_of(folder, results)),
-        lambda results, folder: view(results, examples_of(folder, results, whole=True), whole=True),
+        lambda results, folder: html(page_of(results, folder)),
+        lambda results, folder: page_of(results, folder, whole=True),
     ),
     _kind(ComparisonResults, comparison),
     _kind(TransferResults, transfer),
     Kind(
         PooledResults,
-        lambda results, folder: pages.html(page_of(results)),
-        lambda results, folder: page_of(results),
+        lambda results, folder: html(page_of_runs(results)),
+        lambda results, folder: page_of_runs(results),
     ),
 )
 

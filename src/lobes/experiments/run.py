@@ -41,8 +41,8 @@ from lobes.measure.steps import Plan
 from lobes.modeling import PromptedModel, TaskModel, load_task_model
 from lobes.modeling.precision import resolve_precision
 from lobes.progress import StageProgress
-from lobes.report.examples import examples_of
-from lobes.report.html import render
+from lobes.report.page import html
+from lobes.report.run.page import page_of
 from lobes.results import RunResults, as_bytes, read
 from lobes.results.run import Training
 from lobes.results.tables import write_importance, write_predictions, write_texts
@@ -87,7 +87,7 @@ def run_study(
             folder.remove("texts.parquet")
         if "report" in stages:
             with folder.writing("report.html") as file:
-                file.write(render(results, examples_of(folder.path, results)).encode())
+                file.write(html(page_of(results, folder.path)).encode())
         folder.check()
         return results
 

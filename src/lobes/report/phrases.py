@@ -1,7 +1,7 @@
 """Phrases that the pages of one run, of several runs and of comparisons share."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lobes.dissociation.verdict import ALPHA, Verdict, controls_needed
 from lobes.metrics import Standing
@@ -73,7 +73,7 @@ def chance_caveats(standings: Mapping[str, Standing], who: str, verb: str) -> li
     return caveats
 
 
-def over_others(names: Sequence[str], values: Sequence[float], expected: Sequence[float]) -> str:
+def over_others(names: Sequence[str], values: Iterable[float], expected: Iterable[float]) -> str:
     """`, over a and b` where a mean over tasks is not over those of the headline's; or nothing.
 
     `values` and `expected` are the tasks' own values, those of the mean and the headline's; NaN is

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from lobes.dissociation import verdict
 from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where, shared_tasks
+from lobes.heads import HeadSet
 from lobes.results.base import (
     Count,
     Heads,
@@ -95,6 +96,19 @@ class DScore(Record):
     note: str | None = None
     """What is undefined, and why."""
 
+    @property
+    def n_controls(self) -> int:
+        """How many random lesions have a mean."""
+        return int(np.isfinite(self.control_means).sum())
+
+    @property
+    def reached(self) -> int:
+        """How many random lesions dissociate at least as much: p = (1 + reached) / (1 + R).
+
+        Taken back from p, so that the two agree also where values tie but for rounding.
+        """
+        return round(self.mean_p * (1 + self.n_controls)) - 1 if np.isfinite(self.mean_p) else 0
+
     @model_validator(mode="after")
     def _fits(self) -> "DScore":
         n = len(self.values)
@@ -169,6 +183,10 @@ class Fraction(Record):
     """The D-scores; null for one task, or where some task has no lesion."""
     pairs: tuple[Pair, ...]
     """Every pair of tasks, where there are D-scores."""
+
+    def lesion_of(self, task: str) -> HeadSet:
+        """The heads lesioned for a task; none where it has no lesion of its own."""
+        return self.lesions.get(task, HeadSet())
 
 
 class Loss(Record):
@@ -448,7 +466,7 @@ class RunResults(Results):
     importance: tuple[Importance, ...]
     """The importance maps of the lesioned tasks."""
     fractions: tuple[Fraction, ...]
-    """What was measured at each fraction of lesioned heads."""
+    """What was measured at each fraction of lesioned heads, ascending."""
     controls: Controls
     """How random lesions were measured."""
     agreement: tuple[Agreement, ...] | None
@@ -478,7 +496,25 @@ class RunResults(Results):
     @property
     def largest(self) -> Fraction | None:
         """The largest fraction, the one that the verdict speaks of."""
-        return max(self.fractions, key=lambda each: each.fraction, default=None)
+        return self.fractions[-1] if self.fractions else None
+
+    @property
+    def bases(self) -> np.ndarray:
+        """Each task's base score [tasks]."""
+        return np.array([task.base for task in self.tasks])
+
+    @property
+    def divisors(self) -> np.ndarray:
+        """Each task's base score [tasks], NaN where nothing may be divided by it."""
+        return np.array([task.base_divisor for task in self.tasks])
+
+    @property
+    def control_divisors(self) -> np.ndarray:
+        """The same on the examples that random lesions were measured on."""
+        if self.controls.base is None:
+            return self.divisors
+        sampled = [task.divisor(self.controls.base[task.name]) for task in self.tasks]
+        return np.where(np.isfinite(self.divisors), sampled, np.nan)
 
     @property
     def doubtful(self) -> tuple[Agreement, ...]:
@@ -510,8 +546,7 @@ class RunResults(Results):
         n, names = len(self.tasks), set(self.names)
         if len(names) < n:
             raise ValueError("two tasks have the same name")
-        for entry in self.fractions:
-            self._fraction_fits(entry, n)
+        self._lesions_fit(n, names)
         maps = [(each.task, each.values) for each in self.importance]
         maps += [(each.task, each.values) for each in self.agreement or ()]
         for task, values in maps:
@@ -533,6 +568,16 @@ class RunResults(Results):
             if len(point.stability) != len(point.importance):
                 raise ValueError("stability has not one value for each map")
         return self
+
+    def _lesions_fit(self, n: int, names: Set[str]) -> None:
+        sizes = [entry.fraction for entry in self.fractions]
+        if sizes != sorted(set(sizes)):
+            raise ValueError("the fractions are not in ascending order")
+        for entry in self.fractions:
+            self._fraction_fits(entry, n)
+        for known in (self.controls.base, self.controls.sample):
+            if known is not None and set(known) != names:
+                raise ValueError("controls has not one value for each task")
 
     def _fraction_fits(self, entry: Fraction, n: int) -> None:
         expect_shape(entry.scores, (n, n), "scores")

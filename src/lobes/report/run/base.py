@@ -1,0 +1,58 @@
+"""The score of every task with nothing ablated: what a lesion can take away."""
+
+from markupsafe import Markup
+
+from lobes.report import phrases
+from lobes.report.charts import track
+from lobes.report.sections import Prose, Section
+from lobes.report.tables import TRACK_HEAD, Cell, Column, Mark, Row, Table
+from lobes.results import RunResults
+from lobes.results.run import MeasuredTask
+
+_TO_PERFECT = Markup('<abbr title="(base − chance) / (1 − chance)">Way to perfect</abbr>')
+COLUMNS = (
+    Column("Task"),
+    Column("Metric"),
+    Column("Base", "number", strong=True),
+    Column("Chance", "number"),
+    Column("Above chance", "signed"),
+    Column("Way to perfect", "number", "%", digits=0, head=_TO_PERFECT, in_terminal=False),
+    Column("Figure", "drawing", head=TRACK_HEAD),
+    Column("Validation", "count", in_terminal=False),
+    Column("Training", "count", in_terminal=False),
+)
+
+
+def section(results: RunResults) -> Section:
+    """The table of base scores beside chance."""
+    table = Table(
+        "base",
+        "Score of every task with nothing ablated, and the score that chance gives",
+        COLUMNS,
+        tuple(_row(task) for task in results.tasks),
+        look="plain",
+        terminal="Base scores",
+    )
+    text = (
+        "The model with all its heads, on each task’s validation examples. A lesion can only show "
+        "what a task has to lose: the distance to chance."
+    )
+    return Section("base", "Base scores", (Prose(text), table), contents="Base scores")
+
+
+def _row(task: MeasuredTask) -> Row:
+    warning = phrases.warning(task.standing(task.base))
+    marks: frozenset[Mark] = frozenset({"warn"} if warning else ())
+    return Row(
+        (
+            Cell(task.name, chip=warning, marks=marks),
+            Cell(task.metric, note=f" · {phrases.outputs(task)}", marks=frozenset({"metric"})),
+            task.base,
+            task.chance,
+            task.base - task.chance,
+            100 * task.skill(task.base),
+            track(task.base, task.chance),
+            task.n_validation,
+            task.n_train,
+        )
+    )

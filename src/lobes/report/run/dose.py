@@ -1,0 +1,123 @@
+"""Dose and response: each task's score as more heads are ablated."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lobes.dissociation.dose import dose
+from lobes.report import formatting as fmt
+from lobes.report.charts import Points, chart, in_words
+from lobes.report.drawing import Drawing
+from lobes.report.sections import Block, Details, Figure, Key, Keys, Panel, Panels, Prose, Section
+from lobes.report.tables import Column, Row, Table
+from lobes.results import RunResults
+
+AXES = ("heads ablated, %", "% of the base score")
+COLUMNS = (
+    Column("Task"),
+    Column("Heads", "percent"),
+    Column("Own lesion", "number", digits=1),
+    Column("Others’ lesions", "number", digits=1),
+    Column("Random", "number", digits=1),
+    Column("Their 5 to 95 %", "interval", ends="number", digits=1),
+)
+Curve = Sequence[Sequence[float]]  # at each fraction: own, others, random, low, high
+
+
+def section(results: RunResults) -> Section | None:
+    """A chart for each task and all numbers; None where no lesion was measured."""
+    if not results.fractions:
+        return None
+    found = [
+        dose(entry.scores, entry.control_scores).percent_of(
+            results.divisors, results.control_divisors
+        )
+        for entry in results.fractions
+    ]
+    shares = [entry.fraction for entry in results.fractions]
+    each = np.array([[d.own, d.others, d.random, d.low, d.high] for d in found])
+    curves = {name: each[:, :, task].tolist() for task, name in enumerate(results.names)}
+    drawn = {name: _chart(name, shares, curve) for name, curve in curves.items()}
+    charts = tuple(
+        Panel(name, (Figure(f"dose-{k}", drawing),))
+        for k, (name, drawing) in enumerate(drawn.items())
+        if drawing is not None
+    )
+    blocks: list[Block] = [Prose(_reading(results)), _keys(results), Panels(charts, "charts")]
+    left_out = [name for name, drawing in drawn.items() if drawing is None]
+    if left_out:
+        blocks.append(
+            Prose(
+                f"No curve for {', '.join(left_out)}: the interval of the base score includes 0, "
+                f"or the score is too near it, so that a share of it means nothing.",
+                "note",
+            )
+        )
+    blocks.append(Details("The numbers of these curves", (_table(shares, curves),)))
+    return Section("dose", "Dose and response", tuple(blocks), contents="Dose")
+
+
+def _reading(results: RunResults) -> str:
+    text = "Each task’s score, in percent of its base score, as more heads are ablated. "
+    if len(results.tasks) > 1:
+        text += (
+            "Where a task’s heads are specialized, its own lesion runs below the others’ lesions. "
+        )
+    if _has_controls(results):
+        text += (
+            "The band holds the middle 90 % of the random lesions, whichever lesion they match: a "
+            "curve inside it shows nothing. "
+        )
+    if results.controls.sample and not results.controls.base:
+        text += (
+            "Random lesions were measured on a sample of the examples, so that the whole band may "
+            "lie a little too high or too low. "
+        )
+    return text + "Each chart has its own scale."
+
+
+def _has_controls(results: RunResults) -> bool:
+    return any(entry.n_controls for entry in results.fractions)
+
+
+def _keys(results: RunResults) -> Keys:
+    keys = [Key("own", "own lesion", "diamond")]
+    if len(results.tasks) > 1:
+        keys.append(Key("others", "others’ lesions, mean", "square"))
+    if _has_controls(results):
+        keys.append(Key("random", "random lesions, mean and 5 to 95 %", band=True))
+    return Keys(tuple(keys))
+
+
+def _chart(name: str, shares: Sequence[float], curve: Curve) -> Drawing | None:
+    own, others, random, low, high = zip(*curve, strict=True)
+    if not any(map(math.isfinite, own)):
+        return None
+    xs = [0.0, *(100 * share for share in shares)]
+    band = [100.0, *low], [100.0, *high]
+    curves = (
+        Points("random", "random lesions", xs, [100.0, *random], *band, band=True),
+        Points("others", "others’ lesions", xs, [100.0, *others], mark="square"),
+        Points("own", "own lesion", xs, [100.0, *own], mark="diamond"),
+    )
+    shown = [points for points in curves if any(map(math.isfinite, points.ys[1:]))]
+    return chart(
+        shown,
+        f"{name}: score against the share of heads ablated",
+        axes=AXES,
+        description=" ".join(
+            in_words(points, lambda y: fmt.fixed(y, 1), lambda x: f"{x:.4g} %")
+            for points in reversed(shown)
+        ),
+    )
+
+
+def _table(shares: Sequence[float], curves: dict[str, Curve]) -> Table:
+    rows = tuple(
+        Row((name, share, own, others, random, (low, high)))
+        for name, curve in curves.items()
+        for share, (own, others, random, low, high) in zip(shares, curve, strict=True)
+    )
+    caption = "Every task’s score under lesions of every size, in percent of its base score"
+    return Table("dose", caption, COLUMNS, rows)

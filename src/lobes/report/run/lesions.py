@@ -1,0 +1,310 @@
+"""The lesion matrices of every fraction, and how much the tasks' lesions overlap."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from markupsafe import Markup
+
+from lobes.dissociation.dose import dose
+from lobes.dissociation.similarity import overlap, overlap_by_chance, shared_heads
+from lobes.heads import HeadSet
+from lobes.report import formatting as fmt
+from lobes.report import phrases
+from lobes.report.colors import TINTS
+from lobes.report.sections import (
+    Alternatives,
+    Beside,
+    Block,
+    InFiles,
+    Panel,
+    Prose,
+    Ramp,
+    Section,
+)
+from lobes.report.tables import ABLATED, MOST_TASKS, Cell, Column, Mark, Row, Table
+from lobes.results import RunResults
+from lobes.results.run import Fraction
+
+OVERLAP = "Jaccard index · number of heads that both lesions hold"
+SUMMARY = (
+    Column("Task"),
+    Column("Base", "number"),
+    Column("Own lesion", "number"),
+    Column("Others’ lesions, mean", "number"),
+    Column("Random, mean", "number"),
+    Column("Lowest under", right=True),
+    Column("Overlap, mean", "number", digits=2),
+    Column("Largest overlap", "number", digits=2),
+    Column("With", right=True),
+)
+
+
+def is_large(results: RunResults) -> bool:
+    """Whether there are so many tasks that a page summarizes their matrices."""
+    return len(results.tasks) > MOST_TASKS
+
+
+def title_of(entry: Fraction) -> str:
+    """`30 % of the heads (21 heads)`."""
+    return f"{phrases.size_of(entry.fraction)} ({entry.n_heads} heads)"
+
+
+def section(results: RunResults, *, whole: bool = False) -> Section | None:
+    """The matrices of each fraction, or what they say of each of many tasks.
+
+    With `whole` files hold the matrices of many tasks, too. None where nothing was lesioned.
+    """
+    if not results.fractions:
+        return None
+    widest = _widest_change(results)
+    panels = []
+    for place, entry in enumerate(results.fractions):
+        blocks: tuple[Block, ...] = (
+            _summarized(results, place, widest, whole)
+            if is_large(results)
+            else (Beside(_matrices(results, place, widest)),)
+        )
+        panels.append(Panel(title_of(entry), blocks))
+    return Section(
+        "lesions",
+        "Lesion matrices",
+        (
+            Prose(_reading(results)),
+            Ramp(f"{widest:.0f} %"),
+            Alternatives("fraction", tuple(panels)),
+        ),
+        contents="Lesions",
+    )
+
+
+def overlap_section(results: RunResults) -> Section | None:
+    """How many heads every two tasks' lesions share; None for one task and for many."""
+    if not results.fractions or len(results.tasks) < 2 or is_large(results):
+        return None
+    text = (
+        "How many of two tasks’ lesioned heads are the same: the Jaccard index (shared / in "
+        "either) and, after the dot, the number shared. Little overlap does not yet mean "
+        "specialization, since a head may be replaceable; and two lesions that overlap much can "
+        "hardly dissociate."
+    )
+    panels = tuple(
+        Panel(title_of(entry), (_overlap(results, place), InFiles((_shared(results, place),))))
+        for place, entry in enumerate(results.fractions)
+    )
+    return Section(
+        "overlap",
+        "Overlap of the important heads",
+        (Prose(text), Alternatives("fraction", panels)),
+        contents="Overlap",
+    )
+
+
+def _reading(results: RunResults) -> Markup:
+    text = (
+        "Each row ablates the heads chosen for one task; each column measures one task. {}The tint "
+        "is the change from the base score, the same scale at every fraction.{}"
+    )
+    down = Markup(
+        "<strong>Read down a column:</strong> where heads are specialized, a task loses most under "
+        "its own lesion, so the framed cell on the diagonal is the column’s lowest (▾). Whole rows "
+        "may differ too, since some sets of heads matter to everything. "
+    )
+    without = [task.name for task in results.tasks if math.isnan(task.base_divisor)]
+    no_ratio = (
+        f" No change in percent for {', '.join(without)}: the interval of the base score includes "
+        f"0, or the score is too near it."
+    )
+    several = len(results.tasks) > 1
+    return Markup(text).format(down if several else "", no_ratio if without else "")
+
+
+def _widest_change(results: RunResults) -> float:
+    """The largest change of any score under a task's lesion, in percent: the end of the tints."""
+    changes = [
+        np.abs(_changed(entry.scores, results.divisors)).ravel() for entry in results.fractions
+    ]
+    return math.ceil(np.nanmax([5.0, *np.concatenate(changes)]))
+
+
+def _changed(
+    scores: Float[np.ndarray, "*lesions tasks"], bases: Float[np.ndarray, " tasks"]
+) -> Float[np.ndarray, "*lesions tasks"]:
+    """Scores as changes in percent of the base scores; NaN where nothing may be divided by one."""
+    return 100 * (scores - bases) / bases
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row of a matrix: every task's score, its change in percent and its marks."""
+
+    label: str
+    kind: str
+    scores: np.ndarray
+    changes: np.ndarray
+    marks: tuple[frozenset[Mark], ...]
+
+    def row(self, values: np.ndarray, widest: float) -> Row:
+        """The row of these values, tinted by the changes."""
+        cells = zip(values.tolist(), self.changes.tolist(), self.marks, strict=True)
+        shown = (Cell(value, tint=_tint(c, widest), marks=marks) for value, c, marks in cells)
+        return Row((self.label, *shown), self.kind)
+
+
+def _lines(results: RunResults, place: int) -> list[_Line]:
+    """The rows of a matrix: nothing ablated, each task's lesion, the mean of random lesions."""
+    entry, divisors = results.fractions[place], results.divisors
+    none = (frozenset[Mark](),) * len(results.tasks)
+    base = results.bases
+    lines = [_Line("nothing (base)", "base", base, _changed(base, divisors), none)]
+    for i, (name, lowest) in enumerate(zip(results.names, _lowest(entry.scores), strict=True)):
+        marks = tuple(_marks(i == j, bool(low)) for j, low in enumerate(lowest))
+        scores = entry.scores[i]
+        lines.append(_Line(name, "task", scores, _changed(scores, divisors), marks))
+    if entry.n_controls:
+        random = dose(entry.scores, entry.control_scores).random
+        change = _changed(random, results.control_divisors)
+        lines.append(_Line("random heads (mean)", "control", random, change, none))
+    return lines
+
+
+def _matrices(results: RunResults, place: int, widest: float) -> tuple[Table, Table]:
+    """The matrix of a fraction as scores, and as changes in percent of the base scores."""
+    entry, lines = results.fractions[place], _lines(results, place)
+    label = fmt.percent(entry.fraction)
+    terminal = f"Scores under lesions of {title_of(entry)}; rows: whose heads are ablated"
+    is_headline = entry is results.largest and not is_large(results)
+    return (
+        Table(
+            f"raw-{place}",
+            f"Scores under each lesion, {label}",
+            (ABLATED, *(Column(name, "number") for name in results.names)),
+            tuple(line.row(line.scores, widest) for line in lines),
+            _look(results),
+            terminal=terminal if is_headline else "",
+        ),
+        Table(
+            f"change-{place}",
+            f"Change from the base score in percent, {label}",
+            (ABLATED, *(Column(name, "points") for name in results.names)),
+            tuple(line.row(line.changes, widest) for line in lines),
+            _look(results),
+        ),
+    )
+
+
+def _look(results: RunResults) -> Literal["tight", "matrix"]:
+    """A matrix is a figure, too; of so many tasks that would show nothing."""
+    return "tight" if is_large(results) else "matrix"
+
+
+def _lowest(scores: Float[np.ndarray, "tasks tasks"]) -> np.ndarray:
+    """Which scores are the lowest of their column, where the scores of the column differ."""
+    known = np.where(np.isfinite(scores), scores, np.inf)
+    least = known.min(axis=0)
+    differ = np.where(np.isfinite(scores), scores, -np.inf).max(axis=0) > least
+    return (known == least) & np.isfinite(least) & differ
+
+
+def _marks(is_own: bool, is_lowest: bool) -> frozenset[Mark]:
+    marks: list[Mark] = ["own"] * is_own
+    return frozenset([*marks, "lowest"] if is_lowest else marks)
+
+
+def _tint(change: float, widest: float) -> int:
+    if not math.isfinite(change):
+        return 0
+    return max(-TINTS, min(TINTS, round(change / widest * TINTS)))
+
+
+def _lesions(results: RunResults, place: int) -> list[HeadSet]:
+    return [results.fractions[place].lesion_of(name) for name in results.names]
+
+
+def _overlap(results: RunResults, place: int) -> Table:
+    """The Jaccard index of every two tasks' lesions; a page also shows the number shared."""
+    entry, lesions = results.fractions[place], _lesions(results, place)
+    shares, counts = overlap(lesions), shared_heads(lesions)
+
+    def cell(i: int, j: int) -> Cell:
+        share, count = float(shares[i, j]), int(counts[i, j])
+        if i == j or not math.isfinite(share):
+            return Cell(share, text=fmt.plural(int(counts[i, i]), "head"))
+        return Cell(share, text=f"{share:.2f} · {count}", tint=round(TINTS * share))
+
+    n_tasks = len(results.tasks)
+    chance = overlap_by_chance(entry.n_heads, results.model.n_heads)
+    return Table(
+        f"overlap-{place}",
+        f"Overlap of the tasks’ lesions, {fmt.percent(entry.fraction)}; two random lesions of this "
+        f"size: {chance:.2f} on average",
+        (Column("Lesions of"), *(Column(name, "number", digits=2) for name in results.names)),
+        tuple(
+            Row((name, *(cell(i, j) for j in range(n_tasks))), "task")
+            for i, name in enumerate(results.names)
+        ),
+        _look(results),
+        note=OVERLAP,
+    )
+
+
+def _shared(results: RunResults, place: int) -> Table:
+    """The number of heads that every two tasks' lesions share, for files."""
+    counts = shared_heads(_lesions(results, place)).tolist()
+    return Table(
+        f"shared-{place}",
+        f"Heads in both lesions, {fmt.percent(results.fractions[place].fraction)}",
+        (Column("Lesions of"), *(Column(name, "count") for name in results.names)),
+        tuple(Row((name, *row)) for name, row in zip(results.names, counts, strict=True)),
+    )
+
+
+def _summarized(results: RunResults, place: int, widest: float, whole: bool) -> tuple[Block, ...]:
+    """What the matrices of many tasks say of each task; with `whole` the matrices, for files."""
+    files = (
+        (
+            *_matrices(results, place, widest),
+            _overlap(results, place),
+            _shared(results, place),
+        )
+        if whole
+        else ()
+    )
+    note = (
+        f"Of more than {MOST_TASKS} tasks the page shows what the matrices say of each. The "
+        f"matrices are in the exported tables, raw-{place}.csv, change-{place}.csv and "
+        f"overlap-{place}.csv (lobes report RUN --figures DIR)."
+    )
+    return _summary(results, place), Prose(note, "note"), InFiles(files)
+
+
+def _summary(results: RunResults, place: int) -> Table:
+    entry, names = results.fractions[place], results.names
+    found = dose(entry.scores, entry.control_scores)
+    shares = overlap(_lesions(results, place))
+    np.fill_diagonal(shares, np.nan)
+    rows = []
+    for j, name in enumerate(names):
+        column, near = entry.scores[:, j], _largest(shares[j])
+        lowest = names[int(np.nanargmin(column))] if np.isfinite(column).any() else None
+        rows.append(
+            Row(
+                (
+                    *(name, results.tasks[j].base, found.own[j], found.others[j], found.random[j]),
+                    *(lowest, float(np.nanmean(shares[j]))),
+                    *(float(shares[j, near]), names[near]),
+                )
+            )
+        )
+    caption = (
+        f"Each task’s score under lesions, and the overlap of its lesion with others, "
+        f"{fmt.percent(entry.fraction)}"
+    )
+    terminal = caption if entry is results.largest else ""
+    return Table(f"summary-{place}", caption, SUMMARY, tuple(rows), terminal=terminal)
+
+
+def _largest(values: np.ndarray) -> int:
+    return int(np.where(np.isfinite(values), values, -1.0).argmax())

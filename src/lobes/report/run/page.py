@@ -1,0 +1,137 @@
+"""The page of one run: its sections in order, its settings and its glossary."""
+
+from pathlib import Path
+
+from markupsafe import Markup
+
+from lobes.report import formatting as fmt
+from lobes.report import glossary, settings
+from lobes.report.run import (
+    agreement,
+    base,
+    claims,
+    dissociation,
+    dose,
+    examples,
+    findings,
+    growth,
+    importance,
+    lesions,
+    pairs,
+    similarity,
+    trained,
+    training,
+)
+from lobes.report.sections import Choice, Page, Section
+from lobes.results import RunResults
+
+_GLOSSARY: tuple[glossary.Entry, ...] = (
+    (
+        "Site",
+        "One attention block: the place whose output projection mixes several heads. Sites are "
+        "numbered in the order of execution, from 0.",
+    ),
+    ("Head s:h", "Head h of site s, both from 0."),
+    ("Importance", "A number for each head: how much a task’s loss depends on it."),
+    (
+        "Ablate",
+        "Multiply a head’s output by 0 while something is measured; the model itself stays as it "
+        "is.",
+    ),
+    (
+        "Lesion",
+        "The set of heads ablated for one measurement. A task’s lesion takes the given fraction of "
+        "all heads, by their importance to that task.",
+    ),
+    (
+        "Random lesion",
+        "The control: as many heads drawn at random, matched by site (as many in every site) or in "
+        "size (as many in all).",
+    ),
+    (
+        Markup("M<sub>ij</sub>, B<sub>j</sub>"),
+        "Task j’s score while the heads important to task i are ablated; its base score, with "
+        "nothing ablated.",
+    ),
+    *glossary.d_scores(
+        {
+            "column": Markup(
+                "One task: the other tasks’ lesions against its own. 0 when every lesion costs the "
+                "task the same."
+            ),
+            "row": Markup(
+                "One lesion: the other tasks’ raw scores against task i’s. Mixes the tasks’ "
+                "scales: it can be far from 0 where nothing is dissociated."
+            ),
+            "relative": Markup(
+                "As <em>row</em>, with every task on the scale of its own base score."
+            ),
+        }
+    ),
+    (
+        "Interval",
+        "Paired bootstrap over the validation examples: the same resample for every lesion of a "
+        "task.",
+    ),
+    (
+        "p",
+        "(1 + number of random lesions with a D-score at least as large) / (1 + number of random "
+        "lesions).",
+    ),
+)
+
+
+def page_of(results: RunResults, folder: Path | None = None, *, whole: bool = False) -> Page:
+    """Compose the page of these results.
+
+    `folder` is the run's folder, whose predictions give the examples. With `whole` the page holds
+    every matrix and every pair of tasks, for exports, where that of many tasks has less. Raises
+    `RunError` where the predictions are damaged.
+    """
+    first = findings.section(results)
+    assert first.findings is not None
+    sections = (
+        first,
+        claims.section(results),
+        base.section(results),
+        importance.section(results),
+        lesions.section(results, whole=whole),
+        dose.section(results),
+        lesions.overlap_section(results),
+        dissociation.section(results),
+        pairs.section(results, whole=whole),
+        similarity.section(results, whole=whole),
+        growth.section(results),
+        agreement.section(results),
+        examples.section(results, folder, whole=whole) if folder is not None else None,
+        training.section(results),
+        trained.section(results),
+        _settings(results),
+    )
+    sizes = tuple(fmt.percent(entry.fraction) for entry in results.fractions)
+    return Page(
+        kind="report",
+        source="results.json",
+        name=results.name or "lobes",
+        created=results.created,
+        version=results.lobes,
+        title=first.findings.question,
+        sections=tuple(section for section in sections if section is not None),
+        glossary=_GLOSSARY,
+        choice=Choice("fraction", "Heads lesioned", sizes, len(sizes) - 1) if sizes else None,
+        script="report.js",
+    )
+
+
+def _settings(results: RunResults) -> Section:
+    iat = results.training.iat if results.training is not None else None
+    return settings.section(
+        {
+            "Lesions and statistics": results.iap,
+            "IAT": iat.settings if iat is not None else {},
+            "Environment": results.environment,
+            "Time": settings.durations(results.times),
+            "Configuration": results.config,
+        },
+        "" if results.training is not None else "The model was not trained by this study.",
+    )

@@ -1,0 +1,110 @@
+"""What every two tasks lose by their own lesion more than by the other's."""
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from lobes.report import formatting as fmt
+from lobes.report import phrases
+from lobes.report.run.dissociation import dissociations
+from lobes.report.run.lesions import is_large, title_of
+from lobes.report.sections import Alternatives, Block, Panel, Prose, Section
+from lobes.report.tables import MOST_PAIRS, Column, Row, Table, marked
+from lobes.results import RunResults
+from lobes.results.run import Fraction, Pair
+
+_READING = Markup(
+    "A <em>double dissociation</em>: the first task loses more by its own lesion than by the "
+    "second’s, <strong>and</strong> the second more by its own than by the first’s. Both "
+    "differences are tested on the same validation examples (paired, one-sided); the larger p "
+    "counts, corrected for the number of pairs after Holm. Two lesions may differ in how severe "
+    "they are without any specialization, so the smaller of the two differences must also stand "
+    "out from the same of random lesions, again corrected for the number of pairs."
+)
+_COLUMNS = (
+    Column("First"),
+    Column("Second"),
+    Column("First loses more", "signed"),
+    Column("Interval", "interval", ends="signed", under=True),
+    Column("Share", "points", "% of base", under=True),
+    Column("p", "p"),
+    Column("Second loses more", "signed"),
+    Column("Interval", "interval", ends="signed", under=True),
+    Column("Share", "points", "% of base", under=True),
+    Column("p", "p"),
+    Column("p (Holm)", "p"),
+    Column("p (random lesions, Holm)", "p"),
+    Column("Double dissociation"),
+)
+
+
+def section(results: RunResults, *, whole: bool = False) -> Section | None:
+    """Every pair of tasks, or of many tasks the strongest unless `whole`."""
+    if not dissociations(results):
+        return None
+    panels = []
+    for place, entry in enumerate(results.fractions):
+        cut = not whole and is_large(results)
+        pairs = strongest(entry.pairs) if cut else entry.pairs
+        double = sum(pair.double_dissociation for pair in entry.pairs)
+        blocks: list[Block] = []
+        if len(pairs) < len(entry.pairs):
+            blocks.append(
+                Prose(
+                    f"The {len(pairs)} pairs that dissociate most; all are in the exported table "
+                    f"pairs-{place}.csv.",
+                    "note",
+                )
+            )
+        lacking = phrases.pair_caveat(len(entry.pairs), entry.n_controls)
+        if lacking:
+            blocks.append(Prose(lacking, "note"))
+        title = f"{title_of(entry)}: {double} of {fmt.plural(len(entry.pairs), 'pair')}"
+        panels.append(Panel(title, (*blocks, _pairs(entry, place, pairs))))
+    return Section(
+        "pairs",
+        "Pairs of tasks",
+        (Prose(_READING), Alternatives("fraction", tuple(panels))),
+        contents="Pairs",
+    )
+
+
+def strongest(pairs: Sequence[Pair]) -> list[Pair]:
+    """The `MOST_PAIRS` pairs of tasks that dissociate most, the most first."""
+
+    def order(pair: Pair) -> tuple[bool, float, float]:
+        least = min(pair.effects)
+        p = pair.p_holm
+        return (
+            not pair.double_dissociation,
+            p if math.isfinite(p) else math.inf,
+            -least if math.isfinite(least) else math.inf,
+        )
+
+    return sorted(pairs, key=order)[:MOST_PAIRS]
+
+
+def _pairs(entry: Fraction, place: int, pairs: Sequence[Pair]) -> Table:
+    n_pairs = len(entry.pairs)
+    rows = []
+    for pair in pairs:
+        effects = zip(
+            pair.effects, pair.effect_intervals, pair.relative_effects, pair.p_values, strict=True
+        )
+        double = phrases.double_of(pair, entry.n_controls, n_pairs)
+        rows.append(
+            Row(
+                (
+                    *(pair.first, pair.second),
+                    *(value for effect in effects for value in effect),
+                    *(pair.p_holm, pair.p_controls_holm),
+                    marked(double, "chip", "good") if double == "yes" else marked(double, "quiet"),
+                )
+            )
+        )
+    caption = (
+        f"How much more each task of a pair loses by its own lesion, in units of its metric, "
+        f"{fmt.percent(entry.fraction)}"
+    )
+    return Table(f"pairs-{place}", caption, _COLUMNS, tuple(rows))
