@@ -17,8 +17,9 @@ from lobes.experiments.prune import prune_model
 from lobes.experiments.task_listing import describe_task
 from lobes.measure.evaluation import evaluate
 from lobes.modeling import MultiTaskModel, load_task_model
-from lobes.report.examples import examples_of
-from lobes.report.html import render
+from lobes.report.page import html
+from lobes.report.run.page import page_of
+from lobes.results import RunResults, read
 from lobes.tasks.images import Picture
 from plain_results import compare_study, run_study
 from tiny_images import COLOURS, SHAPES, image_rows, save_picture, tiny_processor
@@ -129,7 +130,7 @@ def test_what_a_study_leaves_behind(finished):
     assert results["tasks"][0]["n_train"] == 60
     assert results["tasks"][1]["n_validation"] == 9
     page = Path(study.output, "report.html").read_text()
-    assert page == render(results, examples_of(Path(study.output), results))
+    assert page == html(page_of(read(study.output, RunResults), Path(study.output)))
     assert "texts" not in page.replace("keep_texts", "")
     assert "tokenizer" not in page
     model = load_task_model(Path(study.output, "model"))

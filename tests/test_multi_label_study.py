@@ -11,9 +11,8 @@ from sklearn.metrics import f1_score
 from lobes.config.study import load_study, override
 from lobes.experiments.export_run import export_run
 from lobes.experiments.predict import predict_run
-from lobes.report.html import render
-from lobes.report.view import view
 from plain_results import compare_study, read_comparison, read_results, run_study, transfer_study
+from run_pages import run_html, run_page, table_of
 from tiny_models import tiny_model
 from tiny_study import timeless
 from tiny_tasks import MARKS, marks_task, mood_task, tiny_tokenizer, warmth_task
@@ -155,13 +154,13 @@ def test_every_score_follows_from_the_predictions_that_are_kept(finished, result
 
 
 def test_the_report_names_labels_and_classes(results):
-    shown = view(results)
-    assert [task.outputs for task in shown.tasks] == [
-        "3 labels, any number each",
-        "2 classes",
-        "regression",
+    base = table_of(run_page(results), "base")
+    assert [row.cells[1].note for row in base.rows] == [
+        " · 3 labels, any number each",
+        " · 2 classes",
+        " · regression",
     ]
-    page = render(results)
+    page = run_html(results)
     assert "f1_micro<span" in page
     assert "3 labels, any number each" in page
 

@@ -38,7 +38,7 @@ def modules_after(statement: str) -> set[str]:
     "statement",
     [
         "import lobes; lobes.HeadSet; lobes.HeadScores; lobes.LesionMatrix; lobes.LobesError",
-        "import lobes.report.html, lobes.report.terminal",
+        "import lobes.report.run.page, lobes.report.console",
         "import lobes.cli",
     ],
 )

@@ -17,13 +17,11 @@ from fake_extended import fake_folder
 from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
 from lobes.report import comparison, transfer
-from lobes.report.examples import examples_of
 from lobes.report.exporting import figure_files
-from lobes.report.html import render
 from lobes.report.pooled.page import page_of
-from lobes.report.view import view
 from lobes.results import PooledResults, checked
 from pages import runs_html
+from run_pages import run_html, run_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = (
@@ -48,7 +46,7 @@ def full_report(folder, texts=(), **case):
         table = pq.read_table(path)
         shown = pa.array([list(texts)] * len(table), pa.list_(pa.string()))
         pq.write_table(table.set_column(2, "texts", shown), path)
-    return render(results, examples_of(folder, results))
+    return run_html(results, folder)
 
 
 BUILD = {
@@ -163,8 +161,10 @@ LONG = ("a-task-with-a-long-name-of-forty-letters", "MNLI-MATCHED-WMT-QQP-RTE", 
 @pytest.mark.parametrize(
     "shown",
     [
-        lambda: view(fake_results(tasks=LONG, extended=True, iat=True)),
-        lambda: view(fake_results(tasks=12, sites=(16,) * 24, fractions=(0.3,), training=False)),
+        lambda: run_page(fake_results(tasks=LONG, extended=True, iat=True)),
+        lambda: run_page(
+            fake_results(tasks=12, sites=(16,) * 24, fractions=(0.3,), training=False)
+        ),
         lambda: page_of(checked(fake_runs(tasks=LONG), PooledResults)),
         lambda: comparison.view(fake_comparison(tasks=LONG)),
         lambda: transfer.view(fake_transfer()),

@@ -14,9 +14,8 @@ from fake_extended import fake_folder
 from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
 from lobes.report import comparison, transfer
-from lobes.report.examples import examples_of
-from lobes.report.html import render
 from pages import Page, runs_html
+from run_pages import run_html
 
 REPORTS = {
     "planted": {"controls": 23},
@@ -58,7 +57,7 @@ RUNS = {
     "hostile": {"tasks": HOSTILE, "names": HOSTILE, "models": HOSTILE},
     "twelve tasks": {"runs": 10, "tasks": 12},
 }
-PAGES = {f"report: {name}": (render, fake_results, case) for name, case in REPORTS.items()}
+PAGES = {f"report: {name}": (run_html, fake_results, case) for name, case in REPORTS.items()}
 PAGES |= {
     f"comparison: {name}": (comparison.render, fake_comparison, case)
     for name, case in COMPARISONS.items()
@@ -71,7 +70,7 @@ PAGES |= {f"runs: {name}": (runs_html, fake_runs, case) for name, case in RUNS.i
 
 def render_full(results):
     with tempfile.TemporaryDirectory() as folder:
-        return render(results, examples_of(fake_folder(Path(folder), results), results))
+        return run_html(results, fake_folder(Path(folder), results))
 
 
 PAGES |= {

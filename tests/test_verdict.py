@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from lobes.report.view import view
 from rich.console import Console
 
 from fake_results import fake_results
@@ -25,7 +26,6 @@ from lobes.experiments import pooled_runs
 from lobes.experiments import results as study_results
 from lobes.files import plain
 from lobes.report.terminal import tables
-from lobes.report.view import view
 
 TASK = {"train": "t.csv", "validation": "v.csv", "text": "text", "labels": ["a", "b"]}
 STUDIES = st.builds(

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from lobes.metrics import get_metric
 from lobes.report import formatting as fmt
-from lobes.report.findings import below_chance, near_chance
 from lobes.tasks.task import Task
 
 logger = logging.getLogger("lobes")
@@ -20,16 +19,13 @@ def warn_near_chance(tasks: Sequence[Task], scores: Mapping[str, float | None], 
     for task in tasks:
         assert task.validation is not None
         score = fmt.number(scores[task.name])
-        facts = {
-            "metric": task.metric,
-            "base": score,
-            "chance": get_metric(task.metric).chance(task.validation.labels),
-            "n_validation": len(task.validation),
-        }
-        if below_chance(facts):
+        metric, count = get_metric(task.metric), len(task.validation)
+        chance = metric.chance(task.validation.labels)
+        standing = metric.standing(score, chance, count)
+        if standing == "below":
             why = "is below chance; are the labels in another order?"
-        elif near_chance(facts):
-            many = fmt.plural(len(task.validation), "example")
+        elif standing == "near":
+            many = fmt.plural(count, "example")
             why = f"is near chance for {many}: where there is little to lose, little can be shown."
         else:
             continue
@@ -40,6 +36,6 @@ def warn_near_chance(tasks: Sequence[Task], scores: Mapping[str, float | None], 
             task.metric,
             task.name,
             shown,
-            facts["chance"],
+            chance,
             why,
         )

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from lobes.report import comparison_findings, over_seeds, settings, trained
 from lobes.report import formatting as fmt
+from lobes.report.colors import TINTS
 from lobes.report.findings import HEADLINE, Results, warning
-from lobes.report.lesions import TINTS
 from lobes.report.over_seeds import NAMES, mean, numbers, score_cell
 from lobes.report.page import render_page
 from lobes.report.parts import (

@@ -374,6 +374,13 @@ def pair_caveat(pairs: Sequence[Results], n_controls: int) -> str:
     )
 
 
+def double_of(pair: Results, n_controls: int, n_pairs: int) -> str:
+    """What a table says of a pair: `yes`, `not shown`, or that the random lesions are too few."""
+    if is_double(pair):
+        return "yes"
+    return "not shown" if n_controls >= controls_needed(n_pairs) else "too few controls"
+
+
 def over_others(names: Sequence[str], values: Sequence[object], headline: Sequence[object]) -> str:
     """`, over a and b` where a mean over tasks is not over those of the headline's; or nothing.
 

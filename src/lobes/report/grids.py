@@ -13,7 +13,7 @@ from lobes.report.drawing import Drawing, Path, Shape, Text, plain, width_of
 from lobes.report.tables import Table, cell_of, text_of
 
 if TYPE_CHECKING:
-    from lobes.report.parts import CountMap, HeatCell, HeatMap, MatrixCell, MatrixRow, SiteLabel
+    from lobes.report.parts import CountMap, SiteLabel
 
 _SIZE = 11.0  # of the letters of names and notes
 MATRIX = "Rows: whose heads are ablated. Columns: the task that is measured."
@@ -46,7 +46,7 @@ _HEADS = _Cells(25.0, 25.0, "middle tiny")
 
 
 def heat_grid(
-    found: "HeatMap | maps.HeatMap",
+    found: maps.HeatMap,
     sites: "Sequence[SiteLabel] | Sequence[maps.SiteLabel]",
     fraction: int | None,
     title: str,
@@ -55,7 +55,7 @@ def heat_grid(
     """A task's importance map; `fraction` is the index of the lesion whose heads get a ring."""
     shades = colors.palette()
 
-    def look(cell: "HeatCell | maps.HeatCell") -> _Look:
+    def look(cell: maps.HeatCell) -> _Look:
         shade, ring = shades[cell.shade], fraction is not None and fraction in cell.lesioned
         return _Look(cell.text, shade.background, shade.text, ring=ring)
 
@@ -86,18 +86,6 @@ def _sites(sites: "Sequence[SiteLabel] | Sequence[maps.SiteLabel]") -> list[str]
 
 def _columns(rows: Sequence[Sequence[_Look | None]]) -> list[str]:
     return [str(head) for head in range(len(rows[0]))]
-
-
-def matrix_grid(
-    rows: "Sequence[MatrixRow]", tasks: Sequence[str], title: str, note: str = MATRIX
-) -> Drawing:
-    """A matrix with a column for each task; `note` says what rows and columns are."""
-
-    def look(cell: "MatrixCell") -> _Look:
-        return _Look(cell.text, colors.tinted(cell.tint), frame=cell.own, low=cell.lowest)
-
-    cells = [[look(cell) for cell in row.cells] for row in rows]
-    return _matrix(cells, [row.label for row in rows], tasks, title, note)
 
 
 def table_grid(table: Table) -> Drawing:

@@ -6,15 +6,14 @@ Maps and matrices, tables on a page, are figures here too, under the same name.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from lobes.report import exhibits, sections, tables
+from lobes.report import sections, tables
 from lobes.report.drawing import Drawing
-from lobes.report.grids import MATRIX, count_grid, heat_grid, matrix_grid
+from lobes.report.grids import count_grid
 from lobes.report.parts import (
     ComparedTask,
     Comparison,
     DifferencePanel,
     MeanRow,
-    Report,
     SeedTable,
     Trained,
     Transfer,
@@ -22,8 +21,7 @@ from lobes.report.parts import (
 from lobes.report.sections import Page
 from lobes.report.tabular import Table
 
-Shown = Report | Comparison | Transfer | Page
-_OVERLAP = "Jaccard index · number of heads that both lesions hold"
+Shown = Comparison | Transfer | Page
 
 
 class Drawn(NamedTuple):
@@ -37,20 +35,14 @@ def figures_of(report: Shown) -> list[Drawn]:
     """All figures of a page, from top to bottom, then its maps and matrices."""
     if isinstance(report, Page):
         return [Drawn(f.name, f.drawing) for f in sections.figures(report)]
-    if isinstance(report, Report):
-        found = [Drawn(f.name, f.geometry) for f in exhibits.figures(report)]
-    else:
-        found = list(_over_seeds(report))
-    grids = _grids(report) if isinstance(report, Report) else _trained_grids(report.trained)
-    return [*found, *(Drawn(name, grid) for name, grid in grids)]
+    found = list(_over_seeds(report))
+    return [*found, *(Drawn(name, grid) for name, grid in _trained_grids(report.trained))]
 
 
 def tables_of(report: Shown) -> Sequence[Table | tables.Table]:
     """All tables of a page, from top to bottom."""
     if isinstance(report, Page):
         return sections.tables(report)
-    if isinstance(report, Report):
-        return exhibits.tables(report)
     if isinstance(report, Comparison):
         return list(_comparison(report))
     return list(_transfer(report))
@@ -64,27 +56,6 @@ def _over_seeds(report: Comparison | Transfer) -> Iterator[Drawn]:
             yield Drawn(f"difference-{place}", panel.plot)
     if isinstance(report, Comparison) and report.d_panel is not None and report.d_panel.plot:
         yield Drawn("d-difference", report.d_panel.plot)
-
-
-def _grids(report: Report) -> Iterator[tuple[str, Drawing]]:
-    names = [task.name for task in report.tasks]
-    if report.importance is not None:
-        headline = report.headline_fraction if report.fractions else None
-        label = report.fractions[headline].label if headline is not None else ""
-        for place, found in enumerate(report.importance.maps):
-            title = f"{found.task}: importance of each head, {report.importance.method}"
-            grid = heat_grid(found, report.importance.sites, headline, title, label)
-            yield f"map-{place}", grid
-    for fraction in report.fractions:
-        for name, rows, what, note in (
-            ("raw", fraction.raw, "Scores under each lesion", MATRIX),
-            ("change", fraction.change, "Change from the base score in percent", MATRIX),
-            ("overlap", fraction.overlap, "Overlap of the tasks’ lesions", _OVERLAP),
-        ):
-            if rows and not fraction.summary:  # a figure of so many cells shows nothing
-                title = f"{what}, {fraction.label}"
-                yield f"{name}-{fraction.index}", matrix_grid(rows, names, title, note)
-    yield from _trained_grids(report.trained)
 
 
 def _trained_grids(trained: Trained | None) -> Iterator[tuple[str, Drawing]]:

@@ -7,9 +7,9 @@ from rich.console import RenderableType
 
 from lobes.report import formatting as fmt
 from lobes.report import over_seeds, settings, trained
+from lobes.report.colors import TINTS
 from lobes.report.findings import Results, warning
 from lobes.report.learning import LearningCurves, Start, learning_curves
-from lobes.report.lesions import TINTS
 from lobes.report.over_seeds import NAMES, numbers, score_cell
 from lobes.report.page import render_page
 from lobes.report.parts import (

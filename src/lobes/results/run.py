@@ -575,6 +575,8 @@ class RunResults(Results):
             raise ValueError("the fractions are not in ascending order")
         for entry in self.fractions:
             self._fraction_fits(entry, n)
+        if (self.controls.base is None) != (self.controls.sample is None):
+            raise ValueError("controls has a sample without its base scores, or these without it")
         for known in (self.controls.base, self.controls.sample):
             if known is not None and set(known) != names:
                 raise ValueError("controls has not one value for each task")

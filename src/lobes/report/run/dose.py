@@ -69,11 +69,6 @@ def _reading(results: RunResults) -> str:
             "The band holds the middle 90 % of the random lesions, whichever lesion they match: a "
             "curve inside it shows nothing. "
         )
-    if results.controls.sample and not results.controls.base:
-        text += (
-            "Random lesions were measured on a sample of the examples, so that the whole band may "
-            "lie a little too high or too low. "
-        )
     return text + "Each chart has its own scale."
 
 
