@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import lobes as lobes_package
 from lobes import __version__
 from lobes.cli import app
 from lobes.cli.tables import show_heads
@@ -329,6 +330,12 @@ def test_an_error_shows_its_place_and_cause_only_with_debug(
     assert shown.endswith(f"lobes.errors.ConfigError: {sentence}\n")
     monkeypatch.delenv("LOBES_DEBUG")
     assert refusal("run", study) == sentence
+
+
+def test_no_error_hides_its_cause():
+    source = Path(lobes_package.__file__).parent
+    hiding = [path for path in source.rglob("*.py") if "from None\n" in path.read_text()]
+    assert hiding == []
 
 
 # What is shown

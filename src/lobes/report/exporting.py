@@ -72,11 +72,11 @@ def _resvg() -> ModuleType:
     """The library that draws, once it has shown that it finds a font for words."""
     try:
         library = importlib.import_module("resvg_py")
-    except ImportError:
+    except ImportError as error:
         raise RunError(
             "PNG figures need resvg_py, which is not installed: pip install 'lobes[figures]', or "
             "write SVG only."
-        ) from None
+        ) from error
     with_word, without = (
         library.svg_to_bytes(
             svg_string='<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20">'

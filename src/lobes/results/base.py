@@ -43,15 +43,15 @@ def _number(value: object) -> object:
         raise ValueError("expected a number or null")
     try:
         return float(value) if math.isfinite(value) else math.nan
-    except OverflowError:
-        raise ValueError("expected a number that a float can hold") from None
+    except OverflowError as error:
+        raise ValueError("expected a number that a float can hold") from error
 
 
 def _array(dimensions: int, value: object) -> np.ndarray:
     try:
         found = np.array(value, dtype=np.float64)  # null becomes NaN
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"expected numbers in {dimensions} dimensions") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"expected numbers in {dimensions} dimensions") from error
     if not found.size:  # of an empty list the JSON does not tell the other lengths
         return found if found.ndim == dimensions else np.empty((0,) * dimensions)
     if found.ndim != dimensions:

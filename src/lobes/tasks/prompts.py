@@ -141,7 +141,7 @@ def _parsed(template: str) -> tuple[tuple[str, str | None], ...]:
         raise ConfigError(
             f"The template {template!r} cannot be read ({error}): expected columns in braces, as "
             f"in 'Review: {{sentence}}', and {{{{ or }}}} for a brace itself."
-        ) from None
+        ) from error
     if not any(name is not None for _, name, _, _ in fields):
         raise ConfigError(
             f"The template {template!r} has no column: expected one in braces, as in "
