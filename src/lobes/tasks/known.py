@@ -115,7 +115,8 @@ def known_task(name: str) -> KnownTask:
 _LANGUAGES = "ar, bg, de, el, en, es, fr, hi, ru, sw, th, tr, ur, vi, zh"
 XNLI_LANGUAGES = tuple(_LANGUAGES.split(", "))
 
-_TRAIN, _DEV, _TEST = "train", "validation", "test"
+_SPLITS = _TRAIN, _DEV, _TEST = "train", "validation", "test"
+_WORDS = ("train", "dev", "test")
 _PAIR = ("sentence1", "sentence2")
 _NLI = ("premise", "hypothesis")
 _THREE_WAY = ("entailment", "neutral", "contradiction")
@@ -134,15 +135,19 @@ def _one_by_one(columns: tuple[Column, ...]) -> tuple[tuple[Column, ...], ...]:
     return tuple((column,) for column in columns)
 
 
+def _named(pattern: str) -> dict[str, str]:
+    """The files of the three splits, by the words that corpora call them by."""
+    return {split: pattern.format(name) for split, name in zip(_SPLITS, _WORDS, strict=True)}
+
+
 def _hub(
     dataset: str,
     config: str | None,
     *text: str | tuple[str, ...],
     label: str = "label",
-    splits: tuple[str, ...] = (_TRAIN, _DEV, _TEST),
 ) -> HubSource:
     columns = tuple((column,) if isinstance(column, str) else column for column in text)
-    return HubSource(dataset, config, columns, label, {split: split for split in splits})
+    return HubSource(dataset, config, columns, label, {split: split for split in _SPLITS})
 
 
 def _glue(
@@ -161,7 +166,7 @@ def _glue(
     """A task of GLUE: on the hub in one data set, in the download one folder of TSV files."""
     download = Download(
         folders=(folder,),
-        files={_TRAIN: "train.tsv", _DEV: "dev.tsv", _TEST: "test.tsv"},
+        files=_named("{}.tsv"),
         text=_one_by_one(file_text or text),
         label=file_label,
         headless=headless,
@@ -180,40 +185,34 @@ def _glue(
     )
 
 
+def _gold(
+    folder: str,
+    files: Mapping[str, str],
+    *,
+    no_label: str | None = "-",
+    label_last: bool = False,
+    only: tuple[str, str] | None = None,
+) -> Download:
+    """Files of pairs with a gold label, which is `no_label` where the annotators disagreed."""
+    return Download(
+        folders=(folder,),
+        files=files,
+        text=_one_by_one(_PAIR),
+        label="gold_label",
+        no_label=no_label,
+        label_last=label_last,
+        only=only,
+    )
+
+
 def _mnli() -> KnownTask:
-    tsv = Download(
-        folders=("MNLI",),
-        files={split: f"{split.replace('validation', 'dev')}.tsv" for split in _MNLI_SPLITS[:5]},
-        text=_one_by_one(_PAIR),
-        label="gold_label",
-        no_label="-",
-        label_last=True,
-    )
-    lines = Download(
-        folders=("multinli_1.0",),
-        files={
-            _TRAIN: "multinli_1.0_train.jsonl",
-            "validation_matched": "multinli_1.0_dev_matched.jsonl",
-            "validation_mismatched": "multinli_1.0_dev_mismatched.jsonl",
-        },
-        text=_one_by_one(_PAIR),
-        label="gold_label",
-        no_label="-",
-    )
+    tsv = {split: f"{split.replace('validation', 'dev')}.tsv" for split in _MNLI_SPLITS[:5]}
+    lines = {
+        split: f"multinli_1.0_{split.replace('validation', 'dev')}.jsonl"
+        for split in _MNLI_SPLITS[:3]
+    }
     # GLUE's diagnostic examples, which a model trained on MNLI answers
-    diagnostic = tuple(
-        Download(
-            folders=(folder,),
-            files={"test_diagnostic": file},
-            text=_one_by_one(_PAIR),
-            label="gold_label",
-        )
-        for folder, file in (
-            ("AX", "AX.tsv"),
-            ("diagnostic", "diagnostic.tsv"),
-            ("MNLI", "diagnostic.tsv"),
-        )
-    )
+    diagnostic = (("AX", "AX.tsv"), ("diagnostic", "diagnostic.tsv"), ("MNLI", "diagnostic.tsv"))
     hub = HubSource(
         "nyu-mll/glue",
         "mnli",
@@ -229,78 +228,53 @@ def _mnli() -> KnownTask:
         splits=_MNLI_SPLITS,
         hidden=_MNLI_SPLITS[3:],
         hub=hub,
-        downloads=(tsv, lines, *diagnostic),
+        downloads=(
+            _gold("MNLI", tsv, label_last=True),
+            _gold("multinli_1.0", lines),
+            *(
+                _gold(folder, {"test_diagnostic": file}, no_label=None)
+                for folder, file in diagnostic
+            ),
+        ),
     )
 
 
 def _snli() -> KnownTask:
-    names = {_TRAIN: "train", _DEV: "dev", _TEST: "test"}
-    lines, tsv = (
-        Download(
-            folders=(folder,),
-            files={split: pattern.format(name) for split, name in names.items()},
-            text=_one_by_one(_PAIR),
-            label="gold_label",
-            no_label="-",
-            label_last=True,
-        )
+    downloads = tuple(
+        _gold(folder, _named(pattern), label_last=True)
         for folder, pattern in (("snli_1.0", "snli_1.0_{}.jsonl"), ("SNLI", "{}.tsv"))
     )
-    return KnownTask(
-        "snli",
-        _NLI,
-        _THREE_WAY,
-        hub=_hub("stanfordnlp/snli", None, *_NLI),
-        downloads=(lines, tsv),
-    )
+    hub = _hub("stanfordnlp/snli", None, *_NLI)
+    return KnownTask("snli", _NLI, _THREE_WAY, hub=hub, downloads=downloads)
 
 
 def _scitail() -> KnownTask:
-    names = {_TRAIN: "train", _DEV: "dev", _TEST: "test"}
     download = Download(
         folders=("SciTailV1.1",),
-        files={split: f"tsv_format/scitail_1.0_{name}.tsv" for split, name in names.items()},
+        files=_named("tsv_format/scitail_1.0_{}.tsv"),
         text=((0,), (1,)),
         label=2,
-        headless=(_TRAIN, _DEV, _TEST),
+        headless=_SPLITS,
     )
-    return KnownTask(
-        "scitail",
-        _NLI,
-        ("entails", "neutral"),
-        hub=_hub("allenai/scitail", "tsv_format", *_NLI),
-        downloads=(download,),
-    )
+    hub = _hub("allenai/scitail", "tsv_format", *_NLI)
+    return KnownTask("scitail", _NLI, ("entails", "neutral"), hub=hub, downloads=(download,))
 
 
 def _cmnli() -> KnownTask:
     download = Download(
         folders=("cmnli_public",),
-        files={_TRAIN: "train.json", _DEV: "dev.json", _TEST: "test.json"},
+        files=_named("{}.json"),
         text=_one_by_one(_PAIR),
         label="label",
         no_label="-",
     )
-    return KnownTask(
-        "cmnli",
-        _NLI,
-        _THREE_WAY,
-        hidden=(_TEST,),
-        hub=_hub("clue/clue", "cmnli", *_PAIR),
-        downloads=(download,),
-    )
+    hub = _hub("clue/clue", "cmnli", *_PAIR)
+    return KnownTask("cmnli", _NLI, _THREE_WAY, hidden=(_TEST,), hub=hub, downloads=(download,))
 
 
 def _xnli(language: str) -> KnownTask:
     """XNLI in one language; its training data are those of MNLI, translated by machine."""
-    people = Download(
-        folders=("XNLI-1.0",),
-        files={_DEV: "xnli.dev.jsonl", _TEST: "xnli.test.jsonl"},
-        text=_one_by_one(_PAIR),
-        label="gold_label",
-        no_label="-",
-        only=("language", language),
-    )
+    people = {_DEV: "xnli.dev.jsonl", _TEST: "xnli.test.jsonl"}
     machine = Download(
         folders=("XNLI-MT-1.0",),
         files={_TRAIN: f"multinli/multinli.train.{language}.tsv"},
@@ -308,13 +282,9 @@ def _xnli(language: str) -> KnownTask:
         label="label",
         spelling={"contradictory": "contradiction"},
     )
-    return KnownTask(
-        f"xnli-{language}",
-        _NLI,
-        _THREE_WAY,
-        hub=_hub("facebook/xnli", language, *_NLI),
-        downloads=(people, machine),
-    )
+    hub = _hub("facebook/xnli", language, *_NLI)
+    downloads = (_gold("XNLI-1.0", people, only=("language", language)), machine)
+    return KnownTask(f"xnli-{language}", _NLI, _THREE_WAY, hub=hub, downloads=downloads)
 
 
 def _topics(
@@ -333,17 +303,16 @@ def _topics(
     without a header: a class from 1, then `n_cells` cells of text.
     """
     hub = HubSource(dataset, config, (columns,), label, {_TRAIN: "train", _DEV: "test"})
-    if folder is None:
-        return KnownTask(name, ("text",), labels, splits=(_TRAIN, _DEV), hub=hub)
     download = Download(
-        folders=(folder,),
+        folders=(folder or name,),
         files={_TRAIN: "train.csv", _DEV: "test.csv"},
         text=(tuple(range(1, n_cells + 1)),),
         label=0,
         headless=(_TRAIN, _DEV),
         first_class=1,
     )
-    return KnownTask(name, ("text",), labels, splits=(_TRAIN, _DEV), hub=hub, downloads=(download,))
+    downloads = (download,) if folder else ()
+    return KnownTask(name, ("text",), labels, splits=(_TRAIN, _DEV), hub=hub, downloads=downloads)
 
 
 def _imdb() -> KnownTask:
