@@ -11,8 +11,8 @@ path has two ends (an article alone on its path is both), and ends are joined wi
 topics' paths: the *different* pairs. Then each article has two neighbours. With n articles on d
 paths there are d *different* and n - d *same* pairs.
 
-Why that is all there is: take any pairs with the properties above. A topic with n_t articles and
-s_t *same* pairs has 2 n_t - 2 s_t places in *different* pairs, as many as the ends of
+Why no other construction can do more: take any pairs with the properties above. A topic with n_t
+articles and s_t *same* pairs has 2 n_t - 2 s_t places in *different* pairs, as many as the ends of
 p_t = n_t - s_t paths; the other side of each is in another topic, so p_t is at most half of their
 sum d. Conversely `_join` finds a joining whenever no p_t is above d / 2. So what `_path_counts`
 cannot do is impossible.
@@ -45,7 +45,7 @@ class Pairs:
         return len(self.first)
 
     def examples(self) -> Examples:
-        """The pairs as examples of a task with two text columns and the labels `LABELS`."""
+        """Return the pairs as examples of a task with two text columns and the labels `LABELS`."""
         pairs = zip(self.first.tolist(), self.second.tolist(), strict=True)
         rows = tuple((self.texts[i], self.texts[j]) for i, j in pairs)
         return Examples(rows, np.where(self.is_same, 0, 1))

@@ -88,7 +88,7 @@ class Examples:
             raise one_class(len(self), shown if is_multi_label else shown[0])
 
     def select(self, indices: Iterable[int] | Int[np.ndarray, " selected"]) -> "Examples":
-        """The examples at `indices`, in that order."""
+        """Return the examples at `indices`, in that order."""
         places = np.array(indices if isinstance(indices, np.ndarray) else list(indices), np.int64)
         images = None if self.images is None else tuple(self.images[i] for i in places)
         if isinstance(self.texts, Texts):
@@ -96,9 +96,9 @@ class Examples:
         return Examples(tuple(self.texts[i] for i in places), self.labels[places], images)
 
     def groups(self) -> Int[np.ndarray, " examples"]:
-        """A number for each example, the same for those that may not be on both sides of a split.
+        """Return a number for each example, equal where two may not be on both sides of a split.
 
-        These are equal texts or images, and pairs of the same two texts in either order, since
+        Those are equal texts or images, and pairs of the same two texts in either order, since
         one of them would give the other's answer away. Numbers count from 0, in order.
         """
         if self.images is None:
@@ -106,7 +106,7 @@ class Examples:
         return number_equal(picture.digest for picture in self.images)
 
     def strata(self) -> Int[np.ndarray, " examples"]:
-        """The class of each example, to draw class by class; a regression is one class.
+        """Return the class of each example, for stratified draws; a regression is one class.
 
         An example with several labels counts to the rarest of them, the first of equals, and one
         without to a class of its own.

@@ -1,9 +1,9 @@
-"""The known tasks in a local folder: which file holds a split, and what its rows are.
+"""The known tasks in a local folder: find the file of a split, and read its rows.
 
-Two layouts are known. `TASK/SPLIT.SUFFIX` (as in `sst2/train.parquet`; one word may stand before
-the suffix, as in `train.sample500.parquet`) holds the task's own columns in any of the kinds that
-`formats.py` reads. And the original downloads, unpacked: GLUE's folders of TSV files, AG's News
-and its like as CSV, SNLI and MNLI as JSON lines …: `known.py` says what each holds.
+Two layouts are known. A file `TASK/SPLIT.SUFFIX`, such as `sst2/train.parquet`, holds the task's
+own columns in any of the kinds that `formats.py` reads; one word may stand before the suffix, as
+in `train.sample500.parquet`. The other layout is that of the original downloads, unpacked: GLUE's
+folders of TSV files, AG's News as CSV, SNLI as JSON lines and so on (`known.py` describes each).
 """
 
 import re
@@ -19,7 +19,7 @@ from lobes.tasks.known import Column, Download, KnownTask
 from lobes.tasks.labels import number_of
 from lobes.tasks.raw_files import kind_of, read_text, stem_of
 
-# What a header calls the column of labels, where one was put above a file that has none.
+# The names that users give to the column of labels when they add a header to a file without one.
 LABEL_COLUMN = re.compile(
     r"\W*(class|label|topic|category|rating|stars?|polarity|sentiment|score)s?[ _]?(index|id)?\W*",
     re.IGNORECASE,
@@ -27,7 +27,9 @@ LABEL_COLUMN = re.compile(
 
 
 def find_split(folder: Path, task: KnownTask, split: str) -> tuple[Path, Download | None] | None:
-    """The file of a split, and what it is where it is of an original download; None for no file.
+    """Return the file of a split, and the original download that it is of, if it is of one.
+
+    None where the folder has no such file.
 
     Raises DataError where `folder` is no folder, or where several files could be meant.
     """
@@ -52,7 +54,7 @@ def find_split(folder: Path, task: KnownTask, split: str) -> tuple[Path, Downloa
 
 
 def read_known_folder(folder: Path, task: KnownTask, split: str) -> Blocks | None:
-    """The rows of a split in blocks, with the task's own columns; None where no file has them.
+    """Return the rows of a split with the task's own columns; None where no file has them.
 
     Labels are label names or class indices, numbers for regression; a split without labels has no
     column of them. Raises DataError for what cannot be read, here or when the rows are iterated.
@@ -70,7 +72,7 @@ def read_known_folder(folder: Path, task: KnownTask, split: str) -> Blocks | Non
 
 
 def missing(folder: Path, task: KnownTask, split: str) -> str:
-    """The sentence for a split of which the folder has no file."""
+    """The message for a split of which the folder has no file."""
     places = [f"{task.name}/{split}.parquet (or {', '.join(SUFFIXES[:3])})"]
     places += [
         f"{download.folders[0]}/{download.files[split]}"
@@ -122,23 +124,17 @@ def _read_download(
         if download.only:
             column, value = download.only
             rows = [row for row in rows if row[column] == value]
-        yield [
-            {
-                **{
-                    own: _joined([row[column] for column in part])
-                    for own, part in zip(task.text, text, strict=True)
-                },
-                **(
-                    {task.label: _label(row.get(download.label), task, download)}
-                    if labelled
-                    else {}
-                ),
-            }
-            for row in rows
-            if not labelled
-            or download.no_label is None
-            or row.get(download.label) != download.no_label
-        ]
+        own = []
+        for row in rows:
+            label = row.get(download.label)
+            if labelled and download.no_label is not None and label == download.no_label:
+                continue
+            parts = [_joined([row[column] for column in part]) for part in text]
+            example = dict(zip(task.text, parts, strict=True))
+            own.append(
+                {**example, task.label: _label(label, task, download)} if labelled else example
+            )
+        yield own
 
 
 def _read_by_folder(
@@ -181,12 +177,12 @@ def _check_row(path: Path, number: int, row: Mapping[Any, Any], wanted: Sequence
 
 
 def _joined(parts: list[Any]) -> Any:
-    """One text of several, empty ones left out; one that is no text stays as it is, for `Task`."""
+    """The parts of a text as one, without empty ones; a single cell stays what it is."""
     return parts[0] if len(parts) == 1 else " ".join(part for part in parts if part)
 
 
 def _label(cell: Any, task: KnownTask, download: Download) -> Any:
-    """A label as the task's own name for it; a number for regression; else as it is."""
+    """The task's own name for a label, a number for regression, or the cell as it is."""
     if not isinstance(cell, str):
         return cell
     if task.labels is None:

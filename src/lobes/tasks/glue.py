@@ -1,4 +1,4 @@
-"""The files that the site of GLUE takes: their names, their sizes, and how answers are spelt.
+"""The files to submit to GLUE's site: their names, their sizes, and the spelling of answers.
 
 Each is a TSV file with the columns `index` and `prediction`, one line for each example of a test
 split, in the order in which the split is published.
@@ -47,7 +47,7 @@ SUBMISSIONS: Mapping[tuple[str, str], Submission] = MappingProxyType(
 def submission_lines(
     task: str, split: str, predictions: Shaped[np.ndarray, " examples"]
 ) -> Iterator[str]:
-    """The lines of the file for a task's test split, the header first.
+    """Yield the lines of the file for a task's test split, the header first.
 
     `predictions` are class indices, or scores for stsb, which are cut to 0–5 and have 3 decimals.
     """

@@ -103,7 +103,7 @@ class KnownTask:
 
 
 def known_task(name: str) -> KnownTask:
-    """The known task called `name`; DataError, with the nearest name, where there is none."""
+    """Return the known task called `name`; DataError, with the nearest name, for another name."""
     if name not in KNOWN:
         raise DataError(
             f"{name!r} is not a known task."

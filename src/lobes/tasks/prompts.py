@@ -11,7 +11,7 @@ from lobes.tasks.task import TaskSpec
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A template, and the word that stands for each label.
+    """A template with text columns in braces, and the word that stands for each label.
 
     `words` are in the order of the labels, or a dictionary leads from each label to its word, in
     any order: Prompt("Review: {text}\\nSentiment:", {"neg": "bad", "pos": "good"}).
@@ -70,22 +70,22 @@ class Prompt:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns in the template, each once, in its order."""
+        """The columns that the template names, each once, in its order."""
         return tuple(dict.fromkeys(column for _, column in self._parts if column is not None))
 
     @property
     def separator(self) -> str:
-        """What stands between the prompt and the word."""
+        """The space between the prompt and the word, or "" where the template ends in one."""
         return "" if self.template[-1].isspace() else " "
 
     def fill(self, texts: Mapping[str, str]) -> str:
-        """The prompt for one example, whose `texts` are given by column."""
+        """Return the prompt for one example, whose `texts` are given by column."""
         return "".join(
             before + (texts[column] if column is not None else "") for before, column in self._parts
         )
 
     def check(self, spec: TaskSpec) -> "Prompt":
-        """The prompt with its words in the order of the task's labels.
+        """Return the prompt with its words in the order of the task's labels.
 
         Raises `ConfigError` where the prompt does not fit the task.
         """

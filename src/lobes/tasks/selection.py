@@ -26,7 +26,7 @@ from lobes.tasks.labels import number_of
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`columns`, `label_map`, `filter` and `leave_out` of `lobes.tasks.sources.load_task`."""
+    """`columns`, `label_map`, `filter` and `leave_out` of a `lobes.tasks.sources.TaskSource`."""
 
     columns: Mapping[str, str]
     label_map: Mapping[str, Any]

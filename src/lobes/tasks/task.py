@@ -16,7 +16,7 @@ from lobes.tasks.reading import are_multi_label, infer_labels, read_split, settl
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """A task without its data: what models and results keep of it.
+    """A task without its data, which models and results keep.
 
     `text` are the text columns, one or two; or it is empty, and `image` the image column. `labels`
     are the class names in the order of the class indices, or None for regression.
@@ -59,10 +59,10 @@ class TaskSpec:
         return 1 if self.labels is None else len(self.labels)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON; `from_dict` reads them.
+        """Return the fields as plain values, for JSON; `from_dict` reads them.
 
-        "is_multi_label" is there only where it is true, "image" where there is such a column: most
-        tasks are as they always were.
+        "is_multi_label" is there only where it is true, and "image" where there is such a column,
+        so that the fingerprints of other tasks stay what they were in earlier versions.
         """
         values = asdict(self)
         if not self.is_multi_label:
