@@ -1,6 +1,5 @@
 """What labels mean: the same from every kind of file, by name where the data have names."""
 
-import gzip
 import json
 import logging
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_files import write_table
 from lobes.errors import DataError
 from lobes.tasks.formats import rows_of_sheets
 from lobes.tasks.labels import number_of, places_of
@@ -26,19 +26,7 @@ def write(path, labels, *, typed):
     """A table of texts and labels; with `typed`, numbers are numbers where the format has them."""
     texts = [f'text {i}, "so"' for i in range(len(labels))]
     frame = pd.DataFrame({"text": texts, "label": labels if typed else list(map(str, labels))})
-    rows = frame.to_dict("records")
-    kind = path.name.removesuffix(".gz").rsplit(".")[-1]
-    if kind == "parquet":
-        frame.to_parquet(path)
-        return path
-    if kind == "json":
-        content = json.dumps(rows, indent=2)
-    elif kind == "jsonl":
-        content = "\n".join(map(json.dumps, rows))
-    else:
-        content = frame.to_csv(index=False, sep="," if kind == "csv" else "\t")
-    path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
-    return path
+    return write_table(path, frame)
 
 
 def what(task):

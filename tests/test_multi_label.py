@@ -6,13 +6,13 @@ import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
+from data_files import write_table
 from lobes.config.study import load_study
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.statistics import paired_p_value
@@ -223,20 +223,10 @@ def test_a_spec_survives_json_and_an_old_one_has_one_label(label):
 # Files
 
 
-def write(path, data):
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(data), path)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in data), encoding="utf-8")
-    else:
-        pd.DataFrame(data).to_csv(path, index=False, sep="," if path.suffix == ".csv" else "\t")
-    return path
-
-
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 @pytest.mark.parametrize("lists", [LISTS, indices(LISTS)], ids=["names", "indices"])
 def test_files_with_lists(tmp_path, suffix, lists):
-    path = write(tmp_path / f"data{suffix}", rows(*lists))
+    path = write_table(tmp_path / f"data{suffix}", rows(*lists))
     task = load_task("x", train=path, validation=path, text="text", labels=NAMES)
     assert task.train.labels.tolist() == task.validation.labels.tolist() == MATRIX
 
@@ -248,7 +238,7 @@ def test_files_with_a_column_for_each_label(tmp_path, suffix, kind):
         {"text": f"text {i}", **dict(zip(NAMES, map(kind, row), strict=True))}
         for i, row in enumerate(MATRIX)
     ]
-    path = write(tmp_path / f"data{suffix}", data)
+    path = write_table(tmp_path / f"data{suffix}", data)
     task = load_task("x", train=path, validation=path, text="text", label=NAMES)
     assert (task.labels, task.train.labels.tolist()) == (NAMES, MATRIX)
 
@@ -256,7 +246,7 @@ def test_files_with_a_column_for_each_label(tmp_path, suffix, kind):
 @pytest.mark.parametrize("labels", [None, NAMES])
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_lists_in_cells_of_text_are_refused_with_the_way_out(tmp_path, suffix, labels):
-    path = write(tmp_path / f"data{suffix}", rows(*indices(LISTS)))
+    path = write_table(tmp_path / f"data{suffix}", rows(*indices(LISTS)))
     with pytest.raises(DataError, match=r"written as text .* such as '\[2\]': .* JSON"):
         load_task("x", train=path, validation=path, text="text", labels=labels)
 
@@ -267,7 +257,7 @@ def test_columns_can_have_other_names_and_other_cells(tmp_path):
         {"text": "b", "Toxic?": "no", "insult": "no", "lang": "de"},
         {"text": "c", "Toxic?": "no", "insult": "yes", "lang": "en"},
     ]
-    path = write(tmp_path / "data.csv", data)
+    path = write_table(tmp_path / "data.csv", data)
     settings = {
         "text": "text",
         "label": ["toxic", "insult"],
@@ -283,7 +273,7 @@ def test_columns_can_have_other_names_and_other_cells(tmp_path):
 
 def test_a_map_joins_labels_and_a_filter_looks_into_lists(tmp_path):
     lists = [["joy", "love"], ["fear"], [], ["love", "fear"], ["boredom"]]
-    path = write(tmp_path / "data.jsonl", rows(*lists))
+    path = write_table(tmp_path / "data.jsonl", rows(*lists))
     task = load_task(
         "x",
         train=path,
@@ -298,7 +288,7 @@ def test_a_map_joins_labels_and_a_filter_looks_into_lists(tmp_path):
 
 @pytest.mark.parametrize("cell", [[[]], [["joy"]], ["joy", {}], ["joy", None], ["glee"]])
 def test_a_map_refuses_what_it_lacks_in_a_list(tmp_path, cell):
-    path = write(tmp_path / "data.jsonl", rows(["joy"], cell))
+    path = write_table(tmp_path / "data.jsonl", rows(["joy"], cell))
     with pytest.raises(
         DataError, match=r"row 1 of those that are kept has the label .*, which lab"
     ):
@@ -322,9 +312,11 @@ def test_a_test_split_may_hide_its_answers(tmp_path):
     data = [
         {"text": f"text {i}", **dict(zip(NAMES, row, strict=True))} for i, row in enumerate(MATRIX)
     ]
-    train = write(tmp_path / "train.csv", data)
-    hidden = write(tmp_path / "hidden.csv", [{**row, **dict.fromkeys(NAMES, -1)} for row in data])
-    bare = write(tmp_path / "bare.csv", [{"text": row["text"]} for row in data])
+    train = write_table(tmp_path / "train.csv", data)
+    hidden = write_table(
+        tmp_path / "hidden.csv", [{**row, **dict.fromkeys(NAMES, -1)} for row in data]
+    )
+    bare = write_table(tmp_path / "bare.csv", [{"text": row["text"]} for row in data])
     settings = {"train": train, "text": "text", "label": NAMES}
     assert load_split("x", "test", test=train, **settings).labels.tolist() == MATRIX
     for path in (hidden, bare):
@@ -395,7 +387,7 @@ def test_a_stratified_sample_keeps_the_share_of_the_rare_labels(tmp_path):
     lists = [
         [name for name, on in zip("abcd", row, strict=True) if on] for row in many().train.labels
     ]
-    path = write(tmp_path / "data.jsonl", rows(*lists))
+    path = write_table(tmp_path / "data.jsonl", rows(*lists))
     settings = {"train": path, "validation": path, "text": "text", "labels": tuple("abcd")}
     task = load_task("many", **settings, train_size=100, stratified=True)
     rare = sum("d" in names for names in lists)
@@ -675,7 +667,7 @@ def test_a_study_names_columns_and_lobes_tasks_counts_labels(tmp_path):
     data = [
         {"text": f"t {i}", **dict(zip(NAMES, row, strict=True))} for i, row in enumerate(MATRIX * 5)
     ]
-    write(tmp_path / "marks.jsonl", data)
+    write_table(tmp_path / "marks.jsonl", data)
     (tmp_path / "model").mkdir()
     (tmp_path / "study.toml").write_text(STUDY.format(label=json.dumps(NAMES)), encoding="utf-8")
     study = load_study(tmp_path / "study.toml")

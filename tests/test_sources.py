@@ -15,26 +15,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from data_files import write_table
 from lobes.errors import ConfigError, DataError, LobesError
 from lobes.tasks.formats import read_rows
 from lobes.tasks.sources import TaskSource, load_split, load_task
 
 TEXTS = ("NA", "null", "001", 'say "so", twice', "naïve – 東京", "  blanks kept ", "1.5", "True")
 LABELS = tuple(i % 2 for i in range(len(TEXTS)))
-
-
-def write(path: Path, frame: pd.DataFrame) -> Path:
-    """Write a frame as the kind of file that the suffix names."""
-    if path.suffix == ".parquet":
-        frame.to_parquet(path)
-    elif path.suffix == ".jsonl":
-        frame.to_json(path, orient="records", lines=True, force_ascii=False)
-    elif path.suffix == ".tsv":
-        lines = [frame.columns, *frame.astype(str).itertuples(index=False)]
-        path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
-    else:
-        frame.to_csv(path, index=False)
-    return path
 
 
 def save(path: Path, content: str | bytes) -> Path:
@@ -51,7 +38,7 @@ def numbered(n: int, *, start: int = 0) -> pd.DataFrame:
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".CSV"])
 def test_text_is_what_it_says_in_every_kind_of_file(tmp_path, suffix):
     frame = pd.DataFrame({"id": range(8), "text": TEXTS, "label": LABELS})
-    path = write(tmp_path / f"data{suffix}", frame)
+    path = write_table(tmp_path / f"data{suffix}", frame)
     task = load_task("x", train=path, validation=path, text="text")
     assert task.train.texts == tuple((text,) for text in TEXTS)
     assert task.train.labels.tolist() == list(LABELS)
@@ -155,7 +142,7 @@ def test_each_file_is_opened_once(tmp_path, suffix):
 
 
 def test_a_source_is_the_same_as_its_fields(tmp_path):
-    path = write(tmp_path / "train.tsv", numbered(40))
+    path = write_table(tmp_path / "train.tsv", numbered(40))
     given = {"text": "text", "train": path.name, "folder": tmp_path}
     source = TaskSource("x", **given)
     assert load_task(source).train.texts == load_task("x", **given).train.texts
@@ -172,13 +159,13 @@ def test_a_source_is_the_same_as_its_fields(tmp_path):
 
 
 def test_files_are_found_from_the_given_folder(tmp_path):
-    write(tmp_path / "train.csv", numbered(6))
+    write_table(tmp_path / "train.csv", numbered(6))
     task = load_task("x", train="train.csv", validation="train.csv", text="text", folder=tmp_path)
     assert len(task.train) == 6
 
 
 def test_without_validation_a_tenth_is_held_out(tmp_path):
-    path = write(tmp_path / "train.parquet", numbered(200))
+    path = write_table(tmp_path / "train.parquet", numbered(200))
     task = load_task("x", train=path, text="text")
     assert (len(task.train), len(task.validation)) == (180, 20)
     assert not set(task.train.texts) & set(task.validation.texts)
@@ -192,7 +179,7 @@ def test_without_validation_a_tenth_is_held_out(tmp_path):
 def test_equal_texts_are_held_out_together(tmp_path):
     frame = numbered(200)
     frame["text"] = [f"text {i % 17}" for i in range(200)]
-    task = load_task("x", train=write(tmp_path / "train.csv", frame), text="text")
+    task = load_task("x", train=write_table(tmp_path / "train.csv", frame), text="text")
     assert not set(task.train.texts) & set(task.validation.texts)
     assert 20 <= len(task.validation) < 20 + 12
 
@@ -200,7 +187,7 @@ def test_equal_texts_are_held_out_together(tmp_path):
 def test_samples_are_drawn_in_order_and_alike_for_tasks_over_the_same_rows(tmp_path):
     frame = numbered(100)
     frame["other"] = [i % 3 for i in range(100)]
-    path = write(tmp_path / "train.csv", frame)
+    path = write_table(tmp_path / "train.csv", frame)
     sizes = {"train_size": 53, "validation_size": 31}
     first = load_task("x", train=path, validation=path, text="text", **sizes)
     second = load_task("y", train=path, validation=path, text="text", label="other", **sizes)
@@ -408,7 +395,7 @@ def test_a_damaged_file_is_refused_by_name_and_place(tmp_path, case):
 
 @pytest.mark.parametrize("kept", [7, 200, -9])
 def test_parquet_cut_anywhere_is_refused(tmp_path, kept):
-    path = write(tmp_path / "data.parquet", numbered(2000))
+    path = write_table(tmp_path / "data.parquet", numbered(2000))
     save(path, path.read_bytes()[:kept])
     with pytest.raises(DataError, match="is not a whole Parquet file, or is damaged: "):
         load_task("x", train=path, text="text")
@@ -515,14 +502,14 @@ def test_a_part_with_one_class_cannot_be_held_out(tmp_path, labels, numbers, par
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(tmp_path, arguments, message):
-    write(tmp_path / "data.csv", numbered(6))
+    write_table(tmp_path / "data.csv", numbered(6))
     with pytest.raises(ConfigError) as error:
         load_task("x", text="text", folder=tmp_path, **arguments)
     assert str(error.value) == message
 
 
 def test_no_global_random_state_is_touched(tmp_path):
-    path = write(tmp_path / "data.csv", numbered(60))
+    path = write_table(tmp_path / "data.csv", numbered(60))
     before = np.random.get_state()[1].copy()
     load_task("x", train=path, text="text", train_size=31)
     assert np.array_equal(before, np.random.get_state()[1])
