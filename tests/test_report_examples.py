@@ -1,6 +1,7 @@
 """The examples that flip: chosen fairly, counted rightly, shown as text, read within bounds."""
 
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +11,14 @@ import pytest
 from fake_extended import fake_folder, write_tables
 from fake_results import HOSTILE, fake_results
 from lobes.config.study import load_study
+from lobes.dissociation.verdict import LESS_ALIKE, MORE_SPECIALIZED, SPECIALIZED
 from lobes.errors import RunError
-from lobes.report.examples import LONGEST, LONGEST_FULL, MOST, examples_of
-from lobes.report.html import render, write_report
-from pages import Page
-from plain_results import read_results, run_study
+from lobes.report.page import html
+from lobes.report.run.examples import LONGEST, LONGEST_FULL, section
+from lobes.results import RunResults, checked
+from pages import Page, visible
+from plain_results import read_results, report_again, run_study
+from run_pages import run_html, run_page, table_of, texts_of
 from tiny_study import write_study
 
 
@@ -37,75 +41,79 @@ def folder_of(folder, flips, *, wrong=0, texts=None, results=None):
     return results
 
 
-def shown(part):
-    return {group.title: [e.number for e in group.examples] for group in part.groups}
+def section_of(folder, results):
+    return section(checked(results, RunResults), folder)
+
+
+def page_of(folder, results):
+    return Page(run_html(results, folder))
+
+
+def shown(page, task=0):
+    """{title: numbers of the examples} of each group of a task."""
+    (part, *_) = page.all("details", **{"class": "task-examples"})[task:]
+    groups = {}
+    for group in part["children"]:
+        if group.get("class") == "flips-group":
+            title, listed = group["children"]
+            numbers = [re.search(r"example (\d+)", item["text"])[1] for item in listed["children"]]
+            groups[visible(title).removesuffix(title["children"][0]["text"]).strip()] = [
+                int(number) for number in numbers
+            ]
+    return groups
+
+
+def counts(folder, results, task=0, *, whole=False):
+    """The table of counts of a task: a row for each lesion."""
+    return texts_of(table_of(run_page(results, folder, whole=whole), f"flips-{task}"))
 
 
 def test_of_many_tasks_the_page_reads_the_own_lesion_only(tmp_path):
     results = folder_of(
         tmp_path, {0: [0, 1, 7], 1: [1, 9, 11]}, wrong=2, results=fake_results(tasks=26)
     )
-    first, *rest = examples_of(tmp_path, results).tasks
-    assert len(rest) == 25
-    assert first.table.rows == (("sentiment", "1", "2", "3"),)
-    assert shown(first) == {"Under its own lesion": [0, 1, 7]}
-    assert [len(example.changes) for example in first.groups[0].examples] == [1, 1, 1]
-    whole = examples_of(tmp_path, results, whole=True).tasks[0]
-    assert len(whole.table.rows) == 26
-    assert whole.table.rows[:2] == (("sentiment", "1", "2", "2"), ("domain", "2", "1", "2"))
+    page = page_of(tmp_path, results)
+    assert len(page.all("details", **{"class": "task-examples"})) == 26
+    assert page.table("flips-0") == [["sentiment", "1", "2", "3"]]
+    assert shown(page) == {"Under its own lesion": [0, 1, 7]}
+    assert "flips-0.csv and on" in page.all("section", id="examples")[0]["text"]
+    whole = counts(tmp_path, results, whole=True)
+    assert len(whole) == 26
+    assert whole[:2] == [["sentiment", "1", "2", "2"], ["domain", "2", "1", "2"]]
 
 
 def test_flips_are_counted_by_lesion_and_kind(tmp_path):
     results = folder_of(tmp_path, {0: [0, 1, 7, 8, 9], 1: [1, 9, 11]}, wrong=2)
-    first, second = examples_of(tmp_path, results).tasks
-    assert first.table.rows == (("sentiment", "3", "2", "3"), ("domain", "2", "1", "1"))
-    assert first.summary == "of 12 examples, 3 right → wrong, 2 wrong → right"
-    assert shown(first) == {
+    page = page_of(tmp_path, results)
+    assert page.table("flips-0") == [["sentiment", "3", "2", "3"], ["domain", "2", "1", "1"]]
+    assert page.table("flips-1") == [["sentiment", "0", "0", "0"], ["domain", "0", "0", "0"]]
+    first, second = (part["children"][0]["text"] for part in parts_of(page))
+    assert first == "sentiment of 12 examples, 3 right → wrong, 2 wrong → right"
+    assert second == "domain of 12 examples, 0 right → wrong, 0 wrong → right"
+    assert shown(page) == {
         "Under its own lesion and no other": [0, 7, 8],
         "Under its own lesion and others": [1, 9],
         "Under other lesions only": [11],
     }
-    kinds = {e.number: e.changes[0].kind for group in first.groups for e in group.examples}
-    assert {k for k, kind in kinds.items() if kind == "gained"} == {0, 1}
-    assert second.table.rows == (("sentiment", "0", "0", "0"), ("domain", "0", "0", "0"))
-    assert second.groups == ()
+    assert shown(page, 1) == {}
+    gained = [item["text"] for item in page.all("li") if "flip gained" in item.get("class", "")]
+    assert [re.search(r"example (\d+)", text)[1] for text in gained] == ["0", "1"]
+    assert all("wrong → right" in text for text in gained)
+
+
+def parts_of(page):
+    return page.all("details", **{"class": "task-examples"})
 
 
 def test_an_example_says_its_label_and_every_changed_prediction(tmp_path):
     texts = {"sentiment": [[f"a {k}", f"b {k}"] for k in range(9)], "domain": [["x"]] * 9}
     results = folder_of(tmp_path, {0: [8], 1: [8]}, texts=texts)
-    (group,) = examples_of(tmp_path, results).tasks[0].groups
-    (example,) = group.examples
-    assert (example.label, example.base) == ("yes", "yes")
-    assert [text.start for text in example.texts] == ["a 8", "b 8"]
-    found = [(change.name, change.prediction, change.task) for change in example.changes]
-    assert found == [("sentiment", "no", 0), ("domain", "no", 1)]
-
-
-def test_many_examples_are_drawn_with_a_fixed_seed(tmp_path):
-    flips = {0: list(range(400)), 1: list(range(300, 500))}
-    results = folder_of(tmp_path, flips)
-    first = examples_of(tmp_path, results).tasks[0]
-    assert [(group.total, len(group.examples)) for group in first.groups] == [
-        ("300", 24),
-        ("100", 10),
-        ("100", 6),
-    ]
-    assert examples_of(tmp_path, results).tasks[0] == first
-    numbers = shown(first)["Under its own lesion and no other"]
-    assert numbers == sorted(set(numbers))
-    assert max(numbers) > 150
-
-
-@pytest.mark.parametrize(
-    ("own", "both", "other", "expected"),
-    [(100, 0, 0, (40,)), (3, 100, 0, (3, 37)), (0, 2, 100, (2, 38)), (30, 1, 1, (30, 1, 1))],
-)
-def test_room_that_a_group_leaves_goes_to_the_others(tmp_path, own, both, other, expected):
-    flips = {0: range(own + both), 1: range(own, own + both + other)}
-    groups = examples_of(tmp_path, folder_of(tmp_path, flips)).tasks[0].groups
-    assert tuple(len(group.examples) for group in groups) == expected
-    assert sum(expected) <= MOST
+    page = page_of(tmp_path, results)
+    assert [one["text"] for one in page.all("p", **{"class": "said"})] == ["a 8", "b 8"]
+    (answers,) = page.all("p", **{"class": "answers"})
+    assert answers["text"] == (
+        "label yes, all heads yes; lesion of sentiment: no; lesion of domain: no"
+    )
 
 
 def test_a_regression_shows_the_largest_changes_of_the_error(tmp_path):
@@ -117,17 +125,16 @@ def test_a_regression_shows_the_largest_changes_of_the_error(tmp_path):
     own[7], own[9], own[30] = 4.0, 2.0, 0.5
     predictions = {names[0]: np.vstack([base, own, base]), names[1]: np.ones((3, 50))}
     write_tables(tmp_path, results, predictions, {names[0]: labels, names[1]: np.ones(50)})
-    first = examples_of(tmp_path, results).tasks[0]
-    (group,) = first.groups
-    assert [(e.number, e.changes[0].kind) for e in group.examples] == [
-        (7, "lost"),
-        (30, "lost"),
-        (9, "gained"),
-    ]
-    assert [e.changes[0].prediction for e in group.examples] == ["4.00", "0.50", "2.00"]
-    assert first.table.rows[0] == ("sentiment", "2", "1", "+0.040")
-    assert first.summary == "of 50 examples, the error grows for 2 and shrinks for 1"
-    assert "error grows" in render(results, examples_of(tmp_path, results))
+    page = page_of(tmp_path, results)
+    assert shown(page) == {"The largest changes of the error": [7, 30, 9]}
+    chips = [item["children"][0]["children"][0]["text"] for item in page.all("li")[-3:]]
+    assert chips == ["error grows", "error grows", "error shrinks"]
+    changed = [one["text"].split(": ")[-1] for one in page.all("p", **{"class": "answers"})]
+    assert changed == ["4.00", "0.50", "2.00"]
+    assert page.table("flips-0")[0] == ["sentiment", "2", "1", "+0.040"]
+    assert parts_of(page)[0]["children"][0]["text"] == (
+        "sentiment of 50 examples, the error grows for 2 and shrinks for 1"
+    )
 
 
 @pytest.mark.parametrize("kind", ["null", "list", "absent"])
@@ -146,40 +153,40 @@ def test_tasks_with_several_labels_are_left_out_with_a_sentence(tmp_path, kind):
     else:
         table = table.remove_column(place)
     pq.write_table(table, path)
-    found = examples_of(tmp_path, results)
+    page = page_of(tmp_path, results)
     left = "sentiment" if kind == "null" else "sentiment and domain"
-    assert [part.task for part in found.tasks] == (["domain"] if kind == "null" else [])
-    assert found.notes[0].startswith(f"Left out: {left}, whose answers are not one class")
-    assert found.notes[0] in Page(render(results, found)).all("section", id="examples")[0]["text"]
+    summaries = [part["children"][0]["text"].split()[0] for part in parts_of(page)]
+    assert summaries == (["domain"] if kind == "null" else [])
+    said = page.all("section", id="examples")[0]["text"]
+    assert f"Left out: {left}, whose answers are not one class" in said
 
 
 def test_without_texts_examples_are_shown_by_number(tmp_path):
     results = folder_of(tmp_path, {0: [3]})
-    found = examples_of(tmp_path, results)
-    assert found.tasks[0].groups[0].examples[0].texts == ()
-    assert found.notes == (
-        "The texts were not kept with this run, so examples are shown by their number.",
-    )
+    page = page_of(tmp_path, results)
+    assert not page.all("p", **{"class": "said"})
+    notes = [one["text"] for one in page.all("p", **{"class": "note"})]
+    assert "The texts were not kept with this run, so examples are shown by their number." in notes
 
 
 def test_without_predictions_or_lesions_there_is_no_section(tmp_path):
     results = fake_results(tasks=2)
-    assert examples_of(tmp_path, results) is None
+    assert section_of(tmp_path, results) is None
     folder_of(tmp_path, {0: [3]})
-    assert examples_of(tmp_path, {**results, "fractions": []}) is None
-    assert not Page(render(results)).all("section", id="examples")
+    assert section_of(tmp_path, {**results, "fractions": []}) is None
+    assert not Page(run_html(results)).all("section", id="examples")
 
 
 def test_damaged_tables_are_one_clear_sentence(tmp_path):
     results = folder_of(tmp_path, {0: [3]})
     (tmp_path / "texts.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(RunError, match=r"The tables in .* are damaged .*: run the study again"):
-        examples_of(tmp_path, results)
+        section_of(tmp_path, results)
     (tmp_path / "texts.parquet").unlink()
     table = pq.read_table(tmp_path / "predictions.parquet")
     pq.write_table(table.drop_columns(["example"]), tmp_path / "predictions.parquet")
     with pytest.raises(RunError, match=r"The tables in .* are damaged"):
-        examples_of(tmp_path, results)
+        section_of(tmp_path, results)
 
 
 # --- texts are text ------------------------------------------------------------------------------
@@ -199,7 +206,7 @@ def test_texts_are_shown_as_text_whatever_they_hold(tmp_path):
     predictions[names[0]][1] = 0
     texts = {name: [list(NASTY)] * 9 for name in names}
     write_tables(tmp_path, results, predictions, {name: np.ones(9) for name in names}, texts)
-    text = render(results, examples_of(tmp_path, results))
+    text = run_html(results, tmp_path)
     page = Page(text)
     assert len(page.all("script")) == 1
     assert not page.all("img")
@@ -219,22 +226,22 @@ def test_long_texts_are_cut_and_the_rest_is_there_on_demand(tmp_path):
     middle, huge = " ".join(words[:200]), " ".join(words)
     texts = {"sentiment": [[middle, huge]] * 9, "domain": [["short"]] * 9}
     results = folder_of(tmp_path, {0: [3]}, texts=texts)
-    first, second = examples_of(tmp_path, results).tasks[0].groups[0].examples[0].texts
-    assert first.start == middle[:LONGEST]
-    assert first.start + first.rest == middle
-    assert not first.cut
-    assert second.start + second.rest == huge[:LONGEST_FULL]
-    assert second.cut
-    page = Page(render(results, examples_of(tmp_path, results)))
-    first, second = page.all("details", **{"class": "rest"})
-    assert "open" not in first
-    assert first["text"].strip().endswith(middle[-20:])
-    assert second["text"].strip().endswith("…")
+    page = page_of(tmp_path, results)
+    starts = [
+        one["text"] for one in page.all("p", **{"class": "said"}) if one["inside"][-1] == "li"
+    ]
+    assert starts == [f"{text[:LONGEST]}…" for text in (middle, huge)]
+    rests = page.all("details", **{"class": "rest"})
+    assert all("open" not in rest for rest in rests)
+    assert [rest["children"][1]["text"] for rest in rests] == [
+        f"…{middle[LONGEST:]}",
+        f"…{huge[LONGEST:LONGEST_FULL]}…",
+    ]
 
 
 def test_filters_work_by_style_alone(tmp_path):
     results = folder_of(tmp_path, {0: [3, 4], 1: [4, 5]})
-    text = render(results, examples_of(tmp_path, results))
+    text = run_html(results, tmp_path)
     page = Page(text)
     classes = [e["class"] for e in page.all("li") if "flip" in e.get("class", "")]
     assert sorted(classes) == ["flip lost u0", "flip lost u0 u1", "flip lost u1"]
@@ -262,8 +269,7 @@ def test_a_million_predictions_are_read_in_pieces(tmp_path, monkeypatch):
     write_tables(tmp_path, results, predictions, labels, controls=controls, row_group_size=2**17)
     assert pq.ParquetFile(tmp_path / "predictions.parquet").metadata.num_rows > 1_000_000
     monkeypatch.setattr(pq, "read_table", None)  # the whole table must never be in memory
-    found = examples_of(tmp_path, results)
-    own = next(row[1:3] for row in found.tasks[0].table.rows)
+    own = counts(tmp_path, results)[0][1:3]
     right = predictions[names[0]] == labels[names[0]]
     lost, gained = (right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum()
     assert [int(cell.replace("\u202f", "")) for cell in own] == [lost, gained]
@@ -273,8 +279,7 @@ def test_a_page_with_all_examples_of_twelve_tasks_stays_small(tmp_path):
     results = fake_results(
         tasks=12, sites=(16,) * 24, controls=29, iat=True, extended=True, training=True
     )
-    examples = examples_of(fake_folder(tmp_path, results), results)
-    page = render(results, examples)
+    page = run_html(results, fake_folder(tmp_path, results))
     assert len(page.encode()) < 2_000_000
 
 
@@ -290,13 +295,13 @@ def test_examples_of_a_real_run_are_those_of_its_predictions(tmp_path):
     run_study(load_study(path))
     run = tmp_path / "run"
     results = read_results(run)
-    found = examples_of(run, results)
+    page = run_page(results, run)
     rows = pq.read_table(run / "predictions.parquet").to_pylist()
-    for part in found.tasks:
-        own = [row for row in rows if row["task"] == part.task]
+    for place, task in enumerate(results["tasks"]):
+        own = [row for row in rows if row["task"] == task["name"]]
         base = {r["example"]: r["prediction"] == r["label"] for r in own if r["kind"] == "none"}
         assert base
-        for name, worse, better, _ in part.table.rows:
+        for name, worse, better, _ in texts_of(table_of(page, f"flips-{place}")):
             under = {
                 row["example"]: row["prediction"] == row["label"]
                 for row in own
@@ -307,10 +312,16 @@ def test_examples_of_a_real_run_are_those_of_its_predictions(tmp_path):
             assert under.keys() == base.keys()
             assert int(worse) == sum(base[k] and not under[k] for k in base)
             assert int(better) == sum(under[k] and not base[k] for k in base)
-    page = write_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
+    _, written = report_again(run, tmp_path / "report.html")
+    text = written.read_text(encoding="utf-8")
+    assert text == html(page)
+    shown = Page(text)
     for part in ("claims", "dose", "overlap", "likeness", "growth", "agreement", "examples"):
-        assert Page(page).all("section", id=part)
-    assert "measured on a sample of 13 validation examples" in page
-    assert found.notes == ()
-    assert all(e.texts for part in found.tasks for g in part.groups for e in g.examples)
-    assert page == render(results, found)
+        assert shown.all("section", id=part)
+    assert "measured on a sample of 13 validation examples" in text
+    assert len(shown.all("p", **{"class": "said"})) >= len(shown.all("p", **{"class": "answers"}))
+    assert [verdict["claim"] for verdict in results["verdicts"]] == [
+        SPECIALIZED,
+        MORE_SPECIALIZED,
+        LESS_ALIKE,
+    ]

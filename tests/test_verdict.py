@@ -18,8 +18,12 @@ from lobes.dissociation.verdict import (
     SMALLEST_D_SCORE,
     Evidence,
     Gain,
+    Trend,
+    deciding,
     gained,
     gained_anywhere,
+    less_alike,
+    more_specialized,
     specialized,
 )
 from lobes.experiments import pooled_runs
@@ -212,3 +216,59 @@ SAME = Gain(0.0, 0.0, 0.0, 1.0)
 )
 def test_the_answer_on_differences_at_several_sizes(gains, above, expected):
     assert gained_anywhere(gains, 0.005, seeds=5, above_chance=above) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "answer", "reason"),
+    [
+        ((4.5, 0.1, 9.0), "yes", "the D-score is larger than before multi-task training."),
+        ((-1.5, -3.0, -0.1), "no", "the D-score is smaller than before multi-task training."),
+        ((2.0, -0.1, 4.0), "open", "the interval of the change includes 0."),
+        ((0.0, 0.0, 0.0), "open", "the interval of the change includes 0."),
+        ((2.0, math.nan, math.nan), "open", "the interval of the change is undefined."),
+        ((math.nan,) * 3, "open", "the D-score is undefined before or after the training."),
+    ],
+)
+def test_the_answer_on_growth(change, answer, reason):
+    found = more_specialized(*change)
+    assert (found.answer, found.reasons) == (answer, (reason,))
+    assert found.numbers == {
+        name: value
+        for name, value in zip(("change", "low", "high"), change, strict=True)
+        if not math.isnan(value)
+    }
+
+
+HOLDS, WEAK, NARROW = (-0.7, -0.9, -0.2, 0.01), (-0.2, -0.5, 0.3, 0.3), (-0.1, -0.29, 0.2, 0.3)
+UNSURE, TURNED = (-0.7, -0.9, 0.1, 0.01), (0.6, 0.2, 0.8, 0.97)
+GONE = (math.nan, math.nan, math.nan, math.nan, "3 tasks make 3 pairs.")
+
+
+@pytest.mark.parametrize(
+    ("trends", "tasks", "answer", "said"),
+    [
+        ({"gradient": HOLDS, "cka": HOLDS}, 5, "yes", "the less alike two tasks are"),
+        ({"importance": HOLDS, "gradient": WEAK}, 5, "open", "only measures made from the lesion"),
+        ({"importance": HOLDS, "overlap": HOLDS}, 5, "open", "iap.similarity_examples adds one"),
+        ({"gradient": UNSURE}, 5, "open", "interval of gradient reaches a correlation of -0.3"),
+        ({"gradient": WEAK, "cka": WEAK}, 5, "open", "interval of gradient and cka reaches"),
+        ({"gradient": TURNED, "cka": NARROW}, 5, "no", "no measure of similarity"),
+        ({"gradient": TURNED, "cka": WEAK}, 5, "open", "the interval of cka reaches"),
+        ({"gradient": WEAK, "cka": WEAK}, 4, "open", "4 tasks allow no corrected p below 0.083"),
+        ({"gradient": GONE}, 3, "open", "3 tasks make 3 pairs."),
+        ({"gradient": GONE, "cka": HOLDS}, 5, "open", "only measures made from the lesion"),
+    ],
+)
+def test_the_answer_on_similarity(trends, tasks, answer, said):
+    found = less_alike([Trend(name, *numbers) for name, numbers in trends.items()], tasks)
+    assert found.answer == answer
+    assert said in found.reasons[0]
+
+
+def test_a_verdict_on_similarity_has_the_numbers_of_the_measure_that_decides():
+    trends = [Trend("cka", *HOLDS), Trend("gradient", -0.6, -0.8, -0.3, 0.04), Trend("b", *GONE)]
+    assert deciding(trends) is trends[1]
+    assert deciding(trends[:1]) is trends[0]
+    assert deciding(trends[2:]) is None
+    found = less_alike(trends, 5).numbers
+    assert (found["correlation"], found["p"], found["measures"]) == (-0.6, 0.04, 2)

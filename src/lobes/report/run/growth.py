@@ -12,7 +12,7 @@ from lobes.report import formatting as fmt
 from lobes.report.charts import Chart, Points, chart, in_words
 from lobes.report.phrases import HEADLINE, size_of, some
 from lobes.report.sections import Details, Figure, Key, Keys, Panel, Panels, Prose, Section
-from lobes.report.tables import Column, Row, Table
+from lobes.report.tables import Cell, Column, Row, Table
 from lobes.results import RunResults
 from lobes.results.run import Growth, GrowthPoint
 
@@ -173,15 +173,20 @@ def _at_step(step: float) -> str:
     return f"step {fmt.thousands(step)}"
 
 
+def _step(point: GrowthPoint) -> Cell:
+    """The head of a row."""
+    return Cell(point.step, text=fmt.thousands(point.step))
+
+
 def _d_table(found: Growth) -> Table:
-    columns = [Column("Step", "count"), Column("Classifiers")]
+    columns = [Column("Step"), Column("Classifiers")]
     for name in DEFINITIONS:
         columns += [Column(name, "points"), Column("Interval", "interval")]
     rows = []
     for point in found.points:
         scores = [point.dissociation[name] for name in DEFINITIONS]
         means = [value for each in scores for value in (each.shared_mean, each.shared_interval)]
-        rows.append(Row((point.step, point.classifiers, *means)))
+        rows.append(Row((_step(point), point.classifiers, *means)))
     return Table(
         "growth",
         "The model’s D-score at every checkpoint, in percent, by all definitions",
@@ -199,6 +204,6 @@ def _task_table(
     values: Sequence[Sequence[float]],
 ) -> Table:
     """A column for each task, a row for each checkpoint."""
-    rows = tuple(Row((point.step, *row)) for point, row in zip(found.points, values, strict=True))
-    columns = (Column("Step", "count"), *(Column(task, "number") for task in names))
+    rows = tuple(Row((_step(point), *row)) for point, row in zip(found.points, values, strict=True))
+    columns = (Column("Step"), *(Column(task, "number") for task in names))
     return Table(name, caption, columns, rows, look="plain")
