@@ -366,6 +366,14 @@ def test_agreement_table_and_doubts(full):
     assert f"{doubt} {', '.join([*weak, 'paraphrase'])}." in prose_of(undefined, "agreement")
 
 
+def test_dots_of_the_agreement_are_heads_that_exist():
+    results = fake_results(tasks=2, sites=(7, 5, 11), extended=True)
+    found = [each.drawing for each in figures(run_page(results)) if "agreement" in each.name]
+    assert [drawing.description.split(";")[0] for drawing in found] == ["23 heads"] * 2
+    dots = [re.findall(r"h0", path) for drawing in found for path in drawing.paths("cloud")]
+    assert [len(each) for each in dots] == [23, 23]
+
+
 def test_standardized_effects_and_values_on_the_sample(full):
     results, page = full
     column = results["fractions"][-1]["dissociation"]["column"]

@@ -1,13 +1,12 @@
 """One rule for yes, no and inconclusive: the library, the page and the terminal agree."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lobes.report.view import view
-from rich.console import Console
 
 from fake_results import fake_results
 from fake_runs import fake_runs
@@ -29,7 +28,9 @@ from lobes.dissociation.verdict import (
 from lobes.experiments import pooled_runs
 from lobes.experiments import results as study_results
 from lobes.files import plain
-from lobes.report.terminal import tables
+from lobes.report.pooled.findings import findings
+from lobes.results import PooledResults, checked
+from run_pages import findings_of, printed, run_page, table_of, texts_of
 
 TASK = {"train": "t.csv", "validation": "v.csv", "text": "text", "labels": ["a", "b"]}
 STUDIES = st.builds(
@@ -69,8 +70,8 @@ def task_entries(matrix):
     ]
 
 
-def results_of(matrix):
-    """The results of a study that measured this matrix: its own fractions and tasks."""
+def results_of(matrix, found):
+    """The results of a study that measured this matrix: its own fractions, tasks and verdict."""
     study = StudyConfig.from_dict(
         {
             "name": "s",
@@ -81,16 +82,14 @@ def results_of(matrix):
         }
     )
     made_up = fake_results(tasks=matrix.tasks, sites=(3, 2), fractions=(FRACTION,), training=False)
-    fractions = [study_results._fraction(study, matrix, FRACTION)]
-    return plain({**made_up, "tasks": task_entries(matrix), "fractions": fractions})
-
-
-def printed(results):
-    console = Console(width=2000, force_terminal=False, color_system=None)
-    with console.capture() as capture:
-        for part in tables(results):
-            console.print(part)
-    return capture.get()
+    measured = study_results._fraction(study, matrix, FRACTION, found)
+    return {
+        **made_up,
+        "verdicts": [plain(asdict(study_results._specialized(matrix, [found])))],
+        "tasks": plain(task_entries(matrix)),
+        "fractions": [measured.to_dict()],
+        "importance": [],
+    }
 
 
 @settings(max_examples=12, deadline=None)
@@ -101,17 +100,24 @@ def printed(results):
 def test_library_page_and_terminal_give_one_answer(simulation, seed):
     matrix = simulation.run(np.random.default_rng(seed)).matrix
     found = matrix.dissociation(resamples=200)
-    results = results_of(matrix)
-    page = view(results)
-    assert page.findings.answer == page.claims[0].answer == found.specialized.answer
-    headline = page.findings.headline.replace("\u00a0", " ").replace("’", "'")
-    assert headline.replace("−", "-") == found.specialized.headline
+    results = results_of(matrix, found)
+    page = run_page(results)
+    said = findings_of(page)
+    assert said.answer == found.specialized.answer
+    assert in_plain_signs(said.headline) == found.specialized.headline
     assert found.verdict().startswith(found.specialized.headline)
-    assert page.findings.headline.replace("\u00a0%", "%") in printed(results)
-    doubles = [pair.double == "yes" for pair in page.fractions[0].pairs]
-    assert doubles == [pair.is_double_dissociation for pair in found.pairs]
-    lacking = [pair.double == "too few controls" for pair in page.fractions[0].pairs]
-    assert lacking == [pair.lacks_controls for pair in found.pairs]
+    assert said.headline.replace("\u00a0%", "%") in printed(results, width=2000)
+    doubles = [row[-1] for row in texts_of(table_of(page, "pairs-0"))]
+    assert [text == "yes" for text in doubles] == [
+        pair.is_double_dissociation for pair in found.pairs
+    ]
+    assert [text == "too few controls" for text in doubles] == [
+        pair.lacks_controls for pair in found.pairs
+    ]
+
+
+def in_plain_signs(headline):
+    return headline.replace("\u00a0", " ").replace("’", "'").replace("−", "-")
 
 
 @pytest.mark.parametrize(
@@ -129,14 +135,16 @@ def test_several_runs_are_judged_as_their_page_says(simulation):
     found = dissociation_over_runs(matrices, resamples=100)
     content = {
         **fake_runs(tasks=matrices[0].tasks),
-        "tasks": task_entries(matrices[0]),
+        "tasks": [
+            {k: v for k, v in t.items() if "base" not in k} for t in task_entries(matrices[0])
+        ],
         "base": [matrix.base for matrix in matrices],
-        "fractions": [pooled_runs._fraction(found, matrices, [simulation.controls] * 3)],
+        "fractions": [pooled_runs._fraction(found, matrices).to_dict()],
+        "verdicts": [asdict(found.specialized)],
     }
-    said = runs_findings(plain(content))
+    said = findings(checked(plain(content), PooledResults))
     assert said.answer == found.specialized.answer
-    shown = said.headline.replace("\u00a0", " ").replace("’", "'").replace("−", "-")
-    assert shown == found.specialized.headline
+    assert in_plain_signs(said.headline) == found.specialized.headline
 
 
 SURE = {"controls": 19, "tasks": 3, "above_chance": 2}
