@@ -45,7 +45,7 @@ def _table(
         alone = sum(len(who[head]) == 1 for head in chosen)
         cells: list[str | int | Cell] = [task, len(chosen), alone, len(chosen) - alone]
         if found is not None:
-            kept = len(chosen & found.lesions.get(task, HeadSet()))
+            kept = len(chosen & found.lesion_of(task))
             cells.append(Cell(kept, text=f"{kept} of {len(chosen)}"))
         rows.append(Row(tuple(cells)))
     caption = "The heads that each task trained"
