@@ -451,7 +451,11 @@ def run(tmp_path):
     ("change", "message"),
     [
         (lambda r: r["fractions"].reverse(), "the fractions are not in ascending order"),
-        (lambda r: r["controls"].update(sample={"x": 3}), "controls has not one value for each"),
+        (lambda r: r["controls"].update(sample={"x": 3}), "controls has a sample without its"),
+        (
+            lambda r: r["controls"].update(sample={"x": 3}, base={"x": 0.5}),
+            "controls has not one value for each task",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_each_other_are_damage(change, message):
