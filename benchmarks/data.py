@@ -1,7 +1,7 @@
-"""What many examples cost: seconds and peak memory to read, tokenise and train on a large file.
+"""What many examples cost: seconds and peak memory to read, tokenize and train on a large file.
 
 Files of random English words with two labels are written once: Parquet, CSV and JSON lines. Every
-figure is of a process of its own, one after the other: reading and tokenising with an empty cache,
+figure is of a process of its own, one after the other: reading and tokenizing with an empty cache,
 the same again with what is in the cache, and some steps of a tiny model over it. "own" is the
 largest memory of the process that is not backed by a file (sampled), "peak" its largest resident
 memory, with the pages of mapped files that the system may take back at any time.
@@ -72,7 +72,7 @@ class Memory(threading.Thread):
 
 
 def measure(path: Path, assets: Path, steps: int) -> dict[str, float]:
-    """Read and tokenise the file in this process, then train for `steps`; figures of all that."""
+    """Read and tokenize the file in this process, then train for `steps`; figures of all that."""
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     from lobes import MultiTaskModel, MultiTaskTrainer

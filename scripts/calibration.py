@@ -187,7 +187,7 @@ def pair_studies(studies: int) -> int:
 
 
 def pair_rows(studies: int) -> Iterable[list[object]]:
-    """Three tasks without specialisation, then with, and the controls that their pairs take."""
+    """Three tasks without specialization, then with, and the controls that their pairs take."""
     cases = [("alike", 1000, 0.0)]
     cases += [(name, size, 0.0) for name in DIFFERENT for size in (1000, 5000)]
     cases += [(name, 1000, strength) for name in DIFFERENT for strength in (0.3, 0.6)]
@@ -232,7 +232,7 @@ def main() -> None:
             uniform.append([f"{name}: {who}", *shares, test])
         grid = np.linspace(0, 1, 101)
         curves[name] = [(x, float(np.mean(means <= x))) for x in grid]
-    p_chart = chart(curves, ("p", "share of studies"), 1.0, "p-values without specialisation")
+    p_chart = chart(curves, ("p", "share of studies"), 1.0, "p-values without specialization")
 
     covered = []
     for number, (examples, special) in enumerate(((100, 0.0), (300, 0.0), (300, 0.3), (1000, 0.3))):
@@ -270,7 +270,7 @@ def main() -> None:
             strong[size].append((strength, beyond))
             rows.append([f"{size}", strength, f"{true:+.1f} %", f"{beyond:.2f}"])
     power_chart = chart(
-        strong, ("strength of the planted specialisation", "power"), STRENGTHS[-1], "Power"
+        strong, ("strength of the planted specialization", "power"), STRENGTHS[-1], "Power"
     )
     (to / "p-values.svg").write_text(p_chart, encoding="utf-8")
     (to / "power.svg").write_text(power_chart, encoding="utf-8")

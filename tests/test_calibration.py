@@ -25,7 +25,7 @@ def within(share, expected, trials):
 
 
 @pytest.mark.parametrize("studies", [100, pytest.param(2000, marks=SLOW)])
-def test_p_is_uniform_without_specialisation(studies):
+def test_p_is_uniform_without_specialization(studies):
     for seed, simulation in enumerate(calibration.NULL.values()):
         means, _ = calibration.p_values(simulation, studies, seed + 100)
         assert calibration.uniformity(means, simulation.controls) > 1e-4
@@ -55,7 +55,7 @@ def test_intervals_over_runs_hold_the_truth_where_percentiles_do_not(studies):
     ("tasks", "examples", "studies"), [(3, 1000, 40), pytest.param(4, 5000, 300, marks=SLOW)]
 )
 def test_pairs_that_only_differ_in_severity_are_not_called(tasks, examples, studies):
-    """Lesions that differ widely, no specialisation: many examples call pairs, random lesions do
+    """Lesions that differ widely, no specialization: many examples call pairs, random lesions do
     not."""
     controls = controls_needed(tasks * (tasks - 1) // 2)
     spread, chance = calibration.LESIONS["widely different"]

@@ -69,7 +69,7 @@ def make_source(path: Path) -> None:
             add(archive, f"hutto_ICWSM_2014/{name}", text.encode())
     root = path.name.removesuffix(".tar.gz")
     with tarfile.open(path, mode="w:gz") as archive:
-        add(archive, f"{root}/LICENSE.txt", b"a licence")
+        add(archive, f"{root}/LICENSE.txt", b"a license")
         setup = "from setuptools import setup\nsetup(name='vaderSentiment', version='3.3.2')\n"
         add(archive, f"{root}/setup.py", setup.encode())
         add(archive, f"{root}/PKG-INFO", b"Metadata-Version: 1.0\nName: vaderSentiment\n")

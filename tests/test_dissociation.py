@@ -203,7 +203,7 @@ def test_enough_exchanges_are_drawn_for_a_pair_to_survive_the_correction():
     assert all(pair.is_double_dissociation for pair in matrix.dissociation(resamples=1).pairs)
 
 
-def test_a_strong_specialisation_is_found_and_its_absence_is_not():
+def test_a_strong_specialization_is_found_and_its_absence_is_not():
     planted = simulate(sizes=(101, 103, 107), replicates=59, effect=0.35).dissociation(
         resamples=199
     )

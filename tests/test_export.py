@@ -74,7 +74,7 @@ CAN = [
     ("distilbert", "first"),
     ("electra", "first"),
     ("deberta-v2", "first"),
-    # one layer without a bias, after a normalisation with one
+    # one layer without a bias, after a normalization with one
     ("gpt2", "last"),
     ("gpt_neox", "last"),
     ("bloom", "last"),

@@ -155,7 +155,7 @@ def test_select_counts_given_heads_in():
     assert chosen == HeadSet.parse("0:0 2:5,6")
 
 
-def test_layer_normalisation_divides_by_the_norm_of_a_site():
+def test_layer_normalization_divides_by_the_norm_of_a_site():
     values = HeadScores(padded([3, 4, 0, 0, 0, 0, 0, *range(7)]))
     normal = values.normalized()
     np.testing.assert_allclose(np.sqrt(np.nansum(normal.values**2, axis=1)), [1, 0, 1])

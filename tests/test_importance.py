@@ -207,7 +207,7 @@ def test_tokens_are_counted_without_a_mask_too():
     assert "tokens" not in found.settings
 
 
-def test_layer_normalisation_is_applied_on_top():
+def test_layer_normalization_is_applied_on_top():
     task = mood_task(n_train=19)
     model = model_for("bert", task)
     plain, normal = head_importance(model, task), head_importance(model, task, normalize="layer")

@@ -267,7 +267,7 @@ def test_the_folders_of_imdb(tmp_path):
         load_task("imdb", data_dir=tmp_path)
     for path in (tmp_path / "aclImdb" / "test" / "pos").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match=r"no text file in .*labelled 'positive': unpack"):
+    with pytest.raises(DataError, match=r"no text file in .*labeled 'positive': unpack"):
         load_task("imdb", data_dir=tmp_path)
 
 

@@ -18,7 +18,7 @@ def generator():
 
 
 def plain_ridge(features, targets, penalty):
-    """The augmented least-squares problem, on standardised features; the bias is not penalised."""
+    """The augmented least-squares problem, on standardized features; the bias is not penalized."""
     n, width = features.shape
     mean, scale = features.mean(axis=0), features.std(axis=0)
     with_bias = np.column_stack([(features - mean) / scale, np.ones(n)]) / np.sqrt(n)

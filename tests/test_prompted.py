@@ -28,7 +28,7 @@ TOPIC = Prompt("{text} then that was", ["so salt", "by the wave", "one"])
 LONG = Prompt("that {text} was", ["so awful", "so merry", "by the star"])
 
 
-def unlabelled(*texts):
+def unlabeled(*texts):
     return Split(texts, None)
 
 
@@ -165,7 +165,7 @@ def test_lesions_equal_a_loop_under_the_same_lesion():
 @pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
 def test_padding_on_either_side_changes_nothing(name):
     model, tasks = prompted(name)
-    encoded = model.encode("topic", unlabelled(*tasks[1].validation.texts[:3]))
+    encoded = model.encode("topic", unlabeled(*tasks[1].validation.texts[:3]))
     rows = [encoded.select(np.array([i])).input_ids.tolist() for i in range(3)]
     width = max(map(len, rows)) + 2
     expected = [model.logits(input_ids=torch.tensor([row]))["topic"][0] for row in rows]
@@ -240,7 +240,7 @@ def test_long_texts_are_cut_and_the_template_stays():
     model, _ = prompted(prompts={"topic": TOPIC}, max_length=13)
     tokenizer = tiny_tokenizer()
     text = "bread soup a the of and was with that then by so it one"
-    ids = model.encode("topic", unlabelled((text,), ("salt",)))
+    ids = model.encode("topic", unlabeled((text,), ("salt",)))
     rows = [ids.select(np.array([i])).input_ids.tolist() for i in (0, 1)]
     # 13 less two tokens of "by the wave", which are read beyond the prompt
     assert len(rows[0]) == 11
@@ -252,14 +252,14 @@ def test_of_a_pair_the_longer_text_is_cut():
     prompt = Prompt("{text} then {other} was", ["sad", "fine"])
     task = pair_task()
     model = PromptedModel(decoder(), tiny_tokenizer(), [task], {task.name: prompt}, max_length=9)
-    ids = model.encode(task.name, unlabelled(("a the of and was with that", "salt star")))
+    ids = model.encode(task.name, unlabeled(("a the of and was with that", "salt star")))
     assert tiny_tokenizer().decode(ids.input_ids) == "[CLS] a the of and then salt star was"
 
 
 def test_an_example_without_any_token():
     model = byte_model("{text}")
     with pytest.raises(DataError, match=r"Example 1 has no tokens"):
-        model.encode("mood", unlabelled(("it was",), ("",)))
+        model.encode("mood", unlabeled(("it was",), ("",)))
     # all room is taken by "it was so", which is read to score its next word
     words = ["it was so fine", "dull"]
     longest = len(byte_model("{text}", words).words["mood"][0])
@@ -320,7 +320,7 @@ def test_a_tokenizer_that_marks_the_beginnings_of_words():
     words = [tokenizer.convert_ids_to_tokens(word) for word in prompted.words["mood"]]
     assert words == [["▁dull"], ["▁fine"]]
     whole = tokenizer("a it was fine")["input_ids"]
-    (ids,) = prompted.encode("mood", unlabelled(("a",))).input_ids[None].tolist()
+    (ids,) = prompted.encode("mood", unlabeled(("a",))).input_ids[None].tolist()
     assert [*ids, *prompted.words["mood"][1]] == whole
 
 
@@ -369,7 +369,7 @@ def test_a_template_that_fills_the_model():
     model, (task,) = prompted(prompts={"topic": TOPIC}, max_length=6)
     with pytest.raises(ConfigError, match="the template takes 3 tokens without a text"):
         head_importance(prompted(prompts={"topic": TOPIC}, max_length=5)[0], task)
-    assert model.encode("topic", unlabelled(("soup salt",))).lengths.tolist() == [4]
+    assert model.encode("topic", unlabeled(("soup salt",))).lengths.tolist() == [4]
 
 
 @pytest.mark.parametrize(

@@ -424,12 +424,12 @@ def test_a_model_in_another_state_is_refused(change, say):
         prune(change(model), HeadSet([(0, 1)]), layout=layout)
 
 
-def test_quantised_weights_are_refused():
+def test_quantized_weights_are_refused():
     model = tiny_model("bert")
     layout = find_heads(model)
     dense = model.encoder.layer[0].attention.output.dense
     dense.weight = nn.Parameter(dense.weight.to(torch.int8), requires_grad=False)
-    with pytest.raises(ModelError, match="quantised"):
+    with pytest.raises(ModelError, match="quantized"):
         prune(model, HeadSet([(0, 1)]), layout=layout)
 
 

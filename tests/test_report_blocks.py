@@ -92,13 +92,13 @@ def page():
         name=HOSTILE,
         created="2026-11-26T02:13",
         version="0.7",
-        title="Are they specialised?",
+        title="Are they specialized?",
         choice=Choice("fraction", "Heads lesioned", ("20 %", "40 %"), 1),
         script="report.js",
         sections=(
             Section(
                 "findings", "", (Facts((Fact("Model", HOSTILE),)),), "Findings",
-                Findings("Are they specialised?", "yes", "Yes.", ("First.", "Second."), ("But.",)),
+                Findings("Are they specialized?", "yes", "Yes.", ("First.", "Second."), ("But.",)),
             ),
             Section("importance", "Importance", (heat_maps(),), "Importance"),
             Section(
@@ -230,7 +230,7 @@ def test_a_terminal_shows_titled_tables_then_the_findings(page):
     for part in shown(page):
         console.print(part)
     text = console.file.getvalue()
-    order = ["Matrix", "D-scores", "Only here", "Are they specialised?", "Yes.", "! But.",
+    order = ["Matrix", "D-scores", "Only here", "Are they specialized?", "Yes.", "! But.",
              "1. More than before? Inconclusive."]  # fmt: skip
     places = [text.index(part) for part in order]
     assert places == sorted(places)

@@ -190,14 +190,14 @@ def test_a_drawing_by_itself_shows_all_its_words(browser, tmp_path, shown):
     page.close()
 
 
-# --- colours and print ---------------------------------------------------------------------------
+# --- colors and print ---------------------------------------------------------------------------
 
 # The texts whose contrast with what is behind them is too low, as [ratio, needed, markup].
 CONTRASTS = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const parse = (colour) => {
+  const parse = (color) => {
     canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = colour;
+    canvas.fillStyle = color;
     canvas.fillRect(0, 0, 1, 1);
     const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
     return [r, g, b, a / 255];
@@ -221,8 +221,8 @@ CONTRASTS = """() => {
     if (!e.checkVisibility() || e.closest(".sr, .skip, title, desc")) continue;
     const style = getComputedStyle(e);
     const ground = behind(e);
-    const colour = over(parse(e.closest("svg") ? style.fill : style.color), ground);
-    const [a, b] = [light(colour), light(ground)].sort((x, y) => y - x);
+    const color = over(parse(e.closest("svg") ? style.fill : style.color), ground);
+    const [a, b] = [light(color), light(ground)].sort((x, y) => y - x);
     const size = parseFloat(style.fontSize), bold = style.fontWeight >= 700;
     const needed = size >= 24 || (bold && size >= 18.66) ? 3 : 4.5;
     const ratio = (a + 0.05) / (b + 0.05);
@@ -332,7 +332,7 @@ def test_the_switches_work(opened):
     ring = "getComputedStyle(arguments[0], '::after').display".replace("arguments[0]", "cell")
     inside = page.locator("table.heat[data-task]").first.locator("td.f2:not(.f0)").first
     assert inside.evaluate(f"(cell) => {ring}") == "block"
-    colour = inside.evaluate("(cell) => getComputedStyle(cell).backgroundColor")
+    color = inside.evaluate("(cell) => getComputedStyle(cell).backgroundColor")
     page.locator("#fraction-0").check(force=True)
     assert inside.evaluate(f"(cell) => {ring}") == "none"
     assert page.locator(".fraction:visible").count() == page.locator(".fraction.only-0").count() > 0
@@ -340,7 +340,7 @@ def test_the_switches_work(opened):
     cells = page.locator("table.heat[data-task]").first.locator("td[data-rank]")
     changed = cells.evaluate_all("(all) => all.map((c) => getComputedStyle(c).backgroundColor)")
     assert len(set(changed)) > 10
-    assert colour not in ("", "rgba(0, 0, 0, 0)")
+    assert color not in ("", "rgba(0, 0, 0, 0)")
 
 
 # --- accessibility -------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from fake_comparisons import fake_comparison
 from lobes.dissociation.seeds import summarize_comparison
 from lobes.report import formatting as fmt
 from lobes.report.comparison import render, tables, view
-from lobes.report.comparison_findings import chosen_before_iat, performance, specialisation
+from lobes.report.comparison_findings import chosen_before_iat, performance, specialization
 from pages import Page, as_number
 
 GOLD = Path(__file__).parent / "gold" / "comparison_view.json"
@@ -186,7 +186,7 @@ def test_a_checkpoint_at_the_switch_has_seen_no_iat():
     assert chosen_before_iat(fake_comparison(methods=("single", "multi"))) == []
 
 
-# --- claim 3: specialisation ---------------------------------------------------------------------
+# --- claim 3: specialization ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -205,20 +205,20 @@ def test_a_checkpoint_at_the_switch_has_seen_no_iat():
         (undefined(), "open", "Inconclusive: the D-score is undefined in some seed."),
     ],
 )
-def test_specialisation_answer(comparison, answer, headline):
-    found = specialisation(comparison)
+def test_specialization_answer(comparison, answer, headline):
+    found = specialization(comparison)
     assert found.answer == answer
     assert found.headline.startswith(headline)
 
 
-def test_specialisation_speaks_of_the_largest_fraction_and_of_column():
+def test_specialization_speaks_of_the_largest_fraction_and_of_column():
     comparison = fake_comparison()
     entry = next(
         each
         for each in comparison["summary"]["d_scores"]
         if (each["fraction"], each["definition"]) == (0.3, "column")
     )
-    main, _, others, rest = spaced(specialisation(comparison).sentences)
+    main, _, others, rest = spaced(specialization(comparison).sentences)
     means = [fmt.points(entry[method]["mean"]["mean"]) for method in ("multi", "iat")]
     assert main.startswith(
         f"At 30 % of the heads the model’s column D-score, over 5 seeds, is {means[0]} % after "
@@ -238,26 +238,26 @@ def test_differences_over_other_tasks_than_the_headline_name_them():
     for each in comparison["summary"]["d_scores"]:
         if (each["fraction"], each["definition"]) in ((0.3, "relative"), (0.1, "column")):
             each["difference"]["tasks"][0]["mean"] = None
-    *_, others, rest = spaced(specialisation(comparison).sentences)
+    *_, others, rest = spaced(specialization(comparison).sentences)
     assert others.endswith(f", over {names[1]} and {names[2]}.")
     assert rest.endswith(f", over {names[1]} and {names[2]} at 10 % of the heads.")
 
 
-def test_specialisation_names_the_tasks_it_leaves_out():
+def test_specialization_names_the_tasks_it_leaves_out():
     comparison = fake_comparison()
     for entry in comparison["d_scores"]:
         entry["multi"][2][1] = None
-    (caveat,) = specialisation(recomputed(comparison)).caveats
+    (caveat,) = specialization(recomputed(comparison)).caveats
     assert caveat.startswith("The mean leaves out domain, without a D-score in some seed")
     panel = view(recomputed(comparison)).d_panel
     assert [row.value == "–" for row in panel.rows] == [False, False, True, False]
 
 
-def test_without_d_scores_there_is_no_word_on_specialisation():
+def test_without_d_scores_there_is_no_word_on_specialization():
     comparison = fake_comparison(methods=("single", "iat"))
-    assert specialisation(comparison) is None
+    assert specialization(comparison) is None
     page = Page(render(comparison))
-    assert not page.all("section", id="specialisation")
+    assert not page.all("section", id="specialization")
     assert not page.all("section", id="d-scores")
 
 
@@ -363,7 +363,7 @@ def test_page_and_terminal_say_the_same_sentences(case):
     comparison = fake_comparison(**case)
     page, shown = Page(render(comparison)), printed(comparison)
     said = [e["text"] for e in page.all("li") + page.all("p") + page.all("h2")]
-    for found in filter(None, (performance(comparison), specialisation(comparison))):
+    for found in filter(None, (performance(comparison), specialization(comparison))):
         for sentence in (found.headline, *found.sentences, *found.caveats):
             assert sentence in said
             assert sentence.replace("\u00a0%", "%").replace("\u00a0", " ") in shown

@@ -103,7 +103,7 @@ def test_a_drawing_stands_alone(shown):
         assert all(e.get("fill") and e.get("font-size") for e in words)
 
 
-def test_colours_are_those_of_the_printed_page():
+def test_colors_are_those_of_the_printed_page():
     text = dict(figure_files(run_page(fake_results()), png=False))["strip-0-0.svg"].decode()
     root = ElementTree.fromstring(text)
     marks = [e for e in root.iter(f"{SVG}path") if e.get("fill") not in (None, "none")]

@@ -55,7 +55,7 @@ def changed(change, **case):
         (
             changed(lambda iat, multi: iat + np.array([0, 0.1, 0, -0.3])),
             "open",
-            "Inconclusive: after IAT it is learnt better with 17 and 170 examples, and worse with "
+            "Inconclusive: after IAT it is learned better with 17 and 170 examples, and worse with "
             "1\u202f702.",
         ),
         (

@@ -274,7 +274,7 @@ def test_tasks_come_in_proportion_all_along() -> None:
         # the standard error of a share is at most 0.026 over 325 batches
         np.testing.assert_allclose(shares, [9 / 13, 3 / 13, 1 / 13], atol=0.1)
     changes = sum(a != b for a, b in pairwise(tasks))
-    # neighbours differ as often as independent draws of these shares do, 46 % of the time
+    # neighbors differ as often as independent draws of these shares do, 46 % of the time
     assert 0.40 < changes / 1299 < 0.53
 
 

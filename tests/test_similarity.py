@@ -44,8 +44,8 @@ def test_cka_sees_neither_rotation_nor_scale_nor_shift():
     rotation, _ = np.linalg.qr(generator.standard_normal((6, 6)))
     assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1)
     y = generator.standard_normal((50, 4))
-    centre = np.eye(50) - 1 / 50
-    k, other = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre  # the form with kernels
+    center = np.eye(50) - 1 / 50
+    k, other = center @ x @ x.T @ center, center @ y @ y.T @ center  # the form with kernels
     expected = (k * other).sum() / np.sqrt((k * k).sum() * (other * other).sum())
     assert linear_cka(x, y) == pytest.approx(expected)
     assert np.isnan(linear_cka(x, np.ones((50, 2))))

@@ -53,7 +53,7 @@ def test_the_classes_keep_their_shares():
     assert len(set(others)) == 5
 
 
-def test_a_class_with_one_example_is_learnt_from():
+def test_a_class_with_one_example_is_learned_from():
     task = task_of(map(str, range(9)), [0] * 4 + [1] * 4 + [2])
     parted = hold_out(task, 0.2, 0)
     np.testing.assert_array_equal(counts(parted.validation), [1, 1, 0])

@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tokenized(monkeypatch):
-    """How many examples were tokenised, and not taken from the cache."""
+    """How many examples were tokenized, and not taken from the cache."""
     numbers = []
     real = batching._tokenize
 
@@ -45,7 +45,7 @@ def same(first: Encoded, second: Encoded) -> bool:
     )
 
 
-def test_the_second_time_nothing_is_tokenised(folder, tokenized):
+def test_the_second_time_nothing_is_tokenized(folder, tokenized):
     plain = batching._tokenize(tiny_tokenizer(), SENTENCES, 31)
     tokenized.clear()
     first = encode(tiny_tokenizer(), SENTENCES, 31)

@@ -1,4 +1,4 @@
-"""Heads of models that are compiled, adapted, quantised, or wrapped for several processes.
+"""Heads of models that are compiled, adapted, quantized, or wrapped for several processes.
 
 bitsandbytes and torchao are tried where they are installed; they are no dependency.
 """
@@ -149,14 +149,14 @@ def test_low_rank_adapters():
 
 
 def wide_bert() -> nn.Module:
-    """Some kernels of quantised weights take whole blocks only."""
+    """Some kernels of quantized weights take whole blocks only."""
     config = TINY["bert"].config()
     config.hidden_size, config.num_attention_heads, config.intermediate_size = 128, 4, 128
     torch.manual_seed(0)
     return transformers.AutoModel.from_config(config).eval()
 
 
-def check_quantised(model: nn.Module) -> None:
+def check_quantized(model: nn.Module) -> None:
     inputs = tiny_inputs(model)
     layout = find_heads(model)
     assert [(site.n_heads, site.head_dim) for site in layout.sites] == [(4, 32)] * 2
@@ -171,15 +171,15 @@ def check_quantised(model: nn.Module) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_weights_that_torch_quantised():
-    check_quantised(
+def test_weights_that_torch_quantized():
+    check_quantized(
         torch.ao.quantization.quantize_dynamic(wide_bert(), {nn.Linear}, dtype=torch.qint8)
     )
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("bits", [8, 4])
-def test_weights_that_bitsandbytes_quantised(bits: int):
+def test_weights_that_bitsandbytes_quantized(bits: int):
     bnb = pytest.importorskip("bitsandbytes")
     model = wide_bert()
     for path, module in list(model.named_modules()):
@@ -192,15 +192,15 @@ def test_weights_that_bitsandbytes_quantised(bits: int):
             packed.load_state_dict(module.state_dict())
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, packed)
-    check_quantised(model.to("cpu"))
+    check_quantized(model.to("cpu"))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_weights_that_torchao_quantised():
+def test_weights_that_torchao_quantized():
     quantization = pytest.importorskip("torchao.quantization")
     model = wide_bert()
     quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
-    check_quantised(model)
+    check_quantized(model)
 
 
 def test_a_model_without_weights_is_refused():

@@ -1,4 +1,4 @@
-"""Find, measure and train the specialised attention heads of a transformer.
+"""Find, measure and train the specialized attention heads of a transformer.
 
 The public names below are imported when they are first used, so that `import lobes` costs
 nothing and the parts that need no torch never load it.

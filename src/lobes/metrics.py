@@ -70,7 +70,7 @@ class Metric:
         return self.high - self.low
 
     def __call__(
-        self, labels: Num[np.ndarray, "*labelled"], predictions: Num[np.ndarray, "*predicted"]
+        self, labels: Num[np.ndarray, "*labeled"], predictions: Num[np.ndarray, "*predicted"]
     ) -> float:
         """The metric of `predictions` against `labels`, of one shape; NaN where it is undefined.
 
@@ -152,7 +152,7 @@ class Metric:
     ) -> Num[np.ndarray, "examples *classes"]:
         """Return the predictions without what the metric ignores, so that two models' can be mixed.
 
-        Class indices as they are; standard scores for Pearson, centred average ranks for Spearman.
+        Class indices as they are; standard scores for Pearson, centered average ranks for Spearman.
         The metric is the same before and after. A constant becomes 0.
         """
         return self.scaling(predictions)
@@ -319,18 +319,18 @@ def _spearman(labels: Labels, predictions: Predictions, weights: Weights) -> Val
 
 
 def _spearman_block(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
-    x = _centred_ranks(labels, weights)
+    x = _centered_ranks(labels, weights)
     weighted_x = weights * x
     x_square = np.einsum("be,be->b", weighted_x, x)
     values = np.empty((len(predictions), len(weights)))
     for row, prediction in enumerate(predictions):
-        y = _centred_ranks(prediction, weights)
+        y = _centered_ranks(prediction, weights)
         y_square = np.einsum("be,be,be->b", weights, y, y)
         values[row] = np.einsum("be,be->b", weighted_x, y) / np.sqrt(x_square * y_square)
     return np.clip(values, -1.0, 1.0)
 
 
-def _centred_ranks(values: Labels, weights: Weights) -> Float[np.ndarray, "resamples examples"]:
+def _centered_ranks(values: Labels, weights: Weights) -> Float[np.ndarray, "resamples examples"]:
     """Average ranks of `values` with multiplicities `weights`, less their mean.
 
     With W(<v) the weight below a value and W(v) its own, the average rank is W(<v) + W(v)/2 + 1/2
@@ -355,7 +355,7 @@ def _standard_scores(values: Labels) -> Labels:
 
 
 def _average_ranks(values: Labels) -> Labels:
-    return _centred_ranks(values, np.ones((1, values.size)))[0]
+    return _centered_ranks(values, np.ones((1, values.size)))[0]
 
 
 def _largest_share(labels: Labels) -> float:

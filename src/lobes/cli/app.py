@@ -37,14 +37,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Find, measure and train the specialised attention heads of a transformer.",
+    help="Find, measure and train the specialized attention heads of a transformer.",
 )
 
 
 def main() -> None:
     """Run the command `lobes`, as its entry point."""
     # Before torch starts its threads: one that waits for another sleeps instead of spinning. On a
-    # quiet machine that costs a few per cent at most; beside another busy process, spinning
+    # quiet machine that costs a few percent at most; beside another busy process, spinning
     # threads keep the cores from those they wait for, and all takes about ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for stream in ("stdout", "stderr"):

@@ -170,7 +170,7 @@ def _output_axis(call: Call) -> int | None:
     """The axis of a projection's weight that runs along its output: 0, or 1 if transposed.
 
     A square weight is told by multiplying one row, and one column, with the input. None where
-    the weight is not what the input is multiplied by (quantised, or rescaled).
+    the weight is not what the input is multiplied by (quantized, or rescaled).
     """
     rows, columns = call.leaf.shape[-1], call.input.shape[-1]
     weight = call.weight.detach()

@@ -400,7 +400,7 @@ def _declared(module: nn.Module) -> tuple[int | None, int | None]:
 
 
 def _own(module: nn.Module, name: str) -> Tensor | None:
-    """A plain tensor of a module; None where it has none, or packs it (quantised weights)."""
+    """A plain tensor of a module; None where it has none, or packs it (quantized weights)."""
     found = getattr(module, name, None)
     return found if isinstance(found, Tensor) and type(found.detach()) is Tensor else None
 

@@ -87,7 +87,7 @@ def paired_p_value(
 ) -> float:
     """Return the one-sided p that `better` predicts better than `worse`; NaN if undefined.
 
-    A randomisation test: if the two lesions were the same to the task, exchanging the two
+    A randomization test: if the two lesions were the same to the task, exchanging the two
     predictions of any example would change nothing. For accuracy it is exact (of the examples
     that only one of the two gets right, a binomial share); otherwise it takes `draws` random
     exchanges and p = (1 + #{difference ≥ observed}) / (1 + draws).

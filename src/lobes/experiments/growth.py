@@ -32,7 +32,7 @@ from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task
 from lobes.training.selection import evaluation_steps
 
-# The probes of step 0: from so many examples, with so much ridge (features are standardised).
+# The probes of step 0: from so many examples, with so much ridge (features are standardized).
 PROBE_EXAMPLES = 2_000
 PENALTY = 0.1
 

@@ -1,10 +1,10 @@
 """A linear probe: ridge regression on the pooled output of an encoder, solved in closed form.
 
-    minimise  1/n · Σ_x | W z(x) + b − y(x) |²  +  penalty · | W |²
+    minimize  1/n · Σ_x | W z(x) + b − y(x) |²  +  penalty · | W |²
 
-z are the features, standardised on the training data; y is +1 for the right class (or for each
+z are the features, standardized on the training data; y is +1 for the right class (or for each
 label that the example has) and −1 for the others, or the target of a regression; the bias b is
-not penalised. The penalty is the one with
+not penalized. The penalty is the one with
 the best main metric on held-out data, the largest of equals.
 """
 

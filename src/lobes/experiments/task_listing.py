@@ -21,7 +21,7 @@ from lobes.tasks.task import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# So many examples of a split are tokenised to measure lengths, drawn by a fixed seed.
+# So many examples of a split are tokenized to measure lengths, drawn by a fixed seed.
 MEASURED = 10_000
 
 # So many examples are shown.

@@ -7,7 +7,7 @@ encoder's weights; then the ways below of setting its remaining layers are tried
 running it, and a model whose logits none of them gives is refused.
 
 What cannot be exported: a pooling that the class does not have ("mean" for nearly all), layers
-that bend what passes through them (tanh, a normalisation), and a bias where the class has none
+that bend what passes through them (tanh, a normalization), and a bias where the class has none
 and its encoder does not end with one. Such a model is used with `MultiTaskModel.from_pretrained`.
 """
 

@@ -193,8 +193,8 @@ def _check_state(model: nn.Module) -> None:
     packed = [p for p in parameters if not p.is_floating_point()]
     if packed or getattr(config, "quantization_config", None) is not None:
         raise ModelError(
-            f"{kind} is quantised, and rows of packed weights cannot be cut: prune the model in "
-            f"full precision, and quantise the result."
+            f"{kind} is quantized, and rows of packed weights cannot be cut: prune the model in "
+            f"full precision, and quantize the result."
         )
     if any(hasattr(module, "base_layer") for module in model.modules()):
         raise ModelError(

@@ -47,8 +47,8 @@ def tables(comparison: ComparisonResults | Mapping[str, Any]) -> list[Renderable
     if shown.d_scores:
         parts.append(_d_score_table(shown))
     parts.append(findings_lines(shown.findings))
-    if shown.specialisation is not None:
-        parts.append(findings_lines(shown.specialisation))
+    if shown.specialization is not None:
+        parts.append(findings_lines(shown.specialization))
     return parts
 
 
@@ -67,7 +67,7 @@ def _view(comparison: Results) -> Comparison:
         version=str(comparison.get("lobes") or ""),
         findings=comparison_findings.performance(comparison),
         facts=_facts(comparison),
-        specialisation=comparison_findings.specialisation(comparison),
+        specialization=comparison_findings.specialization(comparison),
         methods=tuple(NAMES[method] for method in comparison["methods"]),
         scores=_scores(comparison),
         panels=_panels(comparison),

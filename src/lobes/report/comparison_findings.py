@@ -1,4 +1,4 @@
-"""What a comparison found, in words: does IAT improve performance, does it specialise heads?
+"""What a comparison found, in words: does IAT improve performance, does it specialize heads?
 
 The method's claims 4 and 3 (docs/method.md#claims), each with its own answer; `differences.py` says
 when a difference over seeds counts.
@@ -73,7 +73,7 @@ def performance(comparison: Results) -> Findings:
     )
 
 
-def specialisation(comparison: Results) -> Findings | None:
+def specialization(comparison: Results) -> Findings | None:
     """Claim 3: whether IAT raises the D-scores; None where they were not measured."""
     entries = comparison["summary"].get("d_scores") or []
     if not entries:
@@ -81,13 +81,13 @@ def specialisation(comparison: Results) -> Findings | None:
     fraction = max(entry["fraction"] for entry in entries)
     by_definition = {e["definition"]: e for e in entries if e["fraction"] == fraction}
     entry = by_definition[HEADLINE]
-    answer, headline = _specialisation_answer(comparison, entry)
+    answer, headline = _specialization_answer(comparison, entry)
     return Findings(
-        question=f"Does IAT make the attention heads of {model_of(comparison)} more specialised?",
+        question=f"Does IAT make the attention heads of {model_of(comparison)} more specialized?",
         answer=answer,
         headline=headline,
-        sentences=tuple(_specialisation_sentences(comparison, entry, by_definition, entries)),
-        caveats=tuple(_specialisation_caveats(comparison, entry)),
+        sentences=tuple(_specialization_sentences(comparison, entry, by_definition, entries)),
+        caveats=tuple(_specialization_caveats(comparison, entry)),
     )
 
 
@@ -237,7 +237,7 @@ def _before_caveats(comparison: Results) -> list[str]:
     ]
 
 
-def _specialisation_answer(comparison: Results, entry: Results) -> tuple[Answer, str]:
+def _specialization_answer(comparison: Results, entry: Results) -> tuple[Answer, str]:
     if _mostly_before(comparison) and _seeds(comparison) > 1:
         return "open", _mostly_before(comparison)
     answer, cause = gained(
@@ -257,7 +257,7 @@ def _specialisation_answer(comparison: Results, entry: Results) -> tuple[Answer,
     return answer, reason or headlines[cause]
 
 
-def _specialisation_sentences(
+def _specialization_sentences(
     comparison: Results,
     entry: Results,
     by_definition: Mapping[str, Results],
@@ -288,7 +288,7 @@ def _specialisation_sentences(
     return sentences
 
 
-def _specialisation_caveats(comparison: Results, entry: Results) -> list[str]:
+def _specialization_caveats(comparison: Results, entry: Results) -> list[str]:
     caveats = _before_caveats(comparison)
     names = [task["name"] for task in comparison["tasks"]]
     undefined = [

@@ -79,7 +79,7 @@ def _cell(row: Row, columns: tuple[Column, ...], group: list[int], is_matrix: bo
 
 
 def findings_lines(findings: Findings) -> RenderableType:
-    """The question, the answer in colour, the sentences and what weakens them.
+    """The question, the answer in color, the sentences and what weakens them.
 
     An answer without any reason stands on one line with its question.
     """

@@ -158,7 +158,7 @@ class Drawing:
     def svg(self, name: str) -> Markup:
         """The figure inline; `name` is unique on its page."""
         box = f"0 0 {plain(self.width)} {plain(self.height)}"
-        opening = f'<svg class="{self.kind}" viewBox="{box}" {_labelled(name)}>'
+        opening = f'<svg class="{self.kind}" viewBox="{box}" {_labeled(name)}>'
         inside = "".join(_element(shape, _classes(shape)) for shape in self.shapes)
         return Markup(f"{opening}\n{self._words(name)}\n{inside}\n</svg>")
 
@@ -177,7 +177,7 @@ class Drawing:
         lines = [
             '<?xml version="1.0" encoding="UTF-8"?>',
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-            f'viewBox="{x} {y} {width} {height}" font-family="{FONT}" {_labelled(name)}>',
+            f'viewBox="{x} {y} {width} {height}" font-family="{FONT}" {_labeled(name)}>',
             self._words(name),
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{BACKGROUND}"/>',
             *(_element(shape, _printed(shape)) for shape in shapes),
@@ -251,7 +251,7 @@ def _title(text: str) -> str:
     return f"<title>{escape(text)}</title>" if text else ""
 
 
-def _labelled(name: str) -> str:
+def _labeled(name: str) -> str:
     return f'role="img" aria-labelledby="{name}-title {name}-text"'
 
 

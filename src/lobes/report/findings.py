@@ -450,7 +450,7 @@ def _importance_caveats(results: Results) -> list[str]:
 def _control_caveats(entry: Results) -> list[str]:
     controls = int(entry["n_controls"])
     if not controls:
-        return ["Without random lesions nothing tells specialisation from mere damage."]
+        return ["Without random lesions nothing tells specialization from mere damage."]
     caveats = []
     if not is_significant(smallest_p(controls)):
         caveats.append(

@@ -50,7 +50,7 @@ def panel(
     show: Show = fmt.difference,
     headline: bool = False,
 ) -> DifferencePanel:
-    """One way to train against another: rows labelled `labels` with the estimates `found`.
+    """One way to train against another: rows labeled `labels` with the estimates `found`.
 
     `singles` are the differences of the single seeds, for each row. A row without "p_holm" is the
     mean over the others.

@@ -1,6 +1,6 @@
 """What a report is made of: frozen values, every number already text.
 
-`view.py` fills them from results; the templates and the terminal lay them out.
+The pages fill them from results; the templates and the terminal lay them out.
 """
 
 from dataclasses import dataclass
@@ -152,7 +152,7 @@ class Comparison:
     version: str
     findings: Findings
     facts: tuple[Fact, ...]
-    specialisation: Findings | None
+    specialization: Findings | None
     methods: tuple[str, ...]
     scores: tuple[MeanRow, ...]
     panels: tuple[DifferencePanel, ...]

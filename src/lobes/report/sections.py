@@ -37,7 +37,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Facts:
-    """Labelled values: side by side (`facts`), or one below the other (`heads`)."""
+    """Labeled values: side by side (`facts`), or one below the other (`heads`)."""
 
     items: tuple[Fact, ...]
     look: Literal["facts", "heads"] = "facts"

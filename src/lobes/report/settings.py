@@ -1,4 +1,4 @@
-"""Settings as labelled facts: nested values as one list that a reader can scan."""
+"""Settings as labeled facts: nested values as one list that a reader can scan."""
 
 import json
 from collections.abc import Mapping

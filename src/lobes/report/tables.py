@@ -73,7 +73,7 @@ class Column:
 class Cell:
     """A value that needs more than its column says.
 
-    `text` is shown in place of the formatted value; `tint` colours the cell, a loss below 0 and a
+    `text` is shown in place of the formatted value; `tint` colors the cell, a loss below 0 and a
     gain above, up to ±10; `note` stands behind the value on a page, quieter; `chip` is a short
     remark behind it everywhere but in files, and `title` is shown when pointed at; `href` links to
     a place in the page. The mark `chip` turns the value itself into one.
@@ -207,7 +207,7 @@ def under_text(row: Row, columns: tuple[Column, ...], places: list[int]) -> str:
 
 
 def stacked(title: str, tables: Mapping[str, Table], name: str, terminal: str) -> Table:
-    """Tables of the same columns as one, each labelled in a first column called `title`."""
+    """Tables of the same columns as one, each labeled in a first column called `title`."""
     first = next(iter(tables.values()))
     rows = tuple(
         Row((label if place == 0 else "", *row.cells), row.kind)

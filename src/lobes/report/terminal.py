@@ -33,7 +33,7 @@ def unbound(text: str) -> str:
 
 
 def findings_lines(findings: Findings) -> Group:
-    """The question, the answer in colour, the sentences and what weakens them."""
+    """The question, the answer in color, the sentences and what weakens them."""
     lines = [
         Text(findings.question),
         Text(unbound(findings.headline), f"bold {_TONES[findings.answer]}"),

@@ -1,4 +1,4 @@
-"""What a transfer study found, in words: is a new task learnt better after IAT?
+"""What a transfer study found, in words: is a new task learned better after IAT?
 
 Claim 5 (docs/method.md#claims); `differences.py` says when a difference over seeds counts.
 """
@@ -21,7 +21,7 @@ from lobes.report.findings import Findings, Results, some, standing
 
 
 def transfer_findings(study: Results) -> Findings:
-    """Claim 5: whether a new task is learnt better from a model trained with IAT."""
+    """Claim 5: whether a new task is learned better from a model trained with IAT."""
     entry = main_pair(study["summary"])
     task = study["task"]["name"]
     if entry is None:
@@ -69,7 +69,7 @@ def _answer(study: Results, entry: Results) -> tuple[Answer, str]:
     if cause == "near chance":
         return answer, "Inconclusive: every start is near chance with every number of examples."
     headlines = {
-        "mixed": f"Inconclusive: {first} it is learnt better with {better} examples, and worse "
+        "mixed": f"Inconclusive: {first} it is learned better with {better} examples, and worse "
         f"with {worse}.",
         "higher": f"Yes: with {better} training examples the score is higher {first}.",
         "lower": f"No: with {worse} training examples the score is lower {first}.",

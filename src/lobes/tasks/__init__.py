@@ -1,1 +1,1 @@
-"""Tasks: a name, labelled texts, label names and a metric; and where they come from."""
+"""Tasks: a name, labeled texts, label names and a metric; and where they come from."""

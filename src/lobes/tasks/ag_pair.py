@@ -6,9 +6,9 @@ itself; half of the pairs are *same*. Here no pair occurs twice either, and an a
 one *same* and one *different* pair wherever the topics' sizes let it, so that no article gives
 the answer away by itself.
 
-How: each topic's articles are laid out in paths, and neighbours on a path are *same* pairs. A
+How: each topic's articles are laid out in paths, and neighbors on a path are *same* pairs. A
 path has two ends (an article alone on its path is both), and ends are joined with ends of other
-topics' paths: the *different* pairs. Then each article has two neighbours. With n articles on d
+topics' paths: the *different* pairs. Then each article has two neighbors. With n articles on d
 paths there are d *different* and n - d *same* pairs.
 
 Why no other construction can do more: take any pairs with the properties above. A topic with n_t
@@ -89,7 +89,7 @@ def ag_pairs(
     order = generator.permutation(len(topic))
     order = order[np.argsort(topic[order], kind="stable")]
     path = _paths(sizes, counts)
-    same = _neighbours(path, np.repeat(counts == 0, sizes))
+    same = _neighbors(path, np.repeat(counts == 0, sizes))
     different = _different(path, np.repeat(counts > 0, sizes), topic[order], generator)
     places = np.concatenate([same, different], axis=1)
     is_same = np.arange(len(topic)) < same.shape[1]
@@ -140,7 +140,7 @@ def _apportion(sizes: Int[np.ndarray, " topics"], total: int) -> np.ndarray | No
 def _paths(sizes: Int[np.ndarray, " topics"], counts: Int[np.ndarray, " topics"]) -> np.ndarray:
     """The path of each article, ascending; the paths of a topic are as equal as can be.
 
-    A topic with the count 0 is one path, of which `_neighbours` makes a ring.
+    A topic with the count 0 is one path, of which `_neighbors` makes a ring.
     """
     parts = np.maximum(counts, 1)
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -148,10 +148,10 @@ def _paths(sizes: Int[np.ndarray, " topics"], counts: Int[np.ndarray, " topics"]
     return part + np.repeat(np.cumsum(parts) - parts, sizes)
 
 
-def _neighbours(
+def _neighbors(
     path: Int[np.ndarray, " articles"], in_ring: Bool[np.ndarray, " articles"]
 ) -> Int[np.ndarray, "2 pairs"]:
-    """The *same* pairs: neighbours on a path, and the two ends of each ring."""
+    """The *same* pairs: neighbors on a path, and the two ends of each ring."""
     head, tail = _ends(path)
     left = np.flatnonzero(path[:-1] == path[1:])
     rings = in_ring[head]

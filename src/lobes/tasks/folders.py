@@ -113,13 +113,13 @@ def _read_download(
         text = download.test_text
     columns: list[Column] = [column for part in text for column in part]
     wanted = columns if split.startswith("test") else [*columns, download.label]
-    labelled = split not in task.hidden
+    labeled = split not in task.hidden
     first = 0
     for rows in _raw_rows(path, wanted, download, headless=split in download.headless):
         for number, row in enumerate(rows, first):
             _check_row(path, number, row, (*wanted, *(download.only or ())[:1]))
         if first == 0:
-            labelled = labelled and all(download.label in row for row in rows)
+            labeled = labeled and all(download.label in row for row in rows)
         first += len(rows)
         if download.only:
             column, value = download.only
@@ -127,12 +127,12 @@ def _read_download(
         own = []
         for row in rows:
             label = row.get(download.label)
-            if labelled and download.no_label is not None and label == download.no_label:
+            if labeled and download.no_label is not None and label == download.no_label:
                 continue
             parts = [_joined([row[column] for column in part]) for part in text]
             example = dict(zip(task.text, parts, strict=True))
             own.append(
-                {**example, task.label: _label(label, task, download)} if labelled else example
+                {**example, task.label: _label(label, task, download)} if labeled else example
             )
         yield own
 
@@ -146,7 +146,7 @@ def _read_by_folder(
         if not files:
             raise DataError(
                 f"There is no text file in {str(path / folder)!r}, which holds the examples "
-                f"labelled {label!r}: unpack the download again."
+                f"labeled {label!r}: unpack the download again."
             )
         yield [{task.text[0]: read_text(file), task.label: label} for file in files]
 

@@ -107,7 +107,7 @@ def rooted(data: TaskData, column: str, folder: Path) -> NamedRows:
 
 
 def class_folders(folder: Path, column: str, label: str) -> list[dict[str, Any]]:
-    """The pictures in a folder that has a folder for each class, labelled with its name.
+    """The pictures in a folder that has a folder for each class, labeled with its name.
 
     Hidden files and files of other kinds are left out, folders in a class's folder are not.
     Raises `DataError` where there is no class, or none with a picture.
@@ -209,8 +209,8 @@ def _source(column: str, cell: Any) -> str | bytes:
 
 
 def _image_of_array(column: str, array: np.ndarray) -> "Image":
-    grey, colour = array.ndim == 2, array.ndim == 3 and array.shape[2] == 3
-    if array.dtype != np.uint8 or not (grey or colour) or not array.size:
+    gray, color = array.ndim == 2, array.ndim == 3 and array.shape[2] == 3
+    if array.dtype != np.uint8 or not (gray or color) or not array.size:
         raise DataError(
             f"has an array {list(array.shape)} of {array.dtype} in the image column "
             f"{column!r}: expected [height, width] or [height, width, 3] of uint8."

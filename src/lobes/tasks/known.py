@@ -41,7 +41,7 @@ class Download:
     `files` leads from the task's splits to file names, `text` is as in `HubSource`. Files of the
     splits `headless` have no header, and columns by number; `test_text` are the columns of test
     files that differ. Classes that are numbers begin at `first_class`; `spelling` leads from other
-    spellings of labels to the task's own, and rows labelled `no_label` are left out. `only` keeps
+    spellings of labels to the task's own, and rows labeled `no_label` are left out. `only` keeps
     the rows that hold a value in a column. With `ragged`, lines with too few cells are left out,
     as every reader of that file does. With `label_last`, a line may have more labels than the
     header has names, and the label that counts is its last cell.

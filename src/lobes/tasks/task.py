@@ -1,4 +1,4 @@
-"""A task: its name, its labelled texts or images, its label names and its metric."""
+"""A task: its name, its labeled texts or images, its label names and its metric."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,7 +92,7 @@ _SAME: Any = object()
 
 @dataclass(frozen=True, slots=True, init=False, eq=False)
 class Task:
-    """A named task with its labelled texts or images.
+    """A named task with its labeled texts or images.
 
     `train` and `validation` are a `datasets.Dataset`, a `pandas.DataFrame`, a `pyarrow.Table`, a
     list of dicts, `Blocks` of such, or `Examples`. `text` names one column, or two for pairs of

@@ -18,7 +18,7 @@ from lobes.training.sampling import TaskBatchSampler
 
 
 class TrainingData(Dataset):
-    """All tasks' training examples, tokenised or as pictures, one task after the other."""
+    """All tasks' training examples, tokenized or as pictures, one task after the other."""
 
     def __init__(self, model: MultiTaskModel, tasks: Sequence[Task]) -> None:
         examples = [examples_of(task, "train") for task in tasks]

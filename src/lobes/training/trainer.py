@@ -79,7 +79,7 @@ class MultiTaskTrainer(Trainer):
     task's important heads only: see `IAT`. `on_step(step, total, task, loss)` is called after
     each optimizer step with its last batch's task and loss.
 
-    Texts are tokenised once, here; nothing is written before the training starts. A seed fixes
+    Texts are tokenized once, here; nothing is written before the training starts. A seed fixes
     the run: dropout draws from the global random state, which `train` sets from `args.seed` as the
     Trainer does.
     """

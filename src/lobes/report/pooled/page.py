@@ -189,7 +189,7 @@ def _reading(results: PooledResults) -> Markup:
     lesions = f": here {phrases.controls(entry.n_controls)} in each run, averaged over the runs"
     return Markup(
         "At {}. A D-score says, in percent of the base score, how much more a task’s own lesion "
-        "costs than it does otherwise. A grey dot is a single run, a diamond the mean{}. "
+        "costs than it does otherwise. A gray dot is a single run, a diamond the mean{}. "
         "<strong>Column</strong> is the definition to trust. What the tasks lose must also exceed "
         "what random lesions make them lose{}."
     ).format(

@@ -43,7 +43,7 @@ _SDS = Markup(
 _READING = Markup(
     "A D-score says, in percent of the base score, how much more a task’s own lesion costs than it "
     "does otherwise; 0 means no dissociation. Three definitions are in use; "
-    "<strong>column</strong> is the one to trust, since it compares a task only with itself. Grey "
+    "<strong>column</strong> is the one to trust, since it compares a task only with itself. Gray "
     "dots are the D-scores of random lesions: the observed value (diamond, with its interval) must "
     "stand clear of them, not only of 0."
 )
