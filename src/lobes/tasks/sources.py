@@ -13,9 +13,9 @@ the next one only:
       -> Task                  `task.py`
       -> held out, drawn       `subsets.py`
 
-Rows are read when the fourth step iterates them, inside the block that puts the task and the
-split before a message. Each file is opened once. (Two exceptions: a file that is not UTF-8 is
-read again to find the place, and a split without label names of its own reads the training data.)
+Rows are read while `reading.read_split` iterates them, inside the block that puts the task and
+the split before a message. Each file is opened once, with two exceptions: a file that is not UTF-8
+is read again to find the place, and `load_split` without label names reads the training data, too.
 """
 
 import os
