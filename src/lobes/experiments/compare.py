@@ -7,7 +7,6 @@ is said in `methods.py`; `comparison.json` holds what the page and the tables sh
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,32 +14,27 @@ import numpy as np
 
 from lobes.config.settings import METHODS
 from lobes.config.study import StudyConfig
-from lobes.discovery import find_heads
 from lobes.dissociation.seeds import summarize_comparison
 from lobes.experiments.loading import (
-    base_fingerprint,
-    check_inputs,
     load_tasks,
-    scope_of,
-    task_fingerprint,
 )
-from lobes.experiments.measurements import Measurements
 from lobes.experiments.methods import SeedRun, Trained, freeing, with_defaults
-from lobes.experiments.probe import pooled_features, probe
-from lobes.experiments.results import describe_environment
-from lobes.experiments.seed_records import (
+from lobes.experiments.over_seeds import (
     PAIR,
+    SeedStudy,
     concatenated,
     described_tasks,
-    heading,
     iat_record,
     joined,
     part_of,
+    seed_study,
     training_arrays,
 )
+from lobes.experiments.probe import pooled_features, probe
+from lobes.experiments.results import describe_environment
 from lobes.experiments.store import RunFolder
 from lobes.files import plain
-from lobes.measure.iap import IapSettings, check_lesions, lesion_matrix
+from lobes.measure.iap import lesion_matrix
 from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress, StageProgress
@@ -65,40 +59,22 @@ def compare_study(
     study = with_defaults(study)
     assert study.compare is not None
     with RunFolder(study.output, study.to_dict(), command="compare", fresh=fresh) as folder:
-        tasks = load_tasks(study, progress)
-        checkpoints = folder.path / "checkpoints"
-        seeds = range(study.seed, study.seed + study.compare.seeds)
-        runs = [SeedRun(study, seed, tasks, checkpoints) for seed in seeds]
-        model = checked_model(runs[0], study.compare.methods)
-        fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in tasks}
-        fingerprints["base model"] = base = base_fingerprint(model)
-        for run in runs:
-            run.base = base
-        scope = scope_of(model, tasks, runs[0].precision)
-        head = heading(study, model)
-        del model
-        folder.begin(fingerprints)
+        over_seeds = seed_study(
+            study,
+            load_tasks(study, progress),
+            folder.path / "checkpoints",
+            seeds=study.compare.seeds,
+            methods=study.compare.methods,
+        )
+        folder.begin(over_seeds.fingerprints)
         folder.remove_checkpoints()
-        measurements = folder.measurements(scope, progress)
-        records = [measurements.run(seed_plan(run)) for run in runs]
+        measurements = folder.measurements(over_seeds.scope, progress)
+        records = [measurements.run(seed_plan(run)) for run in over_seeds.runs]
         folder.remove_checkpoints()
-        comparison = _comparison(study, runs, records, head, measurements)
-        with folder.writing(comparison.FILE) as file:
-            file.write(as_bytes(comparison))
-        with folder.writing("comparison.html") as file:
-            file.write(render(comparison).encode())
+        comparison = _comparison(study, over_seeds, records, measurements.seconds_by_stage)
+        folder.write(comparison.FILE, as_bytes(comparison))
+        folder.write("comparison.html", render(comparison).encode())
         return comparison
-
-
-def checked_model(run: SeedRun, methods: Sequence[str]) -> MultiTaskModel:
-    """A new model, after it is known that it can be trained and measured in all these ways."""
-    model = run.new_model()
-    layout = find_heads(model)
-    check_inputs(model, run.tasks)
-    if set(PAIR) <= set(methods):
-        check_lesions(_lesions(run), layout, run.learnable)
-    run.check(model, run.iat if "iat" in methods else None)
-    return model
 
 
 # One seed
@@ -180,18 +156,12 @@ def _probed(run: SeedRun, progress: Progress) -> Arrays:
 
 def _d_scores(run: SeedRun, model: MultiTaskModel) -> tuple[np.ndarray, np.ndarray]:
     """The scores [tasks], and the D-scores [fractions, definitions, tasks], of a trained model."""
-    matrix = lesion_matrix(model, run.learnable, _lesions(run), precision=run.precision)
+    matrix = lesion_matrix(model, run.learnable, run.lesions, precision=run.precision)
     found = []
     for fraction in matrix.fractions:
         d_scores = matrix.dissociation(fraction, resamples=1)
         found.append([getattr(d_scores, name).values for name in DEFINITIONS])
     return matrix.base, np.array(found)
-
-
-def _lesions(run: SeedRun) -> IapSettings:
-    """The study's lesions, of every task, without controls."""
-    settings = run.study.iap.settings(run.study.seed)
-    return replace(settings, controls=0, lesion_tasks=None)
 
 
 def _by_method(run: SeedRun, found: Mapping[str, Arrays]) -> dict[str, Arrays]:
@@ -213,12 +183,12 @@ def _by_method(run: SeedRun, found: Mapping[str, Arrays]) -> dict[str, Arrays]:
 
 def _comparison(
     study: StudyConfig,
-    runs: Sequence[SeedRun],
+    over_seeds: SeedStudy,
     records: Sequence[Mapping[str, Arrays]],
-    head: Mapping[str, Any],
-    measurements: Measurements,
+    times: Mapping[str, float],
 ) -> ComparisonResults:
-    """Everything for `comparison.json`."""
+    """Return everything for `comparison.json`; `times` are the seconds of each stage."""
+    runs, head = over_seeds.runs, over_seeds.head
     methods = [method for method in METHODS if method in records[0]]
 
     def each(name: str) -> dict[str, np.ndarray]:
@@ -251,7 +221,7 @@ def _comparison(
         level=study.iap.level,
         config=study.to_dict(),
         environment=describe_environment(runs[0].precision),
-        times={"total": sum(measurements.seconds_by_stage.values())},
+        times={"total": sum(times.values())},
     )
 
 

@@ -21,7 +21,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -37,18 +37,19 @@ from lobes.errors import ConfigError
 from lobes.experiments.chance_warning import warn_near_chance
 from lobes.experiments.loading import check_base, new_model
 from lobes.experiments.splits import hold_out
+from lobes.experiments.training import study_trainer
 from lobes.files import disk_faults, remove
 from lobes.measure.evaluation import evaluate
+from lobes.measure.settings import IapSettings
 from lobes.measure.steps import Arrays
 from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.precision import resolve_precision
 from lobes.modeling.saved import ENCODER
 from lobes.progress import Progress
 from lobes.tasks.task import Task
-from lobes.training.arguments import training_arguments
-from lobes.training.iat import IAT
 from lobes.training.sampling import TaskBatchSampler
 from lobes.training.selection import Best, BestWeights
+from lobes.training.settings import IAT
 from lobes.training.trainer import MultiTaskTrainer
 
 
@@ -143,6 +144,12 @@ class SeedRun:
         return self.study.iat.settings(self.study.seed)
 
     @property
+    def lesions(self) -> IapSettings:
+        """The study's lesions, of every task, without controls."""
+        settings = self.study.iap.settings(self.study.seed)
+        return replace(settings, controls=0, lesion_tasks=None)
+
+    @property
     def steps(self) -> int:
         """How many steps the multi-task trainings take."""
         steps, epochs = self.study.training.length
@@ -230,34 +237,16 @@ class SeedRun:
         model: MultiTaskModel,
         parts: Sequence[Task],
         *,
-        steps: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        iat: IAT | None = None,
         progress: Progress | None = None,
+        **settings: Any,
     ) -> MultiTaskTrainer:
-        """A trainer with the study's settings, for so many steps where they are given."""
-        settings = self.study.training
-        length = (steps, None) if steps else settings.length
-        args = training_arguments(
-            self.checkpoints,
-            steps=length[0],
-            epochs=length[1],
-            batch_size=batch_size or settings.batch_size,
-            learning_rate=learning_rate or settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            warmup=settings.warmup,
-            precision=self.study.precision,
-            seed=self.study.seed,
-        )
-        return MultiTaskTrainer(
-            model,
-            args,
-            tasks=parts,
-            sampling=settings.sampling,
-            temperature=settings.temperature,
-            iat=iat,
-            on_step=(lambda step, total, *_: progress(step, total)) if progress else None,
+        """Return a trainer with the study's settings, but for those that are given.
+
+        They are those of `study_trainer`: steps, batch size, learning rate, IAT.
+        """
+        on_step = (lambda step, total, *_: progress(step, total)) if progress else None
+        return study_trainer(
+            self.study, self.checkpoints, model, parts, on_step=on_step, **settings
         )
 
     def _train(

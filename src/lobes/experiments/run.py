@@ -86,8 +86,7 @@ def run_study(
         if not study.keep_texts:
             folder.remove("texts.parquet")
         if "report" in stages:
-            with folder.writing("report.html") as file:
-                file.write(html(page_of(results, folder.path)).encode())
+            folder.write("report.html", html(page_of(results, folder.path)).encode())
         folder.check()
         return results
 
@@ -214,8 +213,7 @@ def _measure(
     if study.keep_texts:
         with folder.writing("texts.parquet") as file:
             write_texts(tasks, file)
-    with folder.writing(results.FILE) as file:
-        file.write(as_bytes(results))
+    folder.write(results.FILE, as_bytes(results))
     return results
 
 

@@ -228,10 +228,14 @@ class RunFolder:
         self.check()
         return writing(self.path / name, lambda whole: self._record(name, whole))
 
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all."""
+        with self.writing(name) as file:
+            file.write(content)
+
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write `value` as JSON; arrays become lists and NaN becomes null."""
-        with self.writing(name) as file:
-            file.write(to_json(value, seal=True))
+        self.write(name, to_json(value, seal=True))
 
     def holds(self, name: str) -> bool:
         """Whether the file is there as it was written; warns where it is not as it was."""

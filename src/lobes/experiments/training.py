@@ -17,6 +17,7 @@ from lobes.modeling import MultiTaskModel
 from lobes.progress import StageProgress
 from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
+from lobes.training.settings import IAT
 from lobes.training.trainer import MultiTaskTrainer, OnStep
 
 # How often every task is evaluated in a training, the end included.
@@ -81,19 +82,51 @@ def _trainer(
     save_every = settings.save_every or max(
         LEAST_STEPS_BETWEEN_CHECKPOINTS, math.ceil(total / CHECKPOINTS)
     )
+    return study_trainer(
+        study,
+        checkpoints,
+        model,
+        tasks,
+        iat=None if study.iat is None else study.iat.settings(study.seed),
+        on_step=_counting(progress),
+        callbacks=[clock, _Notes(progress), *callbacks],
+        save_every=save_every,
+        evaluate_every=math.ceil(total / EVALUATIONS),
+        report_to=list(settings.report_to) or "none",
+    )
+
+
+def study_trainer(
+    study: StudyConfig,
+    checkpoints: Path,
+    model: MultiTaskModel,
+    tasks: Sequence[Task],
+    *,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    iat: IAT | None = None,
+    on_step: OnStep | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    **others: Any,
+) -> MultiTaskTrainer:
+    """Return a trainer with the study's settings, but for those that are given.
+
+    `others` are further settings of `training_arguments`.
+    """
+    settings = study.training
+    length = (steps, None) if steps else settings.length
     args = training_arguments(
         checkpoints,
-        steps=steps,
-        epochs=epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        steps=length[0],
+        epochs=length[1],
+        batch_size=batch_size or settings.batch_size,
+        learning_rate=learning_rate or settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup=settings.warmup,
         precision=study.precision,
         seed=study.seed,
-        save_every=save_every,
-        evaluate_every=math.ceil(total / EVALUATIONS),
-        report_to=list(settings.report_to) or "none",
+        **others,
     )
     return MultiTaskTrainer(
         model,
@@ -101,9 +134,9 @@ def _trainer(
         tasks=tasks,
         sampling=settings.sampling,
         temperature=settings.temperature,
-        iat=None if study.iat is None else study.iat.settings(study.seed),
-        on_step=_counting(progress),
-        callbacks=[clock, _Notes(progress), *callbacks],
+        iat=iat,
+        on_step=on_step,
+        callbacks=[*callbacks],
     )
 
 

@@ -23,28 +23,23 @@ from lobes.config.settings import TransferConfig
 from lobes.config.study import StudyConfig
 from lobes.dissociation.seeds import summarize_transfer
 from lobes.errors import ConfigError
-from lobes.experiments.compare import checked_model
 from lobes.experiments.loading import (
-    base_fingerprint,
     check_inputs,
     load_tasks,
-    scope_of,
-    task_fingerprint,
 )
-from lobes.experiments.measurements import Measurements
 from lobes.experiments.methods import SeedRun, free, freeing, with_defaults
-from lobes.experiments.results import describe_environment
-from lobes.experiments.seed_records import (
+from lobes.experiments.over_seeds import (
     PAIR,
     concatenated,
     described_task,
     described_tasks,
-    heading,
     iat_record,
     joined,
     part_of,
+    seed_study,
     training_arrays,
 )
+from lobes.experiments.results import describe_environment
 from lobes.experiments.splits import growing_order, subset_sizes
 from lobes.experiments.store import RunFolder
 from lobes.measure.steps import Arrays, Plan, Step
@@ -68,23 +63,21 @@ def transfer_study(
     study = _with_defaults(study)
     assert study.transfer is not None
     with RunFolder(study.output, study.to_dict(), command="transfer", fresh=fresh) as folder:
-        tasks = load_tasks(study, progress)
         (new,) = load_tasks(study.model_copy(update={"tasks": (study.transfer.task,)}), progress)
-        seeds = range(study.seed, study.seed + study.transfer.seeds)
-        runs = [SeedRun(study, seed, tasks, folder.path / "checkpoints") for seed in seeds]
-        model = checked_model(runs[0], PAIR[1:])
-        fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in (*tasks, new)}
-        fingerprints["base model"] = base = base_fingerprint(model)
-        for run in runs:
-            run.base = base
-        scope = scope_of(model, [*tasks, new], runs[0].precision)
-        head = heading(study, model)
-        transfers = [_Transfer(run, folder, new, study.transfer, scope) for run in runs]
+        over_seeds = seed_study(
+            study,
+            load_tasks(study, progress),
+            folder.path / "checkpoints",
+            seeds=study.transfer.seeds,
+            methods=PAIR[1:],
+            new=(new,),
+        )
+        scope = over_seeds.scope
+        transfers = [_Transfer(run, folder, new, study.transfer, scope) for run in over_seeds.runs]
         transfers[0].check()
         for each in transfers[1:]:
             each.subsets()  # which may be of one class only, by another seed
-        del model
-        folder.begin(fingerprints)
+        folder.begin(over_seeds.fingerprints)
         folder.remove_checkpoints()
         measurements = folder.measurements(scope, progress)
         records = []
@@ -92,11 +85,10 @@ def transfer_study(
             records.append(measurements.run(each.plan()))
             each.remove_sources()
         folder.remove_checkpoints()
-        results = _results(study, transfers, records, head, measurements)
-        with folder.writing(results.FILE) as file:
-            file.write(as_bytes(results))
-        with folder.writing("transfer.html") as file:
-            file.write(render(results).encode())
+        seconds = measurements.seconds_by_stage
+        results = _results(study, transfers, records, over_seeds.head, seconds)
+        folder.write(results.FILE, as_bytes(results))
+        folder.write("transfer.html", render(results).encode())
         return results
 
 
@@ -243,7 +235,7 @@ def _results(
     transfers: Sequence[_Transfer],
     records: Sequence[Mapping[str, Arrays]],
     head: Mapping[str, Any],
-    measurements: Measurements,
+    seconds: Mapping[str, float],
 ) -> TransferResults:
     """Everything for `transfer.json`."""
     first = transfers[0]
@@ -275,5 +267,5 @@ def _results(
         level=study.iap.level,
         config=study.to_dict(),
         environment=describe_environment(first.run.precision),
-        times={"total": sum(measurements.seconds_by_stage.values())},
+        times={"total": sum(seconds.values())},
     )

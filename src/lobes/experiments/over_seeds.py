@@ -1,15 +1,24 @@
-"""What `comparison.json` and `transfer.json` have in common."""
+"""What comparison and transfer share: a study's trainings over several seeds, and their results."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lobes.config.study import StudyConfig
 from lobes.discovery import find_heads
+from lobes.experiments.loading import (
+    base_fingerprint,
+    check_inputs,
+    scope_of,
+    task_fingerprint,
+)
 from lobes.experiments.methods import SeedRun, Trained
 from lobes.experiments.results import describe_model, opening
 from lobes.heads import HeadSet
+from lobes.measure.iap import check_lesions
 from lobes.measure.steps import Arrays
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
@@ -20,6 +29,54 @@ from lobes.tasks.task import Task
 
 # One training, and the same with IAT in its last steps.
 PAIR = ("multi", "iat")
+
+
+@dataclass(frozen=True)
+class SeedStudy:
+    """The runs of a study, one for each seed, ready to begin.
+
+    `fingerprints` are those of the data and of the pre-trained encoder, `scope` what every
+    measurement depends on, `head` what the results begin with.
+    """
+
+    runs: Sequence[SeedRun]
+    fingerprints: Mapping[str, str]
+    scope: str
+    head: Mapping[str, Any]
+
+
+def seed_study(
+    study: StudyConfig,
+    tasks: Sequence[Task],
+    checkpoints: Path,
+    *,
+    seeds: int,
+    methods: Sequence[str],
+    new: Sequence[Task] = (),
+) -> SeedStudy:
+    """Return the runs over `seeds` seeds, once a model can be trained and measured in these ways.
+
+    `new` are tasks that are used but not trained on here. Raises what can be known to be wrong
+    before the first training.
+    """
+    runs = [SeedRun(study, study.seed + number, tasks, checkpoints) for number in range(seeds)]
+    first, every = runs[0], (*tasks, *new)
+    model = first.new_model()
+    layout = find_heads(model)
+    check_inputs(model, tasks)
+    if set(PAIR) <= set(methods):
+        check_lesions(first.lesions, layout, first.learnable)
+    first.check(model, first.iat if "iat" in methods else None)
+    base = base_fingerprint(model)
+    for run in runs:
+        run.base = base
+    fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in every}
+    return SeedStudy(
+        runs,
+        {**fingerprints, "base model": base},
+        scope_of(model, every, first.precision),
+        heading(study, model),
+    )
 
 
 def heading(study: StudyConfig, model: MultiTaskModel) -> dict[str, Any]:
