@@ -41,7 +41,7 @@ logger = logging.getLogger("lobes")
 def writing(
     target: Path, before_naming: Callable[[Path], None] | None = None
 ) -> Iterator[IO[bytes]]:
-    """A binary file that becomes `target` when the block ends, and nothing if it fails.
+    """Yield a binary file that becomes `target` when the block ends, unless it fails.
 
     `before_naming` is called with the whole file just before it gets its name.
     """
@@ -70,7 +70,7 @@ def whole_folder(
     marker: str | None = None,
     before_naming: Callable[[Path], None] | None = None,
 ) -> Iterator[Path]:
-    """A folder that becomes `target` when the block ends, and nothing if it fails.
+    """Yield a folder that becomes `target` when the block ends, unless it fails.
 
     Its files get the rights that any new file gets. What is at `target` survives until the new
     folder is there; then the files that its `marker` lists are removed, and the rest is set aside.
@@ -158,7 +158,7 @@ def writing_folder(
     marker: str,
     before_naming: Callable[[Path], None] | None = None,
 ) -> Iterator[Path]:
-    """A folder that becomes `target` when the block ends, with the file `marker` written last.
+    """Yield a folder that becomes `target` when the block ends, `marker` written into it last.
 
     `marker` holds `record`, and the size and the SHA-256 of the folder's files: `read_folder`
     knows by it that the folder is whole, and `remove_folder` what may be removed.
@@ -185,7 +185,7 @@ def mark_folder(folder: Path, record: Mapping[str, Any], marker: str) -> None:
 
 
 def read_folder(folder: Path, marker: str) -> dict[str, Any] | None:
-    """What `mark_folder` was given, or None if the folder is not there or not whole."""
+    """Return what `mark_folder` was given, or None if the folder is not there or not whole."""
     record = read_json(folder / marker)
     if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
         return None
@@ -228,7 +228,7 @@ def remove_files(folder: Path, names: Iterator[str] | list[str]) -> None:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """Where the file `name` of a folder is; None where that is elsewhere, or behind a link."""
+    """Return where the file `name` of a folder is; None if that is elsewhere, or behind a link."""
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts:
         return None
@@ -277,7 +277,7 @@ def _settle(folder: Path) -> None:
 
 
 def digest_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits."""
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -291,7 +291,7 @@ def read_json(path: Path) -> Any | None:
 
 
 def to_json(value: Any, *, seal: bool = False) -> bytes:
-    """`value` as JSON; arrays become lists and NaN becomes null.
+    """Return `value` as JSON; arrays become lists and NaN becomes null.
 
     With `seal` a dictionary gets the key "sha256": a digest of the rest, which `unsealed` checks.
     """
@@ -302,7 +302,7 @@ def to_json(value: Any, *, seal: bool = False) -> bytes:
 
 
 def unsealed(content: Any) -> Any:
-    """What was read from a JSON file, without its seal. `ValueError` where that is broken."""
+    """Return what was read from a JSON file, without its seal; `ValueError` if that is broken."""
     if not isinstance(content, dict) or SEAL not in content:
         return content
     rest = {key: value for key, value in content.items() if key != SEAL}
@@ -317,7 +317,7 @@ def _seal_of(content: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` with arrays and tuples as lists, numpy numbers as Python's, NaN as None."""
+    """Return `value` with arrays and tuples as lists, numpy numbers as Python's, NaN as None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -330,7 +330,7 @@ def plain(value: Any) -> Any:
 
 
 def fingerprint(*parts: bytes | str | np.ndarray) -> str:
-    """A SHA-256 over the parts, each with its length, so that no two lists of parts agree."""
+    """Return a SHA-256 over the parts, each with its length, so that no two lists agree."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -386,6 +386,6 @@ def _disk_sentence(path: Path, error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without its number and its end of line."""
+    """Return what an error says, without its number and its end of line."""
     text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".")

@@ -29,7 +29,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def as_tuple(value: object) -> object:
-    """TOML and JSON know lists only; a single string stands for a list of one."""
+    """Return a list as a tuple, a string as a tuple of one: TOML and JSON have lists only."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
@@ -373,7 +373,7 @@ def _in_order(
 
 
 def shown(value: Any) -> str:
-    """A value as TOML would write it, cut to fit a sentence."""
+    """Return a value as TOML would write it, cut to fit a sentence."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except ValueError:  # an integer of thousands of digits

@@ -1,8 +1,8 @@
-"""What a study is: the model, the tasks, the training and the measurement, read from TOML.
+"""Read a study from TOML: the model, the tasks, the training and the measurement.
 
-`load_study` reads a file, `override` changes single values of what was read. Whatever the file
-says that is impossible is refused in one sentence: the file, the key, what it holds, what was
-expected. What each table may hold is in `tables.py`.
+`load_study` reads a file, `override` changes single values of what was read. What the file says
+that is impossible is refused in one sentence: the file, the key, its value, what was expected.
+`settings.py` declares what each table may hold.
 """
 
 import difflib
@@ -172,7 +172,7 @@ class StudyConfig(Section):
         return self.seed if self.iap.seed is None else self.iap.seed
 
     def as_written(self, path: str) -> str:
-        """A path of the study as it was written, with `${NAME}` where a variable was put in.
+        """Return a path of the study as it was written, with `${NAME}` in place of variables.
 
         What is recorded or shown of a path is this: the environment's values are its user's own.
         """
@@ -181,7 +181,7 @@ class StudyConfig(Section):
         return path if found is None else self._texts[found] + path.removeprefix(found)
 
     def to_dict(self) -> dict[str, Any]:
-        """The study as JSON takes it, with its variables as they were written.
+        """Return the study as JSON takes it, with its variables as they were written.
 
         `from_dict` reads it back to an equal value where the variables have the same values.
         """
@@ -233,7 +233,7 @@ def load_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> St
 
 
 def override(study: StudyConfig, *settings: str) -> StudyConfig:
-    """The study with single values changed: `override(study, "iap.controls=20", 'seed=1')`.
+    """Return the study with values changed: `override(study, "iap.controls=20", "seed=1")`.
 
     A setting is KEY=VALUE: the key dotted, a task by its name (`tasks.sst2.train_size=500`), the
     value as in TOML, where a plain word needs no quotes. `KEY=` takes a value out.
@@ -245,7 +245,7 @@ def override(study: StudyConfig, *settings: str) -> StudyConfig:
 
 
 def with_trained_model(study: StudyConfig, model: str) -> StudyConfig:
-    """The study without its training, on a model that was trained elsewhere.
+    """Return the study without its training, on a model that was trained elsewhere.
 
     `model` is a folder (relative to the working directory) or the name of a model on the hub.
     """
@@ -255,7 +255,7 @@ def with_trained_model(study: StudyConfig, model: str) -> StudyConfig:
 
 
 def differences(first: Any, second: Any, prefix: str = "") -> list[str]:
-    """The dotted keys in which two nested dictionaries differ, in order.
+    """Return the dotted keys in which two nested dictionaries differ, in order.
 
     >>> differences({"a": {"b": 1}}, {"a": {"b": 2}, "c": 3})
     ['a.b', 'c']
@@ -373,7 +373,7 @@ class _Resolver:
         return task.model_copy(update=paths)
 
     def model(self, name: str) -> str:
-        """A hub name as it is, a folder's absolute path; a folder beside the study comes first."""
+        """Return a hub name as it is, or a folder's absolute path; a folder comes first."""
         looks_like_path = name.startswith((".", "~", "/", "$")) or not re.fullmatch(HUB_NAME, name)
         path = Path(self._path(name, "model"))
         if path.is_dir() or "${" in str(path):

@@ -1,8 +1,8 @@
-"""`lobes compare`: several ways to train, each with the same seeds, data, budget and selection.
+"""Compare several ways to train, each with the same seeds, data, budget and selection.
 
-Every training of every seed is one measurement, made once and kept, so an interrupted comparison
-goes on with the next training, and later seeds or methods can be added to it. What the methods are
-is said in `methods.py`; `comparison.json` holds what the page and the tables show.
+Every training of every seed is one step, computed once and kept. An interrupted comparison
+continues with the next training, and seeds or methods can be added later. `methods.py` defines the
+methods; `comparison.json` holds what the page and the tables show.
 """
 
 import time
@@ -232,7 +232,7 @@ def _steps(record: Arrays) -> int | list[int]:
 
 
 def training_record(run: SeedRun) -> dict[str, Any]:
-    """The settings of the trainings, with what follows from them."""
+    """Return the settings of the trainings, with their length and precision."""
     settings = run.study.training.model_dump(mode="json", exclude=NOT_SHOWN)
     chosen = run.compare.model_dump(mode="json", exclude={"seeds", "methods"})
     return {**settings, **chosen, "steps": run.steps, "precision": run.precision}

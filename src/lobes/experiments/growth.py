@@ -1,4 +1,4 @@
-"""How specialization grows: the lesion matrix at several steps of a training, and before it.
+"""Measure how specialization grows: the lesion matrix at several steps of a training.
 
 At step 0 the classifiers know nothing yet, so that every score would be chance: there, each task
 gets a linear probe in their place, a ridge regression on what the encoder makes of training
@@ -38,7 +38,7 @@ PENALTY = 0.1
 
 
 def growth_steps(study: StudyConfig, total: int) -> list[int]:
-    """The steps whose models are kept: evenly spaced, without step 0 and the last one."""
+    """Return the steps whose models are kept: evenly spaced, without step 0 and the last one."""
     if study.growth is None:
         return []
     return sorted(evaluation_steps(total, study.growth.checkpoints) - {0, total})

@@ -55,7 +55,7 @@ class Choice:
         return f"the least important {100 * (self.fraction or 0):g} % {whom}"
 
     def model(self) -> str:
-        """The model that the run trained, or measured where it trained none."""
+        """Return the model that the run trained, or the one it measured."""
         if self.run is None:
             raise ConfigError("Which model is to be pruned? Expected MODEL, a folder or a name.")
         model = trained_model(self.run)
@@ -71,7 +71,7 @@ class Choice:
         return measured
 
     def heads(self, layout: HeadLayout) -> HeadSet:
-        """The heads that go from a model with this layout.
+        """Return the heads to remove from a model with this layout.
 
         Raises `HeadError` for one that does not exist, `ConfigError` where none is chosen and for
         a task or a model that is not the run's, and `RunError` for a run without importance.
@@ -115,7 +115,7 @@ class Choice:
 
 
 def mean_rank(scores: Sequence[HeadScores]) -> HeadScores:
-    """Each head's rank among all heads, 1 for the least important, as a mean over the tasks.
+    """Return each head's rank among all heads, 1 the least important, as a mean over tasks.
 
     Heads with equal scores share the mean of their ranks.
     """

@@ -1,4 +1,4 @@
-"""What a study is about: its tasks and its model, loaded, and fingerprints of them."""
+"""Load a study's tasks and model, and compute fingerprints of them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class Loaded:
 
 
 def load_tasks(study: StudyConfig, progress: StageProgress | None = None) -> list[Task]:
-    """The tasks of a study with their data; `DataError` for what cannot be read or used."""
+    """Return the tasks of a study with their data; `DataError` if they cannot be used."""
     tasks = []
     for number, task in enumerate(study.tasks):
         if progress:
@@ -67,7 +67,7 @@ def _needs_training_data(study: StudyConfig) -> bool:
 
 
 def new_model(study: StudyConfig, tasks: Sequence[Task]) -> MultiTaskModel:
-    """The study's pre-trained encoder with new classifiers, ready to be trained."""
+    """Return the study's pre-trained encoder with new classifiers, ready to be trained."""
     model = MultiTaskModel.from_pretrained(
         study.model,
         tasks,
@@ -95,7 +95,7 @@ def check_inputs(model: TaskModel, tasks: Sequence[Task]) -> None:
 
 
 def task_fingerprint(task: Task) -> str:
-    """A fingerprint of a task's labels and of all its examples."""
+    """Return a fingerprint of a task's labels and of all its examples."""
     parts: list[str | np.ndarray] = [json.dumps(task.spec.to_dict())]
     for examples in (task.train, task.validation):
         if examples is not None:
@@ -105,7 +105,7 @@ def task_fingerprint(task: Task) -> str:
 
 
 def scope_of(model: TaskModel, tasks: Sequence[Task], precision: str) -> str:
-    """What a measurement depends on besides its key: how it is made, model, data, precision."""
+    """Return a fingerprint of what all measurements depend on: method, model, data, precision."""
     return fingerprint(
         f"version {MEASUREMENT_VERSION}",
         precision,
@@ -115,14 +115,14 @@ def scope_of(model: TaskModel, tasks: Sequence[Task], precision: str) -> str:
 
 
 def model_fingerprint(model: TaskModel) -> str:
-    """A fingerprint of what a model's answers depend on: weights, configuration, inputs."""
+    """Return a fingerprint of a model: weights, configuration, preparation of its inputs."""
     pooling = getattr(model, "pooling", None)
     parts = [json.dumps([spec.to_dict() for spec in model.tasks]), f"{pooling} {model.max_length}"]
     return fingerprint(*parts, *_reading(model), *_weights(model.state_dict()))
 
 
 def base_fingerprint(model: MultiTaskModel) -> str:
-    """The same of the pre-trained encoder in a new model, without the weights that a seed drew."""
+    """Return a fingerprint of a new model's pre-trained encoder, without newly drawn weights."""
     state = model.encoder.state_dict()
     loaded = {name: state[name] for name in state.keys() - model.new_weights}
     return fingerprint(*_reading(model), *_weights(loaded))

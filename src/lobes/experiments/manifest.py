@@ -106,7 +106,7 @@ AGAIN = (
 
 
 def read_entries(folder: Path) -> dict[str, str | None] | None:
-    """The entries that lie in a run's folder; None where there are none, or they are damaged."""
+    """Return the entries of a run's folder; None if there are none, or they are damaged."""
     content = read_json(folder / NAME)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA["schema"]:
         return None

@@ -1,4 +1,4 @@
-"""The one way an experiment computes its steps: each once, kept in a Parquet file, and timed."""
+"""Compute the steps of an experiment: each once, kept in a Parquet file, and timed."""
 
 import hashlib
 import io
@@ -96,7 +96,7 @@ class Measurements:
         return found
 
     def seconds_by_task(self, stage: str) -> dict[str, float]:
-        """{task: how long its steps of one stage took}."""
+        """Return {task: how long its steps of one stage took}."""
         found: dict[str, float] = {}
         for other, task, seconds in self._seconds.values():
             if other == stage:

@@ -1,4 +1,4 @@
-"""The ways to train that are compared, each with the same data, budget and choice of weights.
+"""Train in the ways that are compared, each with the same data, budget and choice of weights.
 
 Of every task's training data a part is held out, drawn by the run's seed. During a training the
 held-out part is evaluated a number of times, and the weights with the best mean over tasks of the
@@ -70,7 +70,7 @@ class Trained:
 
 
 def with_defaults(study: StudyConfig) -> StudyConfig:
-    """The study with tables [compare] and [iat], where it leaves them out.
+    """Return the study with tables [compare] and [iat], if it leaves them out.
 
     Raises `ConfigError` for a study that trains nothing, or on one task, or whose model is trained
     on its tasks already, and for an IAT phase of no step.
@@ -123,7 +123,7 @@ class SeedRun:
         self.precision = resolve_precision(study.precision, self.device)
 
     def new_model(self, tasks: Sequence[Task] | None = None) -> MultiTaskModel:
-        """The pre-trained encoder with new classifiers, those of the seed."""
+        """Return the pre-trained encoder with new classifiers, those of the seed."""
         model = new_model(self.study, tasks or self.tasks)
         if self.base is not None:
             check_base(model, self.base, self.study.model)
@@ -157,7 +157,7 @@ class SeedRun:
 
     @cached_property
     def steps_of_tasks(self) -> tuple[int, ...]:
-        """How many of them are each task's, and at least 1."""
+        """How many of the steps are each task's, and at least 1."""
         return _batches_of(self._sampler(), self.steps)
 
     def _sampler(self) -> TaskBatchSampler:
@@ -204,7 +204,7 @@ class SeedRun:
         )
 
     def pair(self, progress: Progress | None = None) -> tuple[Trained, Trained]:
-        """What `multi` and `with_iat` return, with the steps that they share taken once."""
+        """Return what `multi` and `with_iat` return, with the steps that they share taken once."""
         switch = self.iat.switch_step(self.steps)
         if not switch:
             return self.multi(progress), self.with_iat(progress)
@@ -278,7 +278,7 @@ class SeedRun:
         return Trained(model, keeper.best.step, np.array(scores), seconds, trainer.iat_record)
 
     def scores(self, model: MultiTaskModel, tasks: Sequence[Task]) -> Float[np.ndarray, " tasks"]:
-        """The main metric of every task on its validation data."""
+        """Return the main metric of every task on its validation data."""
         return evaluate(model, tasks, precision=self.precision).scores()[0]
 
 

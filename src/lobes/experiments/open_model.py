@@ -23,7 +23,7 @@ from lobes.pruning.cutting import tried_out
 def open_model(
     name_or_folder: str | os.PathLike[str], *, trust_remote_code: bool = False
 ) -> nn.Module:
-    """The model of a run's folder, of a saved `MultiTaskModel`, of any other folder or of the hub.
+    """Return the model of a run's folder, of a saved `MultiTaskModel`, another folder or the hub.
 
     It is in evaluation mode and in float32. A model of transformers is of the class that its
     configuration names, with all its layers. Raises `ModelError` where there is none that can be
@@ -46,7 +46,7 @@ def open_model(
 
 
 def trained_model(run: Path) -> Path | None:
-    """Where the trained model of a run's folder is; None where there is none.
+    """Return where the trained model of a run's folder is; None if there is none.
 
     Raises `RunError` where it is not as the run wrote it.
     """
@@ -71,7 +71,7 @@ def check_model(folder: Path) -> None:
 def find_model_heads(
     name_or_folder: str | os.PathLike[str], *, trust_remote_code: bool = False
 ) -> HeadLayout:
-    """Where the heads of a model are; of one with unusual inputs, those of its base model.
+    """Return where the heads of a model are; for unusual inputs, those of its base model.
 
     Which sites are prunable is tried out.
     """
@@ -88,7 +88,7 @@ def find_model_heads(
 
 
 def describe_heads(layout: HeadLayout) -> dict[str, Any]:
-    """Everything that is known of a model's sites, with totals, as JSON takes it."""
+    """Return everything that is known of a model's sites, with totals, as JSON takes it."""
     sites = [
         {
             "index": site.index,

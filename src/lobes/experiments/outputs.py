@@ -35,7 +35,7 @@ class OutputFolder:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """A binary file that becomes `name` when the block ends, and nothing if it fails."""
+        """Yield a binary file that becomes `name` when the block ends, unless it fails."""
         with disk_faults(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
 

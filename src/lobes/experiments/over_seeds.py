@@ -1,4 +1,4 @@
-"""What comparison and transfer share: a study's trainings over several seeds, and their results."""
+"""Prepare the trainings of a study over several seeds, and describe them in the results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def seed_study(
 
 
 def heading(study: StudyConfig, model: MultiTaskModel) -> dict[str, Any]:
-    """What the results begin with: name, date, version and model."""
+    """Return what the results begin with: name, date, version and model."""
     number = sum(parameter.numel() for parameter in model.parameters())
     name = study.as_written(study.model)
     return {
@@ -90,7 +90,7 @@ def heading(study: StudyConfig, model: MultiTaskModel) -> dict[str, Any]:
 
 
 def described_task(task: Task) -> TaskRecord:
-    """One task's part of the results."""
+    """Return one task's part of the results."""
     assert task.train is not None
     assert task.validation is not None
     return TaskRecord(
@@ -105,7 +105,7 @@ def described_task(task: Task) -> TaskRecord:
 
 
 def described_tasks(run: SeedRun) -> tuple[ComparedTask, ...]:
-    """The part of the results of each task that a model is trained on."""
+    """Return the part of the results of each task that a model is trained on."""
     return tuple(
         ComparedTask(
             **dict(described_task(task))
@@ -116,7 +116,7 @@ def described_tasks(run: SeedRun) -> tuple[ComparedTask, ...]:
 
 
 def training_arrays(trained: Trained) -> Arrays:
-    """What is kept of a training: when its weights were selected, their scores, how long it took.
+    """Return what is kept of a training: selected step, held-out scores, seconds.
 
     "held_out" [tasks], "steps" and "seconds" [1]; of IAT also "heads", rows of the number of a
     task and a site and a head that it trains, and "importance_seconds" [1].
@@ -138,25 +138,25 @@ def training_arrays(trained: Trained) -> Arrays:
 
 
 def joined(parts: Mapping[str, Arrays]) -> Arrays:
-    """The arrays of several parts under one name each; `part_of` takes them apart."""
+    """Return the arrays of several parts under one name each; `part_of` takes them apart."""
     return {
         f"{part}-{key}": value for part, arrays in parts.items() for key, value in arrays.items()
     }
 
 
 def part_of(arrays: Arrays, part: str) -> Arrays:
-    """One part of what `joined` made."""
+    """Return one part of what `joined` made."""
     start = f"{part}-"
     return {key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)}
 
 
 def concatenated(parts: Sequence[Arrays]) -> Arrays:
-    """The arrays of several parts after each other, under their own names."""
+    """Return the arrays of several parts concatenated, under their own names."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def iat_record(run: SeedRun, records: Sequence[Arrays], model: ModelRecord) -> SeedsIat:
-    """What IAT did for each seed; `run` is the first one's, `records` are `training_arrays`."""
+    """Return what IAT did for each seed; `records` are `training_arrays`, `run` is the first."""
     assert run.study.iat is not None
     switch = run.iat.switch_step(run.steps)
     assert switch is not None  # `with_defaults` has refused an IAT without a phase

@@ -1,4 +1,4 @@
-"""A linear probe: ridge regression on the pooled output of an encoder, solved in closed form.
+"""Fit a linear probe: ridge regression on an encoder's pooled output, in closed form.
 
     minimize  1/n · Σ_x | W z(x) + b − y(x) |²  +  penalty · | W |²
 
@@ -44,7 +44,7 @@ def ridge(
     targets: Float[np.ndarray, "examples outputs"],
     penalties: Sequence[float],
 ) -> list[Ridge]:
-    """The closed-form solution for every penalty (above 0), computed in float64."""
+    """Return the closed-form solution for every penalty (above 0), computed in float64."""
     mean, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     # a feature that never changes says nothing: it gets the weight 0
     scale = np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, np.inf)
@@ -66,7 +66,7 @@ def ridge(
 def pooled_features(
     model: MultiTaskModel, tasks: Sequence[Task], split: str, precision: str
 ) -> dict[str, Float[np.ndarray, "_ _"]]:
-    """What the classifiers of every task read, [examples, width]; the model in evaluation mode."""
+    """Return what the classifiers of every task read, [examples, width], in evaluation mode."""
     work = prepare(model, tasks, split=split)
     pooled: np.ndarray | None = None
     with measuring(model, precision) as measured, torch.no_grad():
@@ -89,7 +89,7 @@ def probe(
     labels: np.ndarray,
     penalties: Sequence[float],
 ) -> tuple[float, float, float]:
-    """(penalty, held-out score, reported score) of the best probe of one task.
+    """Return (penalty, held-out score, reported score) of the best probe of one task.
 
     `features` are those of "train", "held_out" and "validation". `task` has the training data,
     and in the place of its validation data those held out; `labels` are the reported ones.

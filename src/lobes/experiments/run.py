@@ -1,4 +1,4 @@
-"""The stages of a study, each done once: train, measure, report.
+"""Run the stages of a study, each once: train, measure, report.
 
 `run_study` goes through them in a run's folder and skips what is there already, so the same call
 after an interruption continues, and ends with the same numbers.
@@ -140,7 +140,7 @@ def _trained_model(
 
 
 def given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
-    """The study's model as it is: trained elsewhere, or a language model that is asked."""
+    """Return the study's model as it is: trained elsewhere, or a prompted language model."""
     check_model(Path(study.model))
     prompts = {
         task.name: Prompt(task.prompt, task.words or ())

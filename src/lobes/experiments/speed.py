@@ -1,4 +1,4 @@
-"""How fast two models are beside each other, on the same inputs."""
+"""Compare the speed of two models on the same inputs."""
 
 import time
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Speed:
         return float(before), float(after)
 
     def to_dict(self) -> dict[str, Any]:
-        """What was measured, and on what, as JSON takes it."""
+        """Return what was measured, and on what, as JSON takes it."""
         return {
             "seconds": self.fastest,
             "ratio": self.ratios[1],
@@ -85,7 +85,7 @@ def compare_speed(
 
 
 def timing_inputs(model: nn.Module, length: int | None = None) -> dict[str, Tensor]:
-    """What `model` is timed on: guessed inputs, 8 at a time, texts of `length` tokens.
+    """Return what `model` is timed on: guessed inputs, 8 at a time, texts of `length` tokens.
 
     Texts have 128 tokens where no length is given, or as few as the guess where the model takes no
     more. Raises `ConfigError` for a length that it does not take, or where it reads no text.

@@ -1,4 +1,4 @@
-"""Parts of a task's training data: one held out to choose by, and ever larger ones to learn from.
+"""Split a task's training data: a part to select weights by, and growing parts to train on.
 
 Both are drawn by a seed, class by class, so that every part has the classes in nearly the same
 shares; an example with several labels counts to the rarest of them. The validation data, which
@@ -19,7 +19,7 @@ LEAST = 2
 
 
 def hold_out(task: Task, share: float, seed: int) -> Task:
-    """The task with `share` of its training data held out, in the place of its validation data.
+    """Return the task with `share` of its training data in the place of its validation data.
 
     Of every class that share (one example at least, and never all); examples of the same text
     or image, or of the same two texts in either order, are never on both sides. Raises
@@ -57,7 +57,7 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
 
 
 def growing_order(task: Task, seed: int) -> Int[np.ndarray, " examples"]:
-    """The training examples in an order whose every beginning has the classes in their shares.
+    """Return an order of the training examples whose every beginning keeps the classes' shares.
 
     The first examples are one of each class, so that none is missing from a beginning of
     `subset_sizes`.
@@ -73,7 +73,7 @@ def growing_order(task: Task, seed: int) -> Int[np.ndarray, " examples"]:
 
 
 def subset_sizes(task: Task, fractions: Sequence[float]) -> list[int]:
-    """How many training examples each fraction is: at least one of each class."""
+    """Return how many training examples each fraction is: at least one of each class."""
     assert task.train is not None
     least = len(_classes(task))
     return [max(least, _rounded(fraction * len(task.train))) for fraction in fractions]

@@ -1,4 +1,4 @@
-"""A run's folder: locked while it is in use, every file whole or absent, each measurement once.
+"""Keep a run's folder: locked while it is in use, every file whole or absent.
 
     config.json           the resolved study, and fingerprints of its data
     files.json            what lobes wrote here, with the SHA-256 of each file (`manifest.py`)
@@ -224,7 +224,7 @@ class RunFolder:
             )
 
     def writing(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """A binary file that becomes `name` when the block ends, and nothing if it fails."""
+        """Return a context with a binary file that becomes `name` unless the block fails."""
         self.check()
         return writing(self.path / name, lambda whole: self._record(name, whole))
 
@@ -258,7 +258,7 @@ class RunFolder:
     def writing_model(
         self, record: Mapping[str, Any], name: str = "model"
     ) -> contextlib.AbstractContextManager[Path]:
-        """A folder that becomes `model/` when the block ends; `record` goes into it.
+        """Return a context that yields a folder, which becomes `model/`; `record` goes into it.
 
         Another `name` begins with "model-".
         """
@@ -290,7 +290,7 @@ class RunFolder:
             checkpoints.rmdir()
 
     def model_record(self, name: str = "model") -> dict[str, Any] | None:
-        """What `writing_model` recorded, or None while there is no whole trained model."""
+        """Return what `writing_model` recorded, or None while there is no whole trained model."""
         model = self.path / name
         record = read_folder(model, MODEL_MARKER)
         if record is None and (model / MODEL_MARKER).exists():
@@ -367,7 +367,7 @@ class RunFolder:
 
 
 def stored_study(run: Path, *, trust_remote_code: bool = False) -> StudyConfig:
-    """The study that a run's folder holds; `RunError` where it is no run's, or damaged.
+    """Return the study that a run's folder holds; `RunError` if it is no run's, or damaged.
 
     Whether Python code of a model may run is for the caller to say, not for the folder: somebody
     else may have made it.

@@ -1,4 +1,4 @@
-"""What `lobes tasks` says: the known tasks, and one task with its sizes, lengths and examples.
+"""Describe tasks for `lobes tasks`: all known ones, or one with sizes, lengths and examples.
 
 Everything comes back as plain values, for JSON and for tables.
 """
@@ -31,7 +31,7 @@ Lengths = Int[np.ndarray, " examples"]
 
 
 def known_tasks() -> list[dict[str, Any]]:
-    """The facts of every known task, in their order."""
+    """Return the facts of every known task, in their order."""
     return [_facts(task) for task in KNOWN.values()]
 
 
@@ -43,7 +43,7 @@ def describe_task(
     model: str | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """A task with the sizes of its splits, their labels and token lengths, and three examples.
+    """Return a task with the sizes of its splits, labels, token lengths and three examples.
 
     The task is one of `study` where there is one, else a known task, whose data are in `data_dir`
     or wherever `load_task` finds them. Lengths are those under the tokenizer of `model`, by

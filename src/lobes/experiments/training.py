@@ -1,4 +1,4 @@
-"""The training stage: with checkpoints, continued where it stopped, its model kept whole."""
+"""Train a study's model: with checkpoints, continued where it stopped."""
 
 import math
 import time
@@ -176,7 +176,7 @@ class _Notes(TrainerCallback):
 
 
 def note_of(logs: Mapping[str, float]) -> str:
-    """A log entry of `MultiTaskTrainer` in words: phase, losses, learning rate, speed."""
+    """Return a log entry of `MultiTaskTrainer` in words: phase, losses, learning rate, speed."""
     losses = ", ".join(
         f"{name.removeprefix('loss_')} {value:.3f}"
         for name, value in logs.items()

@@ -6,7 +6,7 @@ fine-tuned on the new task: for as many steps on every share of its training dat
 shares being parts of the larger, and the same for every start. The last weights are scored on the
 new task's validation data; nothing is selected.
 
-Each fine-tuning is one measurement, made once and kept. The two trained models of a seed lie in
+Each fine-tuning is one step, computed once and kept. The two trained models of a seed lie in
 the run's folder until all of the seed's fine-tunings are done.
 """
 
@@ -124,7 +124,7 @@ class _Transfer:
         self.run.check(model, parts=self.subsets()[:1])
 
     def subsets(self) -> list[Task]:
-        """The new task with each fraction of its training data, the smaller part of the larger."""
+        """Return the new task with each fraction of its training data, each within the larger."""
         assert self.task.train is not None
         order = growing_order(self.task, self.run.study.seed)
         return [
@@ -172,11 +172,11 @@ class _Transfer:
             self.folder.remove_models(f"{self.model_name(method)}/")
 
     def model_name(self, method: str) -> str:
-        """Where a trained model lies in the run's folder."""
+        """Return where a trained model lies in the run's folder."""
         return f"model-{method}-seed-{self.run.study.seed}"
 
     def sources(self, progress: Progress | None = None) -> dict[str, Arrays]:
-        """What is kept of both trainings; makes them and their models unless they are there."""
+        """Return what is kept of both trainings; train the models unless they are there."""
         there = {method: self.folder.model_record(self.model_name(method)) for method in PAIR}
         if all(record and record["scope"] == self.scope for record in there.values()):
             return {
@@ -210,7 +210,7 @@ class _Transfer:
         return {"scores": self.run.scores(model, (subset,)), "seconds": np.array([seconds])}
 
     def new_model(self, start: str) -> MultiTaskModel:
-        """The encoder to start from, with a new classifier for the new task."""
+        """Return the encoder to start from, with a new classifier for the new task."""
         if start == "pretrained":
             return self.run.new_model((self.task,))
         self.sources()
