@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -593,3 +594,30 @@ def test_the_page_on_studies_names_every_key():
                 assert f"`{table}.{key}`" in page, key
             elif key not in SECTIONS:
                 assert f"`{key}`" in page, key
+
+
+def test_the_page_on_studies_states_the_defaults():
+    page = (Path(__file__).parent.parent / "docs" / "study.md").read_text(encoding="utf-8")
+    table, checked = "", 0
+    for line in page.splitlines():
+        if line.startswith("#"):
+            found = re.search(r"`\[(\w+)\]`", line)
+            table = found[1] if found else ""
+        row = re.fullmatch(r"\| (`[^|]*`) \| ([^|]*) \| .*", line)
+        if row is None:
+            continue
+        keys, text = (
+            re.findall(r"`([\w.]+)`", row[1]),
+            row[2].replace("`", "").replace(",000", "000"),
+        )
+        try:
+            stated = json.loads(text) if text.startswith("[") else json.loads(f"[{text}]")
+        except ValueError:
+            continue  # in words
+        values = [stated] if text.startswith("[") else stated * (len(keys) // len(stated))
+        for key, value in zip(keys, values, strict=True):
+            *tables, name = key.split(".")
+            default = SECTIONS[tables[0] if tables else table].model_fields[name].default
+            assert (list(default) if isinstance(default, tuple) else default) == value, key
+            checked += 1
+    assert checked >= 40
