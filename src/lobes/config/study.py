@@ -93,18 +93,7 @@ class StudyConfig(Section):
                     f"tasks names {shown(name)} {names.count(name)} times; expected a name of "
                     f"its own for every task"
                 )
-        prompted = [task.name for task in self.tasks if task.prompt is not None]
-        if prompted and len(prompted) < len(names):
-            plain = next(name for name in names if name not in prompted)
-            raise ValueError(
-                f"tasks.{prompted[0]} has a prompt, but tasks.{plain} has none; expected prompts "
-                f"for all tasks of a study, or for none"
-            )
-        if prompted and self.training.enabled:
-            raise ValueError(
-                f"tasks.{prompted[0]} has a prompt, but training.enabled is true; expected false, "
-                f"since prompted tasks are not trained"
-            )
+        self._check_prompts()
         if self.iat is not None and len(names) < 2:
             raise ValueError(
                 f"iat is there, but the study has one task, {shown(names[0])}; expected two or "
@@ -126,6 +115,21 @@ class StudyConfig(Section):
                 f"[[tasks]]; expected a new task under a name of its own"
             )
         return self
+
+    def _check_prompts(self) -> None:
+        """Prompts are for all tasks or none, and for a model that is not trained."""
+        prompted = [task.name for task in self.tasks if task.prompt is not None]
+        if prompted and len(prompted) < len(self.tasks):
+            plain = next(task.name for task in self.tasks if task.prompt is None)
+            raise ValueError(
+                f"tasks.{prompted[0]} has a prompt, but tasks.{plain} has none; expected prompts "
+                f"for all tasks of a study, or for none"
+            )
+        if prompted and self.training.enabled:
+            raise ValueError(
+                f"tasks.{prompted[0]} has a prompt, but training.enabled is true; expected false, "
+                f"since prompted tasks are not trained"
+            )
 
     def _check_seeds(self) -> None:
         """The trainings of a comparison have the seeds that follow the study's."""
