@@ -1,7 +1,7 @@
 """The report's parts on claims, dose, overlap, similarity, growth and agreement.
 
-`tests/gold/report/tables.txt` holds every table of one made-up run that has all parts. After an
-intended change look at the difference and renew it:
+`tests/gold/report/page.txt` holds the findings and every table of one made-up run that has all
+parts. After an intended change look at the difference and renew it:
 `LOBES_RENEW_GOLD=1 pytest tests/test_report_sections.py -k gold`.
 """
 
@@ -25,7 +25,7 @@ from lobes.results import RunResults, checked
 from pages import Page, as_number, visible
 from run_pages import findings_of, printed, run_html, run_page, table_of, texts_of
 
-GOLD = Path(__file__).parent / "gold" / "report" / "tables.txt"
+GOLD = Path(__file__).parent / "gold" / "report" / "page.txt"
 FURTHER = ("claims", "likeness", "growth", "agreement", "examples")
 
 
@@ -454,12 +454,14 @@ def names_of(page):
 # --- gold ----------------------------------------------------------------------------------------
 
 
-def test_tables_of_all_parts_equal_the_gold_file(tmp_path):
+def test_findings_and_tables_of_all_parts_equal_the_gold_file(tmp_path):
     results = fake_results(
         tasks=4, sites=(3, 2), fractions=(0.2, 0.4), controls=3, extended=True, training=False
     )
-    lines = []
-    for table in tables(run_page(results, fake_folder(tmp_path, results, examples=23))):
+    page = run_page(results, fake_folder(tmp_path, results, examples=23))
+    said = findings_of(page)
+    lines = [said.question, said.headline, *said.sentences, *said.caveats, ""]
+    for table in tables(page):
         written = [column.kind != "drawing" for column in table.columns]
         rows = [[column.title for column in table.columns], *texts_of(table)]
         lines.append(f"# {table.name}: {table.caption}")
