@@ -138,5 +138,4 @@ def _table(found: tuple[Agreement, ...]) -> Table:
             *(Column(f"Top {fmt.percent(p)}", "number", digits=2) for p in fractions),
         ),
         tuple(rows),
-        look="plain",
     )

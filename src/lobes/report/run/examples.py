@@ -160,7 +160,6 @@ def _counts(found: Flips, task: int, names: Sequence[str]) -> Table:
                 found.lesions, found.worse, found.better, last, strict=True
             )
         ),
-        look="plain",
     )
 
 

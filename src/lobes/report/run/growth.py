@@ -192,7 +192,6 @@ def _d_table(found: Growth) -> Table:
         "The model’s D-score at every checkpoint, in percent, by all definitions",
         tuple(columns),
         tuple(rows),
-        look="plain",
     )
 
 
@@ -206,4 +205,4 @@ def _task_table(
     """A column for each task, a row for each checkpoint."""
     rows = tuple(Row((_step(point), *row)) for point, row in zip(found.points, values, strict=True))
     columns = (Column("Step"), *(Column(task, "number") for task in names))
-    return Table(name, caption, columns, rows, look="plain")
+    return Table(name, caption, columns, rows)

@@ -146,7 +146,6 @@ def _trend_table(found: Similarity) -> Table:
             Column("Examples", "count"),
         ),
         rows,
-        look="plain",
     )
 
 
@@ -173,5 +172,4 @@ def _pair_table(found: Similarity, pairs: Pairs, n_pairs: int, names: Sequence[s
             )
             for i, j in pairs
         ),
-        look="plain",
     )
