@@ -117,8 +117,8 @@ def test_controls_on_a_sample_and_stopped_early_are_read_back(runs, tmp_path):
     found = matrix.dissociation(resamples=50)
     column = entry["dissociation"]["column"]
     assert found.column.mean_p == column["mean_p"]
-    assert found.column.compared_mean == pytest.approx(column["on_sample"]["mean"])
-    far = column["standardized"]["mean"]
+    assert found.column.compared_mean == pytest.approx(column["compared_mean"])
+    far = column["mean_standardized"]
     assert found.column.mean_standardized == pytest.approx(
         np.nan if far is None else far, nan_ok=True
     )
