@@ -1,20 +1,22 @@
-"""One rule for yes, no and inconclusive: the library, the page and the terminal agree."""
+"""One rule for yes, no and inconclusive: the library, the pages and the terminal agree."""
 
+import dataclasses
 import math
-from dataclasses import asdict
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from fake_results import fake_results
-from fake_runs import fake_runs
 from lobes.config.study import StudyConfig
 from lobes.dissociation.over_runs import dissociation_over_runs
 from lobes.dissociation.simulation import FRACTION, Simulation
 from lobes.dissociation.verdict import (
     SMALLEST_D_SCORE,
+    SPECIALIZED,
     Evidence,
     Gain,
     Trend,
@@ -25,19 +27,31 @@ from lobes.dissociation.verdict import (
     more_specialized,
     specialized,
 )
-from lobes.experiments import pooled_runs
-from lobes.experiments import results as study_results
-from lobes.files import plain
-from lobes.report.pooled.findings import findings
-from lobes.results import PooledResults, checked
-from run_pages import findings_of, printed, run_page, table_of, texts_of
+from lobes.experiments.pooled_runs import pooled_results
+from lobes.experiments.results import study_results
+from lobes.heads import HeadScores
+from lobes.report import sections
+from lobes.report.console import shown
+from lobes.report.page import html
+from lobes.report.pooled.page import page_of as page_of_runs
+from lobes.report.run.page import page_of
+from lobes.results import PooledResults, RunResults, as_bytes, read
+from lobes.results.base import ModelRecord, Site
+from lobes.results.tables import write_importance, write_predictions
+from lobes.tasks.task import Task
 
-TASK = {"train": "t.csv", "validation": "v.csv", "text": "text", "labels": ["a", "b"]}
+RESAMPLES = 101
+MODEL = ModelRecord(
+    name="m",
+    pooling="mean",
+    n_parameters=1009,
+    sites=(Site(index=0, name="attention", n_heads=5, head_dim=3, kind="self"),),
+)
 STUDIES = st.builds(
     Simulation,
     tasks=st.sampled_from([2, 3]),
     examples=st.sampled_from([23, 97, 499]),
-    controls=st.sampled_from([0, 7, 19, 59]),
+    controls=st.sampled_from([0, 7, 19, 23]),
     specialization=st.sampled_from([0.0, 0.3, 1.5]),
     ability=st.sampled_from([-1.0, 0.0, 1.0]),
 )
@@ -46,78 +60,108 @@ NO = Simulation(tasks=2, examples=1999, controls=23, spread=0.01, chance=0.01)
 OPEN = Simulation(tasks=2, examples=23, controls=19)
 
 
-def task_entries(matrix):
-    rows = zip(
-        matrix.tasks,
-        matrix.metrics,
-        matrix.base,
-        matrix.base_intervals(),
-        matrix.chance,
-        strict=True,
-    )
-    return [
-        {
-            "name": name,
-            "metric": metric,
-            "labels": ["a", "b"],
-            "n_train": 100,
-            "n_validation": len(matrix.labels[name]),
-            "chance": chance,
-            "base": base,
-            "base_interval": interval,
-        }
-        for name, metric, base, interval, chance in rows
+def write_run(folder, matrix):
+    """Write the folder of a run that measured this matrix, as `run_study` does."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    about = {"method": "taylor", "aggregate": "token", "normalize": "none"}
+    about |= {"examples": 7, "tokens": 31}
+    importance = {task: HeadScores(generator.random((1, 5)), about) for task in matrix.tasks}
+    matrix = dataclasses.replace(matrix, importance=importance)
+    data = [{"text": "a", "label": "no"}, {"text": "b", "label": "yes"}]
+    tasks = [
+        Task(name, train=data, validation=data, text="text", label="label", labels=("no", "yes"))
+        for name in matrix.tasks
     ]
-
-
-def results_of(matrix, found):
-    """The results of a study that measured this matrix: its own fractions, tasks and verdict."""
+    files = {"train": "t.csv", "validation": "v.csv", "text": "text", "labels": ["no", "yes"]}
     study = StudyConfig.from_dict(
         {
             "name": "s",
             "model": "m",
             "output": "o",
-            "tasks": [{"name": name, **TASK} for name in matrix.tasks],
-            "iap": {"fractions": [FRACTION], "resamples": 200},
+            "tasks": [{"name": name, **files} for name in matrix.tasks],
+            "iap": {"fractions": [FRACTION], "resamples": RESAMPLES},
         }
     )
-    made_up = fake_results(tasks=matrix.tasks, sites=(3, 2), fractions=(FRACTION,), training=False)
-    measured = study_results._fraction(study, matrix, FRACTION, found)
-    return {
-        **made_up,
-        "verdicts": [plain(asdict(study_results._specialized(matrix, [found])))],
-        "tasks": plain(task_entries(matrix)),
-        "fractions": [measured.to_dict()],
-        "importance": [],
-    }
+    results = study_results(
+        study,
+        tasks,
+        matrix,
+        model=MODEL,
+        training=None,
+        agreement=None,
+        similarity=None,
+        growth=None,
+        seconds={},
+        importance_seconds=dict.fromkeys(matrix.tasks, 1.0),
+        environment={},
+    )
+    (folder / "results.json").write_bytes(as_bytes(results))
+    for name, write in (("predictions", write_predictions), ("importance", write_importance)):
+        with open(folder / f"{name}.parquet", "wb") as file:
+            write(matrix, file)
+    return folder
 
 
-@settings(max_examples=12, deadline=None)
-@given(simulation=STUDIES, seed=st.integers(0, 100))
-@example(simulation=YES, seed=0)
-@example(simulation=NO, seed=0)
-@example(simulation=OPEN, seed=0)
-def test_library_page_and_terminal_give_one_answer(simulation, seed):
-    matrix = simulation.run(np.random.default_rng(seed)).matrix
-    found = matrix.dissociation(resamples=200)
-    results = results_of(matrix, found)
-    page = run_page(results)
-    said = findings_of(page)
-    assert said.answer == found.specialized.answer
-    assert in_plain_signs(said.headline) == found.specialized.headline
-    assert found.verdict().startswith(found.specialized.headline)
-    assert said.headline.replace("\u00a0%", "%") in printed(results, width=2000)
-    doubles = [row[-1] for row in texts_of(table_of(page, "pairs-0"))]
-    assert [text == "yes" for text in doubles] == [
-        pair.is_double_dissociation for pair in found.pairs
+def check_shown(verdict, page):
+    """The page, its HTML and the terminal give this answer, for this reason and no other."""
+    said = next(b for b in sections.blocks_of(page) if isinstance(b, sections.Findings))
+    assert said.answer == verdict.answer
+    plain = said.headline.replace("\u00a0", " ").replace("’", "'").replace("−", "-")
+    assert plain == verdict.headline
+    markup = html(page)
+    assert f'class="verdict {verdict.answer}"' in markup
+    assert f">{said.headline}</h2>" in markup
+    console = Console(width=2000, force_terminal=False, color_system=None)
+    with console.capture() as capture:
+        for part in shown(page):
+            console.print(part)
+    assert said.headline.replace("\u00a0%", "%").replace("\u00a0", " ") in capture.get()
+
+
+def column(page, name, title):
+    """What the cells of a column say."""
+    table = next(table for table in sections.tables(page) if table.name == name)
+    place = [each.title for each in table.columns].index(title)
+    return [getattr(row.cells[place], "value", row.cells[place]) for row in table.rows]
+
+
+def double_in_words(pair, lacks_controls):
+    if pair.is_double_dissociation:
+        return "yes"
+    return "too few controls" if lacks_controls else "not shown"
+
+
+@settings(max_examples=5, deadline=None)
+@given(simulation=STUDIES, runs=st.sampled_from([1, 2]), seed=st.integers(0, 100))
+@example(simulation=YES, runs=2, seed=0)
+@example(simulation=NO, runs=2, seed=0)
+@example(simulation=OPEN, runs=1, seed=0)
+def test_library_pages_and_terminal_give_one_answer(simulation, runs, seed):
+    studies = simulation.runs(runs, np.random.default_rng(seed), between=0.02)
+    matrices = [study.matrix for study in studies]
+    with tempfile.TemporaryDirectory() as home:
+        folders = [write_run(Path(home, f"run{k}"), each) for k, each in enumerate(matrices)]
+        for folder, matrix in zip(folders, matrices, strict=True):
+            results = read(folder, RunResults)
+            found = matrix.dissociation(resamples=RESAMPLES)
+            assert results.verdict_on(SPECIALIZED) == found.specialized
+            assert found.verdict().startswith(found.specialized.headline)
+            page = page_of(results)
+            check_shown(found.specialized, page)
+            assert column(page, "pairs-0", "Double dissociation") == [
+                double_in_words(pair, pair.lacks_controls) for pair in found.pairs
+            ]
+        Path(home, "runs.json").write_bytes(as_bytes(pooled_results(folders)))
+        pooled = read(home, PooledResults)
+    over = dissociation_over_runs(matrices, resamples=RESAMPLES)
+    assert pooled.verdict_on(SPECIALIZED) == over.specialized
+    page = page_of_runs(pooled)
+    check_shown(over.specialized, page)
+    lacks_controls = any(pair.lacks_controls for pair in found.pairs)
+    assert column(page, "pairs", "Double dissociation") == [
+        double_in_words(pair, lacks_controls) for pair in over.pairs
     ]
-    assert [text == "too few controls" for text in doubles] == [
-        pair.lacks_controls for pair in found.pairs
-    ]
-
-
-def in_plain_signs(headline):
-    return headline.replace("\u00a0", " ").replace("’", "'").replace("−", "-")
 
 
 @pytest.mark.parametrize(
@@ -126,25 +170,6 @@ def in_plain_signs(headline):
 def test_each_answer_is_given_to_the_study_that_deserves_it(simulation, answer):
     matrix = simulation.run(np.random.default_rng(0)).matrix
     assert matrix.dissociation(resamples=200).specialized.answer == answer
-
-
-@pytest.mark.parametrize("simulation", [YES, NO, OPEN], ids=["yes", "no", "open"])
-def test_several_runs_are_judged_as_their_page_says(simulation):
-    runs = simulation.runs(3, np.random.default_rng(1), between=0.02)
-    matrices = [run.matrix for run in runs]
-    found = dissociation_over_runs(matrices, resamples=100)
-    content = {
-        **fake_runs(tasks=matrices[0].tasks),
-        "tasks": [
-            {k: v for k, v in t.items() if "base" not in k} for t in task_entries(matrices[0])
-        ],
-        "base": [matrix.base for matrix in matrices],
-        "fractions": [pooled_runs._fraction(found, matrices).to_dict()],
-        "verdicts": [asdict(found.specialized)],
-    }
-    said = findings(checked(plain(content), PooledResults))
-    assert said.answer == found.specialized.answer
-    assert in_plain_signs(said.headline) == found.specialized.headline
 
 
 SURE = {"controls": 19, "tasks": 3, "above_chance": 2}
