@@ -1,14 +1,22 @@
 """Made-up comparisons and transfer studies with known content, for the tests of their pages.
 
-`lobes.dissociation.seeds` computes the summaries from the made-up scores, as in a real study.
+`lobes.experiments.seed_statistics` computes statistics and verdicts from the made-up scores, as in
+a real study.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from fake_results import fake_results, iat_record
-from lobes.dissociation.seeds import summarize_comparison, summarize_transfer
+from lobes.experiments import seed_statistics
+from lobes.files import plain
+from lobes.report.sections import Page
+from lobes.report.seeds import comparison, transfer
+from lobes.results import ComparisonResults, TransferResults, checked
+from lobes.results.base import TaskRecord
+from lobes.results.over_seeds import ComparedTask, DScores, SeedsIat, before_iat
 
 METHODS = ("single", "multi", "iat", "frozen", "probe")
 STARTS = ("pretrained", "multi", "iat")
@@ -51,8 +59,7 @@ def fake_comparison(
         scores["iat"][:early] = before[:early]
     seconds = {method: 60.0 + rng.random(seeds) for method in methods}
     d_scores = _d_scores(rng, shape, fractions, d_gain, 100 * noise, early) if both else []
-    plain = [{key: _lists(value) for key, value in entry.items()} for entry in d_scores]
-    return {
+    content = {
         **_opening("lobes-comparison", study),
         "tasks": [
             {**task, "n_train": 9000, "n_held_out": 1000}
@@ -65,10 +72,10 @@ def fake_comparison(
         "selected": {method: _selected(method, shape, early) for method in methods},
         "seconds": {method: _lists(values) for method, values in seconds.items()},
         "iat": _iat(names, sites, seeds) if "iat" in methods else None,
-        "d_scores": plain,
-        "summary": summarize_comparison(scores, seconds, plain),
+        "d_scores": [{key: _lists(value) for key, value in each.items()} for each in d_scores],
         **_closing(study),
     }
+    return renewed(content)
 
 
 def fake_transfer(
@@ -79,13 +86,15 @@ def fake_transfer(
     gain: float = 0.03,
     noise: float = 0.008,
     name: str = "entailment",
+    early: int = 0,
     sites: tuple[int, ...] = (12,) * 6,
     seed: int = 0,
 ) -> dict[str, Any]:
     """A transfer study in the schema of `transfer.json`.
 
     From IAT the score is higher than from ordinary training by `gain` at every size but the
-    smallest, where every start is near chance.
+    smallest, where every start is near chance. In the first `early` seeds the checkpoint of IAT is
+    from before its switch, so that both are the same.
     """
     rng = np.random.default_rng(seed)
     study = fake_comparison(sites=sites, methods=("multi", "iat"))
@@ -96,7 +105,9 @@ def fake_transfer(
         + noise * rng.normal(size=(seeds, len(sizes)))
         for start in starts
     }
-    return {
+    if "iat" in starts and "multi" in starts:
+        scores["iat"][:early] = scores["multi"][:early]
+    content = {
         **_opening("lobes-transfer", study),
         "sources": study["tasks"],
         "task": {
@@ -114,9 +125,46 @@ def fake_transfer(
         "scores": {start: _lists(values) for start, values in scores.items()},
         "seconds": {start: [12.5] * seeds for start in starts},
         "iat": _iat([t["name"] for t in study["tasks"]], sites, seeds) if "iat" in starts else None,
-        "summary": summarize_transfer(scores),
+        "selected": {way: _selected(way, (seeds, 3), early) for way in ("multi", "iat")},
+        "held_out": {way: study["held_out"][way] for way in ("multi", "iat")},
         **_closing(study),
     }
+    return renewed(content)
+
+
+def renewed(study: dict[str, Any]) -> dict[str, Any]:
+    """The study with the statistics and verdicts of its scores as they are now."""
+    scores = {way: np.array(v, dtype=np.float64) for way, v in study["scores"].items()}
+    iat = None if study["iat"] is None else SeedsIat(**study["iat"])
+    seeds = study["seeds"]
+    selected = {way: _tuples(steps) for way, steps in study["selected"].items()}
+    early = len(before_iat(seeds, selected, iat))
+    if "sizes" in study:
+        summary = seed_statistics.transfer_summary(scores, study["level"])
+        task, sizes = TaskRecord(**study["task"]), study["sizes"]
+        verdicts = seed_statistics.transfer_verdicts(task, sizes, summary, len(seeds), early)
+    else:
+        d_scores = [DScores(**entry) for entry in study["d_scores"]]
+        seconds = {way: np.array(v, dtype=np.float64) for way, v in study["seconds"].items()}
+        summary = seed_statistics.comparison_summary(scores, seconds, d_scores, study["level"])
+        tasks = [ComparedTask(**task) for task in study["tasks"]]
+        verdicts = seed_statistics.comparison_verdicts(tasks, summary, len(seeds), early)
+    stored = [plain(dataclasses.asdict(each)) for each in verdicts]
+    return {**study, "summary": summary.to_dict(), "verdicts": stored}
+
+
+def comparison_page(**case: Any) -> Page:
+    """The page of a made-up comparison."""
+    return comparison.page_of(checked(fake_comparison(**case), ComparisonResults))
+
+
+def transfer_page(**case: Any) -> Page:
+    """The page of a made-up transfer study."""
+    return transfer.page_of(checked(fake_transfer(**case), TransferResults))
+
+
+def _tuples(steps: Any) -> Any:
+    return steps and tuple(tuple(each) if isinstance(each, list) else each for each in steps)
 
 
 def _opening(schema: str, study: dict[str, Any]) -> dict[str, Any]:

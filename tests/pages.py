@@ -1,9 +1,12 @@
-"""A page as its elements, for tests that read what a report shows."""
+"""A page as its elements, or as plain text, for tests that read what a report shows."""
 
 from html.parser import HTMLParser
+from pathlib import Path
 
+from lobes.report import sections
 from lobes.report.page import html
 from lobes.report.pooled.page import page_of
+from lobes.report.tables import cell_of, text_of
 from lobes.results import PooledResults, checked
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -71,6 +74,40 @@ def visible(element):
 
 def as_number(text):
     return float(text.replace("−", "-").replace("\u202f", "").rstrip(" %"))
+
+
+def page_text(page):
+    """The findings, facts, paragraphs and tables of a page as a reader sees them, a line each."""
+    lines = []
+    for block in sections.blocks_of(page):
+        match block:
+            case sections.Findings():
+                said = (block.headline, *block.sentences, *block.caveats)
+                lines += ["", f"## {block.question} [{block.answer}]", *said]
+            case sections.Prose():
+                lines.append(str(block.text))
+            case sections.Facts():
+                lines += [f"{fact.label}: {fact.value}" for fact in block.items]
+            case sections.Figure():
+                lines += ["", f"figure {block.name}: {block.drawing.title}"]
+    for table in sections.tables(page):
+        lines += ["", f"{table.name}: {table.caption}"]
+        lines.append(" | ".join(column.title for column in table.columns))
+        for row in table.rows:
+            cells = zip(row.cells, table.columns, strict=True)
+            shown = [
+                f"{text_of(cell, column)}{cell_of(cell).chip and f' ({cell_of(cell).chip})'}"
+                for cell, column in cells
+            ]
+            lines.append(" | ".join(shown))
+    return "\n".join(lines).replace("\u00a0", " ").strip() + "\n"
+
+
+def check_gold(path: Path, found: str, renew: bool) -> None:
+    """That a text is that of a gold file, which `renew` writes anew."""
+    if renew:
+        path.write_text(found, encoding="utf-8")
+    assert found == path.read_text(encoding="utf-8")
 
 
 def runs_html(content):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lobes.config.study import load_study, override
+from lobes.dissociation.verdicts_over_seeds import SPECIALIZED_BY_IAT, better
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.experiments import compare as compare_module
 from lobes.experiments.methods import SeedRun, with_defaults
@@ -234,6 +235,10 @@ def test_what_a_comparison_holds(finished, expected):
     assert len(expected["d_scores"]) == 6
     assert [row["definition"] for row in expected["d_scores"]] == ["column", "row", "relative"] * 2
     assert np.shape(expected["d_scores"][5]["iat"]) == (2, 2)
+    claims = [verdict["claim"] for verdict in expected["verdicts"]]
+    assert claims == [better("iat", "multi"), SPECIALIZED_BY_IAT]
+    means = np.mean(expected["scores"]["single"], axis=1)
+    np.testing.assert_allclose(expected["summary"]["methods"]["single"]["seeds"], means)
     assert expected["config"]["compare"]["seeds"] == 2
     seconds = read_comparison(folder)["seconds"]
     assert all(value > 0 for values in seconds.values() for value in values)

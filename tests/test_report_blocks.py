@@ -10,11 +10,9 @@ from rich.console import Console
 
 from lobes.heads import HeadScores, HeadSet
 from lobes.report import glossary
-from lobes.report.charts import Points, chart
+from lobes.report.charts import Points, Start, Strip, chart, learning_curves, line_chart, strip_plot
 from lobes.report.console import shown
 from lobes.report.exporting import figure_files, table_files
-from lobes.report.figures import Strip, line_chart, strip_plot
-from lobes.report.learning import Start, learning_curves
 from lobes.report.maps import CountMaps, HeatMaps, count_map, heat_map, site_labels
 from lobes.report.page import html
 from lobes.report.sections import (

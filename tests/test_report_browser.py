@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fake_comparisons import fake_comparison, fake_transfer
+from fake_comparisons import comparison_page, transfer_page
 from fake_extended import fake_folder
 from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
-from lobes.report import comparison, transfer
 from lobes.report.exporting import figure_files
+from lobes.report.page import html
 from lobes.report.pooled.page import page_of
 from lobes.results import PooledResults, checked
 from pages import runs_html
@@ -57,8 +57,8 @@ BUILD = {
     "hostile runs": lambda folder: runs_html(
         fake_runs(tasks=HOSTILE, names=HOSTILE, models=HOSTILE)
     ),
-    "comparison": lambda folder: comparison.render(fake_comparison(tasks=4)),
-    "transfer": lambda folder: transfer.render(fake_transfer()),
+    "comparison": lambda folder: html(comparison_page(tasks=4)),
+    "transfer": lambda folder: html(transfer_page()),
 }
 PLAIN = ("report", "runs", "comparison", "transfer")
 
@@ -166,8 +166,8 @@ LONG = ("a-task-with-a-long-name-of-forty-letters", "MNLI-MATCHED-WMT-QQP-RTE", 
             fake_results(tasks=12, sites=(16,) * 24, fractions=(0.3,), training=False)
         ),
         lambda: page_of(checked(fake_runs(tasks=LONG), PooledResults)),
-        lambda: comparison.view(fake_comparison(tasks=LONG)),
-        lambda: transfer.view(fake_transfer()),
+        lambda: comparison_page(tasks=LONG),
+        transfer_page,
     ],
     ids=["report", "large", "runs", "comparison", "transfer"],
 )

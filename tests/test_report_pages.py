@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fake_comparisons import fake_comparison, fake_transfer
+from fake_comparisons import comparison_page, transfer_page
 from fake_extended import fake_folder
 from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
-from lobes.report import comparison, transfer
+from lobes.report.page import html
 from pages import Page, runs_html
 from run_pages import run_html
 
@@ -59,12 +59,9 @@ RUNS = {
 }
 PAGES = {f"report: {name}": (run_html, fake_results, case) for name, case in REPORTS.items()}
 PAGES |= {
-    f"comparison: {name}": (comparison.render, fake_comparison, case)
-    for name, case in COMPARISONS.items()
+    f"comparison: {name}": (html, comparison_page, case) for name, case in COMPARISONS.items()
 }
-PAGES |= {
-    f"transfer: {name}": (transfer.render, fake_transfer, case) for name, case in TRANSFERS.items()
-}
+PAGES |= {f"transfer: {name}": (html, transfer_page, case) for name, case in TRANSFERS.items()}
 PAGES |= {f"runs: {name}": (runs_html, fake_runs, case) for name, case in RUNS.items()}
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from lobes.report.charts import track
 from lobes.report.console import table_lines
-from lobes.report.figures import track
 from lobes.report.page import draw
 from lobes.report.table_files import spreadsheet_cell, to_csv, to_latex
 from lobes.report.tables import TRACK_HEAD, Cell, Column, Row, Table, marked, stacked, text_of

@@ -1,6 +1,6 @@
-"""Intervals and tests over seeds against SciPy and hand computation; the shape of the summaries."""
+"""Intervals and tests over seeds against SciPy and hand computation; the summaries of studies."""
 
-import json
+import dataclasses
 import math
 
 import numpy as np
@@ -11,14 +11,16 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 
 from lobes.dissociation.seeds import (
+    Difference,
     Estimate,
     mean_interval,
     paired_difference,
-    summarize_comparison,
-    summarize_transfer,
+    paired_differences,
 )
 from lobes.dissociation.statistics import holm
 from lobes.errors import ConfigError
+from lobes.experiments.seed_statistics import comparison_summary, transfer_summary
+from lobes.results.over_seeds import DScores
 
 # Multiples of 1/1000, as scores are: differences are then equal exactly or clearly not.
 SCORES = st.integers(0, 1000).map(lambda n: n / 1000)
@@ -30,7 +32,7 @@ def test_mean_interval_by_hand():
     assert found.mean == pytest.approx(0.8)
     assert found.high - found.mean == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
     assert found.mean - found.low == pytest.approx(found.high - found.mean)
-    assert found.p is None
+    assert type(found) is Estimate
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
@@ -85,7 +87,7 @@ def test_pairing_removes_what_the_seeds_share():
 def test_equal_differences_have_a_point_for_an_interval():
     scores = np.array([0.31, 0.42, 0.53])
     same = paired_difference(scores, scores)
-    assert same == Estimate(0.0, 0.0, 0.0, 1.0)
+    assert same == Difference(0.0, 0.0, 0.0, 1.0)
     # 0.1 more in every seed, up to rounding, where the t-test itself would say p = 0 or 1e-16
     shifted = paired_difference(scores + 0.1, scores)
     assert np.ptp(scores + 0.1 - scores) > 0
@@ -128,96 +130,130 @@ def scores():
     return {method: generator.normal(size=(SEEDS, TASKS)) for method in ("single", "multi", "iat")}
 
 
-def seconds_of(scores):
-    return {method: 100.0 + np.arange(len(values)) for method, values in scores.items()}
+def summary_of(scores, d_scores=(), level=0.95):
+    seconds = {method: 100.0 + np.arange(len(values)) for method, values in scores.items()}
+    return comparison_summary(scores, seconds, d_scores, level)
+
+
+def numbers(found):
+    """The numbers of an estimate or a difference, stored or not."""
+    plain = dataclasses.asdict(found) if dataclasses.is_dataclass(found) else dict(found)
+    return {name: pytest.approx(value, nan_ok=True) for name, value in plain.items()}
+
+
+def stored(found):
+    return dict(found)
+
+
+def test_differences_in_columns_are_corrected_together(scores):
+    found = paired_differences(scores["iat"], scores["single"], 0.9)
+    each = [
+        paired_difference(scores["iat"][:, k], scores["single"][:, k], 0.9) for k in range(TASKS)
+    ]
+    corrected = holm(np.array([one.p for one in each]))
+    assert [one.p_holm for one in found] == corrected.tolist()
+    assert [Difference(one.mean, one.low, one.high, one.p) for one in found] == each
+
+
+def test_a_difference_counts_by_its_p_and_its_sign():
+    up, down = Difference(0.1, 0.01, 0.2, 0.05), Difference(-0.1, -0.2, -0.01, 0.001)
+    assert (up.is_better, up.is_worse, down.is_better, down.is_worse) == (True, False, False, True)
+    for p in (0.051, math.nan):
+        unsure = dataclasses.replace(up, p=p)
+        assert not unsure.is_better
+        assert not unsure.is_worse
 
 
 def test_comparison_summary_holds_the_estimates(scores):
-    summary = summarize_comparison(scores, seconds_of(scores), level=0.9)
-    assert list(summary) == ["methods", "differences", "d_scores"]
-    multi = summary["methods"]["multi"]
-    assert multi["tasks"][4] == mean_interval(scores["multi"][:, 4], 0.9).to_dict()
-    assert multi["mean"] == mean_interval(scores["multi"].mean(axis=1), 0.9).to_dict()
-    assert multi["seconds"]["mean"] == 101
-    pairs = [(each["first"], each["second"]) for each in summary["differences"]]
+    summary = summary_of(scores, level=0.9)
+    multi = summary.methods["multi"]
+    assert stored(multi.tasks[4]) == numbers(mean_interval(scores["multi"][:, 4], 0.9))
+    assert stored(multi.mean) == numbers(mean_interval(scores["multi"].mean(axis=1), 0.9))
+    np.testing.assert_allclose(multi.seeds, scores["multi"].mean(axis=1))
+    assert multi.seconds.mean == 101
+    pairs = [(each.first, each.second) for each in summary.differences]
     assert pairs == [("iat", "multi"), ("multi", "single"), ("iat", "single")]
-    found = summary["differences"][2]
-    expected = [
-        paired_difference(scores["iat"][:, k], scores["single"][:, k], 0.9) for k in range(TASKS)
-    ]
-    corrected = holm(np.array([each.p for each in expected]))
-    for task, each, p_holm in zip(found["tasks"], expected, corrected, strict=True):
-        assert task == {**each.to_dict(), "p_holm": p_holm}
+    found, expected = (
+        summary.differences[2],
+        paired_differences(scores["iat"], scores["single"], 0.9),
+    )
+    assert [stored(task) for task in found.tasks] == [numbers(each) for each in expected]
     means = scores["iat"].mean(axis=1), scores["single"].mean(axis=1)
-    assert found["mean"] == paired_difference(*means, 0.9).to_dict()
+    assert stored(found.mean) == numbers(paired_difference(*means, 0.9))
+    # the p by which each is judged
+    assert [task.tested.p for task in found.tasks] == [task.p_holm for task in found.tasks]
+    assert found.mean.tested.p == found.mean.p
 
 
 def test_comparison_summary_follows_a_permutation_of_the_seeds_and_of_the_tasks(scores):
-    plain = summarize_comparison(scores, seconds_of(scores))["differences"][0]
+    plain = summary_of(scores).differences[0]
     order = np.array([3, 0, 4, 2, 1])
     mixed = {method: values[::-1, order] for method, values in scores.items()}
-    moved = summarize_comparison(mixed, seconds_of(mixed))["differences"][0]
+    moved = summary_of(mixed).differences[0]
     for place, task in enumerate(order):
-        assert moved["tasks"][place] == pytest.approx(plain["tasks"][task])
-    assert moved["mean"] == pytest.approx(plain["mean"])
+        assert stored(moved.tasks[place]) == numbers(plain.tasks[task])
+    assert stored(moved.mean) == numbers(plain.mean)
 
 
 def test_only_methods_that_were_run_are_compared(scores):
     del scores["iat"]
     scores["probe"] = scores["single"]
-    summary = summarize_comparison(scores, seconds_of(scores))
-    assert list(summary["methods"]) == ["single", "multi", "probe"]
-    assert [each["first"] for each in summary["differences"]] == ["multi"]
+    summary = summary_of(scores)
+    assert list(summary.methods) == ["single", "multi", "probe"]
+    assert [each.first for each in summary.differences] == ["multi"]
 
 
 def test_d_scores_leave_out_a_task_without_one_on_both_sides(scores):
-    multi, iat = scores["multi"].tolist(), scores["iat"].tolist()
-    iat[1][3] = None
-    entry = {"fraction": 0.3, "definition": "column", "multi": multi, "iat": iat}
-    (found,) = summarize_comparison(scores, seconds_of(scores), [entry])["d_scores"]
-    assert (found["fraction"], found["definition"]) == (0.3, "column")
-    undefined = {"mean": None, "low": None, "high": None}
-    assert found["iat"]["tasks"][3] == undefined
-    assert found["multi"]["tasks"][3]["mean"] == pytest.approx(scores["multi"][:, 3].mean())
-    assert found["difference"]["tasks"][3] == {**undefined, "p": None, "p_holm": None}
+    scores["iat"][1, 3] = np.nan
+    entry = DScores(fraction=0.3, definition="column", multi=scores["multi"], iat=scores["iat"])
+    (found,) = summary_of(scores, [entry]).d_scores
+    assert (found.fraction, found.definition) == (0.3, "column")
+    assert np.isnan(list(stored(found.iat.tasks[3]).values())).all()
+    assert found.multi.tasks[3].mean == pytest.approx(scores["multi"][:, 3].mean())
+    assert np.isnan(list(stored(found.difference.tasks[3]).values())).all()
     means = [np.delete(scores[method], 3, axis=1).mean(axis=1) for method in ("iat", "multi")]
-    assert found["difference"]["mean"] == paired_difference(*means).to_dict()
-    assert found["multi"]["mean"] == mean_interval(means[1]).to_dict()
+    assert stored(found.difference.mean) == numbers(paired_difference(*means))
+    assert stored(found.multi.mean) == numbers(mean_interval(means[1]))
+    np.testing.assert_allclose(found.iat.seeds, means[0])
 
 
 def test_a_failed_score_is_not_left_out_of_a_methods_mean(scores):
     scores["iat"][2, 0] = np.nan
-    summary = summarize_comparison(scores, seconds_of(scores))
-    assert summary["methods"]["iat"]["mean"]["mean"] is None
-    assert summary["methods"]["multi"]["mean"]["mean"] is not None
-    assert summary["differences"][0]["mean"]["p"] is None
+    summary = summary_of(scores)
+    assert math.isnan(summary.methods["iat"].mean.mean)
+    assert math.isfinite(summary.methods["multi"].mean.mean)
+    assert math.isnan(summary.differences[0].mean.p)
 
 
 def test_without_any_d_score_its_mean_is_undefined(scores):
     nothing = np.full((SEEDS, TASKS), np.nan)
-    entry = {"fraction": 0.3, "definition": "row", "multi": nothing, "iat": nothing}
-    (found,) = summarize_comparison(scores, seconds_of(scores), [entry])["d_scores"]
-    assert found["difference"]["mean"] == {"mean": None, "low": None, "high": None, "p": None}
+    entry = DScores(fraction=0.3, definition="row", multi=nothing, iat=nothing)
+    (found,) = summary_of(scores, [entry]).d_scores
+    assert np.isnan(list(stored(found.difference.mean).values())).all()
 
 
-def test_summaries_of_one_seed_are_json_without_intervals(scores):
-    one = {method: values[:1] for method, values in scores.items()}
-    summary = summarize_comparison(one, seconds_of(one))
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert summary["methods"]["iat"]["mean"]["low"] is None
-    assert summary["differences"][0]["mean"]["p"] is None
-    assert summary["differences"][0]["tasks"][0]["p_holm"] is None
+def test_summaries_of_one_seed_have_no_intervals_and_null_in_json(scores):
+    summary = summary_of({method: values[:1] for method, values in scores.items()})
+    plain = summary.to_dict()
+    assert plain["methods"]["iat"]["mean"]["low"] is None
+    assert plain["differences"][0]["mean"]["p"] is None
+    assert plain["differences"][0]["tasks"][0]["p_holm"] is None
+
+
+def test_the_best_mean_is_over_what_is_defined(scores):
+    scores["iat"][:, 0] = np.nan
+    best = summary_of(scores).best(("iat", "multi"))
+    means = scores["iat"].mean(axis=0), scores["multi"].mean(axis=0)
+    np.testing.assert_allclose(best, np.fmax(*means))
+    assert best[0] == pytest.approx(means[1][0])
 
 
 def test_transfer_summary_holds_the_estimates(scores):
     starts = {"pretrained": scores["single"], "multi": scores["multi"], "iat": scores["iat"]}
-    summary = summarize_transfer(starts, 0.8)
-    assert summary["starts"]["iat"][3] == mean_interval(starts["iat"][:, 3], 0.8).to_dict()
-    pairs = [(each["first"], each["second"]) for each in summary["differences"]]
+    summary = transfer_summary(starts, 0.8)
+    assert stored(summary.starts["iat"][3]) == numbers(mean_interval(starts["iat"][:, 3], 0.8))
+    pairs = [(each.first, each.second) for each in summary.differences]
     assert pairs == [("iat", "multi"), ("multi", "pretrained"), ("iat", "pretrained")]
-    found = summary["differences"][1]["fractions"]
-    expected = paired_difference(starts["multi"][:, 2], starts["pretrained"][:, 2], 0.8)
-    assert {**found[2], "p_holm": None} == {**expected.to_dict(), "p_holm": None}
-    p_values = np.array([each["p"] for each in found])
-    assert [each["p_holm"] for each in found] == holm(p_values).tolist()
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    expected = paired_differences(starts["multi"], starts["pretrained"], 0.8)
+    found = summary.differences[1].fractions
+    assert [stored(each) for each in found] == [numbers(each) for each in expected]

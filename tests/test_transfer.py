@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lobes.config.study import load_study, override
+from lobes.dissociation.verdicts_over_seeds import transfers
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.experiments.methods import SeedRun
 from lobes.experiments.splits import growing_order
@@ -98,6 +99,7 @@ def test_what_a_transfer_holds(finished, expected):
     assert (expected["training"]["batch_size"], expected["training"]["learning_rate"]) == (7, 2e-3)
     assert expected["iat"]["switch_step"] == 6
     assert set(expected["selected"]) == {"multi", "iat"}
+    assert [verdict["claim"] for verdict in expected["verdicts"]] == [transfers("iat", "multi")]
     assert np.array(read_transfer(folder)["seconds"]["multi"]).min() > 0
 
 

@@ -18,11 +18,8 @@ from lobes.dissociation.verdict import (
     SMALLEST_D_SCORE,
     SPECIALIZED,
     Evidence,
-    Gain,
     Trend,
     deciding,
-    gained,
-    gained_anywhere,
     less_alike,
     more_specialized,
     specialized,
@@ -208,47 +205,6 @@ def test_yes_and_no_need_a_study_that_could_have_said_yes(ends, p, controls, abo
 )
 def test_the_answer_on_specialization(evidence, answer):
     assert specialized(evidence).answer == answer
-
-
-@pytest.mark.parametrize(
-    ("gain", "seeds", "above", "expected"),
-    [
-        (Gain(0.02, 0.01, 0.03, 0.05), 5, True, ("yes", "higher")),
-        (Gain(-0.02, -0.03, -0.01, 0.01), 5, True, ("no", "lower")),
-        (Gain(0.0, -0.004, 0.004, 0.9), 5, True, ("no", "negligible")),
-        (Gain(0.0, -0.02, 0.02, 0.9), 5, True, ("open", "undecided")),
-        (Gain(0.0, 0.0, 0.0, 1.0), 5, True, ("open", "identical")),
-        (Gain(0.002, 0.002, 0.002, 0.25), 3, True, ("open", "undecided")),
-        (Gain(0.02, math.nan, math.nan, math.nan), 1, True, ("open", "one seed")),
-        (Gain(0.02, 0.01, 0.03, 0.01), 5, False, ("open", "near chance")),
-        (Gain(math.nan, math.nan, math.nan, math.nan), 5, True, ("open", "undefined")),
-    ],
-)
-def test_the_answer_on_a_difference_over_seeds(gain, seeds, above, expected):
-    assert gained(gain, 0.005, seeds=seeds, above_chance=above) == expected
-
-
-UP, DOWN = Gain(0.02, 0.01, 0.03, 0.01), Gain(-0.02, -0.03, -0.01, 0.01)
-NONE, WIDE = Gain(0.0, -0.004, 0.004, 0.9), Gain(0.0, -0.02, 0.02, 0.9)
-SAME = Gain(0.0, 0.0, 0.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("gains", "above", "expected"),
-    [
-        ((UP, NONE), (True, True), ("yes", "higher")),
-        ((UP, DOWN), (True, True), ("open", "mixed")),
-        ((UP, DOWN), (False, True), ("no", "lower")),
-        ((NONE, NONE), (True, True), ("no", "negligible")),
-        ((NONE, SAME), (True, True), ("no", "negligible")),
-        ((NONE, WIDE), (True, True), ("open", "undecided")),
-        ((NONE, WIDE), (True, False), ("no", "negligible")),
-        ((SAME, SAME), (True, True), ("open", "identical")),
-        ((UP, UP), (False, False), ("open", "near chance")),
-    ],
-)
-def test_the_answer_on_differences_at_several_sizes(gains, above, expected):
-    assert gained_anywhere(gains, 0.005, seeds=5, above_chance=above) == expected
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from rich.table import Table
 
 from lobes.clean import clean
 from lobes.heads import HeadLayout, Site
-from lobes.report import comparison, transfer
 from lobes.report.console import shown
 from lobes.report.formatting import fixed, listing
-from lobes.report.pooled.page import page_of as page_of_runs
-from lobes.report.run.page import page_of
+from lobes.report.pooled import page as pooled
+from lobes.report.run import page as run
+from lobes.report.seeds import comparison, transfer
 from lobes.results.base import Results
 from lobes.results.run import Training
 
@@ -25,10 +25,10 @@ from lobes.results.run import Training
 def show_results(results: Results) -> None:
     """Print the tables and findings of any kind of results."""
     kinds: dict[str, Callable[[Any], Iterable[Any]]] = {
-        "comparison.json": comparison.tables,
-        "transfer.json": transfer.tables,
-        "runs.json": lambda content: shown(page_of_runs(content)),
-        "results.json": lambda content: shown(page_of(content)),
+        "comparison.json": lambda results: shown(comparison.page_of(results)),
+        "transfer.json": lambda results: shown(transfer.page_of(results)),
+        "runs.json": lambda results: shown(pooled.page_of(results)),
+        "results.json": lambda results: shown(run.page_of(results)),
     }
     console = _console()
     for table in kinds[results.FILE](results):

@@ -1,49 +1,59 @@
-"""Statistics over training seeds: intervals, paired differences, and the summaries of a study.
+"""Statistics over training seeds: means with intervals, and paired differences.
 
 A seed is one whole training, so these intervals hold what the bootstrap over examples cannot:
 how much another training would differ. Two methods that ran with the same seeds are compared
 seed by seed. Definitions: docs/method.md#differences-over-seeds. NumPy and SciPy only.
 
 An undefined score is NaN and makes everything computed from it NaN: leaving out the seed in which
-a method failed would flatter the method. In the summaries, which go into JSON, NaN is None.
+a method failed would flatter the method.
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from lobes.dissociation.dscores import mean_where, shared_tasks
 from lobes.dissociation.statistics import TIE, holm
+from lobes.dissociation.verdict import is_significant
 from lobes.errors import ConfigError
 
-# Which methods are compared, where both were run: (first, second), the difference first − second.
-COMPARED_METHODS = (("iat", "multi"), ("multi", "single"), ("iat", "single"))
-COMPARED_STARTS = (("iat", "multi"), ("multi", "pretrained"), ("iat", "pretrained"))
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, the interval [low, high] around it, and for a difference its p-value.
+    """A mean over seeds and the interval [low, high] around it; NaN stands for what is undefined.
 
-    NaN stands for what is undefined; `p` is None where nothing is tested.
+    One seed alone has no interval.
     """
 
     mean: float
     low: float
     high: float
-    p: float | None = None
 
-    def to_dict(self) -> dict[str, float | None]:
-        """Return `{"mean", "low", "high"}` and, if something is tested, `"p"`; None for NaN."""
-        fields = {"mean": self.mean, "low": self.low, "high": self.high}
-        if self.p is not None:
-            fields["p"] = self.p
-        return {name: _defined(value) for name, value in fields.items()}
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """A mean difference between two ways to train, paired by seed, and its p (two-sided)."""
+
+    p: float
+
+    @property
+    def is_better(self) -> bool:
+        """The first way is better, at the level of the verdicts."""
+        return is_significant(self.p) and self.mean > 0
+
+    @property
+    def is_worse(self) -> bool:
+        """The first way is worse, at the level of the verdicts."""
+        return is_significant(self.p) and self.mean < 0
+
+
+@dataclass(frozen=True)
+class CorrectedDifference(Difference):
+    """One of several differences that are tested together: `p_holm` is p after Holm's method."""
+
+    p_holm: float
 
 
 def mean_interval(values: Float[np.ndarray, " seeds"], level: float = 0.95) -> Estimate:
@@ -65,7 +75,7 @@ def mean_interval(values: Float[np.ndarray, " seeds"], level: float = 0.95) -> E
 
 def paired_difference(
     first: Float[np.ndarray, " seeds"], second: Float[np.ndarray, " seeds"], level: float = 0.95
-) -> Estimate:
+) -> Difference:
     """Return the mean of first − second over seeds, its t interval and two-sided paired p.
 
     With one seed neither interval nor p exist (both NaN). Where all differences are equal, up to
@@ -78,117 +88,24 @@ def paired_difference(
     differences = first - second
     found = mean_interval(differences, level)
     if differences.size == 1 or math.isnan(found.mean):
-        return Estimate(found.mean, found.low, found.high, math.nan)
+        return Difference(found.mean, found.low, found.high, math.nan)
     if np.ptp(differences) <= TIE:
         nothing = abs(found.mean) <= TIE
         point = 0.0 if nothing else found.mean
-        return Estimate(point, point, point, 1.0 if nothing else 2 / 2**differences.size)
+        return Difference(point, point, point, 1.0 if nothing else 2 / 2**differences.size)
     p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    return Estimate(found.mean, found.low, found.high, p)
+    return Difference(found.mean, found.low, found.high, p)
 
 
-def summarize_comparison(
-    scores: Mapping[str, Float[np.ndarray, "_ _"]],
-    seconds: Mapping[str, Float[np.ndarray, " _"]],
-    d_scores: Sequence[Mapping[str, Any]] = (),
-    level: float = 0.95,
-) -> dict[str, Any]:
-    """Return the `summary` of a `comparison.json`.
-
-    `scores` are {method: [seeds, tasks]}, `seconds` {method: [seeds]}, `d_scores` the entries of
-    the same name in `comparison.json`: fraction, definition, and [seeds, tasks] for "multi" and
-    for "iat". Differences are first − second, paired by seed; p is corrected over the tasks (Holm).
-    """
-    return {
-        "methods": {
-            method: {
-                **_estimates(values, values.mean(axis=1), level),
-                "seconds": mean_interval(seconds[method], level).to_dict(),
-            }
-            for method, values in scores.items()
-        },
-        "differences": [
-            {"first": first, "second": second} | _differences(scores[first], scores[second], level)
-            for first, second in COMPARED_METHODS
-            if first in scores and second in scores
-        ],
-        "d_scores": [_d_score_summary(entry, level) for entry in d_scores],
-    }
-
-
-def summarize_transfer(
-    scores: Mapping[str, Float[np.ndarray, "_ _"]], level: float = 0.95
-) -> dict[str, Any]:
-    """Return the `summary` of a `transfer.json`; `scores` are {start: [seeds, fractions]}.
-
-    Differences are first − second, paired by seed; p is corrected over the fractions (Holm).
-    """
-    return {
-        "starts": {start: _each(values, level) for start, values in scores.items()},
-        "differences": [
-            {
-                "first": first,
-                "second": second,
-                "fractions": _each_difference(scores[first], scores[second], level),
-            }
-            for first, second in COMPARED_STARTS
-            if first in scores and second in scores
-        ],
-    }
-
-
-def _d_score_summary(entry: Mapping[str, Any], level: float) -> dict[str, Any]:
-    """One definition at one fraction.
-
-    As in a study of one model, the mean over tasks leaves out a task without a D-score: here one
-    that has none in some seed of either method, so that the same tasks stand on both sides.
-    """
-    multi, iat = (np.array(entry[method], dtype=np.float64) for method in ("multi", "iat"))
-    defined = shared_tasks(multi, iat)
-    means = [mean_where(defined, values) for values in (multi, iat)]
-    return {
-        "fraction": entry["fraction"],
-        "definition": entry["definition"],
-        "multi": _estimates(multi, means[0], level),
-        "iat": _estimates(iat, means[1], level),
-        "difference": {
-            "tasks": _each_difference(iat, multi, level),
-            "mean": paired_difference(means[1], means[0], level).to_dict(),
-        },
-    }
-
-
-def _estimates(
-    values: Float[np.ndarray, "seeds tasks"], means: Float[np.ndarray, " seeds"], level: float
-) -> dict[str, Any]:
-    """Each task's estimate, and that of the `means` over tasks."""
-    return {"tasks": _each(values, level), "mean": mean_interval(means, level).to_dict()}
-
-
-def _differences(
-    first: Float[np.ndarray, "seeds tasks"], second: Float[np.ndarray, "seeds tasks"], level: float
-) -> dict[str, Any]:
-    means = paired_difference(first.mean(axis=1), second.mean(axis=1), level)
-    return {"tasks": _each_difference(first, second, level), "mean": means.to_dict()}
-
-
-def _each(values: Float[np.ndarray, "seeds columns"], level: float) -> list[dict[str, Any]]:
-    return [mean_interval(column, level).to_dict() for column in values.T]
-
-
-def _each_difference(
+def paired_differences(
     first: Float[np.ndarray, "seeds columns"],
     second: Float[np.ndarray, "seeds columns"],
-    level: float,
-) -> list[dict[str, Any]]:
-    """The paired difference in each column, p also corrected for the number of columns."""
+    level: float = 0.95,
+) -> tuple[CorrectedDifference, ...]:
+    """Return the paired difference in each column, p also corrected for their number (Holm)."""
     found = [paired_difference(a, b, level) for a, b in zip(first.T, second.T, strict=True)]
     corrected = holm(np.array([each.p for each in found], dtype=np.float64))
-    return [
-        {**each.to_dict(), "p_holm": _defined(p)} for each, p in zip(found, corrected, strict=True)
-    ]
-
-
-def _defined(value: float) -> float | None:
-    """A plain float for JSON; None for NaN."""
-    return None if math.isnan(value) else float(value)
+    return tuple(
+        CorrectedDifference(each.mean, each.low, each.high, each.p, float(p))
+        for each, p in zip(found, corrected, strict=True)
+    )

@@ -14,7 +14,6 @@ import numpy as np
 
 from lobes.config.settings import METHODS
 from lobes.config.study import StudyConfig
-from lobes.dissociation.seeds import summarize_comparison
 from lobes.experiments.loading import (
     load_tasks,
 )
@@ -32,15 +31,16 @@ from lobes.experiments.over_seeds import (
 )
 from lobes.experiments.probe import pooled_features, probe
 from lobes.experiments.results import describe_environment
+from lobes.experiments.seed_statistics import comparison_summary, comparison_verdicts
 from lobes.experiments.store import RunFolder
-from lobes.files import plain
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress, StageProgress
-from lobes.report.comparison import render
+from lobes.report.page import html
+from lobes.report.seeds.comparison import page_of
 from lobes.results import ComparisonResults, as_bytes
-from lobes.results.over_seeds import ComparisonSummary, DScores
+from lobes.results.over_seeds import DScores, Selected, before_iat
 from lobes.tasks.task import Task
 
 NOT_SHOWN = {"enabled", "save_every", "report_to"}
@@ -73,7 +73,7 @@ def compare_study(
         folder.remove_checkpoints()
         comparison = _comparison(study, over_seeds, records, measurements.seconds_by_stage)
         folder.write(comparison.FILE, as_bytes(comparison))
-        folder.write("comparison.html", render(comparison).encode())
+        folder.write("comparison.html", html(page_of(comparison)).encode())
         return comparison
 
 
@@ -189,7 +189,7 @@ def _comparison(
 ) -> ComparisonResults:
     """Return everything for `comparison.json`; `times` are the seconds of each stage."""
     runs, head = over_seeds.runs, over_seeds.head
-    methods = [method for method in METHODS if method in records[0]]
+    methods: list[str] = [method for method in METHODS if method in records[0]]
 
     def each(name: str) -> dict[str, np.ndarray]:
         """{method: [seeds, …]}"""
@@ -198,26 +198,30 @@ def _comparison(
     scores = each("scores")
     seconds = {method: values.sum(axis=1) for method, values in each("seconds").items()}
     d_scores = _d_score_entries(study, records)
-    summary = summarize_comparison(scores, seconds, d_scores, study.iap.level)
+    summary = comparison_summary(scores, seconds, d_scores, study.iap.level)
+    iat = None
+    if "iat" in methods:
+        iat = iat_record(runs[0], [seed["iat"] for seed in records], head["model"])
+    tasks, seeds = described_tasks(runs[0]), tuple(run.study.seed for run in runs)
+    selected: dict[str, Selected | None] = {
+        method: None if method == "probe" else tuple(_steps(seed[method]) for seed in records)
+        for method in methods
+    }
+    early = before_iat(seeds, selected, iat)
     return ComparisonResults(
         **head,
-        verdicts=(),
-        tasks=described_tasks(runs[0]),
-        seeds=tuple(run.study.seed for run in runs),
+        verdicts=comparison_verdicts(tasks, summary, len(seeds), len(early)),
+        tasks=tasks,
+        seeds=seeds,
         methods=tuple(methods),
         scores=scores,
         held_out=each("held_out"),
-        selected={
-            method: None if method == "probe" else [_steps(seed[method]) for seed in records]
-            for method in methods
-        },
+        selected=selected,
         seconds=seconds,
-        iat=iat_record(runs[0], [seed["iat"] for seed in records], head["model"])
-        if "iat" in methods
-        else None,
+        iat=iat,
         training=training_record(runs[0]),
-        d_scores=tuple(DScores(**entry) for entry in d_scores),
-        summary=ComparisonSummary.model_validate(summary),
+        d_scores=d_scores,
+        summary=summary,
         level=study.iap.level,
         config=study.to_dict(),
         environment=describe_environment(runs[0].precision),
@@ -225,9 +229,9 @@ def _comparison(
     )
 
 
-def _steps(record: Arrays) -> int | list[int]:
-    """When a model's weights were selected; a list for several models."""
-    steps = record["steps"].tolist()
+def _steps(record: Arrays) -> int | tuple[int, ...]:
+    """When a model's weights were selected; several for several models."""
+    steps = tuple(record["steps"].tolist())
     return steps if len(steps) > 1 else steps[0]
 
 
@@ -240,19 +244,13 @@ def training_record(run: SeedRun) -> dict[str, Any]:
 
 def _d_score_entries(
     study: StudyConfig, records: Sequence[Mapping[str, Arrays]]
-) -> list[dict[str, Any]]:
+) -> tuple[DScores, ...]:
     """The D-scores of both multi-task methods, at every fraction and by every definition."""
     if not all("d_scores" in records[0].get(method, ()) for method in PAIR):
-        return []
-    return [
-        {
-            "fraction": fraction,
-            "definition": definition,
-            **{
-                method: plain([seed[method]["d_scores"][i, j] for seed in records])
-                for method in PAIR
-            },
-        }
+        return ()
+    multi, iat = (np.array([seed[method]["d_scores"] for seed in records]) for method in PAIR)
+    return tuple(
+        DScores(fraction=fraction, definition=definition, multi=multi[:, i, j], iat=iat[:, i, j])
         for i, fraction in enumerate(study.iap.fractions)
         for j, definition in enumerate(DEFINITIONS)
-    ]
+    )

@@ -3,19 +3,18 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from lobes.experiments.manifest import check_files
 from lobes.experiments.outputs import OutputFolder, check_output
 from lobes.experiments.pooled_runs import pooled_results
 from lobes.files import read_json
-from lobes.report import comparison, transfer
 from lobes.report.exporting import DPI, figure_files, table_files
-from lobes.report.listing import Shown
 from lobes.report.page import html, write_page
-from lobes.report.pooled.page import page_of as page_of_runs
-from lobes.report.run.page import page_of
+from lobes.report.pooled import page as pooled
+from lobes.report.run import page as run
+from lobes.report.sections import Page
+from lobes.report.seeds import comparison, transfer
 from lobes.results import (
     ComparisonResults,
     PooledResults,
@@ -28,14 +27,14 @@ from lobes.results.base import Results
 
 
 class Kind(NamedTuple):
-    """How one kind of results is shown: the page, and the view that exports are made of.
+    """How one kind of results is shown.
 
-    Both also get the folder, where a run has its predictions.
+    `page_of` also gets the folder, where a run has its predictions, and whether the page is to
+    hold all that files can.
     """
 
     results: type[Results]
-    render: Callable[[Any, Path], str]
-    view: Callable[[Any, Path], Shown]
+    page_of: Callable[[Any, Path, bool], Page]
 
     @property
     def page(self) -> str:
@@ -44,28 +43,11 @@ class Kind(NamedTuple):
         return "report.html" if name == "results.html" else name
 
 
-def _kind(results: type[Results], module: ModuleType) -> Kind:
-    """A kind whose page needs nothing but its JSON file."""
-    return Kind(
-        results,
-        lambda content, folder: str(module.render(content)),
-        lambda content, folder: module.view(content),
-    )
-
-
 KINDS = (
-    Kind(
-        RunResults,
-        lambda results, folder: html(page_of(results, folder)),
-        lambda results, folder: page_of(results, folder, whole=True),
-    ),
-    _kind(ComparisonResults, comparison),
-    _kind(TransferResults, transfer),
-    Kind(
-        PooledResults,
-        lambda results, folder: html(page_of_runs(results)),
-        lambda results, folder: page_of_runs(results),
-    ),
+    Kind(RunResults, lambda results, folder, whole: run.page_of(results, folder, whole=whole)),
+    Kind(ComparisonResults, lambda results, *_: comparison.page_of(results)),
+    Kind(TransferResults, lambda results, *_: transfer.page_of(results)),
+    Kind(PooledResults, lambda results, *_: pooled.page_of(results)),
 )
 
 
@@ -80,7 +62,7 @@ def report_again(path: str | os.PathLike[str], page: Path | None = None) -> tupl
     folder = path if path.is_dir() else path.parent
     target = page or folder / kind.page
     check_output(target)
-    return results, write_page(kind.render(results, folder), target)
+    return results, write_page(html(kind.page_of(results, folder, False)), target)
 
 
 def report_runs(
@@ -97,7 +79,7 @@ def report_runs(
     check_output(folder / PooledResults.FILE)
     content = pooled_results(runs)
     _write([(content.FILE, as_bytes(content))], folder)
-    return content, write_page(kind.render(content, folder), target)
+    return content, write_page(html(kind.page_of(content, folder, False)), target)
 
 
 def write_exhibits(
@@ -113,26 +95,26 @@ def write_exhibits(
     """
     path, folder = Path(path), Path(folder)
     kind, results = _read(path)
-    shown = kind.view(results, path if path.is_dir() else path.parent)
-    figures = write_figures(shown, folder / "figures", png=png, dpi=dpi)
-    return [*figures, *write_tables(shown, folder / "tables")]
+    page = kind.page_of(results, path if path.is_dir() else path.parent, True)
+    figures = write_figures(page, folder / "figures", png=png, dpi=dpi)
+    return [*figures, *write_tables(page, folder / "tables")]
 
 
-def write_figures(report: Shown, folder: Path, *, png: bool = True, dpi: int = DPI) -> list[Path]:
+def write_figures(page: Page, folder: Path, *, png: bool = True, dpi: int = DPI) -> list[Path]:
     """Write every figure of a report as SVG and, with `png`, as PNG; the paths of the files.
 
     Raises `ConfigError` for a `dpi` outside 24 to 1200, and `RunError` where PNG cannot be drawn or
     a file cannot be written. Nothing is written unless every figure can be drawn.
     """
-    return _write([*figure_files(report, png=png, dpi=dpi)], folder)
+    return _write([*figure_files(page, png=png, dpi=dpi)], folder)
 
 
-def write_tables(report: Shown, folder: Path) -> list[Path]:
+def write_tables(page: Page, folder: Path) -> list[Path]:
     """Write every table of a report as CSV and LaTeX; the paths of the files.
 
     Raises `RunError` where a file cannot be written.
     """
-    return _write([*table_files(report)], folder)
+    return _write([*table_files(page)], folder)
 
 
 def _write(files: Sequence[tuple[str, bytes]], folder: Path) -> list[Path]:

@@ -21,7 +21,6 @@ import numpy as np
 
 from lobes.config.settings import TransferConfig
 from lobes.config.study import StudyConfig
-from lobes.dissociation.seeds import summarize_transfer
 from lobes.errors import ConfigError
 from lobes.experiments.loading import (
     check_inputs,
@@ -40,14 +39,16 @@ from lobes.experiments.over_seeds import (
     training_arrays,
 )
 from lobes.experiments.results import describe_environment
+from lobes.experiments.seed_statistics import transfer_summary, transfer_verdicts
 from lobes.experiments.splits import growing_order, subset_sizes
 from lobes.experiments.store import RunFolder
 from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress, StageProgress
-from lobes.report.transfer import render
+from lobes.report.page import html
+from lobes.report.seeds.transfer import page_of
 from lobes.results import TransferResults, as_bytes
-from lobes.results.over_seeds import TransferSummary
+from lobes.results.over_seeds import Selected, before_iat
 from lobes.tasks.task import Task
 
 STARTS = ("pretrained", *PAIR)
@@ -88,7 +89,7 @@ def transfer_study(
         seconds = measurements.seconds_by_stage
         results = _results(study, transfers, records, over_seeds.head, seconds)
         folder.write(results.FILE, as_bytes(results))
-        folder.write("transfer.html", render(results).encode())
+        folder.write("transfer.html", html(page_of(results)).encode())
         return results
 
 
@@ -241,29 +242,37 @@ def _results(
     first = transfers[0]
     scores = {s: np.array([seed[f"from {s}"]["scores"] for seed in records]) for s in STARTS}
     training = study.training.model_dump(include={"weight_decay", "warmup", "dropout"})
+    summary = transfer_summary(scores, study.iap.level)
+    iat = iat_record(first.run, [seed["iat"] for seed in records], head["model"])
+    task, seeds = described_task(first.task), tuple(each.run.study.seed for each in transfers)
+    sizes = tuple(subset_sizes(first.task, first.settings.fractions))
+    selected: dict[str, Selected | None] = {
+        m: tuple(int(seed[m]["steps"][0]) for seed in records) for m in PAIR
+    }
+    early = before_iat(seeds, selected, iat)
     return TransferResults(
         **head,
-        verdicts=(),
+        verdicts=transfer_verdicts(task, sizes, summary, len(seeds), len(early)),
         sources=described_tasks(first.run),
-        task=described_task(first.task),
+        task=task,
         fractions=first.settings.fractions,
-        sizes=tuple(subset_sizes(first.task, first.settings.fractions)),
-        seeds=tuple(each.run.study.seed for each in transfers),
+        sizes=sizes,
+        seeds=seeds,
         starts=STARTS,
         scores=scores,
         seconds={
             start: np.array([seed[f"from {start}"]["seconds"].sum() for seed in records])
             for start in STARTS
         },
-        selected={m: [int(seed[m]["steps"][0]) for seed in records] for m in PAIR},
+        selected=selected,
         held_out={m: np.array([seed[m]["held_out"] for seed in records]) for m in PAIR},
         training={
             **first.settings.model_dump(include={"steps", "batch_size", "learning_rate"}),
             **training,
             "precision": first.run.precision,
         },
-        iat=iat_record(first.run, [seed["iat"] for seed in records], head["model"]),
-        summary=TransferSummary.model_validate(summarize_transfer(scores, study.iap.level)),
+        iat=iat,
+        summary=summary,
         level=study.iap.level,
         config=study.to_dict(),
         environment=describe_environment(first.run.precision),

@@ -22,8 +22,6 @@ _MOST_POINTS = 80
 _NAME_ROOM = 16.0  # the least distance of two names beside the curves
 _DODGE = 6.0  # learning curves stand this far apart, so that their intervals stay apart, too
 
-Chart = Drawing
-
 # --- strip plots
 
 

@@ -6,8 +6,7 @@ text, `–` for what is undefined.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from lobes.dissociation.verdict import is_significant
 
@@ -100,16 +99,6 @@ def duration(seconds: float) -> str:
 def plural(count: int, one: str, many: str = "") -> str:
     """`1 task`, `3 tasks`."""
     return f"{thousands(count)} {one if count == 1 else many or one + 's'}"
-
-
-def outputs(task: Mapping[str, Any]) -> str:
-    """`regression`, `4 classes`, `28 labels, any number each`, of a task in the results."""
-    labels = task.get("labels")
-    if labels is None:
-        return "regression"
-    if task.get("multi_label"):
-        return f"{plural(len(labels), 'label')}, any number each"
-    return plural(len(labels), "class", "classes")
 
 
 def listing(items: Sequence[str]) -> str:

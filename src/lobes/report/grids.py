@@ -5,15 +5,12 @@ the printed page.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lobes.report import colors, maps
 from lobes.report import formatting as fmt
 from lobes.report.drawing import Drawing, Path, Shape, Text, plain, width_of
 from lobes.report.tables import Table, cell_of, text_of
-
-if TYPE_CHECKING:
-    from lobes.report.parts import CountMap, SiteLabel
 
 _SIZE = 11.0  # of the letters of names and notes
 MATRIX = "Rows: whose heads are ablated. Columns: the task that is measured."
@@ -47,7 +44,7 @@ _HEADS = _Cells(25.0, 25.0, "middle tiny")
 
 def heat_grid(
     found: maps.HeatMap,
-    sites: "Sequence[SiteLabel] | Sequence[maps.SiteLabel]",
+    sites: Sequence[maps.SiteLabel],
     fraction: int | None,
     title: str,
     label: str = "",
@@ -68,9 +65,7 @@ def heat_grid(
     return _grid(rows, _sites(sites), _columns(rows), _HEADS, (title, text, note))
 
 
-def count_grid(
-    found: "CountMap | maps.CountMap", sites: "Sequence[SiteLabel] | Sequence[maps.SiteLabel]"
-) -> Drawing:
+def count_grid(found: maps.CountMap, sites: Sequence[maps.SiteLabel]) -> Drawing:
     """How many tasks, or seeds, trained each head."""
     rows = [
         [_Look(cell.text, colors.tinted(cell.tint)) if cell else None for cell in row]
@@ -80,7 +75,7 @@ def count_grid(
     return _grid(rows, _sites(sites), _columns(rows), _HEADS, (found.title, note, note))
 
 
-def _sites(sites: "Sequence[SiteLabel] | Sequence[maps.SiteLabel]") -> list[str]:
+def _sites(sites: Sequence[maps.SiteLabel]) -> list[str]:
     return [f"{site.number} {site.short}".strip() for site in sites]
 
 

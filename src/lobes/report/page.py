@@ -7,7 +7,6 @@ import base64
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -33,28 +32,16 @@ from lobes.report.tables import (
 def html(page: Page) -> str:
     """The whole page as one file."""
     blocks = list(blocks_of(page))
-    return render_page(
-        "document.html",
-        script=page.script,
-        page=page,
-        has_maps=any(isinstance(block, HeatMaps) for block in blocks),
-        styles=[Markup(block.style) for block in blocks if isinstance(block, Html) and block.style],
-    )
-
-
-def render_page(template: str, *, script: str = "", **shown: Any) -> str:
-    """The page of a template that extends `page.html`; `shown` are its variables.
-
-    `script` names the template folder's file that holds the page's own script, if it has one.
-    """
-    code = own_text(script) if script else ""
+    code = own_text(page.script) if page.script else ""
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     return (
         _environment()
-        .get_template(template)
+        .get_template("document.html")
         .render(
-            **shown,
+            page=page,
+            has_maps=any(isinstance(block, HeatMaps) for block in blocks),
             style=Markup(own_text("report.css") + drawing.css() + colors.css()),
+            styles=[Markup(b.style) for b in blocks if isinstance(b, Html) and b.style],
             script=Markup(code),
             script_hash=f"sha256-{digest}",
         )

@@ -1,6 +1,7 @@
 """Phrases that the pages of one run, of several runs and of comparisons share."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from lobes.dissociation.verdict import ALPHA, Verdict, controls_needed
@@ -16,8 +17,8 @@ DEFINITIONS = ("column", "row", "relative")
 
 def headline(verdict: Verdict) -> str:
     """The headline of a verdict with the signs and spaces of a page."""
-    text = verdict.headline.replace("'", "’").replace(" %", f"{fmt.GAP}%")
-    return text.replace(" -", " −")
+    text = verdict.headline.replace("'", "’").replace(" %", f"{fmt.GAP}%").replace(" -", " −")
+    return re.sub(r"(?<=\d),(?=\d{3})", "\u202f", text)
 
 
 def some(items: Sequence[str], most: int = 6) -> str:

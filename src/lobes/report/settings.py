@@ -5,34 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from lobes.report import formatting as fmt
-from lobes.report import sections as blocks
-from lobes.report.parts import Fact, Section
+from lobes.report.sections import Fact, Prose, Section, Settings
 from lobes.results.base import Record
 
 
-def section(titled: Mapping[str, object], note: str = "") -> blocks.Section:
+def section(titled: Mapping[str, object], note: str = "") -> Section:
     """The page's last section: a list for each title whose settings hold anything, under `note`.
 
     A `note` says what the settings do not, such as that the model was not trained.
     """
-    groups = tuple(
-        (title, tuple(blocks.Fact(fact.label, fact.value) for fact in facts))
-        for title, facts in ((title, flat(value)) for title, value in titled.items())
-        if facts
-    )
-    shown = (blocks.Settings(groups),)
-    return blocks.Section(
-        "settings",
-        "Settings and versions",
-        (blocks.Prose(note), *shown) if note else shown,
-        contents="Settings",
-    )
-
-
-def sections(titled: Mapping[str, object]) -> tuple[Section, ...]:
-    """A section for each title whose settings hold anything."""
-    found = (Section(title, flat(value)) for title, value in titled.items())
-    return tuple(section for section in found if section.facts)
+    found = ((title, flat(value)) for title, value in titled.items())
+    shown = Settings(tuple((title, facts) for title, facts in found if facts))
+    blocks = (Prose(note), shown) if note else (shown,)
+    return Section("settings", "Settings and versions", blocks, contents="Settings")
 
 
 def durations(times: Mapping[str, Any] | None) -> dict[str, str]:

@@ -1,10 +1,14 @@
 """`comparison.json` and `transfer.json`: ways to train compared over seeds."""
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+import numpy as np
+from pydantic import ConfigDict, Field, model_validator
 
+from lobes.dissociation import seeds as statistics
 from lobes.dissociation.similarity import mean_overlap
+from lobes.dissociation.verdicts_over_seeds import SPECIALIZED_BY_IAT, better, transfers
 from lobes.results.base import (
     Count,
     Heads,
@@ -29,6 +33,9 @@ class ComparedTask(TaskRecord):
     """The number of training examples that were held out, to choose weights by."""
 
 
+Selected = tuple[Count | tuple[Count, ...], ...]
+
+
 class SeedsIat(IatRecord):
     """Which heads IAT trained with each seed."""
 
@@ -51,6 +58,8 @@ class SeedsIat(IatRecord):
 class Estimate(Record):
     """A mean over seeds with Student's t interval."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     mean: Number
     """The mean; null where a seed has no value."""
     low: Number
@@ -65,12 +74,22 @@ class Difference(Estimate):
     p: Number
     """Two-sided, of the paired t-test."""
 
+    @property
+    def tested(self) -> statistics.Difference:
+        """The difference with the p by which it is judged."""
+        return statistics.Difference(self.mean, self.low, self.high, self.p)
+
 
 class RowDifference(Difference):
     """One of several differences that are tested together."""
 
     p_holm: Number
     """p corrected for their number (Holm)."""
+
+    @property
+    def tested(self) -> statistics.Difference:
+        """The difference with the corrected p."""
+        return statistics.Difference(self.mean, self.low, self.high, self.p_holm)
 
 
 class Estimates(Record):
@@ -80,6 +99,8 @@ class Estimates(Record):
     """Each task's."""
     mean: Estimate
     """That of the mean over the tasks."""
+    seeds: Vector
+    """The mean over the tasks with each seed."""
 
 
 class MethodSummary(Estimates):
@@ -89,26 +110,22 @@ class MethodSummary(Estimates):
     """How long a training takes."""
 
 
-class Differences(Record):
+class TaskDifferences(Record):
+    """The differences of each task and of the mean over the tasks."""
+
+    tasks: tuple[RowDifference, ...]
+    """Each task's."""
+    mean: Difference
+    """That of the mean over the tasks."""
+
+
+class Differences(TaskDifferences):
     """One way to train against another."""
 
     first: str
     """The first way."""
     second: str
     """The second way."""
-    tasks: tuple[RowDifference, ...]
-    """Each task's difference."""
-    mean: Difference
-    """That of the mean over the tasks."""
-
-
-class DScoreDifference(Record):
-    """The D-scores with IAT minus those without."""
-
-    tasks: tuple[RowDifference, ...]
-    """Each task's."""
-    mean: Difference
-    """That of the model's."""
 
 
 class DScoreSummary(Record):
@@ -122,7 +139,7 @@ class DScoreSummary(Record):
     """Multi-task training's."""
     iat: Estimates
     """IAT's."""
-    difference: DScoreDifference
+    difference: TaskDifferences
     """IAT's minus multi-task training's."""
 
 
@@ -135,6 +152,16 @@ class ComparisonSummary(Record):
     """Every two ways that are compared."""
     d_scores: tuple[DScoreSummary, ...] = ()
     """The D-scores without and with IAT."""
+
+    def best(self, methods: Sequence[str]) -> list[float]:
+        """Each task's highest mean score by these ways to train; NaN where none is defined."""
+        means = [[task.mean for task in self.methods[method].tasks] for method in methods]
+        return np.fmax.reduce(means).tolist()
+
+    def headline(self, definition: str) -> DScoreSummary | None:
+        """The D-scores by this definition at the largest fraction; None without any."""
+        found = [each for each in self.d_scores if each.definition == definition]
+        return max(found, key=lambda each: each.fraction, default=None)
 
 
 class DScores(Record):
@@ -169,6 +196,40 @@ class OverSeeds(Results):
     """The study, resolved."""
     iat: SeedsIat | None
     """Which heads IAT trained; null where IAT was not run."""
+    selected: dict[str, Selected | None]
+    """The step of the chosen weights of each seed (a list for several models); null for a probe."""
+    held_out: dict[str, Matrix]
+    """The scores on the held-out part, by which weights were chosen: seed by task."""
+
+    @property
+    def before_iat(self) -> tuple[int, ...]:
+        """The seeds whose chosen weights of IAT are from before it began."""
+        return before_iat(self.seeds, self.selected, self.iat)
+
+    def _fits_seeds(self, names: tuple[str, ...]) -> None:
+        """Check what there is for each seed; `names` are those of the tasks of the trainings."""
+        for steps in self.selected.values():
+            _expect_length(self.seeds if steps is None else steps, len(self.seeds))
+        if self.iat is None:
+            return
+        _expect_length(self.iat.heads, len(self.seeds))
+        for run in self.iat.heads:
+            if set(run) != set(names) or not all(self.model.holds(heads) for heads in run.values()):
+                raise ValueError("iat does not have heads of the model for every task")
+
+
+def before_iat(
+    seeds: Sequence[int], selected: Mapping[str, Selected | None], iat: SeedsIat | None
+) -> tuple[int, ...]:
+    """The seeds whose chosen weights of IAT are from before it began."""
+    steps = selected.get("iat") or ()
+    if iat is None:
+        return ()
+    return tuple(
+        seed
+        for seed, step in zip(seeds, steps, strict=True)
+        if isinstance(step, int) and step <= iat.switch_step
+    )
 
 
 class ComparisonResults(OverSeeds):
@@ -186,10 +247,6 @@ class ComparisonResults(OverSeeds):
     """The ways to train that were run."""
     scores: dict[str, Matrix]
     """The validation scores of each way to train: seed by task."""
-    held_out: dict[str, Matrix]
-    """The scores on the held-out part, by which weights were chosen."""
-    selected: dict[str, Any]
-    """The step of the chosen weights of each seed (a list for several models); null for a probe."""
     seconds: dict[str, Vector]
     """How long each seed's training took."""
     d_scores: tuple[DScores, ...]
@@ -210,6 +267,7 @@ class ComparisonResults(OverSeeds):
                 raise ValueError(f"there are no scores of {method}")
             expect_shape(self.scores[method], shape, "scores")
             _expect_length(self.summary.methods[method].tasks, shape[1])
+            expect_shape(self.summary.methods[method].seeds, shape[:1], "the means over the tasks")
         for each in self.summary.differences:
             _expect_length(each.tasks, shape[1])
             if not {each.first, each.second} <= set(self.methods):
@@ -220,7 +278,11 @@ class ComparisonResults(OverSeeds):
         stored = {(each.fraction, each.definition) for each in self.d_scores}
         if stored != {(each.fraction, each.definition) for each in self.summary.d_scores}:
             raise ValueError("the summary is not of these D-scores")
-        _iat_fits(self.iat, self.seeds, self.names, self.model)
+        self._fits_seeds(self.names)
+        for each in self.summary.differences[:1]:
+            self.verdict_on(better(each.first, each.second))
+        if self.d_scores:
+            self.verdict_on(SPECIALIZED_BY_IAT)
         return self
 
 
@@ -242,6 +304,11 @@ class TransferSummary(Record):
     """Each start's mean score at each size."""
     differences: tuple[StartDifferences, ...]
     """Every two starts that are compared."""
+
+    def best(self) -> list[float]:
+        """The highest mean score from any start at each size; NaN where none is defined."""
+        means = [[size.mean for size in sizes] for sizes in self.starts.values()]
+        return np.fmax.reduce(means).tolist()
 
 
 class TransferResults(OverSeeds):
@@ -267,10 +334,6 @@ class TransferResults(OverSeeds):
     """The validation scores from each start: seed by size."""
     seconds: dict[str, Vector]
     """How long each seed's fine-tunings took."""
-    selected: dict[str, Any] = Field(default_factory=dict)
-    """The step of the chosen weights of the first trainings, for each seed."""
-    held_out: dict[str, Matrix] = Field(default_factory=dict)
-    """Their scores on the held-out part."""
     summary: TransferSummary
     """Means, differences and intervals over seeds."""
 
@@ -286,22 +349,12 @@ class TransferResults(OverSeeds):
             _expect_length(each.fractions, shape[1])
             if not {each.first, each.second} <= set(self.starts):
                 raise ValueError(f"{each.first} or {each.second} was not run")
-        _iat_fits(self.iat, self.seeds, tuple(t.name for t in self.sources), self.model)
+        self._fits_seeds(tuple(task.name for task in self.sources))
+        for each in self.summary.differences[:1]:
+            self.verdict_on(transfers(each.first, each.second))
         return self
 
 
 def _expect_length(found: tuple[object, ...], length: int) -> None:
     if len(found) != length:
-        raise ValueError(f"there are {len(found)} estimates, expected {length}")
-
-
-def _iat_fits(
-    iat: SeedsIat | None, seeds: tuple[int, ...], names: tuple[str, ...], model: ModelRecord
-) -> None:
-    if iat is None:
-        return
-    if len(iat.heads) != len(seeds):
-        raise ValueError(f"iat has heads of {len(iat.heads)} seeds, expected {len(seeds)}")
-    for run in iat.heads:
-        if set(run) != set(names) or not all(model.holds(heads) for heads in run.values()):
-            raise ValueError("iat does not have heads of the model for every task")
+        raise ValueError(f"there are {len(found)} values, expected {length}")

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from lobes.dissociation.dscores import DScoreName
 from lobes.report import formatting as fmt
-from lobes.report.charts import Chart, Points, chart, in_words
+from lobes.report.charts import Points, chart, in_words
+from lobes.report.drawing import Drawing
 from lobes.report.phrases import HEADLINE, size_of, some
 from lobes.report.sections import Details, Figure, Key, Keys, Panel, Panels, Prose, Section
 from lobes.report.tables import Cell, Column, Row, Table
@@ -131,7 +132,7 @@ def _panels(found: Growth, names: Sequence[str]) -> tuple[Panel, ...]:
     return tuple(panels)
 
 
-def _d_chart(found: Growth) -> Chart | None:
+def _d_chart(found: Growth) -> Drawing | None:
     scores = [point.dissociation["column"] for point in found.points]
     shown = Points(
         "own",
@@ -151,7 +152,7 @@ def _d_chart(found: Growth) -> Chart | None:
     )
 
 
-def _task_chart(points: Sequence[GrowthPoint], task: int, name: str) -> Chart | None:
+def _task_chart(points: Sequence[GrowthPoint], task: int, name: str) -> Drawing | None:
     steps = [point.step for point in points]
     base = [float(point.base[task]) for point in points]
     stable = [point.stability_of(name) for point in points]

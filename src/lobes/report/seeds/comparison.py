@@ -1,0 +1,426 @@
+"""The page of a comparison of ways to train: does IAT improve performance and specialization?
+
+Claims 4 and 3 of docs/method.md#claims, each with its own answer.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from lobes.dissociation.verdicts_over_seeds import AFTER, SPECIALIZED_BY_IAT, better
+from lobes.metrics import Standing
+from lobes.report import formatting as fmt
+from lobes.report import glossary, settings, trained_heads
+from lobes.report.phrases import DEFINITIONS, HEADLINE, over_others, size_of, some
+from lobes.report.sections import Block, Fact, Facts, Findings, Page, Panels, Prose, Section
+from lobes.report.seeds import parts
+from lobes.report.seeds.parts import D_DIFFERENCE, NAMES, Line, in_words, level_of, seeds_of
+from lobes.report.tables import Cell, Column, Row, Table, marked
+from lobes.results.over_seeds import (
+    ComparisonResults,
+    Differences,
+    DScoreSummary,
+    RowDifference,
+    TaskDifferences,
+)
+
+ALL_TASKS = "all tasks (mean)"
+WAYS = (
+    ("single-task", "A model of its own for each task, trained on that task alone."),
+    (
+        "multi-task",
+        "One encoder for all tasks, a classifier for each; every batch comes from one task.",
+    ),
+    (
+        "IAT",
+        "The same training up to the switch; after it, each task trains its own important heads "
+        "only.",
+    ),
+    ("frozen encoder", "Only the classifiers are trained."),
+    (
+        "linear probe",
+        "A ridge regression on the outputs of the encoder as it is, solved in closed form.",
+    ),
+)
+
+
+def page_of(results: ComparisonResults) -> Page:
+    """The page of a comparison."""
+    level, d_scores = level_of(results), results.summary.d_scores
+    return parts.page(
+        results,
+        "comparison",
+        _performance(results),
+        _facts(results),
+        (
+            _scores(results),
+            parts.differences("The first", _panels(results)),
+            _specialization(results),
+            _d_scores(results),
+            trained_heads.over_seeds(results, results.names),
+            _seeds(results),
+            parts.data(
+                "Data",
+                "Numbers of examples: trained on, held out to choose the checkpoint, and for the "
+                "scores",
+                results.tasks,
+            ),
+            _settings(results),
+        ),
+        (*glossary.over_seeds(level), *WAYS, *(glossary.d_scores() if d_scores else ())),
+    )
+
+
+def _facts(results: ComparisonResults) -> Facts:
+    model = results.model
+    sites = fmt.plural(len(model.sites), "site")
+    return Facts(
+        (
+            Fact("Model", model.name),
+            Fact("Parameters", fmt.thousands(model.n_parameters)),
+            Fact("Attention heads", f"{model.n_heads} in {sites}"),
+            Fact("Tasks", str(len(results.tasks))),
+            Fact("Seeds", str(len(results.seeds))),
+            Fact("Steps", fmt.thousands(results.training.get("steps"))),
+        )
+    )
+
+
+def _settings(results: ComparisonResults) -> Section:
+    seconds = {
+        f"{NAMES[method]}, a seed": found.seconds.mean
+        for method, found in results.summary.methods.items()
+    }
+    return settings.section(
+        {
+            "Training": results.training,
+            "IAT": results.iat.settings if results.iat else {},
+            "Environment": results.environment,
+            "Time": settings.durations({**results.times, **seconds}),
+            "Configuration": results.config,
+        }
+    )
+
+
+# --- claim 4: performance
+
+
+def _performance(results: ComparisonResults) -> Findings:
+    names = results.names
+    tasks = f"the task {names[0]}" if len(names) == 1 else f"the {len(names)} tasks"
+    if 1 < len(names) <= 4:
+        tasks += f" ({fmt.listing(names)})"
+    if not results.summary.differences:
+        question = f"How good is {results.model.name} at {tasks}?"
+        return parts.nothing_to_compare(results, question, "only one method was run")
+    entry = results.summary.differences[0]
+    first, second = AFTER[entry.first], AFTER[entry.second]
+    return parts.findings(
+        results.verdict_on(better(entry.first, entry.second)),
+        f"Is {results.model.name} better at {tasks} {first} than {second}?",
+        _performance_sentences(results, entry),
+        _performance_caveats(results, entry),
+    )
+
+
+def _performance_sentences(results: ComparisonResults, entry: Differences) -> list[str]:
+    first, second, n_tasks = entry.first, entry.second, len(results.tasks)
+    scores = [fmt.fixed(results.summary.methods[way].mean.mean) for way in (first, second)]
+    what = f"the mean score of the {n_tasks} tasks" if n_tasks > 1 else "the score"
+    sentences = [
+        f"Over {seeds_of(results)}, {what} is {scores[0]} {AFTER[first]} and {scores[1]} "
+        f"{AFTER[second]}: a difference of {in_words(results, entry.mean.tested)}."
+    ]
+    if n_tasks > 1:
+        sentences += _task_by_task(results, entry.tasks, f"the score {AFTER[first]}")
+    if (first, second) != ("iat", "multi"):
+        return sentences
+    for other in results.summary.differences[1:]:
+        if (other.first, other.second) == ("multi", "single"):
+            sentences.append(_negative_transfer(results, other))
+        if (other.first, other.second) == ("iat", "single"):
+            found = in_words(results, other.mean.tested)
+            sentences.append(f"Against single-task training, IAT makes a difference of {found}.")
+    return sentences
+
+
+def _negative_transfer(results: ComparisonResults, entry: Differences) -> str:
+    found, numbers = entry.mean.tested, in_words(results, entry.mean.tested)
+    if found.is_worse:
+        return (
+            f"Ordinary multi-task training falls behind single-task training, by {numbers}: there "
+            f"is negative transfer to undo."
+        )
+    if found.is_better:
+        return f"Ordinary multi-task training is ahead of single-task training, by {numbers}."
+    return (
+        f"Whether ordinary multi-task training harms the tasks cannot be told: against "
+        f"single-task training it makes a difference of {numbers}."
+    )
+
+
+def _task_by_task(
+    results: ComparisonResults, found: Sequence[RowDifference], what: str
+) -> list[str]:
+    """On which tasks `what` differs, each by its own corrected test; silent for one seed."""
+    if len(results.seeds) < 2:
+        return []
+    tested = dict(zip(results.names, (each.tested for each in found), strict=True))
+    higher = [name for name, each in tested.items() if each.is_better]
+    lower = [name for name, each in tested.items() if each.is_worse]
+    said = [
+        f"{how} on {some(names)}" for how, names in (("higher", higher), ("lower", lower)) if names
+    ]
+    if not said:
+        return ["Task by task, no difference can be told (Holm-corrected)."]
+    return [f"Task by task (Holm-corrected), {what} is {fmt.listing(said)}."]
+
+
+def _performance_caveats(results: ComparisonResults, entry: Differences) -> list[str]:
+    caveats = parts.seed_caveats(results)
+    caveats += parts.before_iat_caveats(results, entry.first, entry.second)
+    caveats += parts.chance_caveats(
+        results.names,
+        _standings(results, (entry.first, entry.second)),
+        "Near chance on {}: there a difference between two trainings says little.",
+        "Below chance on {}; are the labels in another order?",
+    )
+    metrics = sorted({task.metric for task in results.tasks})
+    if len(metrics) > 1:
+        caveats.append(
+            f"The mean over tasks adds different metrics ({fmt.listing(metrics)}); see the tasks "
+            f"one by one."
+        )
+    return caveats
+
+
+def _standings(results: ComparisonResults, methods: Sequence[str]) -> list[Standing]:
+    """For each task, where the best of these methods stands in relation to chance."""
+    best = results.summary.best(methods)
+    return [task.standing(score) for task, score in zip(results.tasks, best, strict=True)]
+
+
+def _scores(results: ComparisonResults) -> Section:
+    level, chances = level_of(results), [task.chance for task in results.tasks]
+    places = _standings(results, results.methods)
+    rows: list[tuple[str, float, Standing | None]] = [
+        *zip(results.names, chances, places, strict=True)
+    ]
+    found = {way: list(results.summary.methods[way].tasks) for way in results.methods}
+    if len(rows) > 1:
+        rows.append((ALL_TASKS, float(np.mean(chances)), None))
+        for way, estimates in found.items():
+            estimates.append(results.summary.methods[way].mean)
+    text = (
+        f"Each task’s score on its validation examples, which took no part in choosing the "
+        f"checkpoint: mean over the seeds, and its {level} interval. To compare two ways to train, "
+        f"read the differences below: they are taken seed by seed, and their intervals are mostly "
+        f"narrower than these suggest."
+    )
+    table = parts.means(
+        "Scores of every way to train, means over seeds",
+        "Task",
+        found,
+        rows,
+        f"Scores on the validation examples, means over seeds with {level} intervals",
+    )
+    return Section("scores", "Scores", (Prose(text), table), contents="Scores")
+
+
+def _panels(results: ComparisonResults) -> list[tuple[parts.Panel, Table]]:
+    methods = results.summary.methods
+    return [
+        parts.difference(
+            results,
+            f"difference-{place}",
+            (entry.first, entry.second),
+            _lines(
+                results,
+                entry,
+                results.scores[entry.first] - results.scores[entry.second],
+                methods[entry.first].seeds - methods[entry.second].seeds,
+            ),
+            first="Task",
+            axis="difference in score",
+            is_headline=place == 0,
+        )
+        for place, entry in enumerate(results.summary.differences)
+    ]
+
+
+def _lines(
+    results: ComparisonResults, entry: TaskDifferences, singles: np.ndarray, means: np.ndarray
+) -> list[Line]:
+    """The mean over tasks first, then each; `singles` are [seeds, tasks], `means` [seeds]."""
+    lines = [
+        Line(name, found, own)
+        for name, found, own in zip(results.names, entry.tasks, singles.T, strict=True)
+    ]
+    return lines if len(lines) == 1 else [Line(ALL_TASKS, entry.mean, means), *lines]
+
+
+# --- claim 3: specialization
+
+
+def _specialization(results: ComparisonResults) -> Section | None:
+    entry = results.summary.headline(HEADLINE)
+    if entry is None:
+        return None
+    question = f"Does IAT make the attention heads of {results.model.name} more specialized?"
+    found = parts.findings(
+        results.verdict_on(SPECIALIZED_BY_IAT),
+        question,
+        _specialization_sentences(results, entry),
+        _specialization_caveats(results, entry),
+    )
+    return Section("specialization", question, (), "Specialization", found)
+
+
+def _specialization_sentences(results: ComparisonResults, entry: DScoreSummary) -> list[str]:
+    without, with_iat = (fmt.points(each.mean.mean) for each in (entry.multi, entry.iat))
+    sentences = [
+        f"At {size_of(entry.fraction)} the model’s {HEADLINE} D-score, over {seeds_of(results)}, "
+        f"is {without}{fmt.GAP}% {AFTER['multi']} and {with_iat}{fmt.GAP}% {AFTER['iat']}: a "
+        f"difference of {in_words(results, entry.difference.mean.tested, D_DIFFERENCE)}.",
+        *_task_by_task(results, entry.difference.tasks, "the D-score"),
+    ]
+    d_scores = sorted(results.summary.d_scores, key=lambda each: each.fraction)
+    others = [
+        f"{each.definition} {_briefly(results, each, entry)}"
+        for each in d_scores
+        if each.fraction == entry.fraction and each.definition != HEADLINE
+    ]
+    if others:
+        sentences.append(f"By the other definitions the difference is: {fmt.listing(others)}.")
+    rest = [
+        f"{_briefly(results, each, entry)} at {size_of(each.fraction)}"
+        for each in d_scores
+        if each.definition == HEADLINE and each.fraction != entry.fraction
+    ]
+    if rest:
+        sentences.append(f"At the other fractions the {HEADLINE} difference is {'; '.join(rest)}.")
+    return sentences
+
+
+def _briefly(results: ComparisonResults, entry: DScoreSummary, headline: DScoreSummary) -> str:
+    found = entry.difference.mean
+    tail = f" ({fmt.p_equals(found.p)})" if math.isfinite(found.p) else ""
+    values, expected = ([task.mean for task in each.difference.tasks] for each in (entry, headline))
+    return f"{fmt.points(found.mean)}{tail}{over_others(results.names, values, expected)}"
+
+
+def _specialization_caveats(results: ComparisonResults, entry: DScoreSummary) -> list[str]:
+    caveats = parts.before_iat_caveats(results, "iat", "multi")
+    undefined = [
+        name
+        for name, task in zip(results.names, entry.difference.tasks, strict=True)
+        if not math.isfinite(task.mean)
+    ]
+    if undefined:
+        caveats.append(
+            f"The mean leaves out {some(undefined)}, without a D-score in some seed: the base "
+            f"score lies too near 0, or its interval includes 0."
+        )
+    return caveats
+
+
+def _d_scores(results: ComparisonResults) -> Section | None:
+    entry = results.summary.headline(HEADLINE)
+    if entry is None:
+        return None
+    text = Markup(
+        "Each task’s most important heads are ablated; a D-score says, in percent of the base "
+        "score, how much more a task’s own lesion costs than it does otherwise. "
+        "<strong>Column</strong> is the definition to trust. Whether a D-score stands clear of "
+        "random lesions is for the report of a single run to say; here the two ways to train are "
+        "compared with each other."
+    )
+    own = next(
+        each
+        for each in results.d_scores
+        if (each.fraction, each.definition) == (entry.fraction, HEADLINE)
+    )
+    singles, means = own.iat - own.multi, entry.iat.seeds - entry.multi.seeds
+    panel, _ = parts.difference(
+        results,
+        "d-difference",
+        ("iat", "multi"),
+        _lines(results, entry.difference, singles, means),
+        first="Task",
+        axis=f"difference in {HEADLINE} D-score, %",
+        column=D_DIFFERENCE,
+        is_headline=True,
+    )
+    blocks: tuple[Block, ...] = (Prose(text), _d_score_table(results, entry), Panels((panel,)))
+    return Section("d-scores", "D-scores with and without IAT", blocks)
+
+
+def _d_score_table(results: ComparisonResults, headline: DScoreSummary) -> Table:
+    """The model's D-scores: the largest fraction first, the headline definition first."""
+    found = sorted(
+        results.summary.d_scores,
+        key=lambda each: (-each.fraction, DEFINITIONS.index(each.definition)),
+    )
+    interval = Column("Interval", "interval", under=True)
+    return Table(
+        "d-scores",
+        "The model’s D-score in percent, means over tasks and seeds with intervals",
+        (
+            Column("Definition"),
+            Column("Heads lesioned", "percent"),
+            *(Column("multi-task", "points"), interval, Column("IAT", "points"), interval),
+            *(D_DIFFERENCE, Column("Interval", "interval"), Column("p", "p")),
+        ),
+        tuple(_d_score_row(entry, entry is headline) for entry in found),
+        look="plain",
+        terminal="D-scores in percent, means over tasks and seeds",
+    )
+
+
+def _d_score_row(entry: DScoreSummary, is_headline: bool) -> Row:
+    difference = entry.difference.mean
+    tested = difference.tested
+    counts = tested.is_better or tested.is_worse
+    estimates = [each.mean for each in (entry.multi, entry.iat)]
+    return Row(
+        (
+            Cell(entry.definition, chip="headline" if is_headline else ""),
+            entry.fraction,
+            *(cell for each in estimates for cell in (each.mean, (each.low, each.high))),
+            difference.mean,
+            (difference.low, difference.high),
+            marked(difference.p, "beyond") if counts else difference.p,
+        ),
+        "mean" if is_headline else "",
+    )
+
+
+# --- single seeds
+
+
+def _seeds(results: ComparisonResults) -> Section:
+    columns: list[tuple[Column, Sequence[Cell | float]]] = []
+    for method in results.methods:
+        scores = results.summary.methods[method].seeds.tolist()
+        columns.append((Column(f"{NAMES[method]}: score", "number"), scores))
+        checkpoint = Column(f"{NAMES[method]}: checkpoint", "text", right=True)
+        columns.append((checkpoint, _checkpoints(results, method)))
+    return parts.single_seeds(
+        results,
+        "The mean score over the tasks on the validation examples, and the step of the checkpoint "
+        "that the held-out part of the training data chose.",
+        "Mean score and chosen checkpoint of every seed",
+        columns,
+    )
+
+
+def _checkpoints(results: ComparisonResults, method: str) -> list[Cell]:
+    """The step of each seed, or those of several models; undefined without checkpoints."""
+    cells = []
+    for seed, steps in zip(results.seeds, results.selected[method] or (), strict=False):
+        several = steps if isinstance(steps, tuple) else (steps,)
+        before = " (before IAT)" if method == "iat" and seed in results.before_iat else ""
+        cells.append(Cell(", ".join(map(fmt.thousands, several)) + before))
+    return cells or [Cell(None) for _ in results.seeds]
