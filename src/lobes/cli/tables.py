@@ -3,7 +3,7 @@
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -15,23 +15,15 @@ from lobes.clean import clean
 from lobes.heads import HeadLayout, Site
 from lobes.report.console import shown
 from lobes.report.formatting import fixed, listing
-from lobes.report.pooled import page as pooled
-from lobes.report.run import page as run
-from lobes.report.seeds import comparison, transfer
+from lobes.report.pages import page_of
 from lobes.results.base import Results
 from lobes.results.run import Training
 
 
 def show_results(results: Results) -> None:
     """Print the tables and findings of any kind of results."""
-    kinds: dict[str, Callable[[Any], Iterable[Any]]] = {
-        "comparison.json": lambda results: shown(comparison.page_of(results)),
-        "transfer.json": lambda results: shown(transfer.page_of(results)),
-        "runs.json": lambda results: shown(pooled.page_of(results)),
-        "results.json": lambda results: shown(run.page_of(results)),
-    }
     console = _console()
-    for table in kinds[results.FILE](results):
+    for table in shown(page_of(results)):
         console.print(table, "")
 
 

@@ -1,9 +1,8 @@
 """What a folder holds to report: a study, a comparison, a transfer study, or several runs."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from lobes.experiments.manifest import check_files
 from lobes.experiments.outputs import OutputFolder, check_output
@@ -11,44 +10,11 @@ from lobes.experiments.pooled_runs import pooled_results
 from lobes.files import read_json
 from lobes.report.exporting import DPI, figure_files, table_files
 from lobes.report.page import html, write_page
-from lobes.report.pooled import page as pooled
-from lobes.report.run import page as run
+from lobes.report.pages import page_name, page_of
 from lobes.report.sections import Page
-from lobes.report.seeds import comparison, transfer
-from lobes.results import (
-    ComparisonResults,
-    PooledResults,
-    RunResults,
-    TransferResults,
-    as_bytes,
-    read,
-)
+from lobes.results import PooledResults, RunResults, as_bytes, read
 from lobes.results.base import Results
-
-
-class Kind(NamedTuple):
-    """How one kind of results is shown.
-
-    `page_of` also gets the folder, where a run has its predictions, and whether the page is to
-    hold all that files can.
-    """
-
-    results: type[Results]
-    page_of: Callable[[Any, Path, bool], Page]
-
-    @property
-    def page(self) -> str:
-        """The name of the page beside the file of results."""
-        name = self.results.FILE.replace(".json", ".html")
-        return "report.html" if name == "results.html" else name
-
-
-KINDS = (
-    Kind(RunResults, lambda results, folder, whole: run.page_of(results, folder, whole=whole)),
-    Kind(ComparisonResults, lambda results, *_: comparison.page_of(results)),
-    Kind(TransferResults, lambda results, *_: transfer.page_of(results)),
-    Kind(PooledResults, lambda results, *_: pooled.page_of(results)),
-)
+from lobes.results.files import KINDS
 
 
 def report_again(path: str | os.PathLike[str], page: Path | None = None) -> tuple[Results, Path]:
@@ -58,11 +24,10 @@ def report_again(path: str | os.PathLike[str], page: Path | None = None) -> tupl
     Raises `RunError` where there is nothing to report, or it is damaged.
     """
     path = Path(path)
-    kind, results = _read(path)
-    folder = path if path.is_dir() else path.parent
-    target = page or folder / kind.page
+    results, folder = _read(path)
+    target = page or folder / page_name(type(results))
     check_output(target)
-    return results, write_page(html(kind.page_of(results, folder, False)), target)
+    return results, write_page(html(page_of(results, folder)), target)
 
 
 def report_runs(
@@ -73,13 +38,12 @@ def report_runs(
     Returns the content and where the page is. Raises `RunError` as `pooled_results`, and where the
     files cannot be written.
     """
-    kind = KINDS[-1]
-    target = page or folder / kind.page
+    target = page or folder / page_name(PooledResults)
     check_output(target)
     check_output(folder / PooledResults.FILE)
     content = pooled_results(runs)
     _write([(content.FILE, as_bytes(content))], folder)
-    return content, write_page(html(kind.page_of(content, folder, False)), target)
+    return content, write_page(html(page_of(content)), target)
 
 
 def write_exhibits(
@@ -93,11 +57,10 @@ def write_exhibits(
 
     `path` is as in `report_again`. Raises what `write_figures` and `write_tables` raise.
     """
-    path, folder = Path(path), Path(folder)
-    kind, results = _read(path)
-    page = kind.page_of(results, path if path.is_dir() else path.parent, True)
-    figures = write_figures(page, folder / "figures", png=png, dpi=dpi)
-    return [*figures, *write_tables(page, folder / "tables")]
+    target = Path(folder)
+    page = page_of(*_read(Path(path)), whole=True)
+    figures = write_figures(page, target / "figures", png=png, dpi=dpi)
+    return [*figures, *write_tables(page, target / "tables")]
 
 
 def write_figures(page: Page, folder: Path, *, png: bool = True, dpi: int = DPI) -> list[Path]:
@@ -125,22 +88,21 @@ def _write(files: Sequence[tuple[str, bytes]], folder: Path) -> list[Path]:
     return [folder / name for name, _ in files]
 
 
-def _read(path: Path) -> tuple[Kind, Results]:
-    """What kind of results the path holds, and these, checked as `lobes` wrote them."""
-    kind = _kind_of(path)
-    if path.is_dir() or path.name == kind.results.FILE:
-        folder = path if path.is_dir() else path.parent
-        check_files(folder, kind.results.FILE, "predictions.parquet", "texts.parquet")
-    return kind, read(path, kind.results)
+def _read(path: Path) -> tuple[Results, Path]:
+    """The results that the path holds, checked as `lobes` wrote them, and their folder."""
+    kind, folder = _kind_of(path), path if path.is_dir() else path.parent
+    if path.is_dir() or path.name == kind.FILE:
+        check_files(folder, kind.FILE, "predictions.parquet", "texts.parquet")
+    return read(path, kind), folder
 
 
-def _kind_of(path: Path) -> Kind:
+def _kind_of(path: Path) -> type[Results]:
     """What the path holds; results of a study where that cannot be told."""
     if path.is_dir():
-        fits = [kind for kind in KINDS if (path / kind.results.FILE).exists()]
+        fits = [kind for kind in KINDS if (path / kind.FILE).exists()]
     else:
         content = read_json(path)
         schema = content.get("schema") if isinstance(content, dict) else None
-        fits = [kind for kind in KINDS if kind.results.schema_name() == schema]
-        fits += [kind for kind in KINDS if path.name == kind.results.FILE]
-    return fits[0] if fits else KINDS[0]
+        fits = [kind for kind in KINDS if kind.schema_name() == schema]
+        fits += [kind for kind in KINDS if path.name == kind.FILE]
+    return fits[0] if fits else RunResults

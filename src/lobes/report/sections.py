@@ -5,7 +5,7 @@ A page module has one function, `page_of(results) -> Page`. `page.html` writes a
 writes, each under its name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ from lobes.report.drawing import Drawing
 from lobes.report.grids import count_grid, heat_grid, table_grid
 from lobes.report.maps import CountMaps, HeatMap, HeatMaps, map_table
 from lobes.report.tables import Table
+from lobes.results.base import Results
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,33 @@ class Page:
     glossary: tuple[tuple[str | Markup, str | Markup], ...] = ()
     choice: Choice | None = None
     script: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        results: Results,
+        kind: str,
+        sections: Iterable[Section | None],
+        glossary: tuple[tuple[str | Markup, str | Markup], ...],
+        *,
+        choice: Choice | None = None,
+        script: str = "",
+    ) -> "Page":
+        """The page of these results; the first section has the findings, None is left out."""
+        shown = tuple(section for section in sections if section is not None)
+        assert shown[0].findings is not None
+        return cls(
+            kind=kind,
+            source=results.FILE,
+            name=results.name or "lobes",
+            created=results.created,
+            version=results.lobes,
+            title=shown[0].findings.question,
+            sections=shown,
+            glossary=glossary,
+            choice=choice,
+            script=script,
+        )
 
 
 def blocks_of(page: Page) -> Iterator[Block]:

@@ -84,10 +84,8 @@ _BASE = (
 
 def page_of(results: PooledResults) -> Page:
     """Compose the page of several runs taken together."""
-    first = findings.section(results)
-    assert first.findings is not None
     sections = (
-        first,
+        findings.section(results),
         _runs(results),
         _dissociation(results),
         _lesions(results),
@@ -95,16 +93,8 @@ def page_of(results: PooledResults) -> Page:
         _base(results),
         _settings(results),
     )
-    return Page(
-        kind=f"report of {fmt.plural(len(results.runs), 'run')}",
-        source=results.FILE,
-        name=results.name or "lobes",
-        created=results.created,
-        version=results.lobes,
-        title=first.findings.question,
-        sections=tuple(section for section in sections if section is not None),
-        glossary=_glossary(fmt.percent(results.level)),
-    )
+    kind = f"report of {fmt.plural(len(results.runs), 'run')}"
+    return Page.of(results, kind, sections, _glossary(fmt.percent(results.level)))
 
 
 def _glossary(level: str) -> tuple[glossary.Entry, ...]:

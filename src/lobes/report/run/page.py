@@ -88,10 +88,8 @@ def page_of(results: RunResults, folder: Path | None = None, *, whole: bool = Fa
     every matrix and every pair of tasks, for exports, where that of many tasks has less. Raises
     `RunError` where the predictions are damaged.
     """
-    first = findings.section(results)
-    assert first.findings is not None
     sections = (
-        first,
+        findings.section(results),
         claims.section(results),
         base.section(results),
         importance.section(results),
@@ -109,15 +107,11 @@ def page_of(results: RunResults, folder: Path | None = None, *, whole: bool = Fa
         _settings(results),
     )
     sizes = tuple(fmt.percent(entry.fraction) for entry in results.fractions)
-    return Page(
-        kind="report",
-        source="results.json",
-        name=results.name or "lobes",
-        created=results.created,
-        version=results.lobes,
-        title=first.findings.question,
-        sections=tuple(section for section in sections if section is not None),
-        glossary=_GLOSSARY,
+    return Page.of(
+        results,
+        "report",
+        sections,
+        _GLOSSARY,
         choice=Choice("fraction", "Heads lesioned", sizes, len(sizes) - 1) if sizes else None,
         script="report.js",
     )

@@ -58,16 +58,7 @@ def page(
 ) -> Page:
     """The page that begins with these findings and facts."""
     first = Section("findings", "Findings", (facts,), "Findings", found)
-    return Page(
-        kind=kind,
-        source=results.FILE,
-        name=results.name,
-        created=results.created,
-        version=results.lobes,
-        title=found.question,
-        sections=(first, *(section for section in sections if section is not None)),
-        glossary=glossary,
-    )
+    return Page.of(results, kind, (first, *sections), glossary)
 
 
 def findings(
