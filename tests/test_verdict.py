@@ -55,6 +55,7 @@ STUDIES = st.builds(
 YES = Simulation(tasks=2, examples=499, controls=19, specialization=1.5)
 NO = Simulation(tasks=2, examples=1999, controls=23, spread=0.01, chance=0.01)
 OPEN = Simulation(tasks=2, examples=23, controls=19)
+UNDEFINED = Simulation(tasks=2, examples=23, controls=7, ability=-1.0)  # by one definition
 
 
 def write_run(folder, matrix):
@@ -134,6 +135,7 @@ def double_in_words(pair, lacks_controls):
 @example(simulation=YES, runs=2, seed=0)
 @example(simulation=NO, runs=2, seed=0)
 @example(simulation=OPEN, runs=1, seed=0)
+@example(simulation=UNDEFINED, runs=1, seed=14)
 def test_library_pages_and_terminal_give_one_answer(simulation, runs, seed):
     studies = simulation.runs(runs, np.random.default_rng(seed), between=0.02)
     matrices = [study.matrix for study in studies]

@@ -199,7 +199,8 @@ def _scores(results: RunResults, place: int, name: str, k: int, score: DScore) -
         Column("SDs", "points", head=_SDS, in_terminal=False),
     ]
     kept = [c for c in columns if c.title != "D on the sample" or sampled]
-    kept = [c for c in kept if c.title != "SDs" or any(map(math.isfinite, distances))]
+    # not by the distances themselves: the terminal stacks the tables of all definitions
+    kept = [c for c in kept if c.title != "SDs" or results.fractions[place].n_controls > 1]
     rows = []
     for strip, p, distance in zip(strips, p_values, distances, strict=True):
         cells: dict[str, Value | Cell] = {
