@@ -323,10 +323,23 @@ def _training(rng, names, base, sites, iat) -> dict[str, Any]:
         "seed": 0,
         "precision": "bf16",
         "sampling": "proportional",
-        "iat": iat_record(names, sites) if iat else None,
+        "iat": _iat(rng, names, sites) if iat else None,
         "losses": losses,
         "scores": scores,
     }
+
+
+def _iat(rng, names, sites) -> dict[str, Any]:
+    """What one training keeps beside that: when heads were chosen, and by which importance."""
+    widths = range(max(sites))
+    chosen = {
+        name: [
+            [float(f"{row[h]:.6g}") if h < len(row) else None for h in widths]
+            for row in _importance(rng, sites)
+        ]
+        for name in names
+    }
+    return {**iat_record(names, sites), "chosen_at": [270], "importance": chosen}
 
 
 def iat_record(names, sites, *, seed: int = 1) -> dict[str, Any]:

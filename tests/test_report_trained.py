@@ -25,8 +25,7 @@ def run_section(heads=HEADS, **settings):
     """The section of a run of two tasks whose model has three and five heads."""
     results = fake_results(tasks=("a", "b"), sites=(3, 5), fractions=(0.375,), iat=True)
     results["fractions"][0]["lesions"] = {"a": "0:0 1:1,2", "b": "0:1 1:0,4"}
-    iat = {**RECORD, "settings": SETTINGS | settings, "seconds": 4.5, "heads": heads}
-    results["training"]["iat"] = iat
+    results["training"]["iat"] |= {**RECORD, "settings": SETTINGS | settings, "heads": heads}
     return section(checked(results, RunResults))
 
 

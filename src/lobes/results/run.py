@@ -240,8 +240,12 @@ class Iat(IatRecord):
 
     seconds: float
     """How long the importance took that chose the heads."""
+    chosen_at: tuple[Count, ...]
+    """The steps after which heads were chosen: the switch and, with `refresh`, later ones."""
     heads: dict[str, Heads]
-    """The heads that each task trained."""
+    """The heads that each task trained, as chosen last."""
+    importance: dict[str, Matrix]
+    """The importance that chose them, by site and head; null where a site has no such head."""
 
 
 class Training(Record):
@@ -553,9 +557,7 @@ class RunResults(Results):
             _expect_known(names, [task])
             self._map_fits(values)
         if self.training is not None and self.training.iat is not None:
-            self._heads_fit(self.training.iat.heads)
-            if len(self.training.iat.heads) < n:
-                raise ValueError("iat does not have heads for every task")
+            self._iat_fits(self.training.iat)
         if self.similarity is not None:
             for values in (s.values for s in self.similarity.measures):
                 expect_shape(values, (n, n), "similarity")
@@ -592,6 +594,13 @@ class RunResults(Results):
         if entry.dissociation is not None:
             for name in ("row", "column", "relative"):
                 expect_shape(getattr(entry.dissociation, name).values, (n,), "values")
+
+    def _iat_fits(self, iat: Iat) -> None:
+        self._heads_fit(iat.heads)
+        if not set(iat.heads) == set(iat.importance) == set(self.names):
+            raise ValueError("iat does not have heads and importance for every task")
+        for values in iat.importance.values():
+            self._map_fits(values)
 
     def _heads_fit(self, heads: dict[str, Heads]) -> None:
         _expect_known(set(self.names), heads)
