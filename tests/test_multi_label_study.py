@@ -161,7 +161,7 @@ def test_the_report_names_labels_and_classes(results):
         " · regression",
     ]
     page = run_html(results)
-    assert "f1_micro<span" in page
+    assert "f1_micro</bdi><span" in page
     assert "3 labels, any number each" in page
 
 
