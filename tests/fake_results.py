@@ -323,15 +323,15 @@ def _training(rng, names, base, sites, iat) -> dict[str, Any]:
         "seed": 0,
         "precision": "bf16",
         "sampling": "proportional",
-        "iat": _iat(rng, names, sites) if iat else None,
+        "iat": _iat(names, sites) if iat else None,
         "losses": losses,
         "scores": scores,
     }
 
 
-def _iat(rng, names, sites) -> dict[str, Any]:
+def _iat(names, sites) -> dict[str, Any]:
     """What one training keeps beside that: when heads were chosen, and by which importance."""
-    widths = range(max(sites))
+    rng, widths = np.random.default_rng(2), range(max(sites))
     chosen = {
         name: [
             [float(f"{row[h]:.6g}") if h < len(row) else None for h in widths]
