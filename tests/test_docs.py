@@ -310,6 +310,7 @@ def _runnable() -> list:
     return [pytest.param(c, marks=pytest.mark.slow if c.startswith(SLOW) else ()) for c in commands]
 
 
+@pytest.mark.timeout(900)  # a study with a hundred controls, on any machine
 @pytest.mark.parametrize("command", _runnable())
 @pytest.mark.usefixtures("at_home")
 def test_every_command_runs(command, runs, tmp_path, monkeypatch):

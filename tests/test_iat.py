@@ -72,7 +72,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), *arguments],
         env={**os.environ, "PYTHONPATH": path},
-        timeout=280,
+        timeout=600,
         text=True,
         capture_output=True,
     )
@@ -220,6 +220,7 @@ COMPILED = """
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 def test_a_run_in_bf16_and_compiled_trains_the_same_rows(tmp_path: Path) -> None:
     """Without the types checked: dynamo does not look into what does that."""
     done = run(COMPILED, str(tmp_path))

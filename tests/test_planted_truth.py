@@ -113,6 +113,7 @@ def null_p_values(cases: int) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_p_values_are_uniform_where_nothing_is_planted():
     p_values = null_p_values(200)
     for p in p_values.T:

@@ -32,7 +32,7 @@ from lobes.config.settings import (
     shown,
 )
 from lobes.errors import ConfigError
-from lobes.limits import check_path, fault_of_name, rule_of
+from lobes.limits import LONGEST_NAME, check_path, fault_of_name, rule_of
 from lobes.tasks.sources import DATA_VARIABLE
 
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
@@ -487,11 +487,12 @@ def _field(location: Sequence[int | str]) -> Any:
 
 
 def _key(location: Sequence[int | str], data: Mapping[str, Any]) -> str:
-    """The dotted key of a fault, a task by its name where it has one."""
+    """The dotted key of a fault, a task by its name where it has one; long names are cut."""
     parts = [str(part) for part in location]
     if len(parts) > 1 and parts[0] == "tasks":
         given = data["tasks"]
         entry = given[int(parts[1])] if isinstance(given, list | tuple) else given
         name = entry.get("name") if isinstance(entry, dict) else entry
         parts[1] = name if isinstance(name, str) and name else str(int(parts[1]) + 1)
-    return ".".join(parts)
+    cut = (part if len(part) <= LONGEST_NAME else f"{part[:LONGEST_NAME]}…" for part in parts)
+    return ".".join(cut)

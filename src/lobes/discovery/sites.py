@@ -55,9 +55,9 @@ def _no_attention(model: nn.Module, seen: Trace) -> ModelError:
     if seen.events and not any(event.scores.requires_grad for event in seen.events):
         return ModelError(
             f"The attention of {type(model).__name__} runs where torch computes no gradients, "
-            f"inside torch.no_grad or the reentrant form of torch.utils.checkpoint, so its heads "
-            f"cannot be told apart: switch that off, or give the part of the model around which "
-            f"it is."
+            f"inside torch.no_grad, the reentrant form of torch.utils.checkpoint or an "
+            f"autograd.Function of its own, so its heads cannot be told apart: switch that off, "
+            f"or give the part of the model around which it is."
         )
     return ModelError(
         f"No attention was seen in {type(model).__name__}: its forward pass called neither "
@@ -72,12 +72,15 @@ def with_what_is_beside(found: Found, silent: Trace) -> tuple[Site, ...]:
 
     `silent` is a trace of the same run in which all attention was 0: so is what comes of it.
     """
+    # A call without gradients (the first cycles of a recurrent model) is of no block that was
+    # traced, so its attention was left as it is.
     paths = {site.projection for site in found.sites}
     left = {
         frame.path
         for frame in silent.frames
         if frame.path in paths
         and frame.argument is not None
+        and frame.argument.requires_grad
         and bool((frame.argument.isfinite() & (frame.argument != 0)).any())
     }
     return tuple(

@@ -29,6 +29,8 @@ def read(path: str | Path, kind: type[Kind]) -> Kind:
     path = Path(path)
     if path.is_dir():
         path = path / kind.FILE
+    if path.exists() and not path.is_file():  # a pipe would wait for somebody to write
+        raise RunError(f"Cannot read {path}: it is no file.")
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
