@@ -16,7 +16,6 @@ FOLDERS = ("src", "tests", "benchmarks", "scripts", "examples")
 CODE = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 CODE.remove(Path(__file__))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PAGES.remove(ROOT / "docs" / "design.md")  # until its layout is redrawn
 WHOLE = re.DOTALL | re.MULTILINE
 # A user's own file.
 OTHERS = {"script.py"}

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_a_file_that_is_none_of_ours(tmp_path, content, message):
 
 def test_a_folder_in_place_of_a_file(tmp_path):
     (tmp_path / "results.json").mkdir()
-    with pytest.raises(RunError, match=r"results\.json: Is a directory|There is no"):
+    with pytest.raises(RunError, match=r"results\.json: it is no file|There is no"):
         read(tmp_path, RunResults)
 
 
@@ -247,3 +248,10 @@ def test_every_field_has_a_meaning():
                 continue
             missing = [n for n, f in part["properties"].items() if not f.get("description")]
             assert not missing, part["title"]
+
+
+@pytest.mark.parametrize("kind", [RunResults, PooledResults])
+def test_a_pipe_in_the_place_of_results_is_refused_at_once(kind, tmp_path):
+    os.mkfifo(tmp_path / kind.FILE)
+    with pytest.raises(RunError, match="it is no file"):
+        read(tmp_path, kind)
