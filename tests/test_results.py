@@ -18,6 +18,10 @@ from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
 from lobes.clean import clean
 from lobes.errors import RunError
+from lobes.report import console
+from lobes.report.exporting import figure_files, table_files
+from lobes.report.page import html
+from lobes.report.pages import page_of
 from lobes.results import (
     ComparisonResults,
     PooledResults,
@@ -168,6 +172,9 @@ def test_other_kinds_and_versions_are_refused(made_up):
         ("run", ("verdicts",), [], "there is no verdict on the claim"),
         ("run", ("verdicts", 0, "reasons"), [], '"verdicts.0": a verdict has no reason'),
         ("run", ("verdicts", 0, "answer"), "maybe", "\"verdicts.0.answer\": input should be 'yes'"),
+        ("run", ("verdicts", 1, "claim"), "x", "nothing was measured for the claim 'x'"),
+        ("run", ("importance", 0, "values"), [[1, 2, None]] * 2, "not one number for each head"),
+        ("run", ("fractions", 0, "scores"), [[1e300, 0], [0, 0]], "expected numbers up to 1e+100"),
         ("run", ("level",), 2, '"level": input should be less than or equal to 1'),
         ("run", ("more",), 2, '"more": extra inputs are not permitted'),
         ("comparison", ("scores", "iat"), [[0.5]], "scores has the shape [1, 1], expected [2, 2]"),
@@ -209,19 +216,28 @@ def test_every_missing_part_is_named(made_up):
                 checked(part, kind, "X")
 
 
+def show(content, kind):
+    """Read the results and show all of them, on a page, in a terminal and in files."""
+    page = page_of(checked(content, kind, "X"))
+    html(page)
+    console.shown(page)
+    assert list(table_files(page))
+    assert list(figure_files(page, png=False))
+
+
 @pytest.mark.parametrize("name", ["run", "comparison", "transfer", "runs"])
 @pytest.mark.parametrize("values", [40, pytest.param(1_000, marks=pytest.mark.slow)])
-def test_a_wrong_value_is_read_or_refused_in_one_sentence(name, values):
+def test_a_wrong_value_is_shown_or_refused_in_one_sentence(name, values):
     kind, content = KINDS[name]
     content = copy.deepcopy(content)
     generator, where, found = random.Random(values), list(places(content)), set()
     for _ in range(values):
         holder, key = generator.choice(where)
         right, holder[key] = holder[key], generator.choice(WRONG)
-        found.add(outcome(checked, content, kind, "X"))
+        found.add(outcome(show, content, kind))
         holder[key] = right
     assert found == {"read", "refused"}
-    assert outcome(checked, content, kind, "X") == "read"
+    assert outcome(show, content, kind) == "read"
 
 
 # --- what other programs read --------------------------------------------------------------------

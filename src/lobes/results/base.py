@@ -18,6 +18,8 @@ from lobes.files import plain
 from lobes.heads import HeadSet
 from lobes.metrics import Standing, get_metric
 
+LARGEST = 1e100  # no measurement is larger, and squares and percentages of these are still finite
+
 
 class Record(BaseModel):
     """A frozen part of the results. Unknown keys are refused: they are damage or a misspelling."""
@@ -41,10 +43,15 @@ def _number(value: object) -> object:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("expected a number or null")
-    try:
-        return float(value) if math.isfinite(value) else math.nan
-    except OverflowError as error:
-        raise ValueError("expected a number that a float can hold") from error
+    if value != value or abs(value) == math.inf:
+        return math.nan
+    _expect_small(value)
+    return float(value)
+
+
+def _expect_small(value: float) -> None:
+    if abs(value) > LARGEST:
+        raise ValueError(f"expected numbers up to {LARGEST:g}")
 
 
 def _array(dimensions: int, value: object) -> np.ndarray:
@@ -56,7 +63,9 @@ def _array(dimensions: int, value: object) -> np.ndarray:
         return found if found.ndim == dimensions else np.empty((0,) * dimensions)
     if found.ndim != dimensions:
         raise ValueError(f"expected numbers in {dimensions} dimensions, got {found.ndim}")
-    return np.where(np.isfinite(found), found, np.nan)
+    found = np.where(np.isfinite(found), found, np.nan)
+    _expect_small(float(np.nanmax(np.abs(found), initial=0.0)))
+    return found
 
 
 def _metric(name: str) -> str:

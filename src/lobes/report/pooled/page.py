@@ -282,8 +282,7 @@ def _lesions(results: PooledResults) -> Section:
     """The mean lesion matrix, tinted by the change from the base, and its spread over the runs."""
     entry = results.largest
     means = np.vstack([results.mean_base, entry.mean_scores])
-    with np.errstate(over="ignore", invalid="ignore"):
-        changes = 100 * (means - results.divisors) / results.divisors
+    changes = 100 * (means - results.divisors) / results.divisors
     caption = f"Score, mean over the runs, {phrases.size_of(entry.fraction)}"
     matrices = [_matrix(results, "scores", caption, means, changes)]
     if len(results.runs) > 1:

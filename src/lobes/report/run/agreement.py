@@ -10,7 +10,7 @@ from lobes.report.phrases import some
 from lobes.report.sections import Figure, Panel, Panels, Prose, Section
 from lobes.report.tables import Column, Row, Table
 from lobes.results import RunResults
-from lobes.results.beside_lesions import Agreement, Estimate
+from lobes.results.run import Agreement, Estimate
 
 ONE_TOKEN = {"first": "first", "pooler": "first", "last": "last"}  # which token a pooling reads
 
@@ -70,7 +70,8 @@ _UNMEASURED = (
 
 def _token_read(results: RunResults) -> str:
     """`first` or `last` where the classifiers read this token only, or nothing."""
-    tasks = [task for task in results.config.get("tasks", ()) if isinstance(task, Mapping)]
+    found = results.config.get("tasks")
+    tasks = [task for task in found if isinstance(task, Mapping)] if isinstance(found, list) else []
     if results.model.pooling == "pooler" and any(task.get("image") for task in tasks):
         return ""  # an image encoder's pooler may be a mean over all patches
     if any(task.get("prompt") for task in tasks):

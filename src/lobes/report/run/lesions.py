@@ -13,7 +13,7 @@ from lobes.dissociation.similarity import overlap, overlap_by_chance, shared_hea
 from lobes.heads import HeadSet
 from lobes.report import formatting as fmt
 from lobes.report import phrases
-from lobes.report.colors import TINTS
+from lobes.report.colors import TINTS, tint_of
 from lobes.report.sections import (
     Alternatives,
     Beside,
@@ -149,7 +149,7 @@ class _Line:
     def row(self, values: np.ndarray, widest: float) -> Row:
         """The row of these values, tinted by the changes."""
         cells = zip(values.tolist(), self.changes.tolist(), self.marks, strict=True)
-        shown = (Cell(value, tint=_tint(c, widest), marks=marks) for value, c, marks in cells)
+        shown = (Cell(value, tint=tint_of(c, widest), marks=marks) for value, c, marks in cells)
         return Row((self.label, *shown), self.kind)
 
 
@@ -211,12 +211,6 @@ def _lowest(scores: Float[np.ndarray, "tasks tasks"]) -> np.ndarray:
 def _marks(is_own: bool, is_lowest: bool) -> frozenset[Mark]:
     marks: list[Mark] = ["own"] * is_own
     return frozenset([*marks, "lowest"] if is_lowest else marks)
-
-
-def _tint(change: float, widest: float) -> int:
-    if not math.isfinite(change):
-        return 0
-    return max(-TINTS, min(TINTS, round(change / widest * TINTS)))
 
 
 def _lesions(results: RunResults, place: int) -> list[HeadSet]:
