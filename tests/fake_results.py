@@ -16,7 +16,8 @@ from lobes.dissociation.pairs import doubly_dissociated, p_against_pairs
 from lobes.dissociation.verdict import Evidence, specialized, undecided
 from lobes.experiments.results import further_verdicts
 from lobes.files import plain
-from lobes.results.run import Growth, MeasuredTask, Similarity
+from lobes.results.beside_lesions import Growth, Similarity
+from lobes.results.run import MeasuredTask
 
 HOSTILE = (
     "</script><script>alert(1)</script>",

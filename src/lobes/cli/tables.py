@@ -17,7 +17,7 @@ from lobes.report.console import shown
 from lobes.report.formatting import fixed, listing
 from lobes.report.pages import page_of
 from lobes.results.base import Results
-from lobes.results.run import Training
+from lobes.results.training import Training
 
 
 def show_results(results: Results) -> None:

@@ -24,7 +24,7 @@ from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.results.base import ModelRecord, TaskRecord
 from lobes.results.over_seeds import ComparedTask, SeedsIat
-from lobes.results.run import IatSettings
+from lobes.results.training import IatSettings
 from lobes.tasks.task import Task
 
 # One training, and the same with IAT in its last steps.

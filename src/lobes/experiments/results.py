@@ -17,20 +17,18 @@ from lobes.dissociation.verdict import Verdict, less_alike, more_specialized, un
 from lobes.heads import HeadLayout, HeadScores
 from lobes.metrics import get_metric
 from lobes.results.base import ModelRecord, Site
+from lobes.results.beside_lesions import Agreement, Growth, Similarity
 from lobes.results.run import (
-    Agreement,
     Controls,
     Dissociation,
     DScore,
     Fraction,
-    Growth,
     Importance,
     MeasuredTask,
     Pair,
     RunResults,
-    Similarity,
-    Training,
 )
+from lobes.results.training import Training
 from lobes.tasks.task import Task
 
 STAGES = ("training", "importance", "evaluation", "agreement", "similarity", "growth")

@@ -44,8 +44,8 @@ from lobes.progress import StageProgress
 from lobes.report.page import html
 from lobes.report.run.page import page_of
 from lobes.results import RunResults, as_bytes, read
-from lobes.results.run import Training
 from lobes.results.tables import write_importance, write_predictions, write_texts
+from lobes.results.training import Training
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.task import Task
 

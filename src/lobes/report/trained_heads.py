@@ -16,7 +16,7 @@ from lobes.report.sections import Details, Fact, Facts, Prose, Section
 from lobes.report.tables import Cell, Column, Row, Table
 from lobes.results.base import ModelRecord
 from lobes.results.over_seeds import OverSeeds
-from lobes.results.run import IatRecord
+from lobes.results.training import IatRecord
 
 
 def over_seeds(results: OverSeeds, tasks: Sequence[str]) -> Section | None:

@@ -23,7 +23,7 @@ from lobes.results.base import (
     Vector,
     expect_shape,
 )
-from lobes.results.run import IatRecord
+from lobes.results.training import IatRecord
 
 
 class ComparedTask(TaskRecord):

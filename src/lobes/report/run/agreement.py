@@ -10,7 +10,7 @@ from lobes.report.phrases import some
 from lobes.report.sections import Figure, Panel, Panels, Prose, Section
 from lobes.report.tables import Column, Row, Table
 from lobes.results import RunResults
-from lobes.results.run import Agreement, Estimate
+from lobes.results.beside_lesions import Agreement, Estimate
 
 ONE_TOKEN = {"first": "first", "pooler": "first", "last": "last"}  # which token a pooling reads
 

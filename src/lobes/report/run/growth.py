@@ -15,7 +15,7 @@ from lobes.report.phrases import HEADLINE, size_of, some
 from lobes.report.sections import Details, Figure, Key, Keys, Panel, Panels, Prose, Section
 from lobes.report.tables import Cell, Column, Row, Table
 from lobes.results import RunResults
-from lobes.results.run import Growth, GrowthPoint
+from lobes.results.beside_lesions import Growth, GrowthPoint
 
 DEFINITIONS: tuple[DScoreName, ...] = ("column", "row", "relative")
 

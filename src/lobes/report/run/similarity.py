@@ -11,7 +11,7 @@ from lobes.report.phrases import size_of
 from lobes.report.sections import Block, Details, Figure, Panel, Panels, Prose, Section
 from lobes.report.tables import MOST_PAIRS, MOST_TASKS, Column, Row, Table
 from lobes.results import RunResults
-from lobes.results.run import Measure, Similarity
+from lobes.results.beside_lesions import Measure, Similarity
 
 NAMES = {
     "importance": "rank correlation of the importance maps",
