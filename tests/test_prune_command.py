@@ -16,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 import lobes
+from fake_results import fake_results
 from lobes import HeadLayout, HeadScores, HeadSet, Site
 from lobes.errors import ConfigError, HeadError, LobesError, ModelError, RunError
 from lobes.experiments.heads_to_prune import Choice, mean_rank
@@ -35,17 +36,10 @@ HARD = [[800.0, 300.0, 100.0], [700.0, 200.0, None]]
 
 
 def write_results(folder: Path, **changes: Any) -> Path:
-    """A run's results, as far as they are needed to choose heads."""
-    importance = [{"task": "easy", "values": EASY}, {"task": "hard", "values": HARD}]
-    results = {
-        "schema": "lobes-results",
-        "version": 1,
-        "model": {"sites": [{"n_heads": 3}, {"n_heads": 2}]},
-        "tasks": [],
-        "importance": importance,
-        "fractions": [],
-        "iap": {},
-    }
+    """A run's results with these importance scores."""
+    results = fake_results(tasks=("easy", "hard"), sites=(3, 2), fractions=(0.5,), training=False)
+    for entry, values in zip(results["importance"], (EASY, HARD), strict=True):
+        entry["values"] = values
     folder.mkdir(exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results | changes), encoding="utf-8")
     return folder
@@ -143,8 +137,7 @@ def test_a_choice_is_one_of_two_ways(arguments: dict[str, Any], sentence: str) -
         ({"task": "taste"}, {}, "no importance for the task 'taste'; expected one of easy, hard."),
         ({"fraction": 0.1}, {}, "--fraction 0.1 of 5 heads is less than one head"),
         ({}, {"importance": []}, "holds no importance of heads: measure it with `lobes iap`."),
-        ({}, {"importance": [{"task": "easy"}]}, "The results are damaged (no 'values')"),
-        ({}, {"model": {"sites": [{"n_heads": 5}]}}, "measured a model with other heads"),
+        ({}, {"importance": [{"task": "easy"}]}, 'is damaged: "importance.0.method": field requi'),
         ({}, {"schema": "lobes-comparison"}, "is not a results file of lobes"),
     ],
 )
@@ -155,6 +148,12 @@ def test_a_run_that_does_not_say(
     with pytest.raises(LobesError) as caught:
         choice.heads(LAYOUT)
     assert sentence in str(caught.value)
+
+
+def test_heads_of_another_model(tmp_path: Path) -> None:
+    other = HeadLayout((LAYOUT.sites[0],))
+    with pytest.raises(ConfigError, match="measured a model with other heads than this one's"):
+        Choice(run=write_results(tmp_path), fraction=0.4).heads(other)
 
 
 def test_heads_that_cannot_go() -> None:
@@ -169,7 +168,8 @@ def test_the_model_of_a_run(tmp_path: Path) -> None:
         Choice(drop="0:1").model()
     run = write_results(tmp_path, training=None, config={"model": "org/measured"})
     assert Choice(run=run, fraction=0.4).model() == "org/measured"
-    write_results(tmp_path, training={"steps": 3}, config={"model": "org/start"})
+    training = fake_results(tasks=("easy", "hard"))["training"]
+    write_results(tmp_path, training=training, config={"model": "org/start"})
     with pytest.raises(RunError, match="There is no trained model in"):
         Choice(run=run, fraction=0.4).model()
 
