@@ -16,6 +16,7 @@ from lobes.experiments.pooled_runs import stored_run
 from lobes.experiments.predict import predict_run
 from lobes.experiments.reports import _read as read
 from lobes.experiments.store import RunFolder
+from lobes.results import as_bytes
 from plain_results import report_again, run_study
 from tiny_study import timeless, write_study
 
@@ -42,7 +43,7 @@ def shown(run):
     """All that reads a run's folder shows of it: {command: what it shows, or why it does not}."""
     found = {}
     readers = {
-        "report": lambda: read(run)[1],
+        "report": lambda: as_bytes(read(run)[0]),
         "several": lambda: stored_run(run)[1].predictions,
         "model": lambda: {
             p.name: p.read_bytes() for p in trained_model(run).rglob("*.safetensors")
