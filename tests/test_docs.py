@@ -199,7 +199,7 @@ def _pruning() -> dict:
 def _tasks() -> dict:
     Path("data", "sst2").mkdir(parents=True, exist_ok=True)
     for split in ("train", "dev", "test"):
-        lines = ["sentence\tlabel", "a fine day\t1", "a dull day\t0"]
+        lines = ["sentence\tlabel", *["a fine day\t1", "a dull day\t0"] * 50]
         if split == "test":
             lines = ["index\tsentence", "0\ta fine day", "1\ta dull day"]
         Path("data", "sst2", f"{split}.tsv").write_text("\n".join(lines) + "\n")
