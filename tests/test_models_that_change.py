@@ -72,10 +72,12 @@ def test_growth_measures_the_base_model_that_the_training_began_with(study, tmp_
     with pytest.raises(RunError, match="of another model: base model changed since it began"):
         run_study(study)
     # and where it changes while the training runs
+    tasks = load_tasks(study)
+    loaded = loading.Loaded(study, tasks, loading.new_model(study, tasks), "fp32")
     with RunFolder(study.output, study.to_dict()) as folder:
         folder.begin({})
         with pytest.raises(RunError, match="has changed since this run began: put back the one"):
-            growth._model(study, folder, load_tasks(study), 0, "fp32")
+            growth._model(loaded, folder, 0)
 
 
 def test_without_growth_the_base_model_is_not_read_again(study, tmp_path):

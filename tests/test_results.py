@@ -145,7 +145,7 @@ def test_other_kinds_and_versions_are_refused(made_up):
     with pytest.raises(RunError) as caught:
         checked(changed(content, version=1), kind, "X")
     assert str(caught.value) == (
-        "X has version 1, and this lobes reads version 2: run the same command again, it keeps "
+        "X has version 1, and this lobes reads version 2: run the study again, it keeps "
         "what was measured and writes the new version."
     )
     with pytest.raises(RunError) as caught:

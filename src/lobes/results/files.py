@@ -74,7 +74,7 @@ def checked(content: object, kind: type[Kind], where: str = "This content") -> K
     if version < kind.VERSION:
         raise RunError(
             f"{where} has version {version}, and this lobes reads version {kind.VERSION}: run the "
-            f"same command again, it keeps what was measured and writes the new version."
+            f"study again, it keeps what was measured and writes the new version."
         )
     try:
         return kind.model_validate(clean(content))
