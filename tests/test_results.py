@@ -226,7 +226,7 @@ def show(content, kind):
 
 
 @pytest.mark.parametrize("name", ["run", "comparison", "transfer", "runs"])
-@pytest.mark.parametrize("values", [40, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("values", [40, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_wrong_value_is_shown_or_refused_in_one_sentence(name, values):
     kind, content = KINDS[name]
     content = copy.deepcopy(content)
