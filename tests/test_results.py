@@ -225,6 +225,13 @@ def show(content, kind):
     assert list(figure_files(page, png=False))
 
 
+def test_a_comparison_without_the_chosen_steps_of_iat_is_shown():
+    kind, content = KINDS["comparison"]
+    content = copy.deepcopy(content)
+    content["selected"]["iat"] = None
+    show(content, kind)
+
+
 @pytest.mark.parametrize("name", ["run", "comparison", "transfer", "runs"])
 @pytest.mark.parametrize("values", [40, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_wrong_value_is_shown_or_refused_in_one_sentence(name, values):

@@ -222,8 +222,8 @@ def before_iat(
     seeds: Sequence[int], selected: Mapping[str, Selected | None], iat: SeedsIat | None
 ) -> tuple[int, ...]:
     """The seeds whose chosen weights of IAT are from before it began."""
-    steps = selected.get("iat") or ()
-    if iat is None:
+    steps = selected.get("iat")
+    if iat is None or steps is None:
         return ()
     return tuple(
         seed
