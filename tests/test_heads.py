@@ -6,6 +6,7 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, HeadError
@@ -251,3 +252,22 @@ def test_owned_rows_joins_ranges():
         [True, True, False, False, False, False, True, True],
         [False] * 8,
     ]
+
+
+def test_reliability_is_that_of_halves_stepped_up():
+    generator = np.random.default_rng(5)
+    halves = np.stack([padded(generator.integers(0, 9, 14)) for _ in range(2)]).astype(float)
+    halves[1] += halves[0]
+    found = HeadScores(halves.mean(axis=0), halves=halves)
+    known = ~np.isnan(halves[0])
+    r = stats.spearmanr(halves[0][known], halves[1][known]).statistic
+    assert r > 0
+    assert found.reliability == pytest.approx(2 * r / (1 + r))
+    assert HeadScores(halves[0], halves=halves[[0, 0]]).reliability == pytest.approx(1)
+    opposed = HeadScores(halves[0], halves=np.stack([halves[0], -halves[0]]))
+    assert opposed.reliability == pytest.approx(-1)  # not stepped up
+    flat = HeadScores(halves[0], halves=np.stack([halves[0], 0 * halves[0]]))
+    assert np.isnan(flat.reliability)
+    assert np.isnan(HeadScores(halves[0]).reliability)
+    with pytest.raises(HeadError, match=r"have the shape \[2, sites, heads\] and numbers"):
+        HeadScores(halves[0], halves=np.nan_to_num(halves))

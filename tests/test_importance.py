@@ -11,8 +11,9 @@ from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadSet
+from lobes.measure.batches import TaskBatches
 from lobes.measure.evaluation import evaluate
-from lobes.measure.importance import TaskSteps, head_importance
+from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.tasks.task import Task
 from tiny_images import image_task, tiny_processor
@@ -177,7 +178,7 @@ def test_t_is_the_number_of_real_tokens_at_every_site():
     """Longformer pads to whole windows of 8, so that its sites have other positions."""
     task = mood_task(n_train=11)
     model = MultiTaskModel(zoo.build("longformer"), tiny_tokenizer(), [task], pooling="first")
-    steps = TaskSteps(model.eval(), task, "train", None, 0, 5000)
+    steps = TaskBatches(model.eval(), task, "train", None, 0, 5000)
     totals = np.zeros(2)
     with record_contexts(model, gradients=True) as record:
         for step in steps:
@@ -329,7 +330,7 @@ def test_what_cannot_be_scored_is_refused():
     task = mood_task(n_train=13)
     model = model_for("bert", task)
     for option, value in (("method", "taylr"), ("aggregate", "mean"), ("normalize", "l2")):
-        with pytest.raises(ConfigError, match=f"{option} is one of .*, not '{value}'"):
+        with pytest.raises(ConfigError, match=f"{option} is '{value}'; expected .* or "):
             head_importance(model, task, **{option: value})
     with pytest.raises(ConfigError, match="Give either a task, or batches together with a loss"):
         head_importance(model)
@@ -339,3 +340,46 @@ def test_what_cannot_be_scored_is_refused():
         head_importance(model, warmth_task())
     with pytest.raises(DataError, match="not one batch"):
         head_importance(model.encoder, batches=[], loss=lambda o, b: o)
+
+
+@pytest.mark.parametrize(
+    ("method", "aggregate"), [("taylor", "token"), ("taylor", "sequence"), ("ablation", "token")]
+)
+def test_halves_are_the_scores_of_each_half_of_the_examples(method, aggregate):
+    task = mood_task(n_train=19)
+    model = model_for("bert", task)
+    options = {"method": method, "aggregate": aggregate}
+    found = head_importance(model, task, seed=3, tokens_per_batch=50, **options)
+    half_of = TaskBatches(model, task, "train", None, 3, None).halves
+    assert sorted(np.bincount(half_of)) == [9, 10]
+    for half, values in enumerate(found.halves):
+        some = task.replace(train=task.train.select(np.flatnonzero(half_of == half)))
+        expected = head_importance(model, some, **options).values
+        np.testing.assert_allclose(values, expected, rtol=2e-4, atol=1e-8)
+    whole = head_importance(model, task, seed=3, **options)
+    np.testing.assert_allclose(found.halves, whole.halves, rtol=2e-4, atol=1e-8)
+    by_layer = head_importance(model, task, seed=3, normalize="layer", **options).halves
+    np.testing.assert_allclose((by_layer**2).sum(axis=2), 1)
+
+
+def test_halves_of_given_batches_do_not_depend_on_their_size():
+    encoder = tiny_model("bert")
+    inputs = tiny_inputs(encoder)
+    inputs = {name: value.repeat(5, *[1] * (value.dim() - 1)) for name, value in inputs.items()}
+    inputs["input_ids"] = (inputs["input_ids"] + torch.arange(10)[:, None]) % 31
+
+    def scores(size):
+        cuts = range(0, 10, size)
+        batches = [{k: v[i : i + size] for k, v in inputs.items()} for i in cuts]
+        return head_importance(
+            encoder, batches=batches, loss=lambda o, b: o[0].square().mean((1, 2))
+        )
+
+    apart, together = scores(3), scores(10)
+    np.testing.assert_allclose(apart.halves, together.halves, rtol=1e-4)
+    assert not np.allclose(*apart.halves, rtol=1e-2)
+    assert scores(10).reliability == pytest.approx(together.reliability)
+    one = {name: value[:1] for name, value in inputs.items()}
+    alone = head_importance(encoder, batches=[one], loss=lambda o, b: o[0].square().mean((1, 2)))
+    assert alone.halves is None
+    assert np.isnan(alone.reliability)

@@ -98,7 +98,7 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
     (lobes.head_importance, (MODEL,), {}, "Give either a task, or batches together with a loss"),
     (of_batches, (), {"batches": BATCH}, "put it in a list, [batch]"),
     (of_batches, (), {"loss": "mean"}, "loss is a function loss(outputs, batch) -> [batch]"),
-    (of_batches, (), {"method": "gradient"}, "method is one of taylor, ablation"),
+    (of_batches, (), {"method": "gradient"}, "method is 'gradient'; expected \"taylor\""),
     (of_batches, (), {"progress": True}, "progress is a function that is called with (done, tot"),
 ]
 

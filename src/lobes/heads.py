@@ -4,6 +4,7 @@ Everything here is frozen and knows numpy only. A head is a pair (site, head), b
 are numbered in the order of execution. `lobes.discovery` finds the sites inside a model.
 """
 
+import math
 import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -389,11 +390,13 @@ class HeadScores:
     """A number for each head of a model.
 
     `values` has the shape [sites, heads]; where a site has fewer heads than the widest, the rest
-    of its row is NaN. `settings` records how the numbers came about (task, method, …).
+    of its row is NaN. `settings` records how the numbers came about (task, method, …). `halves`
+    [2, sites, heads] are the same scores from two random halves of the examples, where known.
     """
 
     values: Float[np.ndarray, "sites heads"]
     settings: Mapping[str, object] = field(default_factory=dict)
+    halves: Float[np.ndarray, "two sites heads"] | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -413,6 +416,32 @@ class HeadScores:
             )
         values.setflags(write=False)
         object.__setattr__(self, "values", values)
+        if self.halves is not None:
+            halves = np.array(self.halves, dtype=np.float64)
+            if halves.shape != (2, *values.shape) or (np.isnan(halves) != missing).any():
+                raise HeadError(
+                    f"The scores of two halves of the examples have the shape [2, sites, heads] "
+                    f"and numbers where the scores have some, not {halves.shape}."
+                )
+            halves.setflags(write=False)
+            object.__setattr__(self, "halves", halves)
+
+    @property
+    def reliability(self) -> float:
+        """How well random halves of the examples agree (docs/method.md#reliability): 1 is fully.
+
+        Spearman's correlation of the two halves, stepped up to all examples by Spearman-Brown
+        where it is positive; NaN where the halves are not known, or one is constant.
+        """
+        if self.halves is None:
+            return math.nan
+        ranks = np.array([average_ranks(half[~np.isnan(half)]) for half in self.halves])
+        moved = ranks - ranks.mean(axis=1, keepdims=True)
+        norm = float(np.sqrt((moved**2).sum(axis=1).prod()))
+        if not norm:
+            return math.nan
+        r = float(moved[0] @ moved[1]) / norm
+        return 2 * r / (1 + r) if r > 0 else r
 
     def __getitem__(self, head: Head) -> float:
         return float(self.values[head])
@@ -475,11 +504,22 @@ class HeadScores:
 
     def normalized(self) -> "HeadScores":
         """Return the scores with each site divided by its L2 norm (Michel et al. 2019)."""
-        norms = np.sqrt(np.nansum(self.values**2, axis=1, keepdims=True))
         return HeadScores(
-            np.divide(self.values, norms, out=self.values.copy(), where=norms > 0),
+            _by_norm(self.values),
             {**self.settings, "normalize": "layer"},
+            None if self.halves is None else _by_norm(self.halves),
         )
+
+
+def _by_norm(values: Float[np.ndarray, "*halves sites heads"]) -> np.ndarray:
+    norms = np.sqrt(np.nansum(values**2, axis=-1, keepdims=True))
+    return np.divide(values, norms, out=values.copy(), where=norms > 0)
+
+
+def average_ranks(values: Float[np.ndarray, " heads"]) -> Float[np.ndarray, " heads"]:
+    """Return the rank of every value from 1, equal values with the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[place]
 
 
 def head_count(fraction: float, total: int) -> int:

@@ -18,8 +18,8 @@ from lobes.discovery import find_heads
 from lobes.dissociation.similarity import linear_cka
 from lobes.errors import ConfigError
 from lobes.heads import Heads
+from lobes.measure.batches import TaskBatches
 from lobes.measure.evaluation import check_finite, measuring
-from lobes.measure.importance import TaskSteps
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.progress import Progress, counted
 from lobes.tasks.task import Task
@@ -52,8 +52,8 @@ def gradient_similarity(
             for parameter in shared:
                 parameter.requires_grad_(True)
             for task in counted(tasks, progress):
-                steps = TaskSteps(measured, task, split, max_examples, seed, tokens_per_batch)
-                gradients.append(_mean_gradient(steps, shared))
+                batches = TaskBatches(measured, task, split, max_examples, seed, tokens_per_batch)
+                gradients.append(_mean_gradient(batches, shared))
         finally:
             for parameter in shared:
                 parameter.requires_grad_(False)
@@ -63,17 +63,17 @@ def gradient_similarity(
         return np.clip(products / np.outer(norms, norms), -1.0, 1.0)
 
 
-def _mean_gradient(steps: TaskSteps, shared: Sequence[nn.Parameter]) -> list[Tensor]:
+def _mean_gradient(batches: TaskBatches, shared: Sequence[nn.Parameter]) -> list[Tensor]:
     """The gradient of the mean loss, on the CPU in float32."""
     totals = [torch.zeros(parameter.shape) for parameter in shared]
     examples = 0
-    for step in steps:
+    for batch in batches:
         with torch.enable_grad():
-            losses = step.losses()
-            step.check(losses, "The losses")
+            losses = batch.losses()
+            batch.check(losses, "The losses")
             found = torch.autograd.grad(losses.sum(), shared, allow_unused=True)
         if not all(bool(each.isfinite().all()) for each in found if each is not None):
-            step.check(torch.full_like(losses, torch.nan), "The gradients of a batch")
+            batch.check(torch.full_like(losses, torch.nan), "The gradients of a batch")
         examples += len(losses)
         for total, gradient in zip(totals, found, strict=True):
             if gradient is not None:
@@ -121,13 +121,13 @@ def lesion_cka(
 def _pooled(
     model: MultiTaskModel, task: Task, split: str, max_examples: int | None, seed: int
 ) -> Float[np.ndarray, "examples width"]:
-    steps = TaskSteps(model, task, split, max_examples, seed, None)
+    batches = TaskBatches(model, task, split, max_examples, seed, None)
     rows: np.ndarray | None = None
     with torch.no_grad():
-        for batch, inputs in steps.batches_with_inputs():
+        for batch, inputs in batches.batches_with_inputs():
             values = model.pooled(**inputs).float().cpu().numpy()
-            rows = np.empty((len(steps.labels), values.shape[1]), "f4") if rows is None else rows
+            rows = np.empty((len(batches.labels), values.shape[1]), "f4") if rows is None else rows
             rows[batch] = values
-            check_finite(values, steps.places[batch], f"The pooled states{steps.of}")
+            check_finite(values, batches.places[batch], f"The pooled states{batches.of}")
     assert rows is not None  # a task has examples
     return rows

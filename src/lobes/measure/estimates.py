@@ -1,0 +1,191 @@
+"""The estimates of importance by one pass over a task's examples (docs/method.md#importance).
+
+Each returns the mean over all examples and, from the same pass, that over two random halves of
+them, which tell how reliable it is.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lobes import limits
+from lobes.ablation import record_contexts
+from lobes.errors import ConfigError
+from lobes.heads import HeadLayout, HeadSet
+from lobes.measure.batches import Batch, Batches, counted_batches
+from lobes.progress import Progress
+from lobes.replay import Replay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to score: the settings of `head_importance`, checked; raises `ConfigError`."""
+
+    method: Annotated[str, limits.METHOD] = "taylor"
+    aggregate: Annotated[str, limits.AGGREGATE] = "token"
+    normalize: Annotated[str, limits.NORMALIZE] = "none"
+    max_examples: Annotated[int, limits.EXAMPLES] | None = None
+    seed: Annotated[int, limits.SEED] = 0
+
+    def __post_init__(self) -> None:
+        limits.check_settings(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Scores [sites, heads], from how many examples, and those of two random halves of them.
+
+    `halves` [2, sites, heads] is None where the data cannot be halved, or the method does not.
+    """
+
+    values: Float[np.ndarray, "sites heads"]
+    examples: int
+    halves: Float[np.ndarray, "two sites heads"] | None = None
+
+
+# Scores a model on batches, which it may pass over more than once.
+Method = Callable[[nn.Module, Batches, HeadLayout, Options, Progress | None], Estimate]
+
+
+class HalvedMeans:
+    """For every head a weighted mean over examples: over all, and over each of two halves."""
+
+    def __init__(self, layout: HeadLayout) -> None:
+        self.totals = np.zeros((2, *layout.shape))
+        for site in layout.sites:
+            self.totals[:, site.index, site.n_heads :] = np.nan
+        self.weights = np.zeros((2, len(layout.sites), 1))
+        self.examples = 0
+
+    def add(
+        self,
+        site: int,
+        values: Float[np.ndarray, "batch heads"],
+        weights: Int[np.ndarray, " batch"],
+        halves: Int[np.ndarray, " batch"],
+    ) -> None:
+        """Add a batch's values at a site: sums over `weights` units (tokens, examples) each."""
+        for half in (0, 1):
+            chosen = halves == half
+            self.totals[half, site, : values.shape[1]] += values[chosen].sum(axis=0)
+            self.weights[half, site] += weights[chosen].sum()
+
+    def estimate(self) -> Estimate:
+        """Return the means."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values = self.totals.sum(axis=0) / self.weights.sum(axis=0)
+            halves = self.totals / self.weights if self.weights.all() else None
+        return Estimate(values, self.examples, halves)
+
+
+def taylor(
+    model: nn.Module,
+    batches: Batches,
+    layout: HeadLayout,
+    options: Options,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Σ_d c·∂L/∂c of every head, by one forward and one backward pass."""
+    means = HalvedMeans(layout)
+    with record_contexts(model, layout=layout, gradients=True) as record:
+        for batch in counted_batches(batches, progress):
+            record.clear()
+            with torch.enable_grad():
+                losses = batch.losses()
+                batch.check(losses, "The losses", means.examples)
+                gradients = record.gradients(losses.sum())
+            terms = [
+                _head_terms(layout, site, record.calls[site], gradients[site], batch, len(losses))
+                for site in range(len(layout.sites))
+            ]
+            _add_terms(means, terms, layout, batch, options.aggregate)
+    return means.estimate()
+
+
+def single_ablations(
+    model: nn.Module,
+    batches: Batches,
+    layout: HeadLayout,
+    options: Options,
+    progress: Progress | None = None,
+) -> Estimate:
+    """The exact rise of the mean loss when one head is ablated, by a forward pass for each head."""
+    del options
+    lesions = [HeadSet(), *(HeadSet([head]) for head in layout)]
+    means, replay = HalvedMeans(layout), None
+    with torch.no_grad():
+        for batch in counted_batches(batches, progress):
+            replay = replay or Replay(model, layout, batch.losses)
+            found: list[Tensor] = [torch.empty(0)] * len(lesions)
+            for index, losses in replay.runs(batch.losses, lesions):
+                batch.check(losses, "The losses", means.examples, str(lesions[index]))
+                found[index] = losses.double().cpu()
+            rises = (torch.stack(found[1:], 1) - found[0][:, None]).numpy()
+            n, places = len(rises), np.cumsum([site.n_heads for site in layout.sites])[:-1]
+            halves = batch.halves(means.examples, n)
+            for site, values in enumerate(np.split(rises, places, axis=1)):
+                means.add(site, values, np.ones(n, dtype=np.int64), halves)
+            means.examples += n
+    return means.estimate()
+
+
+def _head_terms(
+    layout: HeadLayout,
+    site: int,
+    contexts: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    batch: Batch,
+    n: int,
+) -> Float[Tensor, "batch positions heads"]:
+    """Σ_d c·∂L/∂c for each of a batch's n examples, each position and head; 0 at padding.
+
+    The calls of a shared layer, and the copies of an example, are added up before any absolute
+    value is taken: the sum is the gradient of one mask on that head.
+    """
+    terms, n_heads = None, layout.sites[site].n_heads
+    for context, gradient in zip(contexts, gradients, strict=True):
+        # where nothing depends on a context it counts 0, even if it is not finite, as of padding
+        product = torch.where(gradient == 0, 0, context.detach().float() * gradient.float())
+        # Windows and flattened positions come example by example: give them back to their example.
+        product = product.unflatten(-1, (n_heads, -1)).sum(-1).reshape(n, -1, n_heads)
+        if batch.copies > 1:
+            product = product.unflatten(1, (batch.copies, -1)).sum(1)
+        terms = product if terms is None else terms + product
+    if terms is None:
+        name = layout.sites[site].name
+        raise ConfigError(f"Site {site} ({name}) did not run on a batch: its importance is open.")
+    mask = batch.real(site)
+    if mask is not None and mask.shape == terms.shape[:2]:
+        terms = torch.where(mask[..., None], terms, 0)
+    return terms
+
+
+def _add_terms(
+    means: HalvedMeans,
+    terms: Sequence[Float[Tensor, "batch _ _"]],
+    layout: HeadLayout,
+    batch: Batch,
+    aggregate: str,
+) -> None:
+    """Add a batch's terms of every head, by token or by sequence."""
+    n = len(terms[0])
+    halves = batch.halves(means.examples, n)
+    for site, each in enumerate(terms):
+        weights = np.ones(n, dtype=np.int64)
+        if aggregate == "token":
+            found, real = each.abs().sum(1), batch.real(site)
+            positions = torch.full((n,), each.shape[1]) if real is None else real.sum(1)
+            weights = positions.cpu().numpy()
+        else:
+            found = each.sum(1).abs()
+        values = found.double().cpu().numpy()
+        if not np.isfinite(values).all():
+            name = layout.sites[site].name
+            batch.check(each, f"The gradients at site {site} ({name})", means.examples)
+        means.add(site, values, weights, halves)
+    means.examples += n
