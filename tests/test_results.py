@@ -179,6 +179,7 @@ def test_other_kinds_and_versions_are_refused(made_up):
         ("run", ("more",), 2, '"more": extra inputs are not permitted'),
         ("comparison", ("scores", "iat"), [[0.5]], "scores has the shape [1, 1], expected [2, 2]"),
         ("comparison", ("summary", "methods"), {}, "there are no scores of single"),
+        ("comparison", ("selected",), {}, "there are no chosen steps of single"),
         (
             "comparison",
             ("verdicts",),

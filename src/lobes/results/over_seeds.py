@@ -265,6 +265,8 @@ class ComparisonResults(OverSeeds):
         for method in self.methods:
             if method not in self.scores or method not in self.summary.methods:
                 raise ValueError(f"there are no scores of {method}")
+            if method not in self.selected:
+                raise ValueError(f"there are no chosen steps of {method}")
             expect_shape(self.scores[method], shape, "scores")
             _expect_length(self.summary.methods[method].tasks, shape[1])
             expect_shape(self.summary.methods[method].seeds, shape[:1], "the means over the tasks")
