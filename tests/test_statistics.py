@@ -14,6 +14,7 @@ from lobes.dissociation.statistics import (
     holm,
     named_generator,
     p_against_controls,
+    p_over_fractions,
     paired_p_value,
     percentile_interval,
     resample_counts,
@@ -49,6 +50,31 @@ def test_undefined_controls_count_against_and_an_undefined_observation_has_no_p(
     assert p_against_controls(np.array([1.0]), controls)[0] == pytest.approx(2 / 3)
     assert np.isnan(p_against_controls(np.array([np.nan]), controls)[0])
     assert np.isnan(p_against_controls(np.array([1.0]), np.empty((0, 1)))[0])
+
+
+def test_p_over_fractions_by_hand():
+    # standardized with the observation: the first fraction has mean 2 and deviation √2, the second
+    # 0 and 1, the third does not vary
+    replicates = np.array([[1.0, 1.0, 7.0], [3.0, -1.0, 7.0], [4.0, 1.0, 7.0], [2.0, -1.0, 7.0]])
+    assert p_over_fractions(np.array([0.0, 0.0, 7.0]), replicates) == 1.0
+    # 4.0 is √2 above its mean, more than any other; as the observation it has the smallest p
+    assert p_over_fractions(replicates[2], np.delete([*replicates, [0, 0, 7]], 2, 0)) == 1 / 5
+    assert p_over_fractions(replicates[1, :1], replicates[:, :1]) == 3 / 5  # itself a tie
+    assert p_over_fractions(np.array([7.0]), replicates[:, 2:]) == 1.0
+
+
+def test_p_over_fractions_of_one_fraction_is_its_p_whatever_is_undefined():
+    replicates = np.array([[1.0, 5.0], [np.nan, 0.0], [2.0, 1.0]])
+    assert p_over_fractions(np.array([3.0, np.nan]), replicates) == 2 / 4
+    assert np.isnan(p_over_fractions(np.array([np.nan, np.nan]), replicates))
+    assert np.isnan(p_over_fractions(np.array([1.0, 2.0]), replicates[:0]))
+
+
+@given(arrays.arrays(np.float64, (7, 3), elements=st.integers(-5, 5)))
+def test_every_replicate_is_treated_like_the_observation(scores):
+    """Ranks: over all that could be the observation, p ≤ level no more often than level."""
+    p = [p_over_fractions(scores[k], np.delete(scores, k, 0)) for k in range(7)]
+    assert all(sum(each <= level / 7 + 1e-9 for each in p) <= level for level in range(1, 8))
 
 
 @given(arrays.arrays(np.float64, 11, elements=st.floats(-50, 50)), st.floats(-50, 50))

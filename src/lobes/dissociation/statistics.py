@@ -45,6 +45,30 @@ def p_against_controls(
     return np.where(np.isnan(observed), np.nan, (1 + reached.sum(axis=0)) / (1 + len(controls)))
 
 
+def p_over_fractions(
+    observed: Float[np.ndarray, " fractions"], replicates: Float[np.ndarray, "replicates fractions"]
+) -> float:
+    """Return one p for scores at several fractions; NaN without a defined score or a replicate.
+
+    Each fraction is standardized by the mean and the standard deviation of the observation *and*
+    its replicates, and p compares the largest over the fractions with that of each replicate, whose
+    fractions must have been replicated together. The observation is thus treated as one more
+    replicate, and p is exact; standardized by the replicates alone it is too small (with 19 of them
+    p ≤ 0.05 in 6 to 8 % of the studies without an effect). To leave each score out of its own
+    standardization gives the same p. A fraction counts unless its observation is undefined; an
+    undefined replicate counts against.
+    """
+    known = np.isfinite(observed)
+    if not known.any() or not len(replicates):
+        return math.nan
+    scores = np.concatenate([observed[None], replicates])[:, known]
+    deviation = np.nanstd(scores, axis=0)
+    # where all replicates are the same, rounding is all that there is to standardize
+    moved = (scores - np.nanmean(scores, axis=0)) / np.where(deviation > TIE, deviation, np.inf)
+    largest = np.where(np.isnan(moved), np.inf, moved).max(axis=1)
+    return float(p_against_controls(largest[:1], largest[1:, None])[0])
+
+
 def n_reached(p: float, controls: int) -> int:
     """Return how many of so many controls reach the observed value: p = (1 + n) / (1 + controls).
 
