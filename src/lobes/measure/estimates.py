@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lobes import limits
-from lobes.ablation import record_contexts
+from lobes.ablation import ContextRecord, record_contexts
 from lobes.errors import ConfigError
 from lobes.heads import HeadLayout, HeadSet
 from lobes.measure.batches import Batch, Batches, counted_batches
@@ -94,16 +94,8 @@ def taylor(
     means = HalvedMeans(layout)
     with record_contexts(model, layout=layout, gradients=True) as record:
         for batch in counted_batches(batches, progress):
-            record.clear()
-            with torch.enable_grad():
-                losses = batch.losses()
-                batch.check(losses, "The losses", means.examples)
-                gradients = record.gradients(losses.sum())
-            terms = [
-                _head_terms(layout, site, record.calls[site], gradients[site], batch, len(losses))
-                for site in range(len(layout.sites))
-            ]
-            _add_terms(means, terms, layout, batch, options.aggregate)
+            terms = terms_of(batch, record, means.examples)
+            _add_terms(means, terms, batch, options.aggregate)
     return means.estimate()
 
 
@@ -132,6 +124,28 @@ def single_ablations(
                 means.add(site, values, np.ones(n, dtype=np.int64), halves)
             means.examples += n
     return means.estimate()
+
+
+def terms_of(
+    batch: Batch, record: ContextRecord, before: int = 0
+) -> list[Float[Tensor, "batch _ _"]]:
+    """Run a batch and return Σ_d c·∂L/∂c [batch, positions, heads] of every site; 0 at padding.
+
+    `record` records contexts with gradients. Raises `ModelError`, counting the examples from
+    `before`, where a loss or a term is not finite.
+    """
+    record.clear()
+    with torch.enable_grad():
+        losses = batch.losses()
+        batch.check(losses, "The losses", before)
+        gradients = record.gradients(losses.sum())
+    terms = []
+    for site in record.layout.sites:
+        calls = record.calls[site.index], gradients[site.index]
+        terms.append(_head_terms(record.layout, site.index, *calls, batch, len(losses)))
+        if not bool(terms[-1].isfinite().all()):
+            batch.check(terms[-1], f"The gradients at site {site.index} ({site.name})", before)
+    return terms
 
 
 def _head_terms(
@@ -168,7 +182,6 @@ def _head_terms(
 def _add_terms(
     means: HalvedMeans,
     terms: Sequence[Float[Tensor, "batch _ _"]],
-    layout: HeadLayout,
     batch: Batch,
     aggregate: str,
 ) -> None:
@@ -183,9 +196,5 @@ def _add_terms(
             weights = positions.cpu().numpy()
         else:
             found = each.sum(1).abs()
-        values = found.double().cpu().numpy()
-        if not np.isfinite(values).all():
-            name = layout.sites[site].name
-            batch.check(each, f"The gradients at site {site} ({name})", means.examples)
-        means.add(site, values, weights, halves)
+        means.add(site, found.double().cpu().numpy(), weights, halves)
     means.examples += n
