@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lobes import limits
 from lobes.ablation import ContextRecord, record_contexts
 from lobes.errors import ConfigError
-from lobes.heads import HeadLayout, HeadSet
+from lobes.heads import HeadLayout, HeadSet, Site
 from lobes.measure.batches import Batch, Batches, counted_batches
 from lobes.progress import Progress
 from lobes.replay import Replay
@@ -31,6 +31,8 @@ class Options:
     normalize: Annotated[str, limits.NORMALIZE] = "none"
     max_examples: Annotated[int, limits.EXAMPLES] | None = None
     seed: Annotated[int, limits.SEED] = 0
+    steps: Annotated[int, limits.PATH_STEPS] = 5
+    value: Annotated[str, limits.PATH_START] = "zero"
 
     def __post_init__(self) -> None:
         limits.check_settings(self)
@@ -95,7 +97,7 @@ def taylor(
     with record_contexts(model, layout=layout, gradients=True) as record:
         for batch in counted_batches(batches, progress):
             terms = terms_of(batch, record, means.examples)
-            _add_terms(means, terms, batch, options.aggregate)
+            add_terms(means, terms, batch, options.aggregate)
     return means.estimate()
 
 
@@ -139,47 +141,58 @@ def terms_of(
         losses = batch.losses()
         batch.check(losses, "The losses", before)
         gradients = record.gradients(losses.sum())
+    return head_terms(batch, len(losses), record.layout, record.calls, gradients, before)
+
+
+def head_terms(
+    batch: Batch,
+    n: int,
+    layout: HeadLayout,
+    contexts: Sequence[Sequence[Tensor]],
+    gradients: Sequence[Sequence[Tensor]],
+    before: int = 0,
+) -> list[Float[Tensor, "batch _ _"]]:
+    """Return Σ_d c·∂L/∂c [batch, positions, heads] of every site, of a batch's n examples.
+
+    `contexts` and `gradients` hold a tensor for each call of every site. Raises `ModelError`,
+    counting the examples from `before`, where a term is not finite.
+    """
     terms = []
-    for site in record.layout.sites:
-        calls = record.calls[site.index], gradients[site.index]
-        terms.append(_head_terms(record.layout, site.index, *calls, batch, len(losses)))
+    for site, calls, found in zip(layout.sites, contexts, gradients, strict=True):
+        terms.append(_site_terms(site, calls, found, batch, n))
         if not bool(terms[-1].isfinite().all()):
             batch.check(terms[-1], f"The gradients at site {site.index} ({site.name})", before)
     return terms
 
 
-def _head_terms(
-    layout: HeadLayout,
-    site: int,
-    contexts: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    batch: Batch,
-    n: int,
+def _site_terms(
+    site: Site, contexts: Sequence[Tensor], gradients: Sequence[Tensor], batch: Batch, n: int
 ) -> Float[Tensor, "batch positions heads"]:
-    """Σ_d c·∂L/∂c for each of a batch's n examples, each position and head; 0 at padding.
+    """The terms of one site; 0 at padding.
 
     The calls of a shared layer, and the copies of an example, are added up before any absolute
     value is taken: the sum is the gradient of one mask on that head.
     """
-    terms, n_heads = None, layout.sites[site].n_heads
+    terms = None
     for context, gradient in zip(contexts, gradients, strict=True):
         # where nothing depends on a context it counts 0, even if it is not finite, as of padding
         product = torch.where(gradient == 0, 0, context.detach().float() * gradient.float())
         # Windows and flattened positions come example by example: give them back to their example.
-        product = product.unflatten(-1, (n_heads, -1)).sum(-1).reshape(n, -1, n_heads)
+        product = product.unflatten(-1, (site.n_heads, -1)).sum(-1).reshape(n, -1, site.n_heads)
         if batch.copies > 1:
             product = product.unflatten(1, (batch.copies, -1)).sum(1)
         terms = product if terms is None else terms + product
     if terms is None:
-        name = layout.sites[site].name
-        raise ConfigError(f"Site {site} ({name}) did not run on a batch: its importance is open.")
-    mask = batch.real(site)
+        raise ConfigError(
+            f"Site {site.index} ({site.name}) did not run on a batch: its importance is open."
+        )
+    mask = batch.real(site.index)
     if mask is not None and mask.shape == terms.shape[:2]:
         terms = torch.where(mask[..., None], terms, 0)
     return terms
 
 
-def _add_terms(
+def add_terms(
     means: HalvedMeans,
     terms: Sequence[Float[Tensor, "batch _ _"]],
     batch: Batch,

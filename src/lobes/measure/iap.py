@@ -205,6 +205,7 @@ class _Plan:
                 method=self.settings.method,
                 aggregate=self.settings.aggregate,
                 normalize=self.settings.normalize,
+                steps=self.settings.importance_steps,
                 precision=self.precision,
                 split=self.settings.importance_split,
                 max_examples=self.settings.importance_examples,

@@ -22,12 +22,14 @@ from lobes.heads import HeadLayout, Heads, HeadScores, HeadSet
 from lobes.measure.batches import Batches, GivenBatches, Loss, TaskBatches
 from lobes.measure.estimates import Method, Options, single_ablations, taylor
 from lobes.measure.evaluation import measuring
+from lobes.measure.integrated_gradients import integrated_gradients
 from lobes.progress import Progress, check_progress
 from lobes.tasks.task import Task
 
 _METHODS: Mapping[str, Method] = {  # each name of `limits.METHOD`
     "taylor": taylor,
     "ablation": single_ablations,
+    "integrated_gradients": integrated_gradients,
 }
 
 
@@ -40,6 +42,8 @@ def head_importance(
     method: str = "taylor",
     aggregate: str = "token",
     normalize: str = "none",
+    steps: int = 5,
+    value: str = "zero",
     precision: str = "fp32",
     split: str = "train",
     max_examples: int | None = None,
@@ -57,9 +61,11 @@ def head_importance(
     `method="taylor"`: the first-order score above. `aggregate="token"` sums the absolute values
     over positions and divides by the number of real tokens; `"sequence"` takes the absolute value
     of an example's whole sum and divides by the number of examples (Michel, Levy and Neubig
-    2019). `method="ablation"`: the exact rise of the mean loss when that one head is ablated; it
-    takes a run of the model for each head. `normalize="layer"` divides each site's scores by
-    their L2 norm.
+    2019). `method="integrated_gradients"`: the same with the mean gradient at `steps` points on
+    the way from `value` in the place of every head's context ("zero", or each head's "mean" over
+    these data) to the contexts as they are. `method="ablation"`: the exact rise of the mean loss
+    when that one head is ablated; it takes a run of the model for each head. `normalize="layer"`
+    divides each site's scores by their L2 norm.
 
     `max_examples` takes that many of the task's examples at random (`seed`); the heads `ablated`
     are ablated throughout. The result depends neither on the size of the batches nor on the
@@ -73,6 +79,8 @@ def head_importance(
         normalize=normalize,
         max_examples=max_examples,
         seed=seed,
+        steps=steps,
+        value=value,
     )
     check_progress(progress)
     layout = layout_of(model, layout)

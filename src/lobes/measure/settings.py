@@ -16,7 +16,8 @@ class IapSettings:
     as many heads in each site (`matched="site"`) or in all (`"total"`). `order="ascending"`
     ablates the least important heads. `exact` estimates the importance again at each fraction,
     with the heads chosen so far ablated. `keep_per_site` heads of each site are never chosen.
-    `importance_split` and `importance_examples`: what the importance is computed from.
+    `importance_split` and `importance_examples`: what the importance is computed from;
+    `importance_steps`: how many steps integrated gradients take.
     `lesion_tasks`: the tasks whose heads are ablated, all if None.
 
     `control_examples` measures the controls on that many of each task's validation examples, drawn
@@ -34,6 +35,7 @@ class IapSettings:
     importance_split: Annotated[str, limits.SPLIT] = "train"
     importance_examples: Annotated[int, limits.EXAMPLES] = 10_000
     method: Annotated[str, limits.METHOD] = "taylor"
+    importance_steps: Annotated[int, limits.PATH_STEPS] = 5
     aggregate: Annotated[str, limits.AGGREGATE] = "token"
     normalize: Annotated[str, limits.NORMALIZE] = "none"
     lesion_tasks: Sequence[str] | None = None
