@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
-from lobes.ablation import ablate, mean_contexts, record_contexts
+from lobes.ablation import (
+    HeadSamples,
+    ablate,
+    mean_contexts,
+    record_contexts,
+    resampled_contexts,
+)
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, HeadError
 from lobes.heads import HeadLayout, HeadSet
@@ -417,8 +423,13 @@ def test_means_leave_the_model_as_it_was():
     ("settings", "message"),
     [
         ({"value": "mean"}, r"give data=batches of keyword inputs, or data=lobes.mean_contexts\("),
-        ({"value": "noise"}, r'value is "zero" or "mean", not \'noise\''),
+        ({"value": "noise"}, r"value is 'noise'; expected \"zero\", \"mean\" or \"resample\""),
         ({"data": [INPUTS]}, 'data are for value="mean"'),
+        ({"value": "resample"}, "give data=the batch of keyword inputs that runs inside the block"),
+        ({"value": "resample", "data": [INPUTS]}, "give data=the batch of keyword inputs"),
+        ({"value": "resample", "data": INPUTS, "seed": -1}, "seed is -1; expected"),
+        ({"value": "mean", "data": HeadSamples(())}, "give data=batches of keyword inputs"),
+        ({"value": "resample", "data": HeadSamples(())}, "are those of another model"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
@@ -435,3 +446,89 @@ def test_means_of_another_model_or_of_nothing_are_refused():
         pass
     with pytest.raises(DataError, match="There is not one batch to take the mean contexts of"):
         mean_contexts(MODEL, [])
+
+
+# The context of another example in the place of zero.
+
+
+@pytest.mark.parametrize(
+    "name", ["bert", "gpt2", "bart", "albert", "swin", "squeezebert", "fsmt", "siglip_vision_model"]
+)
+def test_the_context_of_another_example_stands_in_the_place(name: str):
+    model = tiny_model(name)
+    inputs, layout = tiny_inputs(model), find_heads(model)
+    with record_contexts(model) as plain:
+        before = run(model, inputs)
+    sets = [HeadSet([(0, 1), (1, 2)]), HeadSet([(0, 0)])]
+    sets = [HeadSet(head for head in heads if head in layout) for heads in sets]
+    samples = resampled_contexts(model, inputs)
+    with ablate(model, sets, value="resample", data=samples), record_contexts(model) as record:
+        together = run(model, inputs)
+    for site in {site for heads in sets for site, _ in heads}:
+        for now, own in zip(record.calls[site], plain.calls[site], strict=True):
+            contexts = record.split(site, now).unflatten(0, (2, -1))
+            others = record.split(site, own).unflatten(0, (2, -1)).flip(0)  # two examples
+            for row, heads in enumerate(sets):
+                for head in range(layout.sites[site].n_heads):
+                    pair = contexts[row, ..., head, :], others[row, ..., head, :]
+                    assert torch.equal(*pair) == ((site, head) in heads)
+    assert not torch.allclose(together, before)
+    for row, heads in enumerate(sets):
+        with ablate(model, heads, value="resample", data=inputs):
+            torch.testing.assert_close(run(model, inputs)[row], together[row], rtol=0, atol=1e-6)
+    assert _hooks(model) == 0
+
+
+def test_what_is_resampled_is_the_plain_model_whatever_the_lesion():
+    """Ablating every head of all sites, nothing of an example reaches itself by way of another."""
+    model = tiny_model("bert")
+    batch = _padded(_texts([7, 7]))
+    samples = resampled_contexts(model, batch)
+    with record_contexts(model) as plain:
+        run(model, batch)
+    every = find_heads(model).all_heads()
+    with ablate(model, every, value="resample", data=samples), record_contexts(model) as record:
+        run(model, batch)
+    for site, (now,) in enumerate(record.calls):
+        assert torch.equal(now, plain.calls[site][0].flip(0))
+
+
+def test_the_mean_stands_where_either_of_two_examples_is_padded_or_there_is_one():
+    model, texts = tiny_model("gpt2"), _texts([5, 3])
+    batch = _padded(texts)
+    (context, *_), means = resampled_contexts(model, batch).calls, mean_contexts(model, [batch])
+    mean = means.values[0].flatten().float()
+    (padded,) = context
+    assert torch.equal(padded[:, 3:], mean.expand_as(padded[:, 3:]))
+    assert not torch.isclose(padded[:, :3], mean).all(-1).any()
+    ((alone,), *_) = resampled_contexts(model, _padded(texts[:1]), means=means).calls
+    assert torch.equal(alone, mean.expand_as(alone))
+
+
+def test_the_seed_decides_who_takes_whose_contexts():
+    model, batch = tiny_model("bert"), _padded(_texts([7] * 5))
+    plain = resampled_contexts(model, _padded(_texts([7] * 5)), seed=1).calls[0][0]
+    again, other = (resampled_contexts(model, batch, seed=seed).calls[0][0] for seed in (1, 2))
+    assert torch.equal(again, plain)
+    assert not torch.equal(other, plain)
+    with record_contexts(model) as record:
+        run(model, batch)
+    own = record.calls[0][0]
+    taken = [[torch.equal(row, one) for one in own] for row in plain]
+    assert [sum(row) for row in taken] == [1] * 5
+    assert not any(taken[i][i] for i in range(5))
+
+
+def test_a_batch_that_was_not_resampled_is_refused():
+    model, batch = tiny_model("bert"), _padded(_texts([5, 3]))
+    head = HeadSet([(0, 1)])
+    with (
+        ablate(model, head, value="resample", data=batch),
+        pytest.raises(HeadError, match=r"have the shape \[2, 4, .* resampled \[2, 5, "),
+    ):
+        run(model, _padded(_texts([4, 3])))
+    albert, inputs = tiny_model("albert"), tiny_inputs(tiny_model("albert"))
+    with ablate(albert, head, value="resample", data=inputs):
+        assert torch.equal(run(albert, inputs), run(albert, inputs))  # begins anew with each run
+    with pytest.raises(DataError, match="The batch has no tensor"):
+        resampled_contexts(model, {"return_dict": True})

@@ -8,7 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lobes.ablation import HeadMeans, ablate, mean_contexts, record_contexts
+    from lobes.ablation import (
+        HeadMeans,
+        HeadSamples,
+        ablate,
+        mean_contexts,
+        record_contexts,
+        resampled_contexts,
+    )
     from lobes.discovery import find_heads
     from lobes.dissociation import Dissociation, LesionMatrix
     from lobes.errors import LobesError
@@ -30,6 +37,7 @@ _HOMES = {
     "Dissociation": "dissociation",
     "HeadLayout": "heads",
     "HeadMeans": "ablation",
+    "HeadSamples": "ablation",
     "HeadScores": "heads",
     "HeadSet": "heads",
     "IAT": "training.settings",
@@ -52,12 +60,14 @@ _HOMES = {
     "mean_contexts": "ablation",
     "prune": "pruning",
     "record_contexts": "ablation",
+    "resampled_contexts": "ablation",
 }
 
 __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no constant
     "Dissociation",
     "HeadLayout",
     "HeadMeans",
+    "HeadSamples",
     "HeadScores",
     "HeadSet",
     "IAT",
@@ -80,6 +90,7 @@ __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no consta
     "mean_contexts",
     "prune",
     "record_contexts",
+    "resampled_contexts",
 ]
 
 

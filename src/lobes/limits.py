@@ -133,6 +133,8 @@ PATH_START = Choice(("zero", "mean"))
 AGGREGATE = Choice(("token", "sequence"))
 NORMALIZE = Choice(("none", "layer"))
 MATCHED = Choice(("site", "total"))
+VALUE = Choice(("zero", "mean", "resample"))
+LESION = Choice(("remove", "keep"))
 ORDER = Choice(("descending", "ascending"))
 SPLIT = Choice(("train", "validation"))
 EPOCHS_OF_SAMPLER = Limit("a number of epochs", 1, 10**7)
@@ -150,6 +152,12 @@ def check_number(name: str, value: Any, limit: Limit) -> None:
     raise ConfigError(f"{name} is {short(value)}; expected {limit}{percent}.")
 
 
+def check_choice(name: str, value: Any, choice: Choice | Flag) -> None:
+    """Raise `ConfigError`, naming the setting, for a value that is none of the choices."""
+    if not choice.allows(value):
+        raise ConfigError(f"{name} is {short(value)}; expected {choice}.")
+
+
 def check_settings(settings: Any) -> None:
     """Raise `ConfigError` for the first field of a dataclass that its annotation does not allow.
 
@@ -161,8 +169,8 @@ def check_settings(settings: Any) -> None:
             continue
         if isinstance(rule, Limit):
             check_number(name, value, rule)
-        elif not rule.allows(value):
-            raise ConfigError(f"{name} is {short(value)}; expected {rule}.")
+        else:
+            check_choice(name, value, rule)
 
 
 def rule_of(kind: Any) -> Limit | Choice | Flag | None:

@@ -41,6 +41,11 @@ def batch_running() -> Batch | None:
     return _batch.get()
 
 
+def batch_of(model: nn.Module, inputs: Mapping[str, Any]) -> Batch | None:
+    """Return the batch in keyword inputs of a model; None where there is no tensor among them."""
+    return _counted(model, _main_input(model), (), inputs)
+
+
 @contextmanager
 def counted(model: nn.Module, layout: HeadLayout) -> Iterator[None]:
     """Make the batch of any call that reaches a site known to `batch_running`, inside the block."""
@@ -59,9 +64,13 @@ def _around(model: nn.Module, layout: HeadLayout) -> list[nn.Module]:
     return list({model.get_submodule(path): None for path in paths})
 
 
+def _main_input(module: nn.Module) -> str:
+    return next((n for m in module.modules() if (n := getattr(m, "main_input_name", None))), "")
+
+
 @contextmanager
 def _counting(module: nn.Module) -> Iterator[None]:
-    main = next((n for m in module.modules() if (n := getattr(m, "main_input_name", None))), "")
+    main = _main_input(module)
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _batch.get() is None:

@@ -1,0 +1,225 @@
+"""Ablate attention heads: put zeros, means or other examples' contexts in the place of theirs."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lobes import limits
+from lobes.ablation.replacements import HeadMeans, HeadSamples, mean_contexts, resampled_contexts
+from lobes.discovery import layout_of
+from lobes.discovery.contexts import argument_with, contexts_of
+from lobes.discovery.examples import batch_running, counted
+from lobes.discovery.recomputation import repeating
+from lobes.discovery.scope import Hook, Scope
+from lobes.errors import ConfigError, HeadError, ModelError
+from lobes.heads import HeadLayout, Heads, HeadSet, Site, head_sets
+
+
+@contextmanager
+def ablate(
+    model: nn.Module,
+    heads: Heads,
+    *,
+    layout: HeadLayout | None = None,
+    value: str = "zero",
+    data: HeadMeans | HeadSamples | Mapping[str, Any] | Iterable[Mapping[str, Any]] | None = None,
+    seed: int = 0,
+) -> Iterator[None]:
+    """Ablate heads for the time of the block: their contexts are multiplied by 0.
+
+    `heads` is one set for the whole batch, in any form that `HeadSet.of` reads, or a list of sets,
+    one for each example of every batch that runs inside the block. Equal to multiplying the
+    heads' attention probabilities by 0, but where a site says that its contexts hold more than
+    attention (`Site.beside_attention`): that goes too. Calls can be nested: a head is ablated
+    while any of the blocks around it says so.
+
+    `value="mean"` puts the head's mean context over a data set there instead, at every position:
+    what the head does for any text at all stays, what it says about this one goes. `data` are
+    batches of keyword inputs, run through the model when the block is entered, or, to run them
+    once for many blocks, what `mean_contexts` made of them.
+
+    `value="resample"` puts there the head's context for another example of the same batch, at the
+    same position, as the model without this block computes it. `data` is the batch that runs
+    inside the block, or what `resampled_contexts` made of it; `seed` decides which example takes
+    the contexts of which.
+
+    The block acts in the runs of the thread that entered it. In a thread that has entered none a
+    run of the model is refused. What gradient checkpointing computes again of a run inside the
+    block is ablated as that run was, also after the block.
+
+    `layout` spares the search for the heads where it is already known (`find_heads`). What
+    `torch.compile` compiled runs uncompiled inside the block.
+    Raises `HeadError` for a head that the model does not have, when the number of sets and of a
+    batch's examples differ, and for a batch of other shapes than the one that was resampled;
+    `ConfigError` for another `value`, or one without its data.
+    """
+    layout = layout_of(model, layout)
+    sets = head_sets(heads, layout)
+    touched = sorted({site for one in sets for site, _ in one})
+    instead = _instead(model, layout, touched, value, data, seed)
+    hooks = {
+        index: _masking_hook(
+            layout.sites[index], site_mask(layout.sites[index], sets), instead.get(index, ())
+        )
+        for index in touched
+    }
+    counting = len(sets) > 1 or any(len(fills) > 1 for fills in instead.values())
+    # First among the modules' hooks: a recorder inside the block sees the lesioned input.
+    scope = Scope(model, layout, hooks, what="ablate", first=True, repeats=True)
+    with scope.entered(), counted(model, layout) if counting else nullcontext():
+        yield
+
+
+def _instead(
+    model: nn.Module, layout: HeadLayout, sites: Sequence[int], value: str, data: Any, seed: int
+) -> dict[int, tuple[Tensor, ...]]:
+    """What stands in for ablated contexts at `sites`, for each call of a site or for all of them.
+
+    Nothing for zeros.
+    """
+    limits.check_choice("value", value, limits.VALUE)
+    if value == "zero":
+        if data is not None:
+            raise ConfigError(
+                'data are for value="mean" and value="resample": ablating to zero takes none.'
+            )
+        return {}
+    if value == "mean":
+        means = _checked_means(model, layout, data)
+        return {site: (means.values[site].flatten(),) for site in sites}
+    samples = data
+    if isinstance(data, Mapping):
+        samples = resampled_contexts(model, data, seed=seed, layout=layout)
+    if not isinstance(samples, HeadSamples):
+        raise ConfigError(
+            'value="resample" puts the heads\' contexts for other examples of a batch in their '
+            "place: give data=the batch of keyword inputs that runs inside the block, or "
+            "data=lobes.resampled_contexts(model, batch) to run it only once."
+        )
+    if len(samples.calls) != len(layout.sites):
+        raise ConfigError(
+            f"The resampled contexts are those of another model: they are of "
+            f"{len(samples.calls)} sites, where this model has {len(layout.sites)}."
+        )
+    for site in sites:
+        if not samples.calls[site]:
+            raise HeadError(
+                f"The contexts at site {site} ({layout.sites[site].name}) are not laid out "
+                f'example by example, or the site did not run: use value="mean" for its heads.'
+            )
+    return {site: samples.calls[site] for site in sites}
+
+
+def _checked_means(model: nn.Module, layout: HeadLayout, data: Any) -> HeadMeans:
+    if data is None or isinstance(data, HeadSamples):
+        raise ConfigError(
+            'value="mean" puts the heads\' mean contexts over a data set in their place: give '
+            "data=batches of keyword inputs, or data=lobes.mean_contexts(model, batches) to run "
+            "them only once."
+        )
+    means = data if isinstance(data, HeadMeans) else mean_contexts(model, data, layout=layout)
+    shapes = [(site.n_heads, site.head_dim) for site in layout.sites]
+    if [tuple(mean.shape) for mean in means.values] != shapes:
+        raise ConfigError(
+            f"The mean contexts are those of another model: they have the shapes "
+            f"{[tuple(mean.shape) for mean in means.values]}, where this model's sites have "
+            f"{shapes} (heads, size)."
+        )
+    return means
+
+
+def site_mask(site: Site, sets: Sequence[HeadSet]) -> Float[Tensor, "sets width"]:
+    """Return the factors of a site's contexts: 0 at the channels of ablated heads, else 1."""
+    mask = torch.ones(len(sets), site.n_heads, site.head_dim)
+    for row, heads in enumerate(sets):
+        mask[row, list(heads.by_site().get(site.index, ()))] = 0
+    return mask.flatten(1)
+
+
+def _masking_hook(site: Site, mask: Tensor, fills: Sequence[Tensor]) -> Hook:
+    """Put `fills` in the place of the channels where the mask is 0: zeros if there are none.
+
+    A fill is for every position [width], or for one call of the site, [batch, …, width].
+    """
+    placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Tensor]]] = {}
+    number = _calls_in_a_run()
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        contexts = contexts_of(site, module, args[0])
+        key = contexts.device, contexts.dtype
+        if key not in placed:
+            placed[key] = mask.to(contexts), [fill.to(contexts) for fill in fills]
+        here, instead = placed[key]
+        rows = _for_batch(here, contexts, site)
+        call = number() if len(fills) > 1 else 0
+        if fills and (call >= len(fills) or fills[call].dim() > 1):
+            _check_resampled(site, contexts, fills, call)
+        # not a product: 0 times what is not a number is not 0
+        left = torch.where(rows > 0, contexts, instead[call] if instead else 0)
+        return argument_with(site, module, args[0], left), *args[1:]
+
+    return hook
+
+
+def _calls_in_a_run() -> Callable[[], int]:
+    """A counter of the calls of a site that begins at 0 with each run of the model."""
+    running, calls = None, 0
+
+    def number() -> int:
+        nonlocal running, calls
+        if repeating():
+            raise ModelError(
+                "A site that runs several times in one pass cannot be resampled under gradient "
+                'checkpointing: switch it off, or use value="mean".'
+            )
+        if batch_running() is not running:
+            running, calls = batch_running(), 0
+        calls += 1
+        return calls - 1
+
+    return number
+
+
+def _check_resampled(site: Site, contexts: Tensor, fills: Sequence[Tensor], call: int) -> None:
+    """Raise `HeadError` where the contexts are not those of the batch that was resampled."""
+    if call < len(fills) and fills[call].shape == contexts.shape:
+        return
+    raise HeadError(
+        f"The contexts at site {site.index} ({site.name}) have the shape {list(contexts.shape)}, "
+        f"those that were resampled {list(fills[min(call, len(fills) - 1)].shape)}: run inside "
+        f"the block the batch that was given as data, once at a time."
+    )
+
+
+def _for_batch(mask: Tensor, contexts: Tensor, site: Site) -> Tensor:
+    """The mask in a shape that multiplies `contexts`: [batch, 1, …, width], or [width]."""
+    if len(mask) == 1:
+        return mask[0]
+    if site.batch_axis is None:
+        raise HeadError(
+            f"The contexts at site {site.index} ({site.name}) are not laid out example by "
+            f"example: give one head set for the whole batch."
+        )
+    # Windows (Swin), flattened positions and beams multiply the first axis, example by example.
+    repeats, rest = divmod(len(contexts), len(mask))
+    batch = batch_running()
+    if batch is not None and not repeating():  # what is computed again has passed this once
+        if batch.certain and len(mask) != batch.examples:
+            raise HeadError(
+                f"{len(mask)} head sets were given for a batch of {batch.examples} examples: give "
+                f"one set for the whole batch, or one for each example."
+            )
+        rest = rest or len(mask) not in (batch.examples, len(contexts))
+        rest = rest or (not batch.even and repeats != 1)
+    if rest or not repeats:
+        raise HeadError(
+            f"{len(mask)} head sets were given for a batch whose contexts at site {site.index} "
+            f"({site.name}) have {len(contexts)} rows, which cannot be dealt out to its examples: "
+            f"give one set for the whole batch."
+        )
+    rows = mask.repeat_interleave(repeats, dim=0)
+    return rows.view(len(rows), *[1] * (contexts.dim() - 2), -1)

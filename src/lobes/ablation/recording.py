@@ -1,0 +1,137 @@
+"""Record the contexts of attention heads, and their gradients, while a model runs."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lobes.discovery import layout_of
+from lobes.discovery.contexts import argument_with, contexts_of
+from lobes.discovery.recomputation import switched_off
+from lobes.discovery.scope import Hook, Scope
+from lobes.discovery.shared import measurements
+from lobes.discovery.wrappers import unreduced
+from lobes.errors import DataError, HeadError
+from lobes.heads import HeadLayout, Site
+
+
+class ContextRecord:
+    """The contexts that `record_contexts` recorded at every site, for each call of its projection.
+
+    `calls[site]` holds one tensor [batch, …, heads * head_dim] for each time the site ran in the
+    block, whatever layout the model runs in; a layer shared by several depths (ALBERT) runs
+    several times in one pass.
+    """
+
+    def __init__(self, layout: HeadLayout) -> None:
+        self.layout = layout
+        self.calls: list[list[Tensor]] = [[] for _ in layout.sites]
+
+    def contexts(self, site: int) -> Float[Tensor, "*positions heads head_dim"]:
+        """Return the contexts of a site in its latest call, split by head."""
+        if not self.calls[site]:
+            raise HeadError(
+                f"Site {site} ({self.layout.sites[site].name}) has not run inside the block yet."
+            )
+        return self.split(site, self.calls[site][-1])
+
+    def split(
+        self, site: int, contexts: Float[Tensor, "*positions width"]
+    ) -> Float[Tensor, "*positions heads head_dim"]:
+        """Split a tensor with the shape of a site's concatenated contexts by head."""
+        return contexts.unflatten(-1, (self.layout.sites[site].n_heads, -1))
+
+    def gradients(self, loss: Float[Tensor, ""]) -> list[list[Tensor]]:
+        """Return ∂loss/∂context in the form of `calls`; zeros if the loss does not depend on it."""
+        flat = [context for calls in self.calls for context in calls]
+        found = iter(torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True))
+        return [[next(found) for _ in calls] for calls in self.calls]
+
+    def clear(self) -> None:
+        """Forget what was recorded so far."""
+        self.calls = [[] for _ in self.layout.sites]
+
+
+@contextmanager
+def record_contexts(
+    model: nn.Module, *, layout: HeadLayout | None = None, gradients: bool = False
+) -> Iterator[ContextRecord]:
+    """Record the contexts of all heads for the time of the block.
+
+    With `gradients=True` the autograd graph begins at the contexts: where one does not depend on
+    a parameter that requires a gradient, it becomes a leaf of the graph. So with all parameters
+    frozen, the first site starts the graph and no weight gradient is ever computed. Gradient
+    checkpointing rests inside the block: contexts that are computed anew have no gradient.
+
+    Runs of the thread that entered the block are recorded; see `ablate`.
+    """
+    record = ContextRecord(layout_of(model, layout))
+
+    def hook_of(site: Site) -> Hook:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            contexts = contexts_of(site, module, args[0])
+            if gradients and not contexts.requires_grad:
+                contexts = contexts.detach().requires_grad_()
+            record.calls[site.index].append(contexts)
+            return argument_with(site, module, args[0], contexts), *args[1:]
+
+        return hook
+
+    hooks = {site.index: hook_of(site) for site in record.layout.sites}
+    scope = Scope(model, record.layout, hooks, what="record_contexts", once=gradients)
+    with ExitStack() as stack:
+        if gradients:
+            stack.enter_context(unreduced(model))
+            stack.enter_context(switched_off(model))
+        stack.enter_context(scope.entered())
+        yield record
+
+
+def checked_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield the batches; raise `DataError` for an item that is not a batch."""
+    if isinstance(batches, Mapping):
+        raise DataError(
+            "One batch was given where a list of batches is expected: put it in a list, [batch]."
+        )
+    if isinstance(batches, str | bytes) or not isinstance(batches, Iterable):
+        raise DataError(
+            f"Batches are an iterable of keyword inputs such as [{{'input_ids': …}}], not "
+            f"{type(batches).__name__}."
+        )
+    for batch in batches:
+        if not isinstance(batch, Mapping):
+            raise DataError(
+                f"A batch is a dictionary of keyword inputs such as {{'input_ids': …}}, not a "
+                f"{type(batch).__name__}."
+            )
+        yield batch
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside the block, and restore each module's mode on exit.
+
+    One thread at a time is inside such a block.
+    """
+    with measurements:
+        training = {module: module.training for module in model.modules()}
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+
+
+def on_model(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Move a batch to the model's device, and its floating-point numbers to its precision."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return {
+        name: value.to(like.device, like.dtype if value.is_floating_point() else None)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in batch.items()
+    }

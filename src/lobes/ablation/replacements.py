@@ -1,0 +1,192 @@
+"""What can stand in for the contexts of ablated heads: means, or other examples' contexts."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lobes import limits
+from lobes.ablation.recording import checked_batches, evaluating, on_model, record_contexts
+from lobes.discovery import layout_of
+from lobes.discovery.examples import batch_of
+from lobes.discovery.positions import decoder_sites, real_positions
+from lobes.errors import DataError
+from lobes.heads import HeadLayout
+
+Run = Callable[[], Any]
+Real = Callable[[int], Bool[Tensor, "batch positions"] | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadMeans:
+    """The mean context of every head over the real positions of a data set.
+
+    `values[site]` is [heads, head_dim], in float64; `positions[site]` is how many it is the mean
+    of. `ablate(model, heads, value="mean", data=means)` puts them in the place of contexts.
+    """
+
+    values: tuple[Float[Tensor, "_ _"], ...]
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadSamples:
+    """The contexts of every head for a batch's examples, dealt out to one another.
+
+    `calls[site]` holds one tensor [batch, …, heads * head_dim] for each time the site runs: at
+    each example's place the contexts of another example. It is empty for a site whose contexts
+    are not laid out example by example. `ablate(model, heads, value="resample", data=samples)`
+    puts them in the place of contexts.
+    """
+
+    calls: tuple[tuple[Tensor, ...], ...]
+
+
+def mean_contexts(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    layout: HeadLayout | None = None,
+) -> HeadMeans:
+    """Return the mean context of every head over the real positions of `batches` of keyword inputs.
+
+    The model runs on each batch in evaluation mode, without gradients, and is as before
+    afterwards. Padding is left out (see `real_positions`), so the result depends neither on the
+    size of the batches nor on the padding, beyond the rounding of the model's own runs; sums are
+    taken in float64. Raises `DataError` without a batch, and where a site runs on none.
+    """
+    layout = layout_of(model, layout)
+    with evaluating(model), torch.no_grad():
+        return means_over(model, layout, _runs(model, layout, batches))
+
+
+def _runs(
+    model: nn.Module, layout: HeadLayout, batches: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[Run, Real]]:
+    """How to run each batch, and its real positions at each site."""
+    decoding: frozenset[int] | None = None
+    for batch in checked_batches(batches):
+        inputs = on_model(batch, model)
+        if decoding is None:
+            decoding = decoder_sites(model, layout, inputs)
+
+        def real(
+            site: int, inputs: Mapping[str, Any] = inputs, decoding: frozenset[int] = decoding
+        ) -> Tensor | None:
+            return real_positions(inputs, decoder=site in decoding)
+
+        yield partial(model, **inputs), real
+
+
+def means_over(model: nn.Module, layout: HeadLayout, runs: Iterable[tuple[Run, Real]]) -> HeadMeans:
+    """Return the mean contexts over runs of `model`, each with its real positions at a site.
+
+    Raises `DataError` without a run, and where a site has no real position.
+    """
+    sums = [torch.zeros(site.n_heads, site.head_dim, dtype=torch.float64) for site in layout.sites]
+    counts, empty = [0] * len(sums), True
+    for run, real in runs:
+        empty = False
+        with record_contexts(model, layout=layout) as record:
+            run()
+        for site in layout.sites:
+            for contexts in record.calls[site.index]:
+                found = _at(contexts.unflatten(-1, (site.n_heads, -1)), real(site.index))
+                sums[site.index] += found.sum(0, dtype=torch.float64).cpu()
+                counts[site.index] += len(found)
+    if empty:
+        raise DataError("There is not one batch to take the mean contexts of.")
+    silent = next((site for site in layout.sites if not counts[site.index]), None)
+    if silent is not None:
+        raise DataError(
+            f"Site {silent.index} ({silent.name}) had no real position in any batch: its heads "
+            f"have no mean context. Give batches on which the whole model runs."
+        )
+    means = tuple(total / count for total, count in zip(sums, counts, strict=True))
+    return HeadMeans(means, tuple(counts))
+
+
+def _at(
+    contexts: Float[Tensor, "*positions heads head_dim"], real: Tensor | None
+) -> Float[Tensor, "real heads head_dim"]:
+    """The contexts at the real positions, all in a row; at all, where the mask does not fit."""
+    flat = contexts.flatten(0, -3)
+    if real is None or real.numel() != len(flat):
+        return flat
+    return flat[real.flatten()]
+
+
+def resampled_contexts(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    means: HeadMeans | None = None,
+    layout: HeadLayout | None = None,
+) -> HeadSamples:
+    """Return the contexts of every head for a batch, each example's put at another one's place.
+
+    Which example takes whose is a random cycle through the batch (`seed`), so that none keeps its
+    own. At a position that is padding in either of the two stands the head's mean context: of
+    `means`, or over the real positions of the batch; and in a batch of one example everywhere.
+
+    The model runs on the batch in evaluation mode, without gradients, and is as before afterwards.
+    Raises `DataError` for what is no batch.
+    """
+    layout = layout_of(model, layout)
+    limits.check_number("seed", seed, limits.SEED)
+    with evaluating(model), torch.no_grad():
+        ((run, real),) = _runs(model, layout, [batch])
+        found = batch_of(model, batch)
+        if found is None:
+            raise DataError("The batch has no tensor, so that nobody can tell its examples apart.")
+        order = np.random.default_rng(seed).permutation(found.examples)
+        partners = np.empty_like(order)
+        partners[order] = np.roll(order, 1)
+        means = means or means_over(model, layout, [(run, real)])
+        return samples_of(model, layout, run, real, torch.from_numpy(partners), means)
+
+
+def samples_of(
+    model: nn.Module,
+    layout: HeadLayout,
+    run: Run,
+    real: Real,
+    partners: Int[Tensor, " batch"],
+    means: HeadMeans,
+    sites: Iterable[int] | None = None,
+) -> HeadSamples:
+    """Return one batch's contexts at `sites` (all), those of example `partners[i]` in place i.
+
+    The mean stands where a position is padding in either, and for an example that is its own.
+    """
+    with record_contexts(model, layout=layout) as record:
+        run()
+    calls: list[tuple[Tensor, ...]] = [() for _ in layout.sites]
+    for index in range(len(calls)) if sites is None else sites:
+        each, mean = record.calls[index], means.values[index].flatten()
+        if layout.sites[index].batch_axis is None or any(len(c) % len(partners) for c in each):
+            continue
+        calls[index] = tuple(_dealt(c, partners.to(c.device), real(index), mean) for c in each)
+    return HeadSamples(tuple(calls))
+
+
+def _dealt(
+    contexts: Float[Tensor, "rows *positions width"],
+    partners: Int[Tensor, " batch"],
+    real: Bool[Tensor, "batch length"] | None,
+    mean: Float[Tensor, " width"],
+) -> Float[Tensor, "rows *positions width"]:
+    # windows, pictures and flattened positions lie along the first axis, example by example
+    each = contexts.unflatten(0, (len(partners), -1))
+    if real is None or real.numel() != contexts[..., 0].numel():
+        real = torch.ones_like(each[..., 0], dtype=torch.bool)
+    real = real.to(each.device).reshape(each.shape[:-1])
+    other = partners != torch.arange(len(partners), device=partners.device)
+    known = real & real[partners] & other.view(-1, *[1] * (real.dim() - 1))
+    return torch.where(known[..., None], each[partners], mean.to(each)).flatten(0, 1)
