@@ -6,11 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lobes.ablation import ablate
+from lobes.ablation import ablate, mean_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, HeadError
 from lobes.heads import HeadSet
-from lobes.measure.evaluation import evaluate
+from lobes.measure.evaluation import evaluate, task_means
+from lobes.measure.resampling import group_batches, partner_groups, partners_of, within
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task
@@ -141,3 +142,154 @@ def test_what_cannot_be_evaluated_is_refused(tasks):
         evaluate(model, [bare], split="train")
     with pytest.raises(DataError, match="mood"):
         evaluate(model, [tasks[0], tasks[0]])
+
+
+# Other values than zero in the place of contexts
+
+
+@pytest.fixture(scope="module")
+def few():
+    return [mood_task(n_validation=9), pair_task(n_validation=6)]
+
+
+def alone(model, task, texts, replaced=None):
+    """One text without padding: its logits, and each site's contexts [length, heads, head_dim].
+
+    `replaced` is {(site, head): contexts [length, head_dim]}, put in by hooks of our own.
+    """
+    layout, seen, handles = find_heads(model), {}, []
+
+    def hook_of(site):
+        def hook(module, args):
+            seen[site.index] = args[0][0].unflatten(-1, (site.n_heads, -1)).clone()
+            changed = seen[site.index].clone()
+            for (where, head), contexts in (replaced or {}).items():
+                if where == site.index:
+                    changed[:, head] = contexts
+            return changed.flatten(1)[None], *args[1:]
+
+        return hook
+
+    for site in layout.sites:
+        module = model.get_submodule(site.projection)
+        handles.append(module.register_forward_pre_hook(hook_of(site)))
+    inputs = model.tokenizer(*texts, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs, task=task.name).logits[0]
+    for handle in handles:
+        handle.remove()
+    return logits, [seen[site.index] for site in layout.sites]
+
+
+def plainly_replaced(model, task, lesion, value, seed=0):
+    """The logits of a task's examples under a lesion, by the definition, one after the other."""
+    texts = list(task.validation.texts)
+    contexts = {row: alone(model, task, row)[1] for row in texts}
+    sites = range(len(contexts[texts[0]]))
+    means = [torch.cat([contexts[row][site] for row in texts]).mean(0) for site in sites]
+    distinct = list(dict.fromkeys(texts))
+    lengths = np.array([len(contexts[row][0]) for row in distinct])
+    partners = partners_of(partner_groups(lengths, seed))
+    rows = []
+    for row in texts:
+        other = contexts[distinct[partners[distinct.index(row)]]]
+        replaced = {}
+        for site, head in lesion:
+            here = means[site][head].repeat(len(contexts[row][site]), 1)
+            if value == "resample":
+                common = min(len(here), len(other[site]))
+                here[:common] = other[site][:common, head]
+            replaced[site, head] = here
+        rows.append(alone(model, task, row, replaced)[0])
+    return torch.stack(rows).numpy()
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "bart"])
+@pytest.mark.parametrize("value", ["mean", "resample"])
+def test_other_values_equal_their_definition(name, value, few):
+    model = model_for(name, few)
+    found = evaluate(model, few, LESIONS, value=value, seed=3, tokens_per_batch=60)
+    zero = evaluate(model, few, LESIONS[1:2]).logits
+    for task in few:
+        for index, lesion in enumerate(LESIONS):
+            expected = plainly_replaced(model, task, lesion, value, seed=3)
+            np.testing.assert_allclose(found.logits[task.name][index], expected, atol=2e-5)
+        assert not np.allclose(found.logits[task.name][1], zero[task.name][0], atol=1e-4)
+    for module in model.modules():
+        assert not module._forward_pre_hooks
+        assert not module._forward_hooks
+        assert "forward" not in module.__dict__
+
+
+@pytest.mark.parametrize("value", ["mean", "resample"])
+def test_other_values_share_layers_to_the_bit_and_depend_on_no_batch_size(value, few):
+    model = model_for("gpt2", few)
+    one = evaluate(model, few, LESIONS, value=value)
+    other = evaluate(model, few, LESIONS, value=value, share_layers=False)
+    small = evaluate(model, few[:1], LESIONS, value=value, tokens_per_batch=1)
+    for task in few:
+        assert np.array_equal(one.logits[task.name], other.logits[task.name])
+    mood = few[0].name
+    np.testing.assert_allclose(small.logits[mood], one.logits[mood], atol=1e-5)
+
+
+def test_tasks_over_the_same_texts_have_means_of_their_own():
+    """Another task beside it, or more examples of it, do not change what a task's heads say."""
+    mood = mood_task(n_validation=9)
+    texts = [{"text": row[0], "topic": i % 3} for i, row in enumerate(mood.validation.texts[:5])]
+    topic = Task(
+        "topic", train=topic_task().train, validation=texts, text="text", label="topic",
+        labels=("food", "sea", "sky"),
+    )  # fmt: skip
+    model = model_for("bert", [mood, topic])
+    together = evaluate(model, [mood, topic], LESIONS, value="mean")
+    for task in (mood, topic):
+        only = evaluate(model, task, LESIONS, value="mean")
+        assert np.array_equal(together.logits[task.name], only.logits[task.name])
+    means = task_means(model, mood)
+    first = mood.replace(validation=mood.validation.select(np.arange(5)))
+    some = evaluate(model, first, LESIONS, value="mean", means=means).logits["mood"]
+    np.testing.assert_allclose(some, together.logits["mood"][:, :5], atol=1e-5)
+    plain = mean_contexts(
+        model,
+        [{**model.tokenizer(*row, return_tensors="pt"), "task": "mood"} for row in
+         mood.validation.texts],
+    )  # fmt: skip
+    for one, other in zip(means["mood"].values, plain.values, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=23), st.integers(0, 99), st.booleans())
+def test_partners_are_others_of_about_the_same_length_in_the_same_batch(lengths, seed, alike):
+    lengths = np.array(lengths)
+    groups = partner_groups(lengths, seed, alike=alike)
+    partners = partners_of(groups)
+    assert sorted(partners) == list(range(len(lengths)))
+    for size in (1, 29):
+        batches = group_batches(groups, lengths, size, padding=not alike)
+        assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+        for batch in batches:
+            assert list(batch[within(batch, partners)]) == list(partners[batch])
+            assert len(batch) <= 3 or len(batch) * lengths[batch].max() <= size + 7
+    unlike = lengths[partners] != lengths
+    own = partners == np.arange(len(lengths))
+    if alike:
+        assert not unlike.any()
+        assert all((lengths == lengths[example]).sum() == 1 for example in np.flatnonzero(own))
+    else:
+        assert own.any() == (len(lengths) == 1)
+        order = np.sort(lengths)
+        for group in groups:  # neighbors in the order of length
+            place = np.searchsorted(order, lengths[group].min())
+            assert lengths[group].max() <= order[place:][len(group) - 1 :].min(initial=7) or (
+                (lengths == lengths[group].min()).sum() > 1
+            )
+
+
+def test_values_that_do_not_exist_are_refused(few):
+    model = model_for("bert", few)
+    with pytest.raises(ConfigError, match="value is 'noise'; expected"):
+        evaluate(model, few, value="noise")
+    with pytest.raises(ConfigError, match="seed is -1; expected"):
+        evaluate(model, few, value="resample", seed=-1)

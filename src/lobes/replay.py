@@ -59,12 +59,17 @@ class Replay:
                 self._finished = _finished_before(layout, model, _trace(model, run))
         self.sharing = share and self.holds(run)
 
-    def runs(self, run: Run, lesions: Sequence[HeadSet]) -> Iterator[tuple[int, Any]]:
-        """Yield (number of the lesion, result of `run` under it) for every lesion, in any order."""
+    def runs(
+        self, run: Run, lesions: Sequence[HeadSet], **instead: Any
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (number of the lesion, result of `run` under it) for every lesion, in any order.
+
+        `instead` are the arguments `value` and `data` of `ablate`.
+        """
         first = {index: lesion.heads[0][0] for index, lesion in enumerate(lesions) if lesion}
         if not self.sharing or len(first) < 2:
             for index, lesion in enumerate(lesions):
-                with ablate(self.model, lesion, layout=self.layout):
+                with ablate(self.model, lesion, layout=self.layout, **instead):
                     output = run()
                 yield index, output
             return
@@ -73,18 +78,18 @@ class Replay:
                 plain = run()
             yield from ((index, plain) for index, lesion in enumerate(lesions) if not lesion)
             for index, site in first.items():
-                with self._played(site, lesions[index]):
+                with self._played(site, lesions[index], **instead):
                     output = run()
                 yield index, output
         finally:
             self._outputs.clear()
 
     @contextmanager
-    def _played(self, site: int, lesion: HeadSet) -> Iterator[None]:
+    def _played(self, site: int, lesion: HeadSet, **instead: Any) -> Iterator[None]:
         with (
             self._opened(),
             self.playing(site),
-            ablate(self.model, lesion, layout=self.layout),
+            ablate(self.model, lesion, layout=self.layout, **instead),
         ):
             yield
 

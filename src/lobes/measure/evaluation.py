@@ -20,18 +20,19 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lobes import limits
-from lobes.ablation import evaluating
+from lobes.ablation import HeadMeans, evaluating, means_over
 from lobes.data.batching import Inputs, token_batches
 from lobes.discovery import layout_of
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.heads import HeadLayout, Heads, HeadSet
+from lobes.measure.lesioned_runs import OwnRuns, SharedRuns, task_runs
+from lobes.measure.resampling import group_batches, partner_groups, partners_of
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
 from lobes.modeling.bf16 import bf16_copy
 from lobes.modeling.precision import resolve_precision
 from lobes.modeling.task_model import Readable, check_task_model
 from lobes.progress import Progress, check_progress, counted
-from lobes.replay import Replay
 from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task, TaskSpec, as_tasks
 
@@ -91,6 +92,9 @@ def evaluate(
     lesions: Sequence[Heads] = (HeadSet(),),
     *,
     split: str = "validation",
+    value: str = "zero",
+    means: Mapping[str, HeadMeans] | None = None,
+    seed: int = 0,
     precision: str = "fp32",
     tokens_per_batch: int | None = None,
     share_layers: bool = True,
@@ -103,6 +107,12 @@ def evaluate(
 
     A lesion has any form that `HeadSet.of` reads.
 
+    `value` stands in for the contexts of ablated heads (docs/method.md#values): "zero"; "mean",
+    the head's mean context over the task's examples; or "resample", its context in the plain
+    model for another of the task's examples of about the same length, which `seed` decides. For
+    the last two every task has runs of its own, also for inputs that tasks share. `means` are the
+    means of every task where they were measured before (`task_means`), perhaps on more examples.
+
     `precision` is "fp32" (repeatable to the bit on a CPU), "bf16", or "auto": bf16 where the
     hardware multiplies it natively. `share_layers=False` runs every lesion from the bottom up,
     which gives the same numbers and takes longer. The model's modes, flags and weights are as
@@ -112,28 +122,81 @@ def evaluate(
     """
     check_task_model(model)
     check_progress(progress)
-    workload = prepare(model, as_tasks(tasks), split=split, tokens_per_batch=tokens_per_batch)
+    limits.check_choice("value", value, limits.VALUE)
+    limits.check_number("seed", seed, limits.SEED)
     layout = layout_of(model, layout)
     sets = tuple(HeadSet.of(lesion, layout) for lesion in lesions)
+    chosen = as_tasks(tasks)
+    prepared = partial(prepare, model, split=split, tokens_per_batch=tokens_per_batch)
+    if value == "zero":
+        workloads = [prepared(chosen)]
+    else:
+        apart = seed if value == "resample" else None
+        workloads = [prepared([task], resampled=apart) for task in chosen]
     logits = {
-        spec.name: np.empty((len(sets), len(workload.places[spec.name]), spec.n_outputs), "f4")
-        for spec in workload.specs
+        spec.name: np.empty((len(sets), len(work.places[spec.name]), spec.n_outputs), "f4")
+        for work in workloads
+        for spec in work.specs
     }
+    share = share_layers and sum(map(bool, sets)) > 1
     with measuring(model, precision) as measured, torch.no_grad():
-        # Tried out on two examples: whether layers can be shared does not depend on the batch.
-        probe = partial(measured.logits, **workload.collate(workload.batches[0][:2], measured))
-        share_layers = share_layers and sum(map(bool, sets)) > 1
-        replay = Replay(measured, layout, probe, share=share_layers)
-        for batch in counted(workload.batches, progress):
-            run = partial(measured.logits, **workload.collate(batch, measured))
-            for index, outputs in replay.runs(run, sets):
-                workload.scatter(logits, index, batch, outputs, sets[index])
+        if value == "zero":
+            runs = [SharedRuns(measured, layout, work, share) for work in workloads]
+        else:
+            means = means or _means(measured, chosen, split, tokens_per_batch, layout)
+            sites = sorted({site for heads in sets for site, _ in heads})
+            runs = [
+                OwnRuns(measured, layout, work, share, means[work.specs[0].name], sites)
+                for work in workloads
+            ]
+        steps = [(run, batch) for run in runs for batch in run.workload.batches]
+        for run, batch in counted(steps, progress):
+            for index, outputs in run.outputs(batch, sets):
+                run.workload.scatter(logits, index, batch, outputs, sets[index])
     return Evaluation(
-        specs=workload.specs,
+        specs=tuple(spec for work in workloads for spec in work.specs),
         lesions=sets,
-        logits={task: logits[task][:, workload.examples[task]] for task in logits},
-        labels=workload.labels,
+        logits={
+            task: logits[task][:, members]
+            for work in workloads
+            for task, members in work.examples.items()
+        },
+        labels={task: labels for work in workloads for task, labels in work.labels.items()},
     )
+
+
+def task_means(
+    model: TaskModel,
+    tasks: Task | Sequence[Task],
+    *,
+    split: str = "validation",
+    precision: str = "fp32",
+    tokens_per_batch: int | None = None,
+    layout: HeadLayout | None = None,
+) -> dict[str, HeadMeans]:
+    """Return, for each task, the mean contexts of the heads over the real positions of a split.
+
+    The settings are those of `evaluate`, which takes the result as `means`.
+    """
+    check_task_model(model)
+    layout = layout_of(model, layout)
+    with measuring(model, precision) as measured, torch.no_grad():
+        return _means(measured, as_tasks(tasks), split, tokens_per_batch, layout)
+
+
+def _means(
+    model: TaskModel,
+    tasks: Sequence[Task],
+    split: str,
+    tokens_per_batch: int | None,
+    layout: HeadLayout,
+) -> dict[str, HeadMeans]:
+    means = {}
+    for task in tasks:
+        inputs = model.encode(task.name, examples_of(task, split))
+        batches = cut(model, task.name, inputs, tokens_per_batch)
+        means[task.name] = means_over(model, layout, task_runs(model, task.name, inputs, batches))
+    return means
 
 
 def predict_logits(
@@ -220,7 +283,8 @@ class Workload:
     """The inputs of one or more tasks, each distinct input once, in length-sorted batches.
 
     `places[task]` are the distinct inputs (rows of `inputs`) that a task uses, ascending, and
-    `examples[task]` the position among those of each example of the task.
+    `examples[task]` the position among those of each example of the task. `partners` are the
+    inputs whose contexts stand in for those of each, where heads are resampled.
     """
 
     specs: tuple[TaskSpec, ...]
@@ -229,6 +293,7 @@ class Workload:
     examples: Mapping[str, Int[np.ndarray, " _"]]
     labels: Mapping[str, np.ndarray]
     batches: Sequence[Int[np.ndarray, " _"]]
+    partners: Int[np.ndarray, " _"] | None = None
 
     @property
     def tokens(self) -> int:
@@ -281,8 +346,12 @@ def prepare(
     *,
     split: str,
     tokens_per_batch: int | None = None,
+    resampled: int | None = None,
 ) -> Workload:
-    """Encode one split of the tasks and cut it into batches, inputs shared by tasks once."""
+    """Encode one split of the tasks and cut it into batches, inputs shared by tasks once.
+
+    With the seed `resampled`, every input gets a partner, which is in the same batch.
+    """
     specs = tuple(spec_of(model, task) for task in tasks)
     encoded, labels = [], {}
     for task in tasks:
@@ -295,13 +364,19 @@ def prepare(
         rows = inverse[start : start + len(part)]
         places[task.name], members[task.name] = np.unique(rows, return_inverse=True)
         start += len(part)
+    name = tasks[0].name
+    if resampled is None:
+        batches, partners = cut(model, name, inputs, tokens_per_batch), None
+    else:
+        batches, partners = _cut_with_partners(model, name, inputs, tokens_per_batch, resampled)
     return Workload(
         specs=specs,
         inputs=inputs,
         places=places,
         examples=members,
         labels=labels,
-        batches=cut(model, tasks[0].name, inputs, tokens_per_batch),
+        batches=batches,
+        partners=partners,
     )
 
 
@@ -315,6 +390,17 @@ def cut(
     """
     budget = tokens_in_a_batch(tokens_per_batch, next(model.parameters()).device)
     return token_batches(inputs.lengths, budget, padding=not _reads_padding(model, task, inputs))
+
+
+def _cut_with_partners(
+    model: TaskModel, task: str, inputs: Inputs, tokens_per_batch: int | None, seed: int
+) -> tuple[list[Int[np.ndarray, " batch"]], Int[np.ndarray, " examples"]]:
+    """As `cut`, in batches that keep each input and its partner together; and the partners."""
+    padding = not _reads_padding(model, task, inputs)
+    groups = partner_groups(inputs.lengths, seed, alike=not padding)
+    budget = tokens_in_a_batch(tokens_per_batch, model.device)
+    batches = group_batches(groups, inputs.lengths, budget, padding=padding)
+    return batches, partners_of(groups)
 
 
 def _reads_padding(model: TaskModel, task: str, inputs: Inputs) -> bool:
