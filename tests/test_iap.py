@@ -14,7 +14,7 @@ from lobes.measure.iap import IapSettings, lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel
 from tiny_models import tiny_model
-from tiny_tasks import mood_task, tiny_tokenizer, topic_task
+from tiny_tasks import mood_task, tiny_tokenizer, topic_task, warmth_task
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_settings_that_cannot_be_are_refused(model, tasks):
         lesion_matrix(model, tasks, lesion_tasks=["mod"])
     with pytest.raises(ConfigError, match="is not one head: take at least"):
         lesion_matrix(model, tasks, fractions=[0.01])
-    assert len(fields(IapSettings)) == 15
+    assert len(fields(IapSettings)) == 17
 
 
 # Controls that cost less
@@ -258,3 +258,30 @@ def test_cheaper_controls_that_cannot_be(model, tasks, options, sentence):
     with pytest.raises(ConfigError) as error:
         lesion_matrix(model, tasks, **options)
     assert str(error.value) == sentence
+
+
+# Other lesions
+
+
+@pytest.mark.parametrize("value", ["mean", "resample"])
+def test_other_values_are_those_of_evaluate_and_never_mixed(tasks, value):
+    tasks = [tasks[0], warmth_task(n_train=31, n_validation=13)]
+    model = MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), tasks, pooling="mean").eval()
+    stored = {}
+
+    def remember(key, compute):
+        if key not in stored:
+            stored[key] = compute()
+        return stored[key]
+
+    options = {"fractions": [0.5], "controls": 2, "importance_examples": 20, "seed": 3}
+    zero = lesion_matrix(model, tasks, remember=remember, **options)
+    found = lesion_matrix(model, tasks, remember=remember, value=value, **options)
+    assert found.lesions == zero.lesions
+    measured = evaluate(
+        model, tasks, [lesion.heads for lesion in found.lesions], value=value, seed=3
+    )
+    for task in tasks:
+        assert np.array_equal(found.predictions[task.name], measured.predictions(task.name))
+    assert not np.allclose(found.predictions["warmth"][1:], zero.predictions["warmth"][1:])
+    assert sum(key.endswith(f"-{value}") for key in stored) == 1

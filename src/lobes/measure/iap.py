@@ -8,7 +8,7 @@ these lesions and under random lesions matched to them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lobes import limits
+from lobes.ablation import HeadMeans
 from lobes.discovery import find_heads
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.matrix import Sampled
@@ -23,10 +24,10 @@ from lobes.dissociation.statistics import is_decided
 from lobes.dissociation.verdict import ALPHA
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, HeadScores, HeadSet
-from lobes.measure.evaluation import evaluate, examples_of, spec_of
+from lobes.measure.evaluation import evaluate, examples_of, spec_of, task_means
 from lobes.measure.importance import head_importance
 from lobes.measure.settings import IapSettings
-from lobes.measure.steps import Arrays, Plan, Step, carry_out
+from lobes.measure.steps import Arrays, Plan, Step, carry_out, changed
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
 from lobes.progress import Progress, StageProgress, check_progress
@@ -98,7 +99,7 @@ def lesion_plan(
     check_lesions(settings, layout, tasks)
     plan = _Plan(model, tasks, settings, layout, precision, tokens_per_batch, load)
     importance, of_tasks = yield from plan.choose()
-    return (yield from plan.measure(importance, of_tasks))
+    return (yield from changed(plan.measure(importance, of_tasks), plan.named))
 
 
 def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[Task]) -> None:
@@ -167,6 +168,24 @@ class _Plan:
     def measured(self) -> TaskModel:
         """The model that is run."""
         return self.model if self.load is None else self.load()
+
+    @cached_property
+    def means(self) -> dict[str, HeadMeans] | None:
+        """Every task's mean contexts, over all its validation examples; None where zeros stand."""
+        if self.settings.value == "zero":
+            return None
+        return task_means(
+            self.measured,
+            self.tasks,
+            precision=self.precision,
+            tokens_per_batch=self.tokens_per_batch,
+            layout=self.layout,
+        )
+
+    def named(self, step: Step) -> Step:
+        """A step of the lesions; what is not the default is part of its key."""
+        value = self.settings.value
+        return step if value == "zero" else replace(step, key=f"{step.key}-{value}")
 
     @property
     def lesioned(self) -> list[Task]:
@@ -313,6 +332,9 @@ class _Plan:
                 self.measured,
                 tasks,
                 group,
+                value=self.settings.value,
+                means=self.means,
+                seed=self.settings.seed,
                 precision=self.precision,
                 tokens_per_batch=self.tokens_per_batch,
                 layout=self.layout,

@@ -18,7 +18,8 @@ class IapSettings:
     with the heads chosen so far ablated. `keep_per_site` heads of each site are never chosen.
     `importance_split` and `importance_examples`: what the importance is computed from;
     `importance_steps`: how many steps integrated gradients take.
-    `lesion_tasks`: the tasks whose heads are ablated, all if None.
+    `lesion_tasks`: the tasks whose heads are ablated, all if None. `value` stands in for the
+    contexts of ablated heads: "zero", "mean" or "resample", as in `evaluate`.
 
     `control_examples` measures the controls on that many of each task's validation examples, drawn
     with `seed`; p then compares the D-score on those. With `stop_error` above 0 no more controls
@@ -39,6 +40,7 @@ class IapSettings:
     aggregate: Annotated[str, limits.AGGREGATE] = "token"
     normalize: Annotated[str, limits.NORMALIZE] = "none"
     lesion_tasks: Sequence[str] | None = None
+    value: Annotated[str, limits.VALUE] = "zero"
     control_examples: Annotated[int, limits.EXAMPLES] | None = None
     stop_error: Annotated[float, limits.ERROR_RATE] = 0.0
     seed: Annotated[int, limits.SEED] = 0
