@@ -73,6 +73,7 @@ def _similarity(results: Results, rng: np.random.Generator) -> Results:
             {
                 "name": name,
                 "values": values.round(4).tolist(),
+                "corrected": name == "importance",
                 "n_examples": 1000 if name in MEASURES[2:] else None,
                 "trend": trend,
             }

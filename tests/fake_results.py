@@ -112,6 +112,8 @@ def fake_results(
                 "aggregate": "token",
                 "normalize": "none",
                 "n_examples": 2000,
+                "n_available": 4000,
+                "reliability": 0.93,
                 "n_tokens": 51234,
                 "seconds": 12.5,
                 "values": [

@@ -117,7 +117,8 @@ def test_similarity_is_said_with_the_numbers_of_the_measure_that_decides():
     assert answer == "inconclusive"
     assert "overlap, gradient and cka reaches a correlation of −0.3, the smallest" in reason
     assert sure == (
-        "rank correlation of the importance maps: correlation −0.62 (interval −0.90 to −0.20), "
+        "rank correlation of the importance maps, corrected for noise: correlation −0.62 "
+        "(interval −0.90 to −0.20), "
         "p\u00a0=\u00a00.020 by exchanging tasks, p\u00a0=\u00a00.080 corrected for 4 measures"
     )
     few = fake_results(tasks=3, controls=23, extended=True)
@@ -349,6 +350,53 @@ def test_which_token_the_classifiers_read(pooling, tasks, token):
     results["config"]["tasks"] = tasks
     found = bias_of(results)
     assert f"read the {token} token only" in found if token else not found
+
+
+def test_importance_that_is_noisy_says_how_many_examples_would_do():
+    results = fake_results(tasks=4, sites=(3, 2))
+    for entry, r in zip(results["importance"], (0.9, 0.5, 0.4, -0.2), strict=True):
+        entry["reliability"] = r
+    page = run_page(renewed(results))
+    assert texts_of(table_of(page, "reliability")) == [
+        ["sentiment", "0.90", "2 000", "4 000", ""],
+        [
+            *("domain", "0.50", "2 000", "4 000"),
+            "about 8 000 examples; there are no more than 4 000",
+        ],
+        [
+            *("domain-pair", "0.40", "2 000", "4 000"),
+            "about 12 000 examples; there are no more than 4 000",
+        ],
+        [
+            *("entailment", "−0.20", "2 000", "4 000"),
+            "the halves do not agree at all: no number of examples can be told",
+        ],
+    ]
+    assert any("is below 0.8 for domain (0.50), " in each for each in findings_of(page).caveats)
+    assert "Reliability of the importance" in printed(renewed(results))
+    results["importance"][1].update(reliability=0.7, n_examples=1000)
+    page = run_page(renewed(results))
+    needed = texts_of(table_of(page, "reliability"))[1][-1]
+    assert needed == "about 1 800 examples (iap.importance_examples)"
+    r, k = 0.7, 12 / 7  # by the formula of Spearman and Brown k times the examples give
+    assert k * r / (1 + (k - 1) * r) == pytest.approx(0.8)
+
+
+def test_maps_of_two_tasks_are_compared_without_their_noise():
+    results = fake_results(tasks=3, sites=(5, 7))
+    for entry in results["importance"]:
+        entry["reliability"] = 0.64
+    _, _, measured, corrected = zip(
+        *texts_of(table_of(run_page(results), "importance-pairs")), strict=True
+    )
+    for before, after in zip(measured, corrected, strict=True):
+        expected = np.clip(as_number(before) / 0.64, -1, 1)
+        assert as_number(after) == pytest.approx(expected, abs=0.02)
+    results["importance"][0]["reliability"] = None
+    page = run_page(results)
+    assert len(table_of(page, "importance-pairs").columns) == 3
+    results["importance"] = [{**each, "reliability": None} for each in results["importance"]]
+    assert "reliability" not in [table.name for table in tables(run_page(results))]
 
 
 def test_agreement_table_and_doubts(full):

@@ -159,6 +159,12 @@ def test_the_tables_hold_what_the_results_say(finished):
         assert [values[row["site"], row["head"]] for row in mine] == [
             row["importance"] for row in mine
         ]
+        halves = [[row["first_half"], row["second_half"]] for row in mine]
+        halves = np.array(halves).T.reshape(2, *values.shape)
+        mean = halves.mean(axis=0)  # about: the halves have different numbers of tokens
+        np.testing.assert_allclose(values, mean, rtol=0.2)
+        assert entry["reliability"] == HeadScores(values, halves=halves).reliability
+        assert entry["n_examples"] <= entry["n_available"]
         chosen = HeadScores(values).top(0.5)
         assert results["fractions"][1]["lesions"][entry["task"]] == str(chosen)
 

@@ -6,6 +6,7 @@ from scipy import stats
 
 from lobes.dissociation.dscores import column
 from lobes.dissociation.similarity import (
+    corrected_for_noise,
     importance_correlation,
     linear_cka,
     overlap,
@@ -29,6 +30,26 @@ def test_importance_correlates_as_scipy_says():
     assert np.allclose(found, expected)
     flat = importance_correlation([HeadScores(np.ones((2, 3))), HeadScores(values[0, :2, :3])])
     assert np.isnan(flat[0, 1])
+
+
+def test_correlation_of_noisy_importance_is_corrected():
+    """What two maps without noise correlate by is found again from noisy halves of them."""
+    drawn = np.random.default_rng(23)
+    common, *own = drawn.normal(size=(3, 1, 1999))
+    maps = [common + each for each in own]  # a correlation of 1/2
+    noisy = []
+    for one, noise in zip(maps, (1.5, 3.0), strict=True):
+        halves = one + noise * drawn.normal(size=(2, 1, 1999))
+        noisy.append(HeadScores(halves.mean(axis=0), halves=halves))
+    measured, reliable = importance_correlation(noisy), [one.reliability for one in noisy]
+    found = corrected_for_noise(measured, reliable)
+    expected = importance_correlation([HeadScores(one) for one in maps])[0, 1]
+    assert measured[0, 1] < expected - 0.1
+    assert found[0, 1] == found[1, 0] == pytest.approx(expected, abs=0.05)
+    assert np.diagonal(found).tolist() == pytest.approx([1, 1])
+    assert corrected_for_noise(measured, [0.04, 0.05])[0, 1] == 1
+    assert np.isnan(corrected_for_noise(measured, [0.5, -0.1])[0, 1])
+    assert corrected_for_noise(measured, [0.5, np.nan]) is measured
 
 
 def test_overlap_is_jaccard():

@@ -40,6 +40,21 @@ def importance_correlation(scores: Sequence[HeadScores]) -> Table:
         return np.clip(moved @ moved.T / np.outer(norms, norms), -1.0, 1.0)
 
 
+def corrected_for_noise(correlations: Table, reliabilities: Sequence[float]) -> Table:
+    """Return ρ_ij / √(r_i r_j) within ±1: the correlation of importance without its noise.
+
+    `reliabilities` are the tasks' `HeadScores.reliability`. NaN where one is not above 0; the
+    correlations as they are where one is unknown (NaN).
+    """
+    reliable = np.array(reliabilities, dtype=np.float64)
+    if np.isnan(reliable).any():
+        return correlations
+    roots = np.sqrt(np.where(reliable > 0, reliable, np.nan))
+    corrected = np.clip(correlations / np.outer(roots, roots), -1.0, 1.0)
+    np.fill_diagonal(corrected, np.diagonal(correlations))
+    return corrected
+
+
 def shared_heads(lesions: Sequence[HeadSet]) -> Int[np.ndarray, "tasks tasks"]:
     """Return how many heads every two sets share; the diagonal says how many each has."""
     heads = {head: place for place, head in enumerate({h for lesion in lesions for h in lesion})}

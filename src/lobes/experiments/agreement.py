@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from lobes.dissociation import LesionMatrix
-from lobes.dissociation.similarity import importance_correlation, overlap, trends
+from lobes.dissociation.similarity import (
+    corrected_for_noise,
+    importance_correlation,
+    overlap,
+    trends,
+)
 from lobes.experiments.loading import Loaded
 from lobes.heads import HeadScores, HeadSet
 from lobes.measure.evaluation import examples_of
@@ -126,8 +131,10 @@ def similarity_plan(loaded: Loaded, matrix: LesionMatrix) -> Plan[dict[str, Any]
         return None
     fraction = matrix.fractions[-1]
     lesions = [matrix.lesion(task, fraction).heads for task in matrix.tasks]
+    scores = list(matrix.importance.values())
+    reliable = [each.reliability for each in scores]
     measures: dict[str, tuple[np.ndarray, int | None]] = {
-        "importance": (importance_correlation(list(matrix.importance.values())), None),
+        "importance": (corrected_for_noise(importance_correlation(scores), reliable), None),
         "overlap": (overlap(lesions), None),
     }
     iap = loaded.study.iap
@@ -152,6 +159,7 @@ def similarity_plan(loaded: Loaded, matrix: LesionMatrix) -> Plan[dict[str, Any]
             {
                 "name": trend.measure,
                 "values": measures[trend.measure][0],
+                "corrected": trend.measure == "importance" and bool(np.isfinite(reliable).all()),
                 "n_examples": measures[trend.measure][1],
                 "trend": {
                     "correlation": trend.correlation,

@@ -15,6 +15,7 @@ from lobes.dissociation import LesionMatrix, PairVerdict
 from lobes.dissociation import dscores as library
 from lobes.dissociation.verdict import Verdict, less_alike, more_specialized, undecided
 from lobes.heads import HeadLayout, HeadScores
+from lobes.measure.evaluation import examples_of
 from lobes.metrics import get_metric
 from lobes.results.base import ModelRecord, Site
 from lobes.results.beside_lesions import Agreement, Growth, Similarity
@@ -68,8 +69,9 @@ def study_results(
         tasks=_tasks(tasks, matrix, study.iap.level),
         training=None if training is None else Training.model_validate(training),
         importance=tuple(
-            _importance(task, scores, importance_seconds[task])
-            for task, scores in matrix.importance.items()
+            _importance(task, matrix.importance[task.name], importance_seconds[task.name])
+            for task in tasks
+            if task.name in matrix.importance
         ),
         fractions=tuple(
             _fraction(study, matrix, fraction, found) for fraction, found in dissociations.items()
@@ -165,14 +167,16 @@ def _tasks(tasks: Sequence[Task], matrix: LesionMatrix, level: float) -> tuple[M
     )
 
 
-def _importance(task: str, scores: HeadScores, seconds: float) -> Importance:
+def _importance(task: Task, scores: HeadScores, seconds: float) -> Importance:
     settings = cast(dict[str, Any], scores.settings)
     return Importance(
-        task=task,
+        task=task.name,
         method=settings["method"],
         aggregate=settings["aggregate"],
         normalize=settings["normalize"],
         n_examples=settings["examples"],
+        n_available=len(examples_of(task, settings["split"])),
+        reliability=scores.reliability,
         n_tokens=settings["tokens"],
         seconds=seconds,
         values=scores.values,

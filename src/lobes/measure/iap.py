@@ -235,7 +235,8 @@ class _Plan:
                 progress=progress,
             )
             counts = [scores.settings["examples"], scores.settings["tokens"]]
-            return {"values": scores.values, "counts": np.array(counts, dtype=np.int64)}
+            found = {"values": scores.values, "counts": np.array(counts, dtype=np.int64)}
+            return found if scores.halves is None else found | {"halves": scores.halves}
 
         suffix = f"-without-{len(ablated)}-heads" if ablated else ""
         return Step(
@@ -258,6 +259,7 @@ class _Plan:
                 "examples": int(found["counts"][0]),
                 "tokens": int(found["counts"][1]),
             },
+            found.get("halves"),
         )
 
     def _control(self, lesion: Lesion, replicate: int) -> Lesion:

@@ -69,6 +69,8 @@ class Measure(Record):
     """The measure."""
     values: Matrix
     """The similarity of every two tasks."""
+    corrected: bool
+    """Whether it is corrected for the noise of the importance."""
     n_examples: Count | None
     """The number of examples of the largest task; null where no run of the model was needed."""
     trend: Trend

@@ -1,5 +1,6 @@
 """`results.json`: everything that one run measured, with its statistics and verdicts."""
 
+import math
 from collections.abc import Iterable, Set
 from typing import ClassVar, Literal
 
@@ -31,6 +32,8 @@ from lobes.results.training import Iat, Training
 
 # Below this rank correlation with exact ablation, importance is doubtful.
 TRUSTED = 0.7
+# Below this reliability, importance is noisy.
+RELIABLE = 0.8
 
 
 class MeasuredTask(TaskRecord):
@@ -53,19 +56,36 @@ class Importance(Record):
     task: str
     """The task's name."""
     method: str
-    """"taylor" (first-order estimate) or "ablation" (rise of the loss, head by head)."""
+    """"taylor" (first-order estimate), "integrated_gradients" or "ablation" (rise of the loss)."""
     aggregate: str | None
     """What the mean is over: "token" or "sequence"."""
     normalize: str | None
     """"layer" where each site's values are divided by their norm."""
     n_examples: Count | None
     """The number of examples that it was estimated on."""
+    n_available: Count | None
+    """How many examples there are to choose from."""
+    reliability: Number
+    """How well two random halves of the examples agree, stepped up to all; null where unknown."""
     n_tokens: Count | None
     """Their tokens."""
     seconds: float
     """How long that took."""
     values: Matrix
     """Importance by site and head; null where a site has no such head."""
+
+    @property
+    def examples_needed(self) -> int | None:
+        """How many examples would make it reliable (Spearman-Brown); None where that is open.
+
+        Rounded up to two digits.
+        """
+        r = self.reliability
+        if self.n_examples is None or not r > 0:
+            return None
+        needed = self.n_examples * RELIABLE * (1 - r) / (r * (1 - RELIABLE))
+        digit = 10 ** max(0, math.floor(math.log10(max(needed, 1))) - 1)
+        return digit * math.ceil(round(needed / digit, 6))
 
 
 class DScore(Record):
@@ -275,6 +295,11 @@ class RunResults(Results):
     def doubtful(self) -> tuple[Agreement, ...]:
         """The tasks whose importance agrees badly with ablating every head by itself."""
         return tuple(each for each in self.agreement or () if not each.spearman >= TRUSTED)
+
+    @property
+    def noisy(self) -> tuple[Importance, ...]:
+        """The importance that other examples would order in another way."""
+        return tuple(each for each in self.importance if each.reliability < RELIABLE)
 
     @property
     def estimates(self) -> tuple[tuple[Estimate, ...], tuple[str, ...]]:

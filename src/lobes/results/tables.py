@@ -25,16 +25,22 @@ if TYPE_CHECKING:
     import lobes.tasks.task
 
 ROWS_IN_A_GROUP = 2**18  # of predictions.parquet: what is in memory at once
+_HALVES = ("first_half", "second_half")
 ROWS_OF_TEXTS = 10_000  # the same of texts.parquet
 
 
 def write_importance(matrix: LesionMatrix, file: IO[bytes]) -> None:
-    """All importance scores as Parquet: task, site, head, importance; one row for each head."""
+    """All importance scores as Parquet, one row for each head.
+
+    Columns: task, site, head, importance, and that from each of two random halves of the examples,
+    first_half and second_half, null where they are unknown.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = [
         {"task": task, "site": site, "head": head, "importance": scores[site, head]}
+        | dict(zip(_HALVES, _halves_of(scores, site, head), strict=True))
         for task, scores in matrix.importance.items()
         for site, head in sorted(scores.ranked())
     ]
@@ -44,9 +50,14 @@ def write_importance(matrix: LesionMatrix, file: IO[bytes]) -> None:
             ("site", pa.int32()),
             ("head", pa.int32()),
             ("importance", pa.float64()),
+            *((name, pa.float64()) for name in _HALVES),
         ]
     )
     pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd")
+
+
+def _halves_of(scores: HeadScores, site: int, head: int) -> Sequence[float | None]:
+    return (None, None) if scores.halves is None else scores.halves[:, site, head].tolist()
 
 
 def write_texts(tasks: Sequence["lobes.tasks.task.Task"], file: IO[bytes]) -> None:
@@ -278,12 +289,15 @@ def _read_answers(part: Any, name: str, classes: int | None, whole: bool) -> np.
 
 
 def _importance(table: Mapping[str, Sequence[Any]], tasks: Sequence[str]) -> dict[str, HeadScores]:
-    shape = max(table["site"]) + 1, max(table["head"]) + 1
+    shape = 3, max(table["site"]) + 1, max(table["head"]) + 1
     values = {name: np.full(shape, np.nan) for name in tasks if name in set(table["task"])}
-    rows = zip(table["task"], table["site"], table["head"], table["importance"], strict=True)
-    for name, site, head, value in rows:
-        values[name][site, head] = value
-    return {name: HeadScores(each) for name, each in values.items()}
+    columns = ("task", "site", "head", "importance", *_HALVES)
+    for name, site, head, *found in zip(*(table[column] for column in columns), strict=True):
+        values[name][:, site, head] = found  # None is NaN
+    return {
+        name: HeadScores(each[0], halves=None if np.isnan(each[1:]).all() else each[1:])
+        for name, each in values.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lobes.report import phrases
 from lobes.report.phrases import HEADLINE
 from lobes.report.sections import Fact, Facts, Findings, Section
 from lobes.results import RunResults
-from lobes.results.run import TRUSTED, DScore, Fraction
+from lobes.results.run import RELIABLE, TRUSTED, DScore, Fraction
 
 
 def section(results: RunResults) -> Section:
@@ -195,7 +195,11 @@ def _caveats(results: RunResults) -> list[str]:
 
 def _importance_caveats(results: RunResults) -> list[str]:
     parts = [f"{each.task} ({fmt.fixed(each.spearman, 2)})" for each in results.doubtful]
+    noisy = [f"{each.task} ({fmt.fixed(each.reliability, 2)})" for each in results.noisy]
     return [
+        f"The importance that chose the lesions is noisy: its reliability, how well random halves "
+        f"of the examples agree, is below {RELIABLE} for {phrases.some(noisy)}."
+    ] * bool(noisy) + [
         f"The importance that chose the lesions is doubtful: its rank correlation with ablating "
         f"every head by itself is below {TRUSTED} for {phrases.some(parts)}."
     ] * bool(parts)

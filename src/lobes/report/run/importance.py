@@ -1,27 +1,35 @@
 """How important every head is to every task, and which heads were lesioned for it."""
 
+import math
+from itertools import combinations
+
 from markupsafe import Markup
 
+from lobes.dissociation.similarity import corrected_for_noise, importance_correlation
 from lobes.heads import HeadScores
 from lobes.report import formatting as fmt
 from lobes.report.maps import HeatMaps, heat_map, site_labels
 from lobes.report.run import agreement
-from lobes.report.sections import Details, Prose, Section
-from lobes.report.tables import Column, Row, Table
+from lobes.report.sections import Block, Details, Prose, Section
+from lobes.report.tables import MOST_PAIRS, MOST_TASKS, Cell, Column, Row, Table
 from lobes.results import RunResults
-from lobes.results.run import Importance
+from lobes.results.run import RELIABLE, Importance
 
 MOST_TOP_HEADS = 12
 
 _METHODS = {
     "taylor": "first-order (Taylor) estimate",
+    "integrated_gradients": "integrated gradients",
     "ablation": "rise of the loss when the head alone is ablated",
 }
 _MEANS = {"token": "mean over tokens", "sequence": "mean over examples"}
 
 
-def section(results: RunResults) -> Section | None:
-    """The maps of all tasks and their most important heads; None where no map was measured."""
+def section(results: RunResults, *, whole: bool = False) -> Section | None:
+    """The maps of all tasks and their most important heads; None where no map was measured.
+
+    Of many tasks the table of pairs holds some, evenly chosen; all of them if `whole`.
+    """
     found = results.importance
     if not found:
         return None
@@ -51,7 +59,9 @@ def section(results: RunResults) -> Section | None:
             Prose(_reading(results, method)),
             *([Prose(bias, "note")] if bias else ()),
             maps,
+            *_reliability(results),
             Details(f"The {len(top.rows)} most important heads of every task", (top,)),
+            *_likeness(results, whole),
         ),
         contents="Importance",
     )
@@ -77,6 +87,95 @@ def _method(found: Importance) -> str:
     if found.n_examples:
         parts.append(f"{fmt.thousands(found.n_examples)} examples for each task")
     return ", ".join(parts)
+
+
+def _reliability(results: RunResults) -> tuple[Block, ...]:
+    """How far each map would be the same from other examples; nothing where that is unknown."""
+    found = results.importance
+    if all(math.isnan(each.reliability) for each in found):
+        return ()
+    rows = tuple(
+        Row(
+            (
+                each.task,
+                Cell(each.reliability, marks=frozenset(["warn"] * (each in results.noisy))),
+                each.n_examples,
+                each.n_available,
+                _needed(each),
+            )
+        )
+        for each in found
+    )
+    title = "Reliability of the importance"
+    return (
+        Table(
+            "reliability",
+            f"{title}: the rank correlation of two random halves of the examples, stepped up to "
+            f"all of them; from {RELIABLE} on the map is taken to be about the heads, not the "
+            f"examples",
+            (
+                Column("Task"),
+                Column("Reliability", "number", digits=2),
+                Column("Examples", "count"),
+                Column("Available", "count"),
+                Column(f"For {RELIABLE}"),
+            ),
+            rows,
+            terminal=title,
+        ),
+    )
+
+
+def _needed(found: Importance) -> str:
+    """What would make a map reliable; empty where it is."""
+    if not found.reliability < RELIABLE:
+        return ""
+    needed = found.examples_needed
+    if needed is None:
+        return "the halves do not agree at all: no number of examples can be told"
+    text = f"about {fmt.thousands(needed)} examples"
+    if found.n_available is None or needed <= found.n_available:
+        return f"{text} (iap.importance_examples)"
+    return f"{text}; there are no more than {fmt.thousands(found.n_available)}"
+
+
+def _likeness(results: RunResults, whole: bool) -> tuple[Block, ...]:
+    """How alike the maps of every two tasks are, as measured and without their noise."""
+    found = results.importance
+    if len(found) < 2:
+        return ()
+    measured = importance_correlation([HeadScores(each.values) for each in found])
+    corrected = corrected_for_noise(measured, [each.reliability for each in found])
+    is_corrected = corrected is not measured
+    pairs = list(combinations(range(len(found)), 2))
+    if len(found) > MOST_TASKS and not whole:
+        pairs = pairs[:: math.ceil(len(pairs) / MOST_PAIRS)]
+    table = Table(
+        "importance-pairs",
+        "Rank correlation of two tasks’ importance, as measured"
+        + (
+            " and divided by the square root of the product of their reliabilities (within ±1; "
+            "undefined where one is not above 0)"
+        )
+        * is_corrected,
+        (
+            Column("First"),
+            Column("Second"),
+            Column("Correlation", "signed", digits=2),
+            *([Column("Corrected for noise", "signed", digits=2)] * is_corrected),
+        ),
+        tuple(
+            Row(
+                (
+                    *(found[i].task, found[j].task, float(measured[i, j])),
+                    *([float(corrected[i, j])] * is_corrected),
+                )
+            )
+            for i, j in pairs
+        ),
+    )
+    which = "some of the" if len(pairs) < math.comb(len(found), 2) else "the"
+    return (Details(f"How alike {which} maps of two tasks are", (table,)),)
 
 
 def _top(scores: dict[str, HeadScores]) -> Table:

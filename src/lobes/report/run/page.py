@@ -92,7 +92,7 @@ def page_of(results: RunResults, folder: Path | None = None, *, whole: bool = Fa
         findings.section(results),
         claims.section(results),
         base.section(results),
-        importance.section(results),
+        importance.section(results, whole=whole),
         lesions.section(results, whole=whole),
         dose.section(results),
         lesions.overlap_section(results),

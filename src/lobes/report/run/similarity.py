@@ -13,7 +13,7 @@ from lobes.report.tables import MOST_PAIRS, MOST_TASKS, Column, Row, Table
 from lobes.results import RunResults
 from lobes.results.beside_lesions import Measure, Similarity
 
-NAMES = {
+_NAMES = {
     "importance": "rank correlation of the importance maps",
     "overlap": "overlap of the lesions (Jaccard)",
     "gradient": "cosine of the tasks’ mean gradients",
@@ -21,6 +21,12 @@ NAMES = {
 }
 
 Pairs = Sequence[tuple[int, int]]
+
+
+def _named(measure: Measure) -> str:
+    """What a measure is, in words."""
+    name = _NAMES.get(measure.name, measure.name)
+    return f"{name}, corrected for noise" if measure.corrected else name
 
 
 def section(results: RunResults, *, whole: bool = False) -> Section | None:
@@ -66,12 +72,12 @@ def how_sure(results: RunResults) -> str:
     trend = deciding(found.evidence) if found is not None else None
     if found is None or trend is None:
         return fmt.UNDEFINED
-    p = next(each.trend.p for each in found.measures if each.name == trend.measure)
+    measure = next(each for each in found.measures if each.name == trend.measure)
     n_defined = sum(math.isfinite(each.correlation) for each in found.evidence)
     return (
-        f"{NAMES.get(trend.measure, trend.measure)}: correlation "
+        f"{_named(measure)}: correlation "
         f"{fmt.fixed(trend.correlation, 2, sign=True)} (interval {_span(trend)}), "
-        f"{fmt.p_equals(p)} by exchanging tasks, "
+        f"{fmt.p_equals(measure.trend.p)} by exchanging tasks, "
         f"{fmt.p_equals(trend.p)} corrected for {fmt.plural(n_defined, 'measure')}"
     )
 
@@ -105,7 +111,7 @@ def _panel(
         axes=("similarity", "pair D-score, %"),
         description=f"{fmt.plural(len(pairs), 'pair')} of tasks; {text}.",
     )
-    blocks: list[Block] = [Prose(NAMES.get(measure.name, measure.name), "axis")]
+    blocks: list[Block] = [Prose(_named(measure), "axis")]
     if drawn is not None:
         blocks.append(Figure(f"likeness-{place}", drawn))
     blocks.append(Prose(f"{text}. {trend.note}" if trend.note else text, "axis"))
@@ -122,7 +128,7 @@ def _trend_table(found: Similarity) -> Table:
         Row(
             (
                 one.name,
-                NAMES.get(one.name, fmt.UNDEFINED),
+                _named(one),
                 one.trend.correlation,
                 one.trend.interval,
                 one.trend.p,
