@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 
-from lobes.ablation import ablate
+from lobes.ablation import HeadSamples, ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.heads import HeadSet
 from lobes.measure.evaluation import evaluate, prepare
 from lobes.measure.iap import IapSettings, lesion_matrix
 from lobes.measure.importance import head_importance
+from lobes.measure.resampling import partner_groups, partners_of
 from lobes.modeling import MultiTaskModel, PromptedModel, load_task_model
 from lobes.modeling.export_task import export_task
 from lobes.tasks.examples import Examples
@@ -91,6 +93,28 @@ def test_logits_are_those_of_plain_transformers(name):
             pooled = pool(encoder(pixel_values=pixels_of(task, SIZES[name])))
             expected = model.classifiers[task.name](pooled)
         np.testing.assert_allclose(found.logits[task.name][0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_the_contexts_of_another_picture_stand_in_for_ablated_heads(name):
+    model, task, lesion = model_of(name), TASKS[1], HeadSet([(0, 1), (1, 0)])
+    found = evaluate(model, [task], [lesion], value="resample", seed=5).logits[task.name][0]
+    inputs, number = model.encode(task.name, task.validation).distinct()
+    runs = [
+        partial(model.task_logits, task.name, **inputs.collate([i])) for i in range(len(inputs))
+    ]
+    contexts = []
+    with torch.no_grad():
+        for run in runs:
+            with record_contexts(model) as record:
+                run()
+            contexts.append(HeadSamples(tuple(map(tuple, record.calls))))
+        partners = partners_of(partner_groups(inputs.lengths, seed=5))
+        rows = []
+        for run, partner in zip(runs, partners, strict=True):
+            with ablate(model, lesion, value="resample", data=contexts[partner]):
+                rows.append(run()[0].numpy())
+    np.testing.assert_allclose(found, np.stack(rows)[number], atol=1e-5)
 
 
 @pytest.mark.parametrize(

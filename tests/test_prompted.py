@@ -1,6 +1,7 @@
 """Prompted tasks equal a plain loop over examples and labels, and go through the whole of IAP."""
 
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lobes.ablation import ablate
+from lobes.ablation import HeadSamples, ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.heads import HeadSet
 from lobes.measure.evaluation import evaluate
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
+from lobes.measure.resampling import partner_groups, partners_of
 from lobes.modeling import PromptedModel
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.sources import Split
@@ -160,6 +162,45 @@ def test_lesions_equal_a_loop_under_the_same_lesion():
         for task, prompt in zip(tasks, (MOOD, TOPIC), strict=True):
             expected = plain_scores(model.model, prompt, task.spec, task.validation)
             np.testing.assert_allclose(found.logits[task.name][1], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", ["mean", "resample"])
+def test_other_values_are_of_every_copy_of_a_prompt(value):
+    """A copy's context gives way to the same copy's of another example."""
+    model, tasks = prompted("llama")
+    lesion = HeadSet([(0, 1), (2, 3)])
+    found = evaluate(model, tasks, [lesion], value=value, seed=2)
+    for task in tasks:
+        encoded = model.encode(task.name, task.validation)
+        inputs, number = encoded.distinct()
+        runs = [
+            partial(model.task_logits, task.name, **inputs.collate([i])) for i in range(len(inputs))
+        ]
+        contexts = []
+        with torch.no_grad(), record_contexts(model) as record:
+            for run in runs:
+                record.clear()
+                run()
+                contexts.append([calls[0] for calls in record.calls])
+        means = [
+            torch.cat([contexts[i][site].flatten(0, 1) for i in number]).mean(0)
+            for site in range(3)
+        ]
+        partners = partners_of(partner_groups(inputs.lengths, seed=2))
+        rows = []
+        for i, run in enumerate(runs):
+            calls = []
+            for mean, own, other in zip(means, contexts[i], contexts[partners[i]], strict=True):
+                fill = mean.expand_as(own).clone()
+                if value == "resample":
+                    common = min(own.shape[1], other.shape[1])
+                    fill[:, :common] = other[:, :common]
+                calls.append((fill,))
+            samples = HeadSamples(tuple(calls))
+            with torch.no_grad(), ablate(model, lesion, value="resample", data=samples):
+                rows.append(run()[0].numpy())
+        expected = np.stack(rows)[number]
+        np.testing.assert_allclose(found.logits[task.name][0], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])

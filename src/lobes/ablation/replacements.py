@@ -19,7 +19,7 @@ from lobes.errors import DataError
 from lobes.heads import HeadLayout
 
 Run = Callable[[], Any]
-Real = Callable[[int], Bool[Tensor, "batch positions"] | None]
+Real = Callable[[int], Bool[Tensor, "sequences positions"] | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,7 +179,7 @@ def samples_of(
 def _dealt(
     contexts: Float[Tensor, "rows *positions width"],
     partners: Int[Tensor, " batch"],
-    real: Bool[Tensor, "batch length"] | None,
+    real: Bool[Tensor, "sequences length"] | None,
     mean: Float[Tensor, " width"],
 ) -> Float[Tensor, "rows *positions width"]:
     # windows, pictures and flattened positions lie along the first axis, example by example
