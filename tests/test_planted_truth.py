@@ -66,7 +66,7 @@ def test_finds_the_planted_heads_and_the_double_dissociation(planted, method, pr
 def test_the_dissociation_is_there_whatever_takes_the_place_of_heads(planted, value):
     model, tasks = planted
     options = {"fractions": [2 / 14], "value": value}
-    matrix = lesion_matrix(model, tasks, controls=19, **options)
+    matrix = lesion_matrix(model, tasks, controls=0, **options)
     np.testing.assert_allclose(matrix.base, 1.0)
     scores = matrix.scores(2 / 14)
     assert scores[0, 1] == scores[1, 0] == 1.0
@@ -76,7 +76,6 @@ def test_the_dissociation_is_there_whatever_takes_the_place_of_heads(planted, va
     column = matrix.dissociation(resamples=200).column
     assert column.mean > 35
     assert column.mean_interval[0] > 25
-    assert column.mean_p == 1 / 20
     other = lesion_matrix(model, tasks, controls=0, seed=1, **options).scores(2 / 14)
     assert (other == scores).all() == (value == "mean")
 
