@@ -6,7 +6,7 @@ import torch
 
 from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
-from lobes.errors import ConfigError
+from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadSet
 from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel, example_losses
@@ -139,3 +139,12 @@ def test_what_cannot_be_is_refused():
         head_importance(model, task, method="integrated_gradients", steps=0)
     with pytest.raises(ConfigError, match='value is \'noise\'; expected "zero" or "mean"'):
         head_importance(model, task, method="integrated_gradients", value="noise")
+    batches = ({"input_ids": torch.tensor([[3, 5, 2]])} for _ in range(2))
+    with pytest.raises(DataError, match=r"passed over only once, .* give a list of batches"):
+        head_importance(
+            model.encoder,
+            batches=batches,
+            loss=lambda outputs, _: outputs[0].square().mean((1, 2)),
+            method="integrated_gradients",
+            value="mean",
+        )

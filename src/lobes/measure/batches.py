@@ -122,15 +122,20 @@ class GivenBatches:
         seed: int,
     ) -> None:
         self.model, self.layout, self.batches, self.loss = model, layout, batches, loss
-        self.seed = seed
+        self.seed, self.passed = seed, False
         self.tokens: int | None = 0
 
     def __len__(self) -> int:
         return len(self.batches) if isinstance(self.batches, Sized) else 0
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.passed and isinstance(self.batches, Iterator):
+            raise DataError(
+                "The batches can be passed over only once, and these settings need them more than "
+                "once: give a list of batches."
+            )
         decoding: frozenset[int] | None = None
-        self.tokens = 0
+        self.tokens, self.passed = 0, True
         for batch in checked_batches(self.batches):
             inputs = on_model(batch, self.model)
             if decoding is None:

@@ -225,6 +225,7 @@ class _Plan:
                 aggregate=self.settings.aggregate,
                 normalize=self.settings.normalize,
                 steps=self.settings.importance_steps,
+                value="zero" if self.settings.value == "zero" else "mean",
                 precision=self.precision,
                 split=self.settings.importance_split,
                 max_examples=self.settings.importance_examples,

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lobes.ablation import record_contexts
+from lobes.ablation.replacements import means_over
 from lobes.discovery.contexts import argument_with
 from lobes.discovery.scope import Hook, Scope
 from lobes.heads import HeadLayout, Site
@@ -66,23 +67,11 @@ def _start(
     model: nn.Module, batches: Batches, layout: HeadLayout, value: str
 ) -> list[Float[Tensor, " width"]]:
     """c0 of every site: 0, or the mean of its contexts over the real positions of all batches."""
-    sums = [torch.zeros(site.width, dtype=torch.float64) for site in layout.sites]
     if value == "zero":
-        return sums
-    counts = [0] * len(sums)
-    with record_contexts(model, layout=layout) as record, torch.no_grad():
-        for batch in batches:
-            record.clear()
-            batch.losses()
-            for site, calls in enumerate(record.calls):
-                real = batch.real(site)
-                for call in calls:
-                    rows = call.flatten(0, -2)
-                    if real is not None and real.numel() == len(rows):
-                        rows = rows[real.flatten()]
-                    sums[site] += rows.sum(0, dtype=torch.float64).cpu()
-                    counts[site] += len(rows)
-    return [total / max(count, 1) for total, count in zip(sums, counts, strict=True)]
+        return [torch.zeros(site.width) for site in layout.sites]
+    with torch.no_grad():
+        means = means_over(model, layout, ((batch.losses, batch.real) for batch in batches))
+    return [mean.flatten() for mean in means.values]
 
 
 def _sums(sofar: Calls, found: Calls, share: float) -> Calls:
