@@ -168,7 +168,7 @@ def _tuples(steps: Any) -> Any:
 
 
 def _opening(schema: str, study: dict[str, Any]) -> dict[str, Any]:
-    return {"schema": schema, "version": 2, "verdicts": []} | {
+    return {"schema": schema, "version": 3, "verdicts": []} | {
         key: study[key] for key in ("name", "created", "lobes", "model")
     }
 

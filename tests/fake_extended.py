@@ -167,7 +167,7 @@ def write_tables(
         found = list(zip(kinds, values, strict=True))
         wrong = labels[task] + 1.0
         found += [(("task", name, fraction / 2), wrong) for name in predictions]
-        found += [(("control", task, fraction), wrong)] * controls
+        found += [(("random", task, fraction), wrong)] * controls
         for (kind, lesioned, at), answers in found:
             n = len(answers)
             rows.append(

@@ -12,7 +12,15 @@ import numpy as np
 
 from fake_extended import extend
 from lobes.dissociation.dscores import standardized
-from lobes.dissociation.pairs import doubly_dissociated, p_against_pairs
+from lobes.dissociation.over_fractions import joined, most
+from lobes.dissociation.pairs import (
+    PairEffects,
+    doubly_dissociated,
+    effects_of_two,
+    p_of_pairs,
+    pairs_of,
+)
+from lobes.dissociation.statistics import p_against_controls, p_over_fractions
 from lobes.dissociation.verdict import Evidence, specialized, undecided
 from lobes.experiments.results import further_verdicts
 from lobes.files import plain
@@ -60,7 +68,7 @@ def fake_results(
     widths = range(max(sites))
     results = {
         "schema": "lobes-results",
-        "version": 2,
+        "version": 3,
         "name": "demo",
         "created": "2026-03-01T12:34:56+00:00",
         "lobes": "0.1.0",
@@ -162,36 +170,57 @@ def fake_results(
 
 def renewed(results: dict[str, Any]) -> dict[str, Any]:
     """The results with the verdicts that their numbers give."""
-    entry = max(results["fractions"], key=lambda each: each["fraction"], default=None)
-    found = (entry["dissociation"] if entry else None) or {}
+    entries = results["fractions"]
     tasks = [MeasuredTask(**task) for task in results["tasks"]]
-    if len(tasks) > 1 and not found:
+    above = sum(task.standing(task.base) == "above" for task in tasks)
+    over = None
+    if len(tasks) < 2:
+        verdict = undecided("a dissociation needs at least two tasks, here is one.")
+    elif not entries or not all(entry["dissociation"] for entry in entries):
         verdict = undecided("no lesions of every task were measured.")
     else:
-        column = found.get("column") or {}
-        low, high = column.get("mean_interval") or (None, None)
-        mean, low, high, p = (
-            math.nan if each is None else each
-            for each in (column.get("mean"), low, high, column.get("mean_p"))
+        columns = [entry["dissociation"]["column"] for entry in entries]
+        over = over_fractions_of(
+            [entry["fraction"] for entry in entries],
+            [column["compared_mean"] for column in columns],
+            [column["mean_standardized"] for column in columns],
+            [column["control_means"] for column in columns],
         )
-        verdict = specialized(
+        evidence = [
             Evidence(
-                mean,
-                low,
-                high,
-                p,
-                controls=entry["n_controls"] if entry else 0,
+                *map(defined, (column["mean"], *column["mean_interval"], column["mean_p"])),
+                controls=entry["n_controls"],
                 tasks=len(tasks),
-                above_chance=sum(task.standing(task.base) == "above" for task in tasks),
+                above_chance=above,
+                exchangeable=entry["exchangeable"],
             )
-        )
+            for entry, column in zip(entries, columns, strict=True)
+        ]
+        standing = [*map(defined, over["standardized"])]
+        verdict = specialized(joined(evidence, standing, defined(over["p"])))
     growth, similarity = results["growth"], results["similarity"]
     further = further_verdicts(
         Growth.model_validate(growth) if growth else None,
         Similarity.model_validate(similarity) if similarity else None,
         len(tasks),
     )
-    return {**results, "verdicts": [plain(dataclasses.asdict(v)) for v in (verdict, *further)]}
+    verdicts = [plain(dataclasses.asdict(v)) for v in (verdict, *further)]
+    return {**results, "over_fractions": over, "verdicts": verdicts}
+
+
+def defined(number: float | None) -> float:
+    """NaN for null."""
+    return math.nan if number is None else number
+
+
+def over_fractions_of(fractions, compared, standing, controls) -> dict[str, Any]:
+    """The test over all fractions, from their D-scores and those of the exchanges."""
+    replicates = np.array(controls, dtype=float).reshape(len(fractions), -1).T
+    return {
+        "standardized": standing,
+        "p": plain(p_over_fractions(np.array([*map(defined, compared)]), replicates)),
+        "strongest": fractions[most([*map(defined, standing)])],
+    }
 
 
 def _name(index: int) -> str:
@@ -219,16 +248,23 @@ def _fraction(rng, p, weight, names, importance, base, chance, controls, effect)
     scores = base - np.abs(above) * damage
     noise = weight * (0.05 + 0.03 * rng.random((controls, n, n)))
     control_scores = base - np.abs(above) * noise
+    random_scores = control_scores[: controls // 2] - 0.01
     number = int(p * sum(len(row) for row in importance[0]) + 1e-9)
     return {
         "fraction": p,
         "n_heads": number,
         "lesions": {k: _top(v, number) for k, v in zip(names, importance, strict=True)},
         "n_controls": controls,
+        "n_pair_controls": controls if n > 1 else 0,
+        "exchangeable": number if n > 1 else 0,
+        "n_random": len(random_scores),
         "matched": "site",
         "scores": scores.round(6).tolist(),
         "control_scores": control_scores.round(6).tolist(),
-        "dissociation": _dissociation(scores, control_scores, base) if n > 1 else None,
+        "random_scores": random_scores.round(6).tolist(),
+        "dissociation": _dissociation(scores, control_scores, random_scores, base)
+        if n > 1
+        else None,
         "pairs": _pairs(names, scores, control_scores),
     }
 
@@ -245,12 +281,15 @@ def d_scores(matrix: np.ndarray, base: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _dissociation(scores, control_scores, base) -> dict[str, Any]:
+def _dissociation(scores, control_scores, random_scores, base) -> dict[str, Any]:
     observed = d_scores(scores, base)
-    random = [d_scores(matrix, base) for matrix in control_scores]
     result = {}
     for name, values in observed.items():
-        control = np.array([d[name] for d in random]).reshape(len(random), len(base))
+        control, random = (
+            np.array([d_scores(matrix, base)[name] for matrix in each]).reshape(-1, len(base))
+            for each in (control_scores, random_scores)
+        )
+        randoms, observed_mean = random.mean(1), values.mean(keepdims=True)
         means = control.mean(1)
         p = (1 + (control >= values).sum(0)) / (1 + len(control)) if len(control) else None
         mean_p = (1 + (means >= values.mean()).sum()) / (1 + len(control)) if len(control) else None
@@ -267,6 +306,10 @@ def _dissociation(scores, control_scores, base) -> dict[str, Any]:
             "mean_standardized": plain(standardized(values.mean(keepdims=True), means[:, None])[0]),
             "compared": values.round(6).tolist(),
             "compared_mean": float(values.mean()),
+            "random_values": random.round(6).tolist(),
+            "random_means": randoms.round(6).tolist(),
+            "random_p": plain(p_against_controls(observed_mean, randoms[:, None])[0]),
+            "random_standardized": plain(standardized(observed_mean, randoms[:, None])[0]),
             "note": None,
         }
     return result
@@ -274,7 +317,13 @@ def _dissociation(scores, control_scores, base) -> dict[str, Any]:
 
 def _pairs(names, scores, control_scores) -> list[dict[str, Any]]:
     pairs = []
-    against, against_holm = p_against_pairs(scores, control_scores)
+    exchanged = [
+        PairEffects(
+            *(effects_of_two(each[..., [[i], [j]], [i, j]]) for each in (scores, control_scores))
+        )
+        for i, j in pairs_of(names)
+    ]
+    against, against_holm = p_of_pairs(exchanged)
     for i in range(len(names)):
         for j in range(i + 1, len(names)):
             effects = [
@@ -282,6 +331,7 @@ def _pairs(names, scores, control_scores) -> list[dict[str, Any]]:
                 round(float(scores[i, j] - scores[j, j]), 6),
             ]
             p_values = [0.0004 if effect > 0.01 else 0.31 for effect in effects]
+            own = exchanged[len(pairs)]
             p_holm = min(1.0, max(p_values) * len(names))
             p, p_controls_holm = (float(each[len(pairs)]) for each in (against, against_holm))
             pairs.append(
@@ -295,6 +345,8 @@ def _pairs(names, scores, control_scores) -> list[dict[str, Any]]:
                     "p_holm": p_holm,
                     "p_controls": None if math.isnan(p) else p,
                     "p_controls_holm": None if math.isnan(p) else p_controls_holm,
+                    "compared_effects": own.observed.round(6).tolist(),
+                    "control_effects": own.replicates.round(6).tolist(),
                     "double_dissociation": doubly_dissociated(effects, p_holm, p_controls_holm),
                 }
             )

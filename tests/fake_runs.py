@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fake_results import fake_results
+from fake_results import defined, fake_results, over_fractions_of
 from lobes import files
+from lobes.dissociation.dscores import standardized
+from lobes.dissociation.over_fractions import joined
 from lobes.dissociation.over_runs import _estimate
-from lobes.dissociation.pairs import doubly_dissociated, p_against_pairs
+from lobes.dissociation.pairs import PairEffects, doubly_dissociated, p_of_pairs
 from lobes.dissociation.statistics import holm, p_against_controls
 from lobes.dissociation.verdict import Evidence, specialized
 from lobes.results.base import TaskRecord
@@ -54,7 +56,7 @@ def fake_runs(
     first = single[0]
     content = {
         "schema": "lobes-runs",
-        "version": 2,
+        "version": 3,
         "name": "demo",
         "created": first["created"],
         "lobes": first["lobes"],
@@ -88,23 +90,33 @@ def fake_runs(
 
 def renewed(content: dict[str, Any]) -> dict[str, Any]:
     """The runs with the verdict that their numbers give."""
-    entry = max(content["fractions"], key=lambda each: each["fraction"])
-    score = entry["dissociation"]["column"]
+    entries = content["fractions"]
+    scores = [entry["dissociation"]["column"] for entry in entries]
     tasks = [TaskRecord(**task) for task in content["tasks"]]
     means = np.array(content["base"]).mean(axis=0)
-    found = [score["mean"][name] for name in ("mean", "low", "high")] + [score["p_controls"]]
-    verdict = specialized(
+    above = sum(task.standing(mean) == "above" for task, mean in zip(tasks, means, strict=True))
+    over = over_fractions_of(
+        [entry["fraction"] for entry in entries],
+        [score["mean"]["mean"] for score in scores],
+        [score["standardized"] for score in scores],
+        [score["control_means"] for score in scores],
+    )
+    evidence = [
         Evidence(
-            *(np.nan if each is None else each for each in found),
+            *(defined(score["mean"][name]) for name in ("mean", "low", "high")),
+            defined(score["p_controls"]),
             controls=entry["n_controls"],
             tasks=len(tasks),
-            above_chance=sum(
-                task.standing(mean) == "above" for task, mean in zip(tasks, means, strict=True)
-            ),
+            above_chance=above,
+            exchangeable=entry["exchangeable"],
             runs=len(content["runs"]),
         )
-    )
-    return {**content, "verdicts": [files.plain(dataclasses.asdict(verdict))]}
+        for entry, score in zip(entries, scores, strict=True)
+    ]
+    standing = [*map(defined, over["standardized"])]
+    verdict = specialized(joined(evidence, standing, defined(over["p"])))
+    verdicts = [files.plain(dataclasses.asdict(verdict))]
+    return {**content, "over_fractions": over, "verdicts": verdicts}
 
 
 def _fraction(rng, entries, tasks) -> dict[str, Any]:
@@ -112,6 +124,9 @@ def _fraction(rng, entries, tasks) -> dict[str, Any]:
     return {
         "fraction": entries[0]["fraction"],
         "n_controls": entries[0]["n_controls"],
+        "n_pair_controls": entries[0]["n_pair_controls"],
+        "n_random": entries[0]["n_random"],
+        "exchangeable": entries[0]["exchangeable"],
         "scores": scores.tolist(),
         "dissociation": {name: _d_score(rng, entries, name) for name in DEFINITIONS},
         "pairs": _pairs(rng, entries, [task["name"] for task in tasks]),
@@ -123,23 +138,31 @@ def _d_score(rng, entries, name) -> dict[str, Any]:
     values = np.array([part["values"] for part in parts])
     means = values.mean(axis=1)
     controls = np.array([part["control_means"] for part in parts]).mean(axis=0)
-    p = p_against_controls(np.array([means.mean()]), controls[:, None])[0]
+    random = np.array([part["random_means"] for part in parts]).mean(axis=0)
+    mean = np.array([means.mean()])
     return {
         "values": values.tolist(),
         "means": means.tolist(),
         "tasks": [estimate(rng, column) for column in values.T],
         "mean": estimate(rng, means),
         "control_means": controls.tolist(),
-        "p_controls": plain(p),
+        "standardized": plain(standardized(mean, controls[:, None])[0]),
+        "p_controls": plain(p_against_controls(mean, controls[:, None])[0]),
+        "random_means": random.tolist(),
+        "random_p": plain(p_against_controls(mean, random[:, None])[0]),
     }
 
 
 def _pairs(rng, entries, names) -> list[dict[str, Any]]:
     scores = np.array([entry["scores"] for entry in entries])
-    controls = np.array([entry["control_scores"] for entry in entries])
-    n = len(names)
-    controls = controls.reshape(len(entries), -1, n, n)
-    against, against_holm = p_against_pairs(scores.mean(axis=0), controls.mean(axis=0))
+    of_pairs = [
+        PairEffects(
+            np.mean([pair["compared_effects"] for pair in each], axis=0),
+            np.mean([np.reshape(pair["control_effects"], (-1, 2)) for pair in each], axis=0),
+        )
+        for each in zip(*(entry["pairs"] for entry in entries), strict=True)
+    ]
+    against, against_holm = p_of_pairs(of_pairs)
     places = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
     effects = [
         [

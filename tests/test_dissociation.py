@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lobes.dissociation import Lesion, LesionMatrix, column, relative, row
+from lobes.dissociation.pairs import PairEffects, effects_of_two, pairs_of
 from lobes.dissociation.statistics import named_generator, paired_p_value
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadSet
@@ -21,9 +22,11 @@ NONE = Lesion(HeadSet(), "none")
 
 
 def lesions(tasks, fractions=(0.3,), replicates=0):
-    task = [Lesion(ONE_HEAD, "task", name, p) for p in fractions for name in tasks]
+    heads = {name: HeadSet([(0, 2 * i), (0, 2 * i + 1)]) for i, name in enumerate(tasks)}
+    heads |= {name: heads[name] | HeadSet([(1, 3)]) for name in tasks}
+    task = [Lesion(heads[name], "task", name, p) for p in fractions for name in tasks]
     controls = [
-        Lesion(ONE_HEAD, "control", name, p, r)
+        Lesion(heads[name], "exchanged", name, p, r)
         for p in fractions
         for name in tasks
         for r in range(replicates)
@@ -198,15 +201,24 @@ def test_pairs_are_tested_on_each_task_and_corrected():
     np.testing.assert_allclose(np.sort([pair.p_holm for pair in pairs]), corrected)
 
 
+def with_pairs(matrix):
+    """The matrix with the lesions of every pair exchanged: here those of all tasks stand for it."""
+    found = {}
+    for i, j in pairs_of(matrix.tasks):
+        both = matrix.scores(), matrix.control_scores()
+        effects = (effects_of_two(each[..., [[i], [j]], [i, j]]) for each in both)
+        found[matrix.tasks[i], matrix.tasks[j]] = PairEffects(*effects)
+    return replace(matrix, exchanged_pairs=found)
+
+
 def test_enough_exchanges_are_drawn_for_a_pair_to_survive_the_correction():
-    matrix = simulate(metrics=("f1", "f1", "f1"), replicates=59, effect=0.6)
+    matrix = with_pairs(simulate(metrics=("f1", "f1", "f1"), replicates=59, effect=0.6))
     assert all(pair.is_double_dissociation for pair in matrix.dissociation(resamples=1).pairs)
 
 
 def test_a_strong_specialization_is_found_and_its_absence_is_not():
-    planted = simulate(sizes=(101, 103, 107), replicates=59, effect=0.35).dissociation(
-        resamples=199
-    )
+    matrix = with_pairs(simulate(sizes=(101, 103, 107), replicates=59, effect=0.35))
+    planted = matrix.dissociation(resamples=199)
     assert planted.verdict().startswith("Yes: each task's own heads matter more to it than the oth")
     assert all(pair.is_double_dissociation for pair in planted.pairs)
     assert [pair.p_controls for pair in planted.pairs] == pytest.approx([1 / 60] * 3)
@@ -412,7 +424,7 @@ def test_an_incomplete_replicate_is_refused():
         predictions={task: rows[:last] for task, rows in whole.predictions.items()},
     )
     with pytest.raises(
-        ConfigError, match=r"control lesion \(replicate 1\) for every task; there is"
+        ConfigError, match=r"exchanged lesion \(replicate 1\) for every task; there is"
     ):
         part.dissociation()
 
@@ -458,9 +470,12 @@ def test_a_matrix_of_base_scores_only():
         ((HeadSet(), "none", "first"), 'of kind "none" has no heads'),
         ((ONE_HEAD, "task", "", 0.3), "needs the name of a task and a fraction above 0"),
         ((ONE_HEAD, "task", "first", 0.0), "not task 'first' and fraction 0"),
-        ((ONE_HEAD, "control", "first", 30.0), "and at most 1, not task 'first' and fraction 30"),
-        ((ONE_HEAD, "task", "first", 0.3, 1), "Only controls have replicates, numbered from 0"),
-        ((ONE_HEAD, "control", "first", 0.3, -1), "Only controls have replicates"),
+        ((ONE_HEAD, "random", "first", 30.0), "and at most 1, not task 'first' and fraction 30"),
+        (
+            (ONE_HEAD, "task", "first", 0.3, 1),
+            "Only exchanged and random lesions have repl",
+        ),
+        ((ONE_HEAD, "random", "first", 0.3, -1), "Only exchanged and random lesions have repl"),
     ],
 )
 def test_impossible_lesions_are_refused(arguments, message):
@@ -558,7 +573,7 @@ def test_the_summary_is_a_table():
         == matrix.summary(0.3)
         == "\n".join(
             [
-                "2 tasks, 2 lesions, 0 controls; ablated: 30 % of the heads",
+                "2 tasks, 2 lesions, 0 exchanged, 0 random; ablated: 30 % of the heads",
                 "",
                 "                     weak      fine",
                 "metric           accuracy  accuracy",

@@ -16,7 +16,7 @@ from lobes.dissociation.dscores import (
     relative,
     row,
 )
-from lobes.dissociation.pairs import p_against_pairs
+from lobes.dissociation.pairs import PairEffects, effects_of_two, p_of_pairs
 from lobes.dissociation.statistics import holm
 from lobes.dissociation.verdict import controls_needed, is_significant, smallest_p
 
@@ -124,6 +124,7 @@ def score(*, mean=8.0, low=5.0, controls=(), note=None):
         np.array([mean, mean]),
         np.linspace(low, 2 * mean - low, 1001)[:, None] * np.ones(2),
         np.array(controls, dtype=np.float64).reshape(-1, 1) * np.ones(2),
+        np.array([[mean - 1, mean - 1], [mean + 1, mean + 1]]),
         np.array([mean, mean]),
         1 - 1e-9,
         [note] if note else [],
@@ -139,18 +140,23 @@ def pair(*effects, p=0.01, p_controls=0.01, controls=99, pairs=1):
 
 def found(column_score, *pairs, above_chance=(True, True)):
     three = (column_score,) * 3
-    return Dissociation(("a", "b"), 0.3, *three, pairs, 0.95, 1001, above_chance)
+    return Dissociation(("a", "b"), 0.3, *three, pairs, 0.95, 1001, above_chance, exchangeable=9)
 
 
 def test_the_mean_is_tested_and_interval_taken_over_the_defined_tasks():
     values = np.array([3.0, np.nan, 5.0])
     resampled = np.stack([np.arange(11.0), np.full(11, np.nan), np.arange(11.0) + 2], axis=1)
     controls = np.array([[9.0, np.nan, 1.0], [0.0, np.nan, 1.0], [1.0, np.nan, 6.9]])
-    result = d_score("row", values, resampled, controls, values, 0.8, ["Task b is undefined."])
+    random = controls[1:] + 2
+    reasons = ["Task b is undefined."]
+    result = d_score("row", values, resampled, controls, random, values, 0.8, reasons)
     assert result.mean == 4
     assert result.mean_interval == pytest.approx((2, 10))
     np.testing.assert_allclose(result.control_means, [5, 0.5, 3.95])
     assert result.mean_p == pytest.approx(2 / 4)
+    np.testing.assert_allclose(result.random_means, [2.5, 5.95])
+    assert result.random_p == pytest.approx(2 / 3)
+    assert result.random_standardized == pytest.approx((4 - 4.225) / np.std([2.5, 5.95], ddof=1))
     np.testing.assert_allclose(result.p_values, [2 / 4, np.nan, 2 / 4])
     np.testing.assert_allclose(result.interval, [[1, 9], [np.nan, np.nan], [3, 11]])
     assert result.note == "Task b is undefined. The mean is over the remaining 2 tasks."
@@ -159,7 +165,7 @@ def test_the_mean_is_tested_and_interval_taken_over_the_defined_tasks():
 def test_controls_on_a_sample_are_compared_with_the_score_on_it():
     values, sample = np.array([3.0, np.nan, 5.0]), np.array([1.0, 2.0, 3.0])
     controls = np.array([[0.0, 0, 0], [2, 0, 2], [1, 0, 4], [1, 0, 2]])
-    result = d_score("row", values, values[None], controls, sample, 0.8, [])
+    result = d_score("row", values, values[None], controls, controls, sample, 0.8, [])
     assert result.mean == 4
     assert result.compared_mean == 2
     assert result.mean_p == pytest.approx((1 + 2) / 5)
@@ -167,13 +173,16 @@ def test_controls_on_a_sample_are_compared_with_the_score_on_it():
     np.testing.assert_allclose(result.standardized, [0, np.nan, 1 / np.std([0, 2, 4, 2], ddof=1)])
     means = [0, 2, 2.5, 1.5]
     assert result.mean_standardized == pytest.approx((2 - np.mean(means)) / np.std(means, ddof=1))
-    alone = d_score("row", values, values[None], controls[:1], sample, 0.8, [])
+    alone = d_score("row", values, values[None], controls[:1], controls[:0], sample, 0.8, [])
     assert np.isnan([*alone.standardized, alone.mean_standardized]).all()
 
 
 def test_without_any_defined_task_all_is_nan():
     nothing = np.full((7, 2), np.nan)
-    result = d_score("row", nothing[0], nothing, nothing[:3], nothing[0], 0.95, ["No.", "Neither."])
+    reasons = ["No.", "Neither."]
+    result = d_score(
+        "row", nothing[0], nothing, nothing[:3], nothing[:2], nothing[0], 0.95, reasons
+    )
     assert isinstance(result, DScore)
     assert np.isnan([result.mean, result.mean_p, *result.mean_interval]).all()
     assert np.isnan(result.control_means).all()
@@ -183,7 +192,7 @@ def test_without_any_defined_task_all_is_nan():
 def test_a_missing_interval_is_explained():
     resampled = np.stack([np.arange(11.0), np.full(11, np.nan)], axis=1)
     values = np.array([1.0, 2.0])
-    result = d_score("row", values, resampled, np.empty((0, 2)), values, 0.8, [])
+    result = d_score("row", values, resampled, *[np.empty((0, 2))] * 2, values, 0.8, [])
     assert result.note == (
         "Where more than 5% of the resamples are undefined, there is no interval."
     )
@@ -194,7 +203,7 @@ def test_verdict_yes():
     assert found(score(controls=range(-19, 0)), pair(0.1, 0.2)).verdict() == (
         "Yes: each task's own heads matter more to it than the other tasks' heads. With 30 % of "
         "the heads ablated, the mean column D-score is +8.0 % (95 % interval +5.0 to +11.0), "
-        "p = 0.05 against 19 sets of matched random lesions. The pair of tasks is a double "
+        "p = 0.05 against 19 exchanges of the tasks' heads. The pair of tasks is a double "
         "dissociation."
     )
 
@@ -208,24 +217,24 @@ def test_verdict_no_where_the_interval_excludes_what_matters():
         pair(0.3, 0.1, p=0.06),
     ).verdict()
     assert text.startswith(
-        "No: the D-score does not stand out from random lesions, and its interval ends below 5 %, "
-        "the smallest effect of interest. With 30 % of the heads"
+        "No: the D-score does not stand out from that of exchanged heads, and its interval ends "
+        "below 5 %, the smallest effect of interest. With 30 % of the heads"
     )
-    assert "p = 0.74 against 30 sets of matched random lesions." in text
+    assert "p = 0.74 against 30 exchanges of the tasks' heads." in text
     assert text.endswith(" 1 of 3 pairs of tasks is a double dissociation.")
 
 
 def test_verdict_open_where_an_effect_that_matters_is_not_excluded():
     text = found(score(controls=range(30)), pair(0.1, 0.2)).verdict()
     assert text.startswith(
-        "Inconclusive: the D-score does not stand out from random lesions, but its interval (up "
-        "to +11.0 %) reaches 5 %, the smallest effect of interest. "
+        "Inconclusive: the D-score does not stand out from that of exchanged heads, but its "
+        "interval (up to +11.0 %) reaches 5 %, the smallest effect of interest. "
     )
 
 
 def test_verdict_open_where_the_interval_reaches_zero():
     text = found(score(low=-1.0, controls=[0.0] * 30), pair(0.1, 0.0)).verdict()
-    assert text.startswith("Inconclusive: the D-score exceeds random lesions, but its interval in")
+    assert text.startswith("Inconclusive: the D-score exceeds that of exchanged heads, but its")
     assert text.endswith("The pair of tasks is not a double dissociation.")
 
 
@@ -233,13 +242,15 @@ def test_verdict_open_where_the_interval_reaches_zero():
 def test_verdict_needs_enough_controls(n_controls):
     pairs = [pair(0.1, 0.1, controls=n_controls, pairs=3)] * 3
     text = found(score(controls=[0.0] * n_controls), *pairs).verdict()
-    lesions = "1 random lesion allows no p below 0.500"
-    sets = "1 set of random lesions is"
+    least = "1 exchange allows no p below 0.500"
+    between = "1 exchange between two tasks is"
     if n_controls == 18:
-        lesions, sets = "18 random lesions allow no p below 0.053", "18 sets of random lesions are"
-    assert text.startswith(f"Inconclusive: {lesions}; 19 or more can reach 0.05. With 30 % of the")
+        least = "18 exchanges allow no p below 0.053"
+        between = "18 exchanges between two tasks are"
+    assert text.startswith(f"Inconclusive: {least}; 19 or more can reach 0.05. With 30 % of the")
     assert text.endswith(
-        f"{sets} too few for a double dissociation among 3 pairs of tasks: 59 or more are needed."
+        f"{between} too few for a double dissociation among 3 pairs of tasks: 59 or more are "
+        "needed."
     )
 
 
@@ -263,7 +274,7 @@ def test_verdict_needs_two_tasks_above_chance(above):
 
 def test_verdict_without_controls_or_without_a_score():
     text = found(score(), pair(0.1, 0.1)).verdict()
-    assert text.startswith("Inconclusive: no random lesions were measured to compare with. With 30")
+    assert text.startswith("Inconclusive: no exchanged lesions were measured to compare with. With")
     undefined = found(score(mean=np.nan, note="All bases are zero."), pair(0.1, 0.1)).verdict()
     assert undefined.startswith("Inconclusive: the D-score is undefined here. All bases are zero. ")
 
@@ -297,7 +308,7 @@ def test_only_the_corrected_p_decides_on_a_pair():
 
 
 @pytest.mark.parametrize(("p", "double"), [(0.05, True), (0.051, False), (float("nan"), False)])
-def test_a_double_dissociation_stands_out_from_random_lesions(p, double):
+def test_a_double_dissociation_stands_out_from_exchanged_heads(p, double):
     assert pair(0.1, 0.2, p_controls=p).is_double_dissociation is double
 
 
@@ -306,9 +317,16 @@ def test_pairs_are_compared_with_the_smaller_effect_of_each_replicate():
     generator = np.random.default_rng(5)
     scores, replicates = generator.random((3, 3)), generator.random((7, 3, 3))
     replicates[2] = scores
-    found_p, corrected = p_against_pairs(scores, replicates)
+    pairs = ((0, 1), (0, 2), (1, 2))
+
+    def effects(m, i, j):
+        return effects_of_two(m[..., [[i], [j]], [i, j]])
+
+    found_p, corrected = p_of_pairs(
+        [PairEffects(effects(scores, *pair), effects(replicates, *pair)) for pair in pairs]
+    )
     expected = []
-    for i, j in ((0, 1), (0, 2), (1, 2)):
+    for i, j in pairs:
 
         def smaller(m, i=i, j=j):
             return min(m[j, i] - m[i, i], m[i, j] - m[j, j])
@@ -317,4 +335,4 @@ def test_pairs_are_compared_with_the_smaller_effect_of_each_replicate():
         expected.append((1 + reached) / 8)
     assert found_p.tolist() == expected
     assert corrected.tolist() == holm(np.array(expected)).tolist()
-    assert np.isnan(p_against_pairs(scores, replicates[:0])).all()
+    assert np.isnan(p_of_pairs([PairEffects(np.ones(2), np.empty((0, 2)))])).all()

@@ -40,11 +40,11 @@ def test_a_replicate_keeps_sizes_and_multiplicities(heads, seed):
     found = {0.1 * (n + 1): lesions(*some) for n, some in enumerate(heads)}
     exchange = Exchange(found)
     for number in range(3):
-        assert shape(exchange.replicate(seed, number)) == shape(found)
-    assert exchange.replicate(seed, 1) == exchange.replicate(seed, 1)
+        assert shape(exchange.replicate(number, seed)) == shape(found)
+    assert exchange.replicate(1, seed) == exchange.replicate(1, seed)
 
 
-def deals(sets):
+def every_deal(sets):
     """Every deal of one fraction: all ways to choose owners for each head that keep the margins."""
     wanted = shape({0: sets})[0]
     heads = sorted(wanted[1])
@@ -72,13 +72,13 @@ def deals(sets):
     ],
 )
 def test_every_deal_is_equally_likely(sets, number):
-    every = deals(sets)
+    every = every_deal(sets)
     exchange = Exchange({0.3: sets})
     if len(sets) == 2:
-        assert exchange.arrangements() == len(every) == number
+        assert exchange.deals() == len(every) == number
     # seeds, not numbers: the replicates of one seed are exchangeable with each other and with the
     # observed deal, and so are not independent
-    drawn = Counter(exchange.replicate(seed, 0)[0.3] for seed in range(12 * len(every)))
+    drawn = Counter(exchange.replicate(0, seed)[0.3] for seed in range(12 * len(every)))
     assert set(drawn) == every
     counts = [drawn[deal] for deal in every]
     assert stats.chisquare(counts).pvalue > 0.001
@@ -88,20 +88,20 @@ def test_fractions_are_exchanged_together():
     small, large = lesions({0, 1}, {2}), lesions({0, 1, 3, 5}, {2, 4, 6, 5})
     exchange = Exchange({0.1: small, 0.3: large})
     for number in range(20):
-        dealt = exchange.replicate(0, number)
+        dealt = exchange.replicate(number, 0)
         for task in range(2):  # a lesion holds those of smaller fractions, as before
             assert dealt[0.1][task] <= dealt[0.3][task]
         assert {(0, 0), (0, 1), (0, 2)} == set().union(*dealt[0.1])
     assert (exchange.movable(0.1), exchange.movable(0.3)) == (3, 6)
-    assert exchange.arrangements() == 3 * 3
+    assert exchange.deals() == 3 * 3
 
 
 def test_lesions_that_are_the_same_have_one_deal():
     same = lesions({0, 1}, {0, 1})
     exchange = Exchange({0.2: same})
     assert exchange.movable(0.2) == 0
-    assert exchange.arrangements() == 1
-    assert exchange.replicate(3, 5) == {0.2: same}
+    assert exchange.deals() == 1
+    assert exchange.replicate(5, 3) == {0.2: same}
 
 
 @pytest.mark.parametrize("wrong", [{}, {0.1: lesions({0})}, {0.1: lesions({0}, {1}), 0.2: ()}])

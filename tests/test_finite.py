@@ -187,7 +187,7 @@ def test_predictions_are_not_read_off_what_is_no_number():
 
 
 def test_a_lesion_without_a_head_is_refused(model, tasks):
-    for kind in ("task", "control"):
+    for kind in ("task", "random"):
         with pytest.raises(
             ConfigError, match=r"lesion of 'mood' at the fraction 0\.05 has no head"
         ):

@@ -28,9 +28,11 @@ def model(tasks):
 
 
 def test_lesions_are_the_top_heads_and_scores_those_of_evaluate(model, tasks):
-    matrix = lesion_matrix(model, tasks, fractions=[0.5, 0.3], controls=2)
+    matrix = lesion_matrix(model, tasks, fractions=[0.5, 0.3], controls=2, random=3)
     assert matrix.fractions == (0.3, 0.5)
-    assert [lesion.kind for lesion in matrix.lesions] == ["none"] + ["task"] * 4 + ["control"] * 8
+    assert [lesion.kind for lesion in matrix.lesions] == (
+        ["none"] + ["task"] * 4 + ["random"] * 12 + ["exchanged"] * 8
+    )
     for i, task in enumerate(tasks):
         scores = head_importance(model, task)
         np.testing.assert_array_equal(matrix.importance[task.name].values, scores.values)
@@ -41,17 +43,17 @@ def test_lesions_are_the_top_heads_and_scores_those_of_evaluate(model, tasks):
 
 
 @pytest.mark.parametrize("matched", ["site", "total"])
-def test_controls_match_the_lesion_they_belong_to(model, tasks, matched):
-    matrix = lesion_matrix(model, tasks, fractions=[0.3, 0.5], controls=5, matched=matched)
+def test_random_lesions_match_the_lesion_they_belong_to(model, tasks, matched):
+    matrix = lesion_matrix(model, tasks, fractions=[0.3, 0.5], random=5, matched=matched)
     lesions = {(one.task, one.fraction): one.heads for one in matrix.lesions if one.kind == "task"}
-    controls = [lesion for lesion in matrix.lesions if lesion.kind == "control"]
-    assert len(controls) == 20
-    for control in controls:
-        heads = lesions[control.task, control.fraction]
-        assert len(control.heads) == len(heads)
+    random = [lesion for lesion in matrix.lesions if lesion.kind == "random"]
+    assert len(random) == 20
+    for lesion in random:
+        heads = lesions[lesion.task, lesion.fraction]
+        assert len(lesion.heads) == len(heads)
         if matched == "site":
-            assert control.heads.counts() == heads.counts()
-    assert len({control.heads for control in controls}) > 5
+            assert lesion.heads.counts() == heads.counts()
+    assert len({lesion.heads for lesion in random}) > 5
 
 
 def test_more_controls_keep_those_there_were(model, tasks):
@@ -94,7 +96,8 @@ def test_exact_estimates_again_with_the_chosen_heads_ablated(model, tasks):
     assert second == again.select(0.4, given=first)
 
 
-def test_every_measurement_is_remembered_once_and_taken_back(model, tasks):
+def test_every_measurement_is_remembered_once_and_taken_back(model, tasks, monkeypatch):
+    monkeypatch.setattr("lobes.measure.iap._GROUP", 8)
     stored, computed = {}, []
 
     def remember(key, compute):
@@ -103,11 +106,11 @@ def test_every_measurement_is_remembered_once_and_taken_back(model, tasks):
             stored[key] = compute()
         return stored[key]
 
-    options = {"fractions": [0.3], "controls": 17, "exact": True}
+    options = {"fractions": [0.3], "controls": 17, "random": 4, "exact": True}
     one = lesion_matrix(model, tasks, remember=remember, **options)
     assert len(computed) == len(set(computed)) == 2 + 2
     last = computed[-1]
-    assert last.startswith("predictions-00032-")
+    assert last.startswith("predictions-00008-")
     del stored[last]
     two = lesion_matrix(model, tasks, remember=remember, **options)
     assert computed[-1] == last
@@ -150,7 +153,7 @@ def test_settings_that_cannot_be_are_refused(model, tasks):
         lesion_matrix(model, tasks, lesion_tasks=["mod"])
     with pytest.raises(ConfigError, match="is not one head: take at least"):
         lesion_matrix(model, tasks, fractions=[0.01])
-    assert len(fields(IapSettings)) == 17
+    assert len(fields(IapSettings)) == 18
 
 
 # Controls that cost less
@@ -160,7 +163,7 @@ def test_controls_on_a_sample_are_compared_with_the_lesions_on_it(model, tasks):
     options = {"fractions": [0.3, 0.5], "controls": 6, "importance_examples": 30}
     whole = lesion_matrix(model, tasks, **options)
     some = lesion_matrix(model, tasks, control_examples=15, **options)
-    assert not any(lesion.kind == "control" for lesion in some.lesions)
+    assert {lesion.kind for lesion in some.lesions} == {"none", "task"}
     assert some.scores().tolist() == whole.scores().tolist()
     assert {name: len(places) for name, places in some.sampled.examples.items()} == {
         task.name: 15 for task in tasks
@@ -206,24 +209,22 @@ def test_tasks_over_the_same_texts_keep_the_same_ones(model):
     assert first == second
 
 
-def test_controls_stop_where_p_is_decided(model, tasks):
-    options = {"fractions": [0.5], "importance_examples": 30}
+def test_exchanges_stop_where_p_is_decided(tasks, monkeypatch):
+    monkeypatch.setattr("lobes.measure.iap._GROUP", 1)  # of 20 different deals
+    model = MultiTaskModel(tiny_model("gpt2"), tiny_tokenizer(), tasks, pooling="last").eval()
+    options = {"fractions": [0.4], "importance_examples": 30, "random": 0}
     most = lesion_matrix(model, tasks, controls=90, **options)
     found = lesion_matrix(model, tasks, controls=90, stop_error=0.05, **options)
     n = len(found.control_scores())
     assert found.control_scores().tolist() == most.control_scores()[:n].tolist()
     values = most.dissociation(resamples=1).column
     reached = np.cumsum(values.control_means >= values.mean - 1e-9)
-    per_group = 32 // len(tasks)
     decided = [
         number
         for number in range(1, 91)
         if is_decided(int(reached[number - 1]), number, 0.05, 0.05)
     ]
-    # p is looked at after each group of lesions
-    assert (n == 90) == (not decided)
-    if decided:
-        assert decided[0] <= n <= decided[0] + per_group + 1
+    assert decided[0] <= n < 90
     assert len(found.lesions) == 1 + (n + 1) * len(tasks)
 
 

@@ -145,13 +145,13 @@ def test_other_kinds_and_versions_are_refused(made_up):
     with pytest.raises(RunError) as caught:
         checked(changed(content, version=1), kind, "X")
     assert str(caught.value) == (
-        "X has version 1, and this lobes reads version 2: run the study again, it keeps "
+        "X has version 1, and this lobes reads version 3: run the study again, it keeps "
         "what was measured and writes the new version."
     )
     with pytest.raises(RunError) as caught:
-        checked(changed(content, version=3), kind, "X")
+        checked(changed(content, version=4), kind, "X")
     assert str(caught.value) == (
-        "X has version 3, newer than the 2 that this lobes reads: update lobes (pip install -U "
+        "X has version 4, newer than the 3 that this lobes reads: update lobes (pip install -U "
         "lobes)."
     )
     for version in ("2", None, 0, -1, True, 2.5):

@@ -42,7 +42,7 @@ MODEL = ModelRecord(
     name="m",
     pooling="mean",
     n_parameters=1009,
-    sites=(Site(index=0, name="attention", n_heads=5, head_dim=3, kind="self"),),
+    sites=(Site(index=0, name="attention", n_heads=30, head_dim=3, kind="self"),),
 )
 STUDIES = st.builds(
     Simulation,
@@ -64,7 +64,7 @@ def write_run(folder, matrix):
     generator = np.random.default_rng(0)
     about = {"method": "taylor", "aggregate": "token", "normalize": "none"}
     about |= {"examples": 7, "tokens": 31}
-    importance = {task: HeadScores(generator.random((1, 5)), about) for task in matrix.tasks}
+    importance = {task: HeadScores(generator.random((1, 30)), about) for task in matrix.tasks}
     matrix = dataclasses.replace(matrix, importance=importance)
     data = [{"text": "a", "label": "no"}, {"text": "b", "label": "yes"}]
     tasks = [
@@ -171,7 +171,7 @@ def test_each_answer_is_given_to_the_study_that_deserves_it(simulation, answer):
     assert matrix.dissociation(resamples=200).specialized.answer == answer
 
 
-SURE = {"controls": 19, "tasks": 3, "above_chance": 2}
+SURE = {"controls": 19, "tasks": 3, "above_chance": 2, "exchangeable": 9}
 
 
 @given(
@@ -182,7 +182,7 @@ SURE = {"controls": 19, "tasks": 3, "above_chance": 2}
 )
 def test_yes_and_no_need_a_study_that_could_have_said_yes(ends, p, controls, above):
     low, high = ends
-    found = specialized(Evidence((low + high) / 2, low, high, p, controls, 3, above))
+    found = specialized(Evidence((low + high) / 2, low, high, p, controls, 3, above, 9))
     if controls < 19 or above < 2:
         assert found.answer == "open"
     if found.answer == "yes":
@@ -203,6 +203,11 @@ def test_yes_and_no_need_a_study_that_could_have_said_yes(ends, p, controls, abo
         (Evidence(8.0, math.nan, math.nan, 0.05, **SURE), "open"),
         (Evidence(8.0, 5.0, 11.0, 0.05, **SURE, runs=1), "open"),
         (Evidence(8.0, 5.0, 11.0, 0.05, **SURE, runs=2), "yes"),
+        (Evidence(8.0, 5.0, 11.0, 0.05, **SURE, deals=19), "open"),
+        (Evidence(8.0, 5.0, 11.0, 0.05, **SURE, deals=20), "yes"),
+        (Evidence(8.0, 5.0, 11.0, 0.05, **{**SURE, "exchangeable": 0}), "open"),
+        (Evidence(1.0, -2.0, 4.0, 0.3, **SURE, fractions=2, reach=4.9), "no"),
+        (Evidence(1.0, -2.0, 4.0, 0.3, **SURE, fractions=2, reach=5.1), "open"),
     ],
 )
 def test_the_answer_on_specialization(evidence, answer):

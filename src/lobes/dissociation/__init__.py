@@ -6,7 +6,8 @@ and the tests. NumPy and SciPy only: nothing here runs a model.
 """
 
 from lobes.dissociation.dscores import Dissociation, DScore, column, relative, row
-from lobes.dissociation.matrix import Lesion, LesionMatrix
+from lobes.dissociation.lesions import Lesion
+from lobes.dissociation.matrix import LesionMatrix
 from lobes.dissociation.pairs import PairVerdict
 from lobes.dissociation.verdict import Verdict
 

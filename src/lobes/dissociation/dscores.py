@@ -75,12 +75,13 @@ class DScore:
 
     `values` [tasks], `interval` [tasks, 2] and `p_values` [tasks] are the tasks'; `mean`,
     `mean_interval` and `mean_p` are the model's, over the tasks whose value is defined.
-    `control_values` [replicates, tasks] are the same score of the matched random lesions. `note`
+    `control_values` [replicates, tasks] are the same score of the exchanged
+    lesions, against which p is, and `random_values` that of the random lesions, with `random_p`
+    that of the model against them. `note`
     says what is undefined, and why.
 
-    `compared` [tasks] is what the controls are compared with, and `compared_mean` its mean over
-    the same tasks: `values`, or where controls were measured on some of the examples only, the
-    score on those.
+    `compared` [tasks] is what these are compared with, and `compared_mean` its mean over the same
+    tasks: `values`, or where they were measured on some of the examples only, the score on those.
     """
 
     name: DScoreName
@@ -93,37 +94,50 @@ class DScore:
     mean_p: float
     compared: Float[np.ndarray, " tasks"]
     compared_mean: float
+    random_values: Float[np.ndarray, "randoms tasks"]
+    random_p: float
     note: str | None = None
 
     @property
     def control_means(self) -> Float[np.ndarray, " replicates"]:
-        """Each control replicate's mean over the tasks that `mean` is over."""
+        """Each exchange's mean over the tasks that `mean` is over."""
         return mean_where(np.isfinite(self.values), self.control_values)
 
     @property
+    def random_means(self) -> Float[np.ndarray, " randoms"]:
+        """The same of the random lesions."""
+        return mean_where(np.isfinite(self.values), self.random_values)
+
+    @property
     def standardized(self) -> Float[np.ndarray, " tasks"]:
-        """(D − mean of the controls) / their standard deviation: how far beyond chance each is."""
+        """(D − mean of the exchanges) / their standard deviation: how far beyond chance."""
         return standardized(self.compared, self.control_values)
 
     @property
     def mean_standardized(self) -> float:
         """The same of the model's mean."""
-        return float(standardized(np.array([self.compared_mean]), self.control_means[:, None])[0])
+        return _standardized(self.compared_mean, self.control_means)
+
+    @property
+    def random_standardized(self) -> float:
+        """The same of the model's mean and the random lesions."""
+        return _standardized(self.compared_mean, self.random_means)
 
 
 def d_score(
     name: DScoreName,
     values: Float[np.ndarray, " tasks"],
     resampled: Float[np.ndarray, "resamples tasks"],
-    controls: Float[np.ndarray, "replicates tasks"],
+    exchanged: Float[np.ndarray, "replicates tasks"],
+    random: Float[np.ndarray, "randoms tasks"],
     compared: Float[np.ndarray, " tasks"],
     level: float,
     reasons: list[str],
 ) -> DScore:
-    """Return a D-score with its statistics, from its observed, resampled and control values.
+    """Return a D-score with its statistics, from its values and those of other lesions.
 
-    `compared` are the values on the examples of the controls. `reasons` are sentences on why
-    tasks have no score; they become part of the note.
+    `compared` are the values on the examples of the exchanged and random lesions. `reasons` are
+    sentences on why tasks have no score; they become part of the note.
     """
     defined = np.isfinite(values)
     mean = mean_where(defined, values[None])
@@ -139,18 +153,23 @@ def d_score(
         )
     compared = np.where(defined, compared, np.nan)
     compared_mean = mean_where(defined, compared[None])
-    mean_p = p_against_controls(compared_mean, mean_where(defined, controls)[:, None])[0]
+    mean_p, random_p = (
+        float(p_against_controls(compared_mean, mean_where(defined, each)[:, None])[0])
+        for each in (exchanged, random)
+    )
     return DScore(
         name=name,
         values=values,
         mean=float(mean[0]),
         interval=interval,
         mean_interval=(float(mean_interval[0]), float(mean_interval[1])),
-        control_values=controls,
-        p_values=p_against_controls(compared, controls),
-        mean_p=float(mean_p),
+        control_values=exchanged,
+        p_values=p_against_controls(compared, exchanged),
+        mean_p=mean_p,
         compared=compared,
         compared_mean=float(compared_mean[0]),
+        random_values=random,
+        random_p=random_p,
         note=" ".join(sentences) or None,
     )
 
@@ -160,7 +179,9 @@ class Dissociation:
     """The D-scores of a lesion matrix at one fraction, and the verdict on each pair of tasks.
 
     `above_chance` says for each task whether the base score is clearly above chance
-    (`Metric.standing`): a lesion cannot lower a score that is at chance already.
+    (`Metric.standing`): a lesion cannot lower a score that is at chance already. `exchangeable`
+    is how many heads are in some tasks' lesions and not in all, so that they can be exchanged, and
+    `deals` in how many ways (two tasks; None for more).
     """
 
     tasks: tuple[str, ...]
@@ -173,21 +194,28 @@ class Dissociation:
     resamples: int
     above_chance: tuple[bool, ...]
     chance: bool = False
+    exchangeable: int = 0
+    deals: int | None = None
 
     @property
     def specialized(self) -> Verdict:
         """The verdict on the claim that heads are specialized, by the `column` D-score."""
+        return specialized(self.evidence)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What decides whether heads are specialized."""
         low, high = self.column.mean_interval
-        return specialized(
-            Evidence(
-                mean=self.column.mean,
-                low=low,
-                high=high,
-                p=self.column.mean_p,
-                controls=len(self.column.control_values),
-                tasks=len(self.tasks),
-                above_chance=sum(self.above_chance),
-            )
+        return Evidence(
+            mean=self.column.mean,
+            low=low,
+            high=high,
+            p=self.column.mean_p,
+            controls=len(self.column.control_values),
+            tasks=len(self.tasks),
+            above_chance=sum(self.above_chance),
+            exchangeable=self.exchangeable,
+            deals=self.deals,
         )
 
     def verdict(self) -> str:
@@ -212,18 +240,19 @@ class Dissociation:
         if not n_controls:
             return ""
         return (
-            f", p = {self.column.mean_p:.2g} against {plural(n_controls, 'set')} of matched random "
-            f"lesions"
+            f", p = {self.column.mean_p:.2g} against {plural(n_controls, 'exchange')} of the "
+            f"tasks' heads"
         )
 
     def _doubles(self) -> str:
         found = sum(pair.is_double_dissociation for pair in self.pairs)
         if any(pair.lacks_controls for pair in self.pairs):
-            controls = len(self.column.control_values)
+            controls = min(pair.controls for pair in self.pairs)
+            are = "is" if controls == 1 else "are"
             return (
-                f"{plural(controls, 'set')} of random lesions {'is' if controls == 1 else 'are'} "
-                f"too few for a double dissociation among {plural(len(self.pairs), 'pair')} of "
-                f"tasks: {controls_needed(len(self.pairs))} or more are needed."
+                f"{plural(controls, 'exchange')} between two tasks {are} too few for a double "
+                f"dissociation among {plural(len(self.pairs), 'pair')} of tasks: "
+                f"{controls_needed(len(self.pairs))} or more are needed."
             )
         if len(self.pairs) == 1:
             return f"The pair of tasks is {'' if found else 'not '}a double dissociation."
@@ -240,6 +269,10 @@ def standardized(
     deviation = controls.std(axis=0, ddof=1)
     known = np.where(deviation > 0, deviation, np.nan)
     return (observed - controls.mean(axis=0)) / known
+
+
+def _standardized(observed: float, controls: Float[np.ndarray, " replicates"]) -> float:
+    return float(standardized(np.array([observed]), controls[:, None])[0])
 
 
 def plural(number: int, noun: str) -> str:

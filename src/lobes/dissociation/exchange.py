@@ -64,8 +64,8 @@ class Exchange:
         return found
 
     @cached_property
-    def _hubs(self) -> dict[int, Int[np.ndarray, "heads tasks"]]:
-        """The deal that all replicates of a seed start from."""
+    def _hubs(self) -> dict[tuple[int, ...], Int[np.ndarray, "heads tasks"]]:
+        """The deals that all replicates of some seeds start from."""
         return {}
 
     @property
@@ -78,8 +78,8 @@ class Exchange:
         held = sum(np.array([head in one for head in self.heads]) for one in self.lesions[fraction])
         return int(np.sum((held > 0) & (held < self.n_tasks)))
 
-    def arrangements(self) -> int | None:
-        """Return how many different deals there are for two tasks; None for more tasks."""
+    def deals(self) -> int | None:
+        """Return in how many ways two tasks' heads can be dealt out; None for more tasks."""
         if self.n_tasks > 2:
             return None
         first, second = self.owners.T
@@ -88,17 +88,17 @@ class Exchange:
             number *= math.comb(len(group), int(np.sum(first[group] > second[group])))
         return number
 
-    def replicate(self, seed: int, number: int) -> dict[float, tuple[HeadSet, ...]]:
-        """Return the lesions of one replicate, by fraction; the same for the same seed and number.
+    def replicate(self, number: int, *seeds: int) -> dict[float, tuple[HeadSet, ...]]:
+        """Return the lesions of one replicate, by fraction; the same for the same seeds and number.
 
         For two tasks a deal is uniform over all that there are. For more, pairs of tasks drawn at
         random trade, over and over. Every replicate starts from a deal that is as many trades away
         from the observed one, so that observed and replicated deals are exchangeable however well
         the trades mix (Besag and Clifford 1989).
         """
-        if seed not in self._hubs:
-            self._hubs[seed] = self._traded(self.owners, np.random.default_rng([seed, 0]))
-        dealt = self._traded(self._hubs[seed], np.random.default_rng([seed, 1, number]))
+        if seeds not in self._hubs:
+            self._hubs[seeds] = self._traded(self.owners, np.random.default_rng([*seeds, 0]))
+        dealt = self._traded(self._hubs[seeds], np.random.default_rng([*seeds, 1, number]))
         return {
             fraction: tuple(
                 HeadSet(

@@ -1,9 +1,10 @@
 """The lesion matrix: predictions under lesions, and the statistics that follow from them.
 
 `LesionMatrix` holds what was measured: each task's predictions with nothing ablated, with the
-heads important to each task ablated, and under matched random lesions. Everything else follows
-from it with no further run of a model: scores, three D-scores, paired bootstrap intervals, p-values
-against the random lesions, and which pairs of tasks are doubly dissociated.
+heads important to each task ablated, with these heads exchanged between the tasks, and under
+matched random lesions. Everything else follows from it with no further run of a model: scores,
+three D-scores, paired bootstrap intervals, the exchange test, and which pairs of tasks are doubly
+dissociated.
 
 What it cannot do: the intervals and the pair tests speak of the validation examples of this one
 model. How far another seed or another model would differ takes several runs. Tasks are resampled
@@ -14,64 +15,34 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from lobes import limits
-from lobes.dissociation.dscores import FORMULAS, Dissociation, d_score, plural
-from lobes.dissociation.pairs import controls_needed, pair_verdicts, pairs_of
+from lobes.dissociation.answers import checked_answers
+from lobes.dissociation.dscores import FORMULAS, Dissociation, d_score
+from lobes.dissociation.exchange import Exchange
+from lobes.dissociation.lesions import Lesion, check_lesions
+from lobes.dissociation.over_fractions import OverFractions, over_fractions
+from lobes.dissociation.pairs import (
+    PairEffects,
+    controls_needed,
+    effects_of_two,
+    pair_verdicts,
+    pairs_of,
+)
 from lobes.dissociation.statistics import (
     metric_interval,
     named_generator,
     paired_p_value,
     resample_counts,
 )
+from lobes.dissociation.summary import summary
 from lobes.dissociation.verdict import ALPHA
-from lobes.errors import ConfigError, DataError
-from lobes.heads import HeadScores, HeadSet
-from lobes.metrics import Metric, blocks, get_metric
-
-
-@dataclass(frozen=True, slots=True)
-class Lesion:
-    """Heads ablated for one measurement, and why.
-
-    `kind` is "none" (nothing ablated: the base), "task" (the heads important to `task`) or
-    "control" (random heads matched to that task's lesion; `replicate` numbers them from 0).
-    `fraction` is the share of all heads, above 0 and at most 1. Raises `ConfigError`, also for a
-    task's lesion or a control without a head.
-    """
-
-    heads: HeadSet
-    kind: Literal["none", "task", "control"]
-    task: str = ""
-    fraction: float = 0.0
-    replicate: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind == "none":
-            if len(self.heads) or self.task or self.fraction or self.replicate:
-                raise ConfigError(
-                    f'A lesion of kind "none" has no heads, task, fraction or replicate: {self}.'
-                )
-        elif self.kind not in ("task", "control"):
-            raise ConfigError(
-                f'A lesion is of kind "none", "task" or "control", not {self.kind!r}.'
-            )
-        elif not self.task or not 0 < self.fraction <= 1:
-            raise ConfigError(
-                f"A lesion of kind {self.kind!r} needs the name of a task and a fraction above 0 "
-                f"and at most 1, not task {self.task!r} and fraction {self.fraction:g}."
-            )
-        elif not self.heads:
-            raise ConfigError(
-                f"The lesion of {self.task!r} at the fraction {self.fraction:g} has no head, so "
-                f"that it would show nothing: take a fraction of one head or more."
-            )
-        elif self.replicate < 0 or (self.kind == "task" and self.replicate):
-            raise ConfigError(f"Only controls have replicates, numbered from 0: {self}.")
+from lobes.errors import ConfigError
+from lobes.heads import HeadScores
+from lobes.metrics import blocks, get_metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +53,12 @@ class LesionMatrix:
     real numbers for a regression task. Of a task with several labels for one example they are
     [examples, classes] and [lesions, examples, classes], 0 or 1. The first lesion is the base, of
     kind "none". The arrays are kept without a copy, and seen through read-only views. `importance`
-    may be empty. Where controls were measured on some of the examples only, `sampled` holds them,
-    and `lesions` none.
+    may be empty. Where exchanged and random lesions were measured on some of the examples only,
+    `sampled` holds them, and `lesions` none. With `keep` the heads of a lesion are those that
+    stayed in, and all others were ablated.
+
+    With three tasks or more, `exchanged_pairs[first, second]` are the effects of the largest
+    fraction with heads exchanged between these two tasks alone.
 
     Raises `DataError` for arrays that do not fit, `ConfigError` for tasks, metrics or lesions
     that do not.
@@ -96,6 +71,8 @@ class LesionMatrix:
     predictions: Mapping[str, np.ndarray]
     importance: Mapping[str, HeadScores] = field(default_factory=dict)
     sampled: "Sampled | None" = None
+    keep: bool = False
+    exchanged_pairs: Mapping[tuple[str, str], PairEffects] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
@@ -104,12 +81,12 @@ class LesionMatrix:
             raise ConfigError(
                 f"Expected one metric for each of {len(self.tasks)} tasks, not {len(self.metrics)}."
             )
-        _check_lesions(self.lesions, self.tasks)
+        check_lesions(self.lesions, self.tasks)
         labels, predictions = {}, {}
         for task, metric in zip(self.tasks, self.metrics, strict=True):
-            labels[task] = _checked(self.labels, task, get_metric(metric), "labels")
+            labels[task] = checked_answers(self.labels, task, get_metric(metric), "labels")
             shape = len(self.lesions), *labels[task].shape
-            predictions[task] = _checked(
+            predictions[task] = checked_answers(
                 self.predictions, task, get_metric(metric), "predictions", *shape
             )
         object.__setattr__(self, "labels", labels)
@@ -181,16 +158,43 @@ class LesionMatrix:
     def control_scores(
         self, fraction: float | None = None
     ) -> Float[np.ndarray, "replicates tasks tasks"]:
-        """Return one matrix per replicate: row i is the control matched to the lesion of task i."""
-        chosen = self.fraction_of(fraction)
-        if self.sampled is not None:
-            return self.sampled.matrix.control_scores(chosen)
-        replicates = {
-            item.replicate
-            for item in self.lesions
-            if item.kind == "control" and item.fraction == chosen
+        """Return one matrix per exchange: row i is the lesion dealt to task i."""
+        return self.reference._replicates("exchanged", self.fraction_of(fraction))
+
+    def random_scores(
+        self, fraction: float | None = None
+    ) -> Float[np.ndarray, "replicates tasks tasks"]:
+        """Return one matrix per replicate: row i is the random lesion matched to that of task i."""
+        return self.reference._replicates("random", self.fraction_of(fraction))
+
+    @property
+    def reference(self) -> "LesionMatrix":
+        """The matrix with the exchanged and random lesions: this one, or that of the sample."""
+        return self if self.sampled is None else self.sampled.matrix
+
+    @cached_property
+    def exchange(self) -> Exchange | None:
+        """The deals of the tasks' heads; None with one task, or where some task has no lesion."""
+        sets = {
+            fraction: [
+                item.heads
+                for task in self.tasks
+                for item in self.lesions
+                if (item.kind, item.task, item.fraction) == ("task", task, fraction)
+            ]
+            for fraction in self.fractions
         }
-        return self._rows("control", chosen, sorted(replicates))
+        complete = all(len(each) == len(self.tasks) for each in sets.values())
+        return Exchange(sets) if sets and complete and len(self.tasks) > 1 else None
+
+    def oriented(
+        self, scores: Float[np.ndarray, "*batch tasks tasks"]
+    ) -> Float[np.ndarray, "*batch tasks tasks"]:
+        """Return scores whose D-scores are above 0 where a task's own heads matter more to it.
+
+        They do where its own lesion leaves it less, or, of lesions that keep heads, more.
+        """
+        return -scores if self.keep else scores
 
     def dissociation(
         self,
@@ -214,39 +218,46 @@ class LesionMatrix:
         _check_statistics(resamples, seed, level)
         chosen = self.fraction_of(fraction)
         self._check_complete(chosen)
-        if self.sampled is not None:
-            self.sampled.matrix._check_complete(chosen)
+        self.reference._check_complete(chosen)
         zero = self.chance if chance else np.zeros(len(self.tasks))
-        base, matrix = self.divisors(level, zero=zero), self.scores(chosen) - zero
-        whole = self if self.sampled is None else self.sampled.matrix
+        base = self.divisors(level, zero=zero)
+        matrix = self.oriented(self.scores(chosen) - zero)
+        whole = self.reference
         there = whole.chance if chance else np.zeros(len(self.tasks))
-        controls = whole.control_scores(chosen) - there
         same_base = np.where(np.isnan(base), np.nan, whole.base - there)
-        same_scores = whole.scores(chosen)
-        same_matrix = same_scores - there
         some_base, some_matrix = self.resampled(chosen, resamples, seed)
         some_base = np.where(np.isnan(base), np.nan, some_base - zero)
-        some_matrix -= zero
+        some_matrix = self.oriented(some_matrix - zero)
+        compared, exchanged, random = (
+            self.oriented(scores - there)
+            for scores in (
+                whole.scores(chosen),
+                whole.control_scores(chosen),
+                whole.random_scores(chosen),
+            )
+        )
         d_scores = {
             name: d_score(
                 name,
                 formula(matrix, base),
                 formula(some_matrix, some_base),
-                formula(controls, same_base),
-                formula(same_matrix, same_base),
+                formula(exchanged, same_base),
+                formula(random, same_base),
+                formula(compared, same_base),
                 level,
                 self._undefined(base, matrix, zero, level),
             )
             for name, formula in FORMULAS.items()
         }
+        references = self.pair_effects(chosen)
+        n_controls = min((len(each.replicates) for each in references), default=0)
         pairs = pair_verdicts(
             self.tasks,
             matrix,
-            self._paired_tests(chosen, resamples, seed, len(controls)),
+            self._paired_tests(chosen, resamples, seed, n_controls),
             some_matrix,
             level,
-            same_scores,
-            whole.control_scores(chosen),
+            references,
         )
         return Dissociation(
             self.tasks,
@@ -257,31 +268,40 @@ class LesionMatrix:
             resamples=resamples,
             above_chance=self.above_chance,
             chance=chance,
+            exchangeable=0 if self.exchange is None else self.exchange.movable(chosen),
+            deals=None if self.exchange is None else self.exchange.deals(),
         )
+
+    def over_fractions(
+        self, *, resamples: int = 1000, seed: int = 0, level: float = 0.95, chance: bool = False
+    ) -> OverFractions:
+        """Return one test of the D-scores at all fractions together; see `dissociation`."""
+        return over_fractions(
+            [
+                self.dissociation(
+                    fraction, resamples=resamples, seed=seed, level=level, chance=chance
+                )
+                for fraction in self.fractions
+            ]
+        )
+
+    def pair_effects(self, fraction: float | None = None) -> list[PairEffects]:
+        """Return what every pair of tasks is tested by, in the order of `pairs_of`.
+
+        No replicate where none was measured: with three tasks or more below the largest fraction.
+        """
+        chosen = self.fraction_of(fraction)
+        if len(self.tasks) == 2:
+            scores = self.reference.scores(chosen), self.control_scores(chosen)
+            return [PairEffects(*(effects_of_two(self.oriented(each)) for each in scores))]
+        known = self.exchanged_pairs if chosen == self.fractions[-1] else {}
+        none = PairEffects(np.full(2, np.nan), np.empty((0, 2)))
+        pairs = [(self.tasks[i], self.tasks[j]) for i, j in pairs_of(self.tasks)]
+        return [known.get(pair, none) for pair in pairs]
 
     def summary(self, fraction: float | None = None) -> str:
         """Return a table of the base scores and those under the lesions of one fraction."""
-        n_controls = sum(item.kind == "control" for item in self.lesions)
-        n_task = len(self.lesions) - 1 - n_controls
-        table = [
-            ["", *self.tasks],
-            ["metric", *self.metrics],
-            ["examples", *(f"{len(self.labels[task]):,}" for task in self.tasks)],
-            ["nothing ablated", *_three_decimals(self.base)],
-        ]
-        title = (
-            f"{plural(len(self.tasks), 'task')}, {plural(n_task, 'lesion')}, "
-            f"{plural(n_controls, 'control')}"
-        )
-        if self.fractions or fraction is not None:
-            chosen = self.fraction_of(fraction)
-            title += f"; ablated: {100 * chosen:g} % of the heads"
-            for task, scores in zip(self.tasks, self.scores(chosen), strict=True):
-                table.append([f"heads of {task}", *_three_decimals(scores)])
-            controls = self.control_scores(chosen)
-            if controls.size:
-                table.append(["random heads, mean", *_three_decimals(controls.mean(axis=(0, 1)))])
-        return "\n".join([title, "", *_aligned(table)])
+        return summary(self, fraction)
 
     def __str__(self) -> str:
         return self.summary()
@@ -312,6 +332,15 @@ class LesionMatrix:
             (item.kind, item.task, item.fraction, item.replicate): position
             for position, item in enumerate(self.lesions)
         }
+
+    def _replicates(self, kind: str, fraction: float) -> np.ndarray:
+        """The scores [replicates, tasks, tasks] of the exchanged or random lesions."""
+        replicates = {
+            item.replicate
+            for item in self.lesions
+            if item.kind == kind and item.fraction == fraction
+        }
+        return self._rows(kind, fraction, sorted(replicates))
 
     def _rows(self, kind: str, fraction: float, replicates: list[int]) -> np.ndarray:
         """The scores [replicates, tasks, tasks] of the lesions of one kind; NaN where missing."""
@@ -356,7 +385,7 @@ class LesionMatrix:
                 if (kind, task, fraction, replicate) not in self._positions
             ]
             if missing:
-                which = "lesion" if kind == "task" else f"control lesion (replicate {replicate})"
+                which = "lesion" if kind == "task" else f"{kind} lesion (replicate {replicate})"
                 raise ConfigError(
                     f"D-scores at the fraction {fraction:g} need a {which} for every task; there "
                     f"is none for {', '.join(missing)}."
@@ -411,13 +440,13 @@ class LesionMatrix:
         ]
 
     def _pair_p(self, i: int, j: int, fraction: float, draws: int, seed: int) -> float:
-        """p that task i does better under task j's lesion than under its own."""
+        """p that task i's own heads matter more to it than task j's."""
         task, other = self.tasks[i], self.tasks[j]
+        own, others = (self._lesion_predictions(task, each, fraction) for each in (task, other))
         return paired_p_value(
             get_metric(self.metrics[i]),
             self.labels[task],
-            self._lesion_predictions(task, task, fraction),
-            self._lesion_predictions(task, other, fraction),
+            *((others, own) if self.keep else (own, others)),
             draws=draws,
             generator=named_generator(seed, task, other),
         )
@@ -449,7 +478,7 @@ class LesionMatrix:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """Controls that were measured on a sample of the examples.
+    """Exchanged and random lesions that were measured on a sample of the examples.
 
     `matrix` holds them together with the base and the tasks' lesions, all on the sample:
     `examples[task]` are the places of its examples among all, ascending.
@@ -466,82 +495,3 @@ def _check_statistics(resamples: int, seed: int, level: float) -> None:
         ("level", level, limits.LEVEL),
     ):
         limits.check_number(name, value, limit)
-
-
-def _check_lesions(lesions: tuple[Lesion, ...], tasks: tuple[str, ...]) -> None:
-    if [item.kind == "none" for item in lesions] != [True] + [False] * (len(lesions) - 1):
-        raise ConfigError('The first lesion, and no other, is of kind "none": the base scores.')
-    seen = set()
-    for item in lesions[1:]:
-        if item.task not in tasks:
-            raise ConfigError(
-                f"A lesion belongs to the task {item.task!r}, which is none of {', '.join(tasks)}."
-            )
-        key = (item.kind, item.task, item.fraction, item.replicate)
-        if key in seen:
-            raise ConfigError(
-                f"Two lesions of kind {item.kind!r} have the task {item.task!r}, the fraction "
-                f"{item.fraction:g} and the replicate {item.replicate}: expected one."
-            )
-        seen.add(key)
-
-
-def _checked(
-    arrays: Mapping[str, np.ndarray], task: str, metric: Metric, what: str, *shape: int
-) -> np.ndarray:
-    """A read-only view of a task's labels or predictions, of the given shape and a fitting type."""
-    if task not in arrays:
-        raise DataError(f"There are no {what} for the task {task!r}.")
-    array = np.asarray(arrays[task])
-    if shape and array.shape != shape:
-        raise DataError(
-            f"The predictions of {task!r} have the shape {array.shape}; expected "
-            f"[lesions, examples{', classes' if len(shape) > 2 else ''}], here {shape}."
-        )
-    dimensions = (1, 2) if metric.for_multi_label else (1,)
-    if not shape and (array.ndim not in dimensions or not array.size):
-        several = ", or 0 or 1 for each of its classes" if metric.for_multi_label else ""
-        raise DataError(
-            f"The labels of {task!r} have the shape {array.shape}; expected one label for each "
-            f"of one or more examples{several}."
-        )
-    if metric.for_regression:
-        finite = array.dtype.kind in "iuf" and np.isfinite(array)
-        if not np.all(finite):
-            at = ""
-            if array.dtype.kind == "f":
-                *lesion, example = np.unravel_index(np.argmin(finite), array.shape)
-                under = f"under lesion {lesion[0]} " if lesion else ""
-                at = f": the one of example {example} {under}is {array[*lesion, example]:g}"
-            raise DataError(
-                f"The {what} of {task!r} are not all finite numbers ({metric.name}){at}."
-            )
-    elif array.dtype.kind not in "iu":
-        raise DataError(
-            f"The {what} of {task!r} are class indices, whole numbers ({metric.name}); got "
-            f"{array.dtype}."
-        )
-    elif array.ndim - bool(shape) == 2 and not np.isin(array, (0, 1)).all():
-        raise DataError(f"The {what} of {task!r} are 0 or 1 for each class ({metric.name}).")
-    view = array.view()
-    view.setflags(write=False)
-    return view
-
-
-def _three_decimals(scores: np.ndarray) -> list[str]:
-    return ["undefined" if math.isnan(score) else f"{score:.3f}" for score in scores]
-
-
-def _aligned(table: list[list[str]]) -> list[str]:
-    """The rows as lines: the first column to the left, the others to the right."""
-    first = max(len(cells[0]) for cells in table)
-    widths = [
-        max(len(cell) for cell in cells) for cells in zip(*(r[1:] for r in table), strict=True)
-    ]
-    return [
-        "  ".join(
-            [cells[0].ljust(first)]
-            + [cell.rjust(width) for cell, width in zip(cells[1:], widths, strict=True)]
-        ).rstrip()
-        for cells in table
-    ]

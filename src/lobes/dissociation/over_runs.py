@@ -22,10 +22,18 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from lobes.dissociation.dscores import FORMULAS, DScoreName, mean_where, shared_tasks
+from lobes.dissociation.dscores import (
+    FORMULAS,
+    DScore,
+    DScoreName,
+    mean_where,
+    shared_tasks,
+    standardized,
+)
 from lobes.dissociation.matrix import LesionMatrix
-from lobes.dissociation.pairs import doubly_dissociated, p_against_pairs, pairs_of
-from lobes.dissociation.statistics import holm, p_against_controls
+from lobes.dissociation.over_fractions import OverFractions, joined
+from lobes.dissociation.pairs import PairEffects, doubly_dissociated, p_of_pairs, pairs_of
+from lobes.dissociation.statistics import holm, p_against_controls, p_over_fractions
 from lobes.dissociation.verdict import Evidence, Verdict, specialized
 from lobes.errors import ConfigError
 from lobes.metrics import get_metric
@@ -53,7 +61,8 @@ class RunsDScore:
 
     `values` [runs, tasks] and `means` [runs] are the runs' own; `tasks` the estimates of each
     task and `mean` that of the model. `control_means` [replicates] are means over the runs of the
-    r-th control of each, and `p_controls` is p of the mean against them.
+    r-th exchange of each, `compared` the same mean on their examples, and `p_controls` its p
+    against them. `random_means` and `random_p` are the same of the random lesions.
     """
 
     name: DScoreName
@@ -62,7 +71,15 @@ class RunsDScore:
     tasks: tuple[RunsEstimate, ...]
     mean: RunsEstimate
     control_means: Float[np.ndarray, " replicates"]
+    compared: float
     p_controls: float
+    random_means: Float[np.ndarray, " randoms"]
+    random_p: float
+
+    @property
+    def standardized(self) -> float:
+        """(D − mean of the exchanges) / their standard deviation."""
+        return float(standardized(np.array([self.compared]), self.control_means[:, None])[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +87,7 @@ class RunsPair:
     """Whether two tasks are doubly dissociated over the runs; effects as in `PairVerdict`.
 
     `p_holm` tests the effects over runs and examples; `p_controls` and `p_controls_holm` compare
-    the smaller of the two with that of the random lesions, all averaged over the runs.
+    the smaller of the two with that of `controls` exchanges, all averaged over the runs.
     """
 
     first: str
@@ -79,6 +96,7 @@ class RunsPair:
     p_holm: float
     p_controls: float
     p_controls_holm: float
+    controls: int
 
     @property
     def is_double_dissociation(self) -> bool:
@@ -92,7 +110,7 @@ class RunsDissociation:
     """The D-scores of several runs at one fraction, and the verdict on each pair of tasks.
 
     `above_chance` says of each task whether the models, on average, do it clearly better than
-    chance.
+    chance; `exchangeable` is the number of heads that can be exchanged, of the run with fewest.
     """
 
     tasks: tuple[str, ...]
@@ -104,23 +122,40 @@ class RunsDissociation:
     level: float
     runs: int
     above_chance: tuple[bool, ...]
+    exchangeable: int
 
     @property
     def specialized(self) -> Verdict:
         """The verdict on the claim that heads are specialized, by the `column` D-score."""
+        return specialized(self.evidence)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What decides whether heads are specialized."""
         mean = self.column.mean
-        return specialized(
-            Evidence(
-                mean=mean.mean,
-                low=mean.low,
-                high=mean.high,
-                p=self.column.p_controls,
-                controls=len(self.column.control_means),
-                tasks=len(self.tasks),
-                above_chance=sum(self.above_chance),
-                runs=self.runs,
-            )
+        return Evidence(
+            mean=mean.mean,
+            low=mean.low,
+            high=mean.high,
+            p=self.column.p_controls,
+            controls=len(self.column.control_means),
+            tasks=len(self.tasks),
+            above_chance=sum(self.above_chance),
+            exchangeable=self.exchangeable,
+            runs=self.runs,
         )
+
+
+def runs_over_fractions(found: Sequence[RunsDissociation]) -> OverFractions:
+    """Return the test over the D-scores of several runs at all of their fractions."""
+    standing = tuple(each.column.standardized for each in found)
+    n_controls = min(len(each.column.control_means) for each in found)
+    p = p_over_fractions(
+        np.array([each.column.compared for each in found]),
+        np.array([each.column.control_means[:n_controls] for each in found]).T,
+    )
+    evidence = joined([each.evidence for each in found], standing, p)
+    return OverFractions(tuple(each.fraction for each in found), standing, p, evidence)
 
 
 def dissociation_over_runs(
@@ -141,10 +176,10 @@ def dissociation_over_runs(
     tasks = matrices[0].tasks
     chosen = matrices[0].fraction_of(fraction)
     observed = [m.dissociation(chosen, resamples=1, seed=seed, level=level) for m in matrices]
-    drawn = [
-        matrix.resampled(chosen, resamples, _seeds(matrices, number, seed))
-        for number, matrix in enumerate(matrices)
-    ]
+    drawn = []
+    for number, matrix in enumerate(matrices):
+        base, some = matrix.resampled(chosen, resamples, _seeds(matrices, number, seed))
+        drawn.append((base, matrix.oriented(some)))
     found = {}
     for name, formula in FORMULAS.items():
         scores = [getattr(each, name) for each in observed]
@@ -153,14 +188,19 @@ def dissociation_over_runs(
         some = np.array([formula(matrix, base) for base, matrix in drawn])
         estimates = tuple(_estimate(values[:, j], some[:, :, j], level) for j in range(len(tasks)))
         means = mean_where(defined, values)
-        n_controls = min(len(score.control_values) for score in scores)
-        controls = np.mean(
-            [mean_where(defined, score.control_values[:n_controls]) for score in scores], axis=0
-        )
         mean = _estimate(means, mean_where(defined, some), level)
         compared = np.mean([mean_where(defined, score.compared[None])[0] for score in scores])
-        p = p_against_controls(np.array([compared]), controls[:, None])[0]
-        found[name] = RunsDScore(name, values, means, estimates, mean, controls, float(p))
+        exchanged, random = (
+            _averaged([mean_where(defined, of(score)) for score in scores])
+            for of in (_exchanged, _random)
+        )
+        p, random_p = (
+            float(p_against_controls(np.array([compared]), each[:, None])[0])
+            for each in (exchanged, random)
+        )
+        found[name] = RunsDScore(
+            name, values, means, estimates, mean, exchanged, float(compared), p, random, random_p
+        )
     return RunsDissociation(
         tasks,
         chosen,
@@ -169,7 +209,22 @@ def dissociation_over_runs(
         level=level,
         runs=len(matrices),
         above_chance=_above_chance(matrices),
+        exchangeable=min(each.exchangeable for each in observed),
     )
+
+
+def _exchanged(score: DScore) -> np.ndarray:
+    return score.control_values
+
+
+def _random(score: DScore) -> np.ndarray:
+    return score.random_values
+
+
+def _averaged(found: Sequence[np.ndarray]) -> np.ndarray:
+    """The r-th replicate of every run, averaged over the runs, for as many as all have."""
+    least = min(map(len, found))
+    return np.mean([each[:least] for each in found], axis=0)
 
 
 def _above_chance(matrices: Sequence[LesionMatrix]) -> tuple[bool, ...]:
@@ -234,7 +289,7 @@ def _pairs(
     level: float,
 ) -> tuple[RunsPair, ...]:
     tasks = matrices[0].tasks
-    scores, some = np.array([m.scores(fraction) for m in matrices]), np.array(drawn)
+    scores, some = np.array([m.oriented(m.scores(fraction)) for m in matrices]), np.array(drawn)
 
     def effect(i: int, j: int) -> RunsEstimate:
         """Return how much more task i's own lesion costs it than that of task j."""
@@ -247,28 +302,27 @@ def _pairs(
     corrected = holm(
         np.array([max(a.p, b.p) if a.p == a.p and b.p == b.p else math.nan for a, b in effects])
     )
-    against, against_holm = p_against_pairs(*_averaged(matrices, fraction))
-    return tuple(
-        RunsPair(tasks[i], tasks[j], both, *map(float, found))
-        for (i, j), both, *found in zip(
-            pairs, effects, corrected, against, against_holm, strict=True
+    references = [
+        PairEffects(
+            np.mean([each.observed for each in of_runs], axis=0),
+            _averaged([each.replicates for each in of_runs]),
         )
-    )
-
-
-def _averaged(
-    matrices: Sequence[LesionMatrix], fraction: float
-) -> tuple[Float[np.ndarray, "tasks tasks"], Float[np.ndarray, "replicates tasks tasks"]]:
-    """The scores under the tasks' lesions, and under the r-th control of each run, averaged.
-
-    Where controls were measured on some of the examples only, both are on these.
-    """
-    within = [each if each.sampled is None else each.sampled.matrix for each in matrices]
-    controls = [each.control_scores(fraction) for each in within]
-    n_controls = min(len(each) for each in controls)
-    return (
-        np.mean([each.scores(fraction) for each in within], axis=0),
-        np.mean([each[:n_controls] for each in controls], axis=0),
+        for of_runs in zip(*(m.pair_effects(fraction) for m in matrices), strict=True)
+    ]
+    against, against_holm = p_of_pairs(references)
+    return tuple(
+        RunsPair(
+            tasks[i],
+            tasks[j],
+            both,
+            p_holm=float(p_holm),
+            p_controls=float(p),
+            p_controls_holm=float(p_corrected),
+            controls=len(reference.replicates),
+        )
+        for (i, j), both, reference, p_holm, p, p_corrected in zip(
+            pairs, effects, references, corrected, against, against_holm, strict=True
+        )
     )
 
 

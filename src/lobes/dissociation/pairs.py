@@ -4,10 +4,10 @@ Definition: docs/method.md#double-dissociation.
 
 A pair is doubly dissociated where two tests hold. On the examples: each task does better under the
 other's lesion than under its own (paired), more than other examples would change. On the lesions:
-the smaller of the two effects is larger than in pairs of reference lesions, whose severity differs
-too. Without the second, two lesions that merely differ in severity pass the first given enough
-examples. The reference lesions are an input, [replicates, tasks, tasks] of scores: matched random
-lesions here, or any others that keep the null hypothesis. NumPy only.
+the smaller of the two effects is larger than where the heads of the two lesions are exchanged
+between the two tasks. Without the second, two lesions that merely differ in severity pass the
+first given enough examples. Scores are oriented (`LesionMatrix.oriented`): lower where a lesion
+costs more. NumPy only.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,17 @@ from lobes.dissociation.statistics import holm, p_against_controls, percentile_i
 from lobes.dissociation.verdict import controls_needed, is_significant
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PairEffects:
+    """How much more two tasks' own lesions cost them than the other's, as in `PairVerdict`.
+
+    `observed` with the tasks' own heads, `replicates` with heads exchanged between the two tasks.
+    """
+
+    observed: Float[np.ndarray, "2"]
+    replicates: Float[np.ndarray, "replicates 2"]
+
+
 @dataclass(frozen=True, slots=True)
 class PairVerdict:
     """Whether two tasks are doubly dissociated.
@@ -29,8 +40,9 @@ class PairVerdict:
     much more a task's own lesion costs it than the other task's; `intervals` are their bootstrap
     intervals. `p_values` test each on the examples (paired, one-sided). `p_holm` is the larger of
     the two, as both must hold, corrected for the number of pairs. `p_controls` is
-    (1 + #{smaller effect of a control pair ≥ smaller effect}) / (1 + `controls`), and
-    `p_controls_holm` the same corrected for the `pairs` of the study; NaN without controls.
+    (1 + #{smaller effect of an exchange ≥ smaller effect}) / (1 + `controls`), with `controls`
+    exchanges between the two tasks, and `p_controls_holm` the same corrected for the `pairs` of
+    the study; NaN without exchanges.
     """
 
     first: str
@@ -60,32 +72,29 @@ def doubly_dissociated(effects: Sequence[float], p_holm: float, p_controls_holm:
     return min(effects) > 0 and is_significant(p_holm) and is_significant(p_controls_holm)
 
 
-def smaller_effects(
-    scores: Float[np.ndarray, "*batch tasks tasks"],
-) -> Float[np.ndarray, "*batch pairs"]:
-    """Return the smaller of the two effects of every pair of tasks, in the order of `pairs_of`."""
-    first, second = np.triu_indices(scores.shape[-1], 1)
-    own = np.diagonal(scores, axis1=-2, axis2=-1)
-    return np.minimum(
-        scores[..., second, first] - own[..., first], scores[..., first, second] - own[..., second]
+def effects_of_two(
+    scores: Float[np.ndarray, "*batch 2 2"],
+) -> Float[np.ndarray, "*batch 2"]:
+    """Return how much more each of two tasks' own lesion costs it than the other's."""
+    return np.stack(
+        [scores[..., 1, 0] - scores[..., 0, 0], scores[..., 0, 1] - scores[..., 1, 1]], axis=-1
     )
 
 
-def p_against_pairs(
-    scores: Float[np.ndarray, "tasks tasks"],
-    replicates: Float[np.ndarray, "replicates tasks tasks"],
+def p_of_pairs(
+    pairs: Sequence[PairEffects],
 ) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:
-    """Return p of every pair against the same pair under replicated lesions, and it corrected.
+    """Return p of every pair against the same pair with heads exchanged, and it corrected.
 
     p = (1 + #{smaller effect of a replicate ≥ smaller effect observed}) / (1 + R), then Holm over
-    the pairs. The replicates may be any lesions that are exchangeable with the observed ones under
-    the null hypothesis.
+    the pairs; NaN for a pair without replicates.
     """
-    found = p_against_controls(smaller_effects(scores), smaller_effects(replicates))
+    smaller = [(pair.observed.min(keepdims=True), pair.replicates.min(axis=1)) for pair in pairs]
+    found = np.array([p_against_controls(one, each[:, None])[0] for one, each in smaller])
     return found, holm(found)
 
 
-def pairs_of(tasks: Sequence[str]) -> list[tuple[int, int]]:
+def pairs_of(tasks: Sequence[object]) -> list[tuple[int, int]]:
     """Return all pairs of tasks as places, the first before the second."""
     return [*combinations(range(len(tasks)), 2)]
 
@@ -96,16 +105,15 @@ def pair_verdicts(
     p_values: Sequence[tuple[float, float]],
     drawn: Float[np.ndarray, "resamples tasks tasks"],
     level: float,
-    compared: Float[np.ndarray, "tasks tasks"],
-    replicates: Float[np.ndarray, "replicates tasks tasks"],
+    references: Sequence[PairEffects],
 ) -> tuple[PairVerdict, ...]:
     """Return the verdict on every pair of tasks, both tests corrected for their number.
 
-    `p_values` are the paired tests' of each pair, `drawn` the scores on resampled examples.
-    `compared` are the scores on the examples that the replicates were measured on.
+    `p_values` are the paired tests' of each pair, `drawn` the scores on resampled examples, and
+    `references` what each pair's exchanges are compared by.
     """
     corrected = holm(np.max(np.array(p_values).reshape(-1, 2), axis=1))
-    against, against_holm = p_against_pairs(compared, replicates)
+    against, against_holm = p_of_pairs(references)
     pairs = pairs_of(tasks)
 
     def effect(i: int, j: int) -> tuple[float, tuple[float, float]]:
@@ -126,7 +134,7 @@ def pair_verdicts(
                 p_holm=float(corrected[place]),
                 p_controls=float(against[place]),
                 p_controls_holm=float(against_holm[place]),
-                controls=len(replicates),
+                controls=len(references[place].replicates),
                 pairs=len(pairs),
             )
         )

@@ -198,8 +198,9 @@ def trends(
     p is corrected for the number of measures (Holm).
     """
     chosen = matrix.fraction_of(fraction)
-    observed = pair_d_scores(matrix.scores(chosen), matrix.divisors(level))
+    observed = pair_d_scores(matrix.oriented(matrix.scores(chosen)), matrix.divisors(level))
     base, scores = matrix.resampled(chosen, resamples, seed)
+    scores = matrix.oriented(scores)
     drawn = pair_d_scores(scores, base)
     found = [
         similarity_trend(name, table, observed, drawn, level=level, seed=seed)

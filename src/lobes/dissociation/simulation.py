@@ -106,9 +106,10 @@ class Simulation:
         names = tuple(f"task{number}" for number in range(self.tasks))
         lesions = [Lesion(HeadSet(), "none")]
         for replicate in range(-1, self.controls):
-            for name in names:
-                kind, number = ("task", 0) if replicate < 0 else ("control", replicate)
-                lesions.append(Lesion(HeadSet([(0, 0)]), kind, name, FRACTION, number))  # type: ignore[arg-type]
+            for place, name in enumerate(names):
+                heads = HeadSet((0, 10 * place + head) for head in range(10))
+                kind, number = ("task", 0) if replicate < 0 else ("exchanged", replicate)
+                lesions.append(Lesion(heads, kind, name, FRACTION, number))  # type: ignore[arg-type]
         labels, predictions = {}, {}
         for j, name in enumerate(names):
             moved = thresholds[:, :, j].reshape(-1, 1)

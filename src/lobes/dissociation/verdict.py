@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 # The level of every verdict: p at or below it is evidence.
 ALPHA = 0.05
 # 0.05 as a product or quotient of floats differs from 0.05 by less than this.
@@ -33,12 +35,12 @@ def is_significant(p: float) -> bool:
 
 
 def smallest_p(n_controls: int) -> float:
-    """Return the smallest p that so many random lesions allow, 1 / (1 + R); NaN without any."""
+    """Return the smallest p that so many exchanges allow, 1 / (1 + R); NaN without any."""
     return 1 / (1 + n_controls) if n_controls else math.nan
 
 
 def controls_needed(n_tests: int = 1) -> int:
-    """Return how many random lesions allow a p of 0.05 in one of so many tests, Holm-corrected.
+    """Return how many exchanges allow a p of 0.05 in one of so many tests, Holm-corrected.
 
     The smallest p times the number of tests must reach 0.05, so R ≥ 20 · tests − 1.
     """
@@ -68,9 +70,12 @@ class Verdict:
 class Evidence:
     """What decides whether heads are specialized, in one run or over several.
 
-    The mean `column` D-score in percent with its interval, p against `controls` random lesions,
-    the number of tasks, and of those that the model does clearly better than chance. `runs` is
-    None for one run by itself. NaN is undefined.
+    The mean `column` D-score in percent with its interval, p against `controls` exchanges of the
+    tasks' heads, the number of tasks, and of those that the model does clearly better than chance.
+    `exchangeable` is the number of heads that can be exchanged and `deals` in how many ways, where
+    that is known. With several `fractions` p is over all of them, the interval that of the one
+    that stands out most, and `reach` the largest upper end of all. `runs` is None for one run by
+    itself. NaN is undefined.
     """
 
     mean: float
@@ -80,6 +85,10 @@ class Evidence:
     controls: int
     tasks: int
     above_chance: int
+    exchangeable: int
+    deals: int | None = None
+    fractions: int = 1
+    reach: float = math.nan
     runs: int | None = None
 
 
@@ -104,6 +113,7 @@ def specialized(found: Evidence) -> Verdict:
         high=found.high,
         p=found.p,
         controls=found.controls,
+        exchangeable=found.exchangeable,
         smallest_effect=SMALLEST_D_SCORE,
     )
     obstacle = _obstacle(found)
@@ -125,17 +135,20 @@ def _obstacle(found: Evidence) -> str:
         return f"{done} done clearly better than chance, and a dissociation needs two."
     if found.runs == 1:
         return "one run alone does not show how much another would differ."
+    if not found.exchangeable:
+        return "the tasks share all of their important heads, so that none can be exchanged."
     if not found.controls or not math.isfinite(found.p):
-        return "no random lesions were measured to compare with."
+        return "no exchanged lesions were measured to compare with."
     if found.controls < controls_needed():
-        lesions = (
-            "1 random lesion allows"
-            if found.controls == 1
-            else (f"{found.controls} random lesions allow")
-        )
+        allow = "exchange allows" if found.controls == 1 else "exchanges allow"
         return (
-            f"{lesions} no p below {smallest_p(found.controls):.3f}; "
-            f"{controls_needed()} or more can reach {ALPHA:g}."
+            f"{found.controls} {allow} no p below "
+            f"{smallest_p(found.controls):.3f}; {controls_needed()} or more can reach {ALPHA:g}."
+        )
+    if found.deals is not None and not is_significant(1 / found.deals):
+        return (
+            f"the {found.exchangeable} heads that the tasks do not share can be exchanged in only "
+            f"{found.deals} ways, which allow no p below {1 / found.deals:.3f}."
         )
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
         return f"the interval of the {which} is undefined."
@@ -144,18 +157,22 @@ def _obstacle(found: Evidence) -> str:
 
 def _decided(found: Evidence) -> tuple[Answer, str]:
     over = "" if found.runs is None else "over the runs, "
-    stands_out = is_significant(found.p)
+    if found.fractions > 1:
+        over += f"over all {found.fractions} fractions, "
+    stands_out, reach = is_significant(found.p), np.fmax(found.high, found.reach)
     if stands_out and found.low > 0:
         return "yes", f"{over}each task's own heads matter more to it than the other tasks' heads."
-    if found.high < 0:
-        return "no", f"{over}the tasks suffer less from their own lesion than from the others'."
+    if reach < 0:
+        return "no", f"{over}the other tasks' heads matter more to the tasks than their own."
     if stands_out:
-        return "open", f"{over}the D-score exceeds random lesions, but its interval includes 0."
-    opening = f"{over}the D-score does not stand out from random lesions"
+        return "open", (
+            f"{over}the D-score exceeds that of exchanged heads, but its interval includes 0."
+        )
+    opening = f"{over}the D-score does not stand out from that of exchanged heads"
     smallest = f"{SMALLEST_D_SCORE:g} %, the smallest effect of interest"
-    if found.high < SMALLEST_D_SCORE:
+    if reach < SMALLEST_D_SCORE:
         return "no", f"{opening}, and its interval ends below {smallest}."
-    return "open", f"{opening}, but its interval (up to {found.high:+.1f} %) reaches {smallest}."
+    return "open", f"{opening}, but its interval (up to {reach:+.1f} %) reaches {smallest}."
 
 
 MORE_SPECIALIZED = "The heads are more specialized after multi-task training than before."

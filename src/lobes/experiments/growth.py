@@ -112,7 +112,7 @@ def _lesion_plan(
     plan = lesion_plan(
         loaded.model,
         loaded.tasks,
-        replace(settings, controls=0, fractions=(fraction,)),
+        replace(settings, controls=0, random=0, fractions=(fraction,)),
         precision=loaded.precision,
         load=load,
     )
@@ -204,7 +204,8 @@ def _point(
                 "mean_interval": score.mean_interval,
                 "shared_mean": float(mean_where(shared[name], score.values)),
                 "shared_interval": percentile_interval(
-                    mean_where(shared[name], formula(matrices, base))[:, None], study.iap.level
+                    mean_where(shared[name], formula(matrix.oriented(matrices), base))[:, None],
+                    study.iap.level,
                 )[0],
                 "note": score.note,
             }
@@ -230,15 +231,19 @@ def _change(
 
     Means are over the tasks with a D-score at both ends.
     """
-    (base_0, scores_0), (base_1, scores_1) = (
+    drawn_ends = [
         matrix.resampled(observed[0].fraction, study.iap.resamples, study.iap_seed)
         for matrix in ends
-    )
+    ]
     found: dict[str, Any] = {}
     for name, formula in FORMULAS.items():
         before, after = (getattr(each, name).values for each in observed)
         values: Float[np.ndarray, " tasks"] = after - before
-        drawn = formula(scores_1, base_1) - formula(scores_0, base_0)
+        start, end = (
+            formula(matrix.oriented(scores), base)
+            for matrix, (base, scores) in zip(ends, drawn_ends, strict=True)
+        )
+        drawn = end - start
         defined = shared_tasks(before, after)
         found[name] = {
             "values": values,

@@ -147,7 +147,7 @@ class SeedRun:
     def lesions(self) -> IapSettings:
         """The study's lesions, of every task, without controls."""
         settings = self.study.iap.settings(self.study.seed)
-        return replace(settings, controls=0, lesion_tasks=None)
+        return replace(settings, controls=0, random=0, lesion_tasks=None)
 
     @property
     def steps(self) -> int:

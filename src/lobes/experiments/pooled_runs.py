@@ -17,10 +17,11 @@ from lobes.dissociation.over_runs import (
     RunsEstimate,
     RunsPair,
     dissociation_over_runs,
+    runs_over_fractions,
 )
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.manifest import check_files
-from lobes.experiments.results import opening
+from lobes.experiments.results import opening, over_record
 from lobes.results import PooledResults, RunResults, read
 from lobes.results.base import TaskRecord
 from lobes.results.pooled import (
@@ -51,9 +52,11 @@ def pooled_results(
     first = results[0]
     number = resamples or first.resamples
     found = _over_runs(matrices, resamples=number, seed=seed, level=first.level)
+    over = runs_over_fractions(found)
     return PooledResults(
         **opening(first.name),
-        verdicts=(found[-1].specialized,),
+        verdicts=(over.specialized,),
+        over_fractions=over_record(over),
         level=first.level,
         resamples=number,
         runs=tuple(_run(run, each) for run, each in zip(runs, results, strict=True)),
@@ -117,7 +120,10 @@ def _run(path: Path, results: RunResults) -> PooledRun:
 def _fraction(found: RunsDissociation, matrices: Sequence[LesionMatrix]) -> PooledFraction:
     return PooledFraction(
         fraction=found.fraction,
-        n_controls=min(len(matrix.control_scores(found.fraction)) for matrix in matrices),
+        n_controls=len(found.column.control_means),
+        n_pair_controls=min(pair.controls for pair in found.pairs),
+        n_random=len(found.column.random_means),
+        exchangeable=found.exchangeable,
         scores=np.array([matrix.scores(found.fraction) for matrix in matrices]),
         dissociation=PooledDissociation(
             row=_d_score(found.row),
@@ -135,7 +141,10 @@ def _d_score(score: RunsDScore) -> PooledDScore:
         tasks=tuple(_estimate(each) for each in score.tasks),
         mean=_estimate(score.mean),
         control_means=score.control_means,
+        standardized=score.standardized,
         p_controls=score.p_controls,
+        random_means=score.random_means,
+        random_p=score.random_p,
     )
 
 

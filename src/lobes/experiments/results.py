@@ -11,8 +11,9 @@ import numpy as np
 
 from lobes import __version__
 from lobes.config.study import StudyConfig
-from lobes.dissociation import LesionMatrix, PairVerdict
+from lobes.dissociation import LesionMatrix, PairVerdict, over_fractions
 from lobes.dissociation import dscores as library
+from lobes.dissociation.pairs import PairEffects
 from lobes.dissociation.verdict import Verdict, less_alike, more_specialized, undecided
 from lobes.heads import HeadLayout, HeadScores
 from lobes.measure.evaluation import examples_of
@@ -26,6 +27,7 @@ from lobes.results.run import (
     Fraction,
     Importance,
     MeasuredTask,
+    OverFractions,
     Pair,
     RunResults,
 )
@@ -61,10 +63,10 @@ def study_results(
     }
     alike = None if similarity is None else Similarity.model_validate(similarity)
     grown = None if growth is None else Growth.model_validate(growth)
-    specialized = _specialized(matrix, [*dissociations.values()])
+    over = _over_fractions([*dissociations.values()])
     return RunResults(
         **opening(study.name),
-        verdicts=(specialized, *further_verdicts(grown, alike, len(tasks))),
+        verdicts=(_specialized(matrix, over), *further_verdicts(grown, alike, len(tasks))),
         model=model,
         tasks=_tasks(tasks, matrix, study.iap.level),
         training=None if training is None else Training.model_validate(training),
@@ -76,6 +78,7 @@ def study_results(
         fractions=tuple(
             _fraction(study, matrix, fraction, found) for fraction, found in dissociations.items()
         ),
+        over_fractions=None if over is None else over_record(over),
         controls=_controls(study, matrix),
         agreement=None
         if agreement is None
@@ -88,6 +91,13 @@ def study_results(
         environment=dict(environment),
         times={**times, "total": sum(times.values())},
         config=study.to_dict(),
+    )
+
+
+def over_record(found: over_fractions.OverFractions) -> OverFractions:
+    """The test over all fractions, as results hold it."""
+    return OverFractions(
+        standardized=np.array(found.standardized), p=found.p, strongest=found.strongest
     )
 
 
@@ -208,12 +218,19 @@ def further_verdicts(
     return found
 
 
-def _specialized(matrix: LesionMatrix, found: Sequence[library.Dissociation | None]) -> Verdict:
-    """The verdict on claim 1, at the largest fraction."""
+def _over_fractions(
+    found: Sequence[library.Dissociation | None],
+) -> over_fractions.OverFractions | None:
+    """The test of claim 1, over all fractions with D-scores."""
+    known = [each for each in found if each is not None]
+    return over_fractions.over_fractions(known) if len(known) == len(found) > 0 else None
+
+
+def _specialized(matrix: LesionMatrix, found: over_fractions.OverFractions | None) -> Verdict:
+    """The verdict on claim 1."""
     if len(matrix.tasks) < 2:
         return undecided("a dissociation needs at least two tasks, here is one.")
-    last = found[-1] if found else None
-    return last.specialized if last else undecided("no lesions of every task were measured.")
+    return found.specialized if found else undecided("no lesions of every task were measured.")
 
 
 def _fraction(
@@ -227,15 +244,19 @@ def _fraction(
         for lesion in matrix.lesions
         if lesion.kind == "task" and lesion.task is not None and lesion.fraction == fraction
     }
-    controls = matrix.control_scores(fraction)
+    controls, random = matrix.control_scores(fraction), matrix.random_scores(fraction)
     return Fraction(
         fraction=fraction,
         n_heads=max(len(heads) for heads in lesions.values()),
         lesions=lesions,
         n_controls=len(controls),
+        n_pair_controls=min((pair.controls for pair in (found.pairs if found else ())), default=0),
+        exchangeable=0 if found is None else found.exchangeable,
+        n_random=len(random),
         matched=study.iap.matched,
         scores=matrix.scores(fraction),
         control_scores=controls,
+        random_scores=random,
         dissociation=None
         if found is None
         else Dissociation(
@@ -243,13 +264,16 @@ def _fraction(
             column=_d_score(found.column),
             relative=_d_score(found.relative),
         ),
-        pairs=tuple(
-            _pair(pair, matrix, study.iap.level) for pair in (found.pairs if found else ())
+        pairs=()
+        if found is None
+        else tuple(
+            _pair(pair, effects, matrix, study.iap.level)
+            for pair, effects in zip(found.pairs, matrix.pair_effects(fraction), strict=True)
         ),
     )
 
 
-def _pair(pair: PairVerdict, matrix: LesionMatrix, level: float) -> Pair:
+def _pair(pair: PairVerdict, effects: PairEffects, matrix: LesionMatrix, level: float) -> Pair:
     bases = dict(zip(matrix.tasks, matrix.divisors(level), strict=True))
     first, second = (
         100 * effect / bases[task]
@@ -265,12 +289,14 @@ def _pair(pair: PairVerdict, matrix: LesionMatrix, level: float) -> Pair:
         p_holm=pair.p_holm,
         p_controls=pair.p_controls,
         p_controls_holm=pair.p_controls_holm,
+        compared_effects=tuple(effects.observed),
+        control_effects=effects.replicates,
         double_dissociation=pair.is_double_dissociation,
     )
 
 
 def _controls(study: StudyConfig, matrix: LesionMatrix) -> Controls:
-    """How the random lesions were measured: how many at most, and on how many examples."""
+    """How other lesions were measured: how many exchanges at most, and on how many examples."""
     measured = len(matrix.control_scores()) if matrix.fractions else 0
     sample = matrix.sampled
     sizes = bases = None
@@ -300,5 +326,9 @@ def _d_score(score: library.DScore) -> DScore:
         mean_standardized=score.mean_standardized,
         compared=score.compared,
         compared_mean=score.compared_mean,
+        random_values=score.random_values,
+        random_means=score.random_means,
+        random_p=score.random_p,
+        random_standardized=score.random_standardized,
         note=score.note,
     )

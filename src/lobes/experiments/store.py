@@ -82,6 +82,7 @@ FREE_TASK_KEYS = ("train", "validation")
 # measurements that there are and those that are missing.
 EXTENSIBLE = (
     "iap.controls",
+    "iap.random",
     "iap.stop_error",
     "iap.resamples",
     "iap.level",

@@ -3,7 +3,7 @@
 Definitions: docs/method.md#lesions.
 
 Each task's important heads are found, ablated together, and every task is evaluated under each of
-these lesions and under random lesions matched to them.
+these lesions, under lesions with their heads exchanged, and under random lesions matched to them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +19,11 @@ from lobes import limits
 from lobes.ablation import HeadMeans
 from lobes.discovery import find_heads
 from lobes.dissociation import Lesion, LesionMatrix
+from lobes.dissociation.exchange import Exchange
 from lobes.dissociation.matrix import Sampled
-from lobes.dissociation.statistics import is_decided
-from lobes.dissociation.verdict import ALPHA
+from lobes.dissociation.pairs import PairEffects, pairs_of
+from lobes.dissociation.statistics import is_decided, n_reached
+from lobes.dissociation.verdict import ALPHA, controls_needed
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, HeadScores, HeadSet
 from lobes.measure.evaluation import evaluate, examples_of, spec_of, task_means
@@ -107,7 +109,8 @@ def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[Tas
 
     `ConfigError` for lesions that cannot be made of these heads, whatever their scores (a fraction
     of less than one head, or of more than the sites may lose), of tasks that there are not, or
-    with controls on examples of one class only; `DataError` for a task without the data.
+    with exchanged or random lesions on examples of one class only; `DataError` for a task without
+    the data.
     """
     names = [task.name for task in tasks]
     for name in settings.lesion_tasks or ():
@@ -263,7 +266,7 @@ class _Plan:
             found.get("halves"),
         )
 
-    def _control(self, lesion: Lesion, replicate: int) -> Lesion:
+    def _random(self, lesion: Lesion, replicate: int) -> Lesion:
         """A random lesion matched to `lesion`; which one does not depend on how many there are."""
         names = [task.name for task in self.tasks]
         place = self.settings.fractions.index(lesion.fraction), names.index(lesion.task)
@@ -272,63 +275,122 @@ class _Plan:
         heads = self.layout.random(
             lesion.heads.counts() if matched else len(lesion.heads), generator
         )
-        return Lesion(heads, "control", lesion.task, lesion.fraction, replicate)
+        return Lesion(heads, "random", lesion.task, lesion.fraction, replicate)
+
+    def _exchanged(self, of_tasks: Sequence[Lesion], *seeds: int) -> list[Lesion]:
+        """The lesions with their heads exchanged; which ones does not depend on how many."""
+        tasks = list(dict.fromkeys(lesion.task for lesion in of_tasks))
+        fractions = list(dict.fromkeys(lesion.fraction for lesion in of_tasks))
+        sets = {(lesion.fraction, lesion.task): lesion.heads for lesion in of_tasks}
+        exchange = Exchange({f: [sets[f, task] for task in tasks] for f in fractions})
+        return [
+            Lesion(heads, "exchanged", task, fraction, replicate)
+            for replicate in range(self.settings.controls if exchange.heads else 0)
+            for fraction, dealt in exchange.replicate(replicate, self.settings.seed, *seeds).items()
+            for task, heads in zip(tasks, dealt, strict=True)
+        ]
+
+    @property
+    def _can_exchange(self) -> bool:
+        """Whether D-scores can be had, which exchanged lesions are compared with."""
+        return len(self.lesioned) == len(self.tasks) > 1
 
     def measure(
         self, importance: dict[str, HeadScores], of_tasks: Sequence[Lesion]
     ) -> Plan[LesionMatrix]:
-        """Every task under its own, the other tasks' and as many random lesions as it takes."""
-        first = [Lesion(HeadSet(), "none"), *of_tasks]
-        controls = [
-            self._control(lesion, replicate)
-            for replicate in range(self.settings.controls)
+        """Every task under its own, the other tasks', exchanged and random lesions."""
+        own = [Lesion(HeadSet(), "none"), *of_tasks]
+        random = [
+            self._random(lesion, replicate)
+            for replicate in range(self.settings.random)
             for lesion in of_tasks
         ]
+        exchanged = self._exchanged(of_tasks) if self._can_exchange else []
         sample = _sample(self.settings, self.tasks)
         if sample is None:
-            found = yield from self._run(self.tasks, [*first, *controls], len(first))
-            return self._matrix(self.tasks, *found, importance)
-        whole = yield from self._run(self.tasks, first, len(first))
-        tasks = [_some(task, sample[task.name]) for task in self.tasks]
-        known = {name: predictions[:, sample[name]] for name, predictions in whole[1].items()}
-        within = yield from self._run(tasks, [*first, *controls], len(first), known)
-        return replace(
-            self._matrix(self.tasks, *whole, importance),
-            sampled=Sampled(self._matrix(tasks, *within, {}), sample),
-        )
+            found = yield from self._run(self.tasks, [*own, *random], exchanged)
+            matrix = within = self._matrix(self.tasks, *found, importance)
+            tasks = self.tasks
+        else:
+            whole = yield from self._run(self.tasks, own, [])
+            tasks = [_some(task, sample[task.name]) for task in self.tasks]
+            known = {name: predictions[:, sample[name]] for name, predictions in whole[1].items()}
+            found = yield from self._run(tasks, [*own, *random], exchanged, known)
+            within = self._matrix(tasks, *found, {})
+            matrix = replace(
+                self._matrix(self.tasks, *whole, importance), sampled=Sampled(within, sample)
+            )
+        pairs = {}
+        if self._tests_pairs:
+            for i, j in pairs_of(tasks):
+                pairs[tasks[i].name, tasks[j].name] = yield from self._pair(tasks, i, j, within)
+        return replace(matrix, exchanged_pairs=pairs)
+
+    @property
+    def _tests_pairs(self) -> bool:
+        """Whether two of the tasks can be called doubly dissociated, by exchanges of their own."""
+        needed = controls_needed(len(pairs_of(self.tasks)))
+        return self._can_exchange and len(self.tasks) > 2 and self.settings.controls >= needed
+
+    def _pair(
+        self, tasks: Sequence[Task], i: int, j: int, within: LesionMatrix
+    ) -> Plan[PairEffects]:
+        """The effects of two tasks' largest lesions, with heads exchanged between these two."""
+        both = [tasks[i], tasks[j]]
+        own = [within.lesions[0], *(within.lesion(task.name) for task in both)]
+        places = [within.lesions.index(lesion) for lesion in own]
+        known = {task.name: within.predictions[task.name][places] for task in both}
+        exchanged = self._exchanged(own[1:], i + 1, j + 1)
+        found = yield from self._run(both, own, exchanged, known, pair=(i, j))
+        return self._matrix(both, *found, {}).pair_effects()[0]
 
     def _run(
         self,
         tasks: Sequence[Task],
-        lesions: Sequence[Lesion],
-        fixed: int,
+        fixed: Sequence[Lesion],
+        exchanged: Sequence[Lesion],
         known: Arrays | None = None,
+        pair: tuple[int, int] | None = None,
     ) -> Plan[tuple[Sequence[Lesion], Arrays]]:
-        """Every task's predictions [lesions, examples], measured in groups of lesions.
+        """Every task's predictions [lesions, examples], measured in groups of sets of heads.
 
-        The first `fixed` lesions are no controls, and `known` are their predictions where they
-        were measured before. Returns the lesions, too: fewer controls where p is decided.
+        `known` are the predictions of the first lesions, where they were measured before. Returns
+        the lesions, too: fewer exchanged ones where p is decided. Lesions with the same heads are
+        measured once.
         """
-        parts = [] if known is None else [known]
-        starts = range(0 if known is None else fixed, len(lesions), _GROUP)
-        steps = [self._evaluation(tasks, lesions, start, known) for start in starts]
-        if not self._may_stop(tasks):
+        lesions = [*fixed, *exchanged]
+        sets = list(dict.fromkeys(lesion.heads for lesion in lesions))
+        place = {heads: number for number, heads in enumerate(sets)}
+        rows = np.array([place[lesion.heads] for lesion in lesions])
+        parts, start = [], 0
+        if known is not None:
+            first = len(next(iter(known.values())))
+            start = int(rows[:first].max()) + 1
+            chosen = [int(np.argmax(rows == number)) for number in range(start)]
+            parts.append({name: predictions[chosen] for name, predictions in known.items()})
+        kind = "predictions" if known is None else "predictions-sample"
+        if pair is not None:
+            kind = f"predictions-pair-{pair[0]}-{pair[1]}"
+        starts = range(start, len(sets), _GROUP)
+        steps = [self._evaluation(tasks, sets, start, kind) for start in starts]
+        if pair is not None or not exchanged or not self.settings.stop_error:
             parts += yield steps
         else:  # each group decides whether the next is needed
             for start, step in zip(starts, steps, strict=True):
                 parts += yield [step]
-                enough = self._enough(tasks, lesions[: start + _GROUP], fixed, parts)
+                there = int(np.argmax(np.append(rows, len(sets) + _GROUP) >= start + _GROUP))
+                enough = self._enough(tasks, fixed, exchanged, rows[:there], parts)
                 if enough is not None:
                     lesions = lesions[:enough]
                     break
-        joined = _joined(tasks, parts)
-        return lesions, {name: values[: len(lesions)] for name, values in joined.items()}
+        joined, rows = _joined(tasks, parts), rows[: len(lesions)]
+        return lesions, {name: values[rows] for name, values in joined.items()}
 
     def _evaluation(
-        self, tasks: Sequence[Task], lesions: Sequence[Lesion], start: int, known: Arrays | None
+        self, tasks: Sequence[Task], sets: Sequence[HeadSet], start: int, kind: str
     ) -> Step:
-        """The predictions under one group of lesions."""
-        group = [lesion.heads for lesion in lesions[start : start + _GROUP]]
+        """The predictions under one group of the sets of heads."""
+        group = sets[start : start + _GROUP]
 
         def compute(progress: Progress) -> Arrays:
             found = evaluate(
@@ -345,41 +407,40 @@ class _Plan:
             )
             return {task.name: found.predictions(task.name) for task in tasks}
 
-        # The heads are part of the name: predictions are never taken back for other lesions.
-        names = "|".join(map(str, group))
-        if known is not None:  # and so are the examples
-            names += "|" + "|".join(str(len(predictions)) for predictions in known.values())
-        kind = "predictions" if known is None else "predictions-sample"
-        digest = sha256(names.encode()).hexdigest()[:8]
-        share = (start, len(group), len(lesions))
-        key = f"{kind}-{start:05d}-{digest}"
-        return Step("evaluation", key, "lesions", compute, share=share)
-
-    def _may_stop(self, tasks: Sequence[Task]) -> bool:
-        """Whether fewer controls than asked for may decide p."""
-        every = len(self.lesioned) == len(tasks) > 1
-        return bool(self.settings.stop_error) and every
+        # The heads are part of the name: predictions are never taken back for other lesions. So
+        # are the examples, where these are not all.
+        named = [*map(str, group)]
+        if kind != "predictions":
+            named += [str(len(examples_of(task, "validation"))) for task in tasks]
+        digest = sha256("|".join(named).encode()).hexdigest()[:8]
+        share = (start, len(group), len(sets))
+        return Step("evaluation", f"{kind}-{start:05d}-{digest}", "lesions", compute, share=share)
 
     def _enough(
         self,
         tasks: Sequence[Task],
-        lesions: Sequence[Lesion],
-        fixed: int,
+        fixed: Sequence[Lesion],
+        exchanged: Sequence[Lesion],
+        rows: Int[np.ndarray, " lesions"],
         parts: Sequence[Arrays],
     ) -> int | None:
-        """How many of the lesions measured so far are enough to decide p; None for not yet."""
-        own = fixed - 1
-        replicates = (len(lesions) - fixed) // own
+        """How many of the lesions measured so far are enough to decide p; None for not yet.
+
+        `rows` are the places of the measured lesions, the first of all, among the sets of heads.
+        """
+        each = len(tasks) * len(self.settings.fractions)
+        replicates = (len(rows) - len(fixed)) // each
         if replicates < 1:
             return None
-        number = fixed + replicates * own
-        predictions = {name: values[:number] for name, values in _joined(tasks, parts).items()}
-        matrix = self._matrix(tasks, lesions[:number], predictions, {})
-        p = matrix.dissociation(resamples=1).column.mean_p
+        number = len(fixed) + replicates * each
+        predictions = {
+            name: values[rows[:number]] for name, values in _joined(tasks, parts).items()
+        }
+        matrix = self._matrix(tasks, [*fixed, *exchanged][:number], predictions, {})
+        p = matrix.over_fractions(resamples=1).p
         if np.isnan(p):
             return None
-        reached = round(p * (1 + replicates)) - 1
-        decided = is_decided(reached, replicates, ALPHA, self.settings.stop_error)
+        decided = is_decided(n_reached(p, replicates), replicates, ALPHA, self.settings.stop_error)
         return number if decided else None
 
     def _matrix(
@@ -401,14 +462,14 @@ class _Plan:
 
 
 def _sample(settings: IapSettings, tasks: Sequence[Task]) -> dict[str, np.ndarray] | None:
-    """The examples of each task that controls are measured on; None for all.
+    """The examples of each task that exchanged and random lesions are measured on; None for all.
 
     Tasks over the same number of examples keep the same places, so that texts that they share are
     still run once.
     """
     most = settings.control_examples
     sizes = {task.name: len(task.validation) for task in tasks}  # type: ignore[arg-type]
-    if most is None or most >= max(sizes.values()) or not settings.controls:
+    if most is None or most >= max(sizes.values()) or not settings.controls + settings.random:
         return None
     return {
         name: np.sort(

@@ -12,8 +12,11 @@ from lobes.heads import check_fractions
 class IapSettings:
     """What to ablate and what to compare it with; docs/method.md#lesions has the definitions.
 
-    `fractions` of all heads, each lesioned on its own. `controls` random lesions for each, with
-    as many heads in each site (`matched="site"`) or in all (`"total"`). `order="ascending"`
+    `fractions` of all heads, each lesioned on its own. `controls` times the heads of the tasks'
+    lesions are exchanged between the tasks, which D-scores are tested by; with as many of them as
+    a corrected p takes, also between every two tasks, at the largest fraction. `random` lesions
+    say how harmful any lesion is, with as many heads in each site (`matched="site"`) or in all
+    (`"total"`) as a task's. `order="ascending"`
     ablates the least important heads. `exact` estimates the importance again at each fraction,
     with the heads chosen so far ablated. `keep_per_site` heads of each site are never chosen.
     `importance_split` and `importance_examples`: what the importance is computed from;
@@ -21,14 +24,15 @@ class IapSettings:
     `lesion_tasks`: the tasks whose heads are ablated, all if None. `value` stands in for the
     contexts of ablated heads: "zero", "mean" or "resample", as in `evaluate`.
 
-    `control_examples` measures the controls on that many of each task's validation examples, drawn
-    with `seed`; p then compares the D-score on those. With `stop_error` above 0 no more controls
-    are measured once it is decided on which side of 0.05 the p of the largest fraction's `column`
-    D-score lies, with that chance to decide wrongly (`is_decided`); `controls` is then the most.
+    `control_examples` measures exchanged and random lesions on that many of each task's validation
+    examples, drawn with `seed`; p then compares the D-score on those. With `stop_error` above 0 the
+    tasks' heads are exchanged no more once it is decided on which side of 0.05 p over all fractions
+    lies, with that chance to decide wrongly (`is_decided`); `controls` is then the most.
     """
 
     fractions: Sequence[float] = (0.2, 0.3, 0.4)
     controls: Annotated[int, limits.CONTROLS] = 20
+    random: Annotated[int, limits.RANDOM] = 5
     matched: Annotated[str, limits.MATCHED] = "site"
     order: Annotated[str, limits.ORDER] = "descending"
     exact: bool = False

@@ -188,9 +188,9 @@ class Results(Record):
     FILE: ClassVar[str]
     NOUN: ClassVar[str]
     RUN: ClassVar[str]
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     """The version of the schema."""
     name: str
     """The study's name."""

@@ -21,6 +21,7 @@ from lobes.results.base import (
     Vector,
     expect_shape,
 )
+from lobes.results.run import OverFractions
 
 
 class PooledRun(Record):
@@ -75,8 +76,14 @@ class PooledDScore(Record):
     mean: PooledEstimate
     """The model's."""
     control_means: Vector
-    """The r-th random lesion of every run, averaged over the runs."""
+    """The r-th exchange of heads of every run, averaged over the runs."""
+    standardized: Number
+    """How far the mean lies above these, in their standard deviations."""
     p_controls: Number
+    """The mean against these."""
+    random_means: Vector
+    """The r-th random lesion of every run, averaged over the runs."""
+    random_p: Number
     """The mean against these."""
 
     @property
@@ -113,7 +120,8 @@ class PooledPair(Record):
     p_holm: Number
     """The larger p of the two, corrected for the number of pairs (Holm)."""
     p_controls: Number
-    """The smaller effect against that of random lesions, averaged over the runs."""
+    """The smaller effect against that with heads exchanged between these two tasks, averaged over
+    the runs; null where some run has no such exchanges."""
     p_controls_holm: Number
     """The same, corrected for the number of pairs (Holm)."""
     double_dissociation: bool
@@ -126,7 +134,13 @@ class PooledFraction(Record):
     fraction: Share
     """The share of all heads in each task's lesion."""
     n_controls: Count
+    """How often the tasks' heads were exchanged, in the run with fewest exchanges."""
+    n_pair_controls: Count
+    """How often the heads of every two tasks were exchanged between these two, likewise."""
+    n_random: Count
     """The number of random lesions, of the run with fewest."""
+    exchangeable: Count
+    """The number of heads that can be exchanged, of the run with fewest."""
     scores: Matrices
     """The lesion matrix of each run."""
     dissociation: PooledDissociation
@@ -168,6 +182,8 @@ class PooledResults(Results):
     """Its intervals."""
     fractions: tuple[PooledFraction, ...] = Field(min_length=1)
     """What the runs say together at each fraction, ascending."""
+    over_fractions: OverFractions
+    """The test that the verdict follows."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -176,8 +192,14 @@ class PooledResults(Results):
 
     @property
     def largest(self) -> PooledFraction:
-        """The largest fraction, the one that the verdict speaks of."""
+        """The largest fraction, whose lesions are shown."""
         return self.fractions[-1]
+
+    @property
+    def strongest(self) -> PooledFraction:
+        """The fraction whose D-score stands out most, which the verdict speaks of."""
+        found = self.over_fractions.strongest
+        return next(each for each in self.fractions if each.fraction == found)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -224,6 +246,9 @@ class PooledResults(Results):
         sizes = [entry.fraction for entry in self.fractions]
         if sizes != sorted(set(sizes)):
             raise ValueError("the fractions are not in ascending order")
+        if self.over_fractions.strongest not in sizes:
+            raise ValueError("the fraction that stands out most was not measured")
+        expect_shape(self.over_fractions.standardized, (len(sizes),), "standardized")
         expect_shape(self.base, (runs, n), "base")
         expect_shape(self.base_intervals, (runs, n, 2), "base_intervals")
         for entry in self.fractions:

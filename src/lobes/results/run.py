@@ -100,41 +100,57 @@ class DScore(Record):
     mean_interval: Interval
     """The model's."""
     control_values: Matrix
-    """The same score of the random lesions: replicate by task."""
+    """The same score with the tasks' heads exchanged: replicate by task."""
     control_means: Vector
     """Their means over the tasks that `mean` is over."""
     p_values: Vector
-    """(1 + number of controls with a score at least as large) / (1 + number of controls)."""
+    """(1 + number of exchanges with a score at least as large) / (1 + number of exchanges). Of
+    single tasks these describe, and do not test."""
     mean_p: Number
-    """The model's."""
+    """The model's, which is a test."""
     standardized: Vector
-    """(D − mean of the controls) / their standard deviation."""
+    """(D − mean of the exchanges) / their standard deviation."""
     mean_standardized: Number
     """The model's."""
     compared: Vector
-    """What the controls are compared with: the score on the examples of the controls."""
+    """What these are compared with: the score on the examples of the other lesions."""
     compared_mean: Number
     """The model's."""
+    random_values: Matrix
+    """The same score of the random lesions: replicate by task."""
+    random_means: Vector
+    """Their means over the tasks that `mean` is over."""
+    random_p: Number
+    """The model's p against random lesions."""
+    random_standardized: Number
+    """(D − mean of the random lesions) / their standard deviation: the model's."""
     note: str | None = None
     """What is undefined, and why."""
 
     @property
     def n_controls(self) -> int:
-        """How many random lesions have a mean."""
+        """How many exchanges have a mean."""
         return int(np.isfinite(self.control_means).sum())
 
     @property
     def reached(self) -> int:
-        """How many random lesions dissociate at least as much."""
+        """How many exchanges dissociate at least as much."""
         return n_reached(self.mean_p, self.n_controls)
+
+    @property
+    def n_random(self) -> int:
+        """How many random lesions have a mean."""
+        return int(np.isfinite(self.random_means).sum())
 
     @model_validator(mode="after")
     def _fits(self) -> "DScore":
         n = len(self.values)
-        if not self.control_values.size:
-            object.__setattr__(self, "control_values", np.empty((0, n)))
         expect_shape(self.interval, (n, 2), "interval")
-        expect_shape(self.control_values, (len(self.control_means), n), "control_values")
+        for kind in ("control", "random"):
+            if not getattr(self, f"{kind}_values").size:
+                object.__setattr__(self, f"{kind}_values", np.empty((0, n)))
+            shape = len(getattr(self, f"{kind}_means")), n
+            expect_shape(getattr(self, f"{kind}_values"), shape, f"{kind}_values")
         for name in ("p_values", "standardized", "compared"):
             expect_shape(getattr(self, name), (n,), name)
         return self
@@ -174,11 +190,23 @@ class Pair(Record):
     p_holm: Number
     """The larger of them, corrected for the number of pairs (Holm)."""
     p_controls: Number
-    """The smaller effect against that of the same pair under random lesions."""
+    """The smaller effect against that with heads exchanged between these two tasks; null where
+    too few exchanges were asked for to call a pair."""
     p_controls_holm: Number
     """The same, corrected for the number of pairs (Holm)."""
+    compared_effects: Interval
+    """The effects on the examples of the exchanges; null without any."""
+    control_effects: Matrix
+    """The effects with heads exchanged between these two tasks: replicate by task."""
     double_dissociation: bool
     """Both effects are positive, and both corrected p at most 0.05."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Pair":
+        if not self.control_effects.size:
+            object.__setattr__(self, "control_effects", np.empty((0, 2)))
+        expect_shape(self.control_effects, (-1, 2), "control_effects")
+        return self
 
 
 class Fraction(Record):
@@ -191,12 +219,20 @@ class Fraction(Record):
     lesions: dict[str, Heads]
     """The heads of each task's lesion; tasks without a lesion of their own are left out."""
     n_controls: Count
+    """How often the tasks' heads were exchanged."""
+    n_pair_controls: Count
+    """How often the heads of every two tasks were exchanged between these two."""
+    exchangeable: Count
+    """The number of heads in the lesions of some tasks and not of all: these can be exchanged."""
+    n_random: Count
     """The number of random lesions for each task's lesion."""
     matched: str
     """Whether random lesions have as many heads "site" by site, or in "total"."""
     scores: Matrix
     """The lesion matrix: row i is the lesion of task i, column j the score of task j."""
     control_scores: Matrices
+    """The same of each exchange of heads."""
+    random_scores: Matrices
     """The same of each replicate of random lesions."""
     dissociation: Dissociation | None
     """The D-scores; null for one task, or where some task has no lesion."""
@@ -208,11 +244,23 @@ class Fraction(Record):
         return self.lesions.get(task, HeadSet())
 
 
+class OverFractions(Record):
+    """The test of the D-scores at all fractions together."""
+
+    standardized: Vector
+    """How far the mean `column` D-score of each fraction lies above its exchanges, in their
+    standard deviations."""
+    p: Number
+    """That of the largest of these, against the same of each exchange."""
+    strongest: Share
+    """The fraction whose D-score stands out most."""
+
+
 class Controls(Record):
-    """How the random lesions were measured."""
+    """How exchanged and random lesions were measured."""
 
     most: Count
-    """The number that the study asked for."""
+    """The number of exchanges that the study asked for."""
     stopped: bool
     """Whether drawing stopped early, as p was decided."""
     error: Number
@@ -242,8 +290,10 @@ class RunResults(Results):
     """The importance maps of the lesioned tasks."""
     fractions: tuple[Fraction, ...]
     """What was measured at each fraction of lesioned heads, ascending."""
+    over_fractions: OverFractions | None
+    """The test that the verdict follows; null where there are no D-scores."""
     controls: Controls
-    """How random lesions were measured."""
+    """How exchanged and random lesions were measured."""
     agreement: tuple[Agreement, ...] | None
     """Importance against exact ablation; null where it was not measured."""
     similarity: Similarity | None
@@ -270,8 +320,17 @@ class RunResults(Results):
 
     @property
     def largest(self) -> Fraction | None:
-        """The largest fraction, the one that the verdict speaks of."""
+        """The largest fraction, whose lesions are shown."""
         return self.fractions[-1] if self.fractions else None
+
+    @property
+    def strongest(self) -> Fraction | None:
+        """The fraction whose D-score stands out most, which the verdict speaks of."""
+        if self.over_fractions is None:
+            return self.largest
+        return next(
+            each for each in self.fractions if each.fraction == self.over_fractions.strongest
+        )
 
     @property
     def bases(self) -> np.ndarray:
@@ -285,7 +344,7 @@ class RunResults(Results):
 
     @property
     def control_divisors(self) -> np.ndarray:
-        """The same on the examples that random lesions were measured on."""
+        """The same on the examples that exchanged and random lesions were measured on."""
         if self.controls.base is None:
             return self.divisors
         sampled = [task.divisor(self.controls.base[task.name]) for task in self.tasks]
@@ -362,6 +421,10 @@ class RunResults(Results):
             raise ValueError("the fractions are not in ascending order")
         for entry in self.fractions:
             self._fraction_fits(entry, n)
+        if self.over_fractions is not None:
+            if self.over_fractions.strongest not in sizes:
+                raise ValueError("the fraction that stands out most was not measured")
+            expect_shape(self.over_fractions.standardized, (len(sizes),), "standardized")
         if (self.controls.base is None) != (self.controls.sample is None):
             raise ValueError("controls has a sample without its base scores, or these without it")
         for known in (self.controls.base, self.controls.sample):
@@ -370,9 +433,10 @@ class RunResults(Results):
 
     def _fraction_fits(self, entry: Fraction, n: int) -> None:
         expect_shape(entry.scores, (n, n), "scores")
-        if not entry.control_scores.size:
-            object.__setattr__(entry, "control_scores", np.empty((0, n, n)))
-        expect_shape(entry.control_scores, (-1, n, n), "control_scores")
+        for name in ("control_scores", "random_scores"):
+            if not getattr(entry, name).size:
+                object.__setattr__(entry, name, np.empty((0, n, n)))
+            expect_shape(getattr(entry, name), (-1, n, n), name)
         self._heads_fit(entry.lesions)
         for pair in entry.pairs:
             _expect_known(set(self.names), [pair.first, pair.second])

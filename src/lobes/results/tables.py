@@ -15,6 +15,7 @@ import numpy as np
 from lobes.clean import clean
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.matrix import Sampled
+from lobes.dissociation.pairs import PairEffects
 from lobes.errors import LobesError, RunError
 from lobes.files import first_line
 from lobes.heads import HeadScores, HeadSet
@@ -118,7 +119,10 @@ def write_predictions(matrix: LesionMatrix, file: IO[bytes]) -> None:
 def _lesions_of(
     matrix: LesionMatrix,
 ) -> list[tuple[LesionMatrix, int, Mapping[str, np.ndarray] | None]]:
-    """Every lesion as (matrix, row in it, places of its examples): of a sample, the controls."""
+    """Every lesion as (matrix, row in it, places of its examples).
+
+    Of a sample, the exchanged and random lesions.
+    """
     found: list[tuple[LesionMatrix, int, Mapping[str, np.ndarray] | None]] = [
         (matrix, row, None) for row in range(len(matrix.lesions))
     ]
@@ -127,7 +131,7 @@ def _lesions_of(
         found += [
             (within, row, examples)
             for row, lesion in enumerate(within.lesions)
-            if lesion.kind == "control"
+            if lesion.kind in ("exchanged", "random")
         ]
     return found
 
@@ -259,13 +263,19 @@ def _matrix(
 
     everything = range(len(lesions))
     scores = _importance(importance, list(classes))
+    pairs = {
+        (pair.first, pair.second): PairEffects(
+            np.array(pair.compared_effects), pair.control_effects
+        )
+        for pair in (results.largest.pairs if results.largest else ())
+    }
     if not places:
-        return matrix(everything, {}, importance=scores)
+        return matrix(everything, {}, importance=scores, exchanged_pairs=pairs)
     for name, each in labels.items():  # a task with no more examples than the sample
         places.setdefault(name, np.arange(len(each)))
-    fixed = [row for row in everything if lesions[row].kind != "control"]
+    fixed = [row for row in everything if lesions[row].kind in ("none", "task")]
     sampled = Sampled(matrix(everything, places), places)
-    return matrix(fixed, {}, importance=scores, sampled=sampled)
+    return matrix(fixed, {}, importance=scores, sampled=sampled, exchanged_pairs=pairs)
 
 
 def _plain(column: Any) -> Any:
