@@ -11,7 +11,7 @@ from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, HeadError
 from lobes.heads import HeadSet
 from lobes.measure.evaluation import evaluate, task_means
-from lobes.measure.resampling import group_batches, partner_groups, partners_of, within
+from lobes.measure.resampling import partners_of
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task
@@ -189,7 +189,7 @@ def plainly_replaced(model, task, lesion, value, seed=0):
     means = [torch.cat([contexts[row][site] for row in texts]).mean(0) for site in sites]
     distinct = list(dict.fromkeys(texts))
     lengths = np.array([len(contexts[row][0]) for row in distinct])
-    partners = partners_of(partner_groups(lengths, seed))
+    partners = partners_of(lengths, seed)
     rows = []
     for row in texts:
         other = contexts[distinct[partners[distinct.index(row)]]]
@@ -222,7 +222,7 @@ def test_other_values_equal_their_definition(name, value, few):
 
 
 @pytest.mark.parametrize("value", ["mean", "resample"])
-def test_other_values_share_layers_to_the_bit_and_depend_on_no_batch_size(value, few):
+def test_other_values_share_layers_to_the_bit_and_depend_on_no_batch(value, few):
     model = model_for("gpt2", few)
     one = evaluate(model, few, LESIONS, value=value)
     other = evaluate(model, few, LESIONS, value=value, share_layers=False)
@@ -233,8 +233,9 @@ def test_other_values_share_layers_to_the_bit_and_depend_on_no_batch_size(value,
     np.testing.assert_allclose(small.logits[mood], one.logits[mood], atol=1e-5)
 
 
-def test_tasks_over_the_same_texts_have_means_of_their_own():
-    """Another task beside it, or more examples of it, do not change what a task's heads say."""
+@pytest.mark.parametrize("value", ["mean", "resample"])
+def test_a_task_has_means_and_partners_of_its_own(value):
+    """Another task over the same texts does not change them, nor a choice of its examples."""
     mood = mood_task(n_validation=9)
     texts = [{"text": row[0], "topic": i % 3} for i, row in enumerate(mood.validation.texts[:5])]
     topic = Task(
@@ -242,49 +243,57 @@ def test_tasks_over_the_same_texts_have_means_of_their_own():
         labels=("food", "sea", "sky"),
     )  # fmt: skip
     model = model_for("bert", [mood, topic])
-    together = evaluate(model, [mood, topic], LESIONS, value="mean")
+    together = evaluate(model, [mood, topic], LESIONS, value=value)
     for task in (mood, topic):
-        only = evaluate(model, task, LESIONS, value="mean")
+        only = evaluate(model, task, LESIONS, value=value)
         assert np.array_equal(together.logits[task.name], only.logits[task.name])
+    chosen = np.array([1, 2, 6])
+    some = mood.replace(validation=mood.validation.select(chosen))
+    found = evaluate(model, some, LESIONS, value=value, reference=[topic, mood]).logits["mood"]
+    np.testing.assert_allclose(found, together.logits["mood"][:, chosen], atol=1e-5)
     means = task_means(model, mood)
-    first = mood.replace(validation=mood.validation.select(np.arange(5)))
-    some = evaluate(model, first, LESIONS, value="mean", means=means).logits["mood"]
-    np.testing.assert_allclose(some, together.logits["mood"][:, :5], atol=1e-5)
+    again = evaluate(model, some, LESIONS, value=value, reference=mood, means=means)
+    np.testing.assert_allclose(again.logits["mood"], found, atol=1e-5)
+    with pytest.raises(ConfigError, match="reference has no task 'mood'"):
+        evaluate(model, some, value=value, reference=topic)
+    if value == "resample":
+        with pytest.raises(DataError, match="examples that the reference does not hold"):
+            evaluate(model, mood, value=value, reference=some)
+
+
+def test_the_means_of_a_task_are_those_over_its_real_positions(few):
+    model, task = model_for("gpt2", few), few[1]
     plain = mean_contexts(
         model,
-        [{**model.tokenizer(*row, return_tensors="pt"), "task": "mood"} for row in
-         mood.validation.texts],
-    )  # fmt: skip
-    for one, other in zip(means["mood"].values, plain.values, strict=True):
+        [
+            {**model.tokenizer(*row, return_tensors="pt"), "task": task.name}
+            for row in task.validation.texts
+        ],
+    )
+    for one, other in zip(task_means(model, task)[task.name].values, plain.values, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=23), st.integers(0, 99), st.booleans())
-def test_partners_are_others_of_about_the_same_length_in_the_same_batch(lengths, seed, alike):
+def test_partners_are_other_examples_of_about_the_same_length(lengths, seed, alike):
     lengths = np.array(lengths)
-    groups = partner_groups(lengths, seed, alike=alike)
-    partners = partners_of(groups)
-    assert sorted(partners) == list(range(len(lengths)))
-    for size in (1, 29):
-        batches = group_batches(groups, lengths, size, padding=not alike)
-        assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
-        for batch in batches:
-            assert list(batch[within(batch, partners)]) == list(partners[batch])
-            assert len(batch) <= 3 or len(batch) * lengths[batch].max() <= size + 7
-    unlike = lengths[partners] != lengths
-    own = partners == np.arange(len(lengths))
+    partners = partners_of(lengths, seed, alike=alike)
+    assert np.array_equal(partners, partners_of(lengths, seed, alike=alike))
+    assert (partners != np.arange(len(lengths))).all()
+    alone = partners < 0
+    used = np.sort(partners[~alone])
+    assert np.array_equal(used, np.flatnonzero(~alone))  # everyone's contexts are used once
     if alike:
-        assert not unlike.any()
-        assert all((lengths == lengths[example]).sum() == 1 for example in np.flatnonzero(own))
+        assert (lengths[partners[~alone]] == lengths[~alone]).all()
+        assert all((lengths == length).sum() == 1 for length in lengths[alone])
     else:
-        assert own.any() == (len(lengths) == 1)
-        order = np.sort(lengths)
-        for group in groups:  # neighbors in the order of length
-            place = np.searchsorted(order, lengths[group].min())
-            assert lengths[group].max() <= order[place:][len(group) - 1 :].min(initial=7) or (
-                (lengths == lengths[group].min()).sum() > 1
-            )
+        assert alone.any() == (len(lengths) == 1)
+        between = [
+            ((lengths > min(pair)) & (lengths < max(pair))).sum()
+            for pair in zip(lengths, lengths[partners], strict=True)
+        ]
+        assert max(between) <= 1
 
 
 def test_values_that_do_not_exist_are_refused(few):

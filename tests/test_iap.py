@@ -286,3 +286,20 @@ def test_other_values_are_those_of_evaluate_and_never_mixed(tasks, value):
         assert np.array_equal(found.predictions[task.name], measured.predictions(task.name))
     assert not np.allclose(found.predictions["warmth"][1:], zero.predictions["warmth"][1:])
     assert sum(key.endswith(f"-{value}") for key in stored) == 1
+
+
+def test_a_sample_has_the_partners_and_means_of_all_examples(tasks):
+    tasks = [tasks[0], warmth_task(n_train=31, n_validation=23)]
+    model = MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), tasks, pooling="mean").eval()
+    options = {"fractions": [0.5], "controls": 2, "importance_examples": 20}
+    for value in ("mean", "resample"):
+        whole = lesion_matrix(model, tasks, value=value, **options)
+        some = lesion_matrix(model, tasks, value=value, control_examples=11, **options)
+        places = some.sampled.examples["warmth"]
+        for one, other in zip(some.sampled.matrix.lesions, whole.lesions, strict=True):
+            assert one == other
+        np.testing.assert_allclose(
+            some.sampled.matrix.predictions["warmth"],
+            whole.predictions["warmth"][:, places],
+            atol=1e-5,
+        )

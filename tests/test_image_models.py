@@ -17,7 +17,7 @@ from lobes.heads import HeadSet
 from lobes.measure.evaluation import evaluate, prepare
 from lobes.measure.iap import IapSettings, lesion_matrix
 from lobes.measure.importance import head_importance
-from lobes.measure.resampling import partner_groups, partners_of
+from lobes.measure.resampling import partners_of
 from lobes.modeling import MultiTaskModel, PromptedModel, load_task_model
 from lobes.modeling.export_task import export_task
 from lobes.tasks.examples import Examples
@@ -109,7 +109,7 @@ def test_the_contexts_of_another_picture_stand_in_for_ablated_heads(name):
             with record_contexts(model) as record:
                 run()
             contexts.append(HeadSamples(tuple(map(tuple, record.calls))))
-        partners = partners_of(partner_groups(inputs.lengths, seed=5))
+        partners = partners_of(inputs.lengths, seed=5)
         rows = []
         for run, partner in zip(runs, partners, strict=True):
             with ablate(model, lesion, value="resample", data=contexts[partner]):

@@ -17,7 +17,7 @@ from lobes.heads import HeadSet
 from lobes.measure.evaluation import evaluate
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
-from lobes.measure.resampling import partner_groups, partners_of
+from lobes.measure.resampling import partners_of
 from lobes.modeling import PromptedModel
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.sources import Split
@@ -186,7 +186,7 @@ def test_other_values_are_of_every_copy_of_a_prompt(value):
             torch.cat([contexts[i][site].flatten(0, 1) for i in number]).mean(0)
             for site in range(3)
         ]
-        partners = partners_of(partner_groups(inputs.lengths, seed=2))
+        partners = partners_of(inputs.lengths, seed=2)
         rows = []
         for i, run in enumerate(runs):
             calls = []

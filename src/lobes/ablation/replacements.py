@@ -146,24 +146,27 @@ def resampled_contexts(
         if found is None:
             raise DataError("The batch has no tensor, so that nobody can tell its examples apart.")
         order = np.random.default_rng(seed).permutation(found.examples)
-        partners = np.empty_like(order)
-        partners[order] = np.roll(order, 1)
+        partners = np.full_like(order, -1)
+        if len(order) > 1:
+            partners[order] = np.roll(order, 1)
         means = means or means_over(model, layout, [(run, real)])
-        return samples_of(model, layout, run, real, torch.from_numpy(partners), means)
+        return samples_of(model, layout, run, torch.from_numpy(partners), real, real, means)
 
 
 def samples_of(
     model: nn.Module,
     layout: HeadLayout,
     run: Run,
-    real: Real,
     partners: Int[Tensor, " batch"],
+    real: Real,
+    others: Real,
     means: HeadMeans,
     sites: Iterable[int] | None = None,
 ) -> HeadSamples:
-    """Return one batch's contexts at `sites` (all), those of example `partners[i]` in place i.
+    """Return the contexts in a run at `sites` (all), those of its example `partners[i]` in place i.
 
-    The mean stands where a position is padding in either, and for an example that is its own.
+    `real` are the real positions of the examples that take them, `others` those of the run. The
+    mean stands at other positions, and for an example without a partner, -1.
     """
     with record_contexts(model, layout=layout) as record:
         run()
@@ -172,7 +175,8 @@ def samples_of(
         each, mean = record.calls[index], means.values[index].flatten()
         if layout.sites[index].batch_axis is None or any(len(c) % len(partners) for c in each):
             continue
-        calls[index] = tuple(_dealt(c, partners.to(c.device), real(index), mean) for c in each)
+        masks = real(index), others(index)
+        calls[index] = tuple(_dealt(c, partners.to(c.device), *masks, mean) for c in each)
     return HeadSamples(tuple(calls))
 
 
@@ -180,13 +184,13 @@ def _dealt(
     contexts: Float[Tensor, "rows *positions width"],
     partners: Int[Tensor, " batch"],
     real: Bool[Tensor, "sequences length"] | None,
+    others: Bool[Tensor, "sequences length"] | None,
     mean: Float[Tensor, " width"],
 ) -> Float[Tensor, "rows *positions width"]:
     # windows, pictures and flattened positions lie along the first axis, example by example
     each = contexts.unflatten(0, (len(partners), -1))
-    if real is None or real.numel() != contexts[..., 0].numel():
-        real = torch.ones_like(each[..., 0], dtype=torch.bool)
-    real = real.to(each.device).reshape(each.shape[:-1])
-    other = partners != torch.arange(len(partners), device=partners.device)
-    known = real & real[partners] & other.view(-1, *[1] * (real.dim() - 1))
+    known = (partners >= 0).view(-1, *[1] * (each.dim() - 2)).expand(each.shape[:-1])
+    if real is not None and others is not None and real.numel() == known.numel():
+        own, taken = (mask.to(each.device).reshape(known.shape) for mask in (real, others))
+        known = known & own & taken[partners]
     return torch.where(known[..., None], each[partners], mean.to(each)).flatten(0, 1)

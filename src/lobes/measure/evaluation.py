@@ -11,7 +11,6 @@ for each lesion and example, so every statistic comes later and costs no run of 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -25,8 +24,7 @@ from lobes.data.batching import Inputs, token_batches
 from lobes.discovery import layout_of
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.heads import HeadLayout, Heads, HeadSet
-from lobes.measure.lesioned_runs import OwnRuns, SharedRuns, task_runs
-from lobes.measure.resampling import group_batches, partner_groups, partners_of
+from lobes.measure.lesioned_runs import OwnRuns, Partners, SharedRuns, task_runs
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
 from lobes.modeling.bf16 import bf16_copy
@@ -93,6 +91,7 @@ def evaluate(
     *,
     split: str = "validation",
     value: str = "zero",
+    reference: Task | Sequence[Task] | None = None,
     means: Mapping[str, HeadMeans] | None = None,
     seed: int = 0,
     precision: str = "fp32",
@@ -110,8 +109,9 @@ def evaluate(
     `value` stands in for the contexts of ablated heads (docs/method.md#values): "zero"; "mean",
     the head's mean context over the task's examples; or "resample", its context in the plain
     model for another of the task's examples of about the same length, which `seed` decides. For
-    the last two every task has runs of its own, also for inputs that tasks share. `means` are the
-    means of every task where they were measured before (`task_means`), perhaps on more examples.
+    the last two every task has runs of its own, also for inputs that tasks share. `reference` are
+    the same tasks with all their examples, where `tasks` have only some of them: means and
+    contexts are then theirs. `means` are the means where they are known (`task_means`).
 
     `precision` is "fp32" (repeatable to the bit on a CPU), "bf16", or "auto": bf16 where the
     hardware multiplies it natively. `share_layers=False` runs every lesion from the bottom up,
@@ -127,12 +127,10 @@ def evaluate(
     layout = layout_of(model, layout)
     sets = tuple(HeadSet.of(lesion, layout) for lesion in lesions)
     chosen = as_tasks(tasks)
-    prepared = partial(prepare, model, split=split, tokens_per_batch=tokens_per_batch)
-    if value == "zero":
-        workloads = [prepared(chosen)]
-    else:
-        apart = seed if value == "resample" else None
-        workloads = [prepared([task], resampled=apart) for task in chosen]
+    parts = [chosen] if value == "zero" else [[task] for task in chosen]
+    workloads = [
+        prepare(model, part, split=split, tokens_per_batch=tokens_per_batch) for part in parts
+    ]
     logits = {
         spec.name: np.empty((len(sets), len(work.places[spec.name]), spec.n_outputs), "f4")
         for work in workloads
@@ -143,12 +141,15 @@ def evaluate(
         if value == "zero":
             runs = [SharedRuns(measured, layout, work, share) for work in workloads]
         else:
-            means = means or _means(measured, chosen, split, tokens_per_batch, layout)
+            whole = _all_examples(chosen, reference)
+            means = means or _means(measured, whole, split, tokens_per_batch, layout)
             sites = sorted({site for heads in sets for site, _ in heads})
-            runs = [
-                OwnRuns(measured, layout, work, share, means[work.specs[0].name], sites)
-                for work in workloads
-            ]
+            runs = []
+            for task, work in zip(whole, workloads, strict=True):
+                resampled = value == "resample"
+                partners = _partners(measured, work, task, split, seed) if resampled else None
+                own = means[task.name]
+                runs.append(OwnRuns(measured, layout, work, share, own, partners, sites))
         steps = [(run, batch) for run in runs for batch in run.workload.batches]
         for run, batch in counted(steps, progress):
             for index, outputs in run.outputs(batch, sets):
@@ -163,6 +164,27 @@ def evaluate(
         },
         labels={task: labels for work in workloads for task, labels in work.labels.items()},
     )
+
+
+def _all_examples(tasks: Sequence[Task], reference: Task | Sequence[Task] | None) -> list[Task]:
+    """The tasks with the examples that means and contexts are taken from."""
+    known = {task.name: task for task in (tasks if reference is None else as_tasks(reference))}
+    for task in tasks:
+        if task.name not in known:
+            raise ConfigError(
+                f"reference has no task {task.name!r}: expected every task that is evaluated, "
+                f"with all its examples."
+            )
+    return [known[task.name] for task in tasks]
+
+
+def _partners(
+    model: TaskModel, workload: "Workload", whole: Task, split: str, seed: int
+) -> Partners:
+    """Whose contexts stand in for those of a task's inputs."""
+    inputs, _ = model.encode(whole.name, examples_of(whole, split)).distinct()
+    alike = _reads_padding(model, whole.name, inputs)
+    return Partners.among(workload.inputs, inputs, seed, alike=alike)
 
 
 def task_means(
@@ -283,8 +305,7 @@ class Workload:
     """The inputs of one or more tasks, each distinct input once, in length-sorted batches.
 
     `places[task]` are the distinct inputs (rows of `inputs`) that a task uses, ascending, and
-    `examples[task]` the position among those of each example of the task. `partners` are the
-    inputs whose contexts stand in for those of each, where heads are resampled.
+    `examples[task]` the position among those of each example of the task.
     """
 
     specs: tuple[TaskSpec, ...]
@@ -293,7 +314,6 @@ class Workload:
     examples: Mapping[str, Int[np.ndarray, " _"]]
     labels: Mapping[str, np.ndarray]
     batches: Sequence[Int[np.ndarray, " _"]]
-    partners: Int[np.ndarray, " _"] | None = None
 
     @property
     def tokens(self) -> int:
@@ -346,12 +366,8 @@ def prepare(
     *,
     split: str,
     tokens_per_batch: int | None = None,
-    resampled: int | None = None,
 ) -> Workload:
-    """Encode one split of the tasks and cut it into batches, inputs shared by tasks once.
-
-    With the seed `resampled`, every input gets a partner, which is in the same batch.
-    """
+    """Encode one split of the tasks and cut it into batches, inputs shared by tasks once."""
     specs = tuple(spec_of(model, task) for task in tasks)
     encoded, labels = [], {}
     for task in tasks:
@@ -364,19 +380,13 @@ def prepare(
         rows = inverse[start : start + len(part)]
         places[task.name], members[task.name] = np.unique(rows, return_inverse=True)
         start += len(part)
-    name = tasks[0].name
-    if resampled is None:
-        batches, partners = cut(model, name, inputs, tokens_per_batch), None
-    else:
-        batches, partners = _cut_with_partners(model, name, inputs, tokens_per_batch, resampled)
     return Workload(
         specs=specs,
         inputs=inputs,
         places=places,
         examples=members,
         labels=labels,
-        batches=batches,
-        partners=partners,
+        batches=cut(model, tasks[0].name, inputs, tokens_per_batch),
     )
 
 
@@ -390,17 +400,6 @@ def cut(
     """
     budget = tokens_in_a_batch(tokens_per_batch, next(model.parameters()).device)
     return token_batches(inputs.lengths, budget, padding=not _reads_padding(model, task, inputs))
-
-
-def _cut_with_partners(
-    model: TaskModel, task: str, inputs: Inputs, tokens_per_batch: int | None, seed: int
-) -> tuple[list[Int[np.ndarray, " batch"]], Int[np.ndarray, " examples"]]:
-    """As `cut`, in batches that keep each input and its partner together; and the partners."""
-    padding = not _reads_padding(model, task, inputs)
-    groups = partner_groups(inputs.lengths, seed, alike=not padding)
-    budget = tokens_in_a_batch(tokens_per_batch, model.device)
-    batches = group_batches(groups, inputs.lengths, budget, padding=padding)
-    return batches, partners_of(groups)
 
 
 def _reads_padding(model: TaskModel, task: str, inputs: Inputs) -> bool:

@@ -398,6 +398,7 @@ class _Plan:
                 tasks,
                 group,
                 value=self.settings.value,
+                reference=self.tasks,
                 means=self.means,
                 seed=self.settings.seed,
                 precision=self.precision,

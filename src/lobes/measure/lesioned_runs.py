@@ -1,16 +1,20 @@
 """Run the batches of a workload under lesions, with what stands in for ablated heads."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from lobes.ablation import HeadMeans, Real, Run, samples_of
 from lobes.data.batching import Inputs
+from lobes.errors import DataError
 from lobes.heads import HeadLayout, HeadSet
-from lobes.measure.resampling import Examples, within
+from lobes.measure.resampling import partners_of
 from lobes.modeling import TaskModel
 from lobes.replay import Replay
 
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from lobes.measure.evaluation import Workload
 
 Outputs = Mapping[str, Tensor]
+Examples = Int[np.ndarray, " _"]
 
 
 class SharedRuns:
@@ -34,22 +39,17 @@ class SharedRuns:
     def outputs(self, batch: Examples, lesions: Sequence[HeadSet]) -> Iterator[tuple[int, Outputs]]:
         """Yield every lesion's number and the logits of each task under it."""
         inputs = self.workload.collate(batch, self.model)
-        run = self._run(inputs)
-        return self._replay.runs(run, lesions, **self._instead(batch, inputs, run))
+        return self._replay.runs(self._run(inputs), lesions)
 
     def _run(self, inputs: Mapping[str, Tensor]) -> Run:
         return partial(self.model.logits, **inputs)
-
-    def _instead(self, batch: Examples, inputs: Mapping[str, Tensor], run: Run) -> dict[str, Any]:
-        """What stands in for ablated contexts, as arguments of `ablate`."""
-        return {}
 
 
 class OwnRuns(SharedRuns):
     """The runs of one task, with its own means or contexts in the place of zeros.
 
-    The contexts are those of the workload's `partners`, or the means where it has none. `sites`
-    are those that the lesions ablate.
+    The contexts are those of `partners`, or the means where there are none. `sites` are those that
+    the lesions ablate.
     """
 
     def __init__(
@@ -59,21 +59,79 @@ class OwnRuns(SharedRuns):
         workload: "Workload",
         share: bool,
         means: HeadMeans,
+        partners: "Partners | None",
         sites: Sequence[int],
     ) -> None:
-        self.task, self.means, self.sites = workload.specs[0].name, means, sites
+        self.task, self.means = workload.specs[0].name, means
+        self.partners, self.sites = partners, sites
         super().__init__(model, layout, workload, share)
+
+    def outputs(self, batch: Examples, lesions: Sequence[HeadSet]) -> Iterator[tuple[int, Outputs]]:
+        """Yield every lesion's number and the logits of the task under it."""
+        if self.partners is None:
+            inputs = self.workload.collate(batch, self.model)
+            run = self._run(inputs)
+            return self._replay.runs(run, lesions, value="mean", data=self.means)
+        inputs, others, places = self.partners.collate(batch, self.model)
+        samples = samples_of(
+            self.model,
+            self.layout,
+            self._run(others),
+            places,
+            _real(self.model, self.task, inputs),
+            _real(self.model, self.task, others),
+            self.means,
+            self.sites,
+        )
+        return self._replay.runs(self._run(inputs), lesions, value="resample", data=samples)
 
     def _run(self, inputs: Mapping[str, Tensor]) -> Run:
         return lambda: {self.task: self.model.task_logits(self.task, **inputs)}
 
-    def _instead(self, batch: Examples, inputs: Mapping[str, Tensor], run: Run) -> dict[str, Any]:
-        if self.workload.partners is None:
-            return {"value": "mean", "data": self.means}
-        partners = torch.from_numpy(within(batch, self.workload.partners))
-        real = _real(self.model, self.task, inputs)
-        samples = samples_of(self.model, self.layout, run, real, partners, self.means, self.sites)
-        return {"value": "resample", "data": samples}
+
+@dataclass(frozen=True)
+class Partners:
+    """A task's distinct inputs, and whose contexts stand in for those of each.
+
+    `inputs` may go on with those of other examples; `places[i]` is the place of input i's partner
+    among all of them, -1 for none.
+    """
+
+    inputs: Inputs
+    places: Examples
+
+    @classmethod
+    def among(cls, inputs: Inputs, whole: Inputs, seed: int, *, alike: bool) -> "Partners":
+        """Find partners of `inputs` among `whole`, which holds each of them and perhaps more.
+
+        Which one it is depends on `whole` and the seed alone. Raises `DataError` for an input that
+        `whole` does not hold.
+        """
+        _, number = type(whole).concatenate([whole, inputs]).distinct()
+        own = number[len(whole) :]
+        if own.max() >= len(whole):
+            raise DataError(
+                "There are examples that the reference does not hold: expected the same tasks "
+                "with all their examples."
+            )
+        partners = partners_of(whole.lengths, seed, alike=alike)[own]
+        both = type(whole).concatenate([inputs, whole])
+        return cls(both, np.where(partners < 0, -1, len(inputs) + partners))
+
+    def collate(
+        self, batch: Examples, model: TaskModel
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Return the tensors of a batch and of its partners, of one width, and who has which.
+
+        That is the place among the partners, or -1.
+        """
+        partners = self.places[batch]
+        rows = np.concatenate([batch, np.where(partners < 0, batch, partners)])
+        tensors = self.inputs.collate(rows, model.device)
+        own = {name: values[: len(batch)] for name, values in tensors.items()}
+        others = {name: values[len(batch) :] for name, values in tensors.items()}
+        places = np.where(partners < 0, -1, np.arange(len(batch)))
+        return own, others, torch.from_numpy(places)
 
 
 def task_runs(
