@@ -172,7 +172,7 @@ class StudyConfig(Section):
 
     @property
     def iap_seed(self) -> int:
-        """The seed of the controls and of the resamples: the study's, unless [iap] has its own."""
+        """The seed of lesions and of the resamples: the study's, unless [iap] has its own."""
         return self.seed if self.iap.seed is None else self.iap.seed
 
     def as_written(self, path: str) -> str:

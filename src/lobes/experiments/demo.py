@@ -7,7 +7,7 @@ from lobes.data.cache import cache_folder
 from lobes.experiments.demo_data import DemoAssets, write_demo_data
 
 # Chosen so that the whole run takes about five minutes on two CPU cores without bf16: short
-# sentences, and controls that are measured on a sample of them.
+# sentences, and exchanged heads that are measured on a sample of them.
 TRAIN_SIZE = 3840
 VALIDATION_SIZE = 320
 MAX_WORDS = 16
