@@ -20,12 +20,14 @@ from scipy.stats import spearmanr
 from torch.utils.flop_counter import FlopCounterMode
 
 from lobes import HeadSet, MultiTaskModel, Task, evaluate, find_heads, head_importance
-from lobes.data.batching import collate, encode, in_order_batches, padding_id
-from lobes.experiments.demo_data import demo_tasks, fetch
+from lobes.data.batching import encode
+from lobes.data.texts import blocks
+from lobes.experiments.demo_data import fetch, write_demo_data
 from lobes.heads import HeadLayout
 from lobes.measure.evaluation import predictions_of
 from lobes.metrics import get_metric
 from lobes.modeling import example_losses
+from lobes.tasks.sources import TaskSource, load_task
 from lobes.training.trainer import MultiTaskTrainer, training_arguments
 
 FRACTION = 0.3
@@ -66,8 +68,8 @@ def plain_importance(model: MultiTaskModel, task: Task, layout: HeadLayout) -> n
         for site in layout.sites
     ]
     totals, tokens = np.zeros(layout.shape), 0
-    for batch in in_order_batches(len(encoded), 32):
-        inputs = collate(encoded, batch, padding_id(model.tokenizer))
+    for batch in blocks(np.arange(len(encoded)), 32):
+        inputs = encoded.collate(batch)
         labels = torch.as_tensor(task.train.labels[batch])
         logits = model(**inputs, task=task.name).logits
         example_losses(logits, labels, spec).sum().backward()
@@ -97,8 +99,8 @@ def plain_predictions(
         handles.append(module.register_forward_pre_hook(lambda _, args, mask=mask: args[0] * mask))
     found = []
     with torch.no_grad():
-        for batch in in_order_batches(len(encoded), 64):
-            inputs = collate(encoded, batch, padding_id(model.tokenizer))
+        for batch in blocks(np.arange(len(encoded)), 64):
+            inputs = encoded.collate(batch)
             logits = model(**inputs, task=task.name).logits
             found.append(predictions_of(logits.numpy(), spec))
     for handle in handles:
@@ -157,11 +159,11 @@ def peak(dtype: torch.dtype, size: int = 2048, repeats: int = 20) -> float:
 def prepare(arguments: argparse.Namespace) -> tuple[MultiTaskModel, list[Task]]:
     """The demo's tasks, and the demo's model after a short fine-tuning on them."""
     assets = fetch()
-    tasks = demo_tasks(
-        assets, train_size=arguments.train, validation_size=arguments.validation, seed=0
-    )
-    model = MultiTaskModel.from_pretrained(assets.model, tasks)
+    sizes = {"train_size": arguments.train, "validation_size": arguments.validation}
     with tempfile.TemporaryDirectory() as folder:
+        tables = write_demo_data(assets, Path(folder), **sizes)
+        tasks = [load_task(TaskSource(**table)) for table in tables]
+        model = MultiTaskModel.from_pretrained(assets.model, tasks)
         settings = training_arguments(Path(folder), steps=arguments.steps, learning_rate=1e-4)
         MultiTaskTrainer(model, settings, tasks=tasks).train()
     return model.float(), tasks

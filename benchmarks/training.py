@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ import torch
 from transformers import TrainerCallback
 
 from lobes import IAT, HeadSet, MultiTaskModel, Task, find_heads
-from lobes.experiments.demo_data import demo_tasks, fetch
+from lobes.experiments.demo_data import fetch, write_demo_data
+from lobes.tasks.sources import TaskSource, load_task
 from lobes.training.arguments import training_arguments
 from lobes.training.row_gate import learning_rows
 from lobes.training.trainer import MultiTaskTrainer
@@ -131,7 +133,11 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=1600, help="training sentences")
     arguments = parser.parse_args()
     assets = fetch()
-    tasks = demo_tasks(assets, train_size=arguments.train, validation_size=64, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        tables = write_demo_data(
+            assets, Path(folder), train_size=arguments.train, validation_size=64
+        )
+        tasks = [load_task(TaskSource(**table)) for table in tables]
     model = MultiTaskModel.from_pretrained(assets.model, tasks)
     print(f"{find_heads(model).total} heads, {len(tasks)} tasks, {torch.get_num_threads()} threads")
     for precision in ("fp32", "bf16"):

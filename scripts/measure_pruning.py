@@ -17,7 +17,7 @@ import lobes
 from lobes.config.study import load_study
 from lobes.experiments.heads_to_prune import Choice
 from lobes.experiments.loading import load_tasks
-from lobes.experiments.speed import compare_speed, timing_inputs
+from lobes.experiments.prune import compare_speed, timing_inputs
 
 FRACTIONS = (0.1, 0.3, 0.5)
 

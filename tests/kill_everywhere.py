@@ -27,8 +27,8 @@ import torch
 
 from lobes.config.study import load_study, override, with_trained_model
 from lobes.experiments.ag_pair import make_pairs
-from lobes.experiments.export_run import export_run
 from lobes.experiments.heads_to_prune import Choice
+from lobes.experiments.open_model import export_run
 from lobes.experiments.predict import predict_run
 from lobes.experiments.prune import prune_model
 from lobes.experiments.reports import write_exhibits

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from lobes.config.study import load_study, override
-from lobes.experiments.chance_warning import warn_near_chance
+from lobes.experiments.training import warn_near_chance
 from lobes.tasks.task import Task
 from plain_results import run_study
 from tiny_study import write_study

@@ -111,7 +111,7 @@ def test_a_pair_is_what_two_trainings_are(seed_run, tmp_path, seed, iat_is_best_
     switch = run.iat.switch_step(run.steps)
     pair = run.pair()
     assert list(tmp_path.rglob("checkpoint-*")) == []
-    for one, other in zip(pair, (run.multi(), run.with_iat()), strict=True):
+    for one, other in zip(pair, (run.train("multi"), run.train("iat")), strict=True):
         assert same(weights(one.model), weights(other.model))
         assert one.step == other.step
         np.testing.assert_array_equal(one.held_out, other.held_out)
@@ -137,7 +137,7 @@ def test_a_pair_ends_with_the_same_last_weights(seed_run, monkeypatch):
     run = seed_run(0)
     monkeypatch.setattr(Best, "load", lambda *_: None)
     multi, iat = run.pair()
-    assert same(weights(iat.model), weights(run.with_iat().model))
+    assert same(weights(iat.model), weights(run.train("iat").model))
     assert not same(weights(iat.model), weights(multi.model))
 
 
@@ -180,7 +180,7 @@ def test_a_single_task_begins_with_the_weights_of_all_tasks(seed_run):
 
 def test_a_frozen_encoder_is_frozen(seed_run):
     run = seed_run(1)
-    trained = run.frozen()
+    trained = run.train("frozen")
     before = weights(run.new_model())
     moved = {
         name
@@ -250,11 +250,11 @@ def test_the_reported_scores_are_those_of_the_selected_models(finished, expected
     tasks = compare_module.load_tasks(study)
     run = SeedRun(study, 1, tasks, finished.parent / "unused")
     multi, iat = run.pair()
-    for method, trained in (("multi", multi), ("iat", iat), ("frozen", run.frozen())):
+    for method, trained in (("multi", multi), ("iat", iat), ("frozen", run.train("frozen"))):
         scores = evaluate(trained.model, tasks).scores()[0]
         np.testing.assert_array_equal(expected["scores"][method][1], scores)
         assert expected["selected"][method][1] == trained.step
-    single = run.single(1)
+    single = run.train("single", number=1)
     assert expected["scores"]["single"][1][1] == evaluate(single.model, tasks[1:]).scores()[0, 0]
     assert expected["iat"]["heads"][1] == iat.iat["heads"]
     model = MultiTaskModel.from_pretrained(study.model, tasks, seed=1, max_length=31)

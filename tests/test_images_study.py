@@ -9,9 +9,9 @@ import transformers
 
 from lobes.config.study import load_study, override
 from lobes.errors import ConfigError, DataError, LobesError
-from lobes.experiments.export_run import export_run
 from lobes.experiments.heads_to_prune import Choice
 from lobes.experiments.loading import load_tasks, task_fingerprint
+from lobes.experiments.open_model import export_run
 from lobes.experiments.predict import predict_run
 from lobes.experiments.prune import prune_model
 from lobes.experiments.task_listing import describe_task

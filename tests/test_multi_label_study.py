@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from lobes.config.study import load_study, override
-from lobes.experiments.export_run import export_run
+from lobes.experiments.open_model import export_run
 from lobes.experiments.predict import predict_run
 from plain_results import compare_study, read_comparison, read_results, run_study, transfer_study
 from run_pages import run_html, run_page, table_of

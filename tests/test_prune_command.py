@@ -21,8 +21,7 @@ from lobes import HeadLayout, HeadScores, HeadSet, Site
 from lobes.errors import ConfigError, HeadError, LobesError, ModelError, RunError
 from lobes.experiments.heads_to_prune import Choice, mean_rank
 from lobes.experiments.open_model import open_model
-from lobes.experiments.prune import MARKER, prune_model
-from lobes.experiments.speed import compare_speed, timing_inputs
+from lobes.experiments.prune import MARKER, compare_speed, prune_model, timing_inputs
 from lobes.modeling import MultiTaskModel
 from tiny_models import tiny_inputs, tiny_model
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task

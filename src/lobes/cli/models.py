@@ -20,20 +20,15 @@ class Export(StrEnum):
 @command()
 def tasks(
     out: Output,
-    name: Annotated[
-        str | None,
-        typer.Argument(help="A known task, or one of the study's.", show_default=False),
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="A known task, or one of the study's.")] = None,
     study: Annotated[
-        Path | None, typer.Option(help="A study, for its tasks and tokenizer.", show_default=False)
+        Path | None, typer.Option(help="A study, for its tasks and tokenizer.")
     ] = None,
     data_dir: Annotated[
-        Path | None,
-        typer.Option(help="A folder that holds the data of known tasks.", show_default=False),
+        Path | None, typer.Option(help="A folder that holds the data of known tasks.")
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="The model whose tokenizer counts tokens.", show_default=False),
+        str | None, typer.Option(help="The model whose tokenizer counts tokens.")
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -66,28 +61,20 @@ def ag_pair(
         typer.Argument(
             metavar="IN",
             help="AG's News CSV, or any CSV, TSV, JSON lines or Parquet file with topics.",
-            show_default=False,
         ),
     ],
     target: Annotated[
         Path,
-        typer.Argument(
-            metavar="OUT",
-            help="The file to write: .csv, .tsv, .jsonl or .parquet.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="OUT", help="The file to write: .csv, .tsv, .jsonl or .parquet."),
     ],
     text: Annotated[
         list[str] | None,
         typer.Option(
-            help="A column of text; repeatable: joined as `title - description`. By default "
-            "`text`.",
-            show_default=False,
+            help="A column of text; repeatable: joined as `title - description`. By default `text`."
         ),
     ] = None,
     topic: Annotated[
-        str | None,
-        typer.Option(help="The column of topics, by default `label`.", show_default=False),
+        str | None, typer.Option(help="The column of topics, by default `label`.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the random pairs.")] = 0,
 ) -> None:
@@ -108,8 +95,7 @@ def heads(
     model: Annotated[
         str,
         typer.Argument(
-            help="A model of the hub, a folder that holds one, pruned or not, or a run's folder.",
-            show_default=False,
+            help="A model of the hub, a folder that holds one, pruned or not, or a run's folder."
         ),
     ],
     trust_remote_code: TrustRemoteCode = False,
@@ -133,50 +119,38 @@ def prune(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A model of the hub or a folder; with --from-run by default the run's model.",
-            show_default=False,
+            help="A model of the hub or a folder; with --from-run by default the run's model."
         ),
     ] = None,
     drop: Annotated[
         str | None,
-        typer.Option(
-            metavar="HEADS",
-            help='The heads to remove, as "0:1,5 3:2" (site:head,head).',
-            show_default=False,
-        ),
+        typer.Option(metavar="HEADS", help='The heads to remove, as "0:1,5 3:2" (site:head,head).'),
     ] = None,
     from_run: Annotated[
         Path | None,
-        typer.Option(
-            help="Remove the heads that were the least important in this run.", show_default=False
-        ),
+        typer.Option(help="Remove the heads that were the least important in this run."),
     ] = None,
     fraction: Annotated[
-        float | None,
-        typer.Option(help="With --from-run: the share of all heads to remove.", show_default=False),
+        float | None, typer.Option(help="With --from-run: the share of all heads to remove.")
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
             help="With --from-run: the least important for this task. Without it: those with the "
-            "lowest rank among all heads, as a mean over the run's tasks.",
-            show_default=False,
+            "lowest rank among all heads, as a mean over the run's tasks."
         ),
     ] = None,
     export: Annotated[
         Export | None,
         typer.Option(
             help="Write a model that transformers loads without lobes: one with fewer heads in its "
-            "own configuration, or one of full size with zeros.",
-            show_default=False,
+            "own configuration, or one of full size with zeros."
         ),
     ] = None,
     length: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="Tokens of each text on which the speed is measured; 128 by default.",
-            show_default=False,
+            min=1, help="Tokens of each text on which the speed is measured; 128 by default."
         ),
     ] = None,
     fresh: Annotated[

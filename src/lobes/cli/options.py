@@ -16,31 +16,25 @@ Debug = Annotated[
 ]
 
 # Of commands on a study
-Study = Annotated[Path, typer.Argument(help="The study, a TOML file.", show_default=False)]
+Study = Annotated[Path, typer.Argument(help="The study, a TOML file.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the study; repeatable."),
 ]
 Folder = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", help="The run's folder, instead of the study's `output`.", show_default=False
-    ),
+    Path | None, typer.Option("--output", help="The run's folder, instead of the study's `output`.")
 ]
 FolderBeside = Annotated[
     Path | None,
     typer.Option(
         "--output",
         help="The folder, instead of the study's `output` with the command's name added.",
-        show_default=False,
     ),
 ]
 Controls = Annotated[
     int | None,
     typer.Option(
-        min=0,
-        help="Random lesions to compare with, instead of the study's `iap.controls`.",
-        show_default=False,
+        min=0, help="Random lesions to compare with, instead of the study's `iap.controls`."
     ),
 ]
 Fresh = Annotated[
@@ -48,7 +42,7 @@ Fresh = Annotated[
 ]
 
 # Of commands that write a new folder from a model
-To = Annotated[Path, typer.Option(help="The folder to write.", show_default=False)]
+To = Annotated[Path, typer.Option(help="The folder to write.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
 ]

@@ -1,7 +1,9 @@
 """Commands on a study or its run, from demo and run to export, predict and report."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,8 +88,7 @@ def iap(
         str | None,
         typer.Option(
             help="A model trained elsewhere: a folder that lobes saved, or a "
-            "ForSequenceClassification model with one task.",
-            show_default=False,
+            "ForSequenceClassification model with one task."
         ),
     ] = None,
     settings: Settings = None,
@@ -119,13 +120,10 @@ def compare(
 
     Example: lobes compare study.toml --set compare.seeds=3
     """
-    from lobes.cli.tables import show_results
     from lobes.experiments.compare import compare_study
 
-    chosen = _beside(_study(study, settings, output), output, "compare")
-    with out.progress() as progress:
-        results = compare_study(chosen, fresh=fresh, progress=progress)
-    out.show(results, show_results, saved=f"Report: {Path(chosen.output, 'comparison.html')}")
+    chosen = _study(study, settings, output, beside="-compare")
+    _carry_out(out, chosen, compare_study, fresh)
 
 
 @command(resumable=True)
@@ -140,24 +138,17 @@ def transfer(
 
     Example: lobes transfer study.toml --set transfer.seeds=3
     """
-    from lobes.cli.tables import show_results
     from lobes.experiments.transfer import transfer_study
 
-    chosen = _beside(_study(study, settings, output), output, "transfer")
-    with out.progress() as progress:
-        results = transfer_study(chosen, fresh=fresh, progress=progress)
-    out.show(results, show_results, saved=f"Report: {Path(chosen.output, 'transfer.html')}")
+    chosen = _study(study, settings, output, beside="-transfer")
+    _carry_out(out, chosen, transfer_study, fresh)
 
 
 @command()
 def export(
     out: Output,
-    run: Annotated[
-        Path, typer.Argument(help="The folder of a run, or a saved model.", show_default=False)
-    ],
-    task: Annotated[
-        str, typer.Option(help="Which of the model's tasks to export.", show_default=False)
-    ],
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or a saved model.")],
+    task: Annotated[str, typer.Option(help="Which of the model's tasks to export.")],
     to: To,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -165,7 +156,7 @@ def export(
 
     Example: lobes export runs/demo --task sentiment --to sentiment-model
     """
-    from lobes.experiments.export_run import export_run
+    from lobes.experiments.open_model import export_run
 
     folder = export_run(run, task, to, trust_remote_code=trust_remote_code)
     out.show({"task": task, "folder": str(folder)}, saved=f"Model: {folder}")
@@ -174,22 +165,16 @@ def export(
 @command()
 def predict(
     out: Output,
-    run: Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     to: To,
     split: Annotated[
         str,
         typer.Option(help="The split to predict; for MNLI, `test` means all of its test splits."),
     ] = "test",
-    task: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this task; repeatable.", show_default=False),
-    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
     study: Annotated[
         Path | None,
-        typer.Option(
-            help="The study file, if it names other data than when the run began.",
-            show_default=False,
-        ),
+        typer.Option(help="The study file, if it names other data than when the run began."),
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -224,21 +209,16 @@ def report(
             metavar="RUN...",
             help="The folder of a finished run, comparison or transfer study; or several runs of "
             "the same tasks, to be pooled.",
-            show_default=False,
         ),
     ],
     html: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where to write the page, instead of into the run's folder.", show_default=False
-        ),
+        Path | None, typer.Option(help="Where to write the page, instead of into the run's folder.")
     ] = None,
     figures: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             help="Write every figure (SVG, PNG) and every table (CSV, LaTeX) there, too.",
-            show_default=False,
         ),
     ] = None,
     png: Annotated[bool, typer.Option(help="With --figures: PNG beside SVG.")] = True,
@@ -274,36 +254,43 @@ def report(
 
 
 def _study(
-    path: Path, settings: list[str] | None, output: Path | None, controls: int | None = None
+    path: Path,
+    settings: list[str] | None,
+    output: Path | None,
+    controls: int | None = None,
+    beside: str = "",
 ) -> "lobes.config.study.StudyConfig":
+    """The study with the changes of the command; `beside` ends the name of its usual folder."""
     from lobes.config.study import load_study
 
     settings = settings or []
     if controls is not None:
         settings = [*settings, f"iap.controls={controls}"]
     study = load_study(path, settings)
-    return study if output is None else study.model_copy(update={"output": str(output)})
-
-
-def _beside(
-    study: "lobes.config.study.StudyConfig", output: Path | None, command: str
-) -> "lobes.config.study.StudyConfig":
-    """The study with a folder of its own for the command, beside the run's."""
-    if output is not None:
-        return study
-    return study.model_copy(update={"output": f"{study.output.rstrip('/')}-{command}"})
+    folder = f"{study.output.rstrip('/')}{beside}" if beside else study.output
+    return study.model_copy(update={"output": folder if output is None else str(output)})
 
 
 def _run_stages(
     out: Output, study: "lobes.config.study.StudyConfig", stages: tuple[str, ...], fresh: bool
 ) -> None:
-    from lobes.cli.tables import show_results, show_training
     from lobes.experiments.run import run_study
-    from lobes.results import RunResults
+
+    _carry_out(out, study, partial(run_study, stages=stages), fresh)
+
+
+def _carry_out(
+    out: Output, study: "lobes.config.study.StudyConfig", compute: Callable[..., Any], fresh: bool
+) -> None:
+    """Compute what a command is for, and show it: results with a page, or a training."""
+    from lobes.cli.tables import show_results, show_training
+    from lobes.report.pages import page_name
+    from lobes.results.training import Training
 
     with out.progress() as progress:
-        results = run_study(study, stages=stages, fresh=fresh, progress=progress)
-    if isinstance(results, RunResults):
-        out.show(results, show_results, saved=f"Report: {Path(study.output, 'report.html')}")
-    else:
+        results = compute(study, fresh=fresh, progress=progress)
+    if isinstance(results, Training):
         out.show(results, show_training, saved=f"Model: {Path(study.output, 'model')}")
+    else:
+        page = Path(study.output, page_name(type(results)))
+        out.show(results, show_results, saved=f"Report: {page}")

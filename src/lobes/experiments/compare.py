@@ -14,37 +14,29 @@ import numpy as np
 
 from lobes.config.settings import METHODS
 from lobes.config.study import StudyConfig
-from lobes.experiments.loading import (
-    load_tasks,
-)
-from lobes.experiments.methods import SeedRun, Trained, freeing, with_defaults
+from lobes.experiments.loading import load_tasks
+from lobes.experiments.methods import SeedRun, freeing, with_defaults
 from lobes.experiments.over_seeds import (
     PAIR,
-    SeedStudy,
     concatenated,
     described_tasks,
-    iat_record,
     joined,
     part_of,
     seed_study,
     training_arrays,
 )
 from lobes.experiments.probe import pooled_features, probe
-from lobes.experiments.results import describe_environment
 from lobes.experiments.seed_statistics import comparison_summary, comparison_verdicts
 from lobes.experiments.store import RunFolder
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress, StageProgress
-from lobes.report.page import html
-from lobes.report.seeds.comparison import page_of
-from lobes.results import ComparisonResults, as_bytes
+from lobes.report.phrases import DEFINITIONS
+from lobes.results import ComparisonResults
 from lobes.results.over_seeds import DScores, Selected, before_iat
-from lobes.tasks.task import Task
 
 NOT_SHOWN = {"enabled", "save_every", "report_to"}
-DEFINITIONS = ("column", "row", "relative")
 
 
 def compare_study(
@@ -66,15 +58,8 @@ def compare_study(
             seeds=study.compare.seeds,
             methods=study.compare.methods,
         )
-        folder.begin(over_seeds.fingerprints)
-        folder.remove_checkpoints()
-        measurements = folder.measurements(over_seeds.scope, progress)
-        records = [measurements.run(seed_plan(run)) for run in over_seeds.runs]
-        folder.remove_checkpoints()
-        comparison = _comparison(study, over_seeds, records, measurements.seconds_by_stage)
-        folder.write(comparison.FILE, as_bytes(comparison))
-        folder.write("comparison.html", html(page_of(comparison)).encode())
-        return comparison
+        plans = [seed_plan(run) for run in over_seeds.runs]
+        return over_seeds.finish(folder, plans, partial(_comparison, over_seeds.runs[0]), progress)
 
 
 # One seed
@@ -90,16 +75,16 @@ def seed_plan(run: SeedRun) -> Plan[dict[str, Arrays]]:
     costs: dict[str, tuple[float, Callable[[Progress], Arrays]]] = {}  # in steps of training
     if "single" in methods:
         for number, task in enumerate(run.tasks):
-            single = partial(_trained, run, partial(run.single, number), (task,))
+            single = partial(_trained, run, "single", number)
             costs[f"single-{task.name}"] = run.steps / len(run.tasks), single
     if set(PAIR) <= set(methods):
         costs["multi-iat"] = 1.5 * run.steps, partial(_pair, run)
-    elif "multi" in methods:
-        costs["multi"] = run.steps, partial(_trained, run, run.multi, run.tasks)
-    elif "iat" in methods:
-        costs["iat"] = run.steps, partial(_trained, run, run.with_iat, run.tasks)
+    else:
+        for method in PAIR:
+            if method in methods:
+                costs[method] = run.steps, partial(_trained, run, method, None)
     if "frozen" in methods:
-        costs["frozen"] = run.steps / 3, partial(_trained, run, run.frozen, run.tasks)
+        costs["frozen"] = run.steps / 3, partial(_trained, run, "frozen", None)
     if "probe" in methods:
         costs["probe"] = run.steps / 10, partial(_probed, run)
     steps, before, whole = [], 0.0, sum(cost for cost, _ in costs.values())
@@ -113,11 +98,10 @@ def seed_plan(run: SeedRun) -> Plan[dict[str, Arrays]]:
     return _by_method(run, dict(zip(costs, found, strict=True)))
 
 
-def _trained(
-    run: SeedRun, train: Callable[[Progress], Trained], tasks: Sequence[Task], progress: Progress
-) -> Arrays:
-    """One model and its scores."""
-    trained = train(progress)
+def _trained(run: SeedRun, method: str, number: int | None, progress: Progress) -> Arrays:
+    """One model, of all tasks or of the one with this number, and its scores."""
+    trained = run.train(method, progress, number=number)
+    tasks = run.tasks if number is None else (run.tasks[number],)
     return {**training_arrays(trained), "scores": run.scores(trained.model, tasks)}
 
 
@@ -182,13 +166,9 @@ def _by_method(run: SeedRun, found: Mapping[str, Arrays]) -> dict[str, Arrays]:
 
 
 def _comparison(
-    study: StudyConfig,
-    over_seeds: SeedStudy,
-    records: Sequence[Mapping[str, Arrays]],
-    times: Mapping[str, float],
+    run: SeedRun, records: Sequence[Mapping[str, Arrays]], common: Mapping[str, Any]
 ) -> ComparisonResults:
-    """Return everything for `comparison.json`; `times` are the seconds of each stage."""
-    runs, head = over_seeds.runs, over_seeds.head
+    """Return everything for `comparison.json`; `run` is that of the first seed."""
     methods: list[str] = [method for method in METHODS if method in records[0]]
 
     def each(name: str) -> dict[str, np.ndarray]:
@@ -197,35 +177,26 @@ def _comparison(
 
     scores = each("scores")
     seconds = {method: values.sum(axis=1) for method, values in each("seconds").items()}
-    d_scores = _d_score_entries(study, records)
-    summary = comparison_summary(scores, seconds, d_scores, study.iap.level)
-    iat = None
-    if "iat" in methods:
-        iat = iat_record(runs[0], [seed["iat"] for seed in records], head["model"])
-    tasks, seeds = described_tasks(runs[0]), tuple(run.study.seed for run in runs)
+    d_scores = _d_score_entries(run.study, records)
+    summary = comparison_summary(scores, seconds, d_scores, common["level"])
+    tasks = described_tasks(run)
     selected: dict[str, Selected | None] = {
         method: None if method == "probe" else tuple(_steps(seed[method]) for seed in records)
         for method in methods
     }
-    early = before_iat(seeds, selected, iat)
+    early = before_iat(common["seeds"], selected, common["iat"])
     return ComparisonResults(
-        **head,
-        verdicts=comparison_verdicts(tasks, summary, len(seeds), len(early)),
+        **common,
+        verdicts=comparison_verdicts(tasks, summary, len(records), len(early)),
         tasks=tasks,
-        seeds=seeds,
         methods=tuple(methods),
         scores=scores,
         held_out=each("held_out"),
         selected=selected,
         seconds=seconds,
-        iat=iat,
-        training=training_record(runs[0]),
+        training=_training_record(run),
         d_scores=d_scores,
         summary=summary,
-        level=study.iap.level,
-        config=study.to_dict(),
-        environment=describe_environment(runs[0].precision),
-        times={"total": sum(times.values())},
     )
 
 
@@ -235,7 +206,7 @@ def _steps(record: Arrays) -> int | tuple[int, ...]:
     return steps if len(steps) > 1 else steps[0]
 
 
-def training_record(run: SeedRun) -> dict[str, Any]:
+def _training_record(run: SeedRun) -> dict[str, Any]:
     """Return the settings of the trainings, with their length and precision."""
     settings = run.study.training.model_dump(mode="json", exclude=NOT_SHOWN)
     chosen = run.compare.model_dump(mode="json", exclude={"seeds", "methods"})

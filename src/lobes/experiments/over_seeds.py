@@ -1,9 +1,9 @@
 """Prepare the trainings of a study over several seeds, and describe them in the results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,19 +16,25 @@ from lobes.experiments.loading import (
     task_fingerprint,
 )
 from lobes.experiments.methods import SeedRun, Trained
-from lobes.experiments.results import describe_model, opening
+from lobes.experiments.results import describe_environment, describe_model, opening
+from lobes.experiments.store import RunFolder
 from lobes.heads import HeadSet
 from lobes.measure.iap import check_lesions
-from lobes.measure.steps import Arrays
+from lobes.measure.steps import Arrays, Plan
 from lobes.metrics import get_metric
-from lobes.modeling import MultiTaskModel
+from lobes.progress import StageProgress
+from lobes.report.page import html
+from lobes.report.pages import page_name, page_of
+from lobes.results import as_bytes
 from lobes.results.base import ModelRecord, TaskRecord
-from lobes.results.over_seeds import ComparedTask, SeedsIat
+from lobes.results.over_seeds import ComparedTask, OverSeeds, SeedsIat
 from lobes.results.training import IatSettings
 from lobes.tasks.task import Task
 
 # One training, and the same with IAT in its last steps.
 PAIR = ("multi", "iat")
+
+Found = TypeVar("Found", bound=OverSeeds)
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,49 @@ class SeedStudy:
     """The runs of a study, one for each seed, ready to begin.
 
     `fingerprints` are those of the data and of the pre-trained encoder, `scope` what every
-    measurement depends on, `head` what the results begin with.
+    measurement depends on, `head` what the results begin with: name, date, version and model.
     """
 
     runs: Sequence[SeedRun]
     fingerprints: Mapping[str, str]
     scope: str
     head: Mapping[str, Any]
+
+    def finish(
+        self,
+        folder: RunFolder,
+        plans: Sequence[Plan[dict[str, Arrays]]],
+        describe: Callable[[Sequence[Mapping[str, Arrays]], dict[str, Any]], Found],
+        progress: StageProgress | None,
+    ) -> Found:
+        """Carry out the plan of each seed; write the results that `describe` makes, and the page.
+
+        `describe` gets what the plans give, and what `_common` says.
+        """
+        folder.begin(self.fingerprints)
+        folder.remove_checkpoints()
+        measurements = folder.measurements(self.scope, progress)
+        records = [measurements.run(plan) for plan in plans]
+        folder.remove_checkpoints()
+        times = {"total": sum(measurements.seconds_by_stage.values())}
+        results = describe(records, {**self._common(records), "times": times})
+        folder.write(results.FILE, as_bytes(results))
+        folder.write(page_name(type(results)), html(page_of(results)).encode())
+        return results
+
+    def _common(self, records: Sequence[Mapping[str, Arrays]]) -> dict[str, Any]:
+        """What the results of every study over seeds hold; `records` are by method."""
+        first, iat = self.runs[0], None
+        if "iat" in records[0]:
+            iat = _iat_record(first, [seed["iat"] for seed in records], self.head["model"])
+        return {
+            **self.head,
+            "seeds": tuple(run.study.seed for run in self.runs),
+            "iat": iat,
+            "level": first.study.iap.level,
+            "environment": describe_environment(first.precision),
+            "config": first.study.to_dict(),
+        }
 
 
 def seed_study(
@@ -71,22 +113,14 @@ def seed_study(
     for run in runs:
         run.base = base
     fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in every}
+    number = sum(parameter.numel() for parameter in model.parameters())
+    described = describe_model(study.as_written(study.model), model.pooling, number, layout)
     return SeedStudy(
         runs,
         {**fingerprints, "base model": base},
         scope_of(model, every, first.precision),
-        heading(study, model),
+        {**opening(study.name), "model": described},
     )
-
-
-def heading(study: StudyConfig, model: MultiTaskModel) -> dict[str, Any]:
-    """Return what the results begin with: name, date, version and model."""
-    number = sum(parameter.numel() for parameter in model.parameters())
-    name = study.as_written(study.model)
-    return {
-        **opening(study.name),
-        "model": describe_model(name, model.pooling, number, find_heads(model)),
-    }
 
 
 def described_task(task: Task) -> TaskRecord:
@@ -155,7 +189,7 @@ def concatenated(parts: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def iat_record(run: SeedRun, records: Sequence[Arrays], model: ModelRecord) -> SeedsIat:
+def _iat_record(run: SeedRun, records: Sequence[Arrays], model: ModelRecord) -> SeedsIat:
     """Return what IAT did for each seed; `records` are `training_arrays`, `run` is the first."""
     assert run.study.iat is not None
     switch = run.iat.switch_step(run.steps)

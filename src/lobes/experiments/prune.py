@@ -7,27 +7,29 @@ whole model; then it gets its name. `pruning.json` in it says what was done and 
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from lobes.ablation import ablate
-from lobes.discovery import find_heads
-from lobes.errors import ModelError, RunError
+from lobes.discovery import find_heads, guess_inputs
+from lobes.errors import ConfigError, ModelError, RunError
 from lobes.experiments.heads_to_prune import Choice
 from lobes.experiments.manifest import PRUNED_MARKER
 from lobes.experiments.open_model import open_model
-from lobes.experiments.speed import compare_speed, timing_inputs
 from lobes.files import disk_faults, read_json, restore, writing_folder
 from lobes.heads import HeadLayout, HeadSet
 from lobes.modeling import MultiTaskModel
 from lobes.modeling.pretrained import load_config
 from lobes.modeling.safe_loading import homes, quiet
-from lobes.progress import StageProgress
+from lobes.progress import Progress, StageProgress
 from lobes.pruning import prune
 from lobes.pruning.verification import tensors
 
@@ -36,6 +38,10 @@ SCHEMA = {"schema": "lobes-pruning", "version": 1}
 _TOLERANCE = 1e-4  # in units of the largest output
 _WEIGHTS: tuple[str, ...] = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 _WEIGHTS += (".onnx", ".gguf", ".index.json")
+# the speed is measured on so many texts of so many tokens, over 7 to 100 rounds
+BATCH, LENGTH = 8, 128
+_ROUNDS, _WARM_UP = (7, 100), 2
+_TEXT = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
 logger = logging.getLogger("lobes")
 
 
@@ -210,3 +216,110 @@ def _difference(expected: list[Tensor], found: list[Tensor], to: Path) -> float:
 
 def _size(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+# The speed of two models
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds for one forward pass of each of two models, round by round: `seconds` [rounds, 2].
+
+    `shapes` are those of the inputs.
+    """
+
+    seconds: np.ndarray
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def ratios(self) -> tuple[float, float, float]:
+        """How many times as fast the second is: first quartile, median, third, of the rounds."""
+        low, middle, high = np.quantile(self.seconds[:, 0] / self.seconds[:, 1], (0.25, 0.5, 0.75))
+        return float(low), float(middle), float(high)
+
+    @property
+    def fastest(self) -> tuple[float, float]:
+        """The shortest time of each, the least disturbed by what else runs on the machine."""
+        before, after = self.seconds.min(axis=0)
+        return float(before), float(after)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was measured, and on what, as JSON takes it."""
+        return {
+            "seconds": self.fastest,
+            "ratio": self.ratios[1],
+            "ratio_quartiles": self.ratios[::2],
+            "rounds": len(self.seconds),
+            "inputs": {name: list(shape) for name, shape in self.shapes.items()},
+            "threads": torch.get_num_threads(),
+        }
+
+
+@torch.no_grad()
+def compare_speed(
+    before: nn.Module,
+    after: nn.Module,
+    inputs: Mapping[str, Tensor],
+    progress: Progress | None = None,
+    *,
+    seconds: float = 4.0,
+) -> Speed:
+    """Time both models in turn, in one process, the order changing from round to round.
+
+    What else runs on the machine then slows both about alike; the first rounds do not count. It
+    takes about so many `seconds`, and 7 to 100 rounds.
+    """
+    models, rounds = (before, after), []
+    start = time.perf_counter()
+    for number in range(-_WARM_UP, _ROUNDS[1]):
+        row = [0.0, 0.0]
+        for which in (0, 1) if number % 2 else (1, 0):
+            begin = time.perf_counter()
+            models[which](**inputs)
+            row[which] = time.perf_counter() - begin
+        if number >= 0:
+            rounds.append(row)
+        if progress:
+            progress(min(number + 1 + _WARM_UP, _ROUNDS[0]), _ROUNDS[0])
+        if len(rounds) >= _ROUNDS[0] and time.perf_counter() - start > seconds:
+            break
+    shapes = {name: tuple(value.shape) for name, value in inputs.items()}
+    return Speed(np.array(rounds), shapes)
+
+
+def timing_inputs(model: nn.Module, length: int | None = None) -> dict[str, Tensor]:
+    """Return what `model` is timed on: guessed inputs, 8 at a time, texts of `length` tokens.
+
+    Texts have 128 tokens where no length is given, or as few as the guess where the model takes no
+    more. Raises `ConfigError` for a length that it does not take, or where it reads no text.
+    """
+    guessed = guess_inputs(model)
+    if length is not None and "input_ids" not in guessed:
+        raise ConfigError(
+            f"{type(model).__name__} reads no text, which --length would be of: leave it out."
+        )
+    inputs = {name: _repeated(name, value, length or LENGTH) for name, value in guessed.items()}
+    if _runs(model, inputs):
+        return inputs
+    if length is not None:
+        raise ConfigError(
+            f"{type(model).__name__} cannot read texts of {length} tokens: give a smaller --length."
+        )
+    return guessed
+
+
+def _repeated(name: str, value: Any, length: int) -> Tensor:
+    """An input for a whole batch, a text repeated until it is long enough."""
+    if name in _TEXT and value.dim() == 2:
+        value = value.repeat(1, -(-length // value.shape[1]))[:, :length]
+    times = -(-BATCH // value.shape[0])
+    return value.repeat(times, *[1] * (value.dim() - 1))[:BATCH].contiguous()
+
+
+@torch.no_grad()
+def _runs(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
+    try:
+        model(**inputs)
+    except Exception:  # of any kind: too few positions, a picture's tokens repeated, …
+        return False
+    return True

@@ -16,7 +16,6 @@ from lobes.discovery import find_heads
 from lobes.dissociation import LesionMatrix
 from lobes.errors import ConfigError, ModelError, RunError
 from lobes.experiments.agreement import agreement_plan, similarity_plan
-from lobes.experiments.chance_warning import warn_near_chance
 from lobes.experiments.growth import KeepModels, growth_plan, remove_kept_models
 from lobes.experiments.loading import (
     Loaded,
@@ -35,7 +34,7 @@ from lobes.experiments.results import (
     study_results,
 )
 from lobes.experiments.store import RunFolder
-from lobes.experiments.training import train
+from lobes.experiments.training import train, warn_near_chance
 from lobes.measure.iap import check_lesions, lesion_plan
 from lobes.measure.steps import Plan
 from lobes.modeling import PromptedModel, TaskModel, load_task_model

@@ -1,5 +1,6 @@
 """Train a study's model: with checkpoints, continued where it stopped."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,10 @@ from lobes.errors import ConfigError
 from lobes.experiments.store import SECONDS, RunFolder
 from lobes.files import disk_faults, plain, read_json
 from lobes.limits import STEPS
+from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.progress import StageProgress
+from lobes.report import formatting as fmt
 from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
 from lobes.training.settings import IAT
@@ -25,6 +28,8 @@ EVALUATIONS = 4
 # A checkpoint is written this often, but not every few steps of a short training.
 CHECKPOINTS = 10
 LEAST_STEPS_BETWEEN_CHECKPOINTS = 50
+
+logger = logging.getLogger("lobes")
 
 
 def train(
@@ -162,6 +167,37 @@ def _scores(trainer: MultiTaskTrainer) -> list[dict[str, Any]]:
         for entry in trainer.state.log_history
         if "eval_mean" in entry
     ]
+
+
+def warn_near_chance(tasks: Sequence[Task], scores: Mapping[str, float | None], what: str) -> None:
+    """Log a warning for each task whose score is near chance or below; `what` begins it.
+
+    It is said before hours are spent on measuring a model that hardly does its tasks. `scores` are
+    the tasks' main metrics on their validation data.
+    """
+    for task in tasks:
+        assert task.validation is not None
+        score = fmt.number(scores[task.name])
+        metric, count = get_metric(task.metric), len(task.validation)
+        chance = metric.chance(task.validation.labels)
+        standing = metric.standing(score, chance, count)
+        if standing == "below":
+            why = "is below chance; are the labels in another order?"
+        elif standing == "near":
+            many = fmt.plural(count, "example")
+            why = f"is near chance for {many}: where there is little to lose, little can be shown."
+        else:
+            continue
+        shown = "undefined" if math.isnan(score) else f"{score:.3f}"
+        logger.warning(
+            "%s: the %s of %s, %s (chance %.3f), %s",
+            what,
+            task.metric,
+            task.name,
+            shown,
+            chance,
+            why,
+        )
 
 
 class _Notes(TrainerCallback):

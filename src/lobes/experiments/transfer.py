@@ -22,32 +22,25 @@ import numpy as np
 from lobes.config.settings import TransferConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
-from lobes.experiments.loading import (
-    check_inputs,
-    load_tasks,
-)
+from lobes.experiments.loading import check_inputs, load_tasks
 from lobes.experiments.methods import SeedRun, free, freeing, with_defaults
 from lobes.experiments.over_seeds import (
     PAIR,
     concatenated,
     described_task,
     described_tasks,
-    iat_record,
     joined,
     part_of,
     seed_study,
     training_arrays,
 )
-from lobes.experiments.results import describe_environment
 from lobes.experiments.seed_statistics import transfer_summary, transfer_verdicts
 from lobes.experiments.splits import growing_order, subset_sizes
 from lobes.experiments.store import RunFolder
 from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress, StageProgress
-from lobes.report.page import html
-from lobes.report.seeds.transfer import page_of
-from lobes.results import TransferResults, as_bytes
+from lobes.results import TransferResults
 from lobes.results.over_seeds import Selected, before_iat
 from lobes.tasks.task import Task
 
@@ -73,24 +66,13 @@ def transfer_study(
             methods=PAIR[1:],
             new=(new,),
         )
-        scope = over_seeds.scope
-        transfers = [_Transfer(run, folder, new, study.transfer, scope) for run in over_seeds.runs]
+        rest = folder, new, study.transfer, over_seeds.scope
+        transfers = [_Transfer(run, *rest) for run in over_seeds.runs]
         transfers[0].check()
         for each in transfers[1:]:
             each.subsets()  # which may be of one class only, by another seed
-        folder.begin(over_seeds.fingerprints)
-        folder.remove_checkpoints()
-        measurements = folder.measurements(scope, progress)
-        records = []
-        for each in transfers:
-            records.append(measurements.run(each.plan()))
-            each.remove_sources()
-        folder.remove_checkpoints()
-        seconds = measurements.seconds_by_stage
-        results = _results(study, transfers, records, over_seeds.head, seconds)
-        folder.write(results.FILE, as_bytes(results))
-        folder.write("transfer.html", html(page_of(results)).encode())
-        return results
+        plans = [each.plan() for each in transfers]
+        return over_seeds.finish(folder, plans, partial(_results, transfers[0]), progress)
 
 
 def _with_defaults(study: StudyConfig) -> StudyConfig:
@@ -165,12 +147,9 @@ class _Transfer:
         for number, start in enumerate(STARTS):
             first = number * len(subsets)
             found[f"from {start}"] = concatenated(tuned[first : first + len(subsets)])
-        return found
-
-    def remove_sources(self) -> None:
-        """Remove both trained models, once the fine-tunings that begin with them are kept."""
-        for method in PAIR:
+        for method in PAIR:  # the fine-tunings that begin with these models are kept
             self.folder.remove_models(f"{self.model_name(method)}/")
+        return found
 
     def model_name(self, method: str) -> str:
         """Return where a trained model lies in the run's folder."""
@@ -232,32 +211,24 @@ class _Transfer:
 
 
 def _results(
-    study: StudyConfig,
-    transfers: Sequence[_Transfer],
-    records: Sequence[Mapping[str, Arrays]],
-    head: Mapping[str, Any],
-    seconds: Mapping[str, float],
+    first: _Transfer, records: Sequence[Mapping[str, Arrays]], common: Mapping[str, Any]
 ) -> TransferResults:
     """Everything for `transfer.json`."""
-    first = transfers[0]
     scores = {s: np.array([seed[f"from {s}"]["scores"] for seed in records]) for s in STARTS}
-    training = study.training.model_dump(include={"weight_decay", "warmup", "dropout"})
-    summary = transfer_summary(scores, study.iap.level)
-    iat = iat_record(first.run, [seed["iat"] for seed in records], head["model"])
-    task, seeds = described_task(first.task), tuple(each.run.study.seed for each in transfers)
+    training = first.run.study.training.model_dump(include={"weight_decay", "warmup", "dropout"})
+    summary, task = transfer_summary(scores, common["level"]), described_task(first.task)
     sizes = tuple(subset_sizes(first.task, first.settings.fractions))
     selected: dict[str, Selected | None] = {
         m: tuple(int(seed[m]["steps"][0]) for seed in records) for m in PAIR
     }
-    early = before_iat(seeds, selected, iat)
+    early = before_iat(common["seeds"], selected, common["iat"])
     return TransferResults(
-        **head,
-        verdicts=transfer_verdicts(task, sizes, summary, len(seeds), len(early)),
+        **common,
+        verdicts=transfer_verdicts(task, sizes, summary, len(records), len(early)),
         sources=described_tasks(first.run),
         task=task,
         fractions=first.settings.fractions,
         sizes=sizes,
-        seeds=seeds,
         starts=STARTS,
         scores=scores,
         seconds={
@@ -271,10 +242,5 @@ def _results(
             **training,
             "precision": first.run.precision,
         },
-        iat=iat,
         summary=summary,
-        level=study.iap.level,
-        config=study.to_dict(),
-        environment=describe_environment(first.run.precision),
-        times={"total": sum(seconds.values())},
     )
