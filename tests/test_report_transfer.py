@@ -8,6 +8,7 @@ look at the difference and renew it:
 import math
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -133,10 +134,11 @@ def test_sentences_go_through_the_sizes_and_the_other_starts():
     summary = study["summary"]
     means = [fmt.fixed(summary["starts"][start][2]["mean"]) for start in ("iat", "multi")]
     entry = summary["differences"][0]["fractions"][2]
+    signed = partial(fmt.fixed, digits=4, sign=True)
     assert sizes[2] == (
         f"With 170 examples, {means[0]} after IAT and {means[1]} after ordinary multi-task "
-        f"training: a difference of {fmt.difference(entry['mean'])} (95 % interval "
-        f"{fmt.interval(entry['low'], entry['high'], fmt.difference)}, Holm-corrected "
+        f"training: a difference of {signed(entry['mean'])} (95 % interval "
+        f"{fmt.interval(entry['low'], entry['high'], signed)}, Holm-corrected "
         f"p = {entry['p_holm']:.3f})."
     )
     assert multi.startswith("Compared with the score from the pre-trained model, that after ordin")

@@ -39,11 +39,6 @@ def points(value: float) -> str:
     return fixed(value, 1, sign=True)
 
 
-def difference(value: float) -> str:
-    """A difference of two scores in the metric's units, signed: `+0.0061`."""
-    return fixed(value, 4, sign=True)
-
-
 def interval(low: float, high: float, show: Callable[[float], str] = points) -> str:
     """`+9.8 to +15.1`; `show` writes each end."""
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -5,6 +5,7 @@ Claims 4 and 3 of docs/method.md#claims, each with its own answer.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from markupsafe import Markup
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from lobes.dissociation.verdicts_over_seeds import AFTER, SPECIALIZED_BY_IAT, better
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
-from lobes.report import glossary, settings, trained_heads
+from lobes.report import glossary, trained_heads
 from lobes.report.phrases import DEFINITIONS, HEADLINE, over_others, size_of, some
 from lobes.report.sections import Block, Fact, Facts, Findings, Page, Panels, Prose, Section
 from lobes.report.seeds import parts
@@ -56,7 +57,14 @@ def page_of(results: ComparisonResults) -> Page:
         _facts(results),
         (
             _scores(results),
-            parts.differences("The first", _panels(results)),
+            parts.differences(
+                results,
+                "The first",
+                results.summary.differences,
+                partial(_score_lines, results),
+                first="Task",
+                axis="difference in score",
+            ),
             _specialization(results),
             _d_scores(results),
             trained_heads.over_seeds(results, results.names),
@@ -67,7 +75,14 @@ def page_of(results: ComparisonResults) -> Page:
                 "scores",
                 results.tasks,
             ),
-            _settings(results),
+            parts.settings(
+                results,
+                "Training",
+                {
+                    f"{NAMES[method]}, a seed": found.seconds.mean
+                    for method, found in results.summary.methods.items()
+                },
+            ),
         ),
         (*glossary.over_seeds(level), *WAYS, *(glossary.d_scores() if d_scores else ())),
     )
@@ -85,22 +100,6 @@ def _facts(results: ComparisonResults) -> Facts:
             Fact("Seeds", str(len(results.seeds))),
             Fact("Steps", fmt.thousands(results.training.get("steps"))),
         )
-    )
-
-
-def _settings(results: ComparisonResults) -> Section:
-    seconds = {
-        f"{NAMES[method]}, a seed": found.seconds.mean
-        for method, found in results.summary.methods.items()
-    }
-    return settings.section(
-        {
-            "Training": results.training,
-            "IAT": results.iat.settings if results.iat else {},
-            "Environment": results.environment,
-            "Time": settings.durations({**results.times, **seconds}),
-            "Configuration": results.config,
-        }
     )
 
 
@@ -167,20 +166,15 @@ def _task_by_task(
     """On which tasks `what` differs, each by its own corrected test; silent for one seed."""
     if len(results.seeds) < 2:
         return []
-    tested = dict(zip(results.names, (each.tested for each in found), strict=True))
-    higher = [name for name, each in tested.items() if each.is_better]
-    lower = [name for name, each in tested.items() if each.is_worse]
-    said = [
-        f"{how} on {some(names)}" for how, names in (("higher", higher), ("lower", lower)) if names
-    ]
+    rows = parts.higher_and_lower(results.names, found)
+    said = [f"{how} on {some(names)}" for how, names in rows.items()]
     if not said:
         return ["Task by task, no difference can be told (Holm-corrected)."]
     return [f"Task by task (Holm-corrected), {what} is {fmt.listing(said)}."]
 
 
 def _performance_caveats(results: ComparisonResults, entry: Differences) -> list[str]:
-    caveats = parts.seed_caveats(results)
-    caveats += parts.before_iat_caveats(results, entry.first, entry.second)
+    caveats = parts.caveats(results, entry.first, entry.second)
     caveats += parts.chance_caveats(
         results.names,
         _standings(results, (entry.first, entry.second)),
@@ -229,25 +223,10 @@ def _scores(results: ComparisonResults) -> Section:
     return Section("scores", "Scores", (Prose(text), table), contents="Scores")
 
 
-def _panels(results: ComparisonResults) -> list[tuple[parts.Panel, Table]]:
-    methods = results.summary.methods
-    return [
-        parts.difference(
-            results,
-            f"difference-{place}",
-            (entry.first, entry.second),
-            _lines(
-                results,
-                entry,
-                results.scores[entry.first] - results.scores[entry.second],
-                methods[entry.first].seeds - methods[entry.second].seeds,
-            ),
-            first="Task",
-            axis="difference in score",
-            is_headline=place == 0,
-        )
-        for place, entry in enumerate(results.summary.differences)
-    ]
+def _score_lines(results: ComparisonResults, entry: Differences) -> list[Line]:
+    first, second = (results.summary.methods[way].seeds for way in (entry.first, entry.second))
+    singles = results.scores[entry.first] - results.scores[entry.second]
+    return _lines(results, entry, singles, first - second)
 
 
 def _lines(

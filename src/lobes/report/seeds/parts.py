@@ -1,8 +1,9 @@
 """The parts that the pages of comparisons and of transfer studies share."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,9 +26,19 @@ from lobes.report.sections import (
     Prose,
     Section,
 )
+from lobes.report.settings import durations, section
 from lobes.report.tables import Cell, Column, Row, Table, marked, stacked, text_of
-from lobes.results.over_seeds import ComparedTask, Estimate, OverSeeds, RowDifference
+from lobes.results.over_seeds import (
+    ComparedTask,
+    Differences,
+    Estimate,
+    OverSeeds,
+    RowDifference,
+    StartDifferences,
+)
 from lobes.results.over_seeds import Difference as StoredDifference
+
+Pairing = TypeVar("Pairing", Differences, StartDifferences)
 
 FEW_SEEDS = 5
 
@@ -74,12 +85,16 @@ def nothing_to_compare(results: OverSeeds, question: str, why: str) -> Findings:
         question,
         "open",
         f"There is nothing to compare: {why}.",
-        caveats=tuple(seed_caveats(results)),
+        caveats=tuple(_seed_caveats(results)),
     )
 
 
-def seed_caveats(results: OverSeeds) -> list[str]:
-    """What few seeds cannot show."""
+def caveats(results: OverSeeds, first: str, second: str) -> list[str]:
+    """What few seeds, and weights from before IAT, cannot show of one way against another."""
+    return [*_seed_caveats(results), *before_iat_caveats(results, first, second)]
+
+
+def _seed_caveats(results: OverSeeds) -> list[str]:
     count = len(results.seeds)
     if count == 1:
         return ["With one seed there is neither an interval nor a test: run three or more."]
@@ -115,6 +130,14 @@ def chance_caveats(
         if names:
             found.append(sentence.format(some(names)))
     return found
+
+
+def higher_and_lower(names: Sequence[str], found: Iterable[RowDifference]) -> dict[str, list[str]]:
+    """The rows in which the first is "higher", and "lower"; each where there are such rows."""
+    tested = dict(zip(names, (each.tested for each in found), strict=True))
+    higher = [name for name, each in tested.items() if each.is_better]
+    lower = [name for name, each in tested.items() if each.is_worse]
+    return {how: rows for how, rows in (("higher", higher), ("lower", lower)) if rows}
 
 
 def level_of(results: OverSeeds) -> str:
@@ -252,10 +275,30 @@ def _interval(column: Column) -> Column:
     return Column("Interval", "interval", ends=column.kind, digits=column.digits)
 
 
-def differences(what: str, found: Sequence[tuple[Panel, Table]]) -> Section | None:
+def differences(
+    results: OverSeeds,
+    what: str,
+    pairs: Sequence[Pairing],
+    lines: Callable[[Pairing], Sequence[Line]],
+    *,
+    first: str,
+    axis: str,
+) -> Section | None:
     """Every way to train against another; `what` is subtracted, `The first`."""
-    if not found:
+    if not pairs:
         return None
+    found = [
+        difference(
+            results,
+            f"difference-{place}",
+            (entry.first, entry.second),
+            lines(entry),
+            first=first,
+            axis=axis,
+            is_headline=place == 0,
+        )
+        for place, entry in enumerate(pairs)
+    ]
     text = (
         f"{what} minus the second, above 0 where the first is better. A diamond is the mean over "
         f"the seeds with its interval, a gray dot a single seed."
@@ -289,6 +332,19 @@ def single_seeds(
     )
     blocks = (Prose(text), table) if text else (table,)
     return Section("seeds", "Single seeds", blocks, contents="Seeds")
+
+
+def settings(results: OverSeeds, trained: str, seconds: Mapping[str, float]) -> Section:
+    """The settings; `trained` is whose `results.training` are, `seconds` are beside the total."""
+    return section(
+        {
+            trained: results.training,
+            "IAT": results.iat.settings if results.iat else {},
+            "Environment": results.environment,
+            "Time": durations({**results.times, **seconds}),
+            "Configuration": results.config,
+        }
+    )
 
 
 def data(title: str, caption: str, tasks: Sequence[ComparedTask]) -> Section:

@@ -4,17 +4,18 @@ Claim 5 of docs/method.md#claims.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from lobes.dissociation.verdicts_over_seeds import AFTER, transfers
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
-from lobes.report import glossary, settings, trained_heads
+from lobes.report import glossary, trained_heads
 from lobes.report.charts import Start, learning_curves
 from lobes.report.phrases import outputs
-from lobes.report.sections import Block, Fact, Facts, Figure, Findings, Page, Panel, Prose, Section
+from lobes.report.sections import Block, Fact, Facts, Figure, Findings, Page, Prose, Section
 from lobes.report.seeds import parts
 from lobes.report.seeds.parts import NAMES, Line, in_words, level_of, seeds_of
-from lobes.report.tables import Column, Table
+from lobes.report.tables import Column
 from lobes.results.over_seeds import StartDifferences, TransferResults
 
 STARTS = (
@@ -37,7 +38,14 @@ def page_of(results: TransferResults) -> Page:
         _facts(results),
         (
             _curves(results),
-            parts.differences("The first start", _panels(results)),
+            parts.differences(
+                results,
+                "The first start",
+                results.summary.differences,
+                partial(_lines, results),
+                first="Training examples",
+                axis=f"difference in {results.task.metric}",
+            ),
             trained_heads.over_seeds(results, [task.name for task in results.sources]),
             _seeds(results),
             parts.data(
@@ -45,7 +53,14 @@ def page_of(results: TransferResults) -> Page:
                 "The tasks of the multi-task training, and their numbers of examples",
                 results.sources,
             ),
-            _settings(results),
+            parts.settings(
+                results,
+                "Fine-tuning",
+                {
+                    f"{NAMES[start]}, all trainings": float(values.sum())
+                    for start, values in results.seconds.items()
+                },
+            ),
         ),
         (*glossary.over_seeds(level_of(results)), *STARTS),
     )
@@ -62,22 +77,6 @@ def _facts(results: TransferResults) -> Facts:
             Fact("Trained before on", fmt.plural(len(results.sources), "task")),
             Fact("Seeds", str(len(results.seeds))),
         )
-    )
-
-
-def _settings(results: TransferResults) -> Section:
-    seconds = {
-        f"{NAMES[start]}, all trainings": float(values.sum())
-        for start, values in results.seconds.items()
-    }
-    return settings.section(
-        {
-            "Fine-tuning": results.training,
-            "IAT": results.iat.settings if results.iat else {},
-            "Environment": results.environment,
-            "Time": settings.durations({**results.times, **seconds}),
-            "Configuration": results.config,
-        }
     )
 
 
@@ -116,24 +115,17 @@ def _sentences(results: TransferResults, entry: StartDifferences) -> list[str]:
 
 
 def _other(results: TransferResults, entry: StartDifferences) -> str:
-    tested = [each.tested for each in entry.fractions]
     sizes = [fmt.thousands(size) for size in results.sizes]
-    higher = [size for size, each in zip(sizes, tested, strict=True) if each.is_better]
-    lower = [size for size, each in zip(sizes, tested, strict=True) if each.is_worse]
+    rows = parts.higher_and_lower(sizes, entry.fractions)
+    said = [f"{how} with {fmt.listing(found)}" for how, found in rows.items()]
     opening = f"Compared with the score {AFTER[entry.second]}, that {AFTER[entry.first]} is"
-    said = [
-        f"{how} with {fmt.listing(found)}"
-        for how, found in (("higher", higher), ("lower", lower))
-        if found
-    ]
     if not said:
         return f"{opening} not shown to differ at any size."
     return f"{opening} {fmt.listing(said)} examples."
 
 
 def _caveats(results: TransferResults, entry: StartDifferences) -> list[str]:
-    caveats = parts.seed_caveats(results)
-    caveats += parts.before_iat_caveats(results, entry.first, entry.second)
+    caveats = parts.caveats(results, entry.first, entry.second)
     labels = results.task.labels
     few = [fmt.thousands(size) for size in results.sizes if labels and size < 2 * len(labels)]
     if labels and few:
@@ -201,21 +193,6 @@ def _curves(results: TransferResults) -> Section:
     figures: tuple[Block, ...] = () if curves is None else (Figure("learning", curves),)
     blocks = (Prose(text), *figures, table)
     return Section("curves", "Learning curves", blocks, contents="Learning curves")
-
-
-def _panels(results: TransferResults) -> list[tuple[Panel, Table]]:
-    return [
-        parts.difference(
-            results,
-            f"difference-{place}",
-            (entry.first, entry.second),
-            _lines(results, entry),
-            first="Training examples",
-            axis=f"difference in {results.task.metric}",
-            is_headline=place == 0,
-        )
-        for place, entry in enumerate(results.summary.differences)
-    ]
 
 
 def _lines(results: TransferResults, entry: StartDifferences) -> Sequence[Line]:
