@@ -9,12 +9,17 @@ columns and splits have there, and the files of its original download. Nothing h
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 from lobes.errors import DataError
 from lobes.tasks.columns import suggest
 
 # A column of a file: its name, or its number (from 0) where the file has no header.
 Column = str | int
+C = TypeVar("C", str, Column)
+
+
+_SPLITS = _TRAIN, _DEV, _TEST = "train", "validation", "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +27,17 @@ class HubSource:
     """A task's data set on the hub.
 
     `text[i]` are the hub's columns whose texts, joined by a blank, are text column i of the task.
-    `splits` leads from the task's splits to the hub's, and `configs` from splits that are in
-    another configuration to that.
+    `splits` leads from the task's splits to
+    the hub's, and `configs` from splits that are in another configuration to that.
     """
 
     dataset: str
     config: str | None
     text: tuple[tuple[str, ...], ...]
-    label: str
-    splits: Mapping[str, str] = field(hash=False)
+    label: str = "label"
+    splits: Mapping[str, str] = field(
+        default_factory=lambda: {split: split for split in _SPLITS}, hash=False
+    )
     configs: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -53,7 +60,7 @@ class Download:
     folders: tuple[str, ...]
     files: Mapping[str, str] = field(hash=False)
     text: tuple[tuple[Column, ...], ...]
-    label: Column
+    label: Column = "label"
     headless: tuple[str, ...] = ()
     test_text: tuple[tuple[Column, ...], ...] | None = None
     first_class: int = 0
@@ -115,7 +122,6 @@ def known_task(name: str) -> KnownTask:
 _LANGUAGES = "ar, bg, de, el, en, es, fr, hi, ru, sw, th, tr, ur, vi, zh"
 XNLI_LANGUAGES = tuple(_LANGUAGES.split(", "))
 
-_SPLITS = _TRAIN, _DEV, _TEST = "train", "validation", "test"
 _WORDS = ("train", "dev", "test")
 _PAIR = ("sentence1", "sentence2")
 _NLI = ("premise", "hypothesis")
@@ -131,23 +137,14 @@ _MNLI_SPLITS = (
 )
 
 
-def _one_by_one(columns: tuple[Column, ...]) -> tuple[tuple[Column, ...], ...]:
+def _each(columns: tuple[C, ...]) -> tuple[tuple[C, ...], ...]:
+    """Texts of one column each."""
     return tuple((column,) for column in columns)
 
 
 def _named(pattern: str) -> dict[str, str]:
     """The files of the three splits, by the words that corpora call them by."""
     return {split: pattern.format(name) for split, name in zip(_SPLITS, _WORDS, strict=True)}
-
-
-def _hub(
-    dataset: str,
-    config: str | None,
-    *text: str | tuple[str, ...],
-    label: str = "label",
-) -> HubSource:
-    columns = tuple((column,) if isinstance(column, str) else column for column in text)
-    return HubSource(dataset, config, columns, label, {split: split for split in _SPLITS})
 
 
 def _glue(
@@ -158,20 +155,13 @@ def _glue(
     *,
     metrics: tuple[str, ...] = ("accuracy",),
     file_text: tuple[Column, ...] | None = None,
-    file_label: Column = "label",
-    headless: tuple[str, ...] = (),
-    ragged: bool = False,
     open_test: bool = False,
+    **download: Any,
 ) -> KnownTask:
     """A task of GLUE: on the hub in one data set, in the download one folder of TSV files."""
-    download = Download(
-        folders=(folder,),
-        files=_named("{}.tsv"),
-        text=_one_by_one(file_text or text),
-        label=file_label,
-        headless=headless,
-        test_text=_one_by_one(text) if headless else None,
-        ragged=ragged,
+    test_text = _each(text) if "headless" in download else None
+    files = Download(
+        (folder,), _named("{}.tsv"), _each(file_text or text), test_text=test_text, **download
     )
     return KnownTask(
         name,
@@ -180,29 +170,14 @@ def _glue(
         metrics[0],
         metrics[1:],
         hidden=() if open_test else (_TEST,),
-        hub=_hub("nyu-mll/glue", name, *text),
-        downloads=(download,),
+        hub=HubSource("nyu-mll/glue", name, _each(text)),
+        downloads=(files,),
     )
 
 
-def _gold(
-    folder: str,
-    files: Mapping[str, str],
-    *,
-    no_label: str | None = "-",
-    label_last: bool = False,
-    only: tuple[str, str] | None = None,
-) -> Download:
-    """Files of pairs with a gold label, which is `no_label` where the annotators disagreed."""
-    return Download(
-        folders=(folder,),
-        files=files,
-        text=_one_by_one(_PAIR),
-        label="gold_label",
-        no_label=no_label,
-        label_last=label_last,
-        only=only,
-    )
+def _gold(folder: str, files: Mapping[str, str], **download: Any) -> Download:
+    """Files of pairs with a gold label, which is "-" where the annotators disagreed."""
+    return Download((folder,), files, _each(_PAIR), "gold_label", **{"no_label": "-", **download})
 
 
 def _mnli() -> KnownTask:
@@ -216,10 +191,14 @@ def _mnli() -> KnownTask:
     hub = HubSource(
         "nyu-mll/glue",
         "mnli",
-        (("premise",), ("hypothesis",)),
-        "label",
+        _each(_NLI),
         splits={**{split: split for split in _MNLI_SPLITS}, "test_diagnostic": "test"},
         configs={"test_diagnostic": "ax"},
+    )
+    downloads = (
+        _gold("MNLI", tsv, label_last=True),
+        _gold("multinli_1.0", lines),
+        *(_gold(folder, {"test_diagnostic": file}, no_label=None) for folder, file in diagnostic),
     )
     return KnownTask(
         "mnli",
@@ -228,61 +207,20 @@ def _mnli() -> KnownTask:
         splits=_MNLI_SPLITS,
         hidden=_MNLI_SPLITS[3:],
         hub=hub,
-        downloads=(
-            _gold("MNLI", tsv, label_last=True),
-            _gold("multinli_1.0", lines),
-            *(
-                _gold(folder, {"test_diagnostic": file}, no_label=None)
-                for folder, file in diagnostic
-            ),
-        ),
+        downloads=downloads,
     )
-
-
-def _snli() -> KnownTask:
-    downloads = tuple(
-        _gold(folder, _named(pattern), label_last=True)
-        for folder, pattern in (("snli_1.0", "snli_1.0_{}.jsonl"), ("SNLI", "{}.tsv"))
-    )
-    hub = _hub("stanfordnlp/snli", None, *_NLI)
-    return KnownTask("snli", _NLI, _THREE_WAY, hub=hub, downloads=downloads)
-
-
-def _scitail() -> KnownTask:
-    download = Download(
-        folders=("SciTailV1.1",),
-        files=_named("tsv_format/scitail_1.0_{}.tsv"),
-        text=((0,), (1,)),
-        label=2,
-        headless=_SPLITS,
-    )
-    hub = _hub("allenai/scitail", "tsv_format", *_NLI)
-    return KnownTask("scitail", _NLI, ("entails", "neutral"), hub=hub, downloads=(download,))
-
-
-def _cmnli() -> KnownTask:
-    download = Download(
-        folders=("cmnli_public",),
-        files=_named("{}.json"),
-        text=_one_by_one(_PAIR),
-        label="label",
-        no_label="-",
-    )
-    hub = _hub("clue/clue", "cmnli", *_PAIR)
-    return KnownTask("cmnli", _NLI, _THREE_WAY, hidden=(_TEST,), hub=hub, downloads=(download,))
 
 
 def _xnli(language: str) -> KnownTask:
     """XNLI in one language; its training data are those of MNLI, translated by machine."""
     people = {_DEV: "xnli.dev.jsonl", _TEST: "xnli.test.jsonl"}
     machine = Download(
-        folders=("XNLI-MT-1.0",),
-        files={_TRAIN: f"multinli/multinli.train.{language}.tsv"},
-        text=(("premise",), ("hypo",)),
-        label="label",
+        ("XNLI-MT-1.0",),
+        {_TRAIN: f"multinli/multinli.train.{language}.tsv"},
+        _each(("premise", "hypo")),
         spelling={"contradictory": "contradiction"},
     )
-    hub = _hub("facebook/xnli", language, *_NLI)
+    hub = HubSource("facebook/xnli", language, _each(_NLI))
     downloads = (_gold("XNLI-1.0", people, only=("language", language)), machine)
     return KnownTask(f"xnli-{language}", _NLI, _THREE_WAY, hub=hub, downloads=downloads)
 
@@ -291,7 +229,6 @@ def _topics(
     name: str,
     labels: tuple[str, ...],
     dataset: str,
-    config: str | None,
     *columns: str,
     label: str = "label",
     folder: str | None = None,
@@ -302,30 +239,23 @@ def _topics(
     So do the published code and the literature on these corpora. In the download, CSV files
     without a header: a class from 1, then `n_cells` cells of text.
     """
-    hub = HubSource(dataset, config, (columns,), label, {_TRAIN: "train", _DEV: "test"})
-    download = Download(
-        folders=(folder or name,),
-        files={_TRAIN: "train.csv", _DEV: "test.csv"},
-        text=(tuple(range(1, n_cells + 1)),),
-        label=0,
-        headless=(_TRAIN, _DEV),
-        first_class=1,
-    )
-    downloads = (download,) if folder else ()
+    hub = HubSource(dataset, None, (columns,), label, {_TRAIN: "train", _DEV: "test"})
+    downloads: tuple[Download, ...] = ()
+    if folder is not None:
+        files = {_TRAIN: "train.csv", _DEV: "test.csv"}
+        text = (tuple(range(1, n_cells + 1)),)
+        downloads = (Download((folder,), files, text, 0, headless=(_TRAIN, _DEV), first_class=1),)
     return KnownTask(name, ("text",), labels, splits=(_TRAIN, _DEV), hub=hub, downloads=downloads)
 
 
 def _imdb() -> KnownTask:
     """One file for each review, in a folder for each label."""
-    task = _topics("imdb", ("negative", "positive"), "stanfordnlp/imdb", None, "text")
-    download = Download(
-        folders=("aclImdb",),
-        files={_TRAIN: "train", _DEV: "test"},
-        text=(("text",),),
-        label="label",
-        by_folder={"neg": "negative", "pos": "positive"},
+    task = _topics("imdb", ("negative", "positive"), "stanfordnlp/imdb", "text")
+    files = {_TRAIN: "train", _DEV: "test"}
+    by_folder = {"neg": "negative", "pos": "positive"}
+    return replace(
+        task, downloads=(Download(("aclImdb",), files, (("text",),), by_folder=by_folder),)
     )
-    return replace(task, downloads=(download,))
 
 
 _STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
@@ -368,7 +298,7 @@ _TASKS = (
         ("unacceptable", "acceptable"),
         metrics=("matthews",),
         file_text=(3,),
-        file_label=1,
+        label=1,
         headless=(_TRAIN, _DEV),
     ),
     _glue("sst2", "SST-2", ("sentence",), ("negative", "positive")),
@@ -379,7 +309,7 @@ _TASKS = (
         ("not_equivalent", "equivalent"),
         metrics=("f1", "accuracy"),
         file_text=("#1 String", "#2 String"),
-        file_label="Quality",
+        label="Quality",
         open_test=True,
     ),
     _glue(
@@ -388,23 +318,52 @@ _TASKS = (
         ("question1", "question2"),
         ("not_duplicate", "duplicate"),
         metrics=("f1", "accuracy"),
-        file_label="is_duplicate",
+        label="is_duplicate",
         ragged=True,
     ),
-    _glue("stsb", "STS-B", _PAIR, None, metrics=("spearman", "pearson"), file_label="score"),
+    _glue("stsb", "STS-B", _PAIR, None, metrics=("spearman", "pearson"), label="score"),
     _mnli(),
     _glue("qnli", "QNLI", ("question", "sentence"), _TWO_WAY),
     _glue("rte", "RTE", _PAIR, _TWO_WAY),
     _glue("wnli", "WNLI", _PAIR, ("not_entailment", "entailment")),
-    _snli(),
-    _scitail(),
-    _cmnli(),
+    KnownTask(
+        "snli",
+        _NLI,
+        _THREE_WAY,
+        hub=HubSource("stanfordnlp/snli", None, _each(_NLI)),
+        downloads=(
+            _gold("snli_1.0", _named("snli_1.0_{}.jsonl"), label_last=True),
+            _gold("SNLI", _named("{}.tsv"), label_last=True),
+        ),
+    ),
+    KnownTask(
+        "scitail",
+        _NLI,
+        ("entails", "neutral"),
+        hub=HubSource("allenai/scitail", "tsv_format", _each(_NLI)),
+        downloads=(
+            Download(
+                ("SciTailV1.1",),
+                _named("tsv_format/scitail_1.0_{}.tsv"),
+                ((0,), (1,)),
+                2,
+                headless=_SPLITS,
+            ),
+        ),
+    ),
+    KnownTask(
+        "cmnli",
+        _NLI,
+        _THREE_WAY,
+        hidden=(_TEST,),
+        hub=HubSource("clue/clue", "cmnli", _each(_PAIR)),
+        downloads=(Download(("cmnli_public",), _named("{}.json"), _each(_PAIR), no_label="-"),),
+    ),
     *map(_xnli, XNLI_LANGUAGES),
     _topics(
         "ag",
         ("World", "Sports", "Business", "Sci/Tech"),
         "fancyzhx/ag_news",
-        None,
         "text",
         folder="ag_news_csv",
         n_cells=2,
@@ -414,16 +373,14 @@ _TASKS = (
         "yelp_p",
         ("negative", "positive"),
         "fancyzhx/yelp_polarity",
-        None,
         "text",
         folder="yelp_review_polarity_csv",
     ),
-    _topics("yelp_f", _STARS, "Yelp/yelp_review_full", None, "text", folder="yelp_review_full_csv"),
+    _topics("yelp_f", _STARS, "Yelp/yelp_review_full", "text", folder="yelp_review_full_csv"),
     _topics(
         "dbpedia",
         _DBPEDIA,
         "fancyzhx/dbpedia_14",
-        None,
         "title",
         "content",
         folder="dbpedia_csv",
@@ -433,7 +390,6 @@ _TASKS = (
         "yahoo",
         _YAHOO,
         "community-datasets/yahoo_answers_topics",
-        None,
         "question_title",
         "question_content",
         "best_answer",
