@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lobes.training.arguments import training_arguments
-from lobes.training.selection import BestWeights, evaluation_steps, is_evaluation_step
+from lobes.training.selection import BestWeights, evaluation_steps
 from lobes.training.trainer import MultiTaskTrainer
 from tiny_models import tiny_model
 from tiny_tasks import mood_task, tiny_tokenizer, warmth_task
@@ -25,7 +25,6 @@ def test_evaluations_are_even_and_the_end_is_one(total, evaluations):
     assert len(steps) == min(total, evaluations)
     gaps = {b - a for a, b in zip([0, *steps], steps, strict=False)}
     assert max(gaps) - min(gaps) <= 1
-    assert steps == [s for s in range(1, total + 1) if is_evaluation_step(s, total, evaluations)]
 
 
 @pytest.mark.parametrize(

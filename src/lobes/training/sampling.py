@@ -8,6 +8,7 @@ Indices count through all tasks: task i's example e is `sizes[0] + … + sizes[i
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,6 +22,7 @@ Sampling = Literal[
 ]
 
 
+@dataclass(eq=False)
 class TaskBatchSampler:
     """Batches of one task each, in an order drawn from `seed` and the epoch alone.
 
@@ -50,42 +52,32 @@ class TaskBatchSampler:
     they do not divide evenly, so that each process has as many.
     """
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        batch_size: int,
-        *,
-        seed: int = 0,
-        sampling: str = "proportional",
-        temperature: float = 2.0,
-        epochs: int = 1,
-        drop_last: bool = False,
-        lengths: Int[np.ndarray, " examples"] | None = None,
-        group: int = 8,
-        processes: int = 1,
-        process: int = 0,
-    ) -> None:
-        for name, value, limit in (
-            ("batch_size", batch_size, limits.BATCH_SIZE),
-            ("seed", seed, limits.SEED),
-            ("temperature", temperature, limits.TEMPERATURE),
-            ("epochs", epochs, limits.EPOCHS_OF_SAMPLER),
-            ("group", group, limits.BATCH_SIZE),
+    sizes: Sequence[int]
+    batch_size: int
+    _: KW_ONLY
+    seed: int = 0
+    sampling: str = "proportional"
+    temperature: float = 2.0
+    epochs: int = 1
+    drop_last: bool = False
+    lengths: Int[np.ndarray, " examples"] | None = None
+    group: int = 8
+    processes: int = 1
+    process: int = 0
+    epoch: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        for name, limit in (
+            ("batch_size", limits.BATCH_SIZE),
+            ("seed", limits.SEED),
+            ("temperature", limits.TEMPERATURE),
+            ("epochs", limits.EPOCHS_OF_SAMPLER),
+            ("group", limits.BATCH_SIZE),
         ):
-            limits.check_number(name, value, limit)
-        _check_sizes(sizes, batch_size, drop_last, lengths)
-        _check_sampling(sampling)
-        self.sizes = tuple(sizes)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.sampling = sampling
-        self.temperature = temperature
-        self.epochs = epochs
-        self.drop_last = drop_last
-        self.lengths = lengths
-        self.group = group
-        self.processes, self.process = processes, process
-        self.epoch = 0
+            limits.check_number(name, getattr(self, name), limit)
+        self.sizes = tuple(self.sizes)
+        self._check_sizes()
+        _check_sampling(self.sampling)
         # how many batches of each task there are before each epoch, as far as they were asked for
         self._sums = [np.zeros(len(self.sizes), dtype=np.int64)]
 
@@ -112,6 +104,18 @@ class TaskBatchSampler:
         for step in range(len(self)):
             place = step * self.processes + self.process
             yield batches[place % len(batches)].tolist()
+
+    def _check_sizes(self) -> None:
+        needed = self.batch_size if self.drop_last else 1
+        if not self.sizes or min(self.sizes) < needed:
+            raise ConfigError(
+                f"Each task needs {needed} or more training examples for one batch; the tasks have "
+                f"{list(self.sizes)}."
+            )
+        if self.lengths is not None and len(self.lengths) != sum(self.sizes):
+            raise ConfigError(
+                f"{len(self.lengths)} lengths were given for {sum(self.sizes)} examples."
+            )
 
     @property
     def _total(self) -> int:
@@ -208,21 +212,6 @@ def apportion(weights: Float[np.ndarray, " tasks"], total: int) -> Int[np.ndarra
 
 def _cut(order: Int[np.ndarray, " examples"], size: int) -> list[Int[np.ndarray, " batch"]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def _check_sizes(
-    sizes: Sequence[int],
-    batch_size: int,
-    drop_last: bool,
-    lengths: Int[np.ndarray, " examples"] | None,
-) -> None:
-    if not sizes or min(sizes) < (batch_size if drop_last else 1):
-        raise ConfigError(
-            f"Each task needs {batch_size if drop_last else 1} or more training examples for "
-            f"one batch; the tasks have {list(sizes)}."
-        )
-    if lengths is not None and len(lengths) != sum(sizes):
-        raise ConfigError(f"{len(lengths)} lengths were given for {sum(sizes)} examples.")
 
 
 def _check_sampling(sampling: str) -> None:

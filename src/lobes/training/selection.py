@@ -48,7 +48,7 @@ class BestWeights(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for an evaluation where one is due."""
-        if is_evaluation_step(state.global_step, state.max_steps, self.evaluations):
+        if state.global_step in evaluation_steps(state.max_steps, self.evaluations):
             control.should_evaluate = True
 
     def on_evaluate(
@@ -75,8 +75,3 @@ def evaluation_steps(total: int, evaluations: int) -> set[int]:
     if evaluations >= total:
         return set(range(1, total + 1))
     return {math.ceil(k * total / evaluations) for k in range(1, evaluations + 1)}
-
-
-def is_evaluation_step(step: int, total: int, evaluations: int) -> bool:
-    """Return whether `step` is among the `evaluation_steps`, without listing these."""
-    return step * evaluations // total > (step - 1) * evaluations // total
