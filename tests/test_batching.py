@@ -8,15 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lobes.data.batching import (
-    Encoded,
-    collate,
-    encode,
-    in_order_batches,
-    padding_id,
-    token_batches,
-    unique_inputs,
-)
+from lobes.data.batching import Encoded, encode, padding_id, token_batches
 from lobes.errors import ConfigError, DataError
 from tiny_tasks import tiny_tokenizer
 
@@ -95,7 +87,7 @@ def test_examples_of_different_widths_are_refused():
 def test_collating_and_dropping_the_padding_gives_the_tokens_back(examples):
     encoded = encode(TOKENIZER, examples, max_length=37)
     indices = np.arange(len(examples))[::-1].copy()
-    batch = collate(encoded, indices, TOKENIZER.pad_token_id)
+    batch = encoded.collate(indices)
     assert set(batch) == {"input_ids", "attention_mask", "token_type_ids"}
     assert batch["input_ids"].shape == (len(examples), encoded.lengths.max())
     for row, index in enumerate(indices):
@@ -108,7 +100,7 @@ def test_collating_and_dropping_the_padding_gives_the_tokens_back(examples):
 def test_collated_tensors_are_what_the_tokenizer_pads_to():
     encoded = encode(TOKENIZER, PAIRS, max_length=37)
     expected = TOKENIZER(*map(list, zip(*PAIRS, strict=True)), padding=True, return_tensors="pt")
-    batch = collate(encoded, [0, 1], padding_id(TOKENIZER), "cpu")
+    batch = encoded.collate([0, 1], "cpu")
     for name, tensor in batch.items():
         assert tensor.dtype == torch.int64
         assert torch.equal(tensor, expected[name])
@@ -120,8 +112,8 @@ def test_a_tokenizer_without_pad_token_works():
     assert padding_id(tokenizer) == tokenizer.eos_token_id
     encoded = encode(tokenizer, SENTENCES, max_length=37)
     assert rows(encoded) == rows(encode(TOKENIZER, SENTENCES, max_length=37))
-    batch = collate(encoded, [0, 2], None)
-    assert batch["input_ids"][1, 3:].tolist() == [0, 0, 0]
+    batch = encoded.collate([0, 2])
+    assert batch["input_ids"][1, 3:].tolist() == [tokenizer.eos_token_id] * 3
 
 
 @given(all_lengths, st.integers(1, 211))
@@ -151,25 +143,16 @@ def test_padding_stays_under_five_percent_for_ordinary_text(number):
     assert 1 - lengths.sum() / padded < 0.05
 
 
-@given(st.integers(0, 97), st.integers(1, 31))
-def test_in_order_batches_cut_the_range(n, size):
-    batches = in_order_batches(n, size)
-    assert [i for batch in batches for i in batch] == list(range(n))
-    assert all(len(batch) == size for batch in batches[:-1])
-
-
 def test_batches_of_nothing_are_refused():
     with pytest.raises(ConfigError, match=r"^A batch holds at least 1 token, not 0\.$"):
         token_batches(np.array([3, 2]), 0)
-    with pytest.raises(ConfigError, match=r"^A batch holds at least 1 example, not 0\.$"):
-        in_order_batches(3, 0)
 
 
 @settings(deadline=None, max_examples=50)
 @given(texts)
-def test_unique_inputs_and_their_inverse_give_the_whole_back(examples):
+def test_distinct_inputs_and_their_inverse_give_the_whole_back(examples):
     encoded = encode(TOKENIZER, examples, max_length=37)
-    unique, inverse = unique_inputs(encoded)
+    unique, inverse = encoded.distinct()
     assert rows(unique.select(inverse)) == rows(encoded)
     assert np.array_equal(unique.select(inverse).token_type_ids, encoded.token_type_ids)
     assert len({tuple(row) for row in rows(unique)}) == len(unique)
@@ -177,9 +160,9 @@ def test_unique_inputs_and_their_inverse_give_the_whole_back(examples):
 
 def test_equal_tokens_with_other_types_are_different_inputs():
     ids, offsets = np.array([1, 2, 1, 2, 1, 2]), np.array([0, 2, 4, 6])
-    unique, inverse = unique_inputs(Encoded(ids, offsets, np.array([0, 0, 0, 1, 0, 0])))
+    unique, inverse = Encoded(ids, offsets, np.array([0, 0, 0, 1, 0, 0])).distinct()
     assert (len(unique), inverse.tolist()) == (2, [0, 1, 0])
-    unique, inverse = unique_inputs(Encoded(ids, offsets))
+    unique, inverse = Encoded(ids, offsets).distinct()
     assert (len(unique), inverse.tolist()) == (1, [0, 0, 0])
 
 

@@ -194,7 +194,7 @@ def test_select_keeps_the_given_order():
 def test_tasks_and_examples_are_frozen():
     task = Task("x", train=ROWS, text="sentence")
     with pytest.raises(FrozenInstanceError):
-        task.spec = None
+        task.metric = None
     with pytest.raises(ValueError, match="read-only"):
         task.train.labels[0] = 1
 

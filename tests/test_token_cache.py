@@ -7,7 +7,7 @@ import pytest
 from tokenizers import normalizers
 
 from lobes.data import batching
-from lobes.data.batching import Encoded, encode, unique_inputs
+from lobes.data.batching import Encoded, encode
 from lobes.data.texts import texts_of
 from lobes.errors import DataError
 from tiny_tasks import tiny_tokenizer
@@ -142,7 +142,7 @@ def test_tokens_of_pairs_are_told_apart_by_their_types():
     ids = np.concatenate([made.input_ids, made.input_ids])
     offsets = np.concatenate([made.offsets, made.offsets[1:] + made.offsets[-1]])
     both = Encoded(ids, offsets, np.concatenate([made.token_type_ids, types]))
-    unique, inverse = unique_inputs(both)
+    unique, inverse = both.distinct()
     assert inverse.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 7, 4, 5, 6]
     assert same(unique.select(inverse), both)
 

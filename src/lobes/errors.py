@@ -55,3 +55,9 @@ def at(place: str) -> Iterator[None]:
         message = str(error)
         error.args = (f"{place}{' ' if message[:1].islower() else ': '}{message}",)
         raise
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in half a sentence: without its number and its end of line."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lobes.errors import LobesError, RunError
+from lobes.errors import LobesError, RunError, first_line
 
 TEMPORARY = ".lobes-tmp-"
 REPLACED = ".lobes-old-"
@@ -383,9 +383,3 @@ def _disk_sentence(path: Path, error: BaseException) -> str:
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{path} may not be written; choose another output or change its permissions."
     return f"Cannot write {path}: {first_line(error)}."
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, without its number and its end of line."""
-    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")

@@ -62,7 +62,10 @@ class Inputs(Protocol):
         """Return all examples of `parts`, in order."""
 
     def distinct(self) -> tuple["Inputs", Int[np.ndarray, " examples"]]:
-        """Return the different examples in order of first appearance, and each example's number."""
+        """Return the different examples in order of first appearance, and each example's number.
+
+        `select` with these numbers gives all examples back.
+        """
 
     def collate(
         self,
@@ -74,7 +77,7 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """Token ids of many examples, one after the other, without padding.
+    """`Inputs` of token ids, one example after the other, without padding.
 
     Example i is `input_ids[offsets[i] : offsets[i + 1]]`. `token_type_ids` is None for a tokenizer
     that makes none. `pad_token_id` is what `collate` pads with.
@@ -98,11 +101,9 @@ class Encoded:
 
     @property
     def lengths(self) -> Int[np.ndarray, " examples"]:
-        """The number of tokens of each example."""
         return np.diff(self.offsets)
 
     def select(self, indices: Int[np.ndarray, " selected"]) -> "Encoded":
-        """Return the examples at `indices`, in that order."""
         lengths = self.lengths[indices]
         offsets = _offsets(lengths)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
@@ -112,16 +113,39 @@ class Encoded:
         return Encoded(self.input_ids[places], offsets, types, self.pad_token_id)
 
     def distinct(self) -> tuple["Encoded", Int[np.ndarray, " examples"]]:
-        """Return the different examples; see `unique_inputs`."""
-        return unique_inputs(self)
+        arrays = [self.input_ids]
+        if self.token_type_ids is not None:
+            arrays.append(self.token_type_ids)
+        inverse = number_equal(
+            b"".join(array[start:stop].tobytes() for array in arrays)
+            for start, stop in pairwise(self.offsets.tolist())
+        )
+        first = np.unique(inverse, return_index=True)[1]
+        return (self if len(first) == len(self) else self.select(first)), inverse
 
     def collate(
         self,
         indices: Int[np.ndarray, " batch"] | Sequence[int],
         device: torch.device | str | None = None,
     ) -> dict[str, Int[Tensor, "batch length"]]:
-        """Return the examples at `indices` as tensors, padded on the right (see `collate`)."""
-        return collate(self, indices, self.pad_token_id, device)
+        """Return the examples at `indices` as tensors, padded on the right to the longest of them.
+
+        Returns `input_ids`, `attention_mask` (1 for a real token) and, if the tokenizer made them,
+        `token_type_ids`.
+        """
+        chosen = np.asarray(indices, dtype=np.int64)
+        starts = self.offsets[chosen]
+        lengths = self.offsets[chosen + 1] - starts
+        columns = np.arange(lengths.max(initial=0))
+        real = columns < lengths[:, None]
+        places = (starts[:, None] + columns)[real]
+        arrays = {
+            "input_ids": _padded(self.input_ids[places], real, self.pad_token_id),
+            "attention_mask": real.astype(np.int64),
+        }
+        if self.token_type_ids is not None:
+            arrays["token_type_ids"] = _padded(self.token_type_ids[places], real, 0)
+        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
     @classmethod
     def concatenate(cls, parts: Sequence["Encoded"]) -> "Encoded":
@@ -253,23 +277,6 @@ def tokenizer_state(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     }
 
 
-def unique_inputs(encoded: Encoded) -> tuple[Encoded, Int[np.ndarray, " examples"]]:
-    """Return the different examples in order of first appearance, and each example's number.
-
-    Returns (unique, inverse): `unique.select(inverse)` equals `encoded`. Several tasks over the
-    same sentences need one pass of the encoder for each sentence.
-    """
-    arrays = [encoded.input_ids]
-    if encoded.token_type_ids is not None:
-        arrays.append(encoded.token_type_ids)
-    inverse = number_equal(
-        b"".join(array[start:stop].tobytes() for array in arrays)
-        for start, stop in pairwise(encoded.offsets.tolist())
-    )
-    first = np.unique(inverse, return_index=True)[1]
-    return (encoded if len(first) == len(encoded) else encoded.select(first)), inverse
-
-
 def token_batches(
     lengths: Int[np.ndarray, " examples"], tokens_per_batch: int, *, padding: bool = True
 ) -> list[Int[np.ndarray, " batch"]]:
@@ -299,13 +306,6 @@ def token_batches(
     return batches
 
 
-def in_order_batches(n: int, size: int) -> list[Int[np.ndarray, " batch"]]:
-    """Return the indices 0 to n - 1 in order, `size` per batch; the last may be smaller."""
-    if size < 1:
-        raise ConfigError(f"A batch holds at least 1 example, not {size}.")
-    return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
-
-
 def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Return the id to pad with: the pad token, or without one (GPT-2) the end token.
 
@@ -315,32 +315,6 @@ def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
         if token is not None:
             return int(token)
     return 0
-
-
-def collate(
-    encoded: Encoded,
-    indices: Int[np.ndarray, " batch"] | Sequence[int],
-    pad_token_id: int | None,
-    device: torch.device | str | None = None,
-) -> dict[str, Int[Tensor, "batch length"]]:
-    """Return the examples at `indices` as tensors, padded on the right to the longest of them.
-
-    Returns `input_ids`, `attention_mask` (1 for a real token) and, if the tokenizer made them,
-    `token_type_ids`. `pad_token_id` may be None, for a tokenizer without one: 0 takes its place.
-    """
-    chosen = np.asarray(indices, dtype=np.int64)
-    starts = encoded.offsets[chosen]
-    lengths = encoded.offsets[chosen + 1] - starts
-    columns = np.arange(lengths.max(initial=0))
-    real = columns < lengths[:, None]
-    places = (starts[:, None] + columns)[real]
-    arrays = {
-        "input_ids": _padded(encoded.input_ids[places], real, pad_token_id or 0),
-        "attention_mask": real.astype(np.int64),
-    }
-    if encoded.token_type_ids is not None:
-        arrays["token_type_ids"] = _padded(encoded.token_type_ids[places], real, 0)
-    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def _padded(

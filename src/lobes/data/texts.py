@@ -176,17 +176,13 @@ def digest(texts: Sequence[tuple[str, ...]]) -> str:
     return whole.hexdigest()
 
 
-def number_texts(
-    texts: Sequence[tuple[str, ...]], *, in_order: bool = True
-) -> Int[np.ndarray, " examples"]:
+def number_texts(texts: Sequence[tuple[str, ...]]) -> Int[np.ndarray, " examples"]:
     """Return a number per example, the same for equal texts, from 0 in order of first appearance.
 
-    Without `in_order`, a pair (a, b) equals (b, a).
+    A pair (a, b) equals (b, a).
     """
     return number_equal(
-        b"\xff".join(  # no byte of UTF-8
-            text.encode(errors=_HALVES) for text in (example if in_order else sorted(example))
-        )
+        b"\xff".join(text.encode(errors=_HALVES) for text in sorted(example))  # no byte of UTF-8
         for block in blocks(texts)
         for example in block
     )

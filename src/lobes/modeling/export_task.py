@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from lobes.data.batching import collate, encode, padding_id
+from lobes.data.batching import encode
 from lobes.errors import LobesError, ModelError, RunError
 from lobes.files import whole_folder
 from lobes.modeling.multi_task import MultiTaskModel
@@ -317,7 +317,7 @@ def _texts(source: MultiTaskModel, spec: TaskSpec, lengths: Sequence[int]) -> li
 def _inputs(source: MultiTaskModel, texts: Sequence[tuple[str, ...]]) -> dict[str, Tensor]:
     """The texts as the encoder reads them when it is trained and measured."""
     encoded = encode(source.tokenizer, texts, source.max_length)
-    inputs = collate(encoded, range(len(texts)), padding_id(source.tokenizer))
+    inputs = encoded.collate(range(len(texts)))
     accepted = accepted_inputs(source.encoder)
     return {name: value for name, value in inputs.items() if name in accepted}
 

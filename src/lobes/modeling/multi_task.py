@@ -17,11 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lobes.errors import ConfigError, ModelError
-from lobes.modeling.pictures import (
-    Pixels,
-    as_image_processor,
-    load_image_processor,
-)
+from lobes.modeling.pictures import Pixels, load_image_processor
 from lobes.modeling.pooling import (
     PictureProbe,
     Pooling,
@@ -41,7 +37,6 @@ from lobes.modeling.pretrained import (
     load_tokenizer,
     load_vision_model,
     sentence_pooling,
-    with_padding,
 )
 from lobes.modeling.safe_loading import opening, quiet
 from lobes.modeling.saveable import check_saveable
@@ -61,15 +56,14 @@ from lobes.modeling.task_model import (
     TaskModel,
     TaskOutput,
     at_least_float32,
-    check_medium,
-    check_padding,
+    check_no_length,
     dtype_of,
     example_losses,
     longest_input,
     original_class,
     specs_of,
 )
-from lobes.tasks.task import Task, TaskSpec
+from lobes.tasks.task import TaskSpec
 
 
 class MultiTaskModel(TaskModel):
@@ -99,7 +93,7 @@ class MultiTaskModel(TaskModel):
         self,
         encoder: nn.Module,
         tokenizer: PreTrainedTokenizerBase | None,
-        tasks: Sequence[Task | TaskSpec],
+        tasks: Sequence[TaskSpec],
         *,
         image_processor: Any = None,
         pooling: str = "auto",
@@ -119,19 +113,12 @@ class MultiTaskModel(TaskModel):
         self.encoder = encoder
         self.config = encoder.config
         self.pooling: Pooling
-        check_medium(self.tasks, tokenizer, image_processor)
-        if image_processor is None:
-            self.tokenizer = with_padding(tokenizer)
-            check_padding(self.tokenizer, encoder)
-            self.max_length = longest_input(self.tokenizer, encoder, max_length)
-            self.pooling = _resolve_pooling(pooling, encoder)
-            outputs = probe(encoder)
+        seen = self._read_with(encoder, tokenizer, image_processor, max_length)
+        if seen is None:
+            self.pooling, outputs = _resolve_pooling(pooling, encoder), probe(encoder)
         else:
-            _check_no_length(max_length)
-            self.tokenizer, self.image_processor = None, as_image_processor(image_processor)
-            seen = probe_pictures(encoder, self.image_processor.sample())
-            self.max_length, outputs = seen.patches + 1, seen.outputs
             self.pooling = _resolve_picture_pooling(pooling, encoder, seen)
+            outputs = seen.outputs
         self.dropout = nn.Dropout(dropout)
         # FSDP reduces the gradients that are there, and processes may have batches of different
         # tasks: its trainer lets every loss give every classifier one, of zero.
@@ -170,10 +157,6 @@ class MultiTaskModel(TaskModel):
             others = [self._classify(spec, pooled) for spec in self.tasks if spec.name != task]
             loss = loss + sum(_nothing(values) for values in others)
         return TaskOutput(loss=loss, logits=logits[task])
-
-    def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
-        """Return every task's logits, at least in float32, from one pass of the encoder."""
-        return self(**inputs).logits
 
     def pooled(self, **inputs: Tensor | None) -> Float[Tensor, "batch width"]:
         """Return the input of the classifiers before dropout, at least in float32."""
@@ -254,19 +237,14 @@ class MultiTaskModel(TaskModel):
         `lobes.json` goes first and comes last: a folder whose writing was interrupted is refused
         by `from_pretrained`. Raises `ModelError` where the encoder cannot be saved.
         """
-        self.check_saveable()
+        check_saveable(self.encoder)
         folder = Path(folder)
         open_folder(folder)
         with quiet():
             self._whole_encoder(state_dict).save_pretrained(folder / ENCODER)
             (self.image_processor or self.tokenizer).save_pretrained(folder / ENCODER)
-        weights = _under("classifiers.", state_dict or self.state_dict())
-        write_classifiers(folder, weights)
+        write_classifiers(folder, _under("classifiers.", state_dict or self.state_dict()))
         close_folder(folder, Card(self.tasks, self.pooling, float(self.dropout.p), self.max_length))
-
-    def check_saveable(self) -> None:
-        """Raise `ModelError` where what `save_pretrained` would write could not be loaded again."""
-        check_saveable(self.encoder)
 
     def _whole_encoder(self, state_dict: Mapping[str, Tensor] | None) -> Any:
         """The encoder; where `state_dict` holds its weights, another one with those."""
@@ -312,7 +290,7 @@ class MultiTaskModel(TaskModel):
     def from_pretrained(
         cls,
         name_or_folder: str | os.PathLike[str],
-        tasks: Sequence[Task | TaskSpec] | None = None,
+        tasks: Sequence[TaskSpec] | None = None,
         *,
         trust_remote_code: bool = False,
         pooling: str = "auto",
@@ -341,9 +319,11 @@ class MultiTaskModel(TaskModel):
                     f"they are for with tasks=[...], or give a folder that "
                     f"MultiTaskModel.save_pretrained wrote."
                 )
-            parts = _picture_parts if specs_of(tasks)[0].image is not None else _text_parts
-            loading: dict[str, Any] = {"dtype": dtype, "seed": seed}
-            made, missing = parts(name_or_folder, pooling, trust_remote_code, loading)
+            are_images = specs_of(tasks)[0].image is not None
+            loading = {"dtype": dtype, "seed": seed}
+            made, missing = _parts(
+                name_or_folder, pooling, trust_remote_code, loading, are_images=are_images
+            )
             model = cls(
                 tasks=tasks,
                 **made,
@@ -355,18 +335,28 @@ class MultiTaskModel(TaskModel):
             return model
 
 
-def _text_parts(
+def _parts(
     name_or_folder: str | os.PathLike[str],
     pooling: str,
     trust_remote_code: bool,
     loading: dict[str, Any],
+    *,
+    are_images: bool,
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """A pre-trained encoder of texts and its tokenizer, and what "auto" pools for it.
+    """A pre-trained encoder, what makes its inputs, and what "auto" pools for it.
 
     And the names of the encoder's weights that were not found.
     """
-    said, subfolder = sentence_pooling(checked_name(name_or_folder))
-    beside: dict[str, Any] = {"trust_remote_code": trust_remote_code, "subfolder": subfolder}
+    beside: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if are_images:
+        encoder, missing = load_vision_model(name_or_folder, **beside, **loading)
+        processor = load_image_processor(name_or_folder, **beside)
+        if pooling == "auto" and any({"pooler", "head"} & {*key.split(".")} for key in missing):
+            seen = probe_pictures(encoder, processor.sample())
+            pooling = seen.choose_pooling(trained_pooler=False)
+        made = {"encoder": encoder, "tokenizer": None, "image_processor": processor}
+        return {**made, "pooling": pooling}, missing
+    said, beside["subfolder"] = sentence_pooling(checked_name(name_or_folder))
     encoder, missing = load_model(name_or_folder, **beside, **loading)
     tokenizer = load_tokenizer(name_or_folder, **beside)
     if pooling == "auto":
@@ -376,34 +366,13 @@ def _text_parts(
     return {"encoder": encoder, "tokenizer": tokenizer, "pooling": pooling}, missing
 
 
-def _picture_parts(
-    name_or_folder: str | os.PathLike[str],
-    pooling: str,
-    trust_remote_code: bool,
-    loading: dict[str, Any],
-) -> tuple[dict[str, Any], frozenset[str]]:
-    """A pre-trained encoder of images and its image processor, and what "auto" pools for it.
-
-    And the names of the encoder's weights that were not found.
-    """
-    encoder, missing = load_vision_model(
-        name_or_folder, trust_remote_code=trust_remote_code, **loading
-    )
-    processor = load_image_processor(name_or_folder, trust_remote_code=trust_remote_code)
-    if pooling == "auto" and any({"pooler", "head"} & {*key.split(".")} for key in missing):
-        seen = probe_pictures(encoder, processor.sample())
-        pooling = seen.choose_pooling(trained_pooler=False)
-    made = {"encoder": encoder, "tokenizer": None, "pooling": pooling}
-    return {**made, "image_processor": processor}, missing
-
-
 def _adjusted(
     saved: MultiTaskModel, dropout: float | None, max_length: int | None
 ) -> MultiTaskModel:
     """A saved model with another dropout or length where they are given."""
     saved.dropout.p = saved.dropout.p if dropout is None else dropout
     if saved.image_processor is not None:
-        _check_no_length(max_length)
+        check_no_length(max_length)
         return saved
     saved.max_length = longest_input(saved.tokenizer, saved.encoder, max_length or saved.max_length)
     return saved
@@ -425,7 +394,7 @@ def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _restore(
     folder: Path,
-    tasks: Sequence[Task | TaskSpec] | None,
+    tasks: Sequence[TaskSpec] | None,
     pooling: str,
     trust_remote_code: bool,
     dtype: torch.dtype,
@@ -488,13 +457,6 @@ def _resolve_picture_pooling(pooling: str, encoder: Any, seen: PictureProbe) -> 
             f'the pooling "first" or "mean".'
         )
     return cast(Pooling, pooling)
-
-
-def _check_no_length(max_length: int | None) -> None:
-    if max_length is not None:
-        raise ConfigError(
-            f"max_length = {max_length} is for texts, but the tasks have images: leave it out."
-        )
 
 
 def _new_classifier(encoder: nn.Module, width: int, spec: TaskSpec, seed: int) -> nn.Linear:

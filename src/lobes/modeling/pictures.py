@@ -15,21 +15,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lobes.errors import DataError, ModelError
-from lobes.modeling.pretrained import checked_name
-from lobes.modeling.safe_loading import NEEDS_TRUST, check_contents, opening
+from lobes.modeling.pretrained import checked
+from lobes.modeling.safe_loading import NEEDS_TRUST
 from lobes.tasks.images import Picture, pillow
 
 Pixels = Float[Tensor, "batch channels height width"]
 
 
 class ImageProcessor:
-    """An image processor of transformers that makes `pixel_values`, all of one size.
+    """An image processor of transformers (or one of these) that makes `pixel_values` of one size.
 
     Raises `ModelError` for one that makes anything else.
     """
 
     def __init__(self, processor: Any) -> None:
-        self.processor = processor
+        self.processor: Any = (
+            processor.processor if isinstance(processor, ImageProcessor) else processor
+        )
         one, other = (self._noise(size) for size in ((48, 64), (64, 48)))
         if one.shape != other.shape:
             raise ModelError(
@@ -87,7 +89,7 @@ class ImageProcessor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImages:
-    """Pictures of many examples, which become pixels when they are collated.
+    """`Inputs` of pictures, which become pixels when they are collated.
 
     `length` is the number of positions that the model has for each.
     """
@@ -101,22 +103,18 @@ class EncodedImages:
 
     @property
     def lengths(self) -> Int[np.ndarray, " examples"]:
-        """The number of positions of each example."""
         return np.full(len(self), self.length, dtype=np.int64)
 
     def select(self, indices: Int[np.ndarray, " selected"]) -> "EncodedImages":
-        """Return the examples at `indices`, in that order."""
         chosen = tuple(self.pictures[i] for i in indices.tolist())
         return EncodedImages(chosen, self.processor, self.length)
 
     @classmethod
     def concatenate(cls, parts: Sequence["EncodedImages"]) -> "EncodedImages":
-        """Return all examples of `parts`, in order."""
         pictures = tuple(picture for part in parts for picture in part.pictures)
         return cls(pictures, parts[0].processor, parts[0].length)
 
     def distinct(self) -> tuple["EncodedImages", Int[np.ndarray, " examples"]]:
-        """Return the different pictures in order of first appearance, and each example's number."""
         place: dict[Picture, int] = {}
         inverse = [place.setdefault(picture, len(place)) for picture in self.pictures]
         return EncodedImages(tuple(place), self.processor, self.length), np.array(inverse)
@@ -145,10 +143,7 @@ def load_image_processor(
     # transformers before 5.11 gives out this class under its public name with torchvision only
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-    name = checked_name(name_or_folder)
-    given: dict[str, Any] = {"subfolder": subfolder, "trust_remote_code": trust_remote_code}
-    with opening(name, subfolder):
-        check_contents(name, **given)
+    with checked(name_or_folder, trust_remote_code, subfolder) as (name, given):
         try:
             return ImageProcessor(AutoImageProcessor.from_pretrained(name, backend="pil", **given))
         except ModelError:
@@ -169,8 +164,3 @@ def _no_processor(name: str, error: Exception) -> ModelError:
         f"The model {name!r} comes with no image processor that can be loaded: save it beside the "
         f"model (image_processor.save_pretrained), as a preprocessor_config.json."
     )
-
-
-def as_image_processor(given: Any) -> ImageProcessor:
-    """Wrap an image processor of transformers."""
-    return given if isinstance(given, ImageProcessor) else ImageProcessor(given)

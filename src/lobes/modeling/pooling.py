@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lobes.discovery.kept import kept
-from lobes.errors import ConfigError, ModelError
+from lobes.errors import ConfigError, ModelError, first_line
 
 Pooling = Literal["pooler", "first", "mean", "last"]
 
@@ -30,18 +30,20 @@ def run_encoder(encoder: nn.Module, inputs: Mapping[str, Tensor | None]) -> Any:
     encoder-decoder reads the text again in its decoder, shifted right by one, as its
     sequence-classification class does.
     """
-    accepted = accepted_inputs(encoder)
-    given = {
-        name: value for name, value in inputs.items() if value is not None and name in accepted
-    }
+    given = useful_inputs(encoder, inputs)
     if _is_encoder_decoder(encoder):
         given["decoder_input_ids"] = _shifted_right(given["input_ids"], encoder.config)
         if "attention_mask" in given:
             # shifted by one, the real positions of an example are as many and as far left
             given["decoder_attention_mask"] = given["attention_mask"]
-    if "use_cache" in accepted:
-        return encoder(**given, use_cache=False)
     return encoder(**given)
+
+
+def useful_inputs(module: nn.Module, inputs: Mapping[str, Tensor | None]) -> dict[str, Any]:
+    """Return the inputs that a module has a use for; it is told to keep no cache."""
+    accepted = accepted_inputs(module)
+    given = {name: each for name, each in inputs.items() if each is not None and name in accepted}
+    return {**given, "use_cache": False} if "use_cache" in accepted else given
 
 
 def accepted_inputs(module: nn.Module) -> frozenset[str]:
@@ -171,11 +173,10 @@ def probe_pictures(
             outputs = run_encoder(encoder, {"pixel_values": twice})
             states = outputs.last_hidden_state
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
             raise ModelError(
                 f"The encoder {type(encoder).__name__} does not turn pictures of "
                 f"{list(pixels.shape[1:])} into states: expected an image encoder as AutoModel "
-                f"makes it, and the image processor that belongs to it ({reason})."
+                f"makes it, and the image processor that belongs to it ({first_line(error)})."
             ) from error
         finally:
             for hook in hooks:

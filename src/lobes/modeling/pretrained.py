@@ -5,7 +5,8 @@ code when it is loaded), and a repository's own Python code runs only when the c
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,11 @@ def load_model(
     Weights missing from the checkpoint start from `seed`; the global random state is not touched.
     Raises `ModelError` where there is no model, or none that can be loaded safely.
     """
-    name = checked_name(name_or_folder)
-    given: dict[str, Any] = {"subfolder": subfolder, "trust_remote_code": trust_remote_code}
-    with opening(name, subfolder), torch.random.fork_rng(devices=[]):
+    with (
+        checked(name_or_folder, trust_remote_code, subfolder) as (name, given),
+        torch.random.fork_rng(devices=[]),
+    ):
         torch.manual_seed(seed)
-        check_contents(name, **given)
         # a class that is there already needs no code of the model's to read its configuration
         reader = getattr(loader, "config_class", None) or AutoConfig
         config = reader.from_pretrained(name, **given)
@@ -132,10 +133,8 @@ def load_pruned(
 
 def load_config(name_or_folder: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Any:
     """Return the configuration of a model, without its weights."""
-    name = checked_name(name_or_folder)
-    with opening(name):
-        check_contents(name, trust_remote_code=trust_remote_code)
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    with checked(name_or_folder, trust_remote_code) as (name, given):
+        return AutoConfig.from_pretrained(name, **given)
 
 
 def load_tokenizer(
@@ -149,10 +148,7 @@ def load_tokenizer(
     For a folder without one transformers may return a tokenizer that knows nothing but its
     special tokens; that counts as none.
     """
-    name = checked_name(name_or_folder)
-    given: dict[str, Any] = {"subfolder": subfolder, "trust_remote_code": trust_remote_code}
-    with opening(name, subfolder):
-        check_contents(name, **given)
+    with checked(name_or_folder, trust_remote_code, subfolder) as (name, given):
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, **given)
             knows_words = len(tokenizer) > len(set(tokenizer.all_special_tokens))
@@ -214,6 +210,21 @@ def _pooling_of(config: Mapping[str, Any]) -> str | None:
         modes = [config["pooling_mode"]]
     modes = [mode for mode in modes if mode != "include_prompt"]
     return names.get(modes[0]) if len(modes) == 1 else None
+
+
+@contextmanager
+def checked(
+    name_or_folder: str | os.PathLike[str], trust_remote_code: bool, subfolder: str = ""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a model's name, and what `from_pretrained` is given, once its contents are checked.
+
+    Whatever is raised inside comes out as `opening` says it.
+    """
+    name = checked_name(name_or_folder)
+    given: dict[str, Any] = {"subfolder": subfolder, "trust_remote_code": trust_remote_code}
+    with opening(name, subfolder):
+        check_contents(name, **given)
+        yield name, given
 
 
 def checked_name(name_or_folder: str | os.PathLike[str]) -> str:

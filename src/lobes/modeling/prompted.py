@@ -24,21 +24,19 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from lobes.data.batching import Encoded, check_no_empty, padding_id, ragged
 from lobes.errors import ConfigError, ModelError
-from lobes.modeling.pooling import accepted_inputs, probing
-from lobes.modeling.pretrained import load_model, load_tokenizer, with_padding
+from lobes.modeling.pooling import accepted_inputs, probing, useful_inputs
+from lobes.modeling.pretrained import load_model, load_tokenizer
 from lobes.modeling.safe_loading import opening, quiet
 from lobes.modeling.task_model import (
     Readable,
     TaskModel,
     TaskOutput,
     at_least_float32,
-    check_padding,
     check_texts,
-    longest_input,
     specs_of,
 )
 from lobes.tasks.prompts import Prompt
-from lobes.tasks.task import Task, TaskSpec
+from lobes.tasks.task import TaskSpec
 
 Tokens = tuple[int, ...]
 
@@ -96,7 +94,7 @@ class PromptedModel(TaskModel):
         self,
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
-        tasks: Sequence[Task | TaskSpec],
+        tasks: Sequence[TaskSpec],
         prompts: Mapping[str, Prompt],
         *,
         max_length: int | None = None,
@@ -107,10 +105,8 @@ class PromptedModel(TaskModel):
         self.prompts = _checked_prompts(self.tasks, prompts)
         self.model = model
         self.config = model.config
-        self.tokenizer = with_padding(tokenizer)
-        check_padding(self.tokenizer, model)
+        self._read_with(model, tokenizer, None, max_length)
         _check_causal(model)
-        self.max_length = longest_input(self.tokenizer, model, max_length)
         self._beginning = _beginning(self.tokenizer)
         self.words = {
             spec.name: _word_tokens(self.tokenizer, spec, self.prompts[spec.name])
@@ -123,7 +119,7 @@ class PromptedModel(TaskModel):
     def from_pretrained(
         cls,
         name_or_folder: str | os.PathLike[str],
-        tasks: Sequence[Task | TaskSpec],
+        tasks: Sequence[TaskSpec],
         prompts: Mapping[str, Prompt],
         *,
         max_length: int | None = None,
@@ -157,10 +153,6 @@ class PromptedModel(TaskModel):
     ) -> TaskOutput:
         """Return every task's logits for prompts, {name: [batch, labels]}, padded on any side."""
         return TaskOutput(logits=self._scores(self.tasks, input_ids, attention_mask))
-
-    def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
-        """Return every task's logits, the log-likelihoods of its words, at least in float32."""
-        return self(**inputs).logits
 
     def task_logits(self, task: str, **inputs: Tensor | None) -> Float[Tensor, "batch labels"]:
         """Return one task's logits without reading the other tasks' words."""
@@ -285,12 +277,9 @@ class PromptedModel(TaskModel):
         places: Int[Tensor, "rows steps"],
     ) -> tuple[Float[Tensor, "rows kept vocabulary"], Int[Tensor, " kept"]]:
         """The model's logits at some positions, and which those are, ascending."""
-        accepted = accepted_inputs(self.model)
-        inputs: dict[str, Any] = {"attention_mask": mask} if "attention_mask" in accepted else {}
-        if "use_cache" in accepted:
-            inputs["use_cache"] = False
+        inputs = useful_inputs(self.model, {"attention_mask": mask})
         kept = torch.arange(ids.shape[1], device=ids.device)
-        if "logits_to_keep" in accepted:
+        if "logits_to_keep" in accepted_inputs(self.model):
             # the last layer is as wide as the vocabulary: most of a small model's work
             kept = inputs["logits_to_keep"] = places.unique()
         return self.model(input_ids=ids, **inputs).logits, kept

@@ -8,7 +8,7 @@ lobes.json                what they belong to; removed first and written last, s
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from lobes.errors import ModelError
 from lobes.files import equal_rights, writing
 from lobes.modeling.safe_loading import check_files
+from lobes.tasks.columns import listed
 from lobes.tasks.task import TaskSpec
 
 SCHEMA = "lobes-model"
@@ -131,8 +132,8 @@ def matching_specs(
     given = {spec.name: spec for spec in wanted or ()}
     if wanted is not None and set(given) != {spec.name for spec in saved}:
         raise ModelError(
-            f"The model in {str(folder)!r} has the tasks {listed(saved)}, not "
-            f"{listed(given.values())}."
+            f"The model in {str(folder)!r} has the tasks "
+            f"{listed(spec.name for spec in saved)}, not {listed(given)}."
         )
     for spec in saved:
         wanted_spec = given.get(spec.name, spec)
@@ -149,8 +150,3 @@ def matching_specs(
                 f"order."
             )
     return [given.get(spec.name, spec) for spec in saved]
-
-
-def listed(specs: Iterable[TaskSpec]) -> str:
-    """Return the tasks' names, for a message."""
-    return ", ".join(repr(spec.name) for spec in specs)

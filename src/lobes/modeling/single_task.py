@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import (
     AutoModelForImageClassification,
@@ -19,22 +19,19 @@ from transformers import (
 
 from lobes.errors import ModelError
 from lobes.modeling.multi_task import MultiTaskModel
-from lobes.modeling.pictures import Pixels, as_image_processor, load_image_processor
-from lobes.modeling.pooling import accepted_inputs, probe_pictures
-from lobes.modeling.pretrained import load_config, load_model, load_tokenizer, with_padding
+from lobes.modeling.pictures import Pixels, load_image_processor
+from lobes.modeling.pooling import useful_inputs
+from lobes.modeling.pretrained import load_config, load_model, load_tokenizer
 from lobes.modeling.safe_loading import name_of, opening
 from lobes.modeling.saved import is_saved_model
 from lobes.modeling.task_model import (
     TaskModel,
     TaskOutput,
     at_least_float32,
-    check_medium,
-    check_padding,
     dtype_of,
-    longest_input,
     specs_of,
 )
-from lobes.tasks.task import Task, TaskSpec
+from lobes.tasks.task import TaskSpec
 
 
 class SingleTaskModel(TaskModel):
@@ -52,7 +49,7 @@ class SingleTaskModel(TaskModel):
         self,
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase | None,
-        task: Task | TaskSpec,
+        task: TaskSpec,
         *,
         image_processor: Any = None,
     ) -> None:
@@ -60,18 +57,11 @@ class SingleTaskModel(TaskModel):
         self.model = model
         self.config = model.config
         self.tasks = specs_of([task])
-        check_medium(self.tasks, tokenizer, image_processor)
-        if image_processor is None:
-            self.tokenizer = with_padding(tokenizer)
-            check_padding(self.tokenizer, model)
-            self.max_length = longest_input(self.tokenizer, model, None)
-            if getattr(self.config, "pad_token_id", None) is None:
-                # decoders look for the last token that is not padding
-                self.config.pad_token_id = self.tokenizer.pad_token_id
-        else:
-            self.tokenizer, self.image_processor = None, as_image_processor(image_processor)
-            base = getattr(model, "base_model", model)
-            self.max_length = probe_pictures(base, self.image_processor.sample()).patches + 1
+        base = model if image_processor is None else getattr(model, "base_model", model)
+        self._read_with(base, tokenizer, image_processor, None)
+        if self.tokenizer is not None and getattr(self.config, "pad_token_id", None) is None:
+            # decoders look for the last token that is not padding
+            self.config.pad_token_id = self.tokenizer.pad_token_id
         order = _label_order(self.tasks[0], self.config)
         self.register_buffer("order", torch.tensor(order, device=self.device), persistent=False)
 
@@ -87,23 +77,13 @@ class SingleTaskModel(TaskModel):
             pixel_values = pixel_values.to(dtype_of(self.model))
         given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         given |= {"input_ids": input_ids, "pixel_values": pixel_values}
-        accepted = accepted_inputs(self.model)
-        inputs: dict[str, Any] = {
-            key: value for key, value in given.items() if value is not None and key in accepted
-        }
-        if "use_cache" in accepted:
-            inputs["use_cache"] = False
-        logits = at_least_float32(self.model(**inputs).logits)
+        logits = at_least_float32(self.model(**useful_inputs(self.model, given)).logits)
         return TaskOutput(logits={self.tasks[0].name: logits[:, self.order]})
-
-    def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
-        """Return the task's logits, at least in float32."""
-        return self(**inputs).logits
 
 
 def load_task_model(
     name_or_folder: str | os.PathLike[str],
-    tasks: Sequence[Task | TaskSpec] | None = None,
+    tasks: Sequence[TaskSpec] | None = None,
     *,
     trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,

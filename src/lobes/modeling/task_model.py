@@ -15,9 +15,11 @@ from lobes.data.batching import Inputs, encode
 from lobes.discovery.positions import real_positions
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.modeling.pictures import EncodedImages, ImageProcessor
-from lobes.modeling.saved import listed
+from lobes.modeling.pooling import PictureProbe, probe_pictures
+from lobes.modeling.pretrained import with_padding
+from lobes.tasks.columns import listed
 from lobes.tasks.images import Picture
-from lobes.tasks.task import Task, TaskSpec, as_tasks
+from lobes.tasks.task import TaskSpec, as_tasks
 
 LONGEST_BY_DEFAULT = 512
 _EXAMPLE_LENGTH = 7
@@ -61,6 +63,22 @@ class TaskModel(nn.Module):
     tasks: tuple[TaskSpec, ...]
     max_length: int
 
+    def _read_with(
+        self, model: nn.Module, tokenizer: Any, image_processor: Any, max_length: int | None
+    ) -> PictureProbe | None:
+        """Take what makes the inputs; return what an image encoder made of one picture."""
+        _check_medium(self.tasks, tokenizer, image_processor)
+        if image_processor is None:
+            self.tokenizer = with_padding(tokenizer)
+            _check_padding(self.tokenizer, model)
+            self.max_length = longest_input(self.tokenizer, model, max_length)
+            return None
+        check_no_length(max_length)
+        self.tokenizer, self.image_processor = None, ImageProcessor(image_processor)
+        seen = probe_pictures(model, self.image_processor.sample())
+        self.max_length = seen.patches + 1
+        return seen
+
     @property
     def input_names(self) -> tuple[str, ...]:
         """What the forward pass reads; discovery asks for it."""
@@ -79,7 +97,7 @@ class TaskModel(nn.Module):
         `inputs` are `input_ids`, `attention_mask` and, if the tokenizer makes them,
         `token_type_ids`, each [batch, length]; or `pixel_values` [batch, channels, height, width].
         """
-        raise NotImplementedError
+        return self(**inputs).logits
 
     def task_logits(self, task: str, **inputs: Tensor | None) -> Float[Tensor, "batch _"]:
         """Return one task's logits."""
@@ -128,7 +146,8 @@ class TaskModel(nn.Module):
         for spec in self.tasks:
             if spec.name == task:
                 return spec
-        raise ConfigError(f"The model has no task {task!r}; it has {listed(self.tasks)}.")
+        names = listed(spec.name for spec in self.tasks)
+        raise ConfigError(f"The model has no task {task!r}; it has {names}.")
 
 
 def example_losses(
@@ -162,9 +181,9 @@ def check_task_model(model: object) -> None:
         )
 
 
-def specs_of(tasks: Task | TaskSpec | Sequence[Task | TaskSpec]) -> tuple[TaskSpec, ...]:
+def specs_of(tasks: TaskSpec | Sequence[TaskSpec]) -> tuple[TaskSpec, ...]:
     """Return the tasks without their data; refuse names that cannot be in one model."""
-    specs = tuple(task if isinstance(task, TaskSpec) else task.spec for task in as_tasks(tasks))
+    specs = tuple(task.spec for task in as_tasks(tasks))
     kinds = {spec.image is None: spec.name for spec in specs}
     if len(kinds) > 1:
         raise ConfigError(
@@ -180,7 +199,7 @@ def specs_of(tasks: Task | TaskSpec | Sequence[Task | TaskSpec]) -> tuple[TaskSp
     return specs
 
 
-def check_medium(specs: Sequence[TaskSpec], tokenizer: Any, image_processor: Any) -> None:
+def _check_medium(specs: Sequence[TaskSpec], tokenizer: Any, image_processor: Any) -> None:
     """Raise `ConfigError` unless texts come with a tokenizer, or images with their processor."""
     image = specs[0].image is not None
     if image and image_processor is None:
@@ -214,6 +233,14 @@ def longest_input(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module, given:
     return given
 
 
+def check_no_length(max_length: int | None) -> None:
+    """Raise `ConfigError` for a length that is given for images."""
+    if max_length is not None:
+        raise ConfigError(
+            f"max_length = {max_length} is for texts, but the tasks have images: leave it out."
+        )
+
+
 def _position_limit(encoder: nn.Module) -> int | None:
     """How many tokens the encoder has positions for; None where it does not say.
 
@@ -232,7 +259,7 @@ def _position_limit(encoder: nn.Module) -> int | None:
     return positions - max(reserved, default=0)
 
 
-def check_padding(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> None:
+def _check_padding(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> None:
     """Raise `ModelError` where the tokenizer pads with a token that the encoder does not know."""
     get = getattr(encoder, "get_input_embeddings", None)
     try:

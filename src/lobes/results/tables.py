@@ -16,8 +16,7 @@ from lobes.clean import clean
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.matrix import Sampled
 from lobes.dissociation.pairs import PairEffects
-from lobes.errors import LobesError, RunError
-from lobes.files import first_line
+from lobes.errors import LobesError, RunError, first_line
 from lobes.heads import HeadScores, HeadSet
 from lobes.metrics import get_metric
 from lobes.results.run import RunResults

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lobes.errors import DataError, at
+from lobes.errors import DataError, at, first_line
 
 # A datasets.Dataset, a pandas.DataFrame, a pyarrow.Table or a list of dicts. The first three are
 # recognized by what they offer, so that none of those libraries need be imported.
@@ -180,14 +180,8 @@ def _column_list(name: str, column: Any) -> list[Any]:
         return list(column)
     except (ValueError, OverflowError) as error:  # bytes that are no text, dates out of range
         raise DataError(
-            f"has a value in column {name!r} that cannot be read: {reason_of(error)}."
+            f"has a value in column {name!r} that cannot be read: {first_line(error)}."
         ) from error
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of a library's error, to be put into a sentence; its type where it is mute."""
-    lines = str(error).strip().splitlines()
-    return (lines[0].rstrip(".") if lines else "") or type(error).__name__
 
 
 def _read_rows(rows: Sequence[Any], wanted: Sequence[str], start: int) -> dict[str, list[Any]]:

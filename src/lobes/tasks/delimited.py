@@ -69,14 +69,14 @@ class Dialect:
         )
 
 
-# GLUE's files and all like them.
-BARE = Dialect("\t", "none")
+# What the kind of a file suggests; and GLUE's files with all like them.
+USUAL, BARE = Dialect(), Dialect("\t", "none")
 
 
 def read_delimited(
     path: Path,
     wanted: Sequence[str],
-    dialect: Dialect,
+    dialect: Dialect = USUAL,
     optional: Sequence[str] = (),
     *,
     ragged: bool = False,

@@ -102,7 +102,7 @@ class Examples:
         one of them would give the other's answer away. Numbers count from 0, in order.
         """
         if self.images is None:
-            return number_texts(self.texts, in_order=False)
+            return number_texts(self.texts)
         return number_equal(picture.digest for picture in self.images)
 
     def strata(self) -> Int[np.ndarray, " examples"]:

@@ -15,8 +15,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from lobes.errors import DataError
-from lobes.tasks.columns import TaskData, check_present, listed, reason_of
+from lobes.errors import DataError, first_line
+from lobes.tasks.columns import TaskData, check_present, listed
 from lobes.tasks.delimited import BLOCK, Dialect, read_delimited
 from lobes.tasks.raw_files import at_file, check_file, kind_of, open_text
 
@@ -54,7 +54,7 @@ def read_blocks(
             f"expected one of {', '.join(_READERS)}, of text files also with .gz."
         )
     if dialect in (None, Dialect()):
-        return read(path, wanted, optional)
+        return read(path, wanted, optional=optional)
     check_file(path)
     if not has_text_cells(path):
         raise DataError(
@@ -137,10 +137,6 @@ def _json(number: int | None, text: str) -> Any:
     ) from cause
 
 
-def _read_by_header(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Read:
-    return read_delimited(path, wanted, Dialect(), optional)
-
-
 def _read_parquet(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Read:
     import pyarrow
     import pyarrow.parquet
@@ -160,7 +156,7 @@ def _read_parquet(path: Path, wanted: Sequence[str], optional: Sequence[str]) ->
                     yield table
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(
-                f"is not a whole Parquet file, or is damaged: {reason_of(error)}."
+                f"is not a whole Parquet file, or is damaged: {first_line(error)}."
             ) from error
 
 
@@ -181,7 +177,7 @@ def _read_excel(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> R
             )
         except Exception as error:  # whatever is wrong inside the archive
             raise DataError(
-                f"is not a whole Excel workbook, or is damaged: {reason_of(error)}."
+                f"is not a whole Excel workbook, or is damaged: {first_line(error)}."
             ) from error
         yield rows_of_sheets(
             {name: sheet.values.tolist() for name, sheet in sheets.items()}, wanted
@@ -207,9 +203,9 @@ def rows_of_sheets(
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-_READERS: dict[str, Callable[[Path, Sequence[str], Sequence[str]], Read]] = {
-    ".csv": _read_by_header,
-    ".tsv": _read_by_header,
+_READERS: dict[str, Callable[..., Read]] = {
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
     ".jsonl": read_json,
     ".ndjson": read_json,
     ".json": read_json,

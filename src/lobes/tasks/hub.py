@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lobes.errors import DataError
+from lobes.errors import DataError, first_line
 from lobes.tasks.columns import (
     Blocks,
     TaskData,
     blocks_of,
     class_names,
     read_columns,
-    reason_of,
 )
 from lobes.tasks.known import HubSource, KnownTask
 from lobes.tasks.labels import places_of
@@ -26,7 +25,7 @@ def load_from_hub(dataset: str, config: str | None, split: str) -> TaskData:
         of = f" (config {config!r})" if config else ""
         raise DataError(
             f"Cannot load the split {split!r} of the data set {dataset!r}{of} with the library "
-            f"datasets, which says: {reason_of(error)}. Check the names and the connection, or "
+            f"datasets, which says: {first_line(error)}. Check the names and the connection, or "
             f"name local files instead."
         ) from error
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lobes.errors import ConfigError, DataError, at
+from lobes.errors import ConfigError, DataError, at, first_line
 from lobes.tasks.columns import (
     NamedRows,
     TaskData,
@@ -26,7 +26,6 @@ from lobes.tasks.columns import (
     column_names,
     is_missing,
     read_columns,
-    reason_of,
 )
 
 if TYPE_CHECKING:
@@ -290,7 +289,7 @@ def _damaged(name: str, error: Exception) -> DataError:
     elif isinstance(error, many):
         reason = f"it has more than {package.Image.MAX_IMAGE_PIXELS:,} pixels"
     else:
-        reason = reason_of(error)
+        reason = first_line(error)
     return DataError(f"has a picture that cannot be used, {name}: {reason}; replace it.")
 
 

@@ -47,7 +47,7 @@ def sampled(
 def _with_held_out(task: Task, seed: int) -> Task:
     train = task.train
     assert train is not None  # only a known task may lack training data, never both
-    rest, held_out = hold_out(task.name, train, np.random.default_rng([seed, 0]))
+    rest, held_out = _divided(task.name, train, np.random.default_rng([seed, 0]))
     for part, what in ((held_out, "that part"), (rest, "the rest")):
         if task.labels is None or part.labels.ndim > 1 or len(np.unique(part.labels)) > 1:
             continue
@@ -59,7 +59,7 @@ def _with_held_out(task: Task, seed: int) -> Task:
     return task.replace(train=rest, validation=held_out)
 
 
-def hold_out(
+def _divided(
     name: str, examples: Examples, generator: np.random.Generator
 ) -> tuple[Examples, Examples]:
     """Split off a share `HELD_OUT` of the examples, whole groups of equal inputs at a time."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from lobes.errors import ConfigError, DataError, at
@@ -44,6 +44,11 @@ class TaskSpec:
             _check_metric(metric, self.labels, self.is_multi_label)
 
     @property
+    def spec(self) -> "TaskSpec":
+        """The task without its data."""
+        return TaskSpec(**{field.name: getattr(self, field.name) for field in fields(TaskSpec)})
+
+    @property
     def columns(self) -> Columns:
         """The columns of text or images, and of labels."""
         return Columns(self.text, self.label, self.image)
@@ -64,18 +69,18 @@ class TaskSpec:
         "is_multi_label" is there only where it is true, and "image" where there is such a column,
         so that the fingerprints of other tasks stay what they were in earlier versions.
         """
-        values = asdict(self)
+        values = asdict(self.spec)
         if not self.is_multi_label:
             del values["is_multi_label"]
         if self.image is None:
             del values["image"]
         return values
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TaskSpec":
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "TaskSpec":
         """Read what `to_dict` wrote, also after a trip through JSON (lists for tuples)."""
         label, labels = values["label"], values["labels"]
-        return cls(
+        return TaskSpec(
             name=values["name"],
             text=tuple(values["text"]),
             label=label if isinstance(label, str) else tuple(label),
@@ -90,8 +95,8 @@ class TaskSpec:
 _SAME: Any = object()
 
 
-@dataclass(frozen=True, slots=True, init=False, eq=False)
-class Task:
+@dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
+class Task(TaskSpec):
     """A named task with its labeled texts or images.
 
     `train` and `validation` are a `datasets.Dataset`, a `pandas.DataFrame`, a `pyarrow.Table`, a
@@ -122,9 +127,12 @@ class Task:
     ConfigError for a metric that does not exist or does not fit, and for images without Pillow.
     """
 
-    spec: TaskSpec
-    train: Examples | None
-    validation: Examples | None
+    train: Examples | None = None
+    validation: Examples | None = None
+
+    # not those of the description: two tasks are the same only where their data are
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     @known_arguments("Task")
     def __init__(
@@ -164,11 +172,16 @@ class Task:
         spec = TaskSpec(
             name, columns.text, label, names, metric or usual, several and names is not None, image
         )
-        object.__setattr__(self, "spec", spec)
+        self._set(
+            spec,
+            {split: raw.examples(names, needs_two_classes=True) for split, raw in splits.items()},
+        )
+
+    def _set(self, spec: TaskSpec, splits: Mapping[str, Examples | None]) -> None:
+        for field in fields(TaskSpec):
+            object.__setattr__(self, field.name, getattr(spec, field.name))
         for split in ("train", "validation"):
-            raw = splits.get(split)
-            examples = None if raw is None else raw.examples(names, needs_two_classes=True)
-            object.__setattr__(self, split, examples)
+            object.__setattr__(self, split, splits.get(split))
 
     def replace(
         self,
@@ -189,61 +202,18 @@ class Task:
             name=self.name if name is None else name,
             metric=self.metric if metric is None else metric,
         )
-        copy = object.__new__(Task)
-        object.__setattr__(copy, "spec", spec)
+        splits = {"train": self.train, "validation": self.validation}
         for split, given in (("train", train), ("validation", validation)):
-            if given is not _SAME and given is not None:
+            if given is _SAME:
+                continue
+            splits[split] = given
+            if given is not None:
                 with at(f"Task {spec.name!r}: {split}"):
                     given.check_inputs(spec.columns)
                     given.check_labels(spec.labels, is_multi_label=spec.is_multi_label)
-            examples = getattr(self, split) if given is _SAME else given
-            object.__setattr__(copy, split, examples)
+        copy = object.__new__(Task)
+        copy._set(spec, splits)
         return copy
-
-    @property
-    def name(self) -> str:
-        """The task's name."""
-        return self.spec.name
-
-    @property
-    def text(self) -> tuple[str, ...]:
-        """The names of the text columns, one or two; none where there is an image column."""
-        return self.spec.text
-
-    @property
-    def image(self) -> str | None:
-        """The name of the image column; None for a task of texts."""
-        return self.spec.image
-
-    @property
-    def label(self) -> str | tuple[str, ...]:
-        """The name of the label column, or of the column of each label."""
-        return self.spec.label
-
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        """The class names in the order of the class indices; None for regression."""
-        return self.spec.labels
-
-    @property
-    def metric(self) -> str:
-        """The name of the main metric."""
-        return self.spec.metric
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether the labels are numbers on a scale rather than classes."""
-        return self.spec.is_regression
-
-    @property
-    def is_multi_label(self) -> bool:
-        """Whether an example may have any number of the labels."""
-        return self.spec.is_multi_label
-
-    @property
-    def n_outputs(self) -> int:
-        """How many numbers the classifier gives for each example."""
-        return self.spec.n_outputs
 
     def __repr__(self) -> str:
         sizes = ", ".join(
@@ -258,13 +228,13 @@ def as_tasks(tasks: Any) -> tuple[Any, ...]:
 
     Raises DataError for what is no task, where there is none, and where two have the same name.
     """
-    if isinstance(tasks, Task | TaskSpec):
+    if isinstance(tasks, TaskSpec):
         return (tasks,)
     if isinstance(tasks, str | bytes | Mapping) or not isinstance(tasks, Iterable):
         raise DataError(f"tasks are a list of lobes.Task, [task], not {short(tasks)}.")
     found = tuple(tasks)
     for task in found:
-        if not isinstance(task, Task | TaskSpec):
+        if not isinstance(task, TaskSpec):
             raise DataError(f"tasks are a list of lobes.Task, and {short(task)} is none.")
     names = [task.name for task in found]
     if not names:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lobes.errors import LobesError, RunError
+from lobes.errors import LobesError, RunError, first_line
 from lobes.files import digest_of, to_json, writing
 
 STATE = "trainer_state.json"
@@ -159,7 +159,7 @@ def reading(checkpoint: str | os.PathLike[str]) -> Iterator[None]:
     except LobesError:
         raise
     except Exception as error:
-        held = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        held = f"{type(error).__name__}: {first_line(error)}"
         if isinstance(error, pickle.UnpicklingError):
             held = "it holds Python objects other than tensors, which lobes never loads"
         raise RunError(

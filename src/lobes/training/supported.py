@@ -15,10 +15,11 @@ from torch import nn
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from lobes import limits
-from lobes.errors import ConfigError, LobesError
+from lobes.errors import ConfigError, LobesError, first_line
 from lobes.limits import Limit, check_number, short
 from lobes.measure.evaluation import examples_of
 from lobes.modeling import MultiTaskModel, TaskModel
+from lobes.modeling.saveable import check_saveable
 from lobes.tasks.task import Task
 from lobes.training.iat import IAT
 
@@ -99,8 +100,8 @@ def check_arguments(
     _check_steps(args, batches)
     _check_labels(args, tasks)
     _check_evaluation(args, tasks)
-    if str(getattr(args.save_strategy, "value", args.save_strategy)) != "no":
-        model.check_saveable()
+    if args.save_strategy != "no":
+        check_saveable(model.encoder)
     _check_encoder(args, model)
     _check_processes(args, tasks)
     _check_optimizer(args, model)
@@ -157,16 +158,13 @@ def _check_labels(args: TrainingArguments, tasks: Sequence[Task]) -> None:
 
 def _check_evaluation(args: TrainingArguments, tasks: Sequence[Task]) -> None:
     """What is evaluated on the way can be, and gives the score that weights are chosen by."""
-    on_the_way = str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
-    best = str(getattr(args.save_strategy, "value", args.save_strategy)) == "best"
+    on_the_way = args.eval_strategy != "no"
+    best = args.save_strategy == "best"
     if not (on_the_way or args.eval_on_start or args.load_best_model_at_end or best):
         return
     for task in tasks:
         examples_of(task, "validation")
-    plateau = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)) in (
-        "reduce_lr_on_plateau",
-        "greedy",
-    )
+    plateau = args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
     if not (args.load_best_model_at_end or best or plateau):
         return
     names = ["mean", *(f"{task.name}_{task.metric}" for task in tasks)]
@@ -235,7 +233,9 @@ def _check_optimizer(args: TrainingArguments, model: MultiTaskModel) -> None:
     try:
         Trainer.get_optimizer_cls_and_kwargs(args, model)
     except (ImportError, ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"optim is {name!r}, which cannot be used: {_line(error)}") from error
+        raise ConfigError(
+            f"optim is {name!r}, which cannot be used: {first_line(error)}."
+        ) from error
     schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
     try:
         get_scheduler(
@@ -248,7 +248,7 @@ def _check_optimizer(args: TrainingArguments, model: MultiTaskModel) -> None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"lr_scheduler_type is {schedule!r} with lr_scheduler_kwargs "
-            f"{short(args.lr_scheduler_kwargs)}, which cannot be used: {_line(error)}"
+            f"{short(args.lr_scheduler_kwargs)}, which cannot be used: {first_line(error)}."
         ) from error
 
 
@@ -314,7 +314,7 @@ def building(args: TrainingArguments) -> Iterator[None]:
         what = "transformers' Trainer cannot be built with these arguments"
         if args.report_to:
             what = f"report_to is {args.report_to}, and the trackers cannot be used"
-        raise ConfigError(f"{what}: {_line(error)}") from error
+        raise ConfigError(f"{what}: {first_line(error)}.") from error
 
 
 def recomputes(model: MultiTaskModel) -> bool:
@@ -332,8 +332,3 @@ def checkpoints_activations(args: TrainingArguments) -> bool:
 def _is_reentrant(args: TrainingArguments) -> bool:
     names = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
     return any(bool((getattr(args, name, None) or {}).get("use_reentrant")) for name in names)
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".") + "."
