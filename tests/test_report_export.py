@@ -23,7 +23,7 @@ from fake_comparisons import comparison_page, fake_comparison, fake_transfer, tr
 from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
 from lobes.errors import ConfigError, RunError
-from lobes.experiments.reports import write_exhibits, write_figures
+from lobes.experiments.reports import write_exhibits, write_files
 from lobes.report import exporting, sections
 from lobes.report.exporting import figure_files, table_files, to_png
 from lobes.report.pooled.page import page_of
@@ -188,9 +188,9 @@ def test_png_without_its_library_or_a_font_is_one_sentence(monkeypatch, tmp_path
     with pytest.raises(
         RunError, match=r"resvg_py, which is not installed: pip install 'lobes\[fig"
     ):
-        write_figures(report, tmp_path / "figures")
+        write_files([*figure_files(report)], tmp_path / "figures")
     assert not (tmp_path / "figures").exists()
-    assert write_figures(report, tmp_path / "figures", png=False)
+    assert write_files([*figure_files(report, png=False)], tmp_path / "figures")
 
     class Fontless:
         @staticmethod
@@ -199,7 +199,7 @@ def test_png_without_its_library_or_a_font_is_one_sentence(monkeypatch, tmp_path
 
     monkeypatch.setitem(sys.modules, "resvg_py", Fontless)
     with pytest.raises(RunError, match="this machine has no font: install one"):
-        write_figures(report, tmp_path / "figures")
+        write_files([*figure_files(report)], tmp_path / "figures")
     exporting._resvg.cache_clear()
 
 
@@ -356,7 +356,8 @@ def test_exhibits_of_a_folder(tmp_path, name, content):
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "figures").write_text("in the way")
     with pytest.raises(RunError, match="figures"):
-        write_figures(run_page(fake_results(**SMALL)), tmp_path / "figures", png=False)
+        files = figure_files(run_page(fake_results(**SMALL)), png=False)
+        write_files([*files], tmp_path / "figures")
 
 
 @pytest.mark.parametrize("name", ["strip-1-0.svg", "map-0.svg", "scores-1-0.csv", "pairs-1.tex"])

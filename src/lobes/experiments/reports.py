@@ -11,7 +11,6 @@ from lobes.files import read_json
 from lobes.report.exporting import DPI, figure_files, table_files
 from lobes.report.page import html, write_page
 from lobes.report.pages import page_name, page_of
-from lobes.report.sections import Page
 from lobes.results import PooledResults, RunResults, as_bytes, read
 from lobes.results.base import Results
 from lobes.results.files import KINDS
@@ -42,7 +41,7 @@ def report_runs(
     check_output(target)
     check_output(folder / PooledResults.FILE)
     content = pooled_results(runs)
-    _write([(content.FILE, as_bytes(content))], folder)
+    write_files([(content.FILE, as_bytes(content))], folder)
     return content, write_page(html(page_of(content)), target)
 
 
@@ -55,32 +54,22 @@ def write_exhibits(
 ) -> list[Path]:
     """Write the figures and tables of finished results into `figures/` and `tables/` of `folder`.
 
-    `path` is as in `report_again`. Raises what `write_figures` and `write_tables` raise.
+    Figures are SVG and, with `png`, PNG; tables are CSV and LaTeX. `path` is as in `report_again`.
+    Returns the paths of the files. Raises `ConfigError` for a `dpi` outside 24 to 1200, and
+    `RunError` where PNG cannot be drawn or a file cannot be written; no figure is written unless
+    every figure can be drawn.
     """
     target = Path(folder)
     page = page_of(*_read(Path(path)), whole=True)
-    figures = write_figures(page, target / "figures", png=png, dpi=dpi)
-    return [*figures, *write_tables(page, target / "tables")]
+    figures = write_files([*figure_files(page, png=png, dpi=dpi)], target / "figures")
+    return [*figures, *write_files([*table_files(page)], target / "tables")]
 
 
-def write_figures(page: Page, folder: Path, *, png: bool = True, dpi: int = DPI) -> list[Path]:
-    """Write every figure of a report as SVG and, with `png`, as PNG; the paths of the files.
+def write_files(files: Sequence[tuple[str, bytes]], folder: Path) -> list[Path]:
+    """Write files, given as names and contents, to a folder; return their paths.
 
-    Raises `ConfigError` for a `dpi` outside 24 to 1200, and `RunError` where PNG cannot be drawn or
-    a file cannot be written. Nothing is written unless every figure can be drawn.
+    Raises `RunError` where one cannot be written, or would replace what lobes did not write.
     """
-    return _write([*figure_files(page, png=png, dpi=dpi)], folder)
-
-
-def write_tables(page: Page, folder: Path) -> list[Path]:
-    """Write every table of a report as CSV and LaTeX; the paths of the files.
-
-    Raises `RunError` where a file cannot be written.
-    """
-    return _write([*table_files(page)], folder)
-
-
-def _write(files: Sequence[tuple[str, bytes]], folder: Path) -> list[Path]:
     outputs = OutputFolder(folder, [name for name, _ in files])
     for name, content in files:
         with outputs.writing(name) as file:

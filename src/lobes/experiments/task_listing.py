@@ -14,9 +14,9 @@ from lobes.config.settings import TaskConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError, DataError, LobesError
 from lobes.tasks.columns import listed, suggest
-from lobes.tasks.known import KNOWN, KnownTask, known_task
+from lobes.tasks.known import KNOWN, HubSource, KnownTask, known_task
 from lobes.tasks.sources import Split, TaskSource, load_published, load_split
-from lobes.tasks.task import Task
+from lobes.tasks.task import Task, TaskSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +28,7 @@ MEASURED = 10_000
 SHOWN = 3
 
 Lengths = Int[np.ndarray, " examples"]
+Splits = dict[str, Split | LobesError]
 
 
 def known_tasks() -> list[dict[str, Any]]:
@@ -71,8 +72,8 @@ def describe_task(
         **facts,
         "model": model,
         "sizes": [
-            {"split": split, "missing": found}
-            if isinstance(found, str)
+            {"split": split, "missing": str(found)}
+            if isinstance(found, LobesError)
             else {"split": split, **_measure(found, names, tokenizer, longest)}
             for split, found in splits.items()
         ],
@@ -81,36 +82,33 @@ def describe_task(
 
 
 def _facts(task: KnownTask) -> dict[str, Any]:
-    return {
-        "name": task.name,
-        "text": list(task.text),
-        "label": task.label,
-        "multi_label": False,
-        "labels": None if task.labels is None else list(task.labels),
-        "metrics": [task.metric, *task.other_metrics],
-        "splits": list(task.splits),
-        "hub": None if task.hub is None else task.hub.dataset,
-        "config": None if task.hub is None else task.hub.config,
-    }
+    spec = TaskSpec(task.name, task.text, task.label, task.labels, task.metric)
+    return _described(spec, task.other_metrics, task.splits, task.hub)
 
 
 def _own_facts(source: TaskSource, loaded: Task) -> dict[str, Any]:
     """The same of a task of the user's own, whose labels and metric its data tell."""
+    others = [split for split in ("validation", "test") if getattr(source, split) is not None]
+    return _described(loaded, (), ("train", *others), source)
+
+
+def _described(
+    task: TaskSpec,
+    other_metrics: Sequence[str],
+    splits: Sequence[str],
+    hub: HubSource | TaskSource | None,
+) -> dict[str, Any]:
     return {
-        "name": loaded.name,
-        "text": list(loaded.text),
-        **({"image": loaded.image} if loaded.image else {}),
-        "label": loaded.label if isinstance(loaded.label, str) else list(loaded.label),
-        "multi_label": loaded.is_multi_label,
-        "labels": None if loaded.labels is None else list(loaded.labels),
-        "metrics": [loaded.metric],
-        "splits": [
-            split
-            for split in ("train", "validation", "test")
-            if split == "train" or getattr(source, split) is not None
-        ],
-        "hub": source.dataset,
-        "config": source.config,
+        "name": task.name,
+        "text": list(task.text),
+        **({"image": task.image} if task.image else {}),
+        "label": task.label if isinstance(task.label, str) else list(task.label),
+        "multi_label": task.is_multi_label,
+        "labels": None if task.labels is None else list(task.labels),
+        "metrics": [task.metric, *other_metrics],
+        "splits": list(splits),
+        "hub": None if hub is None else hub.dataset,
+        "config": None if hub is None else hub.config,
     }
 
 
@@ -128,9 +126,9 @@ def _task_of(name: str, study: StudyConfig | None) -> TaskConfig:
     )
 
 
-def _published(source: TaskSource, loaded: Task) -> dict[str, Split | str]:
+def _published(source: TaskSource, loaded: Task) -> Splits:
     """Every split of a task of the user's own, of which only the test split is left to be read."""
-    splits: dict[str, Split | str] = {
+    splits: Splits = {
         split: Split.of(examples)
         for split in ("train", "validation")
         if (examples := getattr(loaded, split)) is not None
@@ -138,18 +136,17 @@ def _published(source: TaskSource, loaded: Task) -> dict[str, Split | str]:
     if source.test is not None:
         labels = loaded.labels if isinstance(loaded.label, str) else None
         known = replace(source, labels=labels, metric=loaded.metric)
-        found = _split_or_error(known, "test")
-        splits["test"] = str(found) if isinstance(found, LobesError) else found
+        splits["test"] = _split_or_error(known, "test")
     return splits
 
 
-def _load_splits(source: TaskSource, names: Sequence[str]) -> dict[str, Split | str]:
-    """Every split, or the sentence with which it was refused; an error where all are refused."""
+def _load_splits(source: TaskSource, names: Sequence[str]) -> Splits:
+    """Every split, or the error with which it was refused; raised where all are refused."""
     found = {split: _split_or_error(source, split) for split in names}
     errors = [split for split in found.values() if isinstance(split, LobesError)]
     if len(errors) == len(found):
         raise errors[0]
-    return {k: str(v) if isinstance(v, LobesError) else v for k, v in found.items()}
+    return found
 
 
 def _split_or_error(source: TaskSource, split: str) -> Split | LobesError:
@@ -210,7 +207,7 @@ def _tokens(lengths: Lengths, longest: int | None) -> dict[str, Any]:
     }
 
 
-def _examples(splits: dict[str, Split | str], names: list[str] | None) -> list[dict[str, Any]]:
+def _examples(splits: Splits, names: list[str] | None) -> list[dict[str, Any]]:
     """Examples of the first split that is there, drawn by a fixed seed, in its order."""
     split = next(found for found in splits.values() if isinstance(found, Split))
     number = min(SHOWN, len(split))

@@ -47,7 +47,17 @@ def train(
     checkpoints = folder.path / "checkpoints"
     clock = _Clock(folder)
     with disk_faults(checkpoints):
-        trainer = _trainer(study, checkpoints, model, tasks, clock, callbacks, progress)
+        trainer = study_trainer(
+            study,
+            checkpoints,
+            model,
+            tasks,
+            iat=None if study.iat is None else study.iat.settings(study.seed),
+            on_step=progress and (lambda step, total, *_: progress("training", step, total)),
+            callbacks=[clock, _Notes(progress), *callbacks],
+            report_to=list(study.training.report_to) or "none",
+            **_rhythm(study, tasks),
+        )
         trainer.train(resume_from_checkpoint=True)
         if not _scores(trainer) or _scores(trainer)[-1]["step"] < trainer.state.global_step:
             trainer.evaluate()
@@ -67,15 +77,8 @@ def train(
     return plain(record)
 
 
-def _trainer(
-    study: StudyConfig,
-    checkpoints: Path,
-    model: MultiTaskModel,
-    tasks: Sequence[Task],
-    clock: "_Clock",
-    callbacks: Sequence[TrainerCallback],
-    progress: StageProgress | None,
-) -> MultiTaskTrainer:
+def _rhythm(study: StudyConfig, tasks: Sequence[Task]) -> dict[str, int]:
+    """After how many steps the training is evaluated, and a checkpoint is written."""
     settings = study.training
     steps, epochs = settings.length
     total = steps or _steps_of(tasks, settings.batch_size, epochs or 1)
@@ -84,21 +87,11 @@ def _trainer(
             f"training.epochs is {epochs:g}, which makes {total:,} steps of these tasks; expected "
             f"{STEPS}."
         )
-    save_every = settings.save_every or max(
-        LEAST_STEPS_BETWEEN_CHECKPOINTS, math.ceil(total / CHECKPOINTS)
-    )
-    return study_trainer(
-        study,
-        checkpoints,
-        model,
-        tasks,
-        iat=None if study.iat is None else study.iat.settings(study.seed),
-        on_step=_counting(progress),
-        callbacks=[clock, _Notes(progress), *callbacks],
-        save_every=save_every,
-        evaluate_every=math.ceil(total / EVALUATIONS),
-        report_to=list(settings.report_to) or "none",
-    )
+    usual = max(LEAST_STEPS_BETWEEN_CHECKPOINTS, math.ceil(total / CHECKPOINTS))
+    return {
+        "save_every": settings.save_every or usual,
+        "evaluate_every": math.ceil(total / EVALUATIONS),
+    }
 
 
 def study_trainer(
@@ -143,10 +136,6 @@ def study_trainer(
         on_step=on_step,
         callbacks=[*callbacks],
     )
-
-
-def _counting(progress: StageProgress | None) -> OnStep | None:
-    return progress and (lambda step, total, *_: progress("training", step, total))
 
 
 def _steps_of(tasks: Sequence[Task], batch_size: int, epochs: float) -> int:
