@@ -138,7 +138,7 @@ def main() -> None:
     if given.measure:
         print(json.dumps(measure(given.measure, given.assets, given.steps)))
         return
-    from lobes.experiments.demo_data import fetch
+    from lobes.experiments.demo import fetch
 
     assets = given.assets or fetch().model
     with tempfile.TemporaryDirectory() as scratch:

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lobes import HeadSet, MultiTaskModel, Task, evaluate, find_heads, head_importance
 from lobes.data.batching import encode
 from lobes.data.texts import blocks
-from lobes.experiments.demo_data import fetch, write_demo_data
+from lobes.experiments.demo import fetch, write_demo_data
 from lobes.heads import HeadLayout
 from lobes.measure.evaluation import predictions_of
 from lobes.metrics import get_metric

@@ -21,7 +21,7 @@ import torch
 from transformers import TrainerCallback
 
 from lobes import IAT, HeadSet, MultiTaskModel, Task, find_heads
-from lobes.experiments.demo_data import fetch, write_demo_data
+from lobes.experiments.demo import fetch, write_demo_data
 from lobes.tasks.sources import TaskSource, load_task
 from lobes.training.arguments import training_arguments
 from lobes.training.row_gate import learning_rows

@@ -9,7 +9,7 @@ import transformers
 
 from lobes.measure.evaluation import evaluate, measuring
 from lobes.modeling import MultiTaskModel, PromptedModel
-from lobes.modeling.bf16 import bf16_copy
+from lobes.modeling.precision import bf16_copy
 from lobes.modeling.single_task import SingleTaskModel
 from lobes.tasks.prompts import Prompt
 from tiny_models import TINY, tiny_inputs, tiny_model

@@ -26,7 +26,7 @@ from lobes.cli import app
 from lobes.cli.tables import show_heads
 from lobes.cli.terminal import ProgressDisplay
 from lobes.config.study import load_study
-from lobes.experiments.demo_data import DemoAssets
+from lobes.experiments.demo import DemoAssets
 from lobes.experiments.store import RunFolder
 from lobes.files import read_json
 from lobes.heads import HeadLayout, OwnedRows, Site
@@ -654,9 +654,7 @@ def test_the_demo_is_an_ordinary_study(study, tmp_path, monkeypatch):
     """With a tiny model and its tasks in place of the packages."""
     tasks = load_study(study).to_dict()["tasks"]
     assets = DemoAssets(study.parent / "model", tmp_path)
-    monkeypatch.setattr(
-        "lobes.experiments.demo_data.fetch", lambda log=None: log("Fetched.") or assets
-    )
+    monkeypatch.setattr("lobes.experiments.demo.fetch", lambda log=None: log("Fetched.") or assets)
     monkeypatch.setattr("lobes.experiments.demo.write_demo_data", lambda *_, **__: tasks)
     result = lobes("demo", "--fetch-only")
     assert (result.exit_code, result.stdout, _said(result.stderr)) == (0, "", "Fetched.\n")

@@ -14,8 +14,8 @@ import pytest
 
 from lobes.data.cache import cache_folder
 from lobes.errors import ConfigError, DataError
-from lobes.experiments import demo_data
-from lobes.experiments.demo_data import (
+from lobes.experiments import demo as demo_data
+from lobes.experiments.demo import (
     DOMAINS,
     NEUTRAL,
     SENTIMENTS,

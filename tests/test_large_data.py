@@ -19,11 +19,11 @@ from lobes import MultiTaskModel, MultiTaskTrainer, Task, lesion_matrix
 from lobes.data import batching, cache, texts
 from lobes.errors import DataError
 from lobes.experiments.loading import task_fingerprint
-from lobes.experiments.splits import hold_out
 from lobes.measure.iap import IapSettings
 from lobes.tasks import columns, formats, subsets
 from lobes.tasks.examples import Examples
 from lobes.tasks.sources import load_split, load_task
+from lobes.tasks.subsets import hold_out
 from lobes.training.arguments import training_arguments
 from tiny_models import tiny_model
 from tiny_tasks import tiny_tokenizer

@@ -18,7 +18,6 @@ from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.statistics import paired_p_value
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.experiments.probe import pooled_features, probe
-from lobes.experiments.splits import growing_order, hold_out, subset_sizes
 from lobes.experiments.task_listing import describe_task
 from lobes.heads import HeadSet
 from lobes.measure.evaluation import evaluate, predictions_of
@@ -30,6 +29,7 @@ from lobes.modeling.task_model import example_losses
 from lobes.tasks.examples import Examples
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.sources import load_split, load_task
+from lobes.tasks.subsets import growing_order, hold_out, subset_sizes
 from lobes.tasks.task import Task, TaskSpec
 from lobes.training.arguments import training_arguments
 from lobes.training.iat import IAT

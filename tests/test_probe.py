@@ -6,8 +6,8 @@ import torch
 
 from lobes.experiments import probe as probe_module
 from lobes.experiments.probe import pooled_features, probe, ridge
-from lobes.experiments.splits import hold_out
 from lobes.modeling import MultiTaskModel
+from lobes.tasks.subsets import hold_out
 from tiny_models import tiny_model
 from tiny_tasks import mood_task, pair_task, tiny_tokenizer, topic_task, warmth_task
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lobes.cli import app
-from lobes.experiments.demo_data import fetch
+from lobes.experiments.demo import fetch
 from lobes.tasks.known import known_task
 from lobes.tasks.sources import load_split, load_task
 

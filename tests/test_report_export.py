@@ -355,9 +355,9 @@ def test_exhibits_of_a_folder(tmp_path, name, content):
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "figures").write_text("in the way")
+    files = [*figure_files(run_page(fake_results(**SMALL)), png=False)]
     with pytest.raises(RunError, match="figures"):
-        files = figure_files(run_page(fake_results(**SMALL)), png=False)
-        write_files([*files], tmp_path / "figures")
+        write_files(files, tmp_path / "figures")
 
 
 @pytest.mark.parametrize("name", ["strip-1-0.svg", "map-0.svg", "scores-1-0.csv", "pairs-1.tex"])

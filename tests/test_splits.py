@@ -7,9 +7,9 @@ from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
 from lobes.errors import DataError
-from lobes.experiments.splits import growing_order, hold_out, subset_sizes
 from lobes.tasks.examples import Examples
 from lobes.tasks.sources import load_task
+from lobes.tasks.subsets import growing_order, hold_out, subset_sizes
 from lobes.tasks.task import Task
 from tiny_tasks import topic_task, warmth_task
 

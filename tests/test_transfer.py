@@ -13,11 +13,11 @@ from lobes.config.study import load_study, override
 from lobes.dissociation.verdicts_over_seeds import transfers
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.experiments.methods import SeedRun
-from lobes.experiments.splits import growing_order
 from lobes.experiments.store import RunFolder
 from lobes.experiments.transfer import _Transfer, _with_defaults, load_tasks
 from lobes.measure.evaluation import evaluate
 from lobes.modeling import MultiTaskModel
+from lobes.tasks.subsets import growing_order
 from lobes.training.trainer import MultiTaskTrainer
 from plain_results import read_transfer, transfer_study
 from tiny_study import write_study

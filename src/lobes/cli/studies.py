@@ -39,8 +39,7 @@ def demo(
     """
     from lobes.cli.terminal import say
     from lobes.config.study import override
-    from lobes.experiments.demo import demo_study
-    from lobes.experiments.demo_data import fetch
+    from lobes.experiments.demo import demo_study, fetch
 
     assets = fetch(log=None if out.quiet else say)
     if not fetch_only:

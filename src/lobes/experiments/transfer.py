@@ -35,13 +35,13 @@ from lobes.experiments.over_seeds import (
     training_arrays,
 )
 from lobes.experiments.seed_statistics import transfer_summary, transfer_verdicts
-from lobes.experiments.splits import growing_order, subset_sizes
 from lobes.experiments.store import RunFolder
 from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress, StageProgress
 from lobes.results import TransferResults
 from lobes.results.over_seeds import Selected, before_iat
+from lobes.tasks.subsets import growing_order, subset_sizes
 from lobes.tasks.task import Task
 
 STARTS = ("pretrained", *PAIR)

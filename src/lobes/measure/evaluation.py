@@ -27,8 +27,7 @@ from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.measure.lesioned_runs import OwnRuns, Partners, SharedRuns, task_runs
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
-from lobes.modeling.bf16 import bf16_copy
-from lobes.modeling.precision import resolve_precision
+from lobes.modeling.precision import bf16_copy, resolve_precision
 from lobes.modeling.task_model import Readable, check_task_model
 from lobes.progress import Progress, check_progress, counted
 from lobes.tasks.examples import Examples

@@ -39,15 +39,16 @@ from lobes.modeling.pretrained import (
     sentence_pooling,
 )
 from lobes.modeling.safe_loading import opening, quiet
-from lobes.modeling.saveable import check_saveable
 from lobes.modeling.saved import (
     ENCODER,
     Card,
+    check_saveable,
     close_folder,
     encoder_type,
     is_saved_model,
     matching_specs,
     open_folder,
+    original_class,
     read_card,
     read_classifiers,
     write_classifiers,
@@ -60,7 +61,6 @@ from lobes.modeling.task_model import (
     dtype_of,
     example_losses,
     longest_input,
-    original_class,
     specs_of,
 )
 from lobes.tasks.task import TaskSpec

@@ -8,17 +8,22 @@ lobes.json                what they belong to; removed first and written last, s
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lobes.errors import ModelError
 from lobes.files import equal_rights, writing
-from lobes.modeling.safe_loading import check_files
+from lobes.modeling.pruned import is_pruned
+from lobes.modeling.safe_loading import check_files, quiet
 from lobes.tasks.columns import listed
 from lobes.tasks.task import TaskSpec
 
@@ -27,6 +32,10 @@ VERSION = 1
 CARD = "lobes.json"
 CLASSIFIERS = "classifiers.safetensors"
 ENCODER = "encoder"
+_MERGE = (
+    "merge its adapters first (with peft, merge_and_unload) and save the result, or save the "
+    "adapters on their own"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +159,48 @@ def matching_specs(
                 f"order."
             )
     return [given.get(spec.name, spec) for spec in saved]
+
+
+def check_saveable(encoder: Any) -> None:
+    """Raise `ModelError` for an encoder whose class has other weights than it.
+
+    Adapters inside an encoder, or a wrapper around it, are not read by its `from_pretrained`.
+    """
+    kind = original_class(encoder)
+    if not hasattr(encoder, "save_pretrained"):
+        raise ModelError(
+            f"An encoder of the class {kind.__name__} cannot be saved: expected a transformers "
+            f"model, with save_pretrained."
+        )
+    if not isinstance(encoder, PreTrainedModel):
+        raise ModelError(
+            f"An encoder of the class {kind.__name__} cannot be saved, since no encoder could be "
+            f"loaded from what it writes: {_MERGE}."
+        )
+    expected = _weights_of_class(encoder)
+    differing = [] if expected is None else sorted(expected ^ encoder.state_dict().keys())
+    if differing:
+        raise ModelError(
+            f"The encoder cannot be saved, since no {kind.__name__} could be loaded from what it "
+            f"writes ({differing[0]!r} is in one of the two only): {_MERGE}."
+        )
+
+
+def _weights_of_class(encoder: Any) -> set[str] | None:
+    """The names of the weights that the encoder's class has; None where that cannot be told."""
+    if is_pruned(encoder.config) or getattr(encoder, "hf_quantizer", None) is not None:
+        return None
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), quiet():
+            whole = original_class(encoder)(encoder.config)
+    except Exception:  # a class of the user's own may need more than a configuration
+        return None
+    return set(whole.state_dict())
+
+
+def original_class(module: nn.Module) -> Any:
+    """Return the module's class, without the one that FSDP puts in front of it."""
+    kind = type(module)
+    # not imported here: that takes most of a second, and who shards a model has done it
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return kind.__mro__[2] if fsdp and issubclass(kind, fsdp.FSDPModule) else kind

@@ -1,6 +1,5 @@
 """The common interface of the models that can be measured: inputs, logits, loss."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -273,14 +272,6 @@ def _check_padding(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> No
             f"{embeddings} tokens: they do not belong together, or the encoder needs "
             f"resize_token_embeddings({len(tokenizer)})."
         )
-
-
-def original_class(module: nn.Module) -> Any:
-    """Return the module's class, without the one that FSDP puts in front of it."""
-    kind = type(module)
-    # not imported here: that takes most of a second, and who shards a model has done it
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    return kind.__mro__[2] if fsdp and issubclass(kind, fsdp.FSDPModule) else kind
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

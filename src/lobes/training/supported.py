@@ -19,7 +19,7 @@ from lobes.errors import ConfigError, LobesError, first_line
 from lobes.limits import Limit, check_number, short
 from lobes.measure.evaluation import examples_of
 from lobes.modeling import MultiTaskModel, TaskModel
-from lobes.modeling.saveable import check_saveable
+from lobes.modeling.saved import check_saveable
 from lobes.tasks.task import Task
 from lobes.training.iat import IAT
 
