@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from lobes import limits
@@ -54,6 +54,17 @@ def _label_columns(value: Any) -> str | tuple[str, ...]:
     if len(names) > 1 and all(isinstance(name, str) and name for name in names):
         return tuple(names)
     raise PydanticCustomError("label_columns", "neither a column nor a list of columns")
+
+
+def _in_order(key: str, expected: str, place: Callable[[Any], Any] | None = None) -> AfterValidator:
+    """Sort a setting's values by `place`; refuse one that is there twice."""
+
+    def ordered(values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"{key} is {shown(values)}; expected {expected}")
+        return tuple(sorted(values, key=place))
+
+    return AfterValidator(ordered)
 
 
 LabelColumns = Annotated[str | tuple[str, ...], BeforeValidator(_label_columns)]
@@ -261,7 +272,7 @@ class IatConfig(Section, IAT):  # type: ignore[misc]  # mypy does not see that a
 class IapConfig(Section, IapSettings):  # type: ignore[misc]
     """The `[iap]` table: `IapSettings`, and the settings of the statistics."""
 
-    fractions: Fractions = Field(
+    fractions: Annotated[Fractions, _in_order("iap.fractions", "each share once")] = Field(
         tuple(IapSettings.fractions), description="shares of all heads, each above 0 and at most 1"
     )
     lesion_tasks: Annotated[Texts, Field(min_length=1)] | None = Field(
@@ -277,11 +288,6 @@ class IapConfig(Section, IapSettings):  # type: ignore[misc]
     def settings(self, seed: int) -> IapSettings:
         """Return what `lesion_matrix` takes; `seed` where the table has none of its own."""
         return _given(IapSettings, self, seed)
-
-    @model_validator(mode="after")
-    def _ascending(self) -> "IapConfig":
-        _in_order(self, "iap.fractions", "each share once")
-        return self
 
 
 def _given(kind: type[Given], table: Given, seed: int) -> Given:
@@ -300,25 +306,25 @@ class CompareConfig(Section):
     """The `[compare]` table: what `lobes compare` trains, how often, and what it chooses by."""
 
     seeds: Annotated[int, limits.SEEDS] = 5
-    methods: Annotated[tuple[Method, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
-        METHODS, description=f"one or more of {', '.join(METHODS)}"
-    )
+    methods: Annotated[
+        tuple[Method, ...],
+        BeforeValidator(as_tuple),
+        Field(min_length=1),
+        _in_order("compare.methods", "each once", METHODS.index),
+    ] = Field(METHODS, description=f"one or more of {', '.join(METHODS)}")
     held_out: Annotated[float, limits.HELD_OUT] = 0.1
     evaluations: Annotated[int, limits.EVALUATIONS] = 10
     # A linear layer on features that stay as they are needs larger steps than a whole encoder.
     frozen_learning_rate: Annotated[float, limits.LEARNING_RATE] = 1e-3
     penalties: Annotated[
-        tuple[Annotated[float, limits.PENALTY], ...], BeforeValidator(as_tuple), Field(min_length=1)
+        tuple[Annotated[float, limits.PENALTY], ...],
+        BeforeValidator(as_tuple),
+        Field(min_length=1),
+        _in_order("compare.penalties", "each once"),
     ] = Field(
         (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
         description="numbers from 1e-12 to 1e12, such as [0.1, 1]",
     )
-
-    @model_validator(mode="after")
-    def _once(self) -> "CompareConfig":
-        _in_order(self, "compare.methods", "each once", METHODS.index)
-        _in_order(self, "compare.penalties", "each once")
-        return self
 
 
 class NewTaskConfig(TaskConfig):
@@ -346,7 +352,7 @@ class TransferConfig(Section):
     """
 
     task: NewTaskConfig = Field(description="a table [transfer.task], as one of [[tasks]]")
-    fractions: Fractions = Field(
+    fractions: Annotated[Fractions, _in_order("transfer.fractions", "each share once")] = Field(
         (0.001, 0.01, 0.1, 1.0),
         description="shares of the new task's training data, each above 0 and at most 1",
     )
@@ -354,22 +360,6 @@ class TransferConfig(Section):
     steps: Annotated[int, limits.STEPS] = 200
     batch_size: Annotated[int, limits.BATCH_SIZE] | None = None
     learning_rate: Annotated[float, limits.LEARNING_RATE] | None = None
-
-    @model_validator(mode="after")
-    def _ascending(self) -> "TransferConfig":
-        _in_order(self, "transfer.fractions", "each share once")
-        return self
-
-
-def _in_order(
-    table: Section, key: str, expected: str, place: Callable[[Any], Any] | None = None
-) -> None:
-    """Sort a setting's values by `place`; refuse one that is there twice."""
-    name = key.partition(".")[2]
-    values = getattr(table, name)
-    if len(set(values)) < len(values):
-        raise ValueError(f"{key} is {shown(values)}; expected {expected}")
-    object.__setattr__(table, name, tuple(sorted(values, key=place)))  # frozen for all others
 
 
 def shown(value: Any) -> str:

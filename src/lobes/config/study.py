@@ -432,17 +432,15 @@ def _sentence(error: ValidationError, data: Mapping[str, Any], source: str) -> s
         return f"{source}: {message}" + ("" if message.endswith("?") else ".")
     key = _key(fault["loc"], data)
     state = "is missing" if fault["type"] == "missing" else f"is {shown(fault['input'])}"
-    return f"{source}: {key} {state}; expected {_expected(_field(fault['loc']))}."
-
-
-def _expected(field: Any) -> str:
-    """What a setting may be, in words."""
-    return field.description or str(rule_of(Annotated[field.annotation, None, *field.metadata]))
+    field = _field(fault["loc"])
+    rule = field.description or rule_of(Annotated[field.annotation, None, *field.metadata])
+    return f"{source}: {key} {state}; expected {rule}."
 
 
 def _unknown_key(location: Sequence[int | str], data: Mapping[str, Any]) -> str:
     *table, key = location
-    known = list(_section(table).model_fields)
+    section = SECTIONS[".".join(part for part in table if isinstance(part, str))]
+    known = list(section.model_fields)
     where = _key(location, data)
     close = difflib.get_close_matches(str(key), known, n=1)
     if close:
@@ -471,10 +469,6 @@ SECTIONS: dict[str, type[Section]] = {
 }
 # Of a field that several tables have, the last one is suggested.
 TABLES = ("transfer", "compare", "growth", "iat", "iap", "training")
-
-
-def _section(location: Sequence[int | str]) -> type[Section]:
-    return SECTIONS[".".join(part for part in location if isinstance(part, str))]
 
 
 def _field(location: Sequence[int | str]) -> Any:

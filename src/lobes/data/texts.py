@@ -86,10 +86,8 @@ class Texts(Sequence[tuple[str, ...]]):
 
     def select(self, places: Int[np.ndarray, " selected"]) -> "Texts":
         """Return the texts at `places`, in that order."""
-        return Texts(self._columns, self._all()[places])
-
-    def _all(self) -> Int[np.ndarray, " examples"]:
-        return np.arange(len(self)) if self._places is None else self._places
+        own = np.arange(len(self)) if self._places is None else self._places
+        return Texts(self._columns, own[places])
 
 
 class TextsWriter:

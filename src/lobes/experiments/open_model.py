@@ -34,7 +34,8 @@ def open_model(
     saved = _saved(Path(name_or_folder), trust_remote_code)
     if saved is not None:
         return saved.eval()
-    if _is_run(Path(name_or_folder)):
+    record = read_json(Path(name_or_folder, "config.json"))
+    if isinstance(record, dict) and record.get("schema") == SCHEMA["schema"]:
         raise RunError(
             f"The run in {name_or_folder} has no trained model: expected one that has; for a run "
             f"that measured a model trained elsewhere, name that model."
@@ -151,8 +152,3 @@ def _class_of(config: Any) -> Any:
             return getattr(transformers, loader, transformers.AutoModel)
     named = named_class(name)
     return transformers.AutoModel if named is None else named
-
-
-def _is_run(folder: Path) -> bool:
-    record = read_json(folder / "config.json")
-    return isinstance(record, dict) and record.get("schema") == SCHEMA["schema"]

@@ -118,7 +118,11 @@ def _with_split(chosen: list[TaskConfig], split: str, *, by_name: bool) -> list[
 
     A task that the user named is kept, so that the answer is an error.
     """
-    without = [task.name for task in chosen if split == "test" and _has_no_test(task)]
+    without = [
+        task.name
+        for task in chosen
+        if split == "test" and task.test is None and task.dataset is None and not task.is_known
+    ]
     if not without or by_name:
         return chosen
     if len(without) == len(chosen):
@@ -129,17 +133,9 @@ def _with_split(chosen: list[TaskConfig], split: str, *, by_name: bool) -> list[
     logger.warning(
         "%s: no test data, so nothing is predicted there; add `test = …` in a study and name it "
         "with --study.",
-        _few(without),
+        ", ".join(without[:5]) + ", …" * (len(without) > 5),
     )
     return [task for task in chosen if task.name not in without]
-
-
-def _has_no_test(task: TaskConfig) -> bool:
-    return task.test is None and task.dataset is None and not task.is_known
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + ", …" * (len(names) > 5)
 
 
 def _splits(task: TaskConfig, spec: TaskSpec, split: str, data: StudyConfig) -> dict[str, Split]:

@@ -81,7 +81,10 @@ def _rhythm(study: StudyConfig, tasks: Sequence[Task]) -> dict[str, int]:
     """After how many steps the training is evaluated, and a checkpoint is written."""
     settings = study.training
     steps, epochs = settings.length
-    total = steps or _steps_of(tasks, settings.batch_size, epochs or 1)
+    # about so many: every batch is of one task
+    sizes = [len(task.train) for task in tasks if task.train is not None]
+    batches = sum(math.ceil(size / settings.batch_size) for size in sizes)
+    total = steps or max(1, math.ceil((epochs or 1) * batches))
     if total > STEPS.most:
         raise ConfigError(
             f"training.epochs is {epochs:g}, which makes {total:,} steps of these tasks; expected "
@@ -136,12 +139,6 @@ def study_trainer(
         on_step=on_step,
         callbacks=[*callbacks],
     )
-
-
-def _steps_of(tasks: Sequence[Task], batch_size: int, epochs: float) -> int:
-    """About how many steps so many epochs are: every batch is of one task."""
-    sizes = [len(task.train) for task in tasks if task.train is not None]
-    return max(1, math.ceil(epochs * sum(math.ceil(size / batch_size) for size in sizes)))
 
 
 def _scores(trainer: MultiTaskTrainer) -> list[dict[str, Any]]:

@@ -115,7 +115,8 @@ def probe(encoder: nn.Module, last: int = 0) -> Any:
     """
     padding = getattr(encoder.config, "pad_token_id", None)
     harmless = [i for i in range(4) if i != padding]
-    ids = torch.tensor([[*[harmless[0]] * 4, harmless[last]]], device=_device(encoder))
+    device = next(encoder.parameters()).device
+    ids = torch.tensor([[*[harmless[0]] * 4, harmless[last]]], device=device)
     with probing(encoder):
         try:
             outputs = run_encoder(encoder, {"input_ids": ids, "attention_mask": ids * 0 + 1})
@@ -181,18 +182,15 @@ def probe_pictures(
         finally:
             for hook in hooks:
                 hook.remove()
-    if len(states) != 2 or not _alike(*states):
+    one, other = states[:1], states[1:]
+    # the same but for rounding, and numbers
+    if len(states) != 2 or not (one - other).abs().max() <= 1e-2 * one.abs().max():
         raise ModelError(
             f"The encoder {type(encoder).__name__} does not give each picture of a batch states of "
             f"its own that are always the same, as one that masks pictures at random does not: "
             f"load its weights into another class, such as ViTModel."
         )
     return PictureProbe(outputs, places[0] if places else states.shape[1])
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two results are the same but for rounding."""
-    return bool((one - other).abs().max() <= 1e-2 * one.abs().max())
 
 
 def as_sequence(states: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch length width"]:
@@ -239,7 +237,3 @@ def _shifted_right(ids: Int[Tensor, "batch length"], config: Any) -> Int[Tensor,
             "configuration: set config.decoder_start_token_id."
         )
     return torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device

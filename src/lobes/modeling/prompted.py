@@ -244,10 +244,14 @@ class PromptedModel(TaskModel):
     ) -> dict[str, Float[Tensor, "batch _"]]:
         reading = self._reading(specs)
         answers = self._answers(input_ids, attention_mask, reading)
+
+        def score(word: Tokens) -> Float[Tensor, " batch"]:
+            """A word's log-likelihood, read off a copy that goes on with its tokens."""
+            copy = answers[:, reading.words[word]]
+            return torch.stack([copy[:, step, token] for step, token in enumerate(word)]).sum(0)
+
         return {
-            spec.name: torch.stack(
-                [_score(answers, reading.words[word], word) for word in self.words[spec.name]], 1
-            )
+            spec.name: torch.stack([score(word) for word in self.words[spec.name]], 1)
             for spec in specs
         }
 
@@ -283,14 +287,6 @@ class PromptedModel(TaskModel):
             # the last layer is as wide as the vocabulary: most of a small model's work
             kept = inputs["logits_to_keep"] = places.unique()
         return self.model(input_ids=ids, **inputs).logits, kept
-
-
-def _score(
-    answers: Float[Tensor, "batch copies steps vocabulary"], copy: int, word: Tokens
-) -> Float[Tensor, " batch"]:
-    """A word's log-likelihood, read off a copy that goes on with its tokens."""
-    terms = [answers[:, copy, step, token] for step, token in enumerate(word)]
-    return torch.stack(terms).sum(0)
 
 
 def _lengths(

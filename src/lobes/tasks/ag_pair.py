@@ -207,7 +207,8 @@ def _part_twins(
     Their circle is opened into any other joint x -> y, in one of two ways; since x and y have
     different topics, as p and q have, one of them joins no path with its own topic.
     """
-    twins = np.flatnonzero(is_lone & is_lone[following] & _is_two_circle(following))
+    in_twos = following[following] == np.arange(len(following))
+    twins = np.flatnonzero(is_lone & is_lone[following] & in_twos)
     for p in twins if len(following) > 2 else ():
         q = following[p]
         if following[q] != p:  # opened with an earlier one
@@ -220,10 +221,6 @@ def _part_twins(
             following[p], following[x] = y, q
         else:
             following[q], following[x] = y, p
-
-
-def _is_two_circle(following: Int[np.ndarray, " paths"]) -> Bool[np.ndarray, " paths"]:
-    return following[following] == np.arange(len(following))
 
 
 def _obstacle(sizes: Int[np.ndarray, " topics"], names: list[object]) -> str:

@@ -38,7 +38,7 @@ from lobes.tasks.formats import read_blocks
 from lobes.tasks.hub import known_from_hub, load_from_hub
 from lobes.tasks.images import Picture, class_folders, rooted
 from lobes.tasks.known import KNOWN, known_task
-from lobes.tasks.reading import RawSplit, infer_labels, read_split, settle
+from lobes.tasks.reading import infer_labels, read_split, settle
 from lobes.tasks.selection import Selection, select
 from lobes.tasks.subsets import sampled
 from lobes.tasks.task import Task
@@ -238,8 +238,11 @@ def load_split(source: TaskSource | str, split: str, **settings: Any) -> Split:
     if raw.labels is None:
         return Split(raw.texts, None, raw.images)
     fold = source.fold_labels
-    if names is None and not (source.is_known or _is_regression(source.metric)):
-        train = raw if split == "train" else _read_train(source)
+    is_regression = source.metric is not None and get_metric(source.metric).for_regression
+    if names is None and not (source.is_known or is_regression):
+        train = raw
+        if split != "train":
+            train = read_split(f"Task {source.name!r}: train", _rows(source, "train"), columns)
         splits = settle({"train": train}, None, fold_labels=fold)
         names = infer_labels(source.name, splits, source.metric)
     raw = settle({split: raw}, names, fold_labels=fold)[split]
@@ -250,14 +253,6 @@ def _source_of(source: TaskSource | str, settings: Mapping[str, Any]) -> TaskSou
     if isinstance(source, TaskSource):
         return replace(source, **settings)
     return TaskSource(source, **settings)
-
-
-def _is_regression(metric: str | None) -> bool:
-    return metric is not None and get_metric(metric).for_regression
-
-
-def _read_train(source: TaskSource) -> RawSplit:
-    return read_split(f"Task {source.name!r}: train", _rows(source, "train"), source.own_columns)
 
 
 def _rows(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lobes.discovery.recomputation import carried
 from lobes.errors import ModelError
-from lobes.heads import HeadLayout, HeadSet, Site
+from lobes.heads import HeadLayout, HeadSet
 from lobes.training.sharding import own_part
 
 _GATE = "_lobes_gate"
@@ -181,17 +181,13 @@ def learning_rows(
     owned, allowed = torch.zeros(2, length, dtype=torch.bool)
     chosen = heads.by_site()
     for site in layout.sites:
-        for rows in _of(site, parameter):
+        for rows in (rows for rows in site.rows if rows.parameter == parameter):
             for head, spans in enumerate(rows.ranges):
                 for start, stop in spans:
                     owned[start:stop] = True
                     if head in chosen.get(site.index, ()):
                         allowed[start:stop] = True
     return allowed | ~owned if train_other else allowed
-
-
-def _of(site: Site, parameter: str) -> list[Any]:
-    return [rows for rows in site.rows if rows.parameter == parameter]
 
 
 @dataclass(eq=False)
