@@ -8,6 +8,7 @@ change look at the difference and renew it:
 import copy
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -331,7 +332,8 @@ def test_difference_tables_and_figures(planted, index):
     first, second = (np.array(comparison["scores"][entry[side]]) for side in ("first", "second"))
     singles = (first - second).mean(axis=1)
     description = next(e for e in page.all("desc", id=f"difference-{index}-text"))["text"]
-    span = fmt.interval(singles.min(), singles.max(), fmt.difference)
+    signed = partial(fmt.fixed, digits=4, sign=True)
+    span = fmt.interval(singles.min(), singles.max(), signed)
     assert f"single seeds {span}." in description
 
 
