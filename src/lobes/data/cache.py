@@ -109,7 +109,7 @@ class Spool:
         """Take back what was written, once the disk takes no more."""
         self._may_write = False
         if self._file is not None:
-            self._parts.insert(0, _read_back(self._file, self._written))
+            self._parts.insert(0, _mapped(self._file, self._written, np.uint8).tobytes())
             self._close()
         logger.warning(
             "%s: data that are too large for memory cannot be kept in %s, and stay in memory.",
@@ -190,13 +190,6 @@ def _mapped(file: IO[bytes], size: int, dtype: Any) -> Shaped[np.ndarray, " _"]:
     if not size:
         return np.frombuffer(b"", dtype=dtype)
     return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), dtype=dtype)
-
-
-def _read_back(file: IO[bytes], size: int) -> bytes:
-    if not size:
-        return b""
-    with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
-        return data[:size]
 
 
 def _remove_unused(folder: Path) -> None:

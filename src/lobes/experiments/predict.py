@@ -6,7 +6,7 @@ a TSV file with the probability of each label.
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -247,18 +247,17 @@ def _lines(
             return json.dumps([names[i] for i in np.flatnonzero(value)], ensure_ascii=False)
         return spreadsheet_cell(names[value])
 
-    header = ["index", *([] if examples.images is None else ["image"])]
-    header += [*([] if examples.labels is None else ["label"]), "prediction"]
-    yield "\t".join([*header, *(f"p_{name}" for name in names or ())])
     logits = logits.astype(np.float64)
     probabilities = expit(logits) if spec.is_multi_label else softmax(logits, axis=-1)
-    for index, prediction in enumerate(predictions.tolist()):
-        cells = [str(index)]
-        if examples.images is not None:
-            cells.append(spreadsheet_cell(" ".join(examples.images[index].name.split())))
-        if examples.labels is not None:
-            cells.append(shown(examples.labels[index]))
-        cells.append(shown(prediction))
-        if names is not None:
-            cells += [f"{value:.6g}" for value in probabilities[index]]
-        yield "\t".join(cells)
+    columns: list[tuple[str, Iterable[str]]] = [("index", map(str, range(len(predictions))))]
+    if examples.images is not None:
+        files = (" ".join(picture.name.split()) for picture in examples.images)
+        columns.append(("image", map(spreadsheet_cell, files)))
+    if examples.labels is not None:
+        columns.append(("label", map(shown, examples.labels)))
+    columns.append(("prediction", map(shown, predictions.tolist())))
+    for name, own in zip(names or (), probabilities.T, strict=False):
+        columns.append((f"p_{name}", (f"{value:.6g}" for value in own)))
+    headers, values = zip(*columns, strict=True)
+    yield "\t".join(headers)
+    yield from map("\t".join, zip(*values, strict=True))

@@ -38,7 +38,8 @@ class PrunedLoader:
         self._later: list[Plan] = []
         if not self._plans:
             plan = _plan_of_version_4(config, self._class, name)
-            self._plans, self._first, self._later = [plan], [_sliced(plan)], [_tables(plan)]
+            saved, rest = _in_two(plan)
+            self._plans, self._first, self._later = [plan], [saved], [rest]
 
     def from_pretrained(self, name: str, **kwargs: Any) -> Any:
         """Load as the class's own `from_pretrained` does, with a model of that class."""
@@ -127,48 +128,23 @@ def _fitted(model: Any, plan: Plan) -> Plan:
     return plan
 
 
-def _sliced(plan: Plan) -> Plan:
-    """The part of a plan that transformers 4 carried out on the weights it saved.
+def _in_two(plan: Plan) -> tuple[Plan, Plan]:
+    """What transformers 4 carried out on the weights it saved, and the rest of the plan.
 
-    It left the tables of position biases whole, and cut what they gave in each forward pass.
+    It left the tables of position biases whole, and cut what they gave in each forward pass. The
+    rest is a copy of the table for each layer, with its own heads' columns.
     """
-    tables = _table_weights(plan)
-    return replace(
-        plan,
-        sites=tuple(
-            replace(
-                site,
-                tables=(),
-                ignored=(),
-                cuts=tuple(cut for cut in site.cuts if cut.parameter not in tables),
-            )
-            for site in plan.sites
-        ),
-    )
-
-
-def _tables(plan: Plan) -> Plan:
-    """The rest: a copy of the table for each layer, with its own heads' columns."""
-    tables = _table_weights(plan)
-    return replace(
-        plan,
-        sites=tuple(
-            SitePlan(
-                site.projection,
-                site.slots,
-                cuts=tuple(cut for cut in site.cuts if cut.parameter in tables),
-                tables=site.tables,
-                ignored=site.ignored,
-            )
-            for site in plan.sites
-        ),
-    )
-
-
-def _table_weights(plan: Plan) -> set[str]:
     tables = [table for site in plan.sites for table in site.tables]
-    own = {f"{table.module}.{table.name}.weight" for table in tables}
-    return own | {f"{table.like}.weight" for table in tables}
+    weights = {f"{table.module}.{table.name}.weight" for table in tables}
+    weights |= {f"{table.like}.weight" for table in tables}
+    saved, rest = [], []
+    for site in plan.sites:
+        own = tuple(cut for cut in site.cuts if cut.parameter not in weights)
+        late = tuple(cut for cut in site.cuts if cut.parameter in weights)
+        saved.append(replace(site, tables=(), ignored=(), cuts=own))
+        bare = SitePlan(site.projection, site.slots, cuts=late)
+        rest.append(replace(bare, tables=site.tables, ignored=site.ignored))
+    return replace(plan, sites=tuple(saved)), replace(plan, sites=tuple(rest))
 
 
 def _plan_of_version_4(config: Any, model_class: Any, name: str) -> Plan:
