@@ -43,12 +43,12 @@ def time_both(whole: torch.nn.Module, smaller: torch.nn.Module) -> None:
         pair = [copy.deepcopy(model).to(dtype) for model in (whole, smaller)]
         for length in (32, 128):
             speed = compare_speed(*pair, timing_inputs(whole, length), seconds=20)
-            before, after = (1000 * seconds for seconds in speed.fastest)
-            low, middle, high = speed.ratios
+            before, after = (1000 * seconds for seconds in speed["seconds"])
+            low, high = speed["ratio_quartiles"]
             print(
                 f"   {dtype}, 8 texts of {length} tokens: {before:.1f} ms, {after:.1f} ms, "
-                f"{middle:.3f} times as fast ({low:.3f} to {high:.3f}, "
-                f"{len(speed.seconds)} rounds)"
+                f"{speed['ratio']:.3f} times as fast ({low:.3f} to {high:.3f}, "
+                f"{speed['rounds']} rounds)"
             )
 
 

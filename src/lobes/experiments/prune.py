@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,8 +90,8 @@ def prune_model(
             expected = _outputs(whole, inputs)
         record["largest_difference"] = _difference(expected, _outputs(saved, inputs), to)
         record["n_parameters"] = [_size(whole), _size(saved)]
-        speed = compare_speed(whole, saved, inputs, lambda *done: tell("timing", *done))
-        record["speed"] = speed.to_dict()
+        timing = partial(tell, "timing")
+        record["speed"] = compare_speed(whole, saved, inputs, timing)
     return record
 
 
@@ -221,40 +221,6 @@ def _size(model: nn.Module) -> int:
 # The speed of two models
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Seconds for one forward pass of each of two models, round by round: `seconds` [rounds, 2].
-
-    `shapes` are those of the inputs.
-    """
-
-    seconds: np.ndarray
-    shapes: Mapping[str, tuple[int, ...]]
-
-    @property
-    def ratios(self) -> tuple[float, float, float]:
-        """How many times as fast the second is: first quartile, median, third, of the rounds."""
-        low, middle, high = np.quantile(self.seconds[:, 0] / self.seconds[:, 1], (0.25, 0.5, 0.75))
-        return float(low), float(middle), float(high)
-
-    @property
-    def fastest(self) -> tuple[float, float]:
-        """The shortest time of each, the least disturbed by what else runs on the machine."""
-        before, after = self.seconds.min(axis=0)
-        return float(before), float(after)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what was measured, and on what, as JSON takes it."""
-        return {
-            "seconds": self.fastest,
-            "ratio": self.ratios[1],
-            "ratio_quartiles": self.ratios[::2],
-            "rounds": len(self.seconds),
-            "inputs": {name: list(shape) for name, shape in self.shapes.items()},
-            "threads": torch.get_num_threads(),
-        }
-
-
 @torch.no_grad()
 def compare_speed(
     before: nn.Module,
@@ -263,7 +229,7 @@ def compare_speed(
     progress: Progress | None = None,
     *,
     seconds: float = 4.0,
-) -> Speed:
+) -> dict[str, Any]:
     """Time both models in turn, in one process, the order changing from round to round.
 
     What else runs on the machine then slows both about alike; the first rounds do not count. It
@@ -283,8 +249,16 @@ def compare_speed(
             progress(min(number + 1 + _WARM_UP, _ROUNDS[0]), _ROUNDS[0])
         if len(rounds) >= _ROUNDS[0] and time.perf_counter() - start > seconds:
             break
-    shapes = {name: tuple(value.shape) for name, value in inputs.items()}
-    return Speed(np.array(rounds), shapes)
+    times = np.array(rounds)
+    low, middle, high = np.quantile(times[:, 0] / times[:, 1], (0.25, 0.5, 0.75)).tolist()
+    return {
+        "seconds": times.min(axis=0).tolist(),  # the least disturbed by what else runs
+        "ratio": middle,
+        "ratio_quartiles": [low, high],
+        "rounds": len(times),
+        "inputs": {name: list(value.shape) for name, value in inputs.items()},
+        "threads": torch.get_num_threads(),
+    }
 
 
 def timing_inputs(model: nn.Module, length: int | None = None) -> dict[str, Tensor]:
