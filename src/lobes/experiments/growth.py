@@ -28,6 +28,7 @@ from lobes.experiments.store import RunFolder
 from lobes.measure.iap import lesion_plan
 from lobes.measure.steps import Plan, Step, changed
 from lobes.modeling import MultiTaskModel
+from lobes.results.training import Training
 from lobes.tasks.subsets import growing_order
 from lobes.tasks.task import Task
 from lobes.training.selection import evaluation_steps
@@ -60,7 +61,7 @@ class KeepModels(TrainerCallback):
 
 
 def growth_plan(
-    loaded: Loaded, folder: RunFolder, last: LesionMatrix, training: Mapping[str, Any]
+    loaded: Loaded, folder: RunFolder, last: LesionMatrix, training: Training
 ) -> Plan[dict[str, Any] | None]:
     """Return the part "growth" of the results; None where the study asks for none.
 
@@ -72,7 +73,7 @@ def growth_plan(
     if study.growth is None:
         return None
     fraction = last.fractions[-1]
-    steps = [0, *growth_steps(study, training["steps"])]
+    steps = [0, *growth_steps(study, training.steps)]
     matrices = []
     for step in steps:
         matrix = yield from _lesion_plan(loaded, folder, fraction, step)
@@ -85,7 +86,7 @@ def growth_plan(
     points = [
         _point(study, matrix, last, scores, shared, step)
         for matrix, scores, step in zip(
-            (*matrices, last), found, (*steps, training["steps"]), strict=True
+            (*matrices, last), found, (*steps, training.steps), strict=True
         )
     ]
     return {

@@ -43,7 +43,7 @@ def study_results(
     matrix: LesionMatrix,
     *,
     model: ModelRecord,
-    training: Mapping[str, Any] | None,
+    training: Training | None,
     agreement: Sequence[Mapping[str, Any]] | None,
     similarity: Mapping[str, Any] | None,
     growth: Mapping[str, Any] | None,
@@ -69,7 +69,7 @@ def study_results(
         verdicts=(_specialized(matrix, over), *further_verdicts(grown, alike, len(tasks))),
         model=model,
         tasks=_tasks(tasks, matrix, study.iap.level),
-        training=None if training is None else Training.model_validate(training),
+        training=training,
         importance=tuple(
             _importance(task, matrix.importance[task.name], importance_seconds[task.name])
             for task in tasks

@@ -74,7 +74,7 @@ def run_study(
         fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in tasks}
         model, training = _trained_model(study, folder, tasks, fingerprints, stages, progress)
         if training is not None and "iap" not in stages:
-            return Training.model_validate(training)
+            return training
         results = _finished(study, folder)
         if results is None:
             model = model or load_task_model(
@@ -97,7 +97,7 @@ def _trained_model(
     fingerprints: dict[str, str],
     stages: Sequence[str],
     progress: StageProgress | None,
-) -> tuple[TaskModel | None, dict[str, Any] | None]:
+) -> tuple[TaskModel | None, Training | None]:
     """The model to measure, or None for the one in the run's folder; what its training recorded.
 
     Nothing is written before it is known that the model can be loaded, trained and measured.
@@ -127,7 +127,7 @@ def _trained_model(
         folder.begin({**fingerprints, "base model": base_fingerprint(new)})
         keep = KeepModels(folder, new, study)
         training = train(study, folder, new, tasks, progress, [keep])
-        warn_near_chance(tasks, training["scores"][-1]["scores"], "After the training")
+        warn_near_chance(tasks, training.scores[-1].scores, "After the training")
         return None, training
     if study.growth is not None and _finished(study, folder) is None:
         # which measures the base model, too; where it is gone, it may have been measured already
@@ -135,7 +135,7 @@ def _trained_model(
             fingerprints["base model"] = base_fingerprint(new_model(study, tasks))
     folder.begin(fingerprints)
     folder.remove_checkpoints()  # still there where the run was killed right after the training
-    return None, record
+    return None, Training.model_validate(record)
 
 
 def given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
@@ -180,7 +180,7 @@ def _measure(
     folder: RunFolder,
     model: TaskModel,
     tasks: list[Task],
-    training: dict[str, Any] | None,
+    training: Training | None,
     progress: StageProgress | None,
 ) -> RunResults:
     """Measure what is missing and write its statistics: `results.json` and the tables."""
@@ -201,7 +201,7 @@ def _measure(
             find_heads(model),
         ),
         training=training,
-        seconds={"training": training["seconds"], **seconds} if training else seconds,
+        seconds={"training": training.seconds, **seconds} if training else seconds,
         importance_seconds=measurements.seconds_by_task("importance"),
         environment=describe_environment(loaded.precision),
     )
@@ -217,7 +217,7 @@ def _measure(
 
 
 def _study_plan(
-    loaded: Loaded, folder: RunFolder, training: dict[str, Any] | None
+    loaded: Loaded, folder: RunFolder, training: Training | None
 ) -> Plan[tuple[LesionMatrix, dict[str, Any]]]:
     """Every measurement of a study: the lesion matrix, and the parts of the results beside it."""
     study, tasks = loaded.study, loaded.tasks

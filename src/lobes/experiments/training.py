@@ -18,6 +18,7 @@ from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.progress import StageProgress
 from lobes.report import formatting as fmt
+from lobes.results.training import Training
 from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
 from lobes.training.settings import IAT
@@ -39,10 +40,10 @@ def train(
     tasks: Sequence[Task],
     progress: StageProgress | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-) -> dict[str, Any]:
+) -> Training:
     """Train `model`, from the newest checkpoint if there is one, and keep it in `model/`.
 
-    Returns the record that is kept with it: steps, seconds, seed, precision, losses, scores.
+    Returns the record that is kept with it.
     """
     checkpoints = folder.path / "checkpoints"
     clock = _Clock(folder)
@@ -61,20 +62,22 @@ def train(
         trainer.train(resume_from_checkpoint=True)
         if not _scores(trainer) or _scores(trainer)[-1]["step"] < trainer.state.global_step:
             trainer.evaluate()
-    record = {
-        "steps": trainer.state.global_step,
-        "seconds": clock.seconds(),
-        "seed": study.seed,
-        "precision": "bf16" if trainer.args.bf16 else "fp32",
-        "sampling": study.training.sampling,
-        "iat": trainer.iat_record,
-        "losses": trainer.losses,
-        "scores": _scores(trainer),
-    }
+    record = plain(
+        {
+            "steps": trainer.state.global_step,
+            "seconds": clock.seconds(),
+            "seed": study.seed,
+            "precision": "bf16" if trainer.args.bf16 else "fp32",
+            "sampling": study.training.sampling,
+            "iat": trainer.iat_record,
+            "losses": trainer.losses,
+            "scores": _scores(trainer),
+        }
+    )
     with folder.writing_model(record) as unfinished:
         model.save_pretrained(unfinished)
     folder.remove_checkpoints()
-    return plain(record)
+    return Training.model_validate(record)
 
 
 def _rhythm(study: StudyConfig, tasks: Sequence[Task]) -> dict[str, int]:
