@@ -104,13 +104,13 @@ def fetch(cache: Path | None = None, log: Log | None = None) -> DemoAssets:
     return DemoAssets(model, sentences)
 
 
-def demo_study(assets: DemoAssets, output: Path, *, data: Path | None = None) -> StudyConfig:
+def demo_study(assets: DemoAssets, output: Path) -> StudyConfig:
     """Write the demo's data and return its study, whose run goes to `output`.
 
-    `assets` are what `fetch` returns. The data go to `data`, by default into the cache
-    beside the downloads: the run's folder holds what the run made, and nothing else.
+    `assets` are what `fetch` returns. The data go into the cache beside the downloads: the run's
+    folder holds what the run made, and nothing else.
     """
-    folder = data or cache_folder() / f"demo-{'-'.join(map(str, DATA.values()))}"
+    folder = cache_folder() / f"demo-{'-'.join(map(str, DATA.values()))}"
     study = {
         "name": "demo",
         "model": str(assets.model.absolute()),
