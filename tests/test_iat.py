@@ -384,7 +384,7 @@ def test_a_finished_run_still_says_what_it_chose(tmp_path: Path) -> None:
         ({"delta": 1.1}, "delta is 1.1; expected a share of the steps from 0 to 1"),
         ({"refresh": 0}, "refresh is 0; expected a number of steps from 1 to 10,000,000."),
         ({"importance_examples": 0}, "importance_examples is 0; expected a number of examples"),
-        ({"method": "tailor"}, 'method is \'tailor\'; expected "taylor" or "ablation".'),
+        ({"method": "tailor"}, 'method is \'tailor\'; expected "taylor", "ablation"'),
         ({"aggregate": "mean"}, 'aggregate is \'mean\'; expected "token" or "sequence".'),
         ({"normalize": "l2"}, 'normalize is \'l2\'; expected "none" or "layer".'),
     ],

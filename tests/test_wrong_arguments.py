@@ -107,6 +107,7 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
 MOOD, TOPIC = mood_task(13, 11), topic_task(13, 11)
 TASKS = [MOOD, TOPIC]
 OF_TASKS = lobes.MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), TASKS)
+GATES = lobes.HeadGates(np.ones((1, 2, 5)), np.ones((1, 2, 5)))
 SCORES = lobes.HeadScores(np.arange(10.0).reshape(2, 5))
 
 
@@ -118,9 +119,28 @@ def trainer(*args: Any, **kwargs: Any) -> Any:
     return lobes.MultiTaskTrainer(*args, **{"tasks": TASKS} | kwargs)
 
 
+def gates(**kwargs: Any) -> Any:
+    return lobes.head_gates(**{"model": OF_TASKS, "task": MOOD} | kwargs)
+
+
 load = lobes.MultiTaskModel.from_pretrained
 evaluate = lobes.evaluate
 WRONG += [
+    (gates, (), {"seeds": 0}, "seeds is 0; expected a number of seeds from 1 to 1,000."),
+    (gates, (), {"steps": 1.5}, "steps is 1.5; expected a number of steps from 1 to 10,000,000."),
+    (gates, (), {"batch_size": 0}, "batch_size is 0; expected a number of examples from 1"),
+    (gates, (), {"learning_rate": 0}, "learning_rate is 0; expected a number such as 2e-5, above"),
+    (gates, (), {"penalty": 0}, "penalty is 0; expected a number from 1e-12 to 1e+12."),
+    (gates, (), {"seed": -1}, "seed is -1; expected a whole number from 0 to 4,294,967,295."),
+    (gates, (), {"max_examples": 0}, "max_examples is 0; expected a number of examples from 1"),
+    (gates, (), {"progress": True}, "progress is a function that is called with (done, total)"),
+    (gates, (), {"precision": "fp16"}, "Unknown precision 'fp16': expected"),
+    (gates, (), {"split": "test"}, 'A split is "train" or "validation", not \'test\'.'),
+    (gates, (), {"task": "mood"}, "task is a lobes.Task, with examples of its own, not the text"),
+    (gates, (), {"model": MODEL}, "such as lobes.MultiTaskModel, not a BertModel"),
+    (gates, (), {"model": NAME}, "not 'bert-base-uncased'"),
+    (of_batches, (), {"method": "gates"}, 'method="gates" takes a task'),
+    (GATES.roles, (0.3,), {}, "threshold is 0.3; expected a share from 0.5 and below 1."),
     (evaluate, (OF_TASKS, "mood"), {}, "tasks are a list of lobes.Task, [task], not 'mood'"),
     (evaluate, (OF_TASKS, ["mood"]), {}, "tasks are a list of lobes.Task, and 'mood' is none"),
     (evaluate, (OF_TASKS, []), {}, "No task was given"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lobes.errors import LobesError
     from lobes.heads import HeadLayout, HeadScores, HeadSet, Site
     from lobes.measure.evaluation import evaluate
+    from lobes.measure.gates import HeadGates, head_gates
     from lobes.measure.iap import lesion_matrix
     from lobes.measure.importance import head_importance
     from lobes.modeling import MultiTaskModel, PromptedModel, load_pruned, load_task_model
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Dissociation": "dissociation",
+    "HeadGates": "measure.gates",
     "HeadLayout": "heads",
     "HeadMeans": "ablation",
     "HeadSamples": "ablation",
@@ -53,6 +55,7 @@ _HOMES = {
     "ag_pairs": "tasks.ag_pair",
     "evaluate": "measure.evaluation",
     "find_heads": "discovery",
+    "head_gates": "measure.gates",
     "head_importance": "measure.importance",
     "lesion_matrix": "measure.iap",
     "load_pruned": "modeling",
@@ -65,6 +68,7 @@ _HOMES = {
 
 __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no constant
     "Dissociation",
+    "HeadGates",
     "HeadLayout",
     "HeadMeans",
     "HeadSamples",
@@ -83,6 +87,7 @@ __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no consta
     "ag_pairs",
     "evaluate",
     "find_heads",
+    "head_gates",
     "head_importance",
     "lesion_matrix",
     "load_pruned",

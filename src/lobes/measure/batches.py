@@ -162,6 +162,13 @@ class GivenBatches:
             yield Batch(losses, real, partial(_coins, self.seed))
 
 
+def check_task(task: object) -> None:
+    """Raise `ConfigError` for what is no task, such as the name of one."""
+    if not isinstance(task, Task):
+        given = f"the text {task!r}" if isinstance(task, str) else f"a {type(task).__name__}"
+        raise ConfigError(f"task is a lobes.Task, with examples of its own, not {given}.")
+
+
 def _tokens(inputs: Mapping[str, Any]) -> int | None:
     """How many real tokens a batch has: all where there is no mask; None where it has no tokens."""
     mask = real_positions(inputs)

@@ -19,9 +19,10 @@ from lobes.ablation import ablate
 from lobes.discovery import layout_of
 from lobes.errors import ConfigError
 from lobes.heads import HeadLayout, Heads, HeadScores, HeadSet
-from lobes.measure.batches import Batches, GivenBatches, Loss, TaskBatches
+from lobes.measure.batches import Batches, GivenBatches, Loss, TaskBatches, check_task
 from lobes.measure.estimates import Method, Options, single_ablations, taylor
 from lobes.measure.evaluation import measuring
+from lobes.measure.gates import gates
 from lobes.measure.integrated_gradients import integrated_gradients
 from lobes.progress import Progress, check_progress
 from lobes.tasks.task import Task
@@ -30,6 +31,7 @@ _METHODS: Mapping[str, Method] = {  # each name of `limits.METHOD`
     "taylor": taylor,
     "ablation": single_ablations,
     "integrated_gradients": integrated_gradients,
+    "gates": gates,
 }
 
 
@@ -64,12 +66,14 @@ def head_importance(
     2019). `method="integrated_gradients"`: the same with the mean gradient at `steps` points on
     the way from `value` in the place of every head's context ("zero", or each head's "mean" over
     these data) to the contexts as they are. `method="ablation"`: the exact rise of the mean loss
-    when that one head is ablated; it takes a run of the model for each head. `normalize="layer"`
-    divides each site's scores by their L2 norm.
+    when that one head is ablated; it takes a run of the model for each head. `method="gates"`: how
+    far gates that learn on all heads together keep each open, `head_gates(model, task).needed`.
+    `normalize="layer"` divides each site's scores by their L2 norm.
 
     `max_examples` takes that many of the task's examples at random (`seed`); the heads `ablated`
-    are ablated throughout. The result depends neither on the size of the batches nor on the
-    order of the examples, beyond rounding. Modes, flags and gradients are as before afterwards.
+    are ablated throughout. The result (but that of gates) depends neither on the size of the
+    batches nor on the order of the examples, beyond rounding. Modes, flags and gradients are as
+    before afterwards.
     Raises `ConfigError` for a setting that does not exist, `DataError` for a task without data,
     `ModelError` naming the examples whose loss, or its gradient, is not finite.
     """
@@ -85,9 +89,8 @@ def head_importance(
     check_progress(progress)
     layout = layout_of(model, layout)
     given = HeadSet.of(() if ablated is None else ablated, layout)
-    if task is not None and not isinstance(task, Task):
-        given_as = f"the text {task!r}" if isinstance(task, str) else f"a {type(task).__name__}"
-        raise ConfigError(f"task is a lobes.Task, with examples of its own, not {given_as}.")
+    if task is not None:
+        check_task(task)
     if loss is not None and not callable(loss):
         raise ConfigError(
             f"loss is a function loss(outputs, batch) -> [batch], not a {type(loss).__name__}."

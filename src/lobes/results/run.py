@@ -56,7 +56,7 @@ class Importance(Record):
     task: str
     """The task's name."""
     method: str
-    """"taylor" (first-order estimate), "integrated_gradients" or "ablation" (rise of the loss)."""
+    """"taylor" (first-order), "integrated_gradients", "gates" or "ablation" (rise of the loss)."""
     aggregate: str | None
     """What the mean is over: "token" or "sequence"."""
     normalize: str | None

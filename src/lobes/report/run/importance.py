@@ -20,6 +20,7 @@ MOST_TOP_HEADS = 12
 _METHODS = {
     "taylor": "first-order (Taylor) estimate",
     "integrated_gradients": "integrated gradients",
+    "gates": "how far learned gates keep the head, mean over seeds",
     "ablation": "rise of the loss when the head alone is ablated",
 }
 _MEANS = {"token": "mean over tokens", "sequence": "mean over examples"}
@@ -80,7 +81,7 @@ def _reading(results: RunResults, method: str) -> Markup:
 def _method(found: Importance) -> str:
     """How the importance was estimated, `first-order (Taylor) estimate, mean over tokens`."""
     parts = [_METHODS.get(found.method, found.method)]
-    if found.aggregate and found.method != "ablation":
+    if found.aggregate and found.method not in ("ablation", "gates"):
         parts.append(_MEANS.get(found.aggregate, found.aggregate))
     if found.normalize == "layer":
         parts.append("each site divided by its norm")
