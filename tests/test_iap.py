@@ -153,7 +153,7 @@ def test_settings_that_cannot_be_are_refused(model, tasks):
         lesion_matrix(model, tasks, lesion_tasks=["mod"])
     with pytest.raises(ConfigError, match="is not one head: take at least"):
         lesion_matrix(model, tasks, fractions=[0.01])
-    assert len(fields(IapSettings)) == 18
+    assert len(fields(IapSettings)) == 19
 
 
 # Controls that cost less
@@ -264,10 +264,19 @@ def test_cheaper_controls_that_cannot_be(model, tasks, options, sentence):
 # Other lesions
 
 
-@pytest.mark.parametrize("value", ["mean", "resample"])
-def test_other_values_are_those_of_evaluate_and_never_mixed(tasks, value):
-    tasks = [tasks[0], warmth_task(n_train=31, n_validation=13)]
+@pytest.fixture(scope="module")
+def two_kinds(tasks):
+    """A task of classes, and a regression, whose predictions differ under every lesion."""
+    tasks = [tasks[0], warmth_task(n_train=31, n_validation=23)]
     model = MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), tasks, pooling="mean").eval()
+    return model, tasks
+
+
+@pytest.mark.parametrize(
+    ("value", "lesion"), [("mean", "remove"), ("resample", "keep"), ("zero", "keep")]
+)
+def test_other_lesions_are_those_of_evaluate_and_never_mixed(two_kinds, value, lesion):
+    model, tasks = two_kinds
     stored = {}
 
     def remember(key, compute):
@@ -276,21 +285,37 @@ def test_other_values_are_those_of_evaluate_and_never_mixed(tasks, value):
         return stored[key]
 
     options = {"fractions": [0.5], "controls": 2, "importance_examples": 20, "seed": 3}
-    zero = lesion_matrix(model, tasks, remember=remember, **options)
-    found = lesion_matrix(model, tasks, remember=remember, value=value, **options)
-    assert found.lesions == zero.lesions
-    measured = evaluate(
-        model, tasks, [lesion.heads for lesion in found.lesions], value=value, seed=3
-    )
+    plain = lesion_matrix(model, tasks, remember=remember, **options)
+    known = set(stored)
+    found = lesion_matrix(model, tasks, remember=remember, value=value, lesion=lesion, **options)
+    assert found.lesions == plain.lesions
+    assert found.keep == (lesion == "keep")
+    sets = [each.heads for each in found.lesions]
+    if lesion == "keep":
+        every = find_heads(model).all_heads()
+        sets = [heads and every - heads for heads in sets]
+    measured = evaluate(model, tasks, sets, value=value, seed=3)
     for task in tasks:
-        assert np.array_equal(found.predictions[task.name], measured.predictions(task.name))
-    assert not np.allclose(found.predictions["warmth"][1:], zero.predictions["warmth"][1:])
-    assert sum(key.endswith(f"-{value}") for key in stored) == 1
+        np.testing.assert_allclose(
+            found.predictions[task.name], measured.predictions(task.name), atol=1e-5
+        )
+    assert not np.allclose(found.predictions["warmth"][1:], plain.predictions["warmth"][1:])
+    ending = "-".join(name for name in (value, lesion) if name not in ("zero", "remove"))
+    new = set(stored) - known
+    assert new
+    assert all(key.endswith(f"-{ending}") for key in new)
 
 
-def test_a_sample_has_the_partners_and_means_of_all_examples(tasks):
-    tasks = [tasks[0], warmth_task(n_train=31, n_validation=23)]
-    model = MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), tasks, pooling="mean").eval()
+def test_to_keep_every_head_is_refused(two_kinds):
+    model, tasks = two_kinds
+    with pytest.raises(ConfigError, match=r'A fraction of 1 is every head, and lesion = "keep"'):
+        lesion_matrix(model, tasks, fractions=[0.5, 1.0], lesion="keep")
+    with pytest.raises(ConfigError, match='lesion is \'hold\'; expected "remove" or "keep"'):
+        lesion_matrix(model, tasks, lesion="hold")
+
+
+def test_a_sample_has_the_partners_and_means_of_all_examples(two_kinds):
+    model, tasks = two_kinds
     options = {"fractions": [0.5], "controls": 2, "importance_examples": 20}
     for value in ("mean", "resample"):
         whole = lesion_matrix(model, tasks, value=value, **options)

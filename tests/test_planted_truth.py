@@ -80,6 +80,21 @@ def test_the_dissociation_is_there_whatever_takes_the_place_of_heads(planted, va
     assert (other == scores).all() == (value == "mean")
 
 
+@pytest.mark.parametrize("value", ["zero", "mean", "resample"])
+def test_the_planted_heads_suffice_for_their_task(planted, value):
+    """Where only a task's own heads stay in, it loses nothing and the other task all."""
+    model, tasks = planted
+    matrix = lesion_matrix(model, tasks, fractions=[2 / 14], controls=0, lesion="keep", value=value)
+    assert matrix.keep
+    assert [lesion.heads for lesion in matrix.lesions[1:3]] == list(CARRIERS.values())
+    scores = matrix.scores(2 / 14)
+    np.testing.assert_allclose([*matrix.base, scores[0, 0], scores[1, 1]], 1.0)
+    assert max(scores[0, 1], scores[1, 0]) < 0.65
+    column = matrix.dissociation(resamples=200).column
+    assert column.mean > 35
+    assert column.mean_interval[0] > 25
+
+
 def test_exact_order_finds_the_heads_one_step_after_the_other(planted):
     model, tasks = planted
     matrix = lesion_matrix(model, tasks, fractions=[1 / 14, 2 / 14], controls=0, exact=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lobes.discovery import find_heads
 from lobes.dissociation import LesionMatrix
 from lobes.dissociation.similarity import (
     corrected_for_noise,
@@ -139,7 +140,9 @@ def similarity_plan(loaded: Loaded, matrix: LesionMatrix) -> Plan[dict[str, Any]
     }
     iap = loaded.study.iap
     if iap.similarity_examples:
-        steps = _similarities(loaded, lesions)
+        every = find_heads(loaded.model).all_heads()
+        ablated = [every - heads for heads in lesions] if matrix.keep else lesions
+        steps = _similarities(loaded, ablated)
         found = yield list(steps.values())
         for name, arrays in zip(steps, found, strict=True):
             split = iap.importance_split if name == "gradient" else "validation"

@@ -50,6 +50,13 @@ def pooled_results(
     stored = [stored_run(run) for run in runs]
     results, matrices = zip(*stored, strict=True)
     first = results[0]
+    for name in ("lesion", "value"):
+        kinds = sorted({str(each.iap.get(name)) for each in results})
+        if len(kinds) > 1:
+            raise RunError(
+                f"The runs have lesions of several kinds (iap.{name} is {' and '.join(kinds)}): "
+                f"expected runs of one."
+            )
     number = resamples or first.resamples
     found = _over_runs(matrices, resamples=number, seed=seed, level=first.level)
     over = runs_over_fractions(found)

@@ -135,10 +135,16 @@ def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[Tas
     for site in layout.sites:
         alike[site.index, : site.n_heads] = 0.0
     for fraction in settings.fractions:
-        if not HeadScores(alike).select(fraction, keep_per_site=settings.keep_per_site):
+        heads = HeadScores(alike).select(fraction, keep_per_site=settings.keep_per_site)
+        if not heads:
             raise ConfigError(
                 f"A fraction of {fraction:g} of {layout.total} heads is not one head: take at "
                 f"least {1 / layout.total:.3g}."
+            )
+        if settings.lesion == "keep" and len(heads) == layout.total:
+            raise ConfigError(
+                f'A fraction of {fraction:g} is every head, and lesion = "keep" would ablate none: '
+                f'take less than 1, or lesion = "remove".'
             )
 
 
@@ -187,8 +193,14 @@ class _Plan:
 
     def named(self, step: Step) -> Step:
         """A step of the lesions; what is not the default is part of its key."""
-        value = self.settings.value
-        return step if value == "zero" else replace(step, key=f"{step.key}-{value}")
+        chosen = [self.settings.value, self.settings.lesion]
+        unusual = [name for name in chosen if name not in ("zero", "remove")]
+        return replace(step, key="-".join([step.key, *unusual]))
+
+    def _ablated(self, heads: HeadSet) -> HeadSet:
+        """What is ablated for a lesion: its heads, or all but those; nothing for the base."""
+        keep = self.settings.lesion == "keep" and bool(heads)
+        return self.layout.all_heads() - heads if keep else heads
 
     @property
     def lesioned(self) -> list[Task]:
@@ -396,7 +408,7 @@ class _Plan:
             found = evaluate(
                 self.measured,
                 tasks,
-                group,
+                [self._ablated(heads) for heads in group],
                 value=self.settings.value,
                 reference=self.tasks,
                 means=self.means,
@@ -459,6 +471,7 @@ class _Plan:
             lesions=tuple(lesions),
             predictions=predictions,
             importance=importance,
+            keep=self.settings.lesion == "keep",
         )
 
 

@@ -22,7 +22,8 @@ class IapSettings:
     `importance_split` and `importance_examples`: what the importance is computed from;
     `importance_steps`: how many steps integrated gradients take.
     `lesion_tasks`: the tasks whose heads are ablated, all if None. `value` stands in for the
-    contexts of ablated heads: "zero", "mean" or "resample", as in `evaluate`.
+    contexts of ablated heads: "zero", "mean" or "resample", as in `evaluate`. With
+    `lesion="keep"` the heads of a lesion stay in, and all others are ablated.
 
     `control_examples` measures exchanged and random lesions on that many of each task's validation
     examples, drawn with `seed`; p then compares the D-score on those. With `stop_error` above 0 the
@@ -45,6 +46,7 @@ class IapSettings:
     normalize: Annotated[str, limits.NORMALIZE] = "none"
     lesion_tasks: Sequence[str] | None = None
     value: Annotated[str, limits.VALUE] = "zero"
+    lesion: Annotated[str, limits.LESION] = "remove"
     control_examples: Annotated[int, limits.EXAMPLES] | None = None
     stop_error: Annotated[float, limits.ERROR_RATE] = 0.0
     seed: Annotated[int, limits.SEED] = 0

@@ -319,6 +319,11 @@ class RunResults(Results):
         return tuple(task.name for task in self.tasks)
 
     @property
+    def keeps(self) -> bool:
+        """Whether the heads of a lesion stayed in, and all others were ablated."""
+        return bool(self.iap.get("lesion") == "keep")
+
+    @property
     def largest(self) -> Fraction | None:
         """The largest fraction, whose lesions are shown."""
         return self.fractions[-1] if self.fractions else None

@@ -190,6 +190,16 @@ def _caveats(results: RunResults) -> list[str]:
         caveats += _interval_caveats(entry)
     if results.iap.get("order") == "ascending":
         caveats.append("These lesions take the least important heads first (ascending order).")
+    if results.keeps:
+        caveats.append(
+            "A lesion keeps the heads of its task and ablates all others, so that the scores say "
+            "whether these heads suffice: a task’s own lesion should cost it least."
+        )
+    stand_in = {"mean": "mean context", "resample": "context for another example"}
+    if results.iap.get("value") in stand_in:
+        caveats.append(
+            f"An ablated head gives its {stand_in[results.iap['value']]} in the place of zeros."
+        )
     return caveats
 
 
