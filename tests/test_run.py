@@ -16,7 +16,10 @@ from lobes.errors import ConfigError, DataError, ModelError, RunError
 from lobes.experiments import run as run_module
 from lobes.experiments.loading import load_tasks, new_model
 from lobes.experiments.open_model import find_model_heads
+from lobes.experiments.pooled_runs import pooled_results
 from lobes.heads import HeadScores, HeadSet
+from lobes.results import RunResults, read
+from lobes.results.tables import read_matrix
 from plain_results import read_results, run_study
 from tiny_study import timeless, write_study
 from tiny_tasks import mood_task, topic_task
@@ -281,6 +284,27 @@ def test_one_task_has_no_dissociation(finished, tmp_path):
     results = run_study(with_trained_model(study, str(finished.parent / "run" / "model")))
     assert [entry["dissociation"] for entry in results["fractions"]] == [None, None]
     assert results["fractions"][0]["scores"][1] == [None, None]
+
+
+def test_a_study_of_kept_heads(finished, tmp_path):
+    folder, other = tmp_path / "run", finished.parent / "run"
+    changes = ["iap.lesion=keep", "iap.value=mean", "iap.agreement_examples=0", f"output={folder}"]
+    study = override(load_study(finished), *changes)
+    run_study(with_trained_model(study, str(other / "model")))
+    results = read(folder, RunResults)
+    matrix = read_matrix(folder, results)
+    assert matrix.keep
+    assert matrix.lesions[1:] == read_matrix(other, read(other, RunResults)).lesions[1:]
+    scores = matrix.scores()
+    np.testing.assert_allclose(scores, results.largest.scores)
+    d = matrix.dissociation(resamples=5).column.values
+    np.testing.assert_allclose(d, results.largest.dissociation.column.values)
+    np.testing.assert_allclose(d[0], 100 * (scores[0, 0] - scores[1, 0]) / matrix.base[0])
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "keeps the heads of its task and ablates all others" in page
+    assert "gives its mean context" in page
+    with pytest.raises(RunError, match=r"several kinds \(iap.lesion is keep and remove\)"):
+        pooled_results([other, folder])
 
 
 @pytest.mark.parametrize(
