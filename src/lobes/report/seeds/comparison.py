@@ -5,7 +5,6 @@ Claims 4 and 3 of docs/method.md#claims, each with its own answer.
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 from markupsafe import Markup
@@ -60,8 +59,10 @@ def page_of(results: ComparisonResults) -> Page:
             parts.differences(
                 results,
                 "The first",
-                results.summary.differences,
-                partial(_score_lines, results),
+                {
+                    (e.first, e.second): _score_lines(results, e)
+                    for e in results.summary.differences
+                },
                 first="Task",
                 axis="difference in score",
             ),

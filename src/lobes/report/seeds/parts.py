@@ -1,9 +1,8 @@
 """The parts that the pages of comparisons and of transfer studies share."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 
@@ -28,17 +27,8 @@ from lobes.report.sections import (
 )
 from lobes.report.settings import durations, section
 from lobes.report.tables import Cell, Column, Row, Table, marked, stacked, text_of
-from lobes.results.over_seeds import (
-    ComparedTask,
-    Differences,
-    Estimate,
-    OverSeeds,
-    RowDifference,
-    StartDifferences,
-)
+from lobes.results.over_seeds import ComparedTask, Estimate, OverSeeds, RowDifference
 from lobes.results.over_seeds import Difference as StoredDifference
-
-Pairing = TypeVar("Pairing", Differences, StartDifferences)
 
 FEW_SEEDS = 5
 
@@ -137,7 +127,7 @@ def higher_and_lower(names: Sequence[str], found: Iterable[RowDifference]) -> di
     tested = dict(zip(names, (each.tested for each in found), strict=True))
     higher = [name for name, each in tested.items() if each.is_better]
     lower = [name for name, each in tested.items() if each.is_worse]
-    return {how: rows for how, rows in (("higher", higher), ("lower", lower)) if rows}
+    return {how: rows for how, rows in {"higher": higher, "lower": lower}.items() if rows}
 
 
 def level_of(results: OverSeeds) -> str:
@@ -278,26 +268,25 @@ def _interval(column: Column) -> Column:
 def differences(
     results: OverSeeds,
     what: str,
-    pairs: Sequence[Pairing],
-    lines: Callable[[Pairing], Sequence[Line]],
+    lines: Mapping[tuple[str, str], Sequence[Line]],
     *,
     first: str,
     axis: str,
 ) -> Section | None:
-    """Every way to train against another; `what` is subtracted, `The first`."""
-    if not pairs:
+    """Every way to train against another, as `lines` by pair; `what` is subtracted, `The first`."""
+    if not lines:
         return None
     found = [
         difference(
             results,
             f"difference-{place}",
-            (entry.first, entry.second),
-            lines(entry),
+            pair,
+            own,
             first=first,
             axis=axis,
             is_headline=place == 0,
         )
-        for place, entry in enumerate(pairs)
+        for place, (pair, own) in enumerate(lines.items())
     ]
     text = (
         f"{what} minus the second, above 0 where the first is better. A diamond is the mean over "

@@ -4,7 +4,6 @@ Claim 5 of docs/method.md#claims.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 from lobes.dissociation.verdicts_over_seeds import AFTER, transfers
 from lobes.metrics import Standing
@@ -41,8 +40,7 @@ def page_of(results: TransferResults) -> Page:
             parts.differences(
                 results,
                 "The first start",
-                results.summary.differences,
-                partial(_lines, results),
+                {(e.first, e.second): _lines(results, e) for e in results.summary.differences},
                 first="Training examples",
                 axis=f"difference in {results.task.metric}",
             ),
