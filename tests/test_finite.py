@@ -79,7 +79,7 @@ def test_a_lesion_is_named(tasks):
 
 
 def test_importance_is_refused_by_task_and_example(model, tasks):
-    for method in ("taylor", "ablation"):
+    for method in ("taylor", "ablation", "gates"):
         said = refused(lambda method=method: head_importance(model, tasks[1], method=method))
         assert said.startswith("The losses of task 'topic' (train data) are not finite (nan) for")
     sample = {"max_examples": 23, "seed": 3, "tokens_per_batch": 10_000}

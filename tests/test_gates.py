@@ -10,6 +10,7 @@ from lobes.heads import HeadSet
 from lobes.measure.batches import TaskBatches
 from lobes.measure.evaluation import evaluate
 from lobes.measure.gates import HeadGates, _parts, gate_slopes, gated, head_gates
+from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
 from planted import planted_model
 from test_importance import model_for, state
@@ -48,13 +49,24 @@ def test_planted_heads_are_needed_the_others_spare_and_noise_harmful(planted):
         }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_importance_by_gates_ranks_heads_by_need(planted, precision):
+def test_lesions_are_of_the_needed_heads(planted):
+    model, tasks = planted
+    matrix = lesion_matrix(model, tasks, fractions=[2 / 14], controls=0, random=0, method="gates")
+    for lesion in matrix.lesions[1:]:
+        assert lesion.heads == CARRIERS[lesion.task]
+    scores = matrix.scores(2 / 14)
+    assert scores[0, 1] == 1.0
+    assert scores[0, 0] < 0.6
+    assert scores[1, 1] < 0.6
+    assert matrix.importance["first"][HARMFUL] < 0.1
+
+
+def test_importance_by_gates_ranks_heads_by_need(planted):
     model, (task, _) = planted
-    scores = head_importance(model, task, method="gates", precision=precision)
+    scores = head_importance(model, task, method="gates", precision="bf16")
     assert scores.top(2 / 14) == CARRIERS["first"]
     assert scores.settings["method"] == "gates"
-    expected = head_gates(model, task, precision=precision).needed
+    expected = head_gates(model, task, precision="bf16").needed
     np.testing.assert_array_equal(scores.values, expected.values)
     np.testing.assert_array_equal(scores.halves, expected.halves)
     assert 0 < scores.reliability < 1
