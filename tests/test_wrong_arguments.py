@@ -85,7 +85,7 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
     (ablate, (MODEL, "0:1"), {"layout": find_heads(tiny_model("gpt2"))}, "is another model's"),
     (ablate, (MODEL, "0:1"), {"value": "mean", "data": BATCH}, "put it in a list, [batch]"),
     (ablate, (MODEL, "0:1"), {"value": "mean", "data": "text"}, "not str"),
-    (ablate, (MODEL, "0:1"), {"value": 0}, 'value is "zero" or "mean", not 0'),
+    (ablate, (MODEL, "0:1"), {"value": 0}, 'value is 0; expected "zero", "mean" or "resample".'),
     (ablate, (MODEL, ["0:1"] * 3), {}, "3 head sets were given for a batch of 2 examples"),
     (record_contexts, (NAME,), {}, "is no model"),
     (lobes.mean_contexts, (NAME, [BATCH]), {}, "is no model"),
