@@ -93,6 +93,7 @@ def _agreement(entry: Results, rng: np.random.Generator) -> Results:
         "task": entry["task"],
         "n_examples": 500,
         "spearman": spearman,
+        "reliability": 0.71,
         "estimates": [
             {"aggregate": a, "normalize": n, "spearman": round(spearman - 0.05 * place, 4)}
             for place, (a, n) in enumerate(estimates)

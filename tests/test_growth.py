@@ -115,6 +115,7 @@ def test_agreement_is_with_the_exact_rise_of_the_loss(grown):
             model, task, method="ablation", max_examples=30, seed=study.iap_seed
         )
         assert np.allclose(entry["values"], exact.values, atol=1e-6)
+        assert entry["reliability"] == pytest.approx(exact.reliability)
         for found in entry["estimates"]:
             estimate = head_importance(
                 model,
@@ -127,7 +128,7 @@ def test_agreement_is_with_the_exact_rise_of_the_loss(grown):
             rho = importance_correlation([estimate, exact])[0, 1]
             assert found["spearman"] == pytest.approx(rho, abs=1e-6)
         kinds = {(each["aggregate"], each["normalize"]) for each in entry["estimates"]}
-        assert kinds == set(product(("token", "sequence"), ("none", "layer")))
+        assert kinds == set(product(("token", "sequence", "signed"), ("none", "layer")))
         known = np.array(cheap["values"], float)
         expected = stats.spearmanr(known.ravel(), exact.values.ravel()).statistic
         assert entry["spearman"] == pytest.approx(expected)

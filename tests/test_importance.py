@@ -56,15 +56,16 @@ def naive_taylor(model, task, aggregate):
             )
             for head in range(site.n_heads):
                 per_token = terms[:, head].sum(-1)
-                value = per_token.abs().sum() if aggregate == "token" else per_token.sum().abs()
-                totals[site.index, head] += value.item()
+                whole = per_token.sum()
+                value = {"token": per_token.abs().sum(), "sequence": whole.abs(), "signed": -whole}
+                totals[site.index, head] += value[aggregate].item()
         seen.clear()
     for handle in handles:
         handle.remove()
     return totals / (tokens if aggregate == "token" else len(task.train))
 
 
-@pytest.mark.parametrize("aggregate", ["token", "sequence"])
+@pytest.mark.parametrize("aggregate", ["token", "sequence", "signed"])
 @pytest.mark.parametrize("name", ["bert", "albert", "gpt2", "llama", "t5"])
 def test_taylor_equals_its_definition(name, aggregate):
     task = mood_task(n_train=23)

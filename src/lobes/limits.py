@@ -132,7 +132,7 @@ PATH_STEPS = Limit("a number of steps on the path of integrated gradients", 1, 1
 GATE_SHARE = Limit("a share", 0.5, 1, whole=False, below=True)
 METHOD = Choice(("taylor", "ablation", "integrated_gradients", "gates"))
 PATH_START = Choice(("zero", "mean"))
-AGGREGATE = Choice(("token", "sequence"))
+AGGREGATE = Choice(("token", "sequence", "signed"))
 NORMALIZE = Choice(("none", "layer"))
 MATCHED = Choice(("site", "total"))
 VALUE = Choice(("zero", "mean", "resample"))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lobes import limits
 from lobes.discovery import find_heads
 from lobes.dissociation import LesionMatrix
 from lobes.dissociation.similarity import (
@@ -33,7 +34,7 @@ from lobes.tasks.task import Task
 logger = logging.getLogger("lobes")
 
 # The first-order estimates that are compared with exact ablation, by "aggregate" and "normalize".
-AGGREGATES = ("token", "sequence")
+AGGREGATES = limits.AGGREGATE.names
 # What the gradients of all tasks may take together; a larger model goes without this measure.
 MOST_GRADIENT_BYTES = 4 * 2**30
 
@@ -63,7 +64,8 @@ def _exact(loaded: Loaded, task: Task) -> Step:
 
     def compute(progress: Progress) -> Arrays:
         exact = _importance(loaded, task, progress, method="ablation")
-        return {"values": exact.values, "examples": np.array(exact.settings["examples"])}
+        found = {"values": exact.values, "examples": np.array(exact.settings["examples"])}
+        return found if exact.halves is None else found | {"halves": exact.halves}
 
     title = f"each head of {task.name}"
     return Step("agreement", f"ablation-{task.name}-{most}", title, compute, task.name)
@@ -100,12 +102,14 @@ def _agreement(
     matrix: LesionMatrix, task: Task, exact_found: Arrays, estimates: Arrays
 ) -> dict[str, Any]:
     """One task's entry."""
-    cheap, exact = matrix.importance[task.name], HeadScores(exact_found["values"])
+    cheap = matrix.importance[task.name]
+    exact = HeadScores(exact_found["values"], halves=exact_found.get("halves"))
     of_all = {aggregate: HeadScores(estimates[aggregate]) for aggregate in AGGREGATES}
     return {
         "task": task.name,
         "n_examples": int(exact_found["examples"]),
         "spearman": importance_correlation([cheap, exact])[0, 1],
+        "reliability": exact.reliability,
         "overlap": [
             {
                 "fraction": fraction,

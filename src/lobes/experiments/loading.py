@@ -24,7 +24,8 @@ LONGEST_BY_DEFAULT = 256
 # How measurements are made, as a number that is part of what names them: those of an earlier
 # version, which other code made in another way, are never mixed with new ones.
 # 2: classifiers in fp32 beside a bf16 encoder; T of the importance from the mask.
-MEASUREMENT_VERSION = 2
+# 3: importance has halves; estimates with their sign are compared with exact ablation, too.
+MEASUREMENT_VERSION = 3
 
 
 @dataclass(frozen=True)

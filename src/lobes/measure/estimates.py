@@ -198,7 +198,7 @@ def add_terms(
     batch: Batch,
     aggregate: str,
 ) -> None:
-    """Add a batch's terms of every head, by token or by sequence."""
+    """Add a batch's terms of every head, by token or by sequence, with or without their sign."""
     n = len(terms[0])
     halves = batch.halves(means.examples, n)
     for site, each in enumerate(terms):
@@ -208,6 +208,7 @@ def add_terms(
             positions = torch.full((n,), each.shape[1]) if real is None else real.sum(1)
             weights = positions.cpu().numpy()
         else:
-            found = each.sum(1).abs()
+            summed = each.sum(1)
+            found = summed.abs() if aggregate == "sequence" else -summed
         means.add(site, found.double().cpu().numpy(), weights, halves)
     means.examples += n

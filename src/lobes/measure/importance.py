@@ -62,13 +62,15 @@ def head_importance(
 
     `method="taylor"`: the first-order score above. `aggregate="token"` sums the absolute values
     over positions and divides by the number of real tokens; `"sequence"` takes the absolute value
-    of an example's whole sum and divides by the number of examples (Michel, Levy and Neubig
-    2019). `method="integrated_gradients"`: the same with the mean gradient at `steps` points on
-    the way from `value` in the place of every head's context ("zero", or each head's "mean" over
-    these data) to the contexts as they are. `method="ablation"`: the exact rise of the mean loss
-    when that one head is ablated; it takes a run of the model for each head. `method="gates"`: how
-    far gates that learn on all heads together keep each open, `head_gates(model, task).needed`.
-    `normalize="layer"` divides each site's scores by their L2 norm.
+    of an example's whole sum and divides by the number of examples (Michel, Levy and Neubig 2019);
+    `"signed"` does so without the absolute value, negated, which estimates the rise of the loss
+    when the head is ablated. `method="integrated_gradients"`: the same with the mean gradient at
+    `steps` points on the way from `value` in the place of every head's context ("zero", or each
+    head's "mean" over these data) to the contexts as they are. `method="ablation"`: the exact rise
+    of the mean loss when that one head is ablated; it takes a run of the model for each head.
+    `method="gates"`: how far gates that learn on all heads together keep each open,
+    `head_gates(model, task).needed`. `normalize="layer"` divides each site's scores by their L2
+    norm.
 
     `max_examples` takes that many of the task's examples at random (`seed`); the heads `ablated`
     are ablated throughout. The result (but that of gates) depends neither on the size of the

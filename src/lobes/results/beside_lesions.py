@@ -39,6 +39,8 @@ class Agreement(Record):
     """The number of examples."""
     spearman: Number
     """The rank correlation over the heads."""
+    reliability: Number
+    """How well random halves of the examples agree on the exact rises; null where unknown."""
     overlap: tuple[Overlap, ...]
     """The overlap of the most important heads, at every fraction."""
     values: Matrix

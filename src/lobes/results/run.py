@@ -58,7 +58,7 @@ class Importance(Record):
     method: str
     """"taylor" (first-order), "integrated_gradients", "gates" or "ablation" (rise of the loss)."""
     aggregate: str | None
-    """What the mean is over: "token" or "sequence"."""
+    """The mean is over tokens ("token") or examples ("sequence"; "signed" with the sign kept)."""
     normalize: str | None
     """"layer" where each site's values are divided by their norm."""
     n_examples: Count | None

@@ -127,16 +127,18 @@ def _table(found: tuple[Agreement, ...]) -> Table:
     for each in found:
         overlap = {one.fraction: one.value for one in each.overlap}
         shares = [overlap.get(fraction) for fraction in fractions]
-        rows.append(Row((each.task, each.n_examples, each.spearman, *shares)))
+        rows.append(Row((each.task, each.n_examples, each.spearman, *shares, each.reliability)))
     return Table(
         "agreement",
         "The importance estimate against the exact rise of the loss when one head is ablated; "
-        "overlap (Jaccard) of the most important heads",
+        "overlap (Jaccard) of the most important heads. No estimate can agree better than the "
+        "square root of the exact rise’s own reliability",
         (
             Column("Task"),
             Column("Examples", "count"),
             Column("Rank correlation", "number"),
             *(Column(f"Top {fmt.percent(p)}", "number", digits=2) for p in fractions),
+            Column("Reliability of the exact", "number", digits=2),
         ),
         tuple(rows),
     )

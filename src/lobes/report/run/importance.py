@@ -23,7 +23,11 @@ _METHODS = {
     "gates": "how far learned gates keep the head, mean over seeds",
     "ablation": "rise of the loss when the head alone is ablated",
 }
-_MEANS = {"token": "mean over tokens", "sequence": "mean over examples"}
+_MEANS = {
+    "token": "mean over tokens",
+    "sequence": "mean over examples",
+    "signed": "mean over examples with its sign",
+}
 
 
 def section(results: RunResults, *, whole: bool = False) -> Section | None:
