@@ -205,7 +205,7 @@ def test_environment_variables_in_paths(write, monkeypatch):
         (
             "[0.3, 0.1]",
             "[0.3]\ncontrols = -1",
-            "iap.controls is -1; expected a number of random lesions from 0 to 10,000.",
+            "iap.controls is -1; expected a number of exchanges from 0 to 10,000.",
         ),
         (
             "steps = 70",
@@ -479,7 +479,7 @@ def test_settings_on_top_of_the_file(write):
         ("tasks=1", "tasks is 1; expected one or more [[tasks]] tables, or a list of known tasks."),
         (
             "iap.controls=many",
-            'iap.controls is "many"; expected a number of random lesions from 0 to 10,000.',
+            'iap.controls is "many"; expected a number of exchanges from 0 to 10,000.',
         ),
     ],
 )
