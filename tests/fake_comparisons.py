@@ -16,7 +16,13 @@ from lobes.report.sections import Page
 from lobes.report.seeds import comparison, transfer
 from lobes.results import ComparisonResults, TransferResults, checked
 from lobes.results.base import TaskRecord
-from lobes.results.over_seeds import ComparedTask, DScores, SeedsIat, before_iat
+from lobes.results.over_seeds import (
+    ComparedTask,
+    DScores,
+    ExchangedDScores,
+    SeedsIat,
+    before_iat,
+)
 
 METHODS = ("single", "multi", "iat", "frozen", "probe")
 STARTS = ("pretrained", "multi", "iat")
@@ -73,6 +79,7 @@ def fake_comparison(
         "seconds": {method: _lists(values) for method, values in seconds.items()},
         "iat": _iat(names, sites, seeds) if "iat" in methods else None,
         "d_scores": [{key: _lists(value) for key, value in each.items()} for each in d_scores],
+        "exchanged": _exchanged(d_scores),
         **_closing(study),
     }
     return renewed(content)
@@ -145,8 +152,11 @@ def renewed(study: dict[str, Any]) -> dict[str, Any]:
         verdicts = seed_statistics.transfer_verdicts(task, sizes, summary, len(seeds), early)
     else:
         d_scores = [DScores(**entry) for entry in study["d_scores"]]
+        exchanged = study["exchanged"] and ExchangedDScores(**study["exchanged"])
         seconds = {way: np.array(v, dtype=np.float64) for way, v in study["seconds"].items()}
-        summary = seed_statistics.comparison_summary(scores, seconds, d_scores, study["level"])
+        summary = seed_statistics.comparison_summary(
+            scores, seconds, d_scores, exchanged, study["level"]
+        )
         tasks = [ComparedTask(**task) for task in study["tasks"]]
         verdicts = seed_statistics.comparison_verdicts(tasks, summary, len(seeds), early)
     stored = [plain(dataclasses.asdict(each)) for each in verdicts]
@@ -181,6 +191,16 @@ def _closing(study: dict[str, Any]) -> dict[str, Any]:
         "environment": study["environment"],
         "times": {"total": 1234.5},
     }
+
+
+def _exchanged(d_scores) -> dict[str, Any] | None:
+    """How far the column D-scores lie above exchanges with a deviation of 2.5 around 0."""
+    found = [each for each in d_scores if each["definition"] == "column"]
+    if not found:
+        return None
+    last = max(found, key=lambda each: each["fraction"])
+    standing = {way: plain(np.mean(last[way], axis=1) / 2.5) for way in ("multi", "iat")}
+    return {"fraction": last["fraction"], "n_controls": 20, **standing}
 
 
 def _d_scores(rng, shape, fractions, gain, noise, early) -> list[dict[str, Any]]:

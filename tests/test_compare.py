@@ -27,6 +27,7 @@ SMALL = (
     "compare.seeds=2",
     "compare.evaluations=3",
     "compare.held_out=0.2",
+    "compare.controls=3",
     "iat.delta=0.5",
     "iap.fractions=[0.2, 0.5]",
 )
@@ -282,6 +283,18 @@ def test_d_scores_are_those_of_the_lesion_matrix(finished, expected):
         for row in expected["d_scores"]:
             found = getattr(matrix.dissociation(row["fraction"], resamples=7), row["definition"])
             np.testing.assert_allclose(row[method][0], found.values)
+        exchanged = lesion_matrix(
+            trained.model,
+            run.learnable,
+            fractions=[0.5],
+            controls=3,
+            control_examples=200,
+            importance_examples=41,
+        ).dissociation(resamples=7)
+        known = expected["exchanged"]
+        assert (known["fraction"], known["n_controls"]) == (0.5, 3)
+        distance = exchanged.column.mean_standardized
+        assert known[method][0] == (None if np.isnan(distance) else pytest.approx(distance))
 
 
 def test_an_interruption_anywhere_changes_no_number(study, expected):

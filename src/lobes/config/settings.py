@@ -314,6 +314,7 @@ class CompareConfig(Section):
     ] = Field(METHODS, description=f"one or more of {', '.join(METHODS)}")
     held_out: Annotated[float, limits.HELD_OUT] = 0.1
     evaluations: Annotated[int, limits.EVALUATIONS] = 10
+    controls: Annotated[int, limits.CONTROLS] = 20
     # A linear layer on features that stay as they are needs larger steps than a whole encoder.
     frozen_learning_rate: Annotated[float, limits.LEARNING_RATE] = 1e-3
     penalties: Annotated[

@@ -14,6 +14,7 @@ import numpy as np
 
 from lobes.config.settings import METHODS
 from lobes.config.study import StudyConfig
+from lobes.dissociation.dscores import mean_where, shared_tasks, standardized
 from lobes.experiments.loading import load_tasks
 from lobes.experiments.methods import SeedRun, freeing, with_defaults
 from lobes.experiments.over_seeds import (
@@ -34,7 +35,7 @@ from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress, StageProgress
 from lobes.report.phrases import DEFINITIONS
 from lobes.results import ComparisonResults
-from lobes.results.over_seeds import DScores, Selected, before_iat
+from lobes.results.over_seeds import DScores, ExchangedDScores, Selected, before_iat
 
 NOT_SHOWN = {"enabled", "save_every", "report_to"}
 
@@ -69,7 +70,7 @@ def seed_plan(run: SeedRun) -> Plan[dict[str, Arrays]]:
     """Return {method: its arrays} of one seed: every training is a step of its own.
 
     The arrays: those of `training_arrays`, "scores" [tasks]; of the multi-task methods, where
-    both are compared, "d_scores" [fractions, definitions, tasks].
+    both are compared, those of `_d_scores`.
     """
     methods, seed = run.compare.methods, run.study.seed
     costs: dict[str, tuple[float, Callable[[Progress], Arrays]]] = {}  # in steps of training
@@ -111,8 +112,7 @@ def _pair(run: SeedRun, progress: Progress) -> Arrays:
     parts: dict[str, Arrays] = {}
     for number, (method, each) in enumerate(zip(PAIR, trained, strict=True)):
         progress(8 + number, 10)
-        scores, d_scores = _d_scores(run, each.model)
-        parts[method] = {**training_arrays(each), "scores": scores, "d_scores": d_scores}
+        parts[method] = {**training_arrays(each), **_d_scores(run, each.model)}
     return joined(parts)
 
 
@@ -138,14 +138,31 @@ def _probed(run: SeedRun, progress: Progress) -> Arrays:
     }
 
 
-def _d_scores(run: SeedRun, model: MultiTaskModel) -> tuple[np.ndarray, np.ndarray]:
-    """The scores [tasks], and the D-scores [fractions, definitions, tasks], of a trained model."""
-    matrix = lesion_matrix(model, run.learnable, run.lesions, precision=run.precision)
-    found = []
-    for fraction in matrix.fractions:
-        d_scores = matrix.dissociation(fraction, resamples=1)
-        found.append([getattr(d_scores, name).values for name in DEFINITIONS])
-    return matrix.base, np.array(found)
+def _d_scores(run: SeedRun, model: MultiTaskModel) -> Arrays:
+    """The scores and D-scores of a trained model.
+
+    "scores" [tasks] and "d_scores" [fractions, definitions, tasks]; at the largest fraction, where
+    the tasks' heads are exchanged, "exchanged" [replicates, tasks], their `column` D-scores, and
+    "compared" [tasks], those of the tasks' own heads on the same examples.
+    """
+    kept: dict[str, Arrays] = {}  # the importance, for both
+
+    def remember(key: str, compute: Callable[[], Arrays]) -> Arrays:
+        if key not in kept:
+            kept[key] = compute()
+        return kept[key]
+
+    measured = partial(
+        lesion_matrix, model, run.learnable, precision=run.precision, remember=remember
+    )
+    matrix = measured(run.lesions)
+    found = [matrix.dissociation(fraction, resamples=1) for fraction in matrix.fractions]
+    values = [[getattr(each, name).values for name in DEFINITIONS] for each in found]
+    arrays = {"scores": matrix.base, "d_scores": np.array(values)}
+    if run.exchanges is not None:
+        column = measured(run.exchanges).dissociation(resamples=1).column
+        arrays |= {"exchanged": column.control_values, "compared": column.compared}
+    return arrays
 
 
 def _by_method(run: SeedRun, found: Mapping[str, Arrays]) -> dict[str, Arrays]:
@@ -177,8 +194,8 @@ def _comparison(
 
     scores = each("scores")
     seconds = {method: values.sum(axis=1) for method, values in each("seconds").items()}
-    d_scores = _d_score_entries(run.study, records)
-    summary = comparison_summary(scores, seconds, d_scores, common["level"])
+    d_scores, exchanged = _d_score_entries(run.study, records), _exchanged(run, records)
+    summary = comparison_summary(scores, seconds, d_scores, exchanged, common["level"])
     tasks = described_tasks(run)
     selected: dict[str, Selected | None] = {
         method: None if method == "probe" else tuple(_steps(seed[method]) for seed in records)
@@ -196,7 +213,33 @@ def _comparison(
         seconds=seconds,
         training=_training_record(run),
         d_scores=d_scores,
+        exchanged=exchanged,
         summary=summary,
+    )
+
+
+def _exchanged(run: SeedRun, records: Sequence[Mapping[str, Arrays]]) -> ExchangedDScores | None:
+    """How far the D-scores of both multi-task methods lie above those of exchanged heads."""
+    pairs = [[seed[method] for method in PAIR] for seed in records if set(PAIR) <= set(seed)]
+    if not pairs or not all("exchanged" in each for pair in pairs for each in pair):
+        return None
+    defined = shared_tasks(*(each["compared"] for pair in pairs for each in pair))
+    found = [
+        [
+            standardized(
+                mean_where(defined, each["compared"][None]),
+                mean_where(defined, each["exchanged"])[:, None],
+            )[0]
+            for each in pair
+        ]
+        for pair in pairs
+    ]
+    multi, iat = np.array(found).T
+    return ExchangedDScores(
+        fraction=run.lesions.fractions[-1],
+        n_controls=min(len(each["exchanged"]) for pair in pairs for each in pair),
+        multi=multi,
+        iat=iat,
     )
 
 

@@ -52,6 +52,9 @@ from lobes.training.selection import Best, BestWeights
 from lobes.training.settings import IAT
 from lobes.training.trainer import MultiTaskTrainer
 
+# How many validation examples of each task exchanges are measured on, unless the study says.
+CONTROL_EXAMPLES = 200
+
 
 @dataclass(frozen=True, eq=False)
 class Trained:
@@ -145,9 +148,23 @@ class SeedRun:
 
     @property
     def lesions(self) -> IapSettings:
-        """The study's lesions, of every task, without controls."""
+        """The study's lesions, of every task, without others to compare them with."""
         settings = self.study.iap.settings(self.study.seed)
         return replace(settings, controls=0, random=0, lesion_tasks=None)
+
+    @property
+    def exchanges(self) -> IapSettings | None:
+        """The same at the largest fraction, with the tasks' heads exchanged; None for none."""
+        if not self.compare.controls:
+            return None
+        lesions = self.lesions
+        return replace(
+            lesions,
+            # chosen step by step, the largest lesion depends on the smaller ones
+            fractions=lesions.fractions if lesions.exact else lesions.fractions[-1:],
+            controls=self.compare.controls,
+            control_examples=lesions.control_examples or CONTROL_EXAMPLES,
+        )
 
     @property
     def steps(self) -> int:

@@ -30,6 +30,7 @@ def comparison_summary(
     scores: Mapping[str, Scores],
     seconds: Mapping[str, Float[np.ndarray, " _"]],
     d_scores: Sequence[records.DScores],
+    exchanged: records.ExchangedDScores | None,
     level: float,
 ) -> records.ComparisonSummary:
     """Return the statistics of a comparison; `scores` and `seconds` are by way to train.
@@ -55,6 +56,13 @@ def comparison_summary(
             if first in scores and second in scores
         ),
         d_scores=tuple(_d_score_summary(entry, level) for entry in d_scores),
+        exchanged=None
+        if exchanged is None
+        else records.ExchangedSummary(
+            multi=_stored(mean_interval(exchanged.multi, level)),
+            iat=_stored(mean_interval(exchanged.iat, level)),
+            difference=_difference(exchanged.iat, exchanged.multi, level),
+        ),
     )
 
 

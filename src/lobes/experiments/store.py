@@ -396,9 +396,17 @@ def check_same_model(run: Path, model: str) -> None:
         )
 
 
+def _completed(config: Any) -> Any:
+    """A stored study with the defaults of the settings that there were not when it was written."""
+    try:
+        return StudyConfig.from_dict(config).to_dict()
+    except ConfigError:
+        return config
+
+
 def _what_counts(config: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:
     """A resolved study without the keys that are `free`, tasks by their names."""
-    counted = json.loads(json.dumps(config))
+    counted = json.loads(json.dumps(_completed(config)))
     for key in (*FREE_KEYS, *free):
         *tables, last = key.split(".")
         table = counted

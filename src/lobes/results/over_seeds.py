@@ -143,6 +143,17 @@ class DScoreSummary(Record):
     """IAT's minus multi-task training's."""
 
 
+class ExchangedSummary(Record):
+    """How far the D-scores without and with IAT lie above those of exchanged heads."""
+
+    multi: Estimate
+    """Multi-task training's."""
+    iat: Estimate
+    """IAT's."""
+    difference: Difference
+    """IAT's minus multi-task training's."""
+
+
 class ComparisonSummary(Record):
     """The statistics over seeds."""
 
@@ -152,6 +163,8 @@ class ComparisonSummary(Record):
     """Every two ways that are compared."""
     d_scores: tuple[DScoreSummary, ...] = ()
     """The D-scores without and with IAT."""
+    exchanged: ExchangedSummary | None = None
+    """How far these lie above those of exchanged heads; null where that was not measured."""
 
     def best(self, methods: Sequence[str]) -> list[float]:
         """Each task's highest mean score by these ways to train; NaN where none is defined."""
@@ -175,6 +188,22 @@ class DScores(Record):
     """Multi-task training's."""
     iat: Matrix
     """IAT's."""
+
+
+class ExchangedDScores(Record):
+    """How far the mean `column` D-score of each seed lies above those of exchanged heads.
+
+    In standard deviations of these, at the largest fraction.
+    """
+
+    fraction: Share
+    """The fraction of lesioned heads."""
+    n_controls: Count
+    """How often the tasks' heads were exchanged."""
+    multi: Vector
+    """Multi-task training's, by seed."""
+    iat: Vector
+    """IAT's, by seed."""
 
 
 class OverSeeds(Results):
@@ -251,6 +280,8 @@ class ComparisonResults(OverSeeds):
     """How long each seed's training took."""
     d_scores: tuple[DScores, ...]
     """The D-scores without and with IAT, where both were run."""
+    exchanged: ExchangedDScores | None = None
+    """How far these lie above those of exchanged heads; null where that was not measured."""
     summary: ComparisonSummary
     """Means, differences and intervals over seeds."""
 
@@ -280,6 +311,11 @@ class ComparisonResults(OverSeeds):
         stored = {(each.fraction, each.definition) for each in self.d_scores}
         if stored != {(each.fraction, each.definition) for each in self.summary.d_scores}:
             raise ValueError("the summary is not of these D-scores")
+        if (self.exchanged is None) != (self.summary.exchanged is None):
+            raise ValueError("the summary is not of these exchanges")
+        if self.exchanged is not None:
+            expect_shape(self.exchanged.multi, shape[:1], "exchanged")
+            expect_shape(self.exchanged.iat, shape[:1], "exchanged")
         self._fits_seeds(self.names)
         for each in self.summary.differences[:1]:
             self.verdict_on(better(each.first, each.second))

@@ -22,6 +22,8 @@ from lobes.results.over_seeds import (
     ComparisonResults,
     Differences,
     DScoreSummary,
+    ExchangedDScores,
+    ExchangedSummary,
     RowDifference,
     TaskDifferences,
 )
@@ -266,6 +268,14 @@ def _specialization_sentences(results: ComparisonResults, entry: DScoreSummary) 
         f"difference of {in_words(results, entry.difference.mean.tested, D_DIFFERENCE)}.",
         *_task_by_task(results, entry.difference.tasks, "the D-score"),
     ]
+    if results.summary.exchanged is not None:
+        found = results.summary.exchanged
+        before, after = (fmt.fixed(each.mean, 1, sign=True) for each in (found.multi, found.iat))
+        tail = f" ({fmt.p_equals(found.difference.p)})" if math.isfinite(found.difference.p) else ""
+        sentences.append(
+            f"The D-score lies {before} standard deviations above that of exchanged heads "
+            f"{AFTER['multi']}, and {after} {AFTER['iat']}{tail}."
+        )
     d_scores = sorted(results.summary.d_scores, key=lambda each: each.fraction)
     others = [
         f"{each.definition} {_briefly(results, each, entry)}"
@@ -314,7 +324,7 @@ def _d_scores(results: ComparisonResults) -> Section | None:
         "Each task’s most important heads are ablated; a D-score says, in percent of the base "
         "score, how much more a task’s own lesion costs than it does otherwise. "
         "<strong>Column</strong> is the definition to trust. Whether a D-score stands clear of "
-        "random lesions is for the report of a single run to say; here the two ways to train are "
+        "exchanged heads is for the report of a single run to say; here the two ways to train are "
         "compared with each other."
     )
     own = next(
@@ -334,7 +344,49 @@ def _d_scores(results: ComparisonResults) -> Section | None:
         is_headline=True,
     )
     blocks: tuple[Block, ...] = (Prose(text), _d_score_table(results, entry), Panels((panel,)))
+    if results.exchanged is not None and results.summary.exchanged is not None:
+        blocks += _exchanged(results.exchanged, results.summary.exchanged)
     return Section("d-scores", "D-scores with and without IAT", blocks)
+
+
+def _exchanged(measured: ExchangedDScores, found: ExchangedSummary) -> tuple[Block, ...]:
+    """How far the D-scores lie above those of the same heads dealt out to the tasks again."""
+    text = (
+        f"The heads of the tasks’ lesions were also dealt out to the tasks again, "
+        f"{fmt.plural(measured.n_controls, 'time')} with each seed, at "
+        f"{size_of(measured.fraction)}: a D-score says more where it lies far above those of such "
+        f"exchanges. The distance does not grow only because the lesions of one way to train are "
+        f"more severe."
+    )
+    difference = found.difference
+    rows = (
+        Row(("multi-task", found.multi.mean, (found.multi.low, found.multi.high), math.nan)),
+        Row(("IAT", found.iat.mean, (found.iat.low, found.iat.high), math.nan)),
+        Row(
+            (
+                "IAT − multi-task",
+                difference.mean,
+                (difference.low, difference.high),
+                difference.p,
+            ),
+            "mean",
+        ),
+    )
+    table = Table(
+        "d-scores-exchanged",
+        "How far the mean column D-score lies above that of exchanged heads, in their standard "
+        "deviations, mean over seeds with intervals",
+        (
+            Column("After"),
+            Column("Distance", "signed", digits=2),
+            Column("Interval", "interval", ends="signed", digits=2),
+            Column("p", "p"),
+        ),
+        rows,
+        look="plain",
+        terminal="Distance of the D-scores from those of exchanged heads, in standard deviations",
+    )
+    return Prose(text), table
 
 
 def _d_score_table(results: ComparisonResults, headline: DScoreSummary) -> Table:

@@ -1,0 +1,1200 @@
+"""Writes docs/results/null-tasks.md: is p uniform where two tasks are one task's two halves?
+
+Nothing can be specialized where the tasks differ in name only. Each study cuts the sentences of one
+real task (which of four domains a sentence is from) into random parts, calls each part a task, trains
+a small transformer on them from a random start, finds each task's important heads and tests whether
+they belong to tasks. By hand, about an hour on one core: `make null-tasks`. A line for each study goes
+to the file that --log names, and what is there already is not computed again.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import stats
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+import lobes
+from lobes.experiments.demo_data import demo_tasks, fetch
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+from lobes.training.arguments import training_arguments
+
+PAGE = Path(__file__).parent.parent / "docs" / "results" / "null-tasks.md"
+STUDIES = {2: 60, 3: 40}  # by number of tasks
+LEVELS = (0.05, 0.1, 0.25, 0.5)
+FRACTIONS = (0.1, 0.2, 0.3)
+CONTROLS, RANDOM, STEPS, TRAIN, VALIDATION = 39, 39, 150, 1500, 300
+
+
+def study(tasks: int, seed: int, whole: lobes.Task, tokenizer) -> dict[str, float]:
+    """The p-values of one study on so many random parts of the task."""
+    generator = np.random.default_rng([tasks, seed])
+    parts = []
+    splits = {"train": (whole.train, TRAIN), "validation": (whole.validation, VALIDATION)}
+    places = {
+        name: np.array_split(generator.permutation(len(data)), tasks)
+        for name, (data, _) in splits.items()
+    }
+    for number in range(tasks):
+        some = {
+            name: data.select(np.sort(places[name][number][:most]))
+            for name, (data, most) in splits.items()
+        }
+        parts.append(whole.replace(name=f"part{number}", **some))
+    torch.manual_seed(1000 * tasks + seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        intermediate_size=192,
+        max_position_embeddings=64,
+    )
+    model = lobes.MultiTaskModel(BertModel(config), tokenizer, parts, pooling="mean", max_length=32)
+    with tempfile.TemporaryDirectory() as folder:
+        args = training_arguments(folder, steps=STEPS, batch_size=32, learning_rate=1e-3, seed=seed)
+        lobes.MultiTaskTrainer(model, args, tasks=parts).train()
+    matrix = lobes.lesion_matrix(
+        model.eval(),
+        parts,
+        fractions=FRACTIONS,
+        controls=CONTROLS,
+        random=RANDOM,
+        importance_examples=300,
+        seed=seed,
+    )
+    each = {fraction: matrix.dissociation(fraction, resamples=1) for fraction in FRACTIONS}
+    largest = each[FRACTIONS[-1]]
+    return {
+        "tasks": tasks,
+        "seed": seed,
+        "base": float(matrix.base.mean()),
+        "d": largest.column.mean,
+        "exchangeable": largest.exchangeable,
+        "over fractions": matrix.over_fractions(resamples=1).p,
+        **{f"exchange {f:g}": found.column.mean_p for f, found in each.items()},
+        **{f"random {f:g}": found.column.random_p for f, found in each.items()},
+    }
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def page(found: list[dict[str, float]]) -> str:
+    """docs/results/null-tasks.md for these studies."""
+    lines = [
+        "# Where nothing can be specialized: one task's parts as tasks",
+        "",
+        "The domain of the demo's sentences (one of four), cut into random parts of at most "
+        f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. For each "
+        "study a BERT of 4 sites of 8 heads is trained on the parts from a random start "
+        f"({STEPS} steps), its important heads are found on 300 examples of each part, and "
+        f"{CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        "",
+        "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
+        "Kolmogorov-Smirnov test that p is uniform.",
+        "",
+        f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
+        "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
+    ]
+    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    for tasks in sorted({each["tasks"] for each in found}):
+        some = [each for each in found if each["tasks"] == tasks]
+        for name in names:
+            p = np.array([each[name] for each in some])
+            shares = " | ".join(f"{np.mean(p <= x + 1e-12):.3f}" for x in LEVELS)
+            title = "exchange over fractions" if name == "over fractions" else name
+            # p is a multiple of 1 / (1 + R): spread over the step that it ends
+            spread = p - np.random.default_rng(0).random(len(p)) / (1 + CONTROLS)
+            uniform = stats.kstest(spread, "uniform").pvalue
+            lines.append(f"| {tasks} | {len(p)} | {title} | {shares} | {uniform:.2f} |")
+    base = np.mean([each["base"] for each in found])
+    heads = np.mean([each["exchangeable"] for each in found])
+    lines += [
+        "",
+        f"The mean accuracy is {base:.2f} (chance 0.25); {heads:.1f} heads can be exchanged on "
+        f"average at the fraction {FRACTIONS[-1]:g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
+    chosen = parser.parse_args()
+    assets = fetch()
+    whole = demo_tasks(assets, train_size=3 * TRAIN, validation_size=3 * VALIDATION, seed=0)[1]
+    tokenizer = AutoTokenizer.from_pretrained(assets.model)
+    lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
+    found = [json.loads(line) for line in lines]
+    done = {(each["tasks"], each["seed"]) for each in found}
+    for tasks, number in STUDIES.items():
+        for seed in range(chosen.studies or number):
+            if (tasks, seed) not in done:
+                found.append(study(tasks, seed, whole, tokenizer))
+                with chosen.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(found[-1]) + "\n")
+                print(found[-1], flush=True)
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
