@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= passive
 export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 
-.PHONY: help setup assets demo test test-slow kills check bench bench-data architectures calibration format clean
+.PHONY: help setup assets demo test test-slow kills check bench bench-data architectures calibration null-tasks format clean
 
 help:
 	@echo "make demo     train a packaged model on three tasks, lesion it, write report.html"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-data   what a million examples cost: seconds and memory"
 	@echo "make architectures   write docs/architectures.md anew (some minutes)"
 	@echo "make calibration     write docs/statistics.md anew (some minutes)"
+	@echo "make null-tasks      write docs/results/null-tasks.md anew (an hour)"
 	@echo "make format   let ruff rewrite the formatting"
 
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -66,6 +67,10 @@ bench: setup assets
 
 bench-data: setup assets
 	$(BIN)/python -m benchmarks.data
+
+# the statistics where one real task's parts are called tasks: docs/results/null-tasks.md, an hour
+null-tasks: setup assets
+	$(BIN)/python scripts/null_tasks.py
 
 # the statistics on simulated studies: docs/statistics.md, some minutes
 calibration: setup
