@@ -16,11 +16,11 @@ HEADS = st.frozensets(st.tuples(st.integers(0, 2), st.integers(0, 4)), max_size=
 
 def test_a_dose_is_own_others_and_the_middle_of_random_lesions():
     rng = np.random.default_rng(0)
-    scores, controls = rng.random((3, 3)), rng.random((7, 3, 3))
-    controls[2, 1, 0] = math.nan  # not measured: the others still count
-    found = dose(scores, controls)
+    scores, random = rng.random((3, 3)), rng.random((7, 3, 3))
+    random[2, 1, 0] = math.nan  # not measured: the others still count
+    found = dose(scores, random)
     for task in range(3):
-        drawn = controls[:, :, task].ravel()
+        drawn = random[:, :, task].ravel()
         drawn = drawn[np.isfinite(drawn)]
         assert found.own[task] == scores[task, task]
         assert found.others[task] == pytest.approx(np.delete(scores[:, task], task).mean())

@@ -118,12 +118,8 @@ def test_lesion_matrices(planted, index):
         *(task["name"] for task in results["tasks"]),
         "random heads (mean)",
     ]
-    controls = [
-        sum(row[j] for control in entry["control_scores"] for row in control)
-        / (3 * len(entry["control_scores"]))
-        for j in range(3)
-    ]
-    expected = [bases, *entry["scores"], controls]
+    random = np.array(entry["random_scores"]).mean(axis=(0, 1))
+    expected = [bases, *entry["scores"], random]
     for texts, changes, scores in zip(raw, change, expected, strict=True):
         for text, shift, score, base in zip(texts[1:], changes[1:], scores, bases, strict=True):
             assert as_number(text) == pytest.approx(score, abs=5.1e-4)
@@ -163,7 +159,7 @@ def test_d_scores(planted, index, place):
     intervals = [data["mean_interval"], *data["interval"]]
     controls = [data["control_means"], *zip(*data["control_values"], strict=True)]
     p_values = [data["mean_p"], *data["p_values"]]
-    for k, (_, value, interval, spread, p, distance) in enumerate(rows):
+    for k, (_, value, interval, spread, distance, p) in enumerate(rows):
         assert as_number(value) == pytest.approx(values[k], abs=0.051)
         ends = [as_number(end) for end in interval.split(" to ")]
         assert ends == pytest.approx(intervals[k], abs=0.051)
@@ -174,17 +170,50 @@ def test_d_scores(planted, index, place):
         assert as_number(distance) == pytest.approx(distances[k], abs=0.051)
 
 
+def test_every_fraction_is_compared_with_exchanges_and_with_random_lesions(planted):
+    results, page = planted
+    rows = [row for row in page.table("across") if row[0] == "column"]
+    *fractions, over = rows
+    for row, entry in zip(fractions, results["fractions"], strict=True):
+        data = entry["dissociation"]["column"]
+        assert row[1:3] == [fmt.percent(entry["fraction"]), str(entry["exchangeable"])]
+        assert as_number(row[3]) == pytest.approx(data["mean"], abs=0.051)
+        against = [data[f"{name}standardized"] for name in ("mean_", "random_")]
+        assert [as_number(row[k]) for k in (5, 7)] == pytest.approx(against, abs=0.051)
+        assert [row[6], row[8]] == [fmt.p_value(data["mean_p"]), fmt.p_value(data["random_p"])]
+    test = results["over_fractions"]
+    assert over[1:5] == ["all fractions", "21", "–", "–"]
+    assert as_number(over[5]) == pytest.approx(max(test["standardized"]), abs=0.051)
+    assert over[6:] == [fmt.p_value(test["p"]), "–", "–"]
+
+
 def test_pairs(planted):
     results, page = planted
-    pairs, n_controls = (results["fractions"][0][key] for key in ("pairs", "n_controls"))
+    pairs, number = (results["fractions"][0][key] for key in ("pairs", "n_pair_controls"))
     for row, pair in zip(page.table("pairs-0"), pairs, strict=True):
         assert row[:2] == [pair["first"], pair["second"]]
         effects = [as_number(row[2]), as_number(row[4])]
         assert effects == pytest.approx(pair["effects"], abs=5.1e-4)
-        lacking = n_controls < 20 * len(pairs) - 1
+        lacking = number < 20 * len(pairs) - 1
         double = "yes" if pair["double_dissociation"] else "not shown"
-        expected = fmt.p_value(fmt.number(pair["p_controls_holm"]))
-        assert row[7:] == [expected, "too few controls" if lacking else double]
+        expected = [fmt.p_value(pair[key]) for key in ("p_holm", "p_controls", "p_controls_holm")]
+        assert row[6:] == [*expected, "too few exchanges" if lacking else double]
+
+
+def test_pairs_that_were_exchanged_at_the_largest_fraction_only_say_so():
+    results = fake_results(controls=59)
+    for entry in results["fractions"][:2]:
+        entry["n_pair_controls"] = 0
+        for pair in entry["pairs"]:
+            pair.update(p_controls=None, p_controls_holm=None, double_dissociation=False)
+    page = run_page(results)
+    assert [row[-3:] for row in texts_of(table_of(page, "pairs-1"))] == [
+        ["–", "–", "not tested"]
+    ] * 3
+    assert [row[-1] for row in texts_of(table_of(page, "pairs-2"))] == ["yes"] * 3
+    assert "59 exchanges of heads between the two tasks" in table_of(page, "pairs-2").caption
+    notes = Page(run_html(results)).all("p", **{"class": "note"})
+    assert sum("at the largest fraction only" in note["text"] for note in notes) == 2
 
 
 def test_heat_maps_of_sites_with_different_numbers_of_heads():
@@ -231,8 +260,8 @@ def test_heat_map_of_scores_below_zero_is_in_percent_of_the_largest_size():
 
 
 def changed(base=None, **column):
-    """Results of a planted study whose headline D-score at the largest fraction is replaced."""
-    results = fake_results(controls=59, bases=base)
+    """Results of a planted study of one fraction whose headline D-score is replaced."""
+    results = fake_results(controls=59, bases=base, fractions=(0.3,))
     results["fractions"][-1]["dissociation"]["column"].update(column)
     return renewed(results)
 
@@ -245,35 +274,36 @@ def found(results):
 @pytest.mark.parametrize(
     ("results", "answer", "headline"),
     [
-        (fake_results(controls=23), "yes", "Yes: each task’s own heads matter more to it"),
+        (fake_results(controls=23), "yes", "Yes: over all 3 fractions, each task’s own"),
         (
             fake_results(controls=7),
             "open",
-            "Inconclusive: 7 random lesions allow no p below 0.125; 19 or more can reach 0.05.",
+            "Inconclusive: 7 exchanges allow no p below 0.125; 19 or more can reach 0.05.",
         ),
-        (fake_results(controls=0), "open", "Inconclusive: no random lesions were measured"),
+        (fake_results(controls=0), "open", "Inconclusive: no exchanged lesions were measured"),
         (
             fake_results(controls=23, effect=0.0),
             "no",
-            "No: the D-score does not stand out from random lesions, and its interval ends below "
-            "5\u00a0%, the smallest effect of interest.",
+            "No: over all 3 fractions, the D-score does not stand out from that of exchanged "
+            "heads, and its interval ends below 5\u00a0%, the smallest effect of interest.",
         ),
         (
             changed(mean=4.0, mean_interval=[1.5, 6.5], mean_p=0.25),
             "open",
-            "Inconclusive: the D-score does not stand out from random lesions, but its interval "
-            "(up to +6.5\u00a0%) reaches 5\u00a0%, the smallest effect of interest.",
+            "Inconclusive: the D-score does not stand out from that of exchanged heads, but its "
+            "interval (up to +6.5\u00a0%) reaches 5\u00a0%, the smallest effect of interest.",
         ),
         (fake_results(tasks=1), "open", "Inconclusive: a dissociation needs at least two tasks"),
         (
             changed(mean_interval=[-0.5, 3.0]),
             "open",
-            "Inconclusive: the D-score exceeds random lesions, but its interval includes 0.",
+            "Inconclusive: the D-score exceeds that of exchanged heads, but its interval includes "
+            "0.",
         ),
         (
             changed(mean=-2.0, mean_interval=[-3.0, -1.0]),
             "no",
-            "No: the tasks suffer less from their own lesion",
+            "No: the other tasks’ heads matter more to the tasks than their own.",
         ),
         (
             changed(mean=None, mean_interval=[None, None], mean_p=None, note="Base near 0."),
@@ -311,15 +341,58 @@ def spaced(sentences):
 def test_sentences_of_a_planted_study():
     results = fake_results(controls=59)
     column = results["fractions"][-1]["dissociation"]["column"]
-    main, others, alone, pairs, fractions = spaced(found(results).sentences)
-    assert main.startswith("At 30 % of the heads (21 heads for each task) the model’s column D-sc")
+    over, main, random, others, alone, pairs, fractions = spaced(found(results).sentences)
+    assert over == (
+        "Over all 3 fractions p = 0.017, up to 21 heads that can be exchanged: the important heads "
+        "were dealt out to the tasks again, 59 times, at all fractions together, and the D-score "
+        "that stands out most was compared with that of each deal."
+    )
+    assert main.startswith("At 30 % of the heads (21 heads for each task), where it stands out mo")
     assert f"is {fmt.points(column['mean'])} % (95 % interval " in main
-    assert main.endswith("of 59 random lesions matched by site, none does as much (p = 0.017).")
+    assert main.endswith(
+        f", {column['mean_standardized']:.1f} SDs above exchanged heads; of these deals none "
+        f"dissociates as much (p = 0.017, 21 heads that can be exchanged)."
+    )
+    assert random == (
+        f"A second, weaker reading, which decides nothing: against 29 random lesions matched by "
+        f"site p = 0.033, {column['random_standardized']:.1f} SDs above their mean."
+    )
     assert others.startswith("By the other two definitions: row +")
-    assert alone == "One at a time (uncorrected), every task is beyond random lesions."
-    assert pairs == "All 3 pairs of tasks show a double dissociation (Holm-corrected p ≤ 0.05)."
+    assert alone == (
+        "One at a time, every task is beyond exchanged heads (p ≤ 0.05 uncorrected: a description, "
+        "not a test)."
+    )
+    assert pairs == (
+        "All 3 pairs of tasks show a double dissociation at 30 % of the heads (Holm-corrected "
+        "p ≤ 0.05)."
+    )
     assert fractions.startswith("At the other fractions the column D-score is +")
     assert found(results).caveats == ()
+
+
+def test_the_sentences_speak_of_the_fraction_that_stands_out_most():
+    results = fake_results(controls=59)
+    results["fractions"][0]["dissociation"]["column"]["mean_standardized"] = 99.0
+    _, main, *_, pairs, fractions = spaced(found(renewed(results)).sentences)
+    assert main.startswith("At 10 % of the heads (7 heads for each task), where it stands out most")
+    assert "99.0 SDs above exchanged heads" in main
+    assert "at 30 % of the heads" in pairs
+    assert re.search("at 20 % of the heads.*at 30 % of the heads", fractions)
+    assert "D-scores of the tasks in percent at 10% of the heads" in printed(renewed(results), 200)
+
+
+def test_tasks_that_share_all_heads_have_nothing_to_exchange():
+    results = fake_results(tasks=2, controls=39)
+    for entry in results["fractions"]:
+        entry["exchangeable"] = 0
+        entry["lesions"] = dict.fromkeys(entry["lesions"], entry["lesions"]["domain"])
+    said = found(renewed(results))
+    assert said.headline.startswith("Inconclusive: the tasks share all of their important heads, ")
+    assert said.caveats == (
+        "The tasks share all of their important heads, so that none can be exchanged: nothing "
+        "tells these tasks apart.",
+    )
+    assert not [each for each in said.sentences if "dealt out" in each or "One at a time" in each]
 
 
 def test_a_mean_over_other_tasks_than_the_headline_names_them():
@@ -328,7 +401,7 @@ def test_a_mean_over_other_tasks_than_the_headline_names_them():
     small, _, large = results["fractions"]
     small["dissociation"]["column"]["values"][0] = None
     large["dissociation"]["row"]["values"][1] = None
-    _, others, *_, fractions = spaced(found(results).sentences)
+    *_, others, _, _, fractions = spaced(found(results).sentences)
     assert re.search(rf"row [^,]*, over {names[0]} and {names[2]} and relative \+[^,]*\.$", others)
     first, second = fractions.split("; ")
     assert first.endswith(f"at 10 % of the heads, p = 0.042, over {names[1]} and {names[2]}")
@@ -336,7 +409,7 @@ def test_a_mean_over_other_tasks_than_the_headline_names_them():
 
 
 def test_sentences_count_controls_tasks_and_pairs():
-    results = fake_results(controls=59)
+    results = fake_results(controls=59, fractions=(0.3,))
     entry = results["fractions"][-1]
     column = entry["dissociation"]["column"]
     column["control_means"][:2] = [column["mean"], column["mean"] + 1]
@@ -344,12 +417,12 @@ def test_sentences_count_controls_tasks_and_pairs():
     column["p_values"] = [0.01, 0.2, 0.3]
     entry["pairs"][0]["double_dissociation"] = False
     entry["pairs"][2]["double_dissociation"] = False
-    main, _, alone, pairs, _ = spaced(found(results).sentences)
-    assert "of 59 random lesions matched by site, 2 do as much" in main
-    assert alone == ("One at a time (uncorrected), sentiment is beyond random lesions, 1 of 3.")
+    main, _, _, alone, pairs = spaced(found(results).sentences)
+    assert "dealt out to the tasks again, 59 times, and 2 dissociate as much (p = 0.050" in main
+    assert alone.startswith("One at a time, sentiment is beyond exchanged heads, 1 of 3 (p ≤ 0.05 ")
     assert pairs == (
-        "Of 3 pairs of tasks, 1 shows a double dissociation (Holm-corrected p ≤ 0.05): "
-        "sentiment with domain-pair."
+        "Of 3 pairs of tasks, 1 shows a double dissociation at 30 % of the heads (Holm-corrected "
+        "p ≤ 0.05): sentiment with domain-pair."
     )
 
 
@@ -357,16 +430,20 @@ def test_sentence_of_one_task_compares_with_random_lesions():
     results = fake_results(tasks=1, controls=11)
     (sentence,) = spaced(found(results).sentences)
     assert sentence.startswith("Ablating the 30 % of heads most important to sentiment takes its ")
-    assert "11 random lesions matched by site take it to 0.8" in sentence
+    assert "5 random lesions matched by site take it to 0.8" in sentence
+    assert sentence.endswith("With one task there is nothing to exchange its heads with.")
 
 
 def test_caveats_name_what_weakens_the_answer():
     few = spaced(found(fake_results(controls=10)).caveats)
     assert few == [
-        "10 random lesions can give no p below 0.091: set 19 controls or more to be able to reach "
+        "10 exchanges can give no p below 0.091: set 19 controls or more to be able to reach "
         "p ≤ 0.05, 100 or more for p < 0.01.",
-        "10 random lesions are too few to call any of 3 pairs of tasks a double dissociation: 59 "
-        "or more can reach a Holm-corrected p ≤ 0.05.",
+    ]
+    (pairs,) = (each for each in found(fake_results(controls=10)).sentences if "pairs" in each)
+    assert spaced([pairs]) == [
+        "10 exchanges are too few to call any of 3 pairs of tasks a double dissociation: 59 or "
+        "more can reach a Holm-corrected p ≤ 0.05."
     ]
     weak = found(fake_results(controls=59, bases=(0.85, 0.45, 0.3))).caveats
     assert weak[0].startswith("The model is near chance on domain: ")
@@ -379,7 +456,10 @@ def test_caveats_name_what_weakens_the_answer():
         "every head by itself is below 0.7 for sentiment (0.30) and domain-pair (0.69)."
     )
     none = found(fake_results(controls=0)).caveats
-    assert none == ("Without random lesions nothing tells specialization from mere damage.",)
+    assert none == (
+        "Without exchanges of the tasks’ heads nothing tells whether heads belong to tasks: set 19 "
+        "controls or more.",
+    )
     wide = found(changed(mean_interval=[-1.0, 2.0], note="A note.")).caveats
     assert wide[0].startswith("The interval of the headline D-score includes 0")
     assert wide[1] == "On column: A note."
@@ -427,7 +507,8 @@ def test_terminal_shows_the_headline_fraction_and_reads_no_markup():
     assert "[red]a[/red]" in text
     assert "\x1b" not in text
     assert "Scores under lesions of 30% of the heads (21 heads)" in text
-    assert "D-scores in percent at 30% of the heads" in text
+    assert "D-scores in percent (mean over tasks), against 19 exchanges of the tasks’ heads" in text
+    assert text.count("all fractions") == 1
     assert text.count("all tasks") == 3
 
 

@@ -121,7 +121,7 @@ def test_a_strip_plot_puts_values_where_the_axis_says():
     dots = [x for x, _ in places(figure.paths("dots")[0])]
     assert dots == pytest.approx([zero, zero + unit], abs=0.11)
     assert figure.description == (
-        "all: +4.0 %, interval +2.0 to +6.0, on the controls’ examples +5.0 %, random lesions "
+        "all: +4.0 %, interval +2.0 to +6.0, on the controls’ examples +5.0 %, exchanged heads "
         "0.0 to +1.0. a: −1.0 %."
     )
     assert charts.strip_plot([charts.Strip("a", math.nan, 1, 2, [3.0])], "title") is None

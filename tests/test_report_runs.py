@@ -43,8 +43,8 @@ def spaced(sentences):
 
 
 def changed(change, **case):
-    """Runs whose entry of the largest fraction's column D-score went through `change`."""
-    content = fake_runs(**case)
+    """Runs of one fraction whose column D-score went through `change`."""
+    content = fake_runs(fractions=(0.3,), **case)
     change(content["fractions"][-1]["dissociation"]["column"])
     return content
 
@@ -60,28 +60,32 @@ def undefined(score):
 @pytest.mark.parametrize(
     ("content", "answer", "headline"),
     [
-        (fake_runs(), "yes", "Yes: over the runs, each task’s own heads matter more to it than"),
+        (
+            fake_runs(),
+            "yes",
+            "Yes: over the runs, over all 2 fractions, each task’s own heads mat",
+        ),
         (
             fake_runs(effect=0.0, noise=0.001),
             "no",
-            "No: over the runs, the D-score does not stand out from random lesions, and its interv",
+            "No: over the runs, over all 2 fractions, the D-score does not stand out from that of ",
         ),
         (fake_runs(runs=1), "open", "Inconclusive: one run alone does not show how much anoth"),
-        (fake_runs(controls=0), "open", "Inconclusive: no random lesions were measured to compa"),
+        (fake_runs(controls=0), "open", "Inconclusive: no exchanged lesions were measured to co"),
         (
             fake_runs(controls=7),
             "open",
-            "Inconclusive: 7 random lesions allow no p below 0.125; 19 or more can reach 0.05.",
+            "Inconclusive: 7 exchanges allow no p below 0.125; 19 or more can reach 0.05.",
         ),
         (
             changed(lambda score: score["mean"].update(low=-0.1)),
             "open",
-            "Inconclusive: over the runs, the D-score exceeds random lesions, but its interval inc",
+            "Inconclusive: over the runs, the D-score exceeds that of exchanged heads, but its int",
         ),
         (
             changed(lambda score: score["mean"].update(low=-2.0, high=-0.1)),
             "no",
-            "No: over the runs, the tasks suffer less from their own lesion than from the others’.",
+            "No: over the runs, the other tasks’ heads matter more to the tasks than their own.",
         ),
         (changed(undefined), "open", "Inconclusive: the mean D-score is undefined here."),
         (
@@ -97,7 +101,7 @@ def test_answer(content, answer, headline):
     assert found.headline.startswith(headline)
 
 
-def test_sentences_speak_of_the_largest_fraction_and_of_column():
+def test_sentences_speak_of_the_fraction_that_stands_out_most_and_of_column():
     content = fake_runs(controls=59)
     column = content["fractions"][-1]["dissociation"]["column"]
     found = found_in(content)
@@ -105,12 +109,23 @@ def test_sentences_speak_of_the_largest_fraction_and_of_column():
         "Over 3 runs, do the 3 tasks (sentiment, domain and domain-pair) depend on different "
         "attention heads of all-MiniLM-L6-v2?"
     )
-    main, spread, others, alone, pairs, rest = spaced(found.sentences)
+    over, main, random, spread, others, alone, pairs, rest = spaced(found.sentences)
     mean = column["mean"]
+    assert over == (
+        "Over all 2 fractions p = 0.017, at least 21 heads that can be exchanged: the important "
+        "heads were dealt out to the tasks again, 59 times, in each run, at all fractions "
+        "together, and the D-score that stands out most was compared with that of each deal."
+    )
     assert main == (
-        f"At 30 % of the heads the column D-score is {fmt.points(mean['mean'])} % on average "
-        f"(95 % interval over runs and examples {fmt.interval(mean['low'], mean['high'])}); of "
-        f"59 random lesions, each averaged over the runs, none does as much (p = 0.017)."
+        f"At 30 % of the heads, where it stands out most, the column D-score is "
+        f"{fmt.points(mean['mean'])} % on average (95 % interval over runs and examples "
+        f"{fmt.interval(mean['low'], mean['high'])}), {column['standardized']:.1f} SDs above "
+        f"exchanged heads; of 59 exchanges of the tasks’ heads, each averaged over the runs, none "
+        f"dissociates as much (p = 0.017, at least 21 heads that can be exchanged)."
+    )
+    assert random == (
+        "A second, weaker reading, which decides nothing: against 29 random lesions in each run "
+        "p = 0.033."
     )
     low, high = np.argmin(column["means"]), np.argmax(column["means"])
     share = 100 * mean["over_runs"] / (mean["over_runs"] + mean["over_examples"])
@@ -121,7 +136,7 @@ def test_sentences_speak_of_the_largest_fraction_and_of_column():
     )
     assert others.startswith("By the other two definitions: row +")
     assert alone == "One at a time (uncorrected), the interval lies above 0 for every task."
-    assert pairs.startswith("All 3 pairs of tasks show a double dissociation over the runs (Holm")
+    assert pairs.startswith("All 3 pairs of tasks show a double dissociation over the runs at 30 ")
     assert rest.startswith("At the other fractions the column D-score is +")
     assert "at 10 % of the heads" in rest
 
@@ -132,8 +147,9 @@ def test_means_over_other_tasks_than_the_headline_name_them():
     small, large = content["fractions"]
     small["dissociation"]["column"]["tasks"][0]["mean"] = None
     large["dissociation"]["relative"]["tasks"][1]["mean"] = None
+    large["dissociation"]["column"]["standardized"] = 999.0  # it stands out most
     sentences = spaced(found_in(content).sentences)
-    assert sentences[2].endswith(f", over {names[0]} and {names[2]}.")
+    assert sentences[4].endswith(f", over {names[0]} and {names[2]}.")
     assert sentences[-1].endswith(f", over {names[1]} and {names[2]}.")
 
 
@@ -144,9 +160,9 @@ def test_tasks_and_pairs_that_stand_out_are_named():
     for pair in entry["pairs"][1:]:
         pair["double_dissociation"] = False
     sentences = spaced(found_in(content).sentences)
-    assert sentences[3].endswith("above 0 for sentiment and domain-pair, 2 of 3.")
-    assert sentences[4].endswith(
-        "1 shows a double dissociation over the runs (Holm-corrected p ≤ "
+    assert sentences[5].endswith("above 0 for sentiment and domain-pair, 2 of 3.")
+    assert sentences[6].endswith(
+        "1 shows a double dissociation over the runs at 30 % of the heads (Holm-corrected p ≤ "
         "0.05): sentiment with domain."
     )
 
@@ -160,12 +176,11 @@ def test_caveats():
     content = fake_runs(runs=6, controls=7, models=("one", "two"), bases=(0.846, 0.912, 0.51))
     content["runs"][4]["seed"] = 0
     content["fractions"][-1]["dissociation"]["column"]["tasks"][0] |= {"mean": None, "low": None}
-    same, models, weak, controls, pairs, missing = spaced(found_in(content).caveats)
+    same, models, weak, controls, missing = spaced(found_in(content).caveats)
     assert same.startswith("Some runs have the same model and seed (run0 with run4): they may be")
     assert models.startswith("The runs are of different models (one and two): the interval is")
     assert weak.startswith("The models are near chance on domain-pair: ")
-    assert controls.startswith("7 random lesions can give no p below 0.125: more runs do not")
-    assert pairs.startswith("7 random lesions are too few to call any of 3 pairs of tasks a doub")
+    assert controls.startswith("7 exchanges can give no p below 0.125: set 19 controls or more")
     assert missing == "Without a D-score in some run, and so left out of the mean: sentiment."
 
 
@@ -194,7 +209,9 @@ def test_runs_table(planted):
 @pytest.mark.parametrize(("place", "name"), list(enumerate(("column", "row", "relative"))))
 def test_d_score_tables_and_figures(planted, place, name):
     content, page = planted
-    data = content["fractions"][-1]["dissociation"][name]
+    strongest = content["over_fractions"]["strongest"]
+    entry = next(each for each in content["fractions"] if each["fraction"] == strongest)
+    data = entry["dissociation"][name]
     rows = page.table(f"d-scores-{place}-caption")
     assert [row[0] for row in rows] == ["all tasks", "sentiment", "domain", "domain-pair"]
     singles = np.column_stack([data["means"], np.array(data["values"])])
@@ -238,8 +255,8 @@ def test_pairs_table(planted):
         assert (low, high) == pytest.approx((effect["low"], effect["high"]), abs=5.1e-4)
         assert row[7] == fmt.p_value(effect["p"])
         assert row[8] == fmt.p_value(pair["p_holm"])
-        assert row[9] == fmt.p_value(pair["p_controls_holm"])
-        assert row[10] == "too few controls"
+        assert row[9:11] == [fmt.p_value(pair[key]) for key in ("p_controls", "p_controls_holm")]
+        assert row[11] == "too few exchanges"
 
 
 def test_base_scores(planted):
@@ -285,10 +302,13 @@ def test_the_terminal_shows_the_headline_and_every_definition():
         for part in shown(page_of(results)):
             console.print(part)
     lines = [line.replace("< ", "<").split() for line in capture.get().splitlines()]
-    column = results.largest.dissociation.column
+    column = results.strongest.dissociation.column
     (headline,) = [line for line in lines if line[:3] == ["column", "all", "tasks"]]
     assert headline[3] == fmt.points(column.mean.mean)
-    assert headline[-2:] == ["<0.001", fmt.p_value(column.p_controls)]
+    distance = fmt.points(column.standardized)
+    assert headline[-3:] == ["<0.001", distance, fmt.p_value(column.p_controls)]
+    (over,) = [line for line in lines if line[:3] == ["column", "all", "fractions"]]
+    assert over[-2] == fmt.p_value(results.over_fractions.p)
     starts = [line[:3] for line in lines]
     assert ["row", "all", "tasks"] in starts
     assert sum(line[0] == "sentiment" for line in starts if line) == 1

@@ -149,13 +149,13 @@ def test_dose_and_response(full):
         for entry in results["fractions"]:
             name, heads, own, others, random, band = next(rows)
             scores = 100 * np.array(entry["scores"])[:, j] / task["base"]
-            controls = 100 * np.array(entry["control_scores"])[:, :, j].ravel() / task["base"]
+            drawn = 100 * np.array(entry["random_scores"])[:, :, j].ravel() / task["base"]
             assert (name, as_number(heads)) == (task["name"], 100 * entry["fraction"])
             assert as_number(own) == pytest.approx(scores[j], abs=0.051)
             assert as_number(others) == pytest.approx(np.delete(scores, j).mean(), abs=0.051)
-            assert as_number(random) == pytest.approx(controls.mean(), abs=0.051)
+            assert as_number(random) == pytest.approx(drawn.mean(), abs=0.051)
             ends = [as_number(end) for end in band.split(" to ")]
-            assert ends == pytest.approx(np.percentile(controls, [5, 95]).tolist(), abs=0.051)
+            assert ends == pytest.approx(np.percentile(drawn, [5, 95]).tolist(), abs=0.051)
     assert next(rows, None) is None
 
 
@@ -427,12 +427,12 @@ def test_standardized_effects_and_values_on_the_sample(full):
     results, page = full
     column = results["fractions"][-1]["dissociation"]["column"]
     table = next(t for t in page.all("table") if t["children"][0].get("id") == "scores-2-0-caption")
-    assert table["children"][1]["text"].endswith("SDs")
+    assert table["children"][1]["text"].endswith("SDsp")
     rows = [[visible(cell) for cell in row["children"]] for row in table["children"][2]["children"]]
     apart = [column["mean_standardized"], *column["standardized"]]
     sample = [column["compared_mean"], *column["compared"]]
     for row, distance, value in zip(rows, apart, sample, strict=True):
-        assert as_number(row[5]) == pytest.approx(distance, abs=0.051)
+        assert as_number(row[4]) == pytest.approx(distance, abs=0.051)
         assert as_number(row[2].split("on the sample ")[1]) == pytest.approx(value, abs=0.051)
     drawn = next(each.drawing for each in figures(run_page(results)) if each.name == "strip-2-0")
     assert len(drawn.paths("sample")) == len(sample)
@@ -442,11 +442,11 @@ def test_controls_on_a_sample_or_stopped_early_are_said():
     results = fake_results(controls=23, extended=True)
     text = prose_of(results, "dissociation")
     assert "a sample of 500 validation examples of each task" in text
-    assert "stopped before the 100 planned" in text
+    assert "exchanged less often than the 100 times planned" in text
     assert "wrong in at most 1\u00a0% of cases" in text
     results["controls"].update(stopped=False, sample=None, base=None)
     assert "validation examples" not in prose_of(results, "dissociation")
-    assert "stopped" not in prose_of(results, "dissociation")
+    assert "planned" not in prose_of(results, "dissociation")
     names, bases = zip(*((t["name"], t["base"]) for t in results["tasks"]), strict=True)
     sample, base = (dict(zip(names, each, strict=True)) for each in ((500, 41, 97), bases))
     results["controls"].update(sample=sample, base=base)

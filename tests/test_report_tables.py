@@ -145,7 +145,7 @@ def test_cells_have_tints_marks_links_and_chips():
     )
     columns = (
         *(Column("Ablated"), Column("a", "number"), Column("b", "number")),
-        *(Column("Double"), Column("p", "p", option=1), Column("Claim")),
+        *(Column("Double"), Column("p", "p"), Column("Claim")),
     )
     page = Page(str(draw(Table("raw-0", "Scores", columns, (Row(cells, "task"),), look="matrix"))))
     found = page.all("td")
@@ -155,9 +155,9 @@ def test_cells_have_tints_marks_links_and_chips():
     assert page.all("a")[0]["href"] == "#growth"
     assert found[4]["text"] == "see · there"
     assert page.all("table")[0]["class"] == "matrix"
-    across = Page(str(draw(Table("across", "All", columns, (Row(cells),), look="across"))))
-    assert across.all("table")[0]["class"] == "plain across"
-    assert across.all("td")[3]["class"] == "n at-1 beyond"
+    tight = Page(str(draw(Table("scores", "All", columns, (Row(cells),)))))
+    assert tight.all("table")[0]["class"] == "plain tight"
+    assert tight.all("td")[3]["class"] == "n beyond"
 
 
 def test_a_terminal_shows_the_same_texts():

@@ -34,7 +34,8 @@ FolderBeside = Annotated[
 Controls = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Random lesions to compare with, instead of the study's `iap.controls`."
+        min=0,
+        help="How often to exchange the tasks' heads, instead of the study's `iap.controls`.",
     ),
 ]
 Fresh = Annotated[

@@ -43,11 +43,11 @@ class Dose:
 
 def dose(
     scores: Float[np.ndarray, "tasks tasks"],
-    control_scores: Float[np.ndarray, "replicates tasks tasks"],
+    random_scores: Float[np.ndarray, "replicates tasks tasks"],
 ) -> Dose:
     """Return what a lesion matrix and those of random lesions say of each task."""
     n_tasks = len(scores)
-    drawn = control_scores.reshape(-1, n_tasks)
+    drawn = random_scores.reshape(-1, n_tasks)
     rest = np.where(np.eye(n_tasks, dtype=bool), 0.0, scores).sum(axis=0)
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # no lesion was drawn: NaN is meant

@@ -53,7 +53,7 @@ def strip_plot(
     axis: str = "D-score, %",
     in_words: Callable[[Strip], str] | None = None,
 ) -> Drawing | None:
-    """Observed values against those of random lesions, a row each; None where nothing is defined.
+    """Observed values against those of other lesions, a row each; None where nothing is defined.
 
     `axis` names the unit, `in_words` says a row for those who do not see it.
     """
@@ -124,7 +124,7 @@ def _in_words(strip: Strip) -> str:
         text += f", on the controls’ examples {fmt.points(strip.on_sample)} %"
     finite = thinned(strip.controls)
     if finite:
-        text += f", random lesions {fmt.interval(finite[0], finite[-1])}"
+        text += f", exchanged heads {fmt.interval(finite[0], finite[-1])}"
     return text + "."
 
 

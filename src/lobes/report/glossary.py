@@ -21,6 +21,30 @@ _SYMBOLS = Markup(
     "B<sub>j</sub> its score with nothing ablated."
 )
 
+EXCHANGES: tuple[Entry, ...] = (
+    (
+        "Exchange",
+        "The important heads dealt out to the tasks again: each task’s lesion keeps its size, each "
+        "head stays in as many lesions as before, and which task it belongs to is random. If heads "
+        "belong to no task, this changes nothing.",
+    ),
+    (
+        "Heads that can be exchanged",
+        "Those in the lesions of some tasks and not of all. Where they are few there are few ways "
+        "to exchange them, and p cannot be small.",
+    ),
+    (
+        "SDs above exchanges",
+        "The D-score’s distance from the exchanges’ mean, in their standard deviations.",
+    ),
+)
+OVER_FRACTIONS: Entry = (
+    "p, all fractions",
+    "At each fraction, how many SDs the D-score lies above the exchanges; the largest of these "
+    "against the largest of each exchange, whose heads move together at all fractions. So no "
+    "fraction need be chosen.",
+)
+
 
 def d_scores(meanings: dict[str, Markup] | None = None) -> tuple[Entry, ...]:
     """Each definition of the D-score: its formula, and its meaning or what its symbols mean."""

@@ -103,8 +103,7 @@ def _table_class(table: Table) -> str:
 def _column_class(column: Column, table: Table) -> str:
     if table.look == "matrix":
         return ""
-    option = "" if column.option is None else f"at-{column.option}"
-    return " ".join(filter(None, ("" if column.is_text else "n", option)))
+    return "" if column.is_text else "n"
 
 
 def _cell_class(cell: Cell, column: Column, table: Table) -> str:

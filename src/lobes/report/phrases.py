@@ -4,15 +4,29 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from lobes.dissociation.verdict import ALPHA, Verdict, controls_needed
+from lobes.dissociation.verdict import (
+    ALPHA,
+    Verdict,
+    controls_needed,
+    is_significant,
+    smallest_p,
+)
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
 from lobes.results.base import TaskRecord
-from lobes.results.pooled import PooledPair
-from lobes.results.run import Pair
+from lobes.results.pooled import PooledFraction, PooledPair
+from lobes.results.run import Fraction, Pair
 
 HEADLINE = "column"  # the D-score that verdicts speak of (docs/method.md#d-scores)
 DEFINITIONS = ("column", "row", "relative")
+EXCHANGE = (
+    "An exchange deals the important heads out to the tasks again: each task’s lesion keeps its "
+    "size, each head stays in as many lesions as before, and which task it belongs to is random."
+)
+NOTHING_TO_EXCHANGE = (
+    "The tasks share all of their important heads, so that none can be exchanged: nothing tells "
+    "these tasks apart."
+)
 
 
 def headline(verdict: Verdict) -> str:
@@ -33,12 +47,62 @@ def size_of(fraction: float) -> str:
     return f"{fmt.percent(fraction)} of the heads"
 
 
-def controls(number: int, matched: str = "") -> str:
-    """`20 random lesions matched by site`; `matched` is "site", "total" or empty."""
+def random_lesions(number: int, matched: str = "") -> str:
+    """`5 random lesions matched by site`; `matched` is "site", "total" or empty."""
     if not number:
         return "no random lesions"
     how = {"site": " matched by site", "total": " matched in size"}
     return fmt.plural(number, "random lesion") + how.get(matched, "")
+
+
+def exchanges(number: int) -> str:
+    """`39 exchanges`, `no exchanges`."""
+    return fmt.plural(number, "exchange") if number else "no exchanges"
+
+
+def dealt(number: int) -> str:
+    """`the important heads were dealt out to the tasks again, 39 times`."""
+    times = "once" if number == 1 else f"{fmt.thousands(number)} times"
+    return f"the important heads were dealt out to the tasks again, {times}"
+
+
+def exchanges_between(number: int) -> str:
+    """`59 exchanges between the two tasks`."""
+    many = fmt.plural(number, "exchange") if number else "exchanges"
+    return f"{many} of heads between the two tasks"
+
+
+def p_with_heads(p: float, exchangeable: int, bound: str = "") -> str:
+    """`p = 0.03, 12 heads that can be exchanged`; `bound` is "up to ", "at least " or empty."""
+    return f"{fmt.p_equals(p)}, {bound}{fmt.plural(exchangeable, 'head')} that can be exchanged"
+
+
+def above(distance: float, what: str) -> str:
+    """`4.1 SDs above exchanged heads`, or `below`; nothing where the distance is undefined."""
+    if not math.isfinite(distance):
+        return ""
+    side = "below" if distance < 0 else "above"
+    return f"{fmt.fixed(abs(distance), 1)}{fmt.GAP}SDs {side} {what}"
+
+
+def exchange_caveats(entries: Sequence[Fraction] | Sequence[PooledFraction]) -> list[str]:
+    """Why exchanges cannot tell: there is nothing to exchange, there are none or too few."""
+    number = min(entry.n_controls for entry in entries)
+    if not any(entry.exchangeable for entry in entries):
+        return [NOTHING_TO_EXCHANGE]
+    if not number:
+        return [
+            f"Without exchanges of the tasks’ heads nothing tells whether heads belong to tasks: "
+            f"set {controls_needed()} controls or more."
+        ]
+    least = smallest_p(number)
+    if is_significant(least):
+        return []
+    return [
+        f"{fmt.plural(number, 'exchange')} can give no p below {fmt.p_value(least)}: set "
+        f"{controls_needed()} controls or more to be able to reach p ≤ {ALPHA}, 100 or more for "
+        f"p < 0.01."
+    ]
 
 
 def outputs(task: TaskRecord) -> str:
@@ -87,13 +151,12 @@ def over_others(names: Sequence[str], values: Iterable[float], expected: Iterabl
     return f", over {some(defined)}" if defined and defined != others else ""
 
 
-def pair_sentences(
-    pairs: Sequence[Pair] | Sequence[PooledPair], n_controls: int, where: str = ""
-) -> list[str]:
-    """Which pairs of tasks are doubly dissociated, or how many controls that takes."""
+def pair_sentences(entry: Fraction | PooledFraction, where: str = "") -> list[str]:
+    """Which pairs of tasks are doubly dissociated, or how many exchanges that takes."""
+    pairs = entry.pairs
     if not pairs:
         return []
-    lacking = pair_caveat(len(pairs), n_controls)
+    lacking = pair_caveat(entry)
     if lacking:
         return [lacking]
     double = [f"{pair.first} with {pair.second}" for pair in pairs if pair.double_dissociation]
@@ -108,21 +171,25 @@ def pair_sentences(
     return [f"Of {len(pairs)} pairs of tasks, {len(double)} {verb} {test}: {some(double)}."]
 
 
-def pair_caveat(n_pairs: int, n_controls: int) -> str:
-    """How many random lesions a double dissociation takes, where there are fewer; or nothing."""
+def pair_caveat(entry: Fraction | PooledFraction) -> str:
+    """How many exchanges a double dissociation takes, where there are fewer; or nothing."""
+    n_pairs = len(entry.pairs)
     needed = controls_needed(n_pairs)
-    if not n_pairs or n_controls >= needed:
+    if not n_pairs or entry.n_pair_controls >= needed:
         return ""
-    verb = "is" if n_controls == 1 else "are"
+    number = entry.n_pair_controls or entry.n_controls
+    verb = "is" if number == 1 else "are"
     which = "the pair" if n_pairs == 1 else f"any of {n_pairs} pairs"
     return (
-        f"{fmt.plural(n_controls, 'random lesion')} {verb} too few to call {which} of tasks a "
-        f"double dissociation: {needed} or more can reach a Holm-corrected p ≤ {ALPHA}."
+        f"{fmt.plural(number, 'exchange')} {verb} too few to call {which} of tasks a double "
+        f"dissociation: {needed} or more can reach a Holm-corrected p ≤ {ALPHA}."
     )
 
 
-def double_of(pair: Pair | PooledPair, n_controls: int, n_pairs: int) -> str:
-    """What a table says of a pair: `yes`, `not shown`, or that the random lesions are too few."""
+def double_of(
+    pair: Pair | PooledPair, entry: Fraction | PooledFraction, lacking: str = "too few exchanges"
+) -> str:
+    """What a table says of a pair: `yes`, `not shown`, or `lacking` where no test could tell."""
     if pair.double_dissociation:
         return "yes"
-    return "not shown" if n_controls >= controls_needed(n_pairs) else "too few controls"
+    return "not shown" if entry.n_pair_controls >= controls_needed(len(entry.pairs)) else lacking

@@ -45,7 +45,7 @@ class Column:
     A column that is `under` the one before it stands in the same cell of a page and a terminal,
     quieter, with `lead` in front; in files it is a column of its own. `head` is markup for a page's
     heading in place of the title; `strong` is the column that matters most; `right` aligns text as
-    numbers; `option` is the option of the page's choice that the column belongs to.
+    numbers.
     """
 
     title: str
@@ -58,7 +58,6 @@ class Column:
     head: Markup | None = None
     strong: bool = False
     right: bool = False
-    option: int | None = None
     in_page: bool = True
     in_terminal: bool = True
     in_files: bool = True
@@ -117,7 +116,7 @@ class Table:
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    look: Literal["plain", "tight", "across", "matrix", "claims"] = "tight"
+    look: Literal["plain", "tight", "matrix", "claims"] = "tight"
     note: str = ""
     terminal: str = ""
 

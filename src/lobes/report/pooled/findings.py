@@ -3,7 +3,7 @@
 import math
 from itertools import combinations
 
-from lobes.dissociation.verdict import SPECIALIZED, controls_needed, is_significant, smallest_p
+from lobes.dissociation.verdict import SPECIALIZED
 from lobes.report import formatting as fmt
 from lobes.report import phrases
 from lobes.report.phrases import HEADLINE
@@ -35,14 +35,20 @@ def findings(results: PooledResults) -> Findings:
 
 def _facts(results: PooledResults) -> list[Fact]:
     models, entry = results.models, results.largest
-    number = entry.n_controls
+    most = max(each.exchangeable for each in results.fractions)
     return [
         Fact("Model" if len(models) == 1 else "Models", fmt.listing(models)),
         Fact("Runs", str(len(results.runs))),
         Fact("Tasks", str(len(results.tasks))),
         Fact("Largest lesion", phrases.size_of(entry.fraction)),
-        Fact("Controls", f"{number} in each run" if number else "none"),
+        Fact("Exchanges", f"{entry.n_controls} in each run" if entry.n_controls else "none"),
+        Fact("Heads that can be exchanged", f"{_bound(results)}{most}"),
     ]
+
+
+def _bound(results: PooledResults) -> str:
+    """What stands before a number of exchangeable heads, which is of the run with fewest."""
+    return "at least " if len(results.runs) > 1 else ""
 
 
 def _question(results: PooledResults) -> str:
@@ -56,38 +62,73 @@ def _question(results: PooledResults) -> str:
 
 
 def _sentences(results: PooledResults) -> list[str]:
-    entry = results.largest
+    entry = results.strongest
     score, size = entry.dissociation.column, phrases.size_of(entry.fraction)
     if not math.isfinite(score.mean.mean):
         return [f"At {size} the {HEADLINE} D-score is undefined."]
     return [
+        *_over_fractions(results),
         _main(results, entry, score),
+        *_against_random(results, entry, score),
         *_spread(results, score),
         _other_definitions(results, entry, score),
         *_tasks_alone(results, score),
-        *_pairs(entry),
-        *_other_fractions(results, score),
+        *_pairs(results.largest),
+        *_other_fractions(results, entry, score),
     ]
 
 
 def _main(results: PooledResults, entry: PooledFraction, score: PooledDScore) -> str:
     several, mean = len(results.runs) > 1, score.mean
-    text = f"At {phrases.size_of(entry.fraction)} the {HEADLINE} D-score is {_percent(mean.mean)}"
+    most = ", where it stands out most," if len(results.fractions) > 1 else ""
+    text = (
+        f"At {phrases.size_of(entry.fraction)}{most} the {HEADLINE} D-score is "
+        f"{_percent(mean.mean)}"
+    )
     if several:
         text += " on average"
     if math.isfinite(mean.low):
         level, span = fmt.percent(results.level), fmt.interval(mean.low, mean.high)
         text += f" ({level} interval over runs and examples {span})"
     count = entry.n_controls
-    if not count or not math.isfinite(score.p_controls):
+    if not count or not entry.exchangeable or not math.isfinite(score.p_controls):
         return f"{text}."
+    distance = phrases.above(score.standardized, "exchanged heads")
     number = {0: "none", count: "all"}.get(score.reached, fmt.thousands(score.reached))
-    verb = "does" if number in ("none", "1") else "do"
+    verb = "dissociates" if number in ("none", "1") else "dissociate"
     averaged = ", each averaged over the runs," if several else ","
     return (
-        f"{text}; of {phrases.controls(count)}{averaged} {number} {verb} as much "
-        f"({fmt.p_equals(score.p_controls)})."
+        f"{text}{', ' * bool(distance)}{distance}; of {fmt.plural(count, 'exchange')} of the "
+        f"tasks’ heads{averaged} {number} {verb} as much "
+        f"({phrases.p_with_heads(score.p_controls, entry.exchangeable, _bound(results))})."
     )
+
+
+def _over_fractions(results: PooledResults) -> list[str]:
+    """What all fractions say together: the test that the answer follows."""
+    over, number = results.over_fractions, len(results.fractions)
+    most = max(entry.exchangeable for entry in results.fractions)
+    if number < 2 or not most or not math.isfinite(over.p):
+        return []
+    in_each = ", in each run" if len(results.runs) > 1 else ""
+    return [
+        f"Over all {number} fractions {phrases.p_with_heads(over.p, most, _bound(results))}: "
+        f"{phrases.dealt(results.largest.n_controls)}{in_each}, at all fractions together, and the "
+        f"D-score that stands out most was compared with that of each deal."
+    ]
+
+
+def _against_random(
+    results: PooledResults, entry: PooledFraction, score: PooledDScore
+) -> list[str]:
+    """The weaker reading: whether important heads are unlike random heads."""
+    if not entry.n_random or not math.isfinite(score.random_p):
+        return []
+    in_each = " in each run" if len(results.runs) > 1 else ""
+    return [
+        f"A second, weaker reading, which decides nothing: against "
+        f"{phrases.random_lesions(entry.n_random)}{in_each} {fmt.p_equals(score.random_p)}."
+    ]
 
 
 def _percent(value: float) -> str:
@@ -151,12 +192,17 @@ def _tasks_alone(results: PooledResults, score: PooledDScore) -> list[str]:
 def _pairs(entry: PooledFraction) -> list[str]:
     if not any(math.isfinite(pair.p_holm) for pair in entry.pairs):
         return []
-    return phrases.pair_sentences(entry.pairs, entry.n_controls, " over the runs")
+    where = f" over the runs at {phrases.size_of(entry.fraction)}"
+    return phrases.pair_sentences(entry, where)
 
 
-def _other_fractions(results: PooledResults, headline: PooledDScore) -> list[str]:
+def _other_fractions(
+    results: PooledResults, shown: PooledFraction, headline: PooledDScore
+) -> list[str]:
     parts = []
-    for entry in results.fractions[:-1]:
+    for entry in results.fractions:
+        if entry is shown:
+            continue
         score = entry.dissociation.column
         tail = f", {fmt.p_equals(score.p_controls)}" if math.isfinite(score.p_controls) else ""
         over, size = _over_others(results, score, headline), phrases.size_of(entry.fraction)
@@ -168,28 +214,13 @@ def _caveats(results: PooledResults) -> list[str]:
     return [
         *_run_caveats(results),
         *phrases.chance_caveats(results.standings, "The models", "are"),
-        *_control_caveats(results.largest),
+        *phrases.exchange_caveats(results.fractions),
         *_missing(results),
     ]
 
 
-def _control_caveats(entry: PooledFraction) -> list[str]:
-    number = entry.n_controls
-    if not number:
-        return ["Without random lesions nothing tells specialization from mere damage."]
-    caveats = []
-    if not is_significant(smallest_p(number)):
-        caveats.append(
-            f"{fmt.plural(number, 'random lesion')} can give no p below "
-            f"{fmt.p_value(smallest_p(number))}: more runs do not change this, set "
-            f"{controls_needed()} controls or more."
-        )
-    lacking = phrases.pair_caveat(len(entry.pairs), number)
-    return [*caveats, lacking] if lacking else caveats
-
-
 def _missing(results: PooledResults) -> list[str]:
-    tasks = zip(results.names, results.largest.dissociation.column.tasks, strict=True)
+    tasks = zip(results.names, results.strongest.dissociation.column.tasks, strict=True)
     missing = [name for name, each in tasks if not math.isfinite(each.mean)]
     if not missing or len(missing) == len(results.tasks):
         return []

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from markupsafe import Markup
 
-from lobes.dissociation.verdict import ALPHA
+from lobes.dissociation.verdict import ALPHA, is_significant
 from lobes.report import formatting as fmt
 from lobes.report import glossary, phrases, settings
 from lobes.report.charts import Strip, strip_plot
@@ -48,14 +48,18 @@ _TERMINAL = (
     Column("Interval", "interval"),
     Column("Single runs", "interval"),
     Column("p above 0", "p"),
-    Column("p (controls)", "p"),
+    Column("SDs above exchanges", "points"),
+    Column("p (exchange)", "p"),
 )
 _ACROSS = (
     Column("Definition"),
-    Column("Heads lesioned", "percent"),
-    Column("D", "points"),
+    Column("Heads lesioned"),
+    Column("Exchangeable heads", "count"),
+    Column("D", "points", strong=True),
     Column("Interval", "interval"),
-    Column("p", "p"),
+    Column("SDs above exchanges", "points"),
+    Column("p (exchange)", "p"),
+    Column("p (random lesions)", "p", head=Markup("p (random)")),
 )
 _PAIRS = (
     Column("First"),
@@ -67,7 +71,8 @@ _PAIRS = (
     Column("Interval", "interval", ends="signed"),
     Column("p", "p"),
     Column("p (Holm)", "p"),
-    Column("p (random lesions, Holm)", "p"),
+    Column("p (exchange)", "p"),
+    Column("p (exchange, Holm)", "p"),
     Column("Double dissociation"),
 )
 _BASE = (
@@ -115,16 +120,19 @@ def _glossary(level: str) -> tuple[glossary.Entry, ...]:
             "How much of the variance of the mean comes from the runs. Where it is near 100 %, "
             "more runs would help most; near 0 %, more validation examples.",
         ),
+        *glossary.EXCHANGES,
         (
-            "p against random lesions",
-            "(1 + number of random lesions with at least this D-score) / (1 + their number), all "
+            "p (exchange)",
+            "(1 + number of exchanges with at least this D-score) / (1 + their number), all "
             "averaged over the runs.",
         ),
-        ("p (Holm)", "Corrected for the number of pairs."),
+        glossary.OVER_FRACTIONS,
         (
-            "Random lesion",
-            "As many heads, drawn at random. What it costs is damage without specialization.",
+            "p (random)",
+            "The same against random lesions, of as many heads drawn at random: whether important "
+            "heads are unlike random heads, not whether they belong to tasks. It decides nothing.",
         ),
+        ("p (Holm)", "Corrected for the number of pairs."),
         *glossary.d_scores(),
     )
 
@@ -158,7 +166,7 @@ def _runs(results: PooledResults) -> Section:
 
 
 def _dissociation(results: PooledResults) -> Section:
-    found = results.largest.dissociation.by_definition
+    found = results.strongest.dissociation.by_definition
     panels = (_panel(results, k, name, score) for k, (name, score) in enumerate(found.items()))
     blocks: tuple[Block, ...] = (
         Prose(_reading(results)),
@@ -171,21 +179,24 @@ def _dissociation(results: PooledResults) -> Section:
 
 
 def _reading(results: PooledResults) -> Markup:
-    entry, level = results.largest, fmt.percent(results.level)
+    entry, level = results.strongest, fmt.percent(results.level)
     interval = (
         f" with its {level} interval over runs and validation examples (in color where it lies "
         f"above 0)"
     )
-    lesions = f": here {phrases.controls(entry.n_controls)} in each run, averaged over the runs"
+    most = ", where the D-score stands out most" if len(results.fractions) > 1 else ""
+    exchanges = f": here {fmt.plural(entry.n_controls, 'exchange')} in each run, averaged over them"
     return Markup(
-        "At {}. A D-score says, in percent of the base score, how much more a task’s own lesion "
+        "At {}{}. A D-score says, in percent of the base score, how much more a task’s own lesion "
         "costs than it does otherwise. A gray dot is a single run, a diamond the mean{}. "
-        "<strong>Column</strong> is the definition to trust. What the tasks lose must also exceed "
-        "what random lesions make them lose{}."
+        "<strong>Column</strong> is the definition to trust. The D-score must also stand "
+        "out from that of exchanged heads{}. {}"
     ).format(
         phrases.size_of(entry.fraction),
+        most,
         interval if len(results.runs) > 1 else "",
-        lesions if entry.n_controls else "",
+        exchanges if entry.n_controls else "",
+        phrases.EXCHANGE if entry.exchangeable else phrases.NOTHING_TO_EXCHANGE,
     )
 
 
@@ -194,7 +205,7 @@ def _panel(results: PooledResults, place: int, name: str, score: PooledDScore) -
         Strip(label, one.mean, one.low, one.high, runs, is_mean=k == 0)
         for k, (label, one, runs) in enumerate(_estimates(results, score))
     ]
-    size = phrases.size_of(results.largest.fraction)
+    size = phrases.size_of(results.strongest.fraction)
     drawing = strip_plot(
         strips, f"{name} D-scores of the runs at {size}, in percent", in_words=_in_words
     )
@@ -236,7 +247,7 @@ def _scores(results: PooledResults, place: int, name: str, score: PooledDScore) 
     )
     caption = f"{name} D-scores in percent"
     if math.isfinite(score.p_controls):
-        caption += f"; against random lesions: {fmt.p_equals(score.p_controls)}"
+        caption += f"; against exchanged heads: {fmt.p_equals(score.p_controls)}"
     return Table(f"d-scores-{place}", caption, _SCORES, rows)
 
 
@@ -252,12 +263,13 @@ def _cells(found: PooledEstimate, runs: list[float]) -> tuple[Value | Cell, ...]
 
 def _in_terminal(results: PooledResults) -> Table:
     """The headline's D-scores of every task, the other definitions' of the model."""
-    entry, rows = results.largest, []
+    entry, rows = results.strongest, []
     for name, score in entry.dissociation.by_definition.items():
         shown = _estimates(results, score)[: None if name == HEADLINE else 1]
         for k, (label, one, runs) in enumerate(shown):
-            first, last, kind = ("", "", "") if k else (name, score.p_controls, "mean")
-            rows.append(Row((first, label, *_cells(one, runs), one.p, last), kind))
+            last = ("", "") if k else (score.standardized, score.p_controls)
+            first, kind = ("", "") if k else (name, "mean")
+            rows.append(Row((first, label, *_cells(one, runs), one.p, *last), kind))
     title = (
         f"D-scores in percent, means over {fmt.plural(len(results.runs), 'run')}, "
         f"{phrases.size_of(entry.fraction)}"
@@ -266,16 +278,44 @@ def _in_terminal(results: PooledResults) -> Table:
 
 
 def _across(results: PooledResults) -> Table:
-    """The model's D-score by every definition at every fraction, with its p."""
+    """The model's D-score by every definition at every fraction, and p over all fractions."""
     rows = []
     for definition in DEFINITIONS:
-        for entry in reversed(results.fractions):
+        for entry in results.fractions:
             score = entry.dissociation.by_definition[definition]
             mean = score.mean
-            cells = (mean.mean, (mean.low, mean.high), score.p_controls)
-            rows.append(Row((definition, entry.fraction, *cells)))
-    caption = "The D-score over the runs (mean over tasks) in percent; p against random lesions"
-    return Table("across", caption, _ACROSS, tuple(rows))
+            rows.append(
+                Row(
+                    (
+                        *(definition, fmt.percent(entry.fraction), entry.exchangeable),
+                        *(mean.mean, (mean.low, mean.high)),
+                        *(score.standardized, score.p_controls),
+                        marked(score.random_p, "quiet"),
+                    )
+                )
+            )
+        if definition == HEADLINE and len(results.fractions) > 1:
+            rows.append(_over_fractions(results))
+    caption = (
+        "The D-score over the runs (mean over tasks) in percent: against exchanged heads, which "
+        "tests whether heads belong to tasks, and against random lesions, a weaker reading; "
+        "exchangeable heads: of the run with fewest"
+    )
+    title = (
+        f"D-scores in percent over {fmt.plural(len(results.runs), 'run')} (mean over tasks), "
+        f"against exchanged heads and random lesions"
+    )
+    return Table("across", caption, _ACROSS, tuple(rows), terminal=title)
+
+
+def _over_fractions(results: PooledResults) -> Row:
+    """The test that the verdict follows, as a row."""
+    over = results.over_fractions
+    most = max(entry.exchangeable for entry in results.fractions)
+    distance = float(np.nanmax([-math.inf, *over.standardized]))
+    p = marked(over.p, "beyond") if is_significant(over.p) else over.p
+    cells = (HEADLINE, "all fractions", most, None, None, distance, p, None)
+    return Row(cells, "mean")
 
 
 def _lesions(results: PooledResults) -> Section:
@@ -330,19 +370,23 @@ def _pairs(results: PooledResults) -> Section | None:
         effects = (
             value for one in pair.effects for value in (one.mean, (one.low, one.high), one.p)
         )
-        double = phrases.double_of(pair, entry.n_controls, len(entry.pairs))
+        double = phrases.double_of(pair, entry)
         cell = marked(double, "chip", "good") if double == "yes" else marked(double, "quiet")
-        return Row((pair.first, pair.second, *effects, pair.p_holm, pair.p_controls_holm, cell))
+        tests = (pair.p_holm, pair.p_controls, pair.p_controls_holm)
+        return Row((pair.first, pair.second, *effects, *tests, cell))
 
     caption = (
         "How much more each task of a pair loses by its own lesion than by the other’s, in units "
-        "of its metric: means over the runs"
+        "of its metric: means over the runs; p and p (Holm) are over runs and examples, p "
+        f"(exchange) is against {phrases.exchanges_between(entry.n_pair_controls)}"
     )
     text = (
         "Two tasks are doubly dissociated when each loses more by its own lesion than by the "
         "other’s, over the runs: the larger of the two p, corrected for the number of pairs "
-        "(Holm). The smaller difference must also stand out from the same of random lesions "
-        "averaged over the runs, corrected likewise."
+        "(Holm), which says that other runs and examples would show the same of such lesions. The "
+        "smaller difference must also stand out from the same with heads exchanged between the two "
+        "tasks in each run, averaged over the runs and corrected likewise, which says that the "
+        "heads belong to the tasks."
     )
     if len(results.runs) == 1:
         text += " One run gives neither interval nor p."

@@ -1,4 +1,4 @@
-"""The D-scores of every fraction against those of random lesions."""
+"""The D-scores of every fraction against those of exchanged heads."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from lobes.report import phrases
 from lobes.report.charts import Strip, strip_plot
 from lobes.report.glossary import FORMULAS
 from lobes.report.phrases import HEADLINE
-from lobes.report.run.findings import controls_of
+from lobes.report.run.findings import random_of
 from lobes.report.run.lesions import title_of
 from lobes.report.sections import (
     Alternatives,
@@ -37,15 +37,29 @@ from lobes.report.tables import (
 from lobes.results import RunResults
 from lobes.results.run import Dissociation, DScore, Fraction
 
-_SDS = Markup(
-    '<abbr title="distance from the random lesions’ mean, in their standard deviations">SDs</abbr>'
-)
+_SDS = Markup('<abbr title="above the exchanges’ mean, in their standard deviations">SDs</abbr>')
 _READING = Markup(
     "A D-score says, in percent of the base score, how much more a task’s own lesion costs than it "
     "does otherwise; 0 means no dissociation. Three definitions are in use; "
-    "<strong>column</strong> is the one to trust, since it compares a task only with itself. Gray "
-    "dots are the D-scores of random lesions: the observed value (diamond, with its interval) must "
-    "stand clear of them, not only of 0."
+    "<strong>column</strong> is the one to trust, since it compares a task only with itself. {} "
+    "Gray dots are the D-scores of exchanged heads: the observed value (diamond, with its "
+    "interval) must stand clear of them, not only of 0."
+)
+ALL_FRACTIONS = "all fractions"
+_ON_TASKS = (
+    "The p of single tasks describe and do not test: they are too small where one task’s "
+    "importance is noisier than another’s, and they are not corrected for their number."
+)
+_ACROSS = (
+    Column("Definition"),
+    Column("Heads lesioned"),
+    Column("Exchangeable heads", "count"),
+    Column("D", "points", strong=True),
+    Column("Interval", "interval"),
+    Column("SDs above exchanges", "points"),
+    Column("p (exchange)", "p"),
+    Column("SDs above random lesions", "points", head=Markup("SDs above random")),
+    Column("p (random lesions)", "p", head=Markup("p (random)")),
 )
 
 
@@ -60,14 +74,13 @@ def section(results: RunResults) -> Section | None:
             _panel(results, place, name, score, k)
             for k, (name, score) in enumerate(dissociation.by_definition.items())
         )
-        title = f"{title_of(entry)}, {controls_of(entry)}"
+        title = f"{title_of(entry)}, {phrases.exchanges(entry.n_controls)}"
         panels.append(Panel(title, (Panels(shown), Prose(_on_p(entry), "quiet"))))
-    blocks: list[Block] = [Prose(_READING)]
+    blocks: list[Block] = [Prose(_READING.format(phrases.EXCHANGE))]
     blocks += [Prose(note, "note") for note in _control_notes(results)]
-    if len(found) > 1:
-        blocks.append(_across(results, found))
+    blocks += [_across(results, found), Prose(_on_across(results), "quiet")]
     blocks.append(Alternatives("fraction", tuple(panels)))
-    blocks.append(InTerminal((_in_terminal(results, found[-1]),)))
+    blocks.append(InTerminal((_in_terminal(results),)))
     title = "Dissociation scores"
     return Section("dissociation", title, tuple(blocks), contents="Dissociation")
 
@@ -79,21 +92,22 @@ def dissociations(results: RunResults) -> list[Dissociation]:
 
 
 def _control_notes(results: RunResults) -> list[str]:
-    """How the random lesions were measured, where not each one on all validation examples."""
+    """How the exchanges were measured, where not each one on all validation examples."""
     controls, notes = results.controls, []
     if controls.sample:
         sizes = sorted(controls.sample.values())
         size = " to ".join(fmt.thousands(end) for end in sorted({sizes[0], sizes[-1]}))
         notes.append(
-            f"Random lesions were measured on a sample of {size} validation examples of each task; "
-            f"p compares them with the D-score on these same examples (hollow diamond)."
+            f"Exchanged heads and random lesions were measured on a sample of {size} validation "
+            f"examples of each task; p compares them with the D-score on these same examples "
+            f"(hollow diamond)."
         )
     if controls.stopped:
         wrong = f", wrong in at most {fmt.percent(controls.error)} of cases"
         notes.append(
-            f"The drawing of random lesions stopped before the {fmt.thousands(controls.most)} "
-            f"planned, as soon as it was decided on which side of {ALPHA} p lies"
-            f"{wrong if math.isfinite(controls.error) else ''}: p says no more than that."
+            f"Heads were exchanged less often than the {fmt.thousands(controls.most)} times "
+            f"planned: it was decided on which side of {ALPHA} p lies"
+            f"{wrong if math.isfinite(controls.error) else ''}. p says no more than that."
         )
     return notes
 
@@ -101,41 +115,73 @@ def _control_notes(results: RunResults) -> list[str]:
 def _on_p(entry: Fraction) -> str:
     least = smallest_p(entry.n_controls)
     floor = (
-        f"; {controls_of(entry)} allow no p below {fmt.p_value(least)}" if least == least else ""
+        f"; {fmt.plural(entry.n_controls, 'exchange')} allow no p below {fmt.p_value(least)}"
+        if math.isfinite(least)
+        else ""
     )
     return (
-        f"p: the share of random lesions that dissociate at least as much, counting the observed "
-        f"one{floor}. The p of single tasks are not corrected for their number. Each panel has its "
-        f"own scale."
+        f"p: the share of exchanges that dissociate at least as much, counting the observed "
+        f"one{floor}. {_ON_TASKS} Each panel has its own scale."
     )
 
 
 def _across(results: RunResults, found: Sequence[Dissociation]) -> Table:
-    columns = [Column("Definition")]
-    for place, entry in enumerate(results.fractions):
-        columns += [
-            Column(fmt.percent(entry.fraction), "points", option=place),
-            Column("Interval", "interval", under=True),
-            Column("p", "p", under=True, lead=f"p{fmt.GAP}"),
-        ]
+    """The model's D-scores at every fraction, and p over all fractions."""
     rows = []
     for definition in found[0].by_definition:
-        cells: list[Value] = [definition]
-        for dissociation in found:
+        for entry, dissociation in zip(results.fractions, found, strict=True):
             score = dissociation.by_definition[definition]
-            cells += [score.mean, score.mean_interval, score.mean_p]
-        rows.append(Row(tuple(cells)))
+            cells: tuple[Value | Cell, ...] = (
+                *(definition, fmt.percent(entry.fraction), entry.exchangeable),
+                *(score.mean, score.mean_interval),
+                *(score.mean_standardized, score.mean_p),
+                *(marked(each, "quiet") for each in (score.random_standardized, score.random_p)),
+            )
+            rows.append(Row(cells))
+        if definition == HEADLINE and len(found) > 1 and results.over_fractions is not None:
+            over = results.over_fractions
+            most = max((each.exchangeable for each in results.fractions), default=0)
+            distance = float(np.nanmax([-math.inf, *over.standardized]))
+            p = marked(over.p, "beyond") if is_significant(over.p) else over.p
+            tests: tuple[Value | Cell, ...] = (distance, p, None, None)
+            rows.append(Row((definition, ALL_FRACTIONS, most, None, None, *tests), "mean"))
     caption = (
-        "The model’s D-score (mean over tasks) at every fraction, in percent, with its interval "
-        "and p"
+        "The model’s D-score (mean over tasks) at every fraction, in percent: against exchanged "
+        "heads, which tests whether heads belong to tasks, and against random lesions, a weaker "
+        "reading"
     )
-    return Table("across", caption, tuple(columns), tuple(rows), look="across")
+    title = (
+        f"D-scores in percent (mean over tasks), against "
+        f"{phrases.exchanges(results.fractions[-1].n_controls)} of the tasks’ heads and "
+        f"{random_of(results.fractions[-1])}"
+    )
+    return Table("across", caption, _ACROSS, tuple(rows), terminal=title)
+
+
+def _on_across(results: RunResults) -> str:
+    entry = results.fractions[-1]
+    text = (
+        "p (exchange) is the test: of the exchanges and the observed arrangement, the share that "
+        "dissociate at least as much."
+    )
+    if len(results.fractions) > 1:
+        text += (
+            " That over all fractions compares the D-score that stands out most with the same of "
+            "each exchange, so that no fraction is chosen; the verdict follows it."
+        )
+    if entry.n_random:
+        text += (
+            f" {random_of(entry)[0].upper()}{random_of(entry)[1:]} say how harmful any lesion is: "
+            f"standing out from them shows that important heads are unlike other heads, not that "
+            f"they belong to tasks."
+        )
+    return text
 
 
 def _panel(results: RunResults, place: int, name: str, score: DScore, k: int) -> Panel:
     size = phrases.size_of(results.fractions[place].fraction)
     drawing = strip_plot(
-        _strips(results, score), f"{name} D-scores at {size}, in percent, against random lesions"
+        _strips(results, score), f"{name} D-scores at {size}, in percent, against exchanged heads"
     )
     figure = () if drawing is None else (Figure(f"strip-{place}-{k}", drawing),)
     table = _scores(results, place, name, k, score)
@@ -149,7 +195,7 @@ def _panel(results: RunResults, place: int, name: str, score: DScore, k: int) ->
 
 
 def _strips(results: RunResults, score: DScore) -> list[Strip]:
-    """The model and each task: the observed value, its interval, those of random lesions."""
+    """The model and each task: the observed value, its interval, those of exchanges."""
     sampled = results.controls.sample is not None
 
     def strip(
@@ -194,13 +240,11 @@ def _scores(results: RunResults, place: int, name: str, k: int, score: DScore) -
         Column("D", "points", strong=True),
         Column("Interval", "interval"),
         Column("D on the sample", "points", under=True, lead="on the sample ", in_terminal=False),
-        Column("Random lesions", "interval"),
+        Column("Exchanges", "interval"),
+        Column("SDs above exchanges", "points", head=_SDS),
         Column("p", "p"),
-        Column("SDs", "points", head=_SDS, in_terminal=False),
     ]
     kept = [c for c in columns if c.title != "D on the sample" or sampled]
-    # not by the distances themselves: the terminal stacks the tables of all definitions
-    kept = [c for c in kept if c.title != "SDs" or results.fractions[place].n_controls > 1]
     rows = []
     for strip, p, distance in zip(strips, p_values, distances, strict=True):
         cells: dict[str, Value | Cell] = {
@@ -208,23 +252,29 @@ def _scores(results: RunResults, place: int, name: str, k: int, score: DScore) -
             "D": strip.value,
             "Interval": (strip.low, strip.high),
             "D on the sample": strip.on_sample,
-            "Random lesions": (min(strip.controls), max(strip.controls))
-            if strip.controls
-            else None,
-            "p": marked(p, "beyond") if is_significant(p) else p,
-            "SDs": distance,
+            "Exchanges": (min(strip.controls), max(strip.controls)) if strip.controls else None,
+            "SDs above exchanges": distance,
+            "p": marked(p, "beyond")
+            if strip.is_mean and is_significant(p)
+            else (p if strip.is_mean else marked(p, "quiet")),
         }
         rows.append(Row(tuple(cells[c.title] for c in kept), "mean" if strip.is_mean else ""))
     caption = f"{name} D-scores in percent, {fmt.percent(results.fractions[place].fraction)}"
     return Table(f"scores-{place}-{k}", caption, tuple(kept), tuple(rows))
 
 
-def _in_terminal(results: RunResults, found: Dissociation) -> Table:
-    """The D-scores of the largest fraction by all definitions, as one table."""
-    entry, place = results.fractions[-1], len(results.fractions) - 1
+def _in_terminal(results: RunResults) -> Table:
+    """The D-scores of the fraction that stands out most by all definitions, as one table."""
+    entry = results.strongest
+    assert entry is not None
+    assert entry.dissociation is not None
+    place = results.fractions.index(entry)
     tables = {
         name: _scores(results, place, name, k, score)
-        for k, (name, score) in enumerate(found.by_definition.items())
+        for k, (name, score) in enumerate(entry.dissociation.by_definition.items())
     }
-    title = f"D-scores in percent at {title_of(entry)}, against {controls_of(entry)}"
+    title = (
+        f"D-scores of the tasks in percent at {title_of(entry)}; p of single tasks describe and do "
+        f"not test"
+    )
     return stacked("Definition", tables, "d-scores", title)

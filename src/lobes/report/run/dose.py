@@ -30,7 +30,7 @@ def section(results: RunResults) -> Section | None:
     if not results.fractions:
         return None
     found = [
-        dose(entry.scores, entry.control_scores).percent_of(
+        dose(entry.scores, entry.random_scores).percent_of(
             results.divisors, results.control_divisors
         )
         for entry in results.fractions
@@ -64,7 +64,7 @@ def _reading(results: RunResults) -> str:
         text += (
             "Where a task’s heads are specialized, its own lesion runs below the others’ lesions. "
         )
-    if _has_controls(results):
+    if _has_random(results):
         text += (
             "The band holds the middle 90 % of the random lesions, whichever lesion they match: a "
             "curve inside it shows nothing. "
@@ -72,15 +72,15 @@ def _reading(results: RunResults) -> str:
     return text + "Each chart has its own scale."
 
 
-def _has_controls(results: RunResults) -> bool:
-    return any(entry.n_controls for entry in results.fractions)
+def _has_random(results: RunResults) -> bool:
+    return any(entry.n_random for entry in results.fractions)
 
 
 def _keys(results: RunResults) -> Keys:
     keys = [Key("own", "own lesion", "diamond")]
     if len(results.tasks) > 1:
         keys.append(Key("others", "others’ lesions, mean", "square"))
-    if _has_controls(results):
+    if _has_random(results):
         keys.append(Key("random", "random lesions, mean and 5 to 95 %", band=True))
     return Keys(tuple(keys))
 

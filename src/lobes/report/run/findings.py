@@ -5,13 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lobes.dissociation.verdict import (
-    ALPHA,
-    SPECIALIZED,
-    controls_needed,
-    is_significant,
-    smallest_p,
-)
+from lobes.dissociation.verdict import ALPHA, SPECIALIZED, is_significant, smallest_p
 from lobes.report import formatting as fmt
 from lobes.report import phrases
 from lobes.report.phrases import HEADLINE
@@ -41,19 +35,29 @@ def findings(results: RunResults) -> Findings:
 
 def how_sure(results: RunResults) -> str:
     """How sure the answer is: the D-score, its interval and p."""
-    entry = results.largest
+    entry, over = results.strongest, results.over_fractions
     score = _headline_score(entry)
     if entry is None or score is None or not math.isfinite(score.mean):
         return fmt.UNDEFINED
     text = f"D-score {_percent(score.mean)} (interval {fmt.interval(*score.mean_interval)})"
-    if math.isfinite(score.mean_p):
-        text += f", {fmt.p_equals(score.mean_p)} against {controls_of(entry)}"
+    if over is not None and math.isfinite(over.p):
+        several = len(results.fractions) > 1
+        where = f" over all {len(results.fractions)} fractions" if several else ""
+        text += f", {fmt.p_equals(over.p)}{where}, {_exchanged(results)}"
     return text
 
 
-def controls_of(entry: Fraction) -> str:
-    """`20 random lesions matched by site`."""
-    return phrases.controls(entry.n_controls, entry.matched)
+def _exchanged(results: RunResults) -> str:
+    """`39 exchanges, up to 12 heads that can be exchanged`."""
+    sizes = [entry.exchangeable for entry in results.fractions]
+    upto = "up to " if len(set(sizes)) > 1 else ""
+    exchanges = phrases.exchanges(results.fractions[-1].n_controls)
+    return f"{exchanges}, {upto}{fmt.plural(max(sizes), 'head')} that can be exchanged"
+
+
+def random_of(entry: Fraction) -> str:
+    """`5 random lesions matched by site`."""
+    return phrases.random_lesions(entry.n_random, entry.matched)
 
 
 def _headline_score(entry: Fraction | None) -> DScore | None:
@@ -82,13 +86,17 @@ def _facts(results: RunResults) -> list[Fact]:
     ]
     if entry is not None:
         facts.append(Fact("Largest lesion", phrases.size_of(entry.fraction)))
-        facts.append(Fact("Controls", controls_of(entry)))
+        if len(results.tasks) > 1:
+            facts.append(Fact("Exchanges", fmt.thousands(entry.n_controls)))
+            most = max(each.exchangeable for each in results.fractions)
+            facts.append(Fact("Heads that can be exchanged", fmt.thousands(most)))
+        facts.append(Fact("Random lesions", fmt.thousands(entry.n_random)))
     return facts
 
 
 def _sentences(results: RunResults) -> list[str]:
-    entry = results.largest
-    if entry is None:
+    entry = results.strongest
+    if entry is None or results.largest is None:
         return ["No lesion was measured, so there is nothing to compare."]
     if len(results.tasks) < 2:
         return [_single_task(results, entry)]
@@ -97,12 +105,15 @@ def _sentences(results: RunResults) -> list[str]:
         return [f"No D-score is given for lesions of {size}."]
     if not math.isfinite(score.mean):
         return [f"At {size} the {HEADLINE} D-score is undefined. {score.note or ''}".strip()]
+    pairs_at = f" at {phrases.size_of(results.largest.fraction)}"
     return [
+        *_over_fractions(results),
         _main(results, entry, score),
+        *_against_random(entry, score),
         _other_definitions(results, entry, score),
         *_tasks_alone(results, entry, score),
-        *phrases.pair_sentences(entry.pairs, entry.n_controls),
-        *_other_fractions(results, score),
+        *phrases.pair_sentences(results.largest, pairs_at),
+        *_other_fractions(results, entry, score),
     ]
 
 
@@ -112,25 +123,58 @@ def _single_task(results: RunResults, entry: Fraction) -> str:
         f"Ablating the {fmt.percent(entry.fraction)} of heads most important to {task.name} takes "
         f"its {task.metric} from {fmt.fixed(task.base)} to {fmt.fixed(entry.scores[0, 0])}"
     )
-    if not entry.n_controls:
-        return text + "."
-    mean = fmt.fixed(float(np.mean(entry.control_scores)))
-    return f"{text}; {controls_of(entry)} take it to {mean} on average."
+    if entry.n_random:
+        mean = fmt.fixed(float(np.mean(entry.random_scores)))
+        text += f"; {random_of(entry)} take it to {mean} on average"
+    return f"{text}. With one task there is nothing to exchange its heads with."
+
+
+def _over_fractions(results: RunResults) -> list[str]:
+    """What all fractions say together: the test that the answer follows."""
+    over, number = results.over_fractions, len(results.fractions)
+    if over is None or number < 2 or not math.isfinite(over.p) or not _can_exchange(results):
+        return []
+    most = max(each.exchangeable for each in results.fractions)
+    return [
+        f"Over all {number} fractions {phrases.p_with_heads(over.p, most, 'up to ')}: "
+        f"{phrases.dealt(results.fractions[-1].n_controls)}, at all fractions together, and the "
+        f"D-score that stands out most was compared with that of each deal."
+    ]
+
+
+def _can_exchange(results: RunResults) -> bool:
+    return any(entry.exchangeable for entry in results.fractions)
 
 
 def _main(results: RunResults, entry: Fraction, score: DScore) -> str:
+    most = ", where it stands out most," if len(results.fractions) > 1 else ""
     text = (
-        f"At {phrases.size_of(entry.fraction)} ({entry.n_heads} heads for each task) the model’s "
-        f"{HEADLINE} D-score is {_percent(score.mean)} "
+        f"At {phrases.size_of(entry.fraction)} ({entry.n_heads} heads for each task){most} the "
+        f"model’s {HEADLINE} D-score is {_percent(score.mean)} "
         f"({fmt.percent(results.level)} interval {fmt.interval(*score.mean_interval)})"
     )
     count = score.n_controls
-    if not count:
+    if not count or not entry.exchangeable:
         return text + "."
+    distance = phrases.above(score.mean_standardized, "exchanged heads")
     reached = {0: "none", count: "all"}.get(score.reached, fmt.thousands(score.reached))
-    verb = "does" if reached in ("none", "1") else "do"
-    p = fmt.p_equals(score.mean_p)
-    return f"{text}; of {controls_of(entry)}, {reached} {verb} as much ({p})."
+    verb = "dissociates" if reached in ("none", "1") else "dissociate"
+    how = "of these deals" if len(results.fractions) > 1 else f"{phrases.dealt(count)}, and"
+    return (
+        f"{text}{', ' * bool(distance)}{distance}; {how} {reached} {verb} as much "
+        f"({phrases.p_with_heads(score.mean_p, entry.exchangeable)})."
+    )
+
+
+def _against_random(entry: Fraction, score: DScore) -> list[str]:
+    """The weaker reading: how far important heads are unlike random heads."""
+    if not entry.n_random or not math.isfinite(score.random_p):
+        return []
+    distance = phrases.above(score.random_standardized, "their mean")
+    return [
+        f"A second, weaker reading, which decides nothing: against {random_of(entry)} "
+        f"{fmt.p_equals(score.random_p)}{', ' * bool(distance)}{distance}."
+    ]
 
 
 def _other_definitions(results: RunResults, entry: Fraction, headline: DScore) -> str:
@@ -149,8 +193,8 @@ def _other_definitions(results: RunResults, entry: Fraction, headline: DScore) -
 
 
 def _tasks_alone(results: RunResults, entry: Fraction, score: DScore) -> list[str]:
-    """Which tasks are beyond chance one at a time; silent where the controls cannot tell."""
-    if not is_significant(smallest_p(entry.n_controls)):
+    """Which tasks stand out one at a time; silent where the exchanges cannot tell."""
+    if not is_significant(smallest_p(entry.n_controls)) or not entry.exchangeable:
         return []
     names = results.names
     beyond = [
@@ -163,15 +207,18 @@ def _tasks_alone(results: RunResults, entry: Fraction, score: DScore) -> list[st
     else:
         which = f"{phrases.some(beyond)} {'is' if len(beyond) == 1 else 'are'}"
     rest = f", {len(beyond)} of {len(names)}" if 0 < len(beyond) < len(names) else ""
-    return [f"One at a time (uncorrected), {which} beyond random lesions{rest}."]
+    return [
+        f"One at a time, {which} beyond exchanged heads{rest} (p ≤ {ALPHA} uncorrected: a "
+        f"description, not a test)."
+    ]
 
 
-def _other_fractions(results: RunResults, headline: DScore) -> list[str]:
+def _other_fractions(results: RunResults, shown: Fraction, headline: DScore) -> list[str]:
     """How the other fractions answer, each with its own D-score."""
     parts = []
-    for entry in results.fractions[:-1]:
+    for entry in results.fractions:
         score = _headline_score(entry)
-        if score is None:
+        if score is None or entry is shown:
             continue
         tail = f", {fmt.p_equals(score.mean_p)}" if math.isfinite(score.mean_p) else ""
         over = phrases.over_others(results.names, score.values, headline.values)
@@ -180,13 +227,13 @@ def _other_fractions(results: RunResults, headline: DScore) -> list[str]:
 
 
 def _caveats(results: RunResults) -> list[str]:
-    entry = results.largest
+    entry = results.strongest
     standings = {task.name: task.standing(task.base) for task in results.tasks}
     caveats = phrases.chance_caveats(standings, "The model", "is")
     caveats += _importance_caveats(results)
     if entry is not None and len(results.tasks) > 1:
-        caveats += _control_caveats(entry)
-        caveats += _same_lesions(entry)
+        caveats += phrases.exchange_caveats(results.fractions)
+        caveats += _same_lesions(entry) if _can_exchange(results) else []
         caveats += _interval_caveats(entry)
     if results.iap.get("order") == "ascending":
         caveats.append("These lesions take the least important heads first (ascending order).")
@@ -213,21 +260,6 @@ def _importance_caveats(results: RunResults) -> list[str]:
         f"The importance that chose the lesions is doubtful: its rank correlation with ablating "
         f"every head by itself is below {TRUSTED} for {phrases.some(parts)}."
     ] * bool(parts)
-
-
-def _control_caveats(entry: Fraction) -> list[str]:
-    number = entry.n_controls
-    if not number:
-        return ["Without random lesions nothing tells specialization from mere damage."]
-    caveats = []
-    if not is_significant(smallest_p(number)):
-        caveats.append(
-            f"{fmt.plural(number, 'random lesion')} can give no p below "
-            f"{fmt.p_value(smallest_p(number))}: set {controls_needed()} controls or more to "
-            f"be able to reach p ≤ {ALPHA}, 100 or more for p < 0.01."
-        )
-    lacking = phrases.pair_caveat(len(entry.pairs), number)
-    return [*caveats, lacking] if lacking else caveats
 
 
 def _same_lesions(entry: Fraction) -> list[str]:

@@ -163,8 +163,8 @@ def _lines(results: RunResults, place: int) -> list[_Line]:
         marks = tuple(_marks(i == j, bool(low)) for j, low in enumerate(lowest))
         scores = entry.scores[i]
         lines.append(_Line(name, "task", scores, _changed(scores, divisors), marks))
-    if entry.n_controls:
-        random = dose(entry.scores, entry.control_scores).random
+    if entry.n_random:
+        random = dose(entry.scores, entry.random_scores).random
         change = _changed(random, results.control_divisors)
         lines.append(_Line("random heads (mean)", "control", random, change, none))
     return lines
@@ -276,7 +276,7 @@ def _summarized(results: RunResults, place: int, widest: float, whole: bool) -> 
 
 def _summary(results: RunResults, place: int) -> Table:
     entry, names = results.fractions[place], results.names
-    found = dose(entry.scores, entry.control_scores)
+    found = dose(entry.scores, entry.random_scores)
     shares = overlap(_lesions(results, place))
     np.fill_diagonal(shares, np.nan)
     rows = []

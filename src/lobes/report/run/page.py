@@ -43,10 +43,11 @@ _GLOSSARY: tuple[glossary.Entry, ...] = (
         "The set of heads ablated for one measurement. A task’s lesion takes the given fraction of "
         "all heads, by their importance to that task.",
     ),
+    *glossary.EXCHANGES,
     (
         "Random lesion",
-        "The control: as many heads drawn at random, matched by site (as many in every site) or in "
-        "size (as many in all).",
+        "As many heads drawn at random, matched by site (as many in every site) or in size (as "
+        "many in all): how harmful any lesion is. It decides nothing.",
     ),
     (
         Markup("M<sub>ij</sub>, B<sub>j</sub>"),
@@ -74,9 +75,15 @@ _GLOSSARY: tuple[glossary.Entry, ...] = (
         "task.",
     ),
     (
-        "p",
-        "(1 + number of random lesions with a D-score at least as large) / (1 + number of random "
-        "lesions).",
+        "p (exchange)",
+        "(1 + number of exchanges with a D-score at least as large) / (1 + number of exchanges). "
+        "Of single tasks it describes, and does not test.",
+    ),
+    glossary.OVER_FRACTIONS,
+    (
+        "p (random)",
+        "The same against random lesions: whether important heads are unlike random heads, not "
+        "whether they belong to tasks.",
     ),
 )
 

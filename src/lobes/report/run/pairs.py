@@ -18,9 +18,15 @@ _READING = Markup(
     "A <em>double dissociation</em>: the first task loses more by its own lesion than by the "
     "second’s, <strong>and</strong> the second more by its own than by the first’s. Both "
     "differences are tested on the same validation examples (paired, one-sided); the larger p "
-    "counts, corrected for the number of pairs after Holm. Two lesions may differ in how severe "
-    "they are without any specialization, so the smaller of the two differences must also stand "
-    "out from the same of random lesions, again corrected for the number of pairs."
+    "counts, corrected for the number of pairs after Holm: it says that other examples would show "
+    "the same of these two lesions. Two lesions may differ in how severe they are without any "
+    "specialization, so the smaller of the two differences must also stand out from the same with "
+    "heads exchanged between these two tasks, again corrected: that says that the heads belong to "
+    "the tasks."
+)
+ONLY_LARGEST = (
+    "Of three tasks or more, heads are exchanged between two tasks at the largest fraction only: "
+    "here is the test over the examples alone."
 )
 _COLUMNS = (
     Column("First"),
@@ -34,7 +40,8 @@ _COLUMNS = (
     Column("Share", "points", "% of base", under=True),
     Column("p", "p"),
     Column("p (Holm)", "p"),
-    Column("p (random lesions, Holm)", "p"),
+    Column("p (exchange)", "p"),
+    Column("p (exchange, Holm)", "p"),
     Column("Double dissociation"),
 )
 
@@ -57,11 +64,11 @@ def section(results: RunResults, *, whole: bool = False) -> Section | None:
                     "note",
                 )
             )
-        lacking = phrases.pair_caveat(len(entry.pairs), entry.n_controls)
+        lacking = ONLY_LARGEST if _left_out(results, entry) else phrases.pair_caveat(entry)
         if lacking:
             blocks.append(Prose(lacking, "note"))
         title = f"{title_of(entry)}: {double} of {fmt.plural(len(entry.pairs), 'pair')}"
-        panels.append(Panel(title, (*blocks, _pairs(entry, place, pairs))))
+        panels.append(Panel(title, (*blocks, _pairs(results, place, pairs))))
     return Section(
         "pairs",
         "Pairs of tasks",
@@ -85,26 +92,35 @@ def strongest(pairs: Sequence[Pair]) -> list[Pair]:
     return sorted(pairs, key=order)[:MOST_PAIRS]
 
 
-def _pairs(entry: Fraction, place: int, pairs: Sequence[Pair]) -> Table:
-    n_pairs = len(entry.pairs)
+def _left_out(results: RunResults, entry: Fraction) -> bool:
+    """Whether pairs were tested by exchange, but not at this fraction."""
+    assert results.largest is not None
+    return not entry.n_pair_controls and results.largest.n_pair_controls > 0
+
+
+def _pairs(results: RunResults, place: int, pairs: Sequence[Pair]) -> Table:
+    entry = results.fractions[place]
+    lacking = "not tested" if _left_out(results, entry) else "too few exchanges"
     rows = []
     for pair in pairs:
         effects = zip(
             pair.effects, pair.effect_intervals, pair.relative_effects, pair.p_values, strict=True
         )
-        double = phrases.double_of(pair, entry.n_controls, n_pairs)
+        double = phrases.double_of(pair, entry, lacking)
         rows.append(
             Row(
                 (
                     *(pair.first, pair.second),
                     *(value for effect in effects for value in effect),
-                    *(pair.p_holm, pair.p_controls_holm),
+                    *(pair.p_holm, pair.p_controls, pair.p_controls_holm),
                     marked(double, "chip", "good") if double == "yes" else marked(double, "quiet"),
                 )
             )
         )
+    exchanges = phrases.exchanges_between(entry.n_pair_controls)
     caption = (
         f"How much more each task of a pair loses by its own lesion, in units of its metric, "
-        f"{fmt.percent(entry.fraction)}"
+        f"{fmt.percent(entry.fraction)}; p and p (Holm) are over the examples, p (exchange) is "
+        f"against {exchanges}"
     )
     return Table(f"pairs-{place}", caption, _COLUMNS, tuple(rows))
