@@ -21,8 +21,8 @@ help:
 	@echo "make bench    the plain way and ours, side by side in one run"
 	@echo "make bench-data   what a million examples cost: seconds and memory"
 	@echo "make architectures   write docs/architectures.md anew (some minutes)"
-	@echo "make calibration     write docs/statistics.md anew (some minutes)"
 	@echo "make null-tasks      write docs/results/null-tasks.md anew (an hour)"
+	@echo "make calibration     write the tables of docs/statistics.md anew (a quarter of an hour)"
 	@echo "make format   let ruff rewrite the formatting"
 
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -72,7 +72,7 @@ bench-data: setup assets
 null-tasks: setup assets
 	$(BIN)/python scripts/null_tasks.py
 
-# the statistics on simulated studies: docs/statistics.md, some minutes
+# the statistics on simulated studies: the tables and figures of docs/statistics.md
 calibration: setup
 	$(BIN)/python scripts/calibration.py
 

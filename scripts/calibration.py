@@ -1,57 +1,27 @@
-"""Writes docs/statistics.md and its figures: do p-values, intervals and verdicts keep their word?
+"""Writes the tables of docs/statistics.md and its figures: do tests and intervals keep their word?
 
-Run by hand, some minutes on one core: `make calibration`. Every study is simulated, so that its
-truth is known (`lobes.dissociation.simulation`).
+Run by hand, a quarter of an hour on one core: `make calibration`. Every study is simulated, so that
+its truth is known (`lobes.dissociation.simulation`). Each table stands in the page after a comment
+with its name, and can be written by itself: `scripts/calibration.py POWER`.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import exchange_tables as exchange
 import numpy as np
-from scipy import stats
+from simulated_heads import exchanged, measured
 
 from lobes.dissociation.dscores import FORMULAS
 from lobes.dissociation.over_runs import dissociation_over_runs
-from lobes.dissociation.simulation import FRACTION, SimulatedStudy, Simulation
-from lobes.dissociation.verdict import controls_needed, is_significant
+from lobes.dissociation.simulation import FRACTION, HeadStudy, SimulatedStudy, Simulation
+from lobes.dissociation.verdict import is_significant
 
 DOCS = Path(__file__).parent.parent / "docs"
-LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5)
-
-NULL = {
-    "3 tasks, 300 examples": Simulation(tasks=3, examples=300, controls=99),
-    "3 tasks, 1,000 examples": Simulation(tasks=3, examples=1000, controls=99),
-    "6 tasks, 100 examples": Simulation(tasks=6, examples=100, controls=99),
-    "2 tasks, 300 examples, 19 controls": Simulation(tasks=2, examples=300, controls=19),
-}
-POWER_SIZES = ((100, 20), (300, 20), (1000, 20), (100, 100), (300, 100), (1000, 100))
-STRENGTHS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
-# How lesions differ from each other: (deviation between lesions, and between tasks under one).
-LESIONS = {"alike": (0.0, 0.0), "as above": (0.2, 0.1), "widely different": (0.05, 0.2)}
-DIFFERENT = ("as above", "widely different")
-
-
-def p_values(simulation: Simulation, studies: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The headline's p of each study, and all the tasks' own."""
-    generator = np.random.default_rng(seed)
-    means, tasks = [], []
-    for _ in range(studies):
-        found = simulation.run(generator).matrix.dissociation(resamples=1).column
-        means.append(found.mean_p)
-        tasks.append(found.p_values)
-    return np.array(means), np.concatenate(tasks)
-
-
-def uniformity(p: np.ndarray, controls: int) -> float:
-    """p of a chi-squared test that the possible values of p all come equally often.
-
-    The values 1/(1+R) to 1 are put in 10 bins of equal size.
-    """
-    ranks = np.rint(p * (controls + 1)).astype(int) - 1
-    bins = 10 * ranks // (controls + 1)
-    return float(stats.chisquare(np.bincount(bins, minlength=10)).pvalue)
 
 
 def coverage(simulation: Simulation, studies: int, seed: int, resamples: int = 500) -> np.ndarray:
@@ -72,11 +42,19 @@ def coverage(simulation: Simulation, studies: int, seed: int, resamples: int = 5
 
 
 def coverage_over_runs(
-    simulation: Simulation, seeds: int, between: float, studies: int, seed: int
+    simulation: Simulation,
+    seeds: int,
+    between: float,
+    studies: int,
+    seed: int,
+    truth: int = 5_000,
 ) -> tuple[float, float]:
-    """How often two 95 % intervals hold the mean over all runs: ours, and plain percentiles."""
+    """How often two 95 % intervals hold the mean over all runs: ours, and plain percentiles.
+
+    The mean is known from `truth` runs.
+    """
     generator = np.random.default_rng(seed)
-    others = replace(simulation, examples=1).runs(5_000, generator, between=between)
+    others = replace(simulation, examples=1).runs(truth, generator, between=between)
     true = float(np.mean([study.d_scores().mean() for study in others]))
     ours = plain = 0
     for number in range(studies):
@@ -101,42 +79,30 @@ def percentiles(
     return float(low), float(high)
 
 
-def pairs_called(simulation: Simulation, studies: int, seed: int) -> np.ndarray:
-    """How often pairs of tasks are called double dissociations, by two rules.
+def pairs_called(study: HeadStudy, studies: int, seed: int) -> tuple[float, float]:
+    """How often a pair of tasks is called a double dissociation: on the examples only, and rightly.
 
-    [any pair on the examples only, any pair, share of pairs on the examples only, share of pairs]:
-    the rule asks in addition that the smaller effect stands out from that of random lesions.
+    The rule asks in addition that the smaller effect stands out from that of exchanged lesions.
     """
     generator = np.random.default_rng(seed)
     found = []
     for _ in range(studies):
-        pairs = simulation.run(generator).matrix.dissociation(resamples=1).pairs
-        examples = [min(p.effects) > 0 and is_significant(p.p_holm) for p in pairs]
-        both = [pair.is_double_dissociation for pair in pairs]
-        found.append([any(examples), any(both), np.mean(examples), np.mean(both)])
-    return np.mean(found, axis=0)
+        (pair,) = study.run(generator).matrix.dissociation(resamples=1).pairs
+        before = min(pair.effects) > 0 and is_significant(pair.p_holm)
+        found.append([before, pair.is_double_dissociation])
+    before, both = np.mean(found, axis=0)
+    return float(before), float(both)
 
 
-def answers(simulation: Simulation, studies: int, seed: int) -> tuple[dict[str, float], float]:
+def answers(study: HeadStudy, studies: int, seed: int) -> tuple[dict[str, float], float]:
     """The share of each answer to "are heads specialized?", and the mean true D-score."""
     generator = np.random.default_rng(seed)
     counts, true = dict.fromkeys(("yes", "no", "open"), 0), 0.0
     for number in range(studies):
-        study = simulation.run(generator)
-        counts[study.matrix.dissociation(resamples=200, seed=number).specialized.answer] += 1
-        true += float(study.d_scores().mean())
+        one = study.run(generator)
+        counts[one.matrix.dissociation(resamples=200, seed=number).specialized.answer] += 1
+        true += float(one.d_scores().mean())
     return {answer: count / studies for answer, count in counts.items()}, true / studies
-
-
-def power(simulation: Simulation, studies: int, seed: int) -> tuple[float, float]:
-    """How often p ≤ 0.05, and the mean true D-score."""
-    generator = np.random.default_rng(seed)
-    beyond, true = 0, 0.0
-    for _ in range(studies):
-        study = simulation.run(generator)
-        beyond += is_significant(study.matrix.dissociation(resamples=1).column.mean_p)
-        true += float(study.d_scores().mean())
-    return beyond / studies, true / studies
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -177,119 +143,130 @@ def chart(
     return "\n".join([*parts, "</svg>\n"])
 
 
-PAIR_HEADER = ("study", "strength", "any pair, before", "any pair", "pairs, before", "pairs")
-ANSWER_HEADER = ("study", "strength", "D-score", "yes", "no", "inconclusive")
+# The lines of the null whose p-values the figure shows.
+SHOWN = {
+    f"{tasks} tasks, {damage}{against}": f"{tasks} tasks, {damage}, {noise}{kind}"
+    for tasks, damage, noise in (
+        (2, "concave", "equal noise"),
+        (2, "threshold", "equal noise"),
+        (6, "threshold", "unequal noise"),
+    )
+    for against, kind in ((", exchanged", ""), (", random", ": random"))
+}
+COVERED_HEADER = ("study", *(f"{name}{who}" for name in FORMULAS for who in ("", ", tasks")))
+OVER_RUNS_HEADER = ("study", "ours", "percentiles")
+CALLED_HEADER = ("study", "D-score", "examples only", "examples and exchange")
+ANSWER_HEADER = ("study", "D-score", "yes", "no", "inconclusive")
 
 
-def pair_studies(studies: int) -> int:
-    """Return how many studies are simulated where each takes long: a tenth."""
+def covered_rows(studies: int) -> Iterator[list[object]]:
+    """Intervals of one run."""
+    for number, (examples, special) in enumerate(((100, 0.0), (300, 0.0), (300, 0.3), (1000, 0.3))):
+        simulation = Simulation(tasks=3, examples=examples, controls=0, specialization=special)
+        hits = coverage(simulation, studies, seed=10 + number)
+        yield [f"{examples:,} examples, strength {special:g}", *(f"{h:.3f}" for h in hits)]
+
+
+def over_runs_rows(studies: int) -> Iterator[list[object]]:
+    """Intervals over runs."""
+    cases = ((2, 0.2), (3, 0.2), (3, 0.05), (5, 0.2), (5, 0.05), (10, 0.2))
+    for number, (seeds, between) in enumerate(cases):
+        simulation = Simulation(tasks=3, examples=300, controls=0, specialization=0.3)
+        ours, plain = coverage_over_runs(simulation, seeds, between, studies // 2, 20 + number)
+        yield [f"{seeds} runs, deviation {between:g}", f"{ours:.3f}", f"{plain:.3f}"]
+
+
+def called_rows(studies: int) -> Iterator[list[object]]:
+    """What the exchange adds to the test on examples."""
+    cases = [(examples, 0.0, 4.0) for examples in (300, 1000, 5000)]
+    cases += [(1000, 0.3, 0.5), (1000, 0.5, 0.5)]
+    for number, (examples, special, noise) in enumerate(cases):
+        study = HeadStudy(
+            examples=examples,
+            replicates=19,
+            damage="linear",
+            specialization=special,
+            noise=noise,
+            chance=1.0,
+        )
+        found = pairs_called(study, fewer(studies), seed=30 + number)
+        (bulk,) = measured(study, 200, number, exchanged)
+        true = f"{bulk.true.mean():+.1f} %"
+        yield [f"{examples:,} examples", true, *(f"{share:.3f}" for share in found)]
+
+
+def answer_rows(studies: int) -> Iterator[list[object]]:
+    """What a report would say."""
+    cases = [(examples, special) for examples in (100, 300, 1000) for special in (0.0, 0.2, 0.4)]
+    for number, (examples, special) in enumerate(cases):
+        study = HeadStudy(2, examples, replicates=39, damage="threshold", specialization=special)
+        shares, true = answers(study, fewer(studies), seed=200 + number)
+        shown = [f"{shares[answer]:.2f}" for answer in ("yes", "no", "open")]
+        yield [f"{examples:,} examples", f"{true:+.1f} %", *shown]
+
+
+def fewer(studies: int) -> int:
+    """Return how many studies are simulated where each takes long."""
     return studies // 10
 
 
-def pair_rows(studies: int) -> Iterable[list[object]]:
-    """Three tasks without specialization, then with, and the controls that their pairs take."""
-    cases = [("alike", 1000, 0.0)]
-    cases += [(name, size, 0.0) for name in DIFFERENT for size in (1000, 5000)]
-    cases += [(name, 1000, strength) for name in DIFFERENT for strength in (0.3, 0.6)]
-    for number, (name, examples, strength) in enumerate(cases):
-        spread, chance = LESIONS[name]
-        simulation = Simulation(
-            tasks=3,
-            examples=examples,
-            controls=controls_needed(3),
-            specialization=strength,
-            spread=spread,
-            chance=chance,
+def tables(studies: int, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the tables of the page by their marks, and the figures by their files."""
+    p: dict[str, np.ndarray] = {}
+    power: dict[str, list[tuple[float, float]]] = {}
+    found = {
+        "UNIFORM": (exchange.NULL_HEADER, partial(exchange.null_rows, curves=p)),
+        "CONFOUNDED": (exchange.CONFOUNDED_HEADER, exchange.confounded_rows),
+        "OVER FRACTIONS": (exchange.OVER_HEADER, exchange.over_rows),
+        "JOINT": (exchange.JOINT_HEADER, lambda studies: exchange.joint_rows(studies // 2)),
+        "PAIRS": (exchange.PAIR_HEADER, lambda studies: exchange.pair_rows(studies // 2)),
+        "POWER": (exchange.POWER_HEADER, partial(exchange.power_rows, curves=power)),
+        "SIZES": (exchange.SIZE_HEADER, lambda studies: exchange.size_rows(studies // 4)),
+        "STOP": (exchange.STOP_HEADER, lambda _: exchange.stop_rows()),
+        "CALLED": (CALLED_HEADER, called_rows),
+        "ANSWERS": (ANSWER_HEADER, answer_rows),
+        "COVERED": (COVERED_HEADER, covered_rows),
+        "OVER RUNS": (OVER_RUNS_HEADER, over_runs_rows),
+    }
+    texts = {}
+    for name in names or found:
+        header, rows = found[name]
+        texts[name] = table(header, rows(studies))
+    grid = np.linspace(0, 1, 101)
+    figures = {}
+    if p:
+        curves = {
+            name: [(x, float(np.mean(p[key] <= x + 1e-9))) for x in grid]
+            for name, key in SHOWN.items()
+        }
+        figures["p-values.svg"] = chart(
+            curves, ("p", "share of studies"), 1.0, "p-values without specialization"
         )
-        found = pairs_called(simulation, pair_studies(studies), seed=30 + number)
-        study = f"{examples:,} examples, lesions {name}"
-        yield [study, strength, *(f"{share:.3f}" for share in found)]
-
-
-def answer_rows(studies: int) -> Iterable[list[object]]:
-    """Three tasks and 20 controls: what a report would say."""
-    cases = [(examples, s) for examples in (100, 300, 1000) for s in (0.0, 0.15, 0.3)]
-    for number, (examples, strength) in enumerate(cases):
-        simulation = Simulation(controls=20, examples=examples, specialization=strength)
-        shares, true = answers(simulation, pair_studies(studies), seed=200 + number)
-        shown = [f"{shares[answer]:.2f}" for answer in ("yes", "no", "open")]
-        yield [f"{examples:,} examples", strength, f"{true:+.1f} %", *shown]
+    if power:
+        figures["power.svg"] = chart(
+            {name: points for name, points in power.items() if not name.startswith("linear")},
+            ("true D-score in %", "power"),
+            10.0,
+            "Power",
+        )
+    return texts, figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=2000, help="simulated studies for each row")
+    parser.add_argument("--studies", type=int, default=2000, help="simulated studies for each line")
     parser.add_argument("--to", type=Path, default=DOCS, help="the folder of the docs")
+    parser.add_argument("tables", nargs="*", help="the tables to write anew; by default all")
     arguments = parser.parse_args()
-    studies, to = arguments.studies, arguments.to
-
-    uniform, curves = [], {}
-    for number, (name, simulation) in enumerate(NULL.items()):
-        means, tasks = p_values(simulation, studies, seed=number)
-        for who, p in (("mean", means), ("each task", tasks)):
-            shares = [f"{np.mean(p <= level):.3f}" for level in LEVELS]
-            test = f"{uniformity(means, simulation.controls):.2f}" if who == "mean" else ""
-            uniform.append([f"{name}: {who}", *shares, test])
-        grid = np.linspace(0, 1, 101)
-        curves[name] = [(x, float(np.mean(means <= x))) for x in grid]
-    p_chart = chart(curves, ("p", "share of studies"), 1.0, "p-values without specialization")
-
-    covered = []
-    for number, (examples, special) in enumerate(((100, 0.0), (300, 0.0), (300, 0.3), (1000, 0.3))):
-        simulation = Simulation(tasks=3, examples=examples, controls=0, specialization=special)
-        hits = coverage(simulation, studies, seed=10 + number)
-        covered.append(
-            [f"{examples:,} examples, strength {special:g}", *(f"{h:.3f}" for h in hits)]
-        )
-
-    over = []
-    for number, (seeds, between, examples) in enumerate(
-        (
-            (2, 0.2, 300),
-            (3, 0.2, 300),
-            (3, 0.05, 300),
-            (5, 0.2, 300),
-            (5, 0.05, 300),
-            (10, 0.2, 300),
-        )
-    ):
-        simulation = Simulation(tasks=3, examples=examples, controls=0, specialization=0.3)
-        ours, plain = coverage_over_runs(simulation, seeds, between, studies // 2, 20 + number)
-        over.append([f"{seeds} runs, deviation {between:g}", f"{ours:.3f}", f"{plain:.3f}"])
-
-    called = [[*row] for row in pair_rows(studies)]
-    said = [[*row] for row in answer_rows(studies)]
-
-    strong, rows = {}, []
-    for number, (examples, controls) in enumerate(POWER_SIZES):
-        size = f"{examples:,} examples, {controls} controls"
-        strong[size] = []
-        for place, strength in enumerate(STRENGTHS):
-            simulation = Simulation(examples=examples, controls=controls, specialization=strength)
-            beyond, true = power(simulation, studies // 2, 40 + 10 * number + place)
-            strong[size].append((strength, beyond))
-            rows.append([f"{size}", strength, f"{true:+.1f} %", f"{beyond:.2f}"])
-    power_chart = chart(
-        strong, ("strength of the planted specialization", "power"), STRENGTHS[-1], "Power"
-    )
-    (to / "p-values.svg").write_text(p_chart, encoding="utf-8")
-    (to / "power.svg").write_text(power_chart, encoding="utf-8")
-    page = (Path(__file__).parent / "statistics.md").read_text(encoding="utf-8")
-    shares = [f"p ≤ {level:g}" for level in LEVELS]
-    names = [f"{name}{who}" for name in FORMULAS for who in ("", ", tasks")]
-    for mark, text in {
-        "STUDIES": f"{studies:,}",
-        "HALF": f"{studies // 2:,}",
-        "UNIFORM": table(["study", *shares, "uniform?"], uniform),
-        "COVERED": table(["study", *names], covered),
-        "OVER RUNS": table(["study", "ours", "percentiles"], over),
-        "FEWER": f"{pair_studies(studies):,}",
-        "PAIRS": table(PAIR_HEADER, called),
-        "ANSWERS": table(ANSWER_HEADER, said),
-        "POWER": table(["study", "strength", "D-score", "power"], rows),
-    }.items():
-        page = page.replace(f"[{mark}]", text)
-    (to / "statistics.md").write_text(page, encoding="utf-8")
+    texts, figures = tables(arguments.studies, arguments.tables)
+    for name, figure in figures.items():
+        (arguments.to / name).write_text(figure, encoding="utf-8")
+    page = arguments.to / "statistics.md"
+    found = page.read_text(encoding="utf-8")
+    for name, text in texts.items():
+        found, times = re.subn(rf"(<!-- {name} -->\n\n)(?:\|.*\n)*", rf"\g<1>{text}\n", found)
+        assert times == 1, f"{page} has no place for the table {name}"
+    page.write_text(found, encoding="utf-8")
 
 
 if __name__ == "__main__":
