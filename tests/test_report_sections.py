@@ -80,8 +80,12 @@ def test_the_first_claim_is_the_finding(full):
     answer, headline, sure = claims["findings"]
     assert (found.answer, found.headline) == (answer, headline)
     assert answer == "yes"
-    column = results["fractions"][-1]["dissociation"]["column"]
-    assert sure.replace("\u00a0", " ").startswith(f"D-score {fmt.points(column['mean'])} %")
+    over = results["over_fractions"]
+    (entry,) = (e for e in results["fractions"] if e["fraction"] == over["strongest"])
+    mean = entry["dissociation"]["column"]["mean"]
+    said = sure.replace("\u00a0", " ")
+    assert said.startswith(f"D-score {fmt.points(mean)} %")
+    assert f"p = {over['p']:.3f} over all 3 fractions, 23 exchanges, up to 21 heads that" in said
     assert [row[1:] for row in page.table("claims-table")] == [*claims.values()]
     assert [*claims] == ["findings", "growth", "likeness"]
 

@@ -63,7 +63,7 @@ def write_run(folder, matrix):
     folder.mkdir()
     generator = np.random.default_rng(0)
     about = {"method": "taylor", "aggregate": "token", "normalize": "none"}
-    about |= {"examples": 7, "tokens": 31}
+    about |= {"examples": 7, "tokens": 31, "split": "train"}
     importance = {task: HeadScores(generator.random((1, 30)), about) for task in matrix.tasks}
     matrix = dataclasses.replace(matrix, importance=importance)
     data = [{"text": "a", "label": "no"}, {"text": "b", "label": "yes"}]
@@ -127,7 +127,7 @@ def column(page, name, title):
 def double_in_words(pair, lacks_controls):
     if pair.is_double_dissociation:
         return "yes"
-    return "too few controls" if lacks_controls else "not shown"
+    return "too few exchanges" if lacks_controls else "not shown"
 
 
 @settings(max_examples=5, deadline=None)

@@ -29,7 +29,7 @@ EXCHANGES: tuple[Entry, ...] = (
         "belong to no task, this changes nothing.",
     ),
     (
-        "Heads that can be exchanged",
+        "Exchangeable heads",
         "Those in the lesions of some tasks and not of all. Where they are few there are few ways "
         "to exchange them, and p cannot be small.",
     ),

@@ -42,7 +42,7 @@ def _facts(results: PooledResults) -> list[Fact]:
         Fact("Tasks", str(len(results.tasks))),
         Fact("Largest lesion", phrases.size_of(entry.fraction)),
         Fact("Exchanges", f"{entry.n_controls} in each run" if entry.n_controls else "none"),
-        Fact("Heads that can be exchanged", f"{_bound(results)}{most}"),
+        Fact("Exchangeable heads", f"{_bound(results)}{most}"),
     ]
 
 

@@ -54,11 +54,11 @@ _TERMINAL = (
 _ACROSS = (
     Column("Definition"),
     Column("Heads lesioned"),
-    Column("Exchangeable heads", "count"),
     Column("D", "points", strong=True),
     Column("Interval", "interval"),
     Column("SDs above exchanges", "points"),
     Column("p (exchange)", "p"),
+    Column("Exchangeable heads", "count"),
     Column("p (random lesions)", "p", head=Markup("p (random)")),
 )
 _PAIRS = (
@@ -287,9 +287,9 @@ def _across(results: PooledResults) -> Table:
             rows.append(
                 Row(
                     (
-                        *(definition, fmt.percent(entry.fraction), entry.exchangeable),
+                        *(definition, fmt.percent(entry.fraction)),
                         *(mean.mean, (mean.low, mean.high)),
-                        *(score.standardized, score.p_controls),
+                        *(score.standardized, score.p_controls, entry.exchangeable),
                         marked(score.random_p, "quiet"),
                     )
                 )
@@ -314,7 +314,7 @@ def _over_fractions(results: PooledResults) -> Row:
     most = max(entry.exchangeable for entry in results.fractions)
     distance = float(np.nanmax([-math.inf, *over.standardized]))
     p = marked(over.p, "beyond") if is_significant(over.p) else over.p
-    cells = (HEADLINE, "all fractions", most, None, None, distance, p, None)
+    cells = (HEADLINE, "all fractions", None, None, distance, p, most, None)
     return Row(cells, "mean")
 
 

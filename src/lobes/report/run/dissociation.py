@@ -53,11 +53,11 @@ _ON_TASKS = (
 _ACROSS = (
     Column("Definition"),
     Column("Heads lesioned"),
-    Column("Exchangeable heads", "count"),
     Column("D", "points", strong=True),
     Column("Interval", "interval"),
     Column("SDs above exchanges", "points"),
     Column("p (exchange)", "p"),
+    Column("Exchangeable heads", "count"),
     Column("SDs above random lesions", "points", head=Markup("SDs above random")),
     Column("p (random lesions)", "p", head=Markup("p (random)")),
 )
@@ -132,9 +132,8 @@ def _across(results: RunResults, found: Sequence[Dissociation]) -> Table:
         for entry, dissociation in zip(results.fractions, found, strict=True):
             score = dissociation.by_definition[definition]
             cells: tuple[Value | Cell, ...] = (
-                *(definition, fmt.percent(entry.fraction), entry.exchangeable),
-                *(score.mean, score.mean_interval),
-                *(score.mean_standardized, score.mean_p),
+                *(definition, fmt.percent(entry.fraction), score.mean, score.mean_interval),
+                *(score.mean_standardized, score.mean_p, entry.exchangeable),
                 *(marked(each, "quiet") for each in (score.random_standardized, score.random_p)),
             )
             rows.append(Row(cells))
@@ -143,8 +142,8 @@ def _across(results: RunResults, found: Sequence[Dissociation]) -> Table:
             most = max((each.exchangeable for each in results.fractions), default=0)
             distance = float(np.nanmax([-math.inf, *over.standardized]))
             p = marked(over.p, "beyond") if is_significant(over.p) else over.p
-            tests: tuple[Value | Cell, ...] = (distance, p, None, None)
-            rows.append(Row((definition, ALL_FRACTIONS, most, None, None, *tests), "mean"))
+            tests: tuple[Value | Cell, ...] = (distance, p, most, None, None)
+            rows.append(Row((definition, ALL_FRACTIONS, None, None, *tests), "mean"))
     caption = (
         "The model’s D-score (mean over tasks) at every fraction, in percent: against exchanged "
         "heads, which tests whether heads belong to tasks, and against random lesions, a weaker "
@@ -259,7 +258,10 @@ def _scores(results: RunResults, place: int, name: str, k: int, score: DScore) -
             else (p if strip.is_mean else marked(p, "quiet")),
         }
         rows.append(Row(tuple(cells[c.title] for c in kept), "mean" if strip.is_mean else ""))
-    caption = f"{name} D-scores in percent, {fmt.percent(results.fractions[place].fraction)}"
+    caption = (
+        f"{name} D-scores in percent, {fmt.percent(results.fractions[place].fraction)}; p of "
+        f"single tasks: a description, not a test"
+    )
     return Table(f"scores-{place}-{k}", caption, tuple(kept), tuple(rows))
 
 
@@ -274,7 +276,7 @@ def _in_terminal(results: RunResults) -> Table:
         for k, (name, score) in enumerate(entry.dissociation.by_definition.items())
     }
     title = (
-        f"D-scores of the tasks in percent at {title_of(entry)}; p of single tasks describe and do "
-        f"not test"
+        f"D-scores of the tasks in percent at {title_of(entry)}; p of single tasks: a description, "
+        f"not a test"
     )
     return stacked("Definition", tables, "d-scores", title)

@@ -89,7 +89,7 @@ def _facts(results: RunResults) -> list[Fact]:
         if len(results.tasks) > 1:
             facts.append(Fact("Exchanges", fmt.thousands(entry.n_controls)))
             most = max(each.exchangeable for each in results.fractions)
-            facts.append(Fact("Heads that can be exchanged", fmt.thousands(most)))
+            facts.append(Fact("Exchangeable heads", fmt.thousands(most)))
         facts.append(Fact("Random lesions", fmt.thousands(entry.n_random)))
     return facts
 
