@@ -182,7 +182,7 @@ def test_bulk_has_the_distribution_of_one_at_a_time():
         assert stats.ks_2samp(*(tables.p_of(each) for each in d)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("studies", [60, pytest.param(2000, marks=SLOW)])
+@pytest.mark.parametrize("studies", [60, pytest.param(1000, marks=SLOW)])
 def test_intervals_hold_the_truth_as_often_as_they_say(studies):
     simulation = Simulation(tasks=3, examples=300, controls=0, specialization=0.3)
     hits = calibration.coverage(simulation, studies, seed=7)
@@ -191,7 +191,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(studies):
     assert hits.min() > 0.9
 
 
-@pytest.mark.parametrize("studies", [30, pytest.param(1000, marks=SLOW)])
+@pytest.mark.parametrize("studies", [30, pytest.param(300, marks=SLOW)])
 def test_intervals_over_runs_hold_the_truth_where_percentiles_do_not(studies):
     simulation = Simulation(tasks=3, examples=300, controls=0, specialization=0.3)
     ours, percentiles = calibration.coverage_over_runs(
