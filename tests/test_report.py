@@ -394,6 +394,9 @@ def test_tasks_that_share_all_heads_have_nothing_to_exchange():
         "tells these tasks apart.",
     )
     assert not [each for each in said.sentences if "dealt out" in each or "One at a time" in each]
+    assert not [each for each in said.sentences if "p\u00a0=" in each and "random" not in each]
+    (reading,) = (p["text"] for p in Page(run_html(results)).all("p") if "Gray dots" in p["text"])
+    assert "share all of their important heads" in reading
 
 
 def test_a_mean_over_other_tasks_than_the_headline_names_them():
@@ -457,6 +460,8 @@ def test_caveats_name_what_weakens_the_answer():
         "every head by itself is below 0.7 for sentiment (0.30) and domain-pair (0.69)."
     )
     none = found(fake_results(controls=0)).caveats
+    (without,) = (s for s in found(fake_results(controls=0)).sentences if "pair" in s)
+    assert without.startswith("Without exchanges of heads no pair of tasks can be called a double")
     assert none == (
         "Without exchanges of the tasks’ heads nothing tells whether heads belong to tasks: set 19 "
         "controls or more.",

@@ -178,6 +178,8 @@ def pair_caveat(entry: Fraction | PooledFraction) -> str:
     if not n_pairs or entry.n_pair_controls >= needed:
         return ""
     number = entry.n_pair_controls or entry.n_controls
+    if not number:
+        return "Without exchanges of heads no pair of tasks can be called a double dissociation."
     verb = "is" if number == 1 else "are"
     which = "the pair" if n_pairs == 1 else f"any of {n_pairs} pairs"
     return (

@@ -80,7 +80,8 @@ def _sentences(results: PooledResults) -> list[str]:
 
 def _main(results: PooledResults, entry: PooledFraction, score: PooledDScore) -> str:
     several, mean = len(results.runs) > 1, score.mean
-    most = ", where it stands out most," if len(results.fractions) > 1 else ""
+    stands_out = len(results.fractions) > 1 and math.isfinite(score.standardized)
+    most = ", where it stands out most," if stands_out else ""
     text = (
         f"At {phrases.size_of(entry.fraction)}{most} the {HEADLINE} D-score is "
         f"{_percent(mean.mean)}"
@@ -170,7 +171,8 @@ def _other_definitions(
         if not math.isfinite(score.mean.mean):
             parts.append(f"{definition} is undefined")
             continue
-        tail = f" ({fmt.p_equals(score.p_controls)})" if math.isfinite(score.p_controls) else ""
+        tested = math.isfinite(score.p_controls) and entry.exchangeable
+        tail = f" ({fmt.p_equals(score.p_controls)})" if tested else ""
         over = _over_others(results, score, headline)
         parts.append(f"{definition} {_percent(score.mean.mean)}{tail}{over}")
     return f"By the other two definitions: {fmt.listing(parts)}."
@@ -204,7 +206,8 @@ def _other_fractions(
         if entry is shown:
             continue
         score = entry.dissociation.column
-        tail = f", {fmt.p_equals(score.p_controls)}" if math.isfinite(score.p_controls) else ""
+        tested = math.isfinite(score.p_controls) and entry.exchangeable
+        tail = f", {fmt.p_equals(score.p_controls)}" if tested else ""
         over, size = _over_others(results, score, headline), phrases.size_of(entry.fraction)
         parts.append(f"{_percent(score.mean.mean)} at {size}{tail}{over}")
     return [f"At the other fractions the {HEADLINE} D-score is {'; '.join(parts)}."] * bool(parts)

@@ -76,7 +76,9 @@ def section(results: RunResults) -> Section | None:
         )
         title = f"{title_of(entry)}, {phrases.exchanges(entry.n_controls)}"
         panels.append(Panel(title, (Panels(shown), Prose(_on_p(entry), "quiet"))))
-    blocks: list[Block] = [Prose(_READING.format(phrases.EXCHANGE))]
+    possible = any(entry.exchangeable for entry in results.fractions)
+    exchange = phrases.EXCHANGE if possible else phrases.NOTHING_TO_EXCHANGE
+    blocks: list[Block] = [Prose(_READING.format(exchange))]
     blocks += [Prose(note, "note") for note in _control_notes(results)]
     blocks += [_across(results, found), Prose(_on_across(results), "quiet")]
     blocks.append(Alternatives("fraction", tuple(panels)))

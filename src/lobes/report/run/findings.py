@@ -147,7 +147,8 @@ def _can_exchange(results: RunResults) -> bool:
 
 
 def _main(results: RunResults, entry: Fraction, score: DScore) -> str:
-    most = ", where it stands out most," if len(results.fractions) > 1 else ""
+    stands_out = len(results.fractions) > 1 and math.isfinite(score.mean_standardized)
+    most = ", where it stands out most," if stands_out else ""
     text = (
         f"At {phrases.size_of(entry.fraction)} ({entry.n_heads} heads for each task){most} the "
         f"model’s {HEADLINE} D-score is {_percent(score.mean)} "
@@ -186,7 +187,8 @@ def _other_definitions(results: RunResults, entry: Fraction, headline: DScore) -
         if not math.isfinite(score.mean):
             parts.append(f"{definition} is undefined")
             continue
-        tail = f" ({fmt.p_equals(score.mean_p)})" if math.isfinite(score.mean_p) else ""
+        tested = math.isfinite(score.mean_p) and entry.exchangeable
+        tail = f" ({fmt.p_equals(score.mean_p)})" if tested else ""
         over = phrases.over_others(results.names, score.values, headline.values)
         parts.append(f"{definition} {_percent(score.mean)}{tail}{over}")
     return f"By the other two definitions: {fmt.listing(parts)}."
@@ -220,7 +222,8 @@ def _other_fractions(results: RunResults, shown: Fraction, headline: DScore) -> 
         score = _headline_score(entry)
         if score is None or entry is shown:
             continue
-        tail = f", {fmt.p_equals(score.mean_p)}" if math.isfinite(score.mean_p) else ""
+        tested = math.isfinite(score.mean_p) and entry.exchangeable
+        tail = f", {fmt.p_equals(score.mean_p)}" if tested else ""
         over = phrases.over_others(results.names, score.values, headline.values)
         parts.append(f"{_percent(score.mean)} at {phrases.size_of(entry.fraction)}{tail}{over}")
     return [f"At the other fractions the {HEADLINE} D-score is {'; '.join(parts)}."] * bool(parts)
