@@ -197,8 +197,10 @@ def test_pairs(planted):
         assert effects == pytest.approx(pair["effects"], abs=5.1e-4)
         lacking = number < 20 * len(pairs) - 1
         double = "yes" if pair["double_dissociation"] else "not shown"
-        expected = [fmt.p_value(pair[key]) for key in ("p_holm", "p_controls", "p_controls_holm")]
-        assert row[6:] == [*expected, "too few exchanges" if lacking else double]
+        keys = ("p_holm", "p_controls", "p_controls_holm")
+        p_holm, p, corrected = (fmt.p_value(pair[key]) for key in keys)
+        exchange = f"{p} Holm\u00a0{corrected}"
+        assert row[6:] == [p_holm, exchange, "too few exchanges" if lacking else double]
 
 
 def test_pairs_that_were_exchanged_at_the_largest_fraction_only_say_so():

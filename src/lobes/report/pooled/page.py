@@ -65,14 +65,14 @@ _PAIRS = (
     Column("First"),
     Column("Second"),
     Column("First loses more", "signed"),
-    Column("Interval", "interval", ends="signed"),
+    Column("Interval", "interval", ends="signed", under=True),
     Column("p", "p"),
     Column("Second loses more", "signed"),
-    Column("Interval", "interval", ends="signed"),
+    Column("Interval", "interval", ends="signed", under=True),
     Column("p", "p"),
     Column("p (Holm)", "p"),
     Column("p (exchange)", "p"),
-    Column("p (exchange, Holm)", "p"),
+    Column("p (exchange, Holm)", "p", under=True, lead=f"Holm{fmt.GAP}"),
     Column("Double dissociation"),
 )
 _BASE = (

@@ -41,7 +41,7 @@ _COLUMNS = (
     Column("p", "p"),
     Column("p (Holm)", "p"),
     Column("p (exchange)", "p"),
-    Column("p (exchange, Holm)", "p"),
+    Column("p (exchange, Holm)", "p", under=True, lead=f"Holm{fmt.GAP}"),
     Column("Double dissociation"),
 )
 
