@@ -241,7 +241,13 @@ def test_specialization_speaks_of_the_largest_fraction_and_of_column():
         for each in comparison["summary"]["d_scores"]
         if (each["fraction"], each["definition"]) == (0.3, "column")
     )
-    main, _, others, rest = spaced(specialization(comparison).sentences)
+    main, exchanged, _, others, rest = spaced(specialization(comparison).sentences)
+    distances = comparison["summary"]["exchanged"]
+    multi, iat = (fmt.fixed(distances[way]["mean"], 1, sign=True) for way in ("multi", "iat"))
+    assert exchanged.startswith(
+        f"The D-score lies {multi} standard deviations above that of exchanged heads after "
+        f"ordinary multi-task training, and {iat} after IAT (p "
+    )
     means = [fmt.points(entry[method]["mean"]["mean"]) for method in ("multi", "iat")]
     assert main.startswith(
         f"At 30 % of the heads the model’s column D-score, over 5 seeds, is {means[0]} % after "

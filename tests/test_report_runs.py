@@ -63,12 +63,12 @@ def undefined(score):
         (
             fake_runs(),
             "yes",
-            "Yes: over the runs, over all 2 fractions, each task’s own heads mat",
+            "Yes: over the runs, over both fractions, each task’s own heads mat",
         ),
         (
             fake_runs(effect=0.0, noise=0.001),
             "no",
-            "No: over the runs, over all 2 fractions, the D-score does not stand out from that of ",
+            "No: over the runs, over both fractions, the D-score does not stand out from that of ",
         ),
         (fake_runs(runs=1), "open", "Inconclusive: one run alone does not show how much anoth"),
         (fake_runs(controls=0), "open", "Inconclusive: no exchanged lesions were measured to co"),
@@ -112,7 +112,7 @@ def test_sentences_speak_of_the_fraction_that_stands_out_most_and_of_column():
     over, main, random, spread, others, alone, pairs, rest = spaced(found.sentences)
     mean = column["mean"]
     assert over == (
-        "Over all 2 fractions p = 0.017, at least 21 heads that can be exchanged: the important "
+        "Over both fractions p = 0.017, at least 21 heads that can be exchanged: the important "
         "heads were dealt out to the tasks again, 59 times, in each run, at all fractions "
         "together, and the D-score that stands out most was compared with that of each deal."
     )

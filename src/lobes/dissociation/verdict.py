@@ -155,10 +155,15 @@ def _obstacle(found: Evidence) -> str:
     return ""
 
 
+def all_fractions(number: int) -> str:
+    """Return what a p is over: `both fractions`, `all 3 fractions`."""
+    return "both fractions" if number == 2 else f"all {number} fractions"
+
+
 def _decided(found: Evidence) -> tuple[Answer, str]:
     over = "" if found.runs is None else "over the runs, "
     if found.fractions > 1:
-        over += f"over all {found.fractions} fractions, "
+        over += f"over {all_fractions(found.fractions)}, "
     stands_out, reach = is_significant(found.p), np.fmax(found.high, found.reach)
     if stands_out and found.low > 0:
         return "yes", f"{over}each task's own heads matter more to it than the other tasks' heads."

@@ -293,7 +293,7 @@ class RunResults(Results):
     over_fractions: OverFractions | None
     """The test that the verdict follows; null where there are no D-scores."""
     controls: Controls
-    """How exchanged and random lesions were measured."""
+    """How the exchanged and the random lesions were measured."""
     agreement: tuple[Agreement, ...] | None
     """Importance against exact ablation; null where it was not measured."""
     similarity: Similarity | None

@@ -3,7 +3,7 @@
 import math
 from itertools import combinations
 
-from lobes.dissociation.verdict import SPECIALIZED
+from lobes.dissociation.verdict import SPECIALIZED, all_fractions
 from lobes.report import formatting as fmt
 from lobes.report import phrases
 from lobes.report.phrases import HEADLINE
@@ -113,7 +113,7 @@ def _over_fractions(results: PooledResults) -> list[str]:
         return []
     in_each = ", in each run" if len(results.runs) > 1 else ""
     return [
-        f"Over all {number} fractions {phrases.p_with_heads(over.p, most, _bound(results))}: "
+        f"Over {all_fractions(number)} {phrases.p_with_heads(over.p, most, _bound(results))}: "
         f"{phrases.dealt(results.largest.n_controls)}{in_each}, at all fractions together, and the "
         f"D-score that stands out most was compared with that of each deal."
     ]

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lobes.dissociation.verdict import ALPHA, SPECIALIZED, is_significant, smallest_p
+from lobes.dissociation.verdict import (
+    ALPHA,
+    SPECIALIZED,
+    all_fractions,
+    is_significant,
+    smallest_p,
+)
 from lobes.report import formatting as fmt
 from lobes.report import phrases
 from lobes.report.phrases import HEADLINE
@@ -42,7 +48,7 @@ def how_sure(results: RunResults) -> str:
     text = f"D-score {_percent(score.mean)} (interval {fmt.interval(*score.mean_interval)})"
     if over is not None and math.isfinite(over.p):
         several = len(results.fractions) > 1
-        where = f" over all {len(results.fractions)} fractions" if several else ""
+        where = f" over {all_fractions(len(results.fractions))}" if several else ""
         text += f", {fmt.p_equals(over.p)}{where}, {_exchanged(results)}"
     return text
 
@@ -136,7 +142,7 @@ def _over_fractions(results: RunResults) -> list[str]:
         return []
     most = max(each.exchangeable for each in results.fractions)
     return [
-        f"Over all {number} fractions {phrases.p_with_heads(over.p, most, 'up to ')}: "
+        f"Over {all_fractions(number)} {phrases.p_with_heads(over.p, most, 'up to ')}: "
         f"{phrases.dealt(results.fractions[-1].n_controls)}, at all fractions together, and the "
         f"D-score that stands out most was compared with that of each deal."
     ]

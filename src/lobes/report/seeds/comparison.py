@@ -272,9 +272,10 @@ def _specialization_sentences(results: ComparisonResults, entry: DScoreSummary) 
         found = results.summary.exchanged
         before, after = (fmt.fixed(each.mean, 1, sign=True) for each in (found.multi, found.iat))
         tail = f" ({fmt.p_equals(found.difference.p)})" if math.isfinite(found.difference.p) else ""
-        sentences.append(
+        sentences.insert(
+            1,
             f"The D-score lies {before} standard deviations above that of exchanged heads "
-            f"{AFTER['multi']}, and {after} {AFTER['iat']}{tail}."
+            f"{AFTER['multi']}, and {after} {AFTER['iat']}{tail}.",
         )
     d_scores = sorted(results.summary.d_scores, key=lambda each: each.fraction)
     others = [
