@@ -19,6 +19,7 @@ FEATURES = {(0, 1): 0, (0, 3): 0, (1, 4): 1, (1, 6): 1} | {
     (1, 3): 3,
 }
 SHARE = 4 / 14  # the heads of a task
+ALIKE = 23  # heads that carry both tasks alike: enough of them to be exchanged in many ways
 
 
 def sign_task(name: str, features: tuple[int, int], seed: int, n: int = 211) -> Task:
@@ -123,7 +124,7 @@ def noisy_sum_task(name: str, seed: int, n_train: int, n_validation: int) -> Tas
     generator = np.random.default_rng(seed)
     splits = {}
     for split, n in (("train", n_train), ("validation", n_validation)):
-        sentences, levels = planted_levels(n, 11, generator)
+        sentences, levels = planted_levels(n, ALIKE, generator)
         targets = levels.sum(1) + generator.normal(scale=2.0, size=n)
         splits[split] = [
             {"text": sentence, "label": float(target)}
@@ -135,7 +136,7 @@ def noisy_sum_task(name: str, seed: int, n_train: int, n_validation: int) -> Tas
 def null_p_values(cases: int) -> np.ndarray:
     """[cases, 3]: the p-values of two tasks' `column` scores and of their mean, where all heads
     carry both tasks alike and which of them count as important is chance."""
-    heads = [(0, head) for head in range(11)]
+    heads = [(0, head) for head in range(ALIKE)]
     model = None
     p_values = []
     for case in range(cases):
@@ -144,9 +145,9 @@ def null_p_values(cases: int) -> np.ndarray:
             tasks,
             {head: head[1] for head in heads},
             {"A": heads, "B": heads},
-            n_features=11,
+            n_features=ALIKE,
             n_sites=1,
-            n_heads=11,
+            n_heads=ALIKE,
         )
         matrix = lesion_matrix(model, tasks, fractions=[0.3], controls=19, seed=case)
         column = matrix.dissociation(resamples=2).column
