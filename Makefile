@@ -21,7 +21,7 @@ help:
 	@echo "make bench    the plain way and ours, side by side in one run"
 	@echo "make bench-data   what a million examples cost: seconds and memory"
 	@echo "make architectures   write docs/architectures.md anew (some minutes)"
-	@echo "make null-tasks      write docs/results/null-tasks.md anew (an hour)"
+	@echo "make null-tasks      p-values where one task's parts are called tasks (an hour or two)"
 	@echo "make calibration     write the tables of docs/statistics.md anew (a quarter of an hour)"
 	@echo "make format   let ruff rewrite the formatting"
 
@@ -68,7 +68,7 @@ bench: setup assets
 bench-data: setup assets
 	$(BIN)/python -m benchmarks.data
 
-# the statistics where one real task's parts are called tasks: docs/results/null-tasks.md, an hour
+# the statistics where one real task's parts are called tasks: a table, after an hour or two
 null-tasks: setup assets
 	$(BIN)/python scripts/null_tasks.py
 

@@ -1,9 +1,9 @@
-"""Writes docs/results/null-tasks.md: is p uniform where two tasks are one task's two halves?
+"""Is p uniform where two tasks are one task's two halves? Prints a table.
 
 Nothing can be specialized where the tasks differ in name only. Each study cuts the sentences of
 one real task (which of four domains a sentence is from) into random parts, calls each part a task,
 trains a small transformer on them from a random start, finds each task's important heads and tests
-whether they belong to tasks. By hand, about an hour on one core: `make null-tasks`. A line for each
+whether they belong to tasks. By hand, an hour or two: `make null-tasks`. A line for each
 study goes to the file that --log names, and what is there already is not computed again.
 """
 
@@ -22,7 +22,6 @@ from lobes.experiments.demo import fetch, write_demo_data
 from lobes.tasks.sources import TaskSource, load_task
 from lobes.training.arguments import training_arguments
 
-PAGE = Path(__file__).parent.parent / "docs" / "results" / "null-tasks.md"
 STUDIES = {2: 60, 3: 40}  # by number of tasks
 LEVELS = (0.05, 0.1, 0.25, 0.5)
 FRACTIONS = (0.15, 0.3)
@@ -83,7 +82,7 @@ def study(tasks: int, seed: int, whole: lobes.Task, tokenizer) -> dict[str, floa
 
 
 def page(found: list[dict[str, float]]) -> str:
-    """docs/results/null-tasks.md for these studies."""
+    """What these studies say, as Markdown."""
     lines = [
         "# Where nothing can be specialized: one task's parts as tasks",
         "",
@@ -92,7 +91,7 @@ def page(found: list[dict[str, float]]) -> str:
         "For each study a BERT of 4 sites of 12 heads is trained on the parts from a random start "
         f"({STEPS} steps), its important heads are found on {IMPORTANCE} examples of each part, "
         f"and {CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
-        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` makes this page.",
+        f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` counts again.",
         "",
         "p is calibrated where p ≤ x in a share x of the studies. The last column is the p of a "
         "Kolmogorov-Smirnov test that p is uniform.",
@@ -144,7 +143,7 @@ def main() -> None:
                 with chosen.log.open("a", encoding="utf-8") as log:
                     log.write(json.dumps(found[-1]) + "\n")
                 print(found[-1], flush=True)
-    PAGE.write_text(page(found), encoding="utf-8")
+    print(page(found))
 
 
 if __name__ == "__main__":
