@@ -99,7 +99,7 @@ def page(found: list[dict[str, float]]) -> str:
         f"| tasks | studies | test | {' | '.join(f'p ≤ {x:g}' for x in LEVELS)} | uniform |",
         "|---:|---:|---|" + "---:|" * (len(LEVELS) + 1),
     ]
-    names = [name for name in found[0] if name == "over fractions" or name[-3:-1] == "0."]
+    names = [name for name in found[0] if name.split()[0] in ("over", "exchange", "random")]
     for tasks in sorted({each["tasks"] for each in found}):
         some = [each for each in found if each["tasks"] == tasks]
         for name in names:
