@@ -37,8 +37,8 @@ The formulas are on [the method's page](method.md).
 |---|---|---|
 | `importance.parquet` | each head of each task | task, site, head, importance |
 | `predictions.parquet` | each lesion, task and example | lesion (its number, 0 with nothing \
-ablated), kind (none, task, exchanged, random), lesioned_task, fraction, replicate, heads; task, example, \
-label, prediction; labels and predictions (lists of classes) where an example has several |
+ablated), kind (none, task, exchanged, random), lesioned_task, fraction, replicate, heads; task, \
+example, label, prediction; labels and predictions (lists of classes) where an example has several |
 | `texts.parquet` | each validation example | task, example, texts; the file's name of an image |
 """
 
