@@ -155,7 +155,7 @@ def renewed(study: dict[str, Any]) -> dict[str, Any]:
         exchanged = study["exchanged"] and ExchangedDScores(**study["exchanged"])
         seconds = {way: np.array(v, dtype=np.float64) for way, v in study["seconds"].items()}
         summary = seed_statistics.comparison_summary(
-            scores, seconds, d_scores, exchanged, study["level"]
+            scores, seconds, d_scores, study["level"], exchanged
         )
         tasks = [ComparedTask(**task) for task in study["tasks"]]
         verdicts = seed_statistics.comparison_verdicts(tasks, summary, len(seeds), early)

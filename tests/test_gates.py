@@ -14,10 +14,12 @@ from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
 from planted import planted_model
 from test_importance import model_for, state
-from test_planted_truth import CARRIERS, FEATURES, N_FEATURES, N_HEADS, N_SITES, sign_task
+from test_planted_truth import N_FEATURES, N_HEADS, N_SITES, sign_task
 from test_prompted import prompted
 from tiny_tasks import mood_task
 
+CARRIERS = {"first": HeadSet([(0, 1), (1, 4)]), "second": HeadSet([(0, 5), (1, 2)])}
+FEATURES = {(0, 1): 0, (1, 4): 1, (0, 5): 2, (1, 2): 3}
 HARMFUL = (1, 6)
 QUICK = {"seeds": 2, "steps": 20, "learning_rate": 0.3}
 

@@ -385,7 +385,7 @@ def test_a_finished_run_still_says_what_it_chose(tmp_path: Path) -> None:
         ({"refresh": 0}, "refresh is 0; expected a number of steps from 1 to 10,000,000."),
         ({"importance_examples": 0}, "importance_examples is 0; expected a number of examples"),
         ({"method": "tailor"}, 'method is \'tailor\'; expected "taylor", "ablation"'),
-        ({"aggregate": "mean"}, 'aggregate is \'mean\'; expected "token" or "sequence".'),
+        ({"aggregate": "mean"}, 'aggregate is \'mean\'; expected "token", "sequence" or "signed".'),
         ({"normalize": "l2"}, 'normalize is \'l2\'; expected "none" or "layer".'),
     ],
 )

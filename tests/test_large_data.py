@@ -218,7 +218,7 @@ def test_draws_are_those_of_the_plain_way(rows, share, seed):
         if len(out) >= 0.1 * len(rows):
             break
     made = texts.texts_of(plain, 2)
-    _, found = subsets.hold_out("x", Examples(made, labels), np.random.default_rng([seed, 0]))
+    _, found = subsets._divided("x", Examples(made, labels), np.random.default_rng([seed, 0]))
     assert found.texts == tuple(plain[i] for i in sorted(out))
     assert found.labels.tolist() == labels[sorted(out)].tolist()
 

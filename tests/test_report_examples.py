@@ -173,7 +173,7 @@ def test_without_predictions_or_lesions_there_is_no_section(tmp_path):
     results = fake_results(tasks=2)
     assert section_of(tmp_path, results) is None
     folder_of(tmp_path, {0: [3]})
-    assert section_of(tmp_path, {**results, "fractions": []}) is None
+    assert section_of(tmp_path, {**results, "fractions": [], "over_fractions": None}) is None
     assert not Page(run_html(results)).all("section", id="examples")
 
 

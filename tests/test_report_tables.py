@@ -106,7 +106,9 @@ def test_every_number_survives_csv(rows):
     table = Table("any", "Any", (Column("A"), Column("B", "number")), tuple(map(Row, rows)))
     for (name, value), found in zip(rows, rows_of(table)[1:], strict=True):
         assert found[1] == "" if not math.isfinite(value) else float(found[1]) == value
-        assert found[0] == spreadsheet_cell(found[0].removeprefix("'")) or not name.isascii()
+        cell = found[0]  # a name that begins with a quote itself is left as it is
+        guarded = (spreadsheet_cell(cell), spreadsheet_cell(cell.removeprefix("'")))
+        assert cell in guarded or not name.isascii()
 
 
 def test_latex_shows_what_a_reader_sees():

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lobes import limits
-from lobes.ablation.replacements import HeadMeans, HeadSamples, mean_contexts, resampled_contexts
+from lobes.ablation.replacements import HeadMeans, HeadSamples, checked_means, resampled_contexts
 from lobes.discovery import layout_of
 from lobes.discovery.contexts import argument_with, contexts_of
 from lobes.discovery.examples import batch_running, counted
@@ -89,7 +89,7 @@ def _instead(
             )
         return {}
     if value == "mean":
-        means = _checked_means(model, layout, data)
+        means = checked_means(model, layout, data)
         return {site: (means.values[site].flatten(),) for site in sites}
     samples = data
     if isinstance(data, Mapping):
@@ -112,24 +112,6 @@ def _instead(
                 f'example by example, or the site did not run: use value="mean" for its heads.'
             )
     return {site: samples.calls[site] for site in sites}
-
-
-def _checked_means(model: nn.Module, layout: HeadLayout, data: Any) -> HeadMeans:
-    if data is None or isinstance(data, HeadSamples):
-        raise ConfigError(
-            'value="mean" puts the heads\' mean contexts over a data set in their place: give '
-            "data=batches of keyword inputs, or data=lobes.mean_contexts(model, batches) to run "
-            "them only once."
-        )
-    means = data if isinstance(data, HeadMeans) else mean_contexts(model, data, layout=layout)
-    shapes = [(site.n_heads, site.head_dim) for site in layout.sites]
-    if [tuple(mean.shape) for mean in means.values] != shapes:
-        raise ConfigError(
-            f"The mean contexts are those of another model: they have the shapes "
-            f"{[tuple(mean.shape) for mean in means.values]}, where this model's sites have "
-            f"{shapes} (heads, size)."
-        )
-    return means
 
 
 def site_mask(site: Site, sets: Sequence[HeadSet]) -> Float[Tensor, "sets width"]:

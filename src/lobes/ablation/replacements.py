@@ -15,7 +15,7 @@ from lobes.ablation.recording import checked_batches, evaluating, on_model, reco
 from lobes.discovery import layout_of
 from lobes.discovery.examples import batch_of
 from lobes.discovery.positions import decoder_sites, real_positions
-from lobes.errors import DataError
+from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout
 
 Run = Callable[[], Any]
@@ -149,7 +149,12 @@ def resampled_contexts(
         partners = np.full_like(order, -1)
         if len(order) > 1:
             partners[order] = np.roll(order, 1)
-        means = means or means_over(model, layout, [(run, real)])
+        if not found.examples:
+            raise DataError("The batch has no example: expected one or more.")
+        if means is None:
+            means = means_over(model, layout, [(run, real)])
+        else:
+            means = checked_means(model, layout, means)
         return samples_of(model, layout, run, torch.from_numpy(partners), real, real, means)
 
 
@@ -194,3 +199,25 @@ def _dealt(
         own, taken = (mask.to(each.device).reshape(known.shape) for mask in (real, others))
         known = known & own & taken[partners]
     return torch.where(known[..., None], each[partners], mean.to(each)).flatten(0, 1)
+
+
+def checked_means(model: nn.Module, layout: HeadLayout, data: Any) -> HeadMeans:
+    """Return the means that `data` are, or those over the batches that it is.
+
+    Raises `ConfigError` for means of another model.
+    """
+    if data is None or isinstance(data, HeadSamples):
+        raise ConfigError(
+            'value="mean" puts the heads\' mean contexts over a data set in their place: give '
+            "data=batches of keyword inputs, or data=lobes.mean_contexts(model, batches) to run "
+            "them only once."
+        )
+    means = data if isinstance(data, HeadMeans) else mean_contexts(model, data, layout=layout)
+    shapes = [(site.n_heads, site.head_dim) for site in layout.sites]
+    if [tuple(mean.shape) for mean in means.values] != shapes:
+        raise ConfigError(
+            f"The mean contexts are those of another model: they have the shapes "
+            f"{[tuple(mean.shape) for mean in means.values]}, where this model's sites have "
+            f"{shapes} (heads, size)."
+        )
+    return means

@@ -13,7 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lobes.dissociation.pairs import PairVerdict
-from lobes.dissociation.statistics import UNDEFINED_SHARE, p_against_controls, percentile_interval
+from lobes.dissociation.statistics import (
+    TIE,
+    UNDEFINED_SHARE,
+    p_against_controls,
+    percentile_interval,
+)
 from lobes.dissociation.verdict import Evidence, Verdict, controls_needed, specialized
 
 DScoreName = Literal["row", "column", "relative"]
@@ -263,11 +268,14 @@ class Dissociation:
 def standardized(
     observed: Float[np.ndarray, " scores"], controls: Float[np.ndarray, "replicates scores"]
 ) -> Float[np.ndarray, " scores"]:
-    """Return (observed − mean) / standard deviation of the controls; NaN if that is undefined."""
+    """Return (observed − mean) / standard deviation of the controls.
+
+    NaN if that is undefined: with one control, and where all are the same up to rounding.
+    """
     if len(controls) < 2:
         return np.full(observed.shape, np.nan)
     deviation = controls.std(axis=0, ddof=1)
-    known = np.where(deviation > 0, deviation, np.nan)
+    known = np.where(deviation > TIE, deviation, np.nan)
     return (observed - controls.mean(axis=0)) / known
 
 

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
 # The level of every verdict: p at or below it is evidence.
 ALPHA = 0.05
 # 0.05 as a product or quotient of floats differs from 0.05 by less than this.
@@ -164,7 +162,8 @@ def _decided(found: Evidence) -> tuple[Answer, str]:
     over = "" if found.runs is None else "over the runs, "
     if found.fractions > 1:
         over += f"over {all_fractions(found.fractions)}, "
-    stands_out, reach = is_significant(found.p), np.fmax(found.high, found.reach)
+    stands_out = is_significant(found.p)
+    reach = found.high if found.fractions == 1 else found.reach
     if stands_out and found.low > 0:
         return "yes", f"{over}each task's own heads matter more to it than the other tasks' heads."
     if reach < 0:
@@ -175,6 +174,8 @@ def _decided(found: Evidence) -> tuple[Answer, str]:
         )
     opening = f"{over}the D-score does not stand out from that of exchanged heads"
     smallest = f"{SMALLEST_D_SCORE:g} %, the smallest effect of interest"
+    if math.isnan(reach):
+        return "open", f"{opening}, but at some fraction its interval is undefined."
     if reach < SMALLEST_D_SCORE:
         return "no", f"{opening}, and its interval ends below {smallest}."
     return "open", f"{opening}, but its interval (up to {reach:+.1f} %) reaches {smallest}."

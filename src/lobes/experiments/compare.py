@@ -195,7 +195,7 @@ def _comparison(
     scores = each("scores")
     seconds = {method: values.sum(axis=1) for method, values in each("seconds").items()}
     d_scores, exchanged = _d_score_entries(run.study, records), _exchanged(run, records)
-    summary = comparison_summary(scores, seconds, d_scores, exchanged, common["level"])
+    summary = comparison_summary(scores, seconds, d_scores, common["level"], exchanged)
     tasks = described_tasks(run)
     selected: dict[str, Selected | None] = {
         method: None if method == "probe" else tuple(_steps(seed[method]) for seed in records)

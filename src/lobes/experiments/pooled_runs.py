@@ -50,7 +50,7 @@ def pooled_results(
     stored = [stored_run(run) for run in runs]
     results, matrices = zip(*stored, strict=True)
     first = results[0]
-    for name in ("lesion", "value"):
+    for name in ("lesion", "value", "order", "method", "exact", "keep_per_site"):
         kinds = sorted({str(each.iap.get(name)) for each in results})
         if len(kinds) > 1:
             raise RunError(

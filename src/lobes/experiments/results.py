@@ -305,7 +305,7 @@ def _controls(study: StudyConfig, matrix: LesionMatrix) -> Controls:
         bases = dict(zip(matrix.tasks, sample.matrix.base.tolist(), strict=True))
     return Controls(
         most=study.iap.controls,
-        stopped=measured < study.iap.controls,
+        stopped=bool(study.iap.stop_error) and 0 < measured < study.iap.controls,
         error=study.iap.stop_error or float("nan"),
         sample=sizes,
         base=bases,

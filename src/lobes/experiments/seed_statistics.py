@@ -30,8 +30,8 @@ def comparison_summary(
     scores: Mapping[str, Scores],
     seconds: Mapping[str, Float[np.ndarray, " _"]],
     d_scores: Sequence[records.DScores],
-    exchanged: records.ExchangedDScores | None,
     level: float,
+    exchanged: records.ExchangedDScores | None = None,
 ) -> records.ComparisonSummary:
     """Return the statistics of a comparison; `scores` and `seconds` are by way to train.
 

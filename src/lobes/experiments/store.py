@@ -97,7 +97,6 @@ FREE_TABLES = {
         "compare.methods",
         "transfer",
         *EXTENSIBLE,
-        "iap.control_examples",
         "iap.matched",
         "iap.lesion_tasks",
         "growth",

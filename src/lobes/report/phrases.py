@@ -88,6 +88,8 @@ def above(distance: float, what: str) -> str:
 def exchange_caveats(entries: Sequence[Fraction] | Sequence[PooledFraction]) -> list[str]:
     """Why exchanges cannot tell: there is nothing to exchange, there are none or too few."""
     number = min(entry.n_controls for entry in entries)
+    if not all(entry.dissociation for entry in entries):
+        return []  # the verdict says what is missing
     if not any(entry.exchangeable for entry in entries):
         return [NOTHING_TO_EXCHANGE]
     if not number:

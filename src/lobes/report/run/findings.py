@@ -252,10 +252,9 @@ def _caveats(results: RunResults) -> list[str]:
             "whether these heads suffice: a task’s own lesion should cost it least."
         )
     stand_in = {"mean": "mean context", "resample": "context for another example"}
-    if results.iap.get("value") in stand_in:
-        caveats.append(
-            f"An ablated head gives its {stand_in[results.iap['value']]} in the place of zeros."
-        )
+    value = str(results.iap.get("value"))
+    if value in stand_in:
+        caveats.append(f"An ablated head gives its {stand_in[value]} in the place of zeros.")
     return caveats
 
 

@@ -268,8 +268,8 @@ def _specialization_sentences(results: ComparisonResults, entry: DScoreSummary) 
         f"difference of {in_words(results, entry.difference.mean.tested, D_DIFFERENCE)}.",
         *_task_by_task(results, entry.difference.tasks, "the D-score"),
     ]
-    if results.summary.exchanged is not None:
-        found = results.summary.exchanged
+    found = results.summary.exchanged
+    if found is not None and math.isfinite(found.difference.mean):
         before, after = (fmt.fixed(each.mean, 1, sign=True) for each in (found.multi, found.iat))
         tail = f" ({fmt.p_equals(found.difference.p)})" if math.isfinite(found.difference.p) else ""
         sentences.insert(
@@ -324,8 +324,8 @@ def _d_scores(results: ComparisonResults) -> Section | None:
     text = Markup(
         "Each task’s most important heads are ablated; a D-score says, in percent of the base "
         "score, how much more a task’s own lesion costs than it does otherwise. "
-        "<strong>Column</strong> is the definition to trust. Whether a D-score stands clear of "
-        "exchanged heads is for the report of a single run to say; here the two ways to train are "
+        "<strong>Column</strong> is the definition to trust. Whether heads "
+        "are specialized is for the report of a single run to say; here the two ways to train are "
         "compared with each other."
     )
     own = next(
