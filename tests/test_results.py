@@ -235,6 +235,7 @@ def test_a_comparison_without_the_chosen_steps_of_iat_is_shown():
 
 @pytest.mark.parametrize("name", ["run", "comparison", "transfer", "runs"])
 @pytest.mark.parametrize("values", [40, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.timeout(900)  # a comparison's 300 pages take minutes on a slow core
 def test_a_wrong_value_is_shown_or_refused_in_one_sentence(name, values):
     kind, content = KINDS[name]
     content = copy.deepcopy(content)
