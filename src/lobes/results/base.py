@@ -117,7 +117,7 @@ class Site(Record):
     """Its number, in the order of execution, from 0."""
     name: str
     """The path of its module."""
-    n_heads: Annotated[int, Field(ge=1)]
+    n_heads: Annotated[int, Field(ge=1, le=10_000)]
     """How many heads it has."""
     head_dim: Count | None
     """The width of a head's context."""
