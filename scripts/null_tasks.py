@@ -9,6 +9,7 @@ study goes to the file that --log names, and what is there already is not comput
 
 import argparse
 import json
+import multiprocessing
 import tempfile
 from pathlib import Path
 
@@ -81,6 +82,11 @@ def study(tasks: int, seed: int, whole: lobes.Task, tokenizer) -> dict[str, floa
     }
 
 
+def called(arguments: tuple) -> dict[str, float]:
+    """The study of these arguments, for a pool of processes."""
+    return study(*arguments)
+
+
 def page(found: list[dict[str, float]]) -> str:
     """What these studies say, as Markdown."""
     lines = [
@@ -125,6 +131,7 @@ def page(found: list[dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
     chosen = parser.parse_args()
     assets = fetch()
@@ -136,13 +143,19 @@ def main() -> None:
     lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
     found = [json.loads(line) for line in lines]
     done = {(each["tasks"], each["seed"]) for each in found}
-    for tasks, number in STUDIES.items():
-        for seed in range(chosen.studies or number):
-            if (tasks, seed) not in done:
-                found.append(study(tasks, seed, whole, tokenizer))
-                with chosen.log.open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(found[-1]) + "\n")
-                print(found[-1], flush=True)
+    missing = [
+        (tasks, seed)
+        for tasks, number in STUDIES.items()
+        for seed in range(chosen.studies or number)
+        if (tasks, seed) not in done
+    ]
+    arguments = [(*each, whole, tokenizer) for each in missing]
+    with multiprocessing.get_context("spawn").Pool(chosen.jobs, torch.set_num_threads, (1,)) as all:
+        for result in all.imap_unordered(called, arguments):
+            found.append(result)
+            with chosen.log.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(result) + "\n")
+            print(result, flush=True)
     print(page(found))
 
 
