@@ -152,14 +152,15 @@ def measured(
 def page(lines: list[Line]) -> str:
     """The table of one model, each number the mean over its runs, p of each run."""
     fractions = list(lines[0]["d"])
-    head = " | ".join(f"D at {f} | z | p" for f in fractions)
+    columns = ["method", "agreement", "corrected", "reliability", "passes"]
+    columns += [name for f in fractions for name in (f"D at {f}", "z", "p")] + ["p over fractions"]
     text = []
     for model in dict.fromkeys(line["model"] for line in lines):
         text += [
             f"## {model}",
             "",
-            f"| method | agreement | corrected | reliability | passes | {head} | p over fractions |",
-            "|---|" + "---:|" * (5 + 3 * len(fractions)),
+            f"| {' | '.join(columns)} |",
+            "|---|" + "---:|" * (len(columns) - 1),
         ]
         for method in METHODS:
             some = [line for line in lines if (line["model"], line["method"]) == (model, method)]
