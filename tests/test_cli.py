@@ -35,7 +35,6 @@ from tiny_study import as_before, timeless, write_study  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("as_before")
 
-HEAVY = ("torch", "transformers", "pandas", "plotly", "numpy", "pydantic", "datasets", "pyarrow")
 COMMANDS = ("demo", "run", "train", "iap", "compare", "transfer", "export", "report", "heads")
 COMMANDS += ("prune", "tasks", "predict", "ag-pair")
 LOBES = [sys.executable, "-c", "from lobes.cli import main; main()"]
@@ -141,18 +140,11 @@ def new_run(study, tmp_path):
 # Help and usage
 
 
-def test_help_imports_nothing_heavy():
-    script = (
-        "import sys\nfrom lobes.cli import app\n"
-        "try:\n    app(['--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
-        f"print([name for name in {HEAVY} if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT, check=True
-    )
-    assert done.stdout.endswith("[]\n")
+def test_help_lists_every_command():
+    result = lobes("--help")
+    assert result.exit_code == 0
     for command in COMMANDS:
-        assert f"\n  {command} " in done.stdout
+        assert f"\n  {command} " in result.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -31,7 +31,7 @@ def modules_after(statement: str) -> set[str]:
     """The modules that a fresh interpreter holds after a statement."""
     code = f"import sys\n{statement}\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return set(done.stdout.splitlines()[-1].split())  # after what the statement printed
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,28 @@ def modules_after(statement: str) -> set[str]:
 def test_values_statistics_report_and_command_line_import_no_torch(statement):
     heavy = {"torch", "transformers", "datasets", "sklearn", "pandas"}
     assert not heavy & modules_after(statement)
+
+
+# What else `lobes --help` may import: typer, what it needs, and a parser of the command line.
+LIGHT = {"annotated_doc", "click", "lobes", "shellingham", "typer", "typing_extensions"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed", "most"),
+    [
+        ("import lobes", {"lobes"}, 1),
+        ("import lobes; dir(lobes); lobes.__version__", {"lobes"}, 1),
+        # a dozen modules of typer's own, and lobes' application with its options
+        ("import lobes.cli", LIGHT, 60),
+        ("from lobes.cli import app; app(['--help'], standalone_mode=False)", LIGHT, 60),
+    ],
+)
+def test_starting_imports_few_modules(statement, allowed, most):
+    known = modules_after("pass")
+    found = {
+        name
+        for name in modules_after(statement) - known
+        if name.partition(".")[0] not in sys.stdlib_module_names
+    }
+    assert {name.partition(".")[0] for name in found} <= allowed
+    assert len(found) <= most
