@@ -82,11 +82,12 @@ def measured(
     run: Path, chosen: argparse.Namespace, done: set[str], keep: Callable[[Line], None]
 ) -> None:
     """Measure what is not done yet of one run's model."""
-    if done >= set(METHODS):
+    if done >= set(chosen.methods):
         return
     study = stored_study(run)
-    tasks = load_tasks(study)
-    model = load_task_model(run / "model", tasks)
+    every = load_tasks(study)
+    model = load_task_model(run / "model", every)
+    tasks = [task for task in every if not chosen.tasks or task.name in chosen.tasks]
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     precision = resolve_precision("auto", model.device)
     some, others = divided(tasks, chosen.examples, chosen.reference)
@@ -96,9 +97,10 @@ def measured(
         for task in others
     }
     trust = {name: scores.reliability for name, scores in exact.items()}
-    for title, (method, aggregate) in METHODS.items():
+    for title in chosen.methods:
         if title in done:
             continue
+        method, aggregate = METHODS[title]
         kept: dict[str, dict[str, np.ndarray]] = {}
         cost = {"passes": 0, "seconds": 0.0}
 
@@ -189,6 +191,8 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=1000, help="of each task, for the scores")
     parser.add_argument("--reference", type=int, default=2600, help="others, to judge them by")
     parser.add_argument("--control-examples", type=int, help="all validation examples if left out")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--tasks", nargs="+", help="some of the runs' tasks")
     parser.add_argument("--controls", type=int, default=39)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3])
     chosen = parser.parse_args()
