@@ -20,6 +20,8 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 import lobes
 from lobes.experiments.demo import fetch, write_demo_data
+from lobes.limits import AGGREGATE
+from lobes.measure.settings import IapSettings
 from lobes.tasks.sources import TaskSource, load_task
 from lobes.training.arguments import training_arguments
 
@@ -31,7 +33,7 @@ CONTROLS, RANDOM, STEPS, TRAIN, VALIDATION = 39, 19, 60, 700, 120
 IMPORTANCE = 16
 
 
-def study(tasks: int, seed: int, whole: lobes.Task, tokenizer) -> dict[str, float]:
+def study(tasks: int, seed: int, aggregate: str, whole: lobes.Task, tokenizer) -> dict[str, object]:
     """The p-values of one study on so many random parts of the task."""
     generator = np.random.default_rng([tasks, seed])
     parts = []
@@ -66,6 +68,7 @@ def study(tasks: int, seed: int, whole: lobes.Task, tokenizer) -> dict[str, floa
         controls=CONTROLS,
         random=RANDOM,
         importance_examples=IMPORTANCE,
+        aggregate=aggregate,
         seed=seed,
     )
     each = {fraction: matrix.dissociation(fraction, resamples=1) for fraction in FRACTIONS}
@@ -73,6 +76,7 @@ def study(tasks: int, seed: int, whole: lobes.Task, tokenizer) -> dict[str, floa
     return {
         "tasks": tasks,
         "seed": seed,
+        "aggregate": aggregate,
         "base": float(matrix.base.mean()),
         "d": largest.column.mean,
         "exchangeable": largest.exchangeable,
@@ -82,12 +86,12 @@ def study(tasks: int, seed: int, whole: lobes.Task, tokenizer) -> dict[str, floa
     }
 
 
-def called(arguments: tuple) -> dict[str, float]:
+def called(arguments: tuple) -> dict[str, object]:
     """The study of these arguments, for a pool of processes."""
     return study(*arguments)
 
 
-def page(found: list[dict[str, float]]) -> str:
+def page(found: list[dict]) -> str:
     """What these studies say, as Markdown."""
     lines = [
         "# Where nothing can be specialized: one task's parts as tasks",
@@ -95,7 +99,8 @@ def page(found: list[dict[str, float]]) -> str:
         "The domain of the demo's sentences (one of four), cut into random parts of at most "
         f"{TRAIN:,} training and {VALIDATION} validation sentences; each part is called a task. "
         "For each study a BERT of 4 sites of 12 heads is trained on the parts from a random start "
-        f"({STEPS} steps), its important heads are found on {IMPORTANCE} examples of each part, "
+        f"({STEPS} steps), its important heads are found on {IMPORTANCE} examples of each part "
+        f'(`aggregate = "{found[0]["aggregate"]}"`), '
         f"and {CONTROLS} exchanges and {RANDOM} random lesions are measured at the fractions "
         f"{', '.join(f'{f:g}' for f in FRACTIONS)}. `make null-tasks` counts again.",
         "",
@@ -131,6 +136,7 @@ def page(found: list[dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--log", type=Path, default=Path(".cache/null-tasks.jsonl"))
+    parser.add_argument("--aggregate", choices=AGGREGATE.names, default=IapSettings.aggregate)
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--studies", type=int, help="so many with two tasks and with three")
     chosen = parser.parse_args()
@@ -141,7 +147,8 @@ def main() -> None:
         whole = next(load_task(TaskSource(**each)) for each in tables if each["name"] == "domain")
     tokenizer = AutoTokenizer.from_pretrained(assets.model)
     lines = chosen.log.read_text("utf-8").splitlines() if chosen.log.exists() else []
-    found = [json.loads(line) for line in lines]
+    before = [json.loads(line) for line in lines]
+    found = [each for each in before if each["aggregate"] == chosen.aggregate]
     done = {(each["tasks"], each["seed"]) for each in found}
     missing = [
         (tasks, seed)
@@ -149,7 +156,7 @@ def main() -> None:
         for seed in range(chosen.studies or number)
         if (tasks, seed) not in done
     ]
-    arguments = [(*each, whole, tokenizer) for each in missing]
+    arguments = [(*each, chosen.aggregate, whole, tokenizer) for each in missing]
     with multiprocessing.get_context("spawn").Pool(chosen.jobs, torch.set_num_threads, (1,)) as all:
         for result in all.imap_unordered(called, arguments):
             found.append(result)

@@ -107,6 +107,7 @@ def test_every_measurement_is_remembered_once_and_taken_back(model, tasks, monke
         return stored[key]
 
     options = {"fractions": [0.3], "controls": 17, "random": 4, "exact": True}
+    options["aggregate"] = "token"  # whose lesions are fewer than two groups
     one = lesion_matrix(model, tasks, remember=remember, **options)
     assert len(computed) == len(set(computed)) == 2 + 2
     last = computed[-1]
@@ -213,6 +214,7 @@ def test_exchanges_stop_where_p_is_decided(tasks, monkeypatch):
     monkeypatch.setattr("lobes.measure.iap._GROUP", 1)  # of 20 different deals
     model = MultiTaskModel(tiny_model("gpt2"), tiny_tokenizer(), tasks, pooling="last").eval()
     options = {"fractions": [0.4], "importance_examples": 30, "random": 0}
+    options["aggregate"] = "token"  # whose p is decided before the end
     most = lesion_matrix(model, tasks, controls=90, **options)
     found = lesion_matrix(model, tasks, controls=90, stop_error=0.05, **options)
     n = len(found.control_scores())

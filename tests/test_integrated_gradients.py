@@ -129,7 +129,7 @@ def test_heads_ablated_throughout_have_no_importance():
             model, task, method="integrated_gradients", value=value, ablated="0:1 1:2"
         )
         assert found[0, 1] == found[1, 2] == 0
-        assert found[0, 0] > 0
+        assert found[0, 0] != 0
 
 
 def test_what_cannot_be_is_refused():

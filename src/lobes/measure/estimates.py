@@ -27,7 +27,7 @@ class Options:
     """How to score: the settings of `head_importance`, checked; raises `ConfigError`."""
 
     method: Annotated[str, limits.METHOD] = "taylor"
-    aggregate: Annotated[str, limits.AGGREGATE] = "token"
+    aggregate: Annotated[str, limits.AGGREGATE] = "signed"
     normalize: Annotated[str, limits.NORMALIZE] = "none"
     max_examples: Annotated[int, limits.EXAMPLES] | None = None
     seed: Annotated[int, limits.SEED] = 0

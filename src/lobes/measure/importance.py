@@ -1,10 +1,11 @@
 """Head importance: how much a task's loss depends on each head (docs/method.md#importance).
 
-    I(s,h) = 1/T · Σ_x Σ_t | Σ_d c[x,t,d] · ∂L_x/∂c[x,t,d] |
+    I(s,h) = − 1/N · Σ_x Σ_t Σ_d c[x,t,d] · ∂L_x/∂c[x,t,d]               (aggregate="signed")
+    I(s,h) = 1/T · Σ_x Σ_t | Σ_d c[x,t,d] · ∂L_x/∂c[x,t,d] |             (aggregate="token")
 
-x runs over the examples, t over the real (not padding) positions, d over the head's channels; T is
-the number of real tokens and L_x the loss of example x by itself. Where the batch has a mask, T is
-the number of its ones at every site, also where a site has other positions, because the model
+x runs over the N examples, t over the real (not padding) positions, d over the head's channels; T
+is the number of real tokens and L_x the loss of example x by itself. Where the batch has a mask, T
+is the number of its ones at every site, also where a site has other positions, because the model
 pools them or pads them to whole windows: how many these are depends on the rest of the batch. Only
 the gradients of the contexts are computed: the parameters are frozen and the graph begins at the
 first site.
@@ -42,7 +43,7 @@ def head_importance(
     batches: Iterable[Mapping[str, Any]] | None = None,
     loss: Loss | None = None,
     method: str = "taylor",
-    aggregate: str = "token",
+    aggregate: str = "signed",
     normalize: str = "none",
     steps: int = 5,
     value: str = "zero",
@@ -60,11 +61,11 @@ def head_importance(
     Either `task`, one of the tasks that a `MultiTaskModel` was made for; or, for any model,
     `batches` of keyword inputs and `loss(outputs, batch) -> [batch]`, each example's own loss.
 
-    `method="taylor"`: the first-order score above. `aggregate="token"` sums the absolute values
-    over positions and divides by the number of real tokens; `"sequence"` takes the absolute value
-    of an example's whole sum and divides by the number of examples (Michel, Levy and Neubig 2019);
-    `"signed"` does so without the absolute value, negated, which estimates the rise of the loss
-    when the head is ablated. `method="integrated_gradients"`: the same with the mean gradient at
+    `method="taylor"`: the first-order score above. `aggregate="signed"` is the negated mean over
+    examples of each one's whole sum, which estimates the rise of the loss when the head is
+    ablated; `"sequence"` takes the absolute value of each example's sum (Michel, Levy and Neubig
+    2019); `"token"`, the published code's, sums the absolute values over positions and divides by
+    the number of real tokens. `method="integrated_gradients"`: the same with the mean gradient at
     `steps` points on the way from `value` in the place of every head's context ("zero", or each
     head's "mean" over these data) to the contexts as they are. `method="ablation"`: the exact rise
     of the mean loss when that one head is ablated; it takes a run of the model for each head.

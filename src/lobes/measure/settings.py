@@ -42,7 +42,7 @@ class IapSettings:
     importance_examples: Annotated[int, limits.EXAMPLES] = 10_000
     method: Annotated[str, limits.METHOD] = "taylor"
     importance_steps: Annotated[int, limits.PATH_STEPS] = 5
-    aggregate: Annotated[str, limits.AGGREGATE] = "token"
+    aggregate: Annotated[str, limits.AGGREGATE] = "signed"
     normalize: Annotated[str, limits.NORMALIZE] = "none"
     lesion_tasks: Sequence[str] | None = None
     value: Annotated[str, limits.VALUE] = "zero"
