@@ -8,6 +8,9 @@ the largest modules that returned before its projection was called.
 Exact for a model whose modules depend on their inputs alone (no cache that they write to, no
 output changed in place afterwards). A `Replay` tries that out when it is made; where it fails,
 every run is computed in full.
+
+A small batch does not fill a GPU. There a run can hold several copies of it, each with a lesion of
+its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +22,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from lobes.ablation import ablate
+from lobes.ablation import ablate, ablate_copies
 from lobes.discovery.functional import opened
 from lobes.discovery.wrappers import uncompiled
+from lobes.errors import HeadError
 from lobes.heads import HeadLayout, HeadSet
 
 Run = Callable[[], Any]
+Copies = Callable[[int], Run]  # of a batch, one copy after the other
 _ABSENT = object()
 
 
@@ -58,6 +63,62 @@ class Replay:
             with self._opened():
                 self._finished = _finished_before(layout, model, _trace(model, run))
         self.sharing = share and self.holds(run)
+
+    def packs(self, run: Run, copies: Copies) -> bool:
+        """Return whether copies of a batch in one run, each with its lesion, give what one gives.
+
+        That is so, beyond rounding, unless the batch's examples depend on one another, or lie in
+        the contexts in an unknown order.
+        """
+        if any(site.batch_axis is None for site in self.layout.sites):
+            return False
+        lesions = [HeadSet([(site.index, 0)]) for site in self.layout.sites]
+        together = [HeadSet(), self.layout.all_heads(), *lesions[:1], *lesions[-1:]]
+        try:
+            packed = dict(self._packed(copies, together, len(together), {}))
+        except HeadError:
+            return False
+        alone = dict(self.runs(run, together))
+        precise = next(self.model.parameters()).dtype in (torch.float32, torch.float64)
+        share = 1e-3 if precise else 0.1
+        return all(_close(packed[index], alone[index], share) for index in alone)
+
+    def runs_packed(
+        self, copies: Copies, lesions: Sequence[HeadSet], most: int, **instead: Any
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield what `runs` yields, from runs of at most so many copies of the batch."""
+        if most < 2 or len(lesions) < 2:
+            yield from self.runs(copies(1), lesions, **instead)
+        else:
+            yield from self._packed(copies, lesions, most, instead)
+
+    def _packed(
+        self, copies: Copies, lesions: Sequence[HeadSet], most: int, instead: dict[str, Any]
+    ) -> Iterator[tuple[int, Any]]:
+        sites, number = len(self.layout.sites), -(-len(lesions) // most)
+        most = -(-len(lesions) // number)  # so that no run is much smaller than the others
+        starts = [lesion.heads[0][0] if lesion else sites for lesion in lesions]
+        order = sorted(range(len(lesions)), key=starts.__getitem__)
+        groups = [order[at : at + most] for at in range(0, len(order), most)]
+        # what is played back has the rows of a whole group
+        first = {g[0]: starts[g[0]] for g in groups if len(g) == most and starts[g[0]] < sites}
+        sharing = self.sharing and sum(first.values()) > sites  # one more run saves more than one
+        try:
+            if sharing:
+                with self._opened(), self.recording(set(first.values())):
+                    copies(most)()
+            for group in groups:
+                chosen = [lesions[index] for index in group]
+                with ExitStack() as stack:
+                    if sharing and group[0] in first:
+                        stack.enter_context(self._opened())
+                        stack.enter_context(self.playing(first[group[0]]))
+                    each = ablate_copies(self.model, chosen, layout=self.layout, **instead)
+                    stack.enter_context(each)
+                    output = copies(len(group))()
+                yield from ((index, _part(output, k, len(group))) for k, index in enumerate(group))
+        finally:
+            self._outputs.clear()
 
     def runs(
         self, run: Run, lesions: Sequence[HeadSet], **instead: Any
@@ -224,6 +285,21 @@ def _restore_forward(module: nn.Module, before: object) -> None:
         module.__dict__.pop("forward", None)
     else:
         module.__dict__["forward"] = before
+
+
+def _part(output: Any, number: int, copies: int) -> Any:
+    """What a run of several copies of a batch gave for one of them."""
+    if isinstance(output, torch.Tensor):
+        return output.unflatten(0, (copies, -1))[number]
+    return {name: _part(values, number, copies) for name, values in output.items()}
+
+
+def _close(one: Any, other: Any, share: float) -> bool:
+    """Whether tensors differ by at most a share of their largest number, where they are numbers."""
+    if isinstance(one, dict):
+        return all(_close(one[key], other[key], share) for key in one)
+    difference = (one.float() - other.float()).abs().max()
+    return not bool(difference > share * other.float().abs().max())
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -5,7 +5,7 @@ be seen, whatever computes the attention (eager, SDPA, flash attention). Each is
 that removes its hooks and restores modes and flags on exit, also after an exception.
 """
 
-from lobes.ablation.masking import ablate
+from lobes.ablation.masking import ablate, ablate_copies
 from lobes.ablation.recording import (
     ContextRecord,
     checked_batches,
@@ -31,6 +31,7 @@ __all__ = [
     "Real",
     "Run",
     "ablate",
+    "ablate_copies",
     "checked_batches",
     "evaluating",
     "mean_contexts",

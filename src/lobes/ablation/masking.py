@@ -17,6 +17,7 @@ from lobes.discovery.recomputation import repeating
 from lobes.discovery.scope import Hook, Scope
 from lobes.errors import ConfigError, HeadError, ModelError
 from lobes.heads import HeadLayout, Heads, HeadSet, Site, head_sets
+from lobes.transfers import moved
 
 
 @contextmanager
@@ -59,15 +60,49 @@ def ablate(
     """
     layout = layout_of(model, layout)
     sets = head_sets(heads, layout)
+    with _ablating(model, layout, sets, value, data, seed, deal=_for_batch):
+        yield
+
+
+@contextmanager
+def ablate_copies(
+    model: nn.Module,
+    lesions: Sequence[HeadSet],
+    *,
+    layout: HeadLayout,
+    value: str = "zero",
+    data: HeadMeans | HeadSamples | None = None,
+) -> Iterator[None]:
+    """Ablate other heads in each copy of a batch, for the time of the block.
+
+    The batches that run inside the block hold one copy of a batch for each of the lesions, one
+    copy after the other. Every site that they touch has contexts laid out example by example.
+    """
+    with _ablating(model, layout, lesions, value, data, 0, deal=_for_copies):
+        yield
+
+
+@contextmanager
+def _ablating(
+    model: nn.Module,
+    layout: HeadLayout,
+    sets: Sequence[HeadSet],
+    value: str,
+    data: Any,
+    seed: int,
+    deal: Callable[[Tensor, Tensor, Site], Tensor],
+) -> Iterator[None]:
+    """`deal` says which rows of a batch each of the sets is for."""
     touched = sorted({site for one in sets for site, _ in one})
     instead = _instead(model, layout, touched, value, data, seed)
     hooks = {
         index: _masking_hook(
-            layout.sites[index], site_mask(layout.sites[index], sets), instead.get(index, ())
+            layout.sites[index], site_mask(layout.sites[index], sets), instead.get(index, ()), deal
         )
         for index in touched
     }
-    counting = len(sets) > 1 or any(len(fills) > 1 for fills in instead.values())
+    counting = deal is _for_batch and len(sets) > 1
+    counting = counting or any(len(fills) > 1 for fills in instead.values())
     # First among the modules' hooks: a recorder inside the block sees the lesioned input.
     scope = Scope(model, layout, hooks, what="ablate", first=True, repeats=True)
     with scope.entered(), counted(model, layout) if counting else nullcontext():
@@ -122,11 +157,18 @@ def site_mask(site: Site, sets: Sequence[HeadSet]) -> Float[Tensor, "sets width"
     return mask.flatten(1)
 
 
-def _masking_hook(site: Site, mask: Tensor, fills: Sequence[Tensor]) -> Hook:
+def _masking_hook(
+    site: Site,
+    mask: Tensor,
+    fills: Sequence[Tensor],
+    deal: Callable[[Tensor, Tensor, Site], Tensor],
+) -> Hook:
     """Put `fills` in the place of the channels where the mask is 0: zeros if there are none.
 
     A fill is for every position [width], or for one call of the site, [batch, …, width].
     """
+    if deal is _for_copies:
+        fills = [fill if fill.dim() == 1 else torch.cat([fill] * len(mask)) for fill in fills]
     placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Tensor]]] = {}
     number = _calls_in_a_run()
 
@@ -134,9 +176,9 @@ def _masking_hook(site: Site, mask: Tensor, fills: Sequence[Tensor]) -> Hook:
         contexts = contexts_of(site, module, args[0])
         key = contexts.device, contexts.dtype
         if key not in placed:
-            placed[key] = mask.to(contexts), [fill.to(contexts) for fill in fills]
+            placed[key] = moved(mask, *key), [moved(fill, *key) for fill in fills]
         here, instead = placed[key]
-        rows = _for_batch(here, contexts, site)
+        rows = deal(here, contexts, site)
         call = number() if len(fills) > 1 else 0
         if fills and (call >= len(fills) or fills[call].dim() > 1):
             _check_resampled(site, contexts, fills, call)
@@ -202,6 +244,18 @@ def _for_batch(mask: Tensor, contexts: Tensor, site: Site) -> Tensor:
             f"{len(mask)} head sets were given for a batch whose contexts at site {site.index} "
             f"({site.name}) have {len(contexts)} rows, which cannot be dealt out to its examples: "
             f"give one set for the whole batch."
+        )
+    rows = mask.repeat_interleave(repeats, dim=0)
+    return rows.view(len(rows), *[1] * (contexts.dim() - 2), -1)
+
+
+def _for_copies(mask: Tensor, contexts: Tensor, site: Site) -> Tensor:
+    """The mask in a shape that multiplies the contexts of one copy of a batch after the other."""
+    repeats, rest = divmod(len(contexts), len(mask))
+    if site.batch_axis is None or rest:
+        raise HeadError(
+            f"The contexts at site {site.index} ({site.name}) are not laid out example by "
+            f"example: the copies of a batch cannot have lesions of their own."
         )
     rows = mask.repeat_interleave(repeats, dim=0)
     return rows.view(len(rows), *[1] * (contexts.dim() - 2), -1)

@@ -17,6 +17,7 @@ from lobes.discovery.examples import batch_of
 from lobes.discovery.positions import decoder_sites, real_positions
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout
+from lobes.transfers import moved
 
 Run = Callable[[], Any]
 Real = Callable[[int], Bool[Tensor, "sequences positions"] | None]
@@ -88,37 +89,47 @@ def means_over(model: nn.Module, layout: HeadLayout, runs: Iterable[tuple[Run, R
 
     Raises `DataError` without a run, and where a site has no real position.
     """
-    sums = [torch.zeros(site.n_heads, site.head_dim, dtype=torch.float64) for site in layout.sites]
-    counts, empty = [0] * len(sums), True
+    sums: list[Any] = [0.0] * len(layout.sites)
+    counts: list[Any] = [0] * len(layout.sites)
+    empty = True
     for run, real in runs:
         empty = False
         with record_contexts(model, layout=layout) as record:
             run()
         for site in layout.sites:
             for contexts in record.calls[site.index]:
-                found = _at(contexts.unflatten(-1, (site.n_heads, -1)), real(site.index))
-                sums[site.index] += found.sum(0, dtype=torch.float64).cpu()
-                counts[site.index] += len(found)
+                total, number = _sum_at(contexts, real(site.index))
+                sums[site.index] = sums[site.index] + total
+                counts[site.index] = counts[site.index] + number
     if empty:
         raise DataError("There is not one batch to take the mean contexts of.")
+    counts = [int(count) for count in counts]
     silent = next((site for site in layout.sites if not counts[site.index]), None)
     if silent is not None:
         raise DataError(
             f"Site {silent.index} ({silent.name}) had no real position in any batch: its heads "
             f"have no mean context. Give batches on which the whole model runs."
         )
-    means = tuple(total / count for total, count in zip(sums, counts, strict=True))
-    return HeadMeans(means, tuple(counts))
+    means = (total.cpu() / count for total, count in zip(sums, counts, strict=True))
+    shapes = ((site.n_heads, site.head_dim) for site in layout.sites)
+    return HeadMeans(
+        tuple(mean.view(shape) for mean, shape in zip(means, shapes, strict=True)), tuple(counts)
+    )
 
 
-def _at(
-    contexts: Float[Tensor, "*positions heads head_dim"], real: Tensor | None
-) -> Float[Tensor, "real heads head_dim"]:
-    """The contexts at the real positions, all in a row; at all, where the mask does not fit."""
-    flat = contexts.flatten(0, -3)
+def _sum_at(
+    contexts: Float[Tensor, "*positions width"], real: Tensor | None
+) -> tuple[Float[Tensor, " width"], int | Int[Tensor, ""]]:
+    """The sum of contexts at the real positions and their number; at all, if the mask does not fit.
+
+    Both stay on the device.
+    """
+    flat = contexts.flatten(0, -2)
     if real is None or real.numel() != len(flat):
-        return flat
-    return flat[real.flatten()]
+        return flat.sum(0, dtype=torch.float64), len(flat)
+    real = real.to(flat.device).flatten()
+    # not a product: padding may hold what is not a number
+    return torch.where(real[:, None], flat, 0).sum(0, dtype=torch.float64), real.sum()
 
 
 def resampled_contexts(
@@ -181,7 +192,7 @@ def samples_of(
         if layout.sites[index].batch_axis is None or any(len(c) % len(partners) for c in each):
             continue
         masks = real(index), others(index)
-        calls[index] = tuple(_dealt(c, partners.to(c.device), *masks, mean) for c in each)
+        calls[index] = tuple(_dealt(c, moved(partners, c.device), *masks, mean) for c in each)
     return HeadSamples(tuple(calls))
 
 
@@ -198,7 +209,8 @@ def _dealt(
     if real is not None and others is not None and real.numel() == known.numel():
         own, taken = (mask.to(each.device).reshape(known.shape) for mask in (real, others))
         known = known & own & taken[partners]
-    return torch.where(known[..., None], each[partners], mean.to(each)).flatten(0, 1)
+    instead = moved(mean, each.device, each.dtype)
+    return torch.where(known[..., None], each[partners], instead).flatten(0, 1)
 
 
 def checked_means(model: nn.Module, layout: HeadLayout, data: Any) -> HeadMeans:

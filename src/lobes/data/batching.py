@@ -23,6 +23,7 @@ from torch import Tensor
 from lobes.data.cache import Spool, load, save
 from lobes.data.texts import Texts, blocks, digest, number_equal
 from lobes.errors import ConfigError, DataError
+from lobes.transfers import moved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -145,7 +146,7 @@ class Encoded:
         }
         if self.token_type_ids is not None:
             arrays["token_type_ids"] = _padded(self.token_type_ids[places], real, 0)
-        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        return {name: moved(torch.from_numpy(array), device) for name, array in arrays.items()}
 
     @classmethod
     def concatenate(cls, parts: Sequence["Encoded"]) -> "Encoded":

@@ -41,7 +41,9 @@ def opened(model: nn.Module, projections: Iterable[str]) -> Iterator[None]:
     with ExitStack() as stack:
         for owner in owners:
             stack.enter_context(shared((_OPENED, owner), partial(_open, owner)))
-        for encoder in (m for m in model.modules() if isinstance(m, nn.TransformerEncoder)):
+        for encoder in model.modules() if owners else ():
+            if not isinstance(encoder, nn.TransformerEncoder):
+                continue
             if not owners.keys().isdisjoint(encoder.modules()):
                 stack.enter_context(shared(("padded", encoder), partial(_padded, encoder)))
         yield

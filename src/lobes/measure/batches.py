@@ -22,6 +22,7 @@ from lobes.measure.evaluation import check_finite, cut, examples_of, spec_of
 from lobes.modeling import TaskModel, example_losses
 from lobes.progress import Progress, counted
 from lobes.tasks.task import Task
+from lobes.transfers import moved
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -43,14 +44,18 @@ class Batch:
     places: Int[np.ndarray, " batch"] | None = None
     of: str = ""
 
-    def check(self, values: Tensor, what: str, before: int = 0, ablated: str = "") -> None:
+    def check(
+        self, values: Tensor | np.ndarray, what: str, before: int = 0, ablated: str = ""
+    ) -> None:
         """Raise `ModelError` where an example's numbers [batch, …] are not finite.
 
-        `before` is how many examples came in the batches before.
+        `before` is how many examples came in the batches before. Tensors are waited for.
         """
+        if isinstance(values, Tensor):
+            values = values.detach().float().cpu().numpy()
         places = np.arange(before, before + len(values)) if self.places is None else self.places
         lesion = f" with the head {ablated} ablated" if ablated else ""
-        check_finite(values.detach().float().cpu().numpy(), places, f"{what}{self.of}{lesion}")
+        check_finite(values, places, f"{what}{self.of}{lesion}")
 
 
 class TaskBatches:
@@ -80,9 +85,9 @@ class TaskBatches:
         self.halves = _random_halves(len(examples), seed)
         self.of = f" of task {task.name!r} ({split} data)"
         self.model, self.spec, self.labels = model, spec_of(model, task), examples.labels
-        self.device = next(model.parameters()).device
+        self.device = model.device
         self.encoded = model.encode(task.name, examples)
-        self.batches = cut(model, task.name, self.encoded, tokens_per_batch)
+        self.batches = cut(model, task.name, self.encoded, tokens_per_batch, gradients=True)
         self.tokens: int | None = int(self.encoded.lengths.sum())
 
     def __len__(self) -> int:
@@ -95,7 +100,7 @@ class TaskBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch, inputs in self.batches_with_inputs():
-            gold = torch.as_tensor(self.labels[batch], device=self.device)
+            gold = moved(torch.as_tensor(self.labels[batch]), self.device)
             yield Batch(
                 lambda inputs=inputs, gold=gold: example_losses(  # type: ignore[misc]
                     self.model.task_logits(self.spec.name, **inputs), gold, self.spec

@@ -6,6 +6,7 @@ them, which tell how reliable it is.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -20,6 +21,7 @@ from lobes.heads import HeadLayout, HeadSet, Site
 from lobes.measure.batches import Batch, Batches, counted_batches
 from lobes.progress import Progress
 from lobes.replay import Replay
+from lobes.transfers import Transfers, moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class HalvedMeans:
     """For every head a weighted mean over examples: over all, and over each of two halves."""
 
     def __init__(self, layout: HeadLayout) -> None:
+        self.layout, self.transfers = layout, Transfers()
         self.totals = np.zeros((2, *layout.shape))
         for site in layout.sites:
             self.totals[:, site.index, site.n_heads :] = np.nan
@@ -77,8 +80,53 @@ class HalvedMeans:
             self.totals[half, site, : values.shape[1]] += values[chosen].sum(axis=0)
             self.weights[half, site] += weights[chosen].sum()
 
+    def add_terms(
+        self,
+        losses: Float[Tensor, " batch"],
+        terms: Sequence[Float[Tensor, "batch _ _"]],
+        batch: Batch,
+        aggregate: str,
+    ) -> None:
+        """Add a batch's terms of every head, by token or by sequence, with or without their sign.
+
+        They are summed on their device and added when they have arrived here. Raises `ModelError`
+        then, where one or a loss is not finite.
+        """
+        sums, weights = [], []
+        for site, each in enumerate(terms):
+            if aggregate == "token":
+                real = batch.real(site)
+                sums.append(each.abs().sum(1))
+                full = torch.full((len(each),), each.shape[1])
+                weights.append(full if real is None else real.sum(1))
+            else:
+                summed = each.sum(1)
+                sums.append(summed.abs() if aggregate == "sequence" else -summed)
+                weights.append(torch.ones(len(each), dtype=torch.int64))
+        receive = partial(self._receive, batch, [each.shape[1] for each in sums])
+        device = losses.device
+        values = torch.cat([each.to(device).double() for each in sums], 1)
+        numbers = torch.stack([moved(each, device) for each in weights])
+        self.transfers.send([losses.float(), values, numbers], receive)
+
+    def _receive(
+        self,
+        batch: Batch,
+        widths: Sequence[int],
+        losses: Float[np.ndarray, " batch"],
+        values: Float[np.ndarray, "batch _"],
+        weights: Int[np.ndarray, "sites batch"],
+    ) -> None:
+        each = np.split(values, np.cumsum(widths)[:-1], axis=1)
+        check_terms(losses, each, batch, self.layout, self.examples)
+        halves = batch.halves(self.examples, len(losses))
+        for site, (found, weight) in enumerate(zip(each, weights, strict=True)):
+            self.add(site, found, weight, halves)
+        self.examples += len(losses)
+
     def estimate(self) -> Estimate:
         """Return the means."""
+        self.transfers.finish()
         with np.errstate(invalid="ignore", divide="ignore"):
             values = self.totals.sum(axis=0) / self.weights.sum(axis=0)
             halves = self.totals / self.weights if self.weights.all() else None
@@ -96,8 +144,8 @@ def taylor(
     means = HalvedMeans(layout)
     with record_contexts(model, layout=layout, gradients=True) as record:
         for batch in counted_batches(batches, progress):
-            terms = terms_of(batch, record, means.examples)
-            add_terms(means, terms, batch, options.aggregate)
+            losses, terms = terms_of(batch, record)
+            means.add_terms(losses, terms, batch, options.aggregate)
     return means.estimate()
 
 
@@ -115,33 +163,41 @@ def single_ablations(
     with torch.no_grad():
         for batch in counted_batches(batches, progress):
             replay = replay or Replay(model, layout, batch.losses)
-            found: list[Tensor] = [torch.empty(0)] * len(lesions)
-            for index, losses in replay.runs(batch.losses, lesions):
-                batch.check(losses, "The losses", means.examples, str(lesions[index]))
-                found[index] = losses.double().cpu()
-            rises = (torch.stack(found[1:], 1) - found[0][:, None]).numpy()
-            n, places = len(rises), np.cumsum([site.n_heads for site in layout.sites])[:-1]
-            halves = batch.halves(means.examples, n)
-            for site, values in enumerate(np.split(rises, places, axis=1)):
-                means.add(site, values, np.ones(n, dtype=np.int64), halves)
-            means.examples += n
+            found = dict(replay.runs(batch.losses, lesions))
+            losses = torch.stack([found[index] for index in range(len(lesions))])
+            means.transfers.send([losses.double()], partial(_add_rises, means, batch, lesions))
     return means.estimate()
 
 
-def terms_of(
-    batch: Batch, record: ContextRecord, before: int = 0
-) -> list[Float[Tensor, "batch _ _"]]:
-    """Run a batch and return Σ_d c·∂L/∂c [batch, positions, heads] of every site; 0 at padding.
+def _add_rises(
+    means: HalvedMeans,
+    batch: Batch,
+    lesions: Sequence[HeadSet],
+    losses: Float[np.ndarray, "lesions batch"],
+) -> None:
+    """Add a batch's rises of the loss: `lesions` are none, and each head alone."""
+    for lesion, row in zip(lesions, losses, strict=True):
+        batch.check(row, "The losses", means.examples, str(lesion))
+    n, rises = losses.shape[1], (losses[1:] - losses[0]).T
+    halves = batch.halves(means.examples, n)
+    places = np.cumsum([site.n_heads for site in means.layout.sites])[:-1]
+    for site, values in enumerate(np.split(rises, places, axis=1)):
+        means.add(site, values, np.ones(n, dtype=np.int64), halves)
+    means.examples += n
 
-    `record` records contexts with gradients. Raises `ModelError`, counting the examples from
-    `before`, where a loss or a term is not finite.
+
+def terms_of(
+    batch: Batch, record: ContextRecord
+) -> tuple[Float[Tensor, " batch"], list[Float[Tensor, "batch _ _"]]]:
+    """Run a batch and return its losses and Σ_d c·∂L/∂c [batch, positions, heads] of every site.
+
+    `record` records contexts with gradients. The terms are 0 at padding.
     """
     record.clear()
     with torch.enable_grad():
         losses = batch.losses()
-        batch.check(losses, "The losses", before)
         gradients = record.gradients(losses.sum())
-    return head_terms(batch, len(losses), record.layout, record.calls, gradients, before)
+    return losses, head_terms(batch, len(losses), record.layout, record.calls, gradients)
 
 
 def head_terms(
@@ -150,19 +206,31 @@ def head_terms(
     layout: HeadLayout,
     contexts: Sequence[Sequence[Tensor]],
     gradients: Sequence[Sequence[Tensor]],
-    before: int = 0,
 ) -> list[Float[Tensor, "batch _ _"]]:
     """Return Σ_d c·∂L/∂c [batch, positions, heads] of every site, of a batch's n examples.
 
-    `contexts` and `gradients` hold a tensor for each call of every site. Raises `ModelError`,
-    counting the examples from `before`, where a term is not finite.
+    `contexts` and `gradients` hold a tensor for each call of every site.
     """
-    terms = []
-    for site, calls, found in zip(layout.sites, contexts, gradients, strict=True):
-        terms.append(_site_terms(site, calls, found, batch, n))
-        if not bool(terms[-1].isfinite().all()):
-            batch.check(terms[-1], f"The gradients at site {site.index} ({site.name})", before)
-    return terms
+    return [
+        _site_terms(site, calls, found, batch, n)
+        for site, calls, found in zip(layout.sites, contexts, gradients, strict=True)
+    ]
+
+
+def check_terms(
+    losses: Tensor | np.ndarray,
+    terms: Sequence[Tensor | np.ndarray],
+    batch: Batch,
+    layout: HeadLayout,
+    before: int = 0,
+) -> None:
+    """Raise `ModelError` where a loss, or a term [batch, …] of a site, is not finite.
+
+    `before` is how many examples came in the batches before.
+    """
+    batch.check(losses, "The losses", before)
+    for site, values in zip(layout.sites, terms, strict=True):
+        batch.check(values, f"The gradients at site {site.index} ({site.name})", before)
 
 
 def _site_terms(
@@ -188,27 +256,5 @@ def _site_terms(
         )
     mask = batch.real(site.index)
     if mask is not None and mask.shape == terms.shape[:2]:
-        terms = torch.where(mask[..., None], terms, 0)
+        terms = torch.where(mask[..., None].to(terms.device), terms, 0)
     return terms
-
-
-def add_terms(
-    means: HalvedMeans,
-    terms: Sequence[Float[Tensor, "batch _ _"]],
-    batch: Batch,
-    aggregate: str,
-) -> None:
-    """Add a batch's terms of every head, by token or by sequence, with or without their sign."""
-    n = len(terms[0])
-    halves = batch.halves(means.examples, n)
-    for site, each in enumerate(terms):
-        weights = np.ones(n, dtype=np.int64)
-        if aggregate == "token":
-            found, real = each.abs().sum(1), batch.real(site)
-            positions = torch.full((n,), each.shape[1]) if real is None else real.sum(1)
-            weights = positions.cpu().numpy()
-        else:
-            summed = each.sum(1)
-            found = summed.abs() if aggregate == "sequence" else -summed
-        means.add(site, found.double().cpu().numpy(), weights, halves)
-    means.examples += n

@@ -11,6 +11,7 @@ for each lesion and example, so every statistic comes later and costs no run of 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -24,20 +25,18 @@ from lobes.data.batching import Inputs, token_batches
 from lobes.discovery import layout_of
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.heads import HeadLayout, Heads, HeadSet
+from lobes.measure.batch_size import tokens_in_a_batch, within_memory
 from lobes.measure.lesioned_runs import OwnRuns, Partners, SharedRuns, task_runs
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
 from lobes.modeling.precision import bf16_copy, resolve_precision
-from lobes.modeling.task_model import Readable, check_task_model
+from lobes.modeling.task_model import Readable, check_task_model, device_of
 from lobes.progress import Progress, check_progress, counted
 from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task, TaskSpec, as_tasks
+from lobes.transfers import Transfers
 
 M = TypeVar("M", bound=torch.nn.Module)
-
-# Small enough to stay in a CPU's caches; a GPU wants enough work to fill it.
-_TOKENS_PER_BATCH = {"cpu": 2048}
-_TOKENS_PER_BATCH_ELSEWHERE = 32768
 
 # So many examples show whether a model's answers depend on padding.
 _TRIED = 4
@@ -126,36 +125,75 @@ def evaluate(
     layout = layout_of(model, layout)
     sets = tuple(HeadSet.of(lesion, layout) for lesion in lesions)
     chosen = as_tasks(tasks)
-    parts = [chosen] if value == "zero" else [[task] for task in chosen]
-    workloads = [
-        prepare(model, part, split=split, tokens_per_batch=tokens_per_batch) for part in parts
-    ]
+    measure = partial(
+        _measured,
+        model,
+        chosen,
+        sets,
+        layout,
+        split=split,
+        value=value,
+        whole=() if value == "zero" else _all_examples(chosen, reference),
+        means=means,
+        seed=seed,
+        precision=precision,
+        share=share_layers and sum(map(bool, sets)) > 1,
+        progress=progress,
+    )
+    return within_memory(model, tokens_in_a_batch(model, tokens_per_batch), measure)
+
+
+def _measured(
+    model: TaskModel,
+    tasks: Sequence[Task],
+    sets: Sequence[HeadSet],
+    layout: HeadLayout,
+    tokens: int,
+    *,
+    split: str,
+    value: str,
+    whole: Sequence[Task],
+    means: Mapping[str, HeadMeans] | None,
+    seed: int,
+    precision: str,
+    share: bool,
+    progress: Progress | None,
+) -> Evaluation:
+    """Evaluate with so many tokens in a batch; see `evaluate`."""
+    parts = [tasks] if value == "zero" else [[task] for task in tasks]
+    workloads = [prepare(model, part, split=split, tokens_per_batch=tokens) for part in parts]
     logits = {
         spec.name: np.empty((len(sets), len(work.places[spec.name]), spec.n_outputs), "f4")
         for work in workloads
         for spec in work.specs
     }
-    share = share_layers and sum(map(bool, sets)) > 1
+    # on a CPU a small batch is as fast as a large one, and copies of it would round otherwise
+    room = tokens if device_of(model).type != "cpu" else 0
     with measuring(model, precision) as measured, torch.no_grad():
         if value == "zero":
-            runs = [SharedRuns(measured, layout, work, share) for work in workloads]
+            runs = [SharedRuns(measured, layout, work, share, room) for work in workloads]
         else:
-            whole = _all_examples(chosen, reference)
-            means = means or _means(measured, whole, split, tokens_per_batch, layout)
+            means = means or _means(measured, whole, split, tokens, layout)
             sites = sorted({site for heads in sets for site, _ in heads})
             runs = []
             for task, work in zip(whole, workloads, strict=True):
                 resampled = value == "resample"
                 partners = _partners(measured, work, task, split, seed) if resampled else None
                 own = means[task.name]
-                runs.append(OwnRuns(measured, layout, work, share, own, partners, sites))
+                runs.append(OwnRuns(measured, layout, work, share, own, partners, sites, room))
         steps = [(run, batch) for run in runs for batch in run.workload.batches]
+        transfers = Transfers()
         for run, batch in counted(steps, progress):
-            for index, outputs in run.outputs(batch, sets):
-                run.workload.scatter(logits, index, batch, outputs, sets[index])
+            found = dict(run.outputs(batch, sets))
+            each = [
+                torch.stack([found[index][task] for index in range(len(sets))])
+                for task in run.workload.places
+            ]
+            transfers.send(each, partial(run.workload.scatter, logits, batch, sets))
+        transfers.finish()
     return Evaluation(
         specs=tuple(spec for work in workloads for spec in work.specs),
-        lesions=sets,
+        lesions=tuple(sets),
         logits={
             task: logits[task][:, members]
             for work in workloads
@@ -236,11 +274,18 @@ def predict_logits(
     spec, inputs = model.spec(task), model.encode(task, examples)
     batches = cut(model, task, inputs, tokens_per_batch)
     logits = np.empty((len(inputs), spec.n_outputs), dtype=np.float32)
+
+    def receive(batch: Int[np.ndarray, " batch"], values: np.ndarray) -> None:
+        logits[batch] = values
+        check_finite(logits[batch], batch, f"The logits of task {task!r}")
+
+    transfers = Transfers()
     with measuring(model, precision) as measured, torch.no_grad():
         for batch in counted(batches, progress):
             tensors = inputs.collate(batch, model.device)
-            logits[batch] = measured.task_logits(task, **tensors).float().cpu().numpy()
-            check_finite(logits[batch], batch, f"The logits of task {task!r}")
+            found = measured.task_logits(task, **tensors).float()
+            transfers.send([found], partial(receive, batch))
+        transfers.finish()
     return logits
 
 
@@ -285,7 +330,7 @@ def measuring(model: M, precision: str) -> Iterator[M]:
     In bf16 that is a copy (`bf16_copy`); in fp32 the model itself, in whatever precision it was
     loaded, whose modes and flags are put back. One thread at a time measures.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     if resolve_precision(precision, device) == "bf16":
         yield bf16_copy(model)
         return
@@ -321,29 +366,29 @@ class Workload:
 
     def collate(self, batch: Int[np.ndarray, " batch"], model: TaskModel) -> dict[str, Tensor]:
         """Return a batch's inputs as tensors on the model's device, padded to its longest."""
-        device = next(model.parameters()).device
-        return self.inputs.collate(batch, device)
+        return self.inputs.collate(batch, model.device)
 
     def scatter(
         self,
         logits: Mapping[str, Float[np.ndarray, "lesions _ _"]],
-        lesion: int,
         batch: Int[np.ndarray, " batch"],
-        outputs: Mapping[str, Tensor],
-        ablated: HeadSet = HeadSet(),  # noqa: B008 - frozen
+        lesions: Sequence[HeadSet],
+        *outputs: Float[np.ndarray, "lesions batch _"],
     ) -> None:
-        """Put one batch's logits where they belong: those of a task whose inputs they are.
+        """Put a batch's logits where they belong: those of a task whose inputs they are.
 
-        Raises `ModelError` where they are not finite, naming the heads that were `ablated`.
+        `outputs` are in the order of the tasks. Raises `ModelError` where one is not finite,
+        naming the lesion.
         """
-        for task, places in self.places.items():
+        for (task, places), values in zip(self.places.items(), outputs, strict=True):
             slots = np.searchsorted(places, batch)
             found = slots < len(places)
             found[found] = places[slots[found]] == batch[found]
-            values = outputs[task][found].float().cpu().numpy()
-            logits[task][lesion, slots[found]] = values
-            if not np.isfinite(values).all():
-                self._refuse(task, logits[task][lesion], slots[found], ablated)
+            logits[task][:, slots[found]] = values[:, found]
+            finite = np.isfinite(values[:, found]).all((1, 2))
+            if not finite.all():
+                lesion = int(finite.argmin())
+                self._refuse(task, logits[task][lesion], slots[found], lesions[lesion])
 
     def _refuse(
         self,
@@ -390,14 +435,19 @@ def prepare(
 
 
 def cut(
-    model: TaskModel, task: str, inputs: Inputs, tokens_per_batch: int | None
+    model: TaskModel,
+    task: str,
+    inputs: Inputs,
+    tokens_per_batch: int | None,
+    *,
+    gradients: bool = False,
 ) -> list[Int[np.ndarray, " batch"]]:
     """Cut inputs into batches of similar length, as places among them.
 
     All have one length in each batch of a model whose answers depend on the padding, as those of a
     model that pools or convolves over all positions may.
     """
-    budget = tokens_in_a_batch(tokens_per_batch, next(model.parameters()).device)
+    budget = tokens_in_a_batch(model, tokens_per_batch, gradients=gradients)
     return token_batches(inputs.lengths, budget, padding=not _reads_padding(model, task, inputs))
 
 
@@ -407,7 +457,7 @@ def _reads_padding(model: TaskModel, task: str, inputs: Inputs) -> bool:
     chosen = order[np.unique(np.linspace(0, len(order) - 1, _TRIED).astype(np.int64))]
     if np.ptp(inputs.lengths[chosen]) == 0:
         return False
-    device = next(model.parameters()).device
+    device = device_of(model)
     exact = torch.autocast(device.type, enabled=False)
     with measuring(model, "fp32") as measured, torch.no_grad(), exact:
         together, *alone = (
@@ -418,13 +468,6 @@ def _reads_padding(model: TaskModel, task: str, inputs: Inputs) -> bool:
     precise = next(model.parameters()).dtype in (torch.float32, torch.float64)
     # not a number where the model is broken, which is said of all examples later
     return bool(difference > (2e-4 if precise else 0.05) * together.abs().max())
-
-
-def tokens_in_a_batch(given: int | None, device: torch.device) -> int:
-    """Return the number of tokens in a batch: as given, or a default for the device."""
-    if given is not None:
-        limits.check_number("tokens_per_batch", given, limits.TOKENS_PER_BATCH)
-    return given or _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH_ELSEWHERE)
 
 
 def spec_of(model: TaskModel, task: Task) -> TaskSpec:

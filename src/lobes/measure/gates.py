@@ -26,12 +26,13 @@ from lobes.discovery.scope import Hook, Scope
 from lobes.errors import ConfigError
 from lobes.heads import HeadLayout, HeadScores, HeadSet, Site
 from lobes.measure.batches import Batch, Batches, TaskBatches, check_task
-from lobes.measure.estimates import Estimate, Options, terms_of
+from lobes.measure.estimates import Estimate, Options, check_terms, terms_of
 from lobes.measure.evaluation import measuring
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
 from lobes.progress import Progress, check_progress, counted
 from lobes.tasks.task import Task
+from lobes.transfers import moved
 
 # Gates start mostly open, and not alike, so that of two heads that do the same either may close.
 _START, _SPREAD = 2.0, 0.5
@@ -242,8 +243,12 @@ def gate_slopes(batch: Batch, record: ContextRecord) -> Float[Tensor, " heads"]:
     A gate acts through its own context y = z·c alone, so that z · ∂L/∂z is Σ y · ∂L/∂y over its
     positions and channels: autograd need not know the gates.
     """
-    terms = terms_of(batch, record)
-    return torch.cat([each.sum((0, 1)).cpu().double() for each in terms])
+    losses, terms = terms_of(batch, record)
+    found = [losses.sum()[None], *(each.sum((0, 1)) for each in terms)]
+    sums = torch.cat([each.double().to(losses.device) for each in found]).detach().cpu()
+    if not bool(sums.isfinite().all()):
+        check_terms(losses, terms, batch, record.layout)
+    return sums[1:]
 
 
 @contextmanager
@@ -258,7 +263,8 @@ def gated(
     def hook_of(site: Site) -> Hook:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             contexts = contexts_of(site, module, args[0])
-            factors = gates[site.index].repeat_interleave(site.head_dim).to(contexts)
+            factors = gates[site.index].repeat_interleave(site.head_dim)
+            factors = moved(factors, contexts.device, contexts.dtype)
             return argument_with(site, module, args[0], contexts * factors), *args[1:]
 
         return hook

@@ -11,7 +11,7 @@ the gradients of the contexts are computed: the parameters are frozen and the gr
 first site.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -20,6 +20,7 @@ from lobes.ablation import ablate
 from lobes.discovery import layout_of
 from lobes.errors import ConfigError
 from lobes.heads import HeadLayout, Heads, HeadScores, HeadSet
+from lobes.measure.batch_size import tokens_in_a_batch, within_memory
 from lobes.measure.batches import Batches, GivenBatches, Loss, TaskBatches, check_task
 from lobes.measure.estimates import Method, Options, single_ablations, taylor
 from lobes.measure.evaluation import measuring
@@ -99,18 +100,25 @@ def head_importance(
             f"loss is a function loss(outputs, batch) -> [batch], not a {type(loss).__name__}."
         )
     settings: dict[str, object] = {"method": method, "aggregate": aggregate}
-    with measuring(model, precision) as measured, ablate(measured, given, layout=layout):
-        data: Batches
-        if task is not None and batches is None and loss is None:
-            data = TaskBatches(measured, task, split, max_examples, seed, tokens_per_batch)
-            settings |= {"task": task.name, "split": split}
-        elif task is None and batches is not None and loss is not None:
-            data = GivenBatches(measured, layout, batches, loss, seed)
-        else:
-            raise ConfigError("Give either a task, or batches together with a loss function.")
-        found = _METHODS[method](measured, data, layout, options, progress)
-    settings |= {"examples": found.examples}
-    if data.tokens is not None:
-        settings["tokens"] = data.tokens
-    scores = HeadScores(found.values, {**settings, "normalize": "none"}, found.halves)
-    return scores.normalized() if normalize == "layer" else scores
+
+    def measure(data_of: Callable[[nn.Module], Batches]) -> HeadScores:
+        with measuring(model, precision) as measured, ablate(measured, given, layout=layout):
+            data = data_of(measured)
+            found = _METHODS[method](measured, data, layout, options, progress)
+        about = {**settings, "examples": found.examples}
+        if data.tokens is not None:
+            about["tokens"] = data.tokens
+        scores = HeadScores(found.values, {**about, "normalize": "none"}, found.halves)
+        return scores.normalized() if normalize == "layer" else scores
+
+    if task is not None and batches is None and loss is None:
+        settings |= {"task": task.name, "split": split}
+        tokens = tokens_in_a_batch(model, tokens_per_batch, gradients=True)
+        return within_memory(
+            model,
+            tokens,
+            lambda n: measure(lambda one: TaskBatches(one, task, split, max_examples, seed, n)),
+        )
+    if task is None and batches is not None and loss is not None:
+        return measure(lambda one: GivenBatches(one, layout, batches, loss, seed))
+    raise ConfigError("Give either a task, or batches together with a loss function.")

@@ -15,8 +15,9 @@ from lobes.discovery.contexts import argument_with
 from lobes.discovery.scope import Hook, Scope
 from lobes.heads import HeadLayout, Site
 from lobes.measure.batches import Batches, counted_batches
-from lobes.measure.estimates import Estimate, HalvedMeans, Options, add_terms, head_terms
+from lobes.measure.estimates import Estimate, HalvedMeans, Options, head_terms
 from lobes.progress import Progress
+from lobes.transfers import moved
 
 Calls = list[list[Tensor]]  # at every site a tensor for each call, as in `ContextRecord.calls`
 
@@ -45,10 +46,8 @@ def integrated_gradients(
             placed.contexts = None  # the plain run first
             with torch.no_grad():
                 losses = batch.losses()
-            n, before = len(losses), means.examples
-            batch.check(losses, "The losses", before)
             path = [
-                [call.detach() - zero.to(call) for call in calls]
+                [call.detach() - moved(zero, call.device, call.dtype) for call in calls]
                 for calls, zero in zip(record.calls, start, strict=True)
             ]
             mean = [[torch.zeros(())] * len(calls) for calls in path]
@@ -58,8 +57,8 @@ def integrated_gradients(
                 with torch.enable_grad():
                     found = record.gradients(batch.losses().sum())
                 mean = _sums(mean, found, 1 / options.steps)
-            terms = head_terms(batch, n, layout, path, mean, before)
-            add_terms(means, terms, batch, options.aggregate)
+            terms = head_terms(batch, len(losses), layout, path, mean)
+            means.add_terms(losses, terms, batch, options.aggregate)
     return means.estimate()
 
 
@@ -94,7 +93,7 @@ class _Placed:
     def put(self, start: list[Tensor], path: Calls, share: float) -> None:
         """Place what lies at this share of the path from the start in the next run."""
         self.contexts = [
-            [zero.to(call) + share * call for call in reversed(calls)]
+            [moved(zero, call.device, call.dtype) + share * call for call in reversed(calls)]
             for zero, calls in zip(start, path, strict=True)
         ]
 

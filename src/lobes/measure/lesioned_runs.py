@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from lobes.errors import DataError
 from lobes.heads import HeadLayout, HeadSet
 from lobes.measure.resampling import partners_of
 from lobes.modeling import TaskModel
-from lobes.replay import Replay
+from lobes.replay import Copies, Replay
 
 if TYPE_CHECKING:
     from lobes.measure.evaluation import Workload
@@ -26,20 +26,55 @@ Examples = Int[np.ndarray, " _"]
 
 
 class SharedRuns:
-    """The runs of a workload's batches under lesions: one pass for all its tasks."""
+    """The runs of a workload's batches under lesions: one pass for all its tasks.
+
+    Where a batch has fewer tokens than `room`, a run holds several copies of it, each with a lesion
+    of its own, if the model allows that.
+    """
 
     def __init__(
-        self, model: TaskModel, layout: HeadLayout, workload: "Workload", share: bool
+        self,
+        model: TaskModel,
+        layout: HeadLayout,
+        workload: "Workload",
+        share: bool,
+        room: int = 0,
     ) -> None:
         self.model, self.layout, self.workload = model, layout, workload
         # Tried out on two examples: whether layers can be shared does not depend on the batch.
-        probe = self._run(workload.collate(workload.batches[0][:2], model))
-        self._replay = Replay(model, layout, probe, share=share)
+        probe = workload.collate(workload.batches[0][:2], model)
+        self._replay = Replay(model, layout, self._run(probe), share=share)
+        packs = room > 0 and self._replay.packs(self._run(probe), self._copies(probe))
+        self._room = room if packs else 0
 
     def outputs(self, batch: Examples, lesions: Sequence[HeadSet]) -> Iterator[tuple[int, Outputs]]:
         """Yield every lesion's number and the logits of each task under it."""
-        inputs = self.workload.collate(batch, self.model)
-        return self._replay.runs(self._run(inputs), lesions)
+        return self._outputs(batch, self.workload.collate(batch, self.model), lesions)
+
+    def _outputs(
+        self,
+        batch: Examples,
+        inputs: Mapping[str, Tensor],
+        lesions: Sequence[HeadSet],
+        **instead: Any,
+    ) -> Iterator[tuple[int, Outputs]]:
+        tokens = len(batch) * int(self.workload.inputs.lengths[batch].max())
+        return self._replay.runs_packed(
+            self._copies(inputs), lesions, self._room // tokens, **instead
+        )
+
+    def _copies(self, inputs: Mapping[str, Tensor]) -> Copies:
+        """How to run several copies of a batch at once; they are made once for each number."""
+
+        @cache
+        def copies(number: int) -> Run:
+            if number == 1:
+                return self._run(inputs)
+            return self._run(
+                {name: torch.cat([values] * number) for name, values in inputs.items()}
+            )
+
+        return copies
 
     def _run(self, inputs: Mapping[str, Tensor]) -> Run:
         return partial(self.model.logits, **inputs)
@@ -61,17 +96,17 @@ class OwnRuns(SharedRuns):
         means: HeadMeans,
         partners: "Partners | None",
         sites: Sequence[int],
+        room: int = 0,
     ) -> None:
         self.task, self.means = workload.specs[0].name, means
         self.partners, self.sites = partners, sites
-        super().__init__(model, layout, workload, share)
+        super().__init__(model, layout, workload, share, room)
 
     def outputs(self, batch: Examples, lesions: Sequence[HeadSet]) -> Iterator[tuple[int, Outputs]]:
         """Yield every lesion's number and the logits of the task under it."""
         if self.partners is None:
             inputs = self.workload.collate(batch, self.model)
-            run = self._run(inputs)
-            return self._replay.runs(run, lesions, value="mean", data=self.means)
+            return self._outputs(batch, inputs, lesions, value="mean", data=self.means)
         inputs, others, places = self.partners.collate(batch, self.model)
         samples = samples_of(
             self.model,
@@ -83,7 +118,7 @@ class OwnRuns(SharedRuns):
             self.means,
             self.sites,
         )
-        return self._replay.runs(self._run(inputs), lesions, value="resample", data=samples)
+        return self._outputs(batch, inputs, lesions, value="resample", data=samples)
 
     def _run(self, inputs: Mapping[str, Tensor]) -> Run:
         return lambda: {self.task: self.model.task_logits(self.task, **inputs)}

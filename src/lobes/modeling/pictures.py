@@ -18,6 +18,7 @@ from lobes.errors import DataError, ModelError
 from lobes.modeling.pretrained import checked
 from lobes.modeling.safe_loading import NEEDS_TRUST
 from lobes.tasks.images import Picture, pillow
+from lobes.transfers import moved
 
 Pixels = Float[Tensor, "batch channels height width"]
 
@@ -126,7 +127,7 @@ class EncodedImages:
     ) -> dict[str, Pixels]:
         """Decode the pictures at `indices` and return them as `pixel_values`."""
         pixels = self.processor([self.pictures[int(i)] for i in indices])
-        return {"pixel_values": pixels.to(device)}
+        return {"pixel_values": moved(pixels, device)}
 
 
 def load_image_processor(

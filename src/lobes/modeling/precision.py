@@ -66,8 +66,16 @@ def bf16_copy(model: M) -> M:
     it; where that is not known, those that are saved are cast, and others are not. Classifiers,
     regressors and the output layer of a language model (all that a transformers model has beside
     its base model) stay in fp32 at least, and so do their outputs.
+
+    Parameters that are in bf16 already are shared with the model: of a model that was loaded in
+    bf16 the copy takes memory for its answers' parameters alone.
     """
-    copy = deepcopy(model).eval().requires_grad_(False)
+    shared = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+        for parameter in model.parameters()
+        if parameter.dtype == torch.bfloat16
+    }
+    copy = deepcopy(model, shared).eval().requires_grad_(False)
     types = _native_buffers(copy)
     answering = list(_answering(copy))
     for module in answering:

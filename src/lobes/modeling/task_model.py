@@ -87,8 +87,8 @@ class TaskModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model's parameters are."""
-        return next(self.parameters()).device
+        """Where the model's inputs go."""
+        return device_of(self)
 
     def logits(self, **inputs: Tensor | None) -> dict[str, Float[Tensor, "batch _"]]:
         """Return every task's logits, at least in float32, from one pass of the encoder.
@@ -272,6 +272,14 @@ def _check_padding(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> No
             f"{embeddings} tokens: they do not belong together, or the encoder needs "
             f"resize_token_embeddings({len(tokenizer)})."
         )
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where the module's inputs go: the device of its first parameter.
+
+    The parts of a model that `device_map` spread over several devices move them on from there.
+    """
+    return next(module.parameters()).device
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 
 from lobes.errors import ConfigError, LobesError, RunError
+from lobes.heads import HeadSet
 from lobes.measure.evaluation import Workload, predictions_of, prepare
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
@@ -63,6 +65,7 @@ from lobes.training.supported import (
     recomputes,
     trainable,
 )
+from lobes.transfers import Transfers
 
 OnStep = Callable[[int, int, str, float], None]
 
@@ -355,8 +358,12 @@ class MultiTaskTrainer(Trainer):
             for spec in work.specs
         }
         with evaluation_mode(model), torch.no_grad(), self.accelerator.autocast():
+            transfers = Transfers()
             for batch in work.batches:
-                work.scatter(logits, 0, batch, model.logits(**work.collate(batch, model)))
+                found = model.logits(**work.collate(batch, model))
+                each = [found[task][None].float() for task in work.places]
+                transfers.send(each, partial(work.scatter, logits, batch, [HeadSet()]))
+            transfers.finish()
         scores = {}
         for spec in work.specs:
             predictions = predictions_of(logits[spec.name][0, work.examples[spec.name]], spec)
