@@ -225,7 +225,7 @@ def test_importance_equals_its_definition_over_runs_of_each_label(name, prompt):
     model, (task,) = prompted(name, prompts={"topic": prompt})
     expected = plain_importance(deepcopy(model.model), prompt, task)
     for budget in (61, 500):
-        found = head_importance(model, task, tokens_per_batch=budget)
+        found = head_importance(model, task, aggregate="token", tokens_per_batch=budget)
         np.testing.assert_allclose(found.values, expected, rtol=2e-3, atol=1e-7)
 
 

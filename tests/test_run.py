@@ -165,7 +165,7 @@ def test_the_tables_hold_what_the_results_say(finished):
         halves = [[row["first_half"], row["second_half"]] for row in mine]
         halves = np.array(halves).T.reshape(2, *values.shape)
         mean = halves.mean(axis=0)  # about: the halves have different numbers of tokens
-        np.testing.assert_allclose(values, mean, rtol=0.2)
+        np.testing.assert_allclose(values, mean, rtol=0.2, atol=0.05 * abs(values).max())
         assert entry["reliability"] == HeadScores(values, halves=halves).reliability
         assert entry["n_examples"] <= entry["n_available"]
         chosen = HeadScores(values).top(0.5)
