@@ -20,6 +20,8 @@ from tiny_tasks import mood_task, tiny_tokenizer, topic_task
 
 MODEL = tiny_model("bert")  # two sites of five heads
 BATCH = tiny_inputs(MODEL)
+NO_EXAMPLE = {name: value[:0] for name, value in BATCH.items()}
+NO_POSITION = {name: value[:, :0] for name, value in BATCH.items()}
 MASK = np.zeros((2, 5), dtype=bool)
 MASK[0, 1:3] = True
 
@@ -92,6 +94,11 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
     (lobes.mean_contexts, (MODEL, BATCH), {}, "put it in a list, [batch]"),
     (lobes.mean_contexts, (MODEL, BATCH["input_ids"]), {}, "A batch is a dictionary of keyword"),
     (lobes.mean_contexts, (MODEL, 3), {}, "not int"),
+    (lobes.mean_contexts, (MODEL, [BATCH, NO_EXAMPLE]), {}, "A batch is empty: its input_ids has"),
+    (lobes.mean_contexts, (MODEL, [NO_POSITION]), {}, "has the shape [2, 0]; expected one or more"),
+    (ablate, (MODEL, "0:1"), {"value": "mean", "data": [NO_EXAMPLE]}, "A batch is empty"),
+    (lobes.resampled_contexts, (MODEL, NO_EXAMPLE), {}, "A batch is empty"),
+    (of_batches, (), {"batches": [NO_EXAMPLE]}, "A batch is empty"),
     (lobes.prune, (NAME, "0:1"), {}, "is no model"),
     (lobes.head_importance, (NAME,), {}, "is no model"),
     (lobes.head_importance, (MODEL, "a"), {}, "task is a lobes.Task, with examples of its own, no"),

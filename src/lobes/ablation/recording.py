@@ -91,7 +91,7 @@ def record_contexts(
 
 
 def checked_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Yield the batches; raise `DataError` for an item that is not a batch."""
+    """Yield the batches; raise `DataError` for an item that is no batch, or one of no example."""
     if isinstance(batches, Mapping):
         raise DataError(
             "One batch was given where a list of batches is expected: put it in a list, [batch]."
@@ -106,6 +106,13 @@ def checked_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[st
             raise DataError(
                 f"A batch is a dictionary of keyword inputs such as {{'input_ids': …}}, not a "
                 f"{type(batch).__name__}."
+            )
+        given = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        if given and not any(value.numel() for value in given.values()):
+            name, value = next(iter(given.items()))
+            raise DataError(
+                f"A batch is empty: its {name} has the shape {list(value.shape)}; expected one or "
+                f"more examples of one or more positions."
             )
         yield batch
 

@@ -160,8 +160,6 @@ def resampled_contexts(
         partners = np.full_like(order, -1)
         if len(order) > 1:
             partners[order] = np.roll(order, 1)
-        if not found.examples:
-            raise DataError("The batch has no example: expected one or more.")
         if means is None:
             means = means_over(model, layout, [(run, real)])
         else:

@@ -209,6 +209,11 @@ class Task(TaskSpec):
             splits[split] = given
             if given is not None:
                 with at(f"Task {spec.name!r}: {split}"):
+                    if not isinstance(given, Examples):
+                        raise DataError(
+                            f"is a {type(given).__name__}, not examples; expected some of a "
+                            f"task's, such as task.validation.select([0, 1])."
+                        )
                     given.check_inputs(spec.columns)
                     given.check_labels(spec.labels, is_multi_label=spec.is_multi_label)
         copy = object.__new__(Task)
