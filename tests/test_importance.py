@@ -12,7 +12,7 @@ from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadSet
 from lobes.measure.batches import TaskBatches
-from lobes.measure.evaluation import evaluate
+from lobes.measure.evaluation import evaluate, task_means
 from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.tasks.task import Task
@@ -86,18 +86,20 @@ def test_taylor_of_pairs_and_of_regression(make):
     )
 
 
-def test_single_ablations_are_the_rise_of_the_loss():
+@pytest.mark.parametrize("value", ["zero", "mean"])
+def test_single_ablations_are_the_rise_of_the_loss(value):
     task = mood_task(n_train=19)
     model = model_for("bert", task)
+    means = task_means(model, task, split="train")["mood"] if value == "mean" else None
 
     def mean_loss():
         with torch.no_grad():
             return np.mean([loss.item() for _, loss in one_by_one(model, task.train, "mood")])
 
     base = mean_loss()
-    found = head_importance(model, task, method="ablation")
+    found = head_importance(model, task, method="ablation", value=value)
     for head in find_heads(model):
-        with ablate(model, HeadSet([head])):
+        with ablate(model, HeadSet([head]), value=value, data=means):
             assert found[head] == pytest.approx(mean_loss() - base, rel=1e-3, abs=2e-7)
 
 

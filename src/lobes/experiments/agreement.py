@@ -59,16 +59,16 @@ def agreement_plan(loaded: Loaded, matrix: LesionMatrix) -> Plan[list[dict[str, 
 
 
 def _exact(loaded: Loaded, task: Task) -> Step:
-    """The rise of a task's loss when each head is ablated by itself."""
-    most = loaded.study.iap.agreement_examples
+    """The rise of a task's loss when each head is ablated by itself, as lesions ablate."""
+    most, value = loaded.study.iap.agreement_examples, loaded.study.iap.importance_value
 
     def compute(progress: Progress) -> Arrays:
-        exact = _importance(loaded, task, progress, method="ablation")
+        exact = _importance(loaded, task, progress, method="ablation", value=value)
         found = {"values": exact.values, "examples": np.array(exact.settings["examples"])}
         return found if exact.halves is None else found | {"halves": exact.halves}
 
-    title = f"each head of {task.name}"
-    return Step("agreement", f"ablation-{task.name}-{most}", title, compute, task.name)
+    title, named = f"each head of {task.name}", "" if value == "zero" else f"-{value}"
+    return Step("agreement", f"ablation-{task.name}-{most}{named}", title, compute, task.name)
 
 
 def _estimates(loaded: Loaded, task: Task) -> Step:

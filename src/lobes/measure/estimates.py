@@ -7,7 +7,7 @@ them, which tell how reliable it is.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lobes import limits
-from lobes.ablation import ContextRecord, record_contexts
+from lobes.ablation import ContextRecord, HeadMeans, record_contexts
+from lobes.ablation.replacements import means_over
 from lobes.errors import ConfigError
 from lobes.heads import HeadLayout, HeadSet, Site
 from lobes.measure.batches import Batch, Batches, counted_batches
@@ -156,14 +157,19 @@ def single_ablations(
     options: Options,
     progress: Progress | None = None,
 ) -> Estimate:
-    """The exact rise of the mean loss when one head is ablated, by a forward pass for each head."""
-    del options
+    """The exact rise of the mean loss when one head is ablated, by a forward pass for each head.
+
+    Its context is then 0 or, after one more pass over the batches, its mean over them.
+    """
+    instead: dict[str, Any] = {}
+    if options.value == "mean":
+        instead = {"value": "mean", "data": batch_means(model, batches, layout)}
     lesions = [HeadSet(), *(HeadSet([head]) for head in layout)]
     means, replay = HalvedMeans(layout), None
     with torch.no_grad():
         for batch in counted_batches(batches, progress):
             replay = replay or Replay(model, layout, batch.losses)
-            found = dict(replay.runs(batch.losses, lesions))
+            found = dict(replay.runs(batch.losses, lesions, **instead))
             losses = torch.stack([found[index] for index in range(len(lesions))])
             means.transfers.send([losses.double()], partial(_add_rises, means, batch, lesions))
     return means.estimate()
@@ -184,6 +190,12 @@ def _add_rises(
     for site, values in enumerate(np.split(rises, places, axis=1)):
         means.add(site, values, np.ones(n, dtype=np.int64), halves)
     means.examples += n
+
+
+def batch_means(model: nn.Module, batches: Batches, layout: HeadLayout) -> HeadMeans:
+    """The mean context of every head over the real positions of all batches."""
+    with torch.no_grad():
+        return means_over(model, layout, ((batch.losses, batch.real) for batch in batches))
 
 
 def terms_of(

@@ -240,7 +240,7 @@ class _Plan:
                 aggregate=self.settings.aggregate,
                 normalize=self.settings.normalize,
                 steps=self.settings.importance_steps,
-                value="zero" if self.settings.value == "zero" else "mean",
+                value=self.settings.importance_value,
                 precision=self.precision,
                 split=self.settings.importance_split,
                 max_examples=self.settings.importance_examples,
@@ -255,6 +255,8 @@ class _Plan:
             return found if scores.halves is None else found | {"halves": scores.halves}
 
         suffix = f"-without-{len(ablated)}-heads" if ablated else ""
+        if self.settings.method == "ablation" and self.settings.importance_value != "zero":
+            suffix += f"-{self.settings.importance_value}"  # else that of zeros could be taken
         return Step(
             "importance",
             f"importance-{task.name}{suffix}",

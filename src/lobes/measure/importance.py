@@ -69,7 +69,8 @@ def head_importance(
     the number of real tokens. `method="integrated_gradients"`: the same with the mean gradient at
     `steps` points on the way from `value` in the place of every head's context ("zero", or each
     head's "mean" over these data) to the contexts as they are. `method="ablation"`: the exact rise
-    of the mean loss when that one head is ablated; it takes a run of the model for each head.
+    of the mean loss when that one head is ablated, `value` in the place of its context; it takes a
+    run of the model for each head.
     `method="gates"`: how far gates that learn on all heads together keep each open,
     `head_gates(model, task).needed`. `normalize="layer"` divides each site's scores by their L2
     norm.

@@ -10,12 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lobes.ablation import record_contexts
-from lobes.ablation.replacements import means_over
 from lobes.discovery.contexts import argument_with
 from lobes.discovery.scope import Hook, Scope
 from lobes.heads import HeadLayout, Site
 from lobes.measure.batches import Batches, counted_batches
-from lobes.measure.estimates import Estimate, HalvedMeans, Options, head_terms
+from lobes.measure.estimates import Estimate, HalvedMeans, Options, batch_means, head_terms
 from lobes.progress import Progress
 from lobes.transfers import moved
 
@@ -68,9 +67,7 @@ def _start(
     """c0 of every site: 0, or the mean of its contexts over the real positions of all batches."""
     if value == "zero":
         return [torch.zeros(site.width) for site in layout.sites]
-    with torch.no_grad():
-        means = means_over(model, layout, ((batch.losses, batch.real) for batch in batches))
-    return [mean.flatten() for mean in means.values]
+    return [mean.flatten() for mean in batch_means(model, batches, layout).values]
 
 
 def _sums(sofar: Calls, found: Calls, share: float) -> Calls:

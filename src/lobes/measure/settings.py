@@ -22,7 +22,8 @@ class IapSettings:
     `importance_split` and `importance_examples`: what the importance is computed from;
     `importance_steps`: how many steps integrated gradients take.
     `lesion_tasks`: the tasks whose heads are ablated, all if None. `value` stands in for the
-    contexts of ablated heads: "zero", "mean" or "resample", as in `evaluate`. With
+    contexts of ablated heads: "zero", "mean" or "resample", as in `evaluate`; importance by
+    ablation or integrated gradients takes the mean for both of the last. With
     `lesion="keep"` the heads of a lesion stay in, and all others are ablated.
 
     `control_examples` measures exchanged and random lesions on that many of each task's validation
@@ -50,6 +51,11 @@ class IapSettings:
     control_examples: Annotated[int, limits.EXAMPLES] | None = None
     stop_error: Annotated[float, limits.ERROR_RATE] = 0.0
     seed: Annotated[int, limits.SEED] = 0
+
+    @property
+    def importance_value(self) -> str:
+        """What stands in for contexts where importance is measured: there is no resampling."""
+        return "zero" if self.value == "zero" else "mean"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fractions", check_fractions(self.fractions))  # a tuple
