@@ -78,6 +78,48 @@ def test_what_a_command_does_not_use_may_differ(tmp_path, command, settings):
         folder.begin(PRINTS)
 
 
+@pytest.mark.parametrize(
+    ("stored", "given"),
+    [
+        ([], ["iap.importance_steps=7", "training.temperature=3.0", "iap.matched=total"]),
+        ([], ["training.epochs=3.0"]),
+        ([], ["iap.seed=0", "iap.lesion_tasks=['topic', 'mood']"]),
+        (["iap.controls=0", "iap.random=0"], ["iap.control_examples=5"]),
+        (["iap.fractions=[0.3]"], ["iap.exact=true"]),
+        (["iap.method=gates"], ["iap.aggregate=sequence"]),
+        (["training.enabled=false"], ["training.steps=7", "training.batch_size=3"]),
+    ],
+)
+def test_a_setting_without_a_use_makes_no_other_study(tmp_path, stored, given):
+    begin(tmp_path / "run", *stored)
+    begin(tmp_path / "run", *stored, *given)
+
+
+@pytest.mark.parametrize(
+    ("command", "stored", "given"),
+    [
+        ("run", ["iap.method=integrated_gradients"], "iap.importance_steps=7"),
+        ("run", ["training.sampling=temperature"], "training.temperature=3.0"),
+        ("run", [], "iap.exact=true"),
+        ("run", [], "iap.aggregate=sequence"),
+        ("run", [], "iap.method=gates"),
+        ("run", [], "iap.seed=1"),
+        ("compare", [], "iap.seed=0"),
+        ("compare", [], "iap.control_examples=5"),
+    ],
+)
+def test_the_same_setting_makes_another_study_where_it_has_a_use(tmp_path, command, stored, given):
+    first = override(STUDY, "iap.fractions=[0.2, 0.3]", *stored)
+    with RunFolder(tmp_path / "run", first.to_dict(), command=command) as folder:
+        folder.begin(PRINTS)
+    key = given.partition("=")[0]
+    with (
+        pytest.raises(RunError, match=rf"another study: {key.replace('.', '.')} differs"),
+        RunFolder(tmp_path / "run", override(first, given).to_dict(), command=command),
+    ):
+        pass
+
+
 def test_what_a_command_uses_may_not_differ(tmp_path):
     config = override(STUDY, "compare.seeds=3").to_dict()
     changed = override(STUDY, "compare.seeds=3", "compare.held_out=0.2").to_dict()

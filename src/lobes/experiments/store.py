@@ -28,7 +28,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +37,7 @@ from lobes.errors import ConfigError, RunError
 from lobes.experiments.manifest import MODEL_MARKER, NAME, PAGES, Manifest, check_files
 from lobes.experiments.manifest import SCHEMA as FILES
 from lobes.experiments.measurements import Measurements
+from lobes.experiments.same_study import what_differs
 from lobes.files import (
     REPLACED,
     TEMPORARY,
@@ -66,52 +67,6 @@ logger = logging.getLogger("lobes")
 SECONDS = "checkpoints/seconds.json"
 # Where a link would lead lobes out of the run's folder.
 OWN_PLACES = ("run.lock", "checkpoints", "measurements", "model", "model-*")
-
-# Where the study is told to write, how often, and what it is called change no number. Where a
-# task's files lie does not either: their content has a fingerprint of its own.
-FREE_KEYS = (
-    "name",
-    "output",
-    "keep_texts",
-    "training.save_every",
-    "training.report_to",
-    "trust_remote_code",
-)
-FREE_TASK_KEYS = ("train", "validation")
-# What a finished run can be given more of, or less: what it shows is then made again, from the
-# measurements that there are and those that are missing.
-EXTENSIBLE = (
-    "iap.controls",
-    "iap.random",
-    "iap.stop_error",
-    "iap.resamples",
-    "iap.level",
-    "iap.agreement_examples",
-    "iap.similarity_examples",
-)
-# What changes no number of a command's, or only which of its measurements there are.
-FREE_TABLES = {
-    "run": ("compare", "transfer", *EXTENSIBLE),
-    "compare": (
-        "compare.seeds",
-        "compare.methods",
-        "transfer",
-        *EXTENSIBLE,
-        "iap.matched",
-        "iap.lesion_tasks",
-        "growth",
-    ),
-    "transfer": (
-        "transfer.seeds",
-        "transfer.fractions",
-        "compare.seeds",
-        "compare.methods",
-        "compare.frozen_learning_rate",
-        "compare.penalties",
-        "iap",
-        "growth",
-    ),
-}
 
 
 class RunFolder:
@@ -301,9 +256,7 @@ class RunFolder:
         """Whether results with this configuration are what the study asks for."""
         if not isinstance(config, Mapping):
             return False
-        shown = EXTENSIBLE if self.command == "run" else ()
-        free = [key for key in FREE_TABLES[self.command] if key not in shown]
-        return not differences(_what_counts(config, free), _what_counts(self.config, free))
+        return not what_differs(config, self.config, self.command, shown=True)
 
     def _record(self, name: str, whole: Path) -> None:
         """Before `whole` gets its name: it is recorded, and a stranger's file makes room."""
@@ -334,10 +287,7 @@ class RunFolder:
                 f"{self.path} holds what `lobes {command}` made; choose another output, or start "
                 f"again with --fresh."
             )
-        changed = differences(
-            _what_counts(stored["config"], FREE_TABLES[command]),
-            _what_counts(self.config, FREE_TABLES[command]),
-        )
+        changed = what_differs(stored["config"], self.config, command)
         if changed:
             raise RunError(
                 f"{self.path} holds a run of another study: {', '.join(changed)} "
@@ -393,36 +343,6 @@ def check_same_model(run: Path, model: str) -> None:
             f"The model that {run} measured has changed since: put the one back that it measured, "
             f"or measure the new one in another folder."
         )
-
-
-def _completed(config: Any) -> Any:
-    """A stored study with the defaults of the settings that there were not when it was written."""
-    try:
-        return StudyConfig.from_dict(config).to_dict()
-    except ConfigError:
-        return config
-
-
-def _what_counts(config: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:
-    """A resolved study without the keys that are `free`, tasks by their names."""
-    counted = json.loads(json.dumps(_completed(config)))
-    for key in (*FREE_KEYS, *free):
-        *tables, last = key.split(".")
-        table = counted
-        for name in tables:
-            table = table.get(name) or {}
-        table.pop(last, None)
-    tasks = counted.pop("tasks", [])
-    new_task = (counted.get("transfer") or {}).get("task")
-    for task in [*tasks, new_task] if new_task else tasks:
-        task.pop("test", None)  # which only `lobes predict` reads
-        if task.get("dataset") is None:
-            for key in FREE_TASK_KEYS:
-                task.pop(key, None)
-    # The order of the tasks decides the order of their batches.
-    counted["tasks"] = {task["name"]: task for task in tasks}
-    counted["order of tasks"] = [task["name"] for task in tasks]
-    return counted
 
 
 def _check_is_run(path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Tell whether two studies are one: in which settings they differ that change a number."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lobes.config.study import StudyConfig, differences
+from lobes.errors import ConfigError
+
+# Where the study is told to write, how often, and what it is called change no number. Where a
+# task's files lie does not either: their content has a fingerprint of its own.
+FREE_KEYS = (
+    "name",
+    "output",
+    "keep_texts",
+    "training.save_every",
+    "training.report_to",
+    "trust_remote_code",
+)
+FREE_TASK_KEYS = ("train", "validation")
+# What a finished run can be given more of, or less: what it shows is then made again, from the
+# measurements that there are and those that are missing.
+EXTENSIBLE = (
+    "iap.controls",
+    "iap.random",
+    "iap.matched",
+    "iap.control_examples",
+    "iap.stop_error",
+    "iap.resamples",
+    "iap.level",
+    "iap.agreement_examples",
+    "iap.similarity_examples",
+)
+# What changes no number of a command's, or only which of its measurements there are.
+FREE_TABLES = {
+    "run": ("compare", "transfer", *EXTENSIBLE),
+    "compare": (
+        "compare.seeds",
+        "compare.methods",
+        "transfer",
+        # each training is one measurement, with its exchanges on these examples
+        *(key for key in EXTENSIBLE if key != "iap.control_examples"),
+        "iap.lesion_tasks",
+        "growth",
+    ),
+    "transfer": (
+        "transfer.seeds",
+        "transfer.fractions",
+        "compare.seeds",
+        "compare.methods",
+        "compare.frozen_learning_rate",
+        "compare.penalties",
+        "iap",
+        "growth",
+    ),
+}
+
+
+def what_differs(
+    stored: Mapping[str, Any], study: Mapping[str, Any], command: str, *, shown: bool = False
+) -> list[str]:
+    """Return the dotted keys in which a stored study and a new one differ, where that matters.
+
+    Two studies that differ in none measure the same, though a finished run may be given more. With
+    `shown` they also show the same.
+    """
+    free = list(FREE_TABLES[command])
+    if shown and command == "run":
+        free = [key for key in free if key not in EXTENSIBLE]
+    both = [_completed(each) for each in (stored, study)]
+    free += {key for each in both if isinstance(each, StudyConfig) for key in _idle(each)}
+    first, second = (_what_counts(_settled(each, command), free) for each in both)
+    return differences(first, second)
+
+
+def _completed(config: Mapping[str, Any]) -> StudyConfig | Mapping[str, Any]:
+    """A stored study with the defaults of the settings that there were not when it was written."""
+    try:
+        return StudyConfig.from_dict(config)
+    except ConfigError:
+        return config
+
+
+def _idle(study: StudyConfig) -> list[str]:
+    """The settings that another one leaves without a use.
+
+    That other one must not be among what a finished run can be given more of: the measurements of
+    before would be taken for those with the idle setting as it is now.
+    """
+    iap, training = study.iap, study.training
+    idle = []
+    if iap.method != "integrated_gradients":
+        idle.append("iap.importance_steps")
+    if iap.method in ("ablation", "gates"):
+        idle.append("iap.aggregate")
+    if len(iap.fractions) == 1:
+        idle.append("iap.exact")
+    if training.sampling != "temperature":
+        idle.append("training.temperature")
+    if not training.enabled:
+        idle += [f"training.{name}" for name in type(training).model_fields if name != "enabled"]
+        idle += ["iat", "growth"]
+    return idle
+
+
+def _settled(config: StudyConfig | Mapping[str, Any], command: str) -> dict[str, Any]:
+    """The study as nested dictionaries, where one thing can be said in several ways in one way."""
+    if not isinstance(config, StudyConfig):
+        return dict(config)
+    settled = config.to_dict()
+    if config.training.length == (None, 3.0):  # the default, which may be written out
+        settled["training"]["epochs"] = None
+    if command == "run":  # elsewhere each seed has its own
+        for table in ("iap", "iat"):
+            if settled[table] is not None and settled[table]["seed"] == config.seed:
+                settled[table]["seed"] = None
+        chosen = settled["iap"]["lesion_tasks"]
+        if chosen is not None:
+            every = {task.name for task in config.tasks}
+            settled["iap"]["lesion_tasks"] = None if set(chosen) == every else sorted(chosen)
+    return settled
+
+
+def _what_counts(config: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:
+    """A resolved study without the keys that are `free`, tasks by their names."""
+    counted = json.loads(json.dumps(config))
+    for key in (*FREE_KEYS, *free):
+        *tables, last = key.split(".")
+        table = counted
+        for name in tables:
+            table = table.get(name) or {}
+        table.pop(last, None)
+    tasks = counted.pop("tasks", [])
+    new_task = (counted.get("transfer") or {}).get("task")
+    for task in [*tasks, new_task] if new_task else tasks:
+        task.pop("test", None)  # which only `lobes predict` reads
+        if task.get("dataset") is None:
+            for key in FREE_TASK_KEYS:
+                task.pop(key, None)
+    # The order of the tasks decides the order of their batches.
+    counted["tasks"] = {task["name"]: task for task in tasks}
+    counted["order of tasks"] = [task["name"] for task in tasks]
+    return counted
