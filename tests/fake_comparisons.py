@@ -78,6 +78,7 @@ def fake_comparison(
         "selected": {method: _selected(method, shape, early) for method in methods},
         "seconds": {method: _lists(values) for method, values in seconds.items()},
         "iat": _iat(names, sites, seeds) if "iat" in methods else None,
+        "lesioning": {"lesion": "remove", "value": "zero"} if both else None,
         "d_scores": [{key: _lists(value) for key, value in each.items()} for each in d_scores],
         "exchanged": _exchanged(d_scores),
         **_closing(study),

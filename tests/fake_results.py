@@ -143,6 +143,8 @@ def fake_results(
             "exact": False,
             "keep_per_site": 0,
             "importance_split": "train",
+            "lesion": "remove",
+            "value": "zero",
             "resamples": 1000,
             "level": 0.95,
             "seed": 0,

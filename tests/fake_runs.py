@@ -61,6 +61,7 @@ def fake_runs(
         "created": first["created"],
         "lobes": first["lobes"],
         "level": 0.95,
+        "lesioning": {"lesion": "remove", "value": "zero"},
         "resamples": 1000,
         "runs": [
             {

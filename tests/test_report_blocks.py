@@ -39,10 +39,12 @@ from lobes.report.sections import (
     figures,
     tables,
 )
-from lobes.report.tables import ABLATED, Cell, Column, Row, Table, marked
+from lobes.report.tables import Cell, Column, Row, Table, marked
+from lobes.results.base import Lesioning
 from pages import Page as Parsed
 
 HOSTILE = "<img src=x>\u2028[red]"
+LESIONING = Lesioning(lesion="remove", value="zero")
 SITES = site_labels(["encoder.layer.0.attention", "encoder.layer.1.attention"])
 
 
@@ -52,7 +54,7 @@ def plain(name, terminal=""):
 
 
 def matrix(name, *, terminal=""):
-    columns = (ABLATED, Column("a", "number"), Column(HOSTILE, "number"))
+    columns = (Column("Ablated"), Column("a", "number"), Column(HOSTILE, "number"))
     own = Cell(0.125, tint=-7, marks=frozenset({"own", "lowest"}))
     rows = (Row(("nothing (base)", 0.5, 0.75), "base"), Row(("a", own, 0.7), "task"))
     return Table(name, "Scores", columns, rows, look="matrix", terminal=terminal)
@@ -82,7 +84,9 @@ def page():
     dose = chart([points], "Dose", axes=("heads", "%"), description="It falls.")
     loss = line_chart([(0, 1.0), (5, 0.5)], "loss", "loss")
     pair = Beside((Figure("strip-0-0", strip), plain("scores-0-0", terminal="D-scores")), "pair")
-    panel = Panel("column", (Prose(glossary.FORMULAS["column"], "formula"), pair), "headline", True)
+    panel = Panel(
+        "column", (Prose(glossary.formula("column", LESIONING), "formula"), pair), "headline", True
+    )
     fraction = Panel("20 % of the heads", (Panels((panel,)),))
     return Page(
         kind="report",
@@ -136,7 +140,9 @@ def page():
             Section("settings", "Settings",
                     (Settings((("Time", (Fact("total", "3 s"),)), ("Rest", ()))),), "Settings"),
         ),
-        glossary=(("Site", "One block."), *glossary.d_scores(), *glossary.over_seeds("95 %")),
+        glossary=(
+            ("Site", "One block."), *glossary.d_scores(LESIONING), *glossary.over_seeds("95 %")
+        ),
     )  # fmt: skip
 
 

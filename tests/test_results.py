@@ -36,6 +36,8 @@ from lobes.results.files import schemas
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"sites": (3, 2)}
+FIRST = ("fractions", 0)
+COLUMN = (*FIRST, "dissociation", "column")
 KINDS = {
     "run": (RunResults, fake_results(tasks=2, extended=True, iat=True, **SMALL)),
     "run of one task": (RunResults, fake_results(tasks=1, controls=0, training=False, **SMALL)),
@@ -166,7 +168,7 @@ def test_other_kinds_and_versions_are_refused(made_up):
         ("run", ("tasks", 1, "metric"), "accuracie", "\"tasks.1.metric\": 'accuracie' is not a m"),
         ("run", ("tasks", 0, "name"), "domain", "two tasks have the same name"),
         ("run", ("fractions", 2, "scores"), [[1, 2]], "scores has the shape [1, 2], expected [2, "),
-        ("run", ("fractions", 0, "lesions", "domain"), "7:1", "the heads of domain are not all he"),
+        ("run", ("fractions", 2, "lesions", "domain"), "7:1", "the heads of domain are not all he"),
         ("run", ("fractions", 0, "lesions", "domain"), "x", '"fractions.0.lesions.domain": c'),
         ("run", ("importance", 0, "task"), "other", "there is no task other"),
         ("run", ("verdicts",), [], "there is no verdict on the claim"),
@@ -175,6 +177,26 @@ def test_other_kinds_and_versions_are_refused(made_up):
         ("run", ("verdicts", 1, "claim"), "x", "nothing was measured for the claim 'x'"),
         ("run", ("importance", 0, "values"), [[1, 2, None]] * 2, "not one number for each head"),
         ("run", ("fractions", 0, "scores"), [[1e300, 0], [0, 0]], "expected numbers up to 1e+100"),
+        ("run", (*FIRST, "n_controls"), 10**6, "n_controls is 1,000,000, where there are 10 "),
+        ("run", (*FIRST, "n_random"), 0, "n_random is 0, where there are "),
+        ("run", (*FIRST, "n_heads"), 10**6, "n_heads is 1,000,000, but lesions have up to 0"),
+        (
+            "run",
+            (*FIRST, "exchangeable"),
+            10**6,
+            "exchangeable is 1,000,000, but the lesions have ",
+        ),
+        ("run", (*FIRST, "n_pair_controls"), 10**6, "n_pair_controls is 1,000,000, where there "),
+        ("run", (*COLUMN, "control_means"), [0.5], "control_values has the shape [10, "),
+        ("run", (*COLUMN, "mean_p"), 1.5, 'column.mean_p": expected numbers from 0 to 1'),
+        ("run", (*COLUMN, "mean_p"), 0.12, "mean_p is 0.12, which is none of the p-values that 10"),
+        ("run", (*COLUMN, "p_values"), [0.5, -1], 'p_values": expected numbers from 0 to 1'),
+        ("run", (*FIRST, "pairs", 0, "p_holm"), 2, 'p_holm": expected numbers from 0 to 1'),
+        ("run", ("over_fractions", "p"), 0.04, "over_fractions.p is 0.04, which is none of the p"),
+        ("run", ("controls", "most"), 3, "n_controls is 10, but at most 3 were asked for"),
+        ("run", ("agreement", 0, "spearman"), 1.5, 'spearman": expected numbers from -1 to 1'),
+        ("run", ("iap", "lesion"), "both", "iap.lesion is 'both'; expected"),
+        ("run", ("iap", "value"), None, "iap.value is None; expected"),
         ("run", ("level",), 2, '"level": input should be less than or equal to 1'),
         ("run", ("more",), 2, '"more": extra inputs are not permitted'),
         ("comparison", ("scores", "iat"), [[0.5]], "scores has the shape [1, 1], expected [2, 2]"),
@@ -188,10 +210,22 @@ def test_other_kinds_and_versions_are_refused(made_up):
             "there is no verdict on the claim 'The scores are higher",
         ),
         ("comparison", ("selected", "multi"), [1], "there are 1 values, expected 2"),
+        ("comparison", ("lesioning",), None, "lesioning is there without D-scores, or these"),
+        (
+            "comparison",
+            ("summary", "differences", 0, "mean", "p"),
+            2,
+            'mean.p": expected numbers from 0 to 1',
+        ),
         ("transfer", ("verdicts",), [], "there is no verdict on the claim 'A new task is learned"),
         ("transfer", ("summary", "starts", "iat"), [], "there are 0 values, expected 2"),
         ("runs", ("fractions",), [], '"fractions": tuple should have at least 1 item'),
         ("runs", ("fractions", 0, "dissociation", "row", "tasks"), [], "there are 0 estimates"),
+        ("runs", ("lesioning", "value"), "one", "\"lesioning.value\": input should be 'zero', 'm"),
+        ("runs", (*FIRST, "n_controls"), 10**6, "n_controls is 1,000,000, where there are 23 "),
+        ("runs", (*FIRST, "n_random"), 10**6, "n_random is 1,000,000, where there are "),
+        ("runs", (*COLUMN, "p_controls"), 0.99, "p_controls is 0.99, which is none of the p"),
+        ("runs", (*COLUMN, "mean", "p"), 3, 'mean.p": expected numbers from 0 to 1'),
         ("runs", ("base",), [[0.5]], "base has the shape [1, 1], expected [2, 2]"),
     ],
 )
@@ -235,7 +269,7 @@ def test_a_comparison_without_the_chosen_steps_of_iat_is_shown():
 
 
 @pytest.mark.parametrize("name", ["run", "comparison", "transfer", "runs"])
-@pytest.mark.parametrize("values", [40, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("values", [40, pytest.param(120, marks=pytest.mark.slow)])
 def test_a_wrong_value_is_shown_or_refused_in_one_sentence(name, values):
     kind, content = KINDS[name]
     content = copy.deepcopy(content)

@@ -235,7 +235,7 @@ class Dissociation:
                 else f"{100 * self.level:g} % interval {low:+.1f} to {high:+.1f}"
             )
             parts.append(
-                f"With {100 * self.fraction:g} % of the heads ablated, the mean column D-score is "
+                f"At {100 * self.fraction:g} % of the heads the mean column D-score is "
                 f"{score.mean:+.1f} % ({interval}){self._against_controls()}."
             )
         return " ".join(filter(None, (*parts, score.note, self._doubles())))

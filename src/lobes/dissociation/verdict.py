@@ -283,8 +283,8 @@ def _less_alike(trends: Sequence[Trend], n_tasks: int) -> tuple[Answer, str]:
         others = any(trend.is_independent for trend in trends)
         hint = "" if others else " Setting iap.similarity_examples adds one that is not."
         return "open", (
-            "only measures made from the lesioned heads themselves go with the D-scores, which is "
-            f"partly so by construction.{hint}"
+            "only measures made from the heads of the lesions themselves go with the D-scores, "
+            f"which is partly so by construction.{hint}"
         )
     floor = len(defined) / math.factorial(min(n_tasks, 20))  # every order of the tasks
     if not is_significant(floor):

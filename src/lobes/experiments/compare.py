@@ -27,6 +27,7 @@ from lobes.experiments.over_seeds import (
     training_arrays,
 )
 from lobes.experiments.probe import pooled_features, probe
+from lobes.experiments.results import lesioning_of
 from lobes.experiments.seed_statistics import comparison_summary, comparison_verdicts
 from lobes.experiments.store import RunFolder
 from lobes.measure.iap import lesion_matrix
@@ -212,6 +213,7 @@ def _comparison(
         selected=selected,
         seconds=seconds,
         training=_training_record(run),
+        lesioning=lesioning_of(run.study) if d_scores else None,
         d_scores=d_scores,
         exchanged=exchanged,
         summary=summary,

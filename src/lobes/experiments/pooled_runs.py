@@ -50,7 +50,9 @@ def pooled_results(
     stored = [stored_run(run) for run in runs]
     results, matrices = zip(*stored, strict=True)
     first = results[0]
-    for name in ("lesion", "value", "order", "method", "exact", "keep_per_site"):
+    of_method = {"taylor": ["aggregate"], "integrated_gradients": ["aggregate", "importance_steps"]}
+    names = ["lesion", "value", "order", "method", "exact", "keep_per_site", "normalize"]
+    for name in [*names, *of_method.get(str(first.iap.get("method")), ())]:
         kinds = sorted({str(each.iap.get(name)) for each in results})
         if len(kinds) > 1:
             raise RunError(
@@ -67,6 +69,7 @@ def pooled_results(
         level=first.level,
         resamples=number,
         runs=tuple(_run(run, each) for run, each in zip(runs, results, strict=True)),
+        lesioning=first.lesioning,
         tasks=tuple(
             TaskRecord(**{name: getattr(task, name) for name in TaskRecord.model_fields})
             for task in first.tasks

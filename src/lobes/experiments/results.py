@@ -18,7 +18,7 @@ from lobes.dissociation.verdict import Verdict, less_alike, more_specialized, un
 from lobes.heads import HeadLayout, HeadScores
 from lobes.measure.evaluation import examples_of
 from lobes.metrics import get_metric
-from lobes.results.base import ModelRecord, Site
+from lobes.results.base import Lesioning, ModelRecord, Site
 from lobes.results.beside_lesions import Agreement, Growth, Similarity
 from lobes.results.run import (
     Controls,
@@ -92,6 +92,11 @@ def study_results(
         times={**times, "total": sum(times.values())},
         config=study.to_dict(),
     )
+
+
+def lesioning_of(study: StudyConfig) -> Lesioning:
+    """What the lesions of a study do to heads."""
+    return Lesioning(lesion=study.iap.lesion, value=study.iap.value)  # type: ignore[arg-type]
 
 
 def over_record(found: over_fractions.OverFractions) -> OverFractions:

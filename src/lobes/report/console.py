@@ -11,10 +11,9 @@ from rich.text import Text
 
 from lobes.report.formatting import GAP
 from lobes.report.sections import Block, Findings, InTerminal, Page, blocks_of
-from lobes.report.tables import Column, Row, Table, cell_of, spread, text_of, under_text
+from lobes.report.tables import ENDS, Column, Row, Table, cell_of, spread, text_of, under_text
 
 _TONES = {"yes": "green", "no": "bold", "open": "yellow"}
-_KEY = "bold: a task under its own lesion; ▾: the lowest of its column"
 
 
 def shown(page: Page) -> list[RenderableType]:
@@ -45,8 +44,15 @@ def table_lines(table: Table) -> Group:
     for row in table.rows:
         part = Row(tuple(row.cells[place] for place in kept), row.kind)
         lines.add_row(*(_cell(part, columns, group, is_matrix) for group in groups))
-    key = [Text(_KEY, "dim")] if is_matrix and _has_own(table) else []
+    key = [Text(_key(table), "dim")] if is_matrix and _has_own(table) else []
     return Group(Text(_unbound(table.terminal), "bold underline"), lines, *key)
+
+
+def _key(table: Table) -> str:
+    """What the marks of a matrix mean."""
+    marks = {mark for row in table.rows for cell in row.cells for mark in cell_of(cell).marks}
+    ends = [f"; {sign}: the {end} of its column" for end, sign in ENDS.items() if end in marks]
+    return "".join(["bold: a task under its own lesion", *ends])
 
 
 def _is_shown(column: Column) -> bool:
@@ -69,7 +75,7 @@ def _cell(row: Row, columns: tuple[Column, ...], group: list[int], is_matrix: bo
         style = "dim"
     text = Text(_unbound(text_of(cell, column)), style)
     if is_matrix and place:
-        text.append("▾" if "lowest" in cell.marks else " ")
+        text.append(next((sign for end, sign in ENDS.items() if end in cell.marks), " "))
     if cell.chip:
         text.append(f" ({_unbound(cell.chip)})", style="yellow" if "warn" in cell.marks else "")
     below = under_text(row, columns, under)

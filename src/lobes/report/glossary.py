@@ -2,24 +2,21 @@
 
 from markupsafe import Markup
 
+from lobes.report.lesion_words import words_of
+from lobes.results.base import Lesioning
+
 Entry = tuple[str | Markup, str | Markup]
 
-FORMULAS = {
-    "column": Markup(
-        "D<sub>i</sub> = 100 · (mean<sub>j≠i</sub> M<sub>ji</sub> − M<sub>ii</sub>) / B<sub>i</sub>"
-    ),
-    "row": Markup(
-        "D<sub>i</sub> = 100 · (mean<sub>j≠i</sub> M<sub>ij</sub> − M<sub>ii</sub>) / B<sub>i</sub>"
-    ),
-    "relative": Markup(
-        "D<sub>i</sub> = 100 · (mean<sub>j≠i</sub> M<sub>ij</sub> / B<sub>j</sub> − M<sub>ii</sub>"
-        " / B<sub>i</sub>)"
+# The scores of others and a task's own in each D-score, and what their difference is divided by.
+_TERMS = {
+    "column": ("mean<sub>j≠i</sub> M<sub>ji</sub>", "M<sub>ii</sub>", " / B<sub>i</sub>"),
+    "row": ("mean<sub>j≠i</sub> M<sub>ij</sub>", "M<sub>ii</sub>", " / B<sub>i</sub>"),
+    "relative": (
+        "mean<sub>j≠i</sub> M<sub>ij</sub> / B<sub>j</sub>",
+        "M<sub>ii</sub> / B<sub>i</sub>",
+        "",
     ),
 }
-_SYMBOLS = Markup(
-    "M<sub>ij</sub> is task j’s score while the heads important to task i are ablated, "
-    "B<sub>j</sub> its score with nothing ablated."
-)
 
 EXCHANGES: tuple[Entry, ...] = (
     (
@@ -46,16 +43,24 @@ OVER_FRACTIONS: Entry = (
 )
 
 
-def d_scores(meanings: dict[str, Markup] | None = None) -> tuple[Entry, ...]:
+def formula(definition: str, lesioning: Lesioning) -> Markup:
+    """A definition of the D-score: others' scores minus a task's own; of kept heads the reverse."""
+    others, own, divided = _TERMS[definition]
+    first, second = (own, others) if lesioning.keeps else (others, own)
+    return Markup(f"D<sub>i</sub> = 100 · ({first} − {second}){divided}")
+
+
+def d_scores(lesioning: Lesioning, meanings: dict[str, Markup] | None = None) -> tuple[Entry, ...]:
     """Each definition of the D-score: its formula, and its meaning or what its symbols mean."""
+    symbols = words_of(lesioning).symbols
     return tuple(
         (
             f"D-score, {name}",
             Markup('<span class="formula">{}</span>{}').format(
-                formula, (meanings or {}).get(name, _SYMBOLS)
+                formula(name, lesioning), (meanings or {}).get(name, symbols)
             ),
         )
-        for name, formula in FORMULAS.items()
+        for name in _TERMS
     )
 
 

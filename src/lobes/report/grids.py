@@ -13,22 +13,23 @@ from lobes.report.drawing import Drawing, Path, Shape, Text, plain, width_of
 from lobes.report.tables import Table, cell_of, text_of
 
 _SIZE = 11.0  # of the letters of names and notes
-MATRIX = "Rows: whose heads are ablated. Columns: the task that is measured."
+_INK = "#111111"
 
 
 class _Look(NamedTuple):
     """What a cell shows: its text and colors, and its marks.
 
-    `ring` marks a lesioned head, `frame` a task under its own lesion, `low` the lowest score of a
-    column.
+    `ring` marks a lesioned head, `frame` a task under its own lesion, `low` and `high` the lowest
+    and the highest score of a column, where that is what its own lesion should be.
     """
 
     text: str
     fill: str
-    ink: str = "#111111"
+    ink: str = _INK
     ring: bool = False
     frame: bool = False
     low: bool = False
+    high: bool = False
 
 
 class _Cells(NamedTuple):
@@ -47,9 +48,12 @@ def heat_grid(
     sites: Sequence[maps.SiteLabel],
     fraction: int | None,
     title: str,
-    label: str = "",
+    lesion: str = "",
 ) -> Drawing:
-    """A task's importance map; `fraction` is the index of the lesion whose heads get a ring."""
+    """A task's importance map; `fraction` is the index of the lesion whose heads get a ring.
+
+    `lesion` names it, `30 % lesioned`.
+    """
     shades = colors.palette()
 
     def look(cell: maps.HeatCell) -> _Look:
@@ -57,7 +61,7 @@ def heat_grid(
         return _Look(cell.text, shade.background, shade.text, ring=ring)
 
     rows = [[look(cell) if cell else None for cell in row] for row in found.rows]
-    ring = f"; ring: among the {label} lesioned" if fraction is not None else ""
+    ring = f"; ring: among the {lesion}" if fraction is not None else ""
     note = f"Rows: sites; columns: heads. 100 = {found.largest}{ring}"
     text = (
         f"A row is a site, a column a head; in percent of the largest importance, {found.largest}."
@@ -93,11 +97,15 @@ def table_grid(table: Table) -> Drawing:
             cell = cell_of(value)
             text, marks = text_of(cell, column), cell.marks
             fill = colors.tinted(cell.tint)
-            line.append(_Look(text, fill, frame="own" in marks, low="lowest" in marks))
+            line.append(
+                _Look(
+                    text, fill, _INK, False, "own" in marks, "lowest" in marks, "highest" in marks
+                )
+            )
         cells.append(line)
     names = [text_of(row.cells[0], first) for row in table.rows]
     titles = [column.title for column in columns]
-    return _matrix(cells, names, titles, table.caption, table.note or MATRIX)
+    return _matrix(cells, names, titles, table.caption, table.note)
 
 
 def _matrix(
@@ -165,9 +173,10 @@ def _square(cell: _Look, x: float, y: float, size: _Cells) -> list[Shape]:
         shapes += [Path("ring-edge", box(1)), Path("ring", box(2.5))]
     if cell.frame:
         shapes.append(Path("frame", box(1.5)))
-    if cell.low:
-        place = f"M{plain(x + size.step - 12)} {plain(y + 4)}"
-        shapes.append(Path("", f"{place}h8l-4 6z", fill="#111111"))
+    if cell.low or cell.high:
+        top, tip = (4, 6) if cell.low else (10, -6)
+        place = f"M{plain(x + size.step - 12)} {plain(y + top)}"
+        shapes.append(Path("", f"{place}h8l-4 {tip}z", fill=_INK))
     middle = x + size.step / 2, y + size.rise / 2 + 4
     style = f"{size.style} bold" if cell.frame else size.style
     return [*shapes, Text(style, *middle, cell.text, fill=cell.ink)]

@@ -71,13 +71,14 @@ class HeatMaps:
     """The importance maps of all tasks.
 
     `lesions` name the fractions of heads that were lesioned, and `headline` is the one whose heads
-    an exported figure rings.
+    an exported figure rings; `done` is what a lesion did to them.
     """
 
     sites: tuple[SiteLabel, ...]
     maps: tuple[HeatMap, ...]
     lesions: tuple[str, ...] = ()
     headline: int | None = None
+    done: str = "lesioned"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from lobes.report import formatting as fmt
 from lobes.report.maps import HeatMaps
 from lobes.report.sections import Block, Html, Page, blocks_of
 from lobes.report.tables import (
+    ENDS,
     TALL,
     Cell,
     Column,
@@ -73,6 +74,7 @@ def _environment() -> Environment:
         "draw": draw,
         "curve_key": axes.key,
         "palette": colors.palette(),
+        "ends": ENDS,
         "tints": colors.TINTS,
         "width_of": maps.width_of,
         "cell_of": cell_of,

@@ -305,5 +305,5 @@ def figures(page: Page) -> list[Figure]:
 
 
 def _heat_grid(found: HeatMap, block: HeatMaps) -> Drawing:
-    label = "" if block.headline is None else block.lesions[block.headline]
-    return heat_grid(found, block.sites, block.headline, found.caption, label)
+    lesion = "" if block.headline is None else f"{block.lesions[block.headline]} {block.done}"
+    return heat_grid(found, block.sites, block.headline, found.caption, lesion)

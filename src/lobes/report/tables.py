@@ -24,7 +24,11 @@ Kind = Literal[
     "drawing",
 ]
 Value = str | float | None | tuple[float | None, float | None]
-Mark = Literal["own", "lowest", "beyond", "chip", "good", "warn", "answer", "quiet", "metric"]
+Mark = Literal[
+    "own", "lowest", "highest", "beyond", "chip", "good", "warn", "answer", "quiet", "metric"
+]
+# The marks of the end of a column at which a task's own lesion should be, and their signs.
+ENDS: Mapping[Mark, str] = {"lowest": "▾", "highest": "▴"}
 
 # Past so many tasks, matrices and pairs, which grow with the square of their number, are summarized
 # on the page and in the terminal. Exported tables hold them all.
@@ -128,14 +132,6 @@ class Table:
                     f"{len(row.cells)} cells: {row.cells!r}."
                 )
 
-
-ABLATED = Column(
-    "Ablated",
-    head=Markup(
-        'ablated <span aria-hidden="true">↓</span><span class="sr">heads, by</span> measured '
-        '<span aria-hidden="true">→</span>'
-    ),
-)
 
 TRACK_HEAD = Markup(
     '<span aria-hidden="true"><span class="key-chance"></span> chance <span class="key-base">'

@@ -68,6 +68,14 @@ def _array(dimensions: int, value: object) -> np.ndarray:
     return found
 
 
+def _within(low: float, high: float, value: Any) -> Any:
+    """A number or an array between two ends, to rounding; undefined ones are left out."""
+    known = np.asarray(value)[np.isfinite(value)]
+    if known.size and not (low - 1e-9 <= known.min() and known.max() <= high + 1e-9):
+        raise ValueError(f"expected numbers from {low:g} to {high:g}")
+    return value
+
+
 def _metric(name: str) -> str:
     try:
         get_metric(name)
@@ -99,7 +107,10 @@ def _nested(dimensions: int) -> dict[str, Any]:
 
 Number = Annotated[float, BeforeValidator(_number), Shown(_nested(0))]
 Interval = tuple[Number, Number]
+P = Annotated[Number, AfterValidator(partial(_within, 0.0, 1.0))]
+Correlation = Annotated[Number, AfterValidator(partial(_within, -1.0, 1.0))]
 Vector = Annotated[np.ndarray, BeforeValidator(partial(_array, 1)), Shown(_nested(1))]
+Ps = Annotated[Vector, AfterValidator(partial(_within, 0.0, 1.0))]
 Matrix = Annotated[np.ndarray, BeforeValidator(partial(_array, 2)), Shown(_nested(2))]
 Matrices = Annotated[np.ndarray, BeforeValidator(partial(_array, 3)), Shown(_nested(3))]
 Heads = Annotated[HeadSet, BeforeValidator(_heads), PlainSerializer(str), Shown({"type": "string"})]
@@ -145,6 +156,20 @@ class ModelRecord(Record):
     def holds(self, heads: HeadSet) -> bool:
         """Whether all of these heads exist."""
         return all(s < len(self.sites) and h < self.sites[s].n_heads for s, h in heads)
+
+
+class Lesioning(Record):
+    """What a lesion did to heads."""
+
+    lesion: Literal["remove", "keep"]
+    """Whether the heads of a lesion were ablated, or all others."""
+    value: Literal["zero", "mean", "resample"]
+    """What stood in for the context of an ablated head."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the heads of a lesion stayed in, and all others were ablated."""
+        return self.lesion == "keep"
 
 
 class TaskRecord(Record):
@@ -221,3 +246,24 @@ def expect_shape(found: np.ndarray, shape: tuple[int, ...], what: str) -> None:
     )
     if not fits:
         raise ValueError(f"{what} has the shape {list(found.shape)}, expected {list(shape)}")
+
+
+def expect_count(found: int, values: object, what: str, of: str) -> None:
+    """Raise `ValueError` where a count is not that of the values it counts."""
+    number = len(values)  # type: ignore[arg-type]
+    if found != number:
+        raise ValueError(f"{what} is {found:,}, where there are {number:,} {of}")
+
+
+def expect_share(p: float, controls: int, what: str) -> None:
+    """Raise `ValueError` where p is not (1 + n) / (1 + controls) for a whole n from 0 to all."""
+    if not math.isfinite(p):
+        return
+    places = p * (1 + controls)
+    if (
+        abs(places - round(places)) > 1e-6 * (1 + controls)
+        or not 1 <= round(places) <= 1 + controls
+    ):
+        raise ValueError(
+            f"{what} is {p:g}, which is none of the p-values that {controls:,} replicates can give"
+        )

@@ -7,7 +7,17 @@ from pydantic import Field, model_validator
 
 from lobes.dissociation import verdict
 from lobes.dissociation.dscores import FORMULAS, DScoreName
-from lobes.results.base import Count, Interval, Matrix, Number, Record, Share, Vector
+from lobes.results.base import (
+    Correlation,
+    Count,
+    Interval,
+    Matrix,
+    Number,
+    P,
+    Record,
+    Share,
+    Vector,
+)
 
 
 class Overlap(Record):
@@ -15,7 +25,7 @@ class Overlap(Record):
 
     fraction: Share
     """The share of heads that is compared."""
-    value: Number
+    value: P
     """The Jaccard index of the two sets."""
 
 
@@ -26,7 +36,7 @@ class Estimate(Record):
     """What its mean is over."""
     normalize: str
     """"layer" where each site's values are divided by their norm."""
-    spearman: Number
+    spearman: Correlation
     """The rank correlation over the heads."""
 
 
@@ -37,9 +47,9 @@ class Agreement(Record):
     """The task's name."""
     n_examples: Count
     """The number of examples."""
-    spearman: Number
+    spearman: Correlation
     """The rank correlation over the heads."""
-    reliability: Number
+    reliability: Correlation
     """How well random halves of the examples agree on the exact rises; null where unknown."""
     overlap: tuple[Overlap, ...]
     """The overlap of the most important heads, at every fraction."""
@@ -52,13 +62,13 @@ class Agreement(Record):
 class Trend(Record):
     """How a measure of similarity goes with the D-scores of pairs of tasks."""
 
-    correlation: Number
+    correlation: Correlation
     """Spearman's, over the pairs; negative where less alike tasks dissociate more."""
     interval: Interval
     """Its interval under resampled examples."""
-    p: Number
+    p: P
     """One-sided, for a negative correlation, by exchanging tasks (Mantel 1967)."""
-    p_holm: Number
+    p_holm: P
     """The same, corrected for the number of measures that are defined (Holm)."""
     note: str | None
     """Why it is undefined."""
@@ -142,7 +152,7 @@ class GrowthPoint(Record):
     """The D-scores by definition."""
     importance: tuple[MapOfTask, ...]
     """Each task's importance map."""
-    stability: tuple[Number, ...]
+    stability: tuple[Correlation, ...]
     """The rank correlation of each of these maps with the task's map at the end."""
 
     def stability_of(self, task: str) -> float:

@@ -12,9 +12,11 @@ from lobes.dissociation.verdicts_over_seeds import SPECIALIZED_BY_IAT, better, t
 from lobes.results.base import (
     Count,
     Heads,
+    Lesioning,
     Matrix,
     ModelRecord,
     Number,
+    P,
     Record,
     Results,
     Settings,
@@ -71,7 +73,7 @@ class Estimate(Record):
 class Difference(Estimate):
     """A paired difference over seeds: the first minus the second."""
 
-    p: Number
+    p: P
     """Two-sided, of the paired t-test."""
 
     @property
@@ -83,7 +85,7 @@ class Difference(Estimate):
 class RowDifference(Difference):
     """One of several differences that are tested together."""
 
-    p_holm: Number
+    p_holm: P
     """p corrected for their number (Holm)."""
 
     @property
@@ -278,6 +280,8 @@ class ComparisonResults(OverSeeds):
     """The validation scores of each way to train: seed by task."""
     seconds: dict[str, Vector]
     """How long each seed's training took."""
+    lesioning: Lesioning | None
+    """What a lesion did to heads; null where there are no D-scores."""
     d_scores: tuple[DScores, ...]
     """The D-scores without and with IAT, where both were run."""
     exchanged: ExchangedDScores | None = None
@@ -305,6 +309,15 @@ class ComparisonResults(OverSeeds):
             _expect_length(each.tasks, shape[1])
             if not {each.first, each.second} <= set(self.methods):
                 raise ValueError(f"{each.first} or {each.second} was not run")
+        self._fits_seeds(self.names)
+        for each in self.summary.differences[:1]:
+            self.verdict_on(better(each.first, each.second))
+        self._d_scores_fit(shape)
+        return self
+
+    def _d_scores_fit(self, shape: tuple[int, int]) -> None:
+        if (self.lesioning is None) != (not self.d_scores):
+            raise ValueError("lesioning is there without D-scores, or these without it")
         for entry in self.d_scores:
             expect_shape(entry.multi, shape, "d_scores")
             expect_shape(entry.iat, shape, "d_scores")
@@ -316,12 +329,8 @@ class ComparisonResults(OverSeeds):
         if self.exchanged is not None:
             expect_shape(self.exchanged.multi, shape[:1], "exchanged")
             expect_shape(self.exchanged.iat, shape[:1], "exchanged")
-        self._fits_seeds(self.names)
-        for each in self.summary.differences[:1]:
-            self.verdict_on(better(each.first, each.second))
         if self.d_scores:
             self.verdict_on(SPECIALIZED_BY_IAT)
-        return self
 
 
 class StartDifferences(Record):

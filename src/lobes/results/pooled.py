@@ -11,15 +11,19 @@ from lobes.dissociation.verdict import SPECIALIZED
 from lobes.metrics import Standing
 from lobes.results.base import (
     Count,
+    Lesioning,
     Matrices,
     Matrix,
     Number,
+    P,
     Record,
     Results,
     Share,
     TaskRecord,
     Vector,
+    expect_count,
     expect_shape,
+    expect_share,
 )
 from lobes.results.run import OverFractions
 
@@ -50,7 +54,7 @@ class PooledEstimate(Record):
     """The lower end of its interval; null with one run."""
     high: Number
     """The upper end."""
-    p: Number
+    p: P
     """One-sided: that the mean is above 0."""
     over_runs: Number
     """The part of the mean's variance that the runs make."""
@@ -79,11 +83,11 @@ class PooledDScore(Record):
     """The r-th exchange of heads of every run, averaged over the runs."""
     standardized: Number
     """How far the mean lies above these, in their standard deviations."""
-    p_controls: Number
+    p_controls: P
     """The mean against these."""
     random_means: Vector
     """The r-th random lesion of every run, averaged over the runs."""
-    random_p: Number
+    random_p: P
     """The mean against these."""
 
     @property
@@ -117,12 +121,12 @@ class PooledPair(Record):
     """The second task."""
     effects: tuple[PooledEstimate, PooledEstimate]
     """The first task's loss, then the second's, in units of each one's metric."""
-    p_holm: Number
+    p_holm: P
     """The larger p of the two, corrected for the number of pairs (Holm)."""
-    p_controls: Number
+    p_controls: P
     """The smaller effect against that with heads exchanged between these two tasks, averaged over
     the runs; null where some run has no such exchanges."""
-    p_controls_holm: Number
+    p_controls_holm: P
     """The same, corrected for the number of pairs (Holm)."""
     double_dissociation: bool
     """Both effects are positive, and both corrected p at most 0.05."""
@@ -147,6 +151,17 @@ class PooledFraction(Record):
     """The D-scores."""
     pairs: tuple[PooledPair, ...]
     """Every pair of tasks."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PooledFraction":
+        for score in self.dissociation.by_definition.values():
+            expect_count(self.n_controls, score.control_means, "n_controls", "control_means")
+            expect_count(self.n_random, score.random_means, "n_random", "random_means")
+            expect_share(score.p_controls, self.n_controls, "p_controls")
+            expect_share(score.random_p, self.n_random, "random_p")
+        for pair in self.pairs:
+            expect_share(pair.p_controls, self.n_pair_controls, "p_controls")
+        return self
 
     @property
     def mean_scores(self) -> np.ndarray:
@@ -174,6 +189,8 @@ class PooledResults(Results):
     """The number of bootstrap resamples."""
     runs: tuple[PooledRun, ...] = Field(min_length=1)
     """The runs."""
+    lesioning: Lesioning
+    """What a lesion did to heads."""
     tasks: tuple[TaskRecord, ...] = Field(min_length=2)
     """The tasks, in the order of every table."""
     base: Matrix
@@ -249,6 +266,7 @@ class PooledResults(Results):
         if self.over_fractions.strongest not in sizes:
             raise ValueError("the fraction that stands out most was not measured")
         expect_shape(self.over_fractions.standardized, (len(sizes),), "standardized")
+        expect_share(self.over_fractions.p, self.largest.n_controls, "over_fractions.p")
         expect_shape(self.base, (runs, n), "base")
         expect_shape(self.base_intervals, (runs, n, 2), "base_intervals")
         for entry in self.fractions:

@@ -7,25 +7,32 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from lobes import limits
 from lobes.dissociation import verdict
 from lobes.dissociation.dscores import mean_where, shared_tasks
 from lobes.dissociation.statistics import n_reached
 from lobes.heads import HeadSet
 from lobes.results.base import (
+    Correlation,
     Count,
     Heads,
     Interval,
+    Lesioning,
     Matrices,
     Matrix,
     ModelRecord,
     Number,
+    P,
+    Ps,
     Record,
     Results,
     Settings,
     Share,
     TaskRecord,
     Vector,
+    expect_count,
     expect_shape,
+    expect_share,
 )
 from lobes.results.beside_lesions import Agreement, Estimate, Growth, Similarity
 from lobes.results.training import Iat, Training
@@ -65,7 +72,7 @@ class Importance(Record):
     """The number of examples that it was estimated on."""
     n_available: Count | None
     """How many examples there are to choose from."""
-    reliability: Number
+    reliability: Correlation
     """How well two random halves of the examples agree, stepped up to all; null where unknown."""
     n_tokens: Count | None
     """Their tokens."""
@@ -103,10 +110,10 @@ class DScore(Record):
     """The same score with the tasks' heads exchanged: replicate by task."""
     control_means: Vector
     """Their means over the tasks that `mean` is over."""
-    p_values: Vector
+    p_values: Ps
     """(1 + number of exchanges with a score at least as large) / (1 + number of exchanges). Of
     single tasks these describe, and do not test."""
-    mean_p: Number
+    mean_p: P
     """The model's, which is a test."""
     standardized: Vector
     """(D − mean of the exchanges) / their standard deviation."""
@@ -120,7 +127,7 @@ class DScore(Record):
     """The same score of the random lesions: replicate by task."""
     random_means: Vector
     """Their means over the tasks that `mean` is over."""
-    random_p: Number
+    random_p: P
     """The model's p against random lesions."""
     random_standardized: Number
     """(D − mean of the random lesions) / their standard deviation: the model's."""
@@ -153,6 +160,8 @@ class DScore(Record):
             expect_shape(getattr(self, f"{kind}_values"), shape, f"{kind}_values")
         for name in ("p_values", "standardized", "compared"):
             expect_shape(getattr(self, name), (n,), name)
+        expect_share(self.mean_p, len(self.control_means), "mean_p")
+        expect_share(self.random_p, len(self.random_means), "random_p")
         return self
 
 
@@ -185,14 +194,14 @@ class Pair(Record):
     """Their bootstrap intervals."""
     relative_effects: Interval
     """The effects in percent of the base scores; null where nothing may be divided by these."""
-    p_values: Interval
+    p_values: tuple[P, P]
     """One-sided paired tests over the examples."""
-    p_holm: Number
+    p_holm: P
     """The larger of them, corrected for the number of pairs (Holm)."""
-    p_controls: Number
+    p_controls: P
     """The smaller effect against that with heads exchanged between these two tasks; null where
     too few exchanges were asked for to call a pair."""
-    p_controls_holm: Number
+    p_controls_holm: P
     """The same, corrected for the number of pairs (Holm)."""
     compared_effects: Interval
     """The effects on the examples of the exchanges; null without any."""
@@ -206,6 +215,7 @@ class Pair(Record):
         if not self.control_effects.size:
             object.__setattr__(self, "control_effects", np.empty((0, 2)))
         expect_shape(self.control_effects, (-1, 2), "control_effects")
+        expect_share(self.p_controls, len(self.control_effects), "p_controls")
         return self
 
 
@@ -239,6 +249,28 @@ class Fraction(Record):
     pairs: tuple[Pair, ...]
     """Every pair of tasks, where there are D-scores."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> "Fraction":
+        expect_count(self.n_controls, self.control_scores, "n_controls", "control_scores")
+        expect_count(self.n_random, self.random_scores, "n_random", "random_scores")
+        sizes = [len(heads) for heads in self.lesions.values()]
+        if self.n_heads != max(sizes, default=self.n_heads):
+            raise ValueError(f"n_heads is {self.n_heads:,}, but lesions have up to {max(sizes):,}")
+        every = {head for heads in self.lesions.values() for head in heads}
+        if self.exchangeable > len(every):
+            raise ValueError(
+                f"exchangeable is {self.exchangeable:,}, but the lesions have {len(every):,} heads"
+            )
+        for pair in self.pairs:
+            if self.n_pair_controls > len(pair.control_effects):
+                expect_count(
+                    self.n_pair_controls, pair.control_effects, "n_pair_controls", "control_effects"
+                )
+        for score in self.dissociation.by_definition.values() if self.dissociation else ():
+            expect_count(self.n_controls, score.control_means, "n_controls", "control_means")
+            expect_count(self.n_random, score.random_means, "n_random", "random_means")
+        return self
+
     def lesion_of(self, task: str) -> HeadSet:
         """The heads lesioned for a task; none where it has no lesion of its own."""
         return self.lesions.get(task, HeadSet())
@@ -250,7 +282,7 @@ class OverFractions(Record):
     standardized: Vector
     """How far the mean `column` D-score of each fraction lies above its exchanges, in their
     standard deviations."""
-    p: Number
+    p: P
     """That of the largest of these, against the same of each exchange."""
     strongest: Share
     """The fraction whose D-score stands out most."""
@@ -319,9 +351,9 @@ class RunResults(Results):
         return tuple(task.name for task in self.tasks)
 
     @property
-    def keeps(self) -> bool:
-        """Whether the heads of a lesion stayed in, and all others were ablated."""
-        return bool(self.iap.get("lesion") == "keep")
+    def lesioning(self) -> Lesioning:
+        """What a lesion did to heads."""
+        return Lesioning(lesion=self.iap["lesion"], value=self.iap["value"])
 
     @property
     def largest(self) -> Fraction | None:
@@ -387,6 +419,11 @@ class RunResults(Results):
     @model_validator(mode="after")
     def _fits(self) -> "RunResults":
         self._verdicts_fit()
+        for name, choice in (("lesion", limits.LESION), ("value", limits.VALUE)):
+            if not choice.allows(self.iap.get(name)):
+                raise ValueError(
+                    f"iap.{name} is {limits.short(self.iap.get(name))}; expected {choice}"
+                )
         n, names = len(self.tasks), set(self.names)
         if len(names) < n:
             raise ValueError("two tasks have the same name")
@@ -426,10 +463,16 @@ class RunResults(Results):
             raise ValueError("the fractions are not in ascending order")
         for entry in self.fractions:
             self._fraction_fits(entry, n)
+            if entry.n_controls > self.controls.most:
+                raise ValueError(
+                    f"n_controls is {entry.n_controls:,}, but at most {self.controls.most:,} were "
+                    f"asked for (controls.most)"
+                )
         if self.over_fractions is not None:
             if self.over_fractions.strongest not in sizes:
                 raise ValueError("the fraction that stands out most was not measured")
             expect_shape(self.over_fractions.standardized, (len(sizes),), "standardized")
+            expect_share(self.over_fractions.p, self.fractions[-1].n_controls, "over_fractions.p")
         if (self.controls.base is None) != (self.controls.sample is None):
             raise ValueError("controls has a sample without its base scores, or these without it")
         for known in (self.controls.base, self.controls.sample):

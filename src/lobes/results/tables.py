@@ -257,7 +257,7 @@ def _matrix(
                 name: np.array([within(name, rows[row]) for row in chosen])
                 for name, rows in predictions.items()
             },
-            keep=results.keeps,
+            keep=results.lesioning.keeps,
             **others,
         )
 

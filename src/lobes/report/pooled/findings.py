@@ -5,7 +5,8 @@ from itertools import combinations
 
 from lobes.dissociation.verdict import SPECIALIZED, all_fractions
 from lobes.report import formatting as fmt
-from lobes.report import phrases
+from lobes.report import lesion_words, phrases
+from lobes.report.lesion_words import in_short, words_of
 from lobes.report.phrases import HEADLINE
 from lobes.report.sections import Fact, Facts, Findings, Section
 from lobes.results import PooledResults
@@ -40,7 +41,8 @@ def _facts(results: PooledResults) -> list[Fact]:
         Fact("Model" if len(models) == 1 else "Models", fmt.listing(models)),
         Fact("Runs", str(len(results.runs))),
         Fact("Tasks", str(len(results.tasks))),
-        Fact("Largest lesion", phrases.size_of(entry.fraction)),
+        Fact("Lesions", in_short(results.lesioning)),
+        Fact(words_of(results.lesioning).largest, phrases.size_of(entry.fraction)),
         Fact("Exchanges", f"{entry.n_controls} in each run" if entry.n_controls else "none"),
         Fact("Exchangeable heads", f"{_bound(results)}{most}"),
     ]
@@ -219,6 +221,7 @@ def _caveats(results: PooledResults) -> list[str]:
         *phrases.chance_caveats(results.standings, "The models", "are"),
         *phrases.exchange_caveats(results.fractions),
         *_missing(results),
+        *lesion_words.caveats(results.lesioning),
     ]
 
 

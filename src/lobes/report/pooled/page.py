@@ -10,7 +10,8 @@ from lobes.report import formatting as fmt
 from lobes.report import glossary, phrases, settings
 from lobes.report.charts import Strip, strip_plot
 from lobes.report.colors import tint_of
-from lobes.report.glossary import FORMULAS
+from lobes.report.glossary import formula
+from lobes.report.lesion_words import ABLATE, words_of
 from lobes.report.phrases import DEFINITIONS, HEADLINE
 from lobes.report.pooled import findings
 from lobes.report.sections import (
@@ -24,7 +25,7 @@ from lobes.report.sections import (
     Prose,
     Section,
 )
-from lobes.report.tables import ABLATED, Cell, Column, Row, Table, Value, marked
+from lobes.report.tables import Cell, Column, Row, Table, Value, marked
 from lobes.results import PooledResults
 from lobes.results.pooled import PooledDScore, PooledEstimate, PooledPair
 
@@ -52,8 +53,6 @@ _TERMINAL = (
     Column("p (exchange)", "p"),
 )
 _ACROSS = (
-    Column("Definition"),
-    Column("Heads lesioned"),
     Column("D", "points", strong=True),
     Column("Interval", "interval"),
     Column("SDs above exchanges", "points"),
@@ -61,15 +60,8 @@ _ACROSS = (
     Column("Exchangeable heads", "count"),
     Column("p (random lesions)", "p", head=Markup("p (random)")),
 )
-_PAIRS = (
-    Column("First"),
-    Column("Second"),
-    Column("First loses more", "signed"),
-    Column("Interval", "interval", ends="signed", under=True),
-    Column("p", "p"),
-    Column("Second loses more", "signed"),
-    Column("Interval", "interval", ends="signed", under=True),
-    Column("p", "p"),
+_EFFECT = (Column("Interval", "interval", ends="signed", under=True), Column("p", "p"))
+_TESTS = (
     Column("p (Holm)", "p"),
     Column("p (exchange)", "p"),
     Column("p (exchange, Holm)", "p", under=True, lead=f"Holm{fmt.GAP}"),
@@ -99,10 +91,11 @@ def page_of(results: PooledResults) -> Page:
         _settings(results),
     )
     kind = f"report of {fmt.plural(len(results.runs), 'run')}"
-    return Page.of(results, kind, sections, _glossary(fmt.percent(results.level)))
+    return Page.of(results, kind, sections, _glossary(results))
 
 
-def _glossary(level: str) -> tuple[glossary.Entry, ...]:
+def _glossary(results: PooledResults) -> tuple[glossary.Entry, ...]:
+    level, words = fmt.percent(results.level), words_of(results.lesioning)
     return (
         (
             "Run",
@@ -120,6 +113,8 @@ def _glossary(level: str) -> tuple[glossary.Entry, ...]:
             "How much of the variance of the mean comes from the runs. Where it is near 100 %, "
             "more runs would help most; near 0 %, more validation examples.",
         ),
+        ("Ablate", ABLATE[results.lesioning.value]),
+        ("Lesion", words.definition),
         *glossary.EXCHANGES,
         (
             "p (exchange)",
@@ -133,7 +128,7 @@ def _glossary(level: str) -> tuple[glossary.Entry, ...]:
             "heads are unlike random heads, not whether they belong to tasks. It decides nothing.",
         ),
         ("p (Holm)", "Corrected for the number of pairs."),
-        *glossary.d_scores(),
+        *glossary.d_scores(results.lesioning),
     )
 
 
@@ -187,13 +182,14 @@ def _reading(results: PooledResults) -> Markup:
     most = ", where the D-score stands out most" if len(results.fractions) > 1 else ""
     exchanges = f": here {fmt.plural(entry.n_controls, 'exchange')} in each run, averaged over them"
     return Markup(
-        "At {}{}. A D-score says, in percent of the base score, how much more a task’s own lesion "
+        "At {}{}. A D-score says, in percent of the base score, how much {} a task’s own lesion "
         "costs than it does otherwise. A gray dot is a single run, a diamond the mean{}. "
         "<strong>Column</strong> is the definition to trust. The D-score must also stand "
         "out from that of exchanged heads{}. {}"
     ).format(
         phrases.size_of(entry.fraction),
         most,
+        words_of(results.lesioning).costs,
         interval if len(results.runs) > 1 else "",
         exchanges if entry.n_controls else "",
         phrases.EXCHANGE if entry.exchangeable else phrases.NOTHING_TO_EXCHANGE,
@@ -213,7 +209,7 @@ def _panel(results: PooledResults, place: int, name: str, score: PooledDScore) -
     return Panel(
         name,
         (
-            Prose(FORMULAS[name], "formula"),
+            Prose(formula(name, results.lesioning), "formula"),
             Beside((*figure, _scores(results, place, name, score)), "pair"),
         ),
         chip="headline" if name == HEADLINE else "",
@@ -305,7 +301,8 @@ def _across(results: PooledResults) -> Table:
         f"D-scores in percent over {fmt.plural(len(results.runs), 'run')} (mean over tasks), "
         f"against exchanged heads and random lesions"
     )
-    return Table("across", caption, _ACROSS, tuple(rows), terminal=title)
+    columns = (Column("Definition"), Column(words_of(results.lesioning).heads), *_ACROSS)
+    return Table("across", caption, columns, tuple(rows), terminal=title)
 
 
 def _over_fractions(results: PooledResults) -> Row:
@@ -329,10 +326,11 @@ def _lesions(results: PooledResults) -> Section:
         deviations = np.vstack([results.base_deviations, entry.score_deviations])
         caption = "Standard deviation over the runs"
         matrices.append(_matrix(results, "spread", caption, deviations, np.zeros_like(changes)))
+    words = words_of(results.lesioning)
     text = (
-        "A row is a lesion: in each run, the heads that matter most to that task there. A column "
-        "is a task, measured. The frame marks a task under its own lesion; orange is a loss "
-        "against the base score, blue a gain."
+        f"A row {words.does} of a lesion: in each run, those that matter most to that task there. "
+        f"A column is a task, measured. The frame marks a task under its own lesion; orange is a "
+        f"loss against the base score, blue a gain."
     )
     blocks = (Prose(text), Beside(tuple(matrices)))
     return Section("lesions", "Lesion matrix over the runs", blocks, contents="Lesions")
@@ -341,10 +339,11 @@ def _lesions(results: PooledResults) -> Section:
 def _matrix(
     results: PooledResults, name: str, caption: str, values: np.ndarray, changes: np.ndarray
 ) -> Table:
-    """Nothing ablated, then each task's lesion."""
+    """All heads, then each task's lesion."""
+    words = words_of(results.lesioning)
     widest = np.nanmax([5.0, *np.abs(changes).ravel()])
     rows = []
-    for place, label in enumerate(("nothing (base)", *results.names)):
+    for place, label in enumerate((words.base, *results.names)):
         cells = (
             Cell(
                 value,
@@ -356,8 +355,8 @@ def _matrix(
             )
         )
         rows.append(Row((label, *cells), "task" if place else "base"))
-    columns = (ABLATED, *(Column(task, "number") for task in results.names))
-    return Table(name, caption, columns, tuple(rows), look="matrix")
+    columns = (words.rows, *(Column(task, "number") for task in results.names))
+    return Table(name, caption, columns, tuple(rows), look="matrix", note=words.note)
 
 
 def _pairs(results: PooledResults) -> Section | None:
@@ -375,13 +374,14 @@ def _pairs(results: PooledResults) -> Section | None:
         tests = (pair.p_holm, pair.p_controls, pair.p_controls_holm)
         return Row((pair.first, pair.second, *effects, *tests, cell))
 
+    costs = words_of(results.lesioning).costs
     caption = (
-        "How much more each task of a pair loses by its own lesion than by the other’s, in units "
-        "of its metric: means over the runs; p and p (Holm) are over runs and examples, p "
+        f"How much {costs} each task of a pair loses by its own lesion than by the other’s, in "
+        "units of its metric: means over the runs; p and p (Holm) are over runs and examples, p "
         f"(exchange) is against {phrases.exchanges_between(entry.n_pair_controls)}"
     )
     text = (
-        "Two tasks are doubly dissociated when each loses more by its own lesion than by the "
+        f"Two tasks are doubly dissociated when each loses {costs} by its own lesion than by the "
         "other’s, over the runs: the larger of the two p, corrected for the number of pairs "
         "(Holm), which says that other runs and examples would show the same of such lesions. The "
         "smaller difference must also stand out from the same with heads exchanged between the two "
@@ -390,7 +390,13 @@ def _pairs(results: PooledResults) -> Section | None:
     )
     if len(results.runs) == 1:
         text += " One run gives neither interval nor p."
-    table = Table("pairs", caption, _PAIRS, tuple(map(row, entry.pairs)))
+    columns = (
+        *(Column("First"), Column("Second")),
+        *(Column(f"First loses {costs}", "signed"), *_EFFECT),
+        *(Column(f"Second loses {costs}", "signed"), *_EFFECT),
+        *_TESTS,
+    )
+    table = Table("pairs", caption, columns, tuple(map(row, entry.pairs)))
     return Section("pairs", "Pairs of tasks", (Prose(text), table), contents="Pairs")
 
 

@@ -10,7 +10,8 @@ from lobes.dissociation.verdict import ALPHA, is_significant, smallest_p
 from lobes.report import formatting as fmt
 from lobes.report import phrases
 from lobes.report.charts import Strip, strip_plot
-from lobes.report.glossary import FORMULAS
+from lobes.report.glossary import formula
+from lobes.report.lesion_words import words_of
 from lobes.report.phrases import HEADLINE
 from lobes.report.run.findings import random_of
 from lobes.report.run.lesions import title_of
@@ -39,7 +40,7 @@ from lobes.results.run import Dissociation, DScore, Fraction
 
 _SDS = Markup('<abbr title="above the exchanges’ mean, in their standard deviations">SDs</abbr>')
 _READING = Markup(
-    "A D-score says, in percent of the base score, how much more a task’s own lesion costs than it "
+    "A D-score says, in percent of the base score, how much {} a task’s own lesion costs than it "
     "does otherwise; 0 means no dissociation. Three definitions are in use; "
     "<strong>column</strong> is the one to trust, since it compares a task only with itself. {} "
     "Gray dots are the D-scores of exchanged heads: the observed value (diamond, with its "
@@ -51,8 +52,6 @@ _ON_TASKS = (
     "importance is noisier than another’s, and they are not corrected for their number."
 )
 _ACROSS = (
-    Column("Definition"),
-    Column("Heads lesioned"),
     Column("D", "points", strong=True),
     Column("Interval", "interval"),
     Column("SDs above exchanges", "points"),
@@ -76,9 +75,10 @@ def section(results: RunResults) -> Section | None:
         )
         title = f"{title_of(entry)}, {phrases.exchanges(entry.n_controls)}"
         panels.append(Panel(title, (Panels(shown), Prose(_on_p(entry), "quiet"))))
+    words = words_of(results.lesioning)
     possible = any(entry.exchangeable for entry in results.fractions)
     exchange = phrases.EXCHANGE if possible else phrases.NOTHING_TO_EXCHANGE
-    blocks: list[Block] = [Prose(_READING.format(exchange))]
+    blocks: list[Block] = [Prose(_READING.format(words.costs, exchange))]
     blocks += [Prose(note, "note") for note in _control_notes(results)]
     blocks += [_across(results, found), Prose(_on_across(results), "quiet")]
     blocks.append(Alternatives("fraction", tuple(panels)))
@@ -156,7 +156,8 @@ def _across(results: RunResults, found: Sequence[Dissociation]) -> Table:
         f"{phrases.exchanges(results.fractions[-1].n_controls)} of the tasks’ heads and "
         f"{random_of(results.fractions[-1])}"
     )
-    return Table("across", caption, _ACROSS, tuple(rows), terminal=title)
+    columns = (Column("Definition"), Column(words_of(results.lesioning).heads), *_ACROSS)
+    return Table("across", caption, columns, tuple(rows), terminal=title)
 
 
 def _on_across(results: RunResults) -> str:
@@ -189,7 +190,11 @@ def _panel(results: RunResults, place: int, name: str, score: DScore, k: int) ->
     note = (Prose(score.note, "note"),) if score.note else ()
     return Panel(
         name,
-        (Prose(FORMULAS[name], "formula"), *note, Beside((*figure, table), "pair")),
+        (
+            Prose(formula(name, results.lesioning), "formula"),
+            *note,
+            Beside((*figure, table), "pair"),
+        ),
         chip="headline" if name == HEADLINE else "",
         headline=name == HEADLINE,
     )

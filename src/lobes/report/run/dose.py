@@ -1,4 +1,4 @@
-"""Dose and response: each task's score as more heads are ablated."""
+"""Dose and response: each task's score as more heads are ablated, or kept."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,12 @@ from lobes.dissociation.dose import dose
 from lobes.report import formatting as fmt
 from lobes.report.charts import Points, chart, in_words
 from lobes.report.drawing import Drawing
+from lobes.report.lesion_words import words_of
 from lobes.report.sections import Block, Details, Figure, Key, Keys, Panel, Panels, Prose, Section
 from lobes.report.tables import Column, Row, Table
 from lobes.results import RunResults
+from lobes.results.base import Lesioning
 
-AXES = ("heads ablated, %", "% of the base score")
 COLUMNS = (
     Column("Task"),
     Column("Heads", "percent"),
@@ -38,7 +39,7 @@ def section(results: RunResults) -> Section | None:
     shares = [entry.fraction for entry in results.fractions]
     each = np.array([[d.own, d.others, d.random, d.low, d.high] for d in found])
     curves = {name: each[:, :, task].tolist() for task, name in enumerate(results.names)}
-    drawn = {name: _chart(name, shares, curve) for name, curve in curves.items()}
+    drawn = {name: _chart(name, shares, curve, results.lesioning) for name, curve in curves.items()}
     charts = tuple(
         Panel(name, (Figure(f"dose-{k}", drawing),))
         for k, (name, drawing) in enumerate(drawn.items())
@@ -59,10 +60,12 @@ def section(results: RunResults) -> Section | None:
 
 
 def _reading(results: RunResults) -> str:
-    text = "Each task’s score, in percent of its base score, as more heads are ablated. "
+    words = words_of(results.lesioning)
+    text = f"Each task’s score, in percent of its base score, as more heads are {words.done}. "
     if len(results.tasks) > 1:
         text += (
-            "Where a task’s heads are specialized, its own lesion runs below the others’ lesions. "
+            f"Where a task’s heads are specialized, its own lesion runs {words.side} the others’ "
+            f"lesions. "
         )
     if _has_random(results):
         text += (
@@ -85,22 +88,30 @@ def _keys(results: RunResults) -> Keys:
     return Keys(tuple(keys))
 
 
-def _chart(name: str, shares: Sequence[float], curve: Curve) -> Drawing | None:
+def _chart(
+    name: str, shares: Sequence[float], curve: Curve, lesioning: Lesioning
+) -> Drawing | None:
     own, others, random, low, high = zip(*curve, strict=True)
     if not any(map(math.isfinite, own)):
         return None
-    xs = [0.0, *(100 * share for share in shares)]
-    band = [100.0, *low], [100.0, *high]
+    # the whole model is there already: none of its heads ablated, or all kept
+    done, keeps = words_of(lesioning).done, lesioning.keeps
+
+    def whole(values: Sequence[float], end: float = 100.0) -> list[float]:
+        return [*values, end] if keeps else [end, *values]
+
+    xs = whole([100 * share for share in shares], 100.0 if keeps else 0.0)
     curves = (
-        Points("random", "random lesions", xs, [100.0, *random], *band, band=True),
-        Points("others", "others’ lesions", xs, [100.0, *others], mark="square"),
-        Points("own", "own lesion", xs, [100.0, *own], mark="diamond"),
+        Points("random", "random lesions", xs, whole(random), whole(low), whole(high), band=True),
+        Points("others", "others’ lesions", xs, whole(others), mark="square"),
+        Points("own", "own lesion", xs, whole(own), mark="diamond"),
     )
-    shown = [points for points in curves if any(map(math.isfinite, points.ys[1:]))]
+    measured = zip(curves, (random, others, own), strict=True)
+    shown = [points for points, values in measured if any(map(math.isfinite, values))]
     return chart(
         shown,
-        f"{name}: score against the share of heads ablated",
-        axes=AXES,
+        f"{name}: score against the share of heads {done}",
+        axes=(f"heads {done}, %", "% of the base score"),
         description=" ".join(
             in_words(points, lambda y: fmt.fixed(y, 1), lambda x: f"{x:.4g} %")
             for points in reversed(shown)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from lobes.dissociation.flips import Flips, Group, GroupName, flips
 from lobes.report import formatting as fmt
+from lobes.report.lesion_words import words_of
 from lobes.report.page import macro
 from lobes.report.sections import Html, Prose, Section
 from lobes.report.tables import MOST_TASKS, Column, Row, Table
@@ -48,9 +49,10 @@ def section(results: RunResults, folder: str | Path, *, whole: bool = False) -> 
     chosen = {(k, one) for k, each in groups.items() for group in each for one in group.chosen}
     texts = read_texts(folder, results.names, chosen)
     notes = _notes(results.names, flipped, (folder / "texts.parquet").is_file(), own_only)
+    lesion = words_of(results.lesioning).of
     text = (
-        f"Validation examples whose prediction a lesion of {fmt.percent(found.fraction)} of the "
-        f"heads turns from right to wrong, or from wrong to right. The counts are over all "
+        f"Validation examples whose prediction {lesion} {fmt.percent(found.fraction)} of the heads "
+        f"turns from right to wrong, or from wrong to right. The counts are over all "
         f"examples; of those that flip, some are shown for each task, most of them such that only "
         f"the task’s own lesion flips. Read them to see what kind of example is lost, not how many."
     )

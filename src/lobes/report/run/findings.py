@@ -13,7 +13,8 @@ from lobes.dissociation.verdict import (
     smallest_p,
 )
 from lobes.report import formatting as fmt
-from lobes.report import phrases
+from lobes.report import lesion_words, phrases
+from lobes.report.lesion_words import in_short, words_of
 from lobes.report.phrases import HEADLINE
 from lobes.report.sections import Fact, Facts, Findings, Section
 from lobes.results import RunResults
@@ -91,7 +92,8 @@ def _facts(results: RunResults) -> list[Fact]:
         Fact("Tasks", str(len(results.tasks))),
     ]
     if entry is not None:
-        facts.append(Fact("Largest lesion", phrases.size_of(entry.fraction)))
+        facts.append(Fact("Lesions", in_short(results.lesioning)))
+        facts.append(Fact(words_of(results.lesioning).largest, phrases.size_of(entry.fraction)))
         if len(results.tasks) > 1:
             facts.append(Fact("Exchanges", fmt.thousands(entry.n_controls)))
             most = max(each.exchangeable for each in results.fractions)
@@ -124,9 +126,9 @@ def _sentences(results: RunResults) -> list[str]:
 
 
 def _single_task(results: RunResults, entry: Fraction) -> str:
-    task = results.tasks[0]
+    task, words = results.tasks[0], words_of(results.lesioning)
     text = (
-        f"Ablating the {fmt.percent(entry.fraction)} of heads most important to {task.name} takes "
+        f"{words.doing} {fmt.percent(entry.fraction)} of heads most important to {task.name} takes "
         f"its {task.metric} from {fmt.fixed(task.base)} to {fmt.fixed(entry.scores[0, 0])}"
     )
     if entry.n_random:
@@ -246,16 +248,7 @@ def _caveats(results: RunResults) -> list[str]:
         caveats += _interval_caveats(entry)
     if results.iap.get("order") == "ascending":
         caveats.append("These lesions take the least important heads first (ascending order).")
-    if results.keeps:
-        caveats.append(
-            "A lesion keeps the heads of its task and ablates all others, so that the scores say "
-            "whether these heads suffice: a task’s own lesion should cost it least."
-        )
-    stand_in = {"mean": "mean context", "resample": "context for another example"}
-    value = str(results.iap.get("value"))
-    if value in stand_in:
-        caveats.append(f"An ablated head gives its {stand_in[value]} in the place of zeros.")
-    return caveats
+    return caveats + lesion_words.caveats(results.lesioning)
 
 
 def _importance_caveats(results: RunResults) -> list[str]:

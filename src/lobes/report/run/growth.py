@@ -11,6 +11,7 @@ from lobes.dissociation.dscores import DScoreName
 from lobes.report import formatting as fmt
 from lobes.report.charts import Points, chart, in_words
 from lobes.report.drawing import Drawing
+from lobes.report.lesion_words import words_of
 from lobes.report.phrases import HEADLINE, size_of, some
 from lobes.report.sections import Details, Figure, Key, Keys, Panel, Panels, Prose, Section
 from lobes.report.tables import Cell, Column, Row, Table
@@ -25,9 +26,10 @@ def section(results: RunResults) -> Section | None:
     found = results.growth
     if found is None:
         return None
+    done = words_of(results.lesioning).lesioned
     text = (
         f"{_sentence(found, results.names)} Measured at checkpoints, with "
-        f"{size_of(found.fraction)} lesioned; before multi-task training linear probes stand in "
+        f"{size_of(found.fraction)} {done}; before multi-task training linear probes stand in "
         f"for the classifiers. Where a base score is near chance, the D-score there means little."
     )
     stability = (

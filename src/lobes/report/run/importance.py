@@ -8,6 +8,7 @@ from markupsafe import Markup
 from lobes.dissociation.similarity import corrected_for_noise, importance_correlation
 from lobes.heads import HeadScores
 from lobes.report import formatting as fmt
+from lobes.report.lesion_words import words_of
 from lobes.report.maps import HeatMaps, heat_map, site_labels
 from lobes.report.run import agreement
 from lobes.report.sections import Block, Details, Prose, Section
@@ -54,6 +55,7 @@ def section(results: RunResults, *, whole: bool = False) -> Section | None:
         ),
         lesions=tuple(fmt.percent(entry.fraction) for entry in results.fractions),
         headline=len(results.fractions) - 1 if results.fractions else None,
+        done=words_of(results.lesioning).lesioned,
     )
     top = _top(scores)
     bias = agreement.bias(results)
@@ -73,7 +75,8 @@ def section(results: RunResults, *, whole: bool = False) -> Section | None:
 
 
 def _reading(results: RunResults, method: str) -> Markup:
-    ring = "; a ring marks the heads that are lesioned for the task" if results.fractions else ""
+    done = words_of(results.lesioning).lesioned
+    ring = f"; a ring marks the heads that are {done} for the task" if results.fractions else ""
     return Markup(
         "How much each task’s loss depends on each of the {} heads: {}. A row is a site (an "
         "attention block, in the order of execution), a column a head. The number is the head’s "

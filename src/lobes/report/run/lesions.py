@@ -14,6 +14,7 @@ from lobes.heads import HeadSet
 from lobes.report import formatting as fmt
 from lobes.report import phrases
 from lobes.report.colors import TINTS, tint_of
+from lobes.report.lesion_words import words_of
 from lobes.report.sections import (
     Alternatives,
     Beside,
@@ -24,22 +25,11 @@ from lobes.report.sections import (
     Ramp,
     Section,
 )
-from lobes.report.tables import ABLATED, MOST_TASKS, Cell, Column, Mark, Row, Table
+from lobes.report.tables import ENDS, MOST_TASKS, Cell, Column, Mark, Row, Table
 from lobes.results import RunResults
 from lobes.results.run import Fraction
 
 OVERLAP = "Jaccard index · number of heads that both lesions hold"
-SUMMARY = (
-    Column("Task"),
-    Column("Base", "number"),
-    Column("Own lesion", "number"),
-    Column("Others’ lesions, mean", "number"),
-    Column("Random, mean", "number"),
-    Column("Lowest under", right=True),
-    Column("Overlap, mean", "number", digits=2),
-    Column("Largest overlap", "number", digits=2),
-    Column("With", right=True),
-)
 
 
 def is_large(results: RunResults) -> bool:
@@ -84,8 +74,9 @@ def overlap_section(results: RunResults) -> Section | None:
     """How many heads every two tasks' lesions share; None for one task and for many."""
     if not results.fractions or len(results.tasks) < 2 or is_large(results):
         return None
+    done = words_of(results.lesioning).lesioned
     text = (
-        "How many of two tasks’ lesioned heads are the same: the Jaccard index (shared / in "
+        f"How many of two tasks’ {done} heads are the same: the Jaccard index (shared / in "
         "either) and, after the dot, the number shared. Little overlap does not yet mean "
         "specialization, since a head may be replaceable; and two lesions that overlap much can "
         "hardly dissociate."
@@ -103,22 +94,23 @@ def overlap_section(results: RunResults) -> Section | None:
 
 
 def _reading(results: RunResults) -> Markup:
+    words = words_of(results.lesioning)
     text = (
-        "Each row ablates the heads chosen for one task; each column measures one task. {}The tint "
+        "Each row {} chosen for one task; each column measures one task. {}The tint "
         "is the change from the base score, the same scale at every fraction.{}"
     )
     down = Markup(
-        "<strong>Read down a column:</strong> where heads are specialized, a task loses most under "
-        "its own lesion, so the framed cell on the diagonal is the column’s lowest (▾). Whole rows "
+        "<strong>Read down a column:</strong> where heads are specialized, a task loses {} under "
+        "its own lesion, so the framed cell on the diagonal is the column’s {} ({}). Whole rows "
         "may differ too, since some sets of heads matter to everything. "
-    )
+    ).format(words.most, words.end, ENDS[words.end])
     without = [task.name for task in results.tasks if math.isnan(task.base_divisor)]
     no_ratio = (
         f" No change in percent for {', '.join(without)}: the interval of the base score includes "
         f"0, or the score is too near it."
     )
     several = len(results.tasks) > 1
-    return Markup(text).format(down if several else "", no_ratio if without else "")
+    return Markup(text).format(words.does, down if several else "", no_ratio if without else "")
 
 
 def _widest_change(results: RunResults) -> float:
@@ -154,13 +146,14 @@ class _Line:
 
 
 def _lines(results: RunResults, place: int) -> list[_Line]:
-    """The rows of a matrix: nothing ablated, each task's lesion, the mean of random lesions."""
+    """The rows of a matrix: all heads, each task's lesion, the mean of random lesions."""
     entry, divisors = results.fractions[place], results.divisors
     none = (frozenset[Mark](),) * len(results.tasks)
-    base = results.bases
-    lines = [_Line("nothing (base)", "base", base, _changed(base, divisors), none)]
-    for i, (name, lowest) in enumerate(zip(results.names, _lowest(entry.scores), strict=True)):
-        marks = tuple(_marks(i == j, bool(low)) for j, low in enumerate(lowest))
+    base, words = results.bases, words_of(results.lesioning)
+    lines = [_Line(words.base, "base", base, _changed(base, divisors), none)]
+    ends = _ends(entry.scores, words.end)
+    for i, (name, at_end) in enumerate(zip(results.names, ends, strict=True)):
+        marks = tuple(_marks(i == j, words.end if at else None) for j, at in enumerate(at_end))
         scores = entry.scores[i]
         lines.append(_Line(name, "task", scores, _changed(scores, divisors), marks))
     if entry.n_random:
@@ -174,23 +167,26 @@ def _matrices(results: RunResults, place: int, widest: float) -> tuple[Table, Ta
     """The matrix of a fraction as scores, and as changes in percent of the base scores."""
     entry, lines = results.fractions[place], _lines(results, place)
     label = fmt.percent(entry.fraction)
-    terminal = f"Scores under lesions of {title_of(entry)}; rows: whose heads are ablated"
+    words = words_of(results.lesioning)
+    terminal = f"Scores under lesions of {title_of(entry)}; rows: {words.whose}"
     is_headline = entry is results.largest and not is_large(results)
     return (
         Table(
             f"raw-{place}",
             f"Scores under each lesion, {label}",
-            (ABLATED, *(Column(name, "number") for name in results.names)),
+            (words.rows, *(Column(name, "number") for name in results.names)),
             tuple(line.row(line.scores, widest) for line in lines),
             _look(results),
+            note=words.note,
             terminal=terminal if is_headline else "",
         ),
         Table(
             f"change-{place}",
             f"Change from the base score in percent, {label}",
-            (ABLATED, *(Column(name, "points") for name in results.names)),
+            (words.rows, *(Column(name, "points") for name in results.names)),
             tuple(line.row(line.changes, widest) for line in lines),
             _look(results),
+            note=words.note,
         ),
     )
 
@@ -200,17 +196,18 @@ def _look(results: RunResults) -> Literal["tight", "matrix"]:
     return "tight" if is_large(results) else "matrix"
 
 
-def _lowest(scores: Float[np.ndarray, "tasks tasks"]) -> np.ndarray:
-    """Which scores are the lowest of their column, where the scores of the column differ."""
-    known = np.where(np.isfinite(scores), scores, np.inf)
+def _ends(scores: Float[np.ndarray, "tasks tasks"], end: Mark) -> np.ndarray:
+    """Which scores are the `end` of their column, where the scores of the column differ."""
+    signed = -scores if end == "highest" else scores
+    known = np.where(np.isfinite(signed), signed, np.inf)
     least = known.min(axis=0)
-    differ = np.where(np.isfinite(scores), scores, -np.inf).max(axis=0) > least
+    differ = np.where(np.isfinite(signed), signed, -np.inf).max(axis=0) > least
     return (known == least) & np.isfinite(least) & differ
 
 
-def _marks(is_own: bool, is_lowest: bool) -> frozenset[Mark]:
+def _marks(is_own: bool, end: Mark | None) -> frozenset[Mark]:
     marks: list[Mark] = ["own"] * is_own
-    return frozenset([*marks, "lowest"] if is_lowest else marks)
+    return frozenset([*marks, end] if end else marks)
 
 
 def _lesions(results: RunResults, place: int) -> list[HeadSet]:
@@ -276,18 +273,19 @@ def _summarized(results: RunResults, place: int, widest: float, whole: bool) -> 
 
 def _summary(results: RunResults, place: int) -> Table:
     entry, names = results.fractions[place], results.names
-    found = dose(entry.scores, entry.random_scores)
+    found, words = dose(entry.scores, entry.random_scores), words_of(results.lesioning)
     shares = overlap(_lesions(results, place))
     np.fill_diagonal(shares, np.nan)
     rows = []
     for j, name in enumerate(names):
         column, near = entry.scores[:, j], _largest(shares[j])
-        lowest = names[int(np.nanargmin(column))] if np.isfinite(column).any() else None
+        at = np.nanargmax if words.end == "highest" else np.nanargmin
+        end = names[int(at(column))] if np.isfinite(column).any() else None
         rows.append(
             Row(
                 (
                     *(name, results.tasks[j].base, found.own[j], found.others[j], found.random[j]),
-                    *(lowest, float(np.nanmean(shares[j]))),
+                    *(end, float(np.nanmean(shares[j]))),
                     *(float(shares[j, near]), names[near]),
                 )
             )
@@ -297,7 +295,18 @@ def _summary(results: RunResults, place: int) -> Table:
         f"{fmt.percent(entry.fraction)}"
     )
     terminal = caption if entry is results.largest else ""
-    return Table(f"summary-{place}", caption, SUMMARY, tuple(rows), terminal=terminal)
+    columns = (
+        Column("Task"),
+        Column("Base", "number"),
+        Column("Own lesion", "number"),
+        Column("Others’ lesions, mean", "number"),
+        Column("Random, mean", "number"),
+        Column(f"{words.end.capitalize()} under", right=True),
+        Column("Overlap, mean", "number", digits=2),
+        Column("Largest overlap", "number", digits=2),
+        Column("With", right=True),
+    )
+    return Table(f"summary-{place}", caption, columns, tuple(rows), terminal=terminal)
 
 
 def _largest(values: np.ndarray) -> int:

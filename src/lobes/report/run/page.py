@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from lobes.report import formatting as fmt
 from lobes.report import glossary, settings
+from lobes.report.lesion_words import ABLATE, words_of
 from lobes.report.run import (
     agreement,
     base,
@@ -25,7 +26,7 @@ from lobes.report.run import (
 from lobes.report.sections import Choice, Page, Section
 from lobes.results import RunResults
 
-_GLOSSARY: tuple[glossary.Entry, ...] = (
+_HEADS: tuple[glossary.Entry, ...] = (
     (
         "Site",
         "One attention block: the place whose output projection mixes several heads. Sites are "
@@ -33,42 +34,24 @@ _GLOSSARY: tuple[glossary.Entry, ...] = (
     ),
     ("Head s:h", "Head h of site s, both from 0."),
     ("Importance", "A number for each head: how much a task’s loss depends on it."),
-    (
-        "Ablate",
-        "Multiply a head’s output by 0 while something is measured; the model itself stays as it "
-        "is.",
+)
+_RANDOM: glossary.Entry = (
+    "Random lesion",
+    "As many heads drawn at random, matched by site (as many in every site) or in size (as "
+    "many in all): how harmful any lesion is. It decides nothing.",
+)
+_MEANINGS = {
+    "column": Markup(
+        "One task: the other tasks’ lesions against its own. 0 when every lesion costs the "
+        "task the same."
     ),
-    (
-        "Lesion",
-        "The set of heads ablated for one measurement. A task’s lesion takes the given fraction of "
-        "all heads, by their importance to that task.",
+    "row": Markup(
+        "One lesion: the other tasks’ raw scores against task i’s. Mixes the tasks’ "
+        "scales: it can be far from 0 where nothing is dissociated."
     ),
-    *glossary.EXCHANGES,
-    (
-        "Random lesion",
-        "As many heads drawn at random, matched by site (as many in every site) or in size (as "
-        "many in all): how harmful any lesion is. It decides nothing.",
-    ),
-    (
-        Markup("M<sub>ij</sub>, B<sub>j</sub>"),
-        "Task j’s score while the heads important to task i are ablated; its base score, with "
-        "nothing ablated.",
-    ),
-    *glossary.d_scores(
-        {
-            "column": Markup(
-                "One task: the other tasks’ lesions against its own. 0 when every lesion costs the "
-                "task the same."
-            ),
-            "row": Markup(
-                "One lesion: the other tasks’ raw scores against task i’s. Mixes the tasks’ "
-                "scales: it can be far from 0 where nothing is dissociated."
-            ),
-            "relative": Markup(
-                "As <em>row</em>, with every task on the scale of its own base score."
-            ),
-        }
-    ),
+    "relative": Markup("As <em>row</em>, with every task on the scale of its own base score."),
+}
+_STATISTICS: tuple[glossary.Entry, ...] = (
     (
         "Interval",
         "Paired bootstrap over the validation examples: the same resample for every lesion of a "
@@ -114,12 +97,13 @@ def page_of(results: RunResults, folder: Path | None = None, *, whole: bool = Fa
         _settings(results),
     )
     sizes = tuple(fmt.percent(entry.fraction) for entry in results.fractions)
+    heads = words_of(results.lesioning).heads
     return Page.of(
         results,
         "report",
         sections,
-        _GLOSSARY,
-        choice=Choice("fraction", "Heads lesioned", sizes, len(sizes) - 1) if sizes else None,
+        _glossary(results),
+        choice=Choice("fraction", heads, sizes, len(sizes) - 1) if sizes else None,
         script="report.js",
     )
 
@@ -135,4 +119,22 @@ def _settings(results: RunResults) -> Section:
             "Configuration": results.config,
         },
         "" if results.training is not None else "The model was not trained by this study.",
+    )
+
+
+def _glossary(results: RunResults) -> tuple[glossary.Entry, ...]:
+    words, lesioning = words_of(results.lesioning), results.lesioning
+    lesion = (
+        f"{words.definition} A task’s lesion takes the given fraction of all heads, by their "
+        f"importance to that task."
+    )
+    return (
+        *_HEADS,
+        ("Ablate", ABLATE[lesioning.value]),
+        ("Lesion", lesion),
+        *glossary.EXCHANGES,
+        _RANDOM,
+        (Markup("M<sub>ij</sub>, B<sub>j</sub>"), words.symbols),
+        *glossary.d_scores(lesioning, _MEANINGS),
+        *_STATISTICS,
     )

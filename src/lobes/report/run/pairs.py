@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from lobes.report import formatting as fmt
 from lobes.report import phrases
+from lobes.report.lesion_words import words_of
 from lobes.report.run.dissociation import dissociations
 from lobes.report.run.lesions import is_large, title_of
 from lobes.report.sections import Alternatives, Block, Panel, Prose, Section
@@ -15,8 +16,8 @@ from lobes.results import RunResults
 from lobes.results.run import Fraction, Pair
 
 _READING = Markup(
-    "A <em>double dissociation</em>: the first task loses more by its own lesion than by the "
-    "second’s, <strong>and</strong> the second more by its own than by the first’s. Both "
+    "A <em>double dissociation</em>: the first task loses {0} by its own lesion than by the "
+    "second’s, <strong>and</strong> the second {0} by its own than by the first’s. Both "
     "differences are tested on the same validation examples (paired, one-sided); the larger p "
     "counts, corrected for the number of pairs after Holm: it says that other examples would show "
     "the same of these two lesions. Two lesions may differ in how severe they are without any "
@@ -28,17 +29,12 @@ ONLY_LARGEST = (
     "Of three tasks or more, heads are exchanged between two tasks at the largest fraction only: "
     "here is the test over the examples alone."
 )
-_COLUMNS = (
-    Column("First"),
-    Column("Second"),
-    Column("First loses more", "signed"),
+_EFFECT = (
     Column("Interval", "interval", ends="signed", under=True),
     Column("Share", "points", "% of base", under=True),
     Column("p", "p"),
-    Column("Second loses more", "signed"),
-    Column("Interval", "interval", ends="signed", under=True),
-    Column("Share", "points", "% of base", under=True),
-    Column("p", "p"),
+)
+_TESTS = (
     Column("p (Holm)", "p"),
     Column("p (exchange)", "p"),
     Column("p (exchange, Holm)", "p", under=True, lead=f"Holm{fmt.GAP}"),
@@ -50,7 +46,7 @@ def section(results: RunResults, *, whole: bool = False) -> Section | None:
     """Every pair of tasks, or of many tasks the strongest unless `whole`."""
     if not dissociations(results):
         return None
-    panels = []
+    panels, costs = [], words_of(results.lesioning).costs
     for place, entry in enumerate(results.fractions):
         cut = not whole and is_large(results)
         pairs = strongest(entry.pairs) if cut else entry.pairs
@@ -72,7 +68,7 @@ def section(results: RunResults, *, whole: bool = False) -> Section | None:
     return Section(
         "pairs",
         "Pairs of tasks",
-        (Prose(_READING), Alternatives("fraction", tuple(panels))),
+        (Prose(_READING.format(costs)), Alternatives("fraction", tuple(panels))),
         contents="Pairs",
     )
 
@@ -117,10 +113,17 @@ def _pairs(results: RunResults, place: int, pairs: Sequence[Pair]) -> Table:
                 )
             )
         )
+    costs = words_of(results.lesioning).costs
     exchanges = phrases.exchanges_between(entry.n_pair_controls)
     caption = (
-        f"How much more each task of a pair loses by its own lesion, in units of its metric, "
+        f"How much {costs} each task of a pair loses by its own lesion, in units of its metric, "
         f"{fmt.percent(entry.fraction)}; p and p (Holm) are over the examples, p (exchange) is "
         f"against {exchanges}"
     )
-    return Table(f"pairs-{place}", caption, _COLUMNS, tuple(rows))
+    columns = (
+        *(Column("First"), Column("Second")),
+        *(Column(f"First loses {costs}", "signed"), *_EFFECT),
+        *(Column(f"Second loses {costs}", "signed"), *_EFFECT),
+        *_TESTS,
+    )
+    return Table(f"pairs-{place}", caption, columns, tuple(rows))

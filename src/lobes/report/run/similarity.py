@@ -45,8 +45,8 @@ def section(results: RunResults, *, whole: bool = False) -> Section | None:
         f"Claim 2 says: the less alike two tasks are, the more they dissociate. Each point is a "
         f"pair of tasks at {size_of(found.fraction)}; under the claim the points fall from left to "
         f"right (its height is the D-score of the pair, in percent). Pairs share tasks, so p comes "
-        f"from exchanging whole tasks; it is one-sided. Measures made from the lesioned heads "
-        f"themselves go with the D-scores partly by construction."
+        f"from exchanging whole tasks; it is one-sided. Measures made from the heads of the "
+        f"lesions themselves go with the D-scores partly by construction."
     )
     panels = tuple(
         _panel(place, measure, trend, found, pairs, results.names)

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from lobes.dissociation.verdicts_over_seeds import AFTER, SPECIALIZED_BY_IAT, better
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
-from lobes.report import glossary, trained_heads
+from lobes.report import glossary, lesion_words, trained_heads
+from lobes.report.lesion_words import in_short, words_of
 from lobes.report.phrases import DEFINITIONS, HEADLINE, over_others, size_of, some
 from lobes.report.sections import Block, Fact, Facts, Findings, Page, Panels, Prose, Section
 from lobes.report.seeds import parts
@@ -50,7 +51,8 @@ WAYS = (
 
 def page_of(results: ComparisonResults) -> Page:
     """The page of a comparison."""
-    level, d_scores = level_of(results), results.summary.d_scores
+    level, lesioning = level_of(results), results.lesioning
+    lesions = glossary.d_scores(lesioning) if lesioning is not None else ()
     return parts.page(
         results,
         "comparison",
@@ -87,13 +89,14 @@ def page_of(results: ComparisonResults) -> Page:
                 },
             ),
         ),
-        (*glossary.over_seeds(level), *WAYS, *(glossary.d_scores() if d_scores else ())),
+        (*glossary.over_seeds(level), *WAYS, *lesions),
     )
 
 
 def _facts(results: ComparisonResults) -> Facts:
     model = results.model
     sites = fmt.plural(len(model.sites), "site")
+    lesions = [Fact("Lesions", in_short(results.lesioning))] if results.lesioning else []
     return Facts(
         (
             Fact("Model", model.name),
@@ -102,6 +105,7 @@ def _facts(results: ComparisonResults) -> Facts:
             Fact("Tasks", str(len(results.tasks))),
             Fact("Seeds", str(len(results.seeds))),
             Fact("Steps", fmt.thousands(results.training.get("steps"))),
+            *lesions,
         )
     )
 
@@ -314,20 +318,22 @@ def _specialization_caveats(results: ComparisonResults, entry: DScoreSummary) ->
             f"The mean leaves out {some(undefined)}, without a D-score in some seed: the base "
             f"score lies too near 0, or its interval includes 0."
         )
-    return caveats
+    assert results.lesioning is not None
+    return caveats + lesion_words.caveats(results.lesioning)
 
 
 def _d_scores(results: ComparisonResults) -> Section | None:
     entry = results.summary.headline(HEADLINE)
-    if entry is None:
+    if entry is None or results.lesioning is None:
         return None
+    words = words_of(results.lesioning)
     text = Markup(
-        "Each task’s most important heads are ablated; a D-score says, in percent of the base "
-        "score, how much more a task’s own lesion costs than it does otherwise. "
+        "A lesion {} most important to a task; a D-score says, in percent of the base "
+        "score, how much {} a task’s own lesion costs than it does otherwise. "
         "<strong>Column</strong> is the definition to trust. Whether heads "
         "are specialized is for the report of a single run to say; here the two ways to train are "
         "compared with each other."
-    )
+    ).format(words.does, words.costs)
     own = next(
         each
         for each in results.d_scores
@@ -344,7 +350,11 @@ def _d_scores(results: ComparisonResults) -> Section | None:
         column=D_DIFFERENCE,
         is_headline=True,
     )
-    blocks: tuple[Block, ...] = (Prose(text), _d_score_table(results, entry), Panels((panel,)))
+    blocks: tuple[Block, ...] = (
+        Prose(text),
+        _d_score_table(results, entry, words.heads),
+        Panels((panel,)),
+    )
     if results.exchanged is not None and results.summary.exchanged is not None:
         blocks += _exchanged(results.exchanged, results.summary.exchanged)
     return Section("d-scores", "D-scores with and without IAT", blocks)
@@ -390,7 +400,7 @@ def _exchanged(measured: ExchangedDScores, found: ExchangedSummary) -> tuple[Blo
     return Prose(text), table
 
 
-def _d_score_table(results: ComparisonResults, headline: DScoreSummary) -> Table:
+def _d_score_table(results: ComparisonResults, headline: DScoreSummary, heads: str) -> Table:
     """The model's D-scores: the largest fraction first, the headline definition first."""
     found = sorted(
         results.summary.d_scores,
@@ -402,7 +412,7 @@ def _d_score_table(results: ComparisonResults, headline: DScoreSummary) -> Table
         "The model’s D-score in percent, means over tasks and seeds with intervals",
         (
             Column("Definition"),
-            Column("Heads lesioned", "percent"),
+            Column(heads, "percent"),
             *(Column("multi-task", "points"), interval, Column("IAT", "points"), interval),
             *(D_DIFFERENCE, Column("Interval", "interval"), Column("p", "p")),
         ),

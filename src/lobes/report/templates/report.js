@@ -22,7 +22,7 @@
   };
 
   const describe = (map, cell) => {
-    const lesioned = isLesioned(cell) ? ", lesioned" : "";
+    const lesioned = isLesioned(cell) ? `, ${maps[map].dataset.done}` : "";
     return `rank ${cell.dataset.rank} of ${total}, score ${cell.dataset.score}${lesioned}`;
   };
 
