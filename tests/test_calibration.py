@@ -53,7 +53,7 @@ QUICK = {
 @pytest.mark.parametrize(
     ("name", "studies"),
     [
-        pytest.param(name, *((200,) if quick else (2000,)), marks=() if quick else SLOW)
+        pytest.param(name, *((200,) if quick else (1000,)), marks=() if quick else SLOW)
         for name in CASES
         for quick in (True, False)
         if not quick or name in QUICK
@@ -67,7 +67,7 @@ def test_p_is_uniform_where_nothing_is_specialized(name, studies):
     assert shares(p, studies)
 
 
-@pytest.mark.parametrize("studies", [250, pytest.param(2000, marks=SLOW)])
+@pytest.mark.parametrize("studies", [250, pytest.param(1000, marks=SLOW)])
 def test_p_over_fractions_is_uniform_where_the_smallest_p_is_not(studies):
     study = HeadStudy(fractions=(0.2, 0.3, 0.4), damage="threshold", noise=(0.1, 1.0))
     (found,) = measured(study, studies, 72, exchanged)
@@ -77,7 +77,7 @@ def test_p_over_fractions_is_uniform_where_the_smallest_p_is_not(studies):
     assert not within(np.mean(smallest <= 0.05), 0.05, studies)
 
 
-@pytest.mark.parametrize("studies", [120, pytest.param(2000, marks=SLOW)])
+@pytest.mark.parametrize("studies", [120, pytest.param(1000, marks=SLOW)])
 def test_a_pair_is_not_called_because_a_third_task_is_specialized(studies):
     study = HeadStudy(3, damage="threshold", specialization=(0.0, 0.0, 0.6))
     found = measured(study, studies, 73, partial(exchanged, tasks=(0, 1)), exchanged)
@@ -182,7 +182,7 @@ def test_bulk_has_the_distribution_of_one_at_a_time():
         assert stats.ks_2samp(*(tables.p_of(each) for each in d)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("studies", [60, pytest.param(1000, marks=SLOW)])
+@pytest.mark.parametrize("studies", [60, pytest.param(400, marks=SLOW)])
 def test_intervals_hold_the_truth_as_often_as_they_say(studies):
     simulation = Simulation(tasks=3, examples=300, controls=0, specialization=0.3)
     hits = calibration.coverage(simulation, studies, seed=7)
@@ -191,7 +191,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(studies):
     assert hits.min() > 0.9
 
 
-@pytest.mark.parametrize("studies", [30, pytest.param(300, marks=SLOW)])
+@pytest.mark.parametrize("studies", [30, pytest.param(100, marks=SLOW)])
 def test_intervals_over_runs_hold_the_truth_where_percentiles_do_not(studies):
     simulation = Simulation(tasks=3, examples=300, controls=0, specialization=0.3)
     ours, percentiles = calibration.coverage_over_runs(

@@ -79,7 +79,7 @@ def files_of(run):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *[pytest.param(n, marks=pytest.mark.slow) for n in range(1, 4)]]
+    "seed", [0, *[pytest.param(n, marks=pytest.mark.slow) for n in range(1, 3)]]
 )
 def test_no_flipped_bit_is_shown(finished, copied, seed):
     """Each file in turn: every reader refuses it with a sentence, or shows the same."""

@@ -304,7 +304,8 @@ SLOW = (
 
 
 def _runnable() -> list:
-    commands = [c for c in shown_commands() if " " in c and not NOT_RUN.search(c)]
+    shown = [c for c in shown_commands() if " " in c and not NOT_RUN.search(c)]
+    commands = {tuple(words_of(c)): c for c in reversed(shown)}.values()  # the same words run once
     return [pytest.param(c, marks=pytest.mark.slow if c.startswith(SLOW) else ()) for c in commands]
 
 

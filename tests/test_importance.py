@@ -166,7 +166,7 @@ def test_batches_of_pictures_do_not_matter(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in zoo.TYPES[::6] if kind not in zoo.SKIPPED])
+@pytest.mark.parametrize("kind", [kind for kind in zoo.TYPES[::12] if kind not in zoo.SKIPPED])
 def test_batches_matter_to_no_type(kind):
     task = mood_task(n_train=11, n_validation=11)
     try:
