@@ -78,7 +78,7 @@ def write_run(folder, matrix):
             "model": "m",
             "output": "o",
             "tasks": [{"name": name, **files} for name in matrix.tasks],
-            "iap": {"fractions": [FRACTION], "resamples": RESAMPLES},
+            "iap": {"fractions": [FRACTION], "resamples": RESAMPLES, "controls": 23},
         }
     )
     results = study_results(

@@ -159,7 +159,8 @@ class PooledFraction(Record):
             expect_count(self.n_random, score.random_means, "n_random", "random_means")
             expect_share(score.p_controls, self.n_controls, "p_controls")
             expect_share(score.random_p, self.n_random, "random_p")
-        for pair in self.pairs:
+        # 0 where the heads of some pair cannot be exchanged; those of others still can
+        for pair in self.pairs if self.n_pair_controls else ():
             expect_share(pair.p_controls, self.n_pair_controls, "p_controls")
         return self
 
