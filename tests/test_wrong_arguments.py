@@ -148,6 +148,7 @@ WRONG += [
     (gates, (), {"model": NAME}, "not 'bert-base-uncased'"),
     (of_batches, (), {"method": "gates"}, 'method="gates" takes a task'),
     (GATES.roles, (0.3,), {}, "threshold is 0.3; expected a share from 0.5 and below 1."),
+    (MOOD.replace, (), {"train": [{}]}, "Task 'mood': train is a list, not examples; expected"),
     (evaluate, (OF_TASKS, "mood"), {}, "tasks are a list of lobes.Task, [task], not 'mood'"),
     (evaluate, (OF_TASKS, ["mood"]), {}, "tasks are a list of lobes.Task, and 'mood' is none"),
     (evaluate, (OF_TASKS, []), {}, "No task was given"),
