@@ -1,11 +1,14 @@
-"""What IAT costs: the same steps with and without the row gate, in turn, in one process.
+"""What a step of training costs beyond a bare loop, and what IAT costs beyond that.
 
 The demo's model and sentences. Each round trains a copy of the model on the same batches as the
 others, in each of three ways: plain multi-task training, IAT, and IAT without `strict`. A step's
 ratio is that of its times on the same batch in the same round; the median over all is shown, with
 the middle half of them. Last, how far the optimizer moves rows that no task trains.
 
-    python -m benchmarks.training [--rounds 6] [--steps 24] [--train 1600]
+The bare loop takes the batches of that training: forward, backward and the same fused AdamW,
+and nothing else. Seconds are of the processor where one thread runs.
+
+    python -m benchmarks.training [--rounds 6] [--steps 24] [--train 1600] [--only bare]
 """
 
 import argparse
@@ -30,6 +33,10 @@ from lobes.training.trainer import MultiTaskTrainer
 WARM_UP = 4  # steps of each training that do not count
 
 
+def clock() -> float:
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 class Times(TrainerCallback):
     """Seconds of each optimizer step, from its first forward pass to its end."""
 
@@ -38,10 +45,10 @@ class Times(TrainerCallback):
         self.start = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.start = time.perf_counter()
+        self.start = clock()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.start)
+        self.seconds.append(clock() - self.start)
 
 
 def train(
@@ -80,6 +87,44 @@ def compare_ways(
             f"{precision}  {name:16}{1000 * np.median(seconds):8.1f} ms a step{middle:8.3f}x"
             f"   (half of the steps: {low:.3f} to {high:.3f})"
         )
+
+
+def bare(model: MultiTaskModel, batches: Sequence[Any], precision: str) -> list[float]:
+    """The seconds of each step of a loop over these batches."""
+    model = deepcopy(model).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
+    seconds = []
+    for batch in batches:
+        start = clock()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(clock() - start)
+    return seconds
+
+
+def compare_with_bare(
+    model: MultiTaskModel, tasks: Sequence[Task], rounds: int, steps: int, precision: str
+) -> None:
+    """A step of the trainer by one of the bare loop on the same batch, in turn."""
+    ratios, kept = [], []
+    for _ in range(rounds):
+        seconds, trainer = train(model, tasks, steps, precision, None)
+        batches = []
+        for batch in trainer.get_train_dataloader():
+            batch.pop("examples", None)
+            batches.append(batch)
+        plain = bare(model, batches[:steps], precision)
+        ratios += (np.array(seconds) / plain)[WARM_UP:].tolist()
+        kept += seconds[WARM_UP:]
+    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    print(
+        f"{precision}  trainer by bare   {1000 * np.median(kept):8.1f} ms a step{middle:8.3f}x"
+        f"   (half of the steps: {low:.3f} to {high:.3f})",
+        flush=True,
+    )
 
 
 def drift(model: MultiTaskModel, tasks: Sequence[Task], steps: int, precision: str) -> None:
@@ -131,6 +176,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6, help="trainings of each way")
     parser.add_argument("--steps", type=int, default=24, help="steps of each training")
     parser.add_argument("--train", type=int, default=1600, help="training sentences")
+    parser.add_argument("--only", choices=["bare"], help="leave IAT out")
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     arguments = parser.parse_args()
     assets = fetch()
     with tempfile.TemporaryDirectory() as folder:
@@ -140,9 +187,12 @@ def main() -> None:
         tasks = [load_task(TaskSource(**table)) for table in tables]
     model = MultiTaskModel.from_pretrained(assets.model, tasks)
     print(f"{find_heads(model).total} heads, {len(tasks)} tasks, {torch.get_num_threads()} threads")
-    for precision in ("fp32", "bf16"):
-        compare_ways(model, tasks, arguments.rounds, arguments.steps, precision)
-    drift(model, tasks, 60, "bf16")
+    for precision in arguments.precision:
+        compare_with_bare(model, tasks, arguments.rounds, arguments.steps, precision)
+        if not arguments.only:
+            compare_ways(model, tasks, arguments.rounds, arguments.steps, precision)
+    if not arguments.only:
+        drift(model, tasks, 60, "bf16")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A lesioned run that starts at the first lesioned site equals the full run to the bit."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -61,8 +62,46 @@ def test_what_lies_below_the_first_site_is_not_computed():
         last = layout.sites[-1].index
         ran.clear()
         list(replay.runs(run, [HeadSet([(last, 0)]), HeadSet([(last, 1)])]))
-    # The plain run sees every site, the two lesioned ones the last alone.
-    assert ran == [*range(last + 1), last, last]
+    # The first run sees every site, the other one the last alone.
+    assert ran == [*range(last + 1), last]
+
+
+@pytest.mark.parametrize("name", ["bert", "bart", "albert"])
+def test_lesions_share_what_they_have_in_common(name):
+    model = tiny_model(name).eval()
+    layout = find_heads(model)
+    inputs = tiny_inputs(model)
+    generator = np.random.default_rng(0)
+    sites = [site.index for site in layout.sites]
+    lesions = [
+        HeadSet((s, h) for s in sites for h in generator.choice(2, generator.integers(3), False))
+        for _ in range(23)
+    ]
+    lesions += [HeadSet(), lesions[0]]
+    ran = 0
+
+    def count(*_):
+        nonlocal ran
+        ran += 1
+
+    def run():
+        return first_output(model(**inputs, **no_cache(model)))
+
+    with torch.no_grad():
+        replay = Replay(model, layout, run)
+        assert replay.sharing
+        for site in layout.sites:
+            model.get_submodule(site.projection).register_forward_hook(count)
+        found = dict(replay.runs(run, lesions))
+        shared, ran = ran, 0
+        run()
+        each, prefixes = ran, [[lesion.by_site().get(s) for s in sites] for lesion in lesions]
+        for index, lesion in enumerate(lesions):
+            with ablate(model, lesion, layout=layout):
+                assert torch.equal(found[index], run()), lesion
+    # one run of a site for each different set of heads in it and before it
+    different = {str(prefix[: k + 1]) for prefix in prefixes for k in range(len(sites))}
+    assert shared == len(different) * each // len(sites)
 
 
 def test_a_model_that_changes_an_output_in_place_is_run_in_full():

@@ -1,9 +1,10 @@
-"""Run a model again from its first lesioned site on, without computing what lies below it.
+"""Run a model under many lesions without computing again what two of them have in common.
 
-A lesion changes nothing that was finished before the first lesioned site's output projection ran.
-So one plain run of a batch can record the outputs of those modules, and every lesioned run of the
-same batch plays them back. Which modules those are is read off a trace of one run: for a site,
-the largest modules that returned before its projection was called.
+A lesion changes nothing that was finished before the first lesioned site's output projection ran,
+and two lesions with the same heads in the first sites give the same up to where they differ. So
+lesions are run in the order of their heads, site by site: each run plays back what the one before
+it computed below the first site where they differ. Which modules those are is read off a trace of
+one run: for a site, the largest modules that returned before its projection was called.
 
 Exact for a model whose modules depend on their inputs alone (no cache that they write to, no
 output changed in place afterwards). A `Replay` tries that out when it is made; where it fails,
@@ -16,6 +17,7 @@ its own.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from threading import get_ident
 from typing import Any
 
@@ -45,7 +47,7 @@ class _Call:
 
 
 class Replay:
-    """Runs a model under many lesions, each from its first lesioned site on.
+    """Runs a model under many lesions, each from where it differs from the one before.
 
         replay = Replay(model, layout, run)       # traces run() once, and tries itself out
         for index, outputs in replay.runs(run, lesions): ...
@@ -62,6 +64,7 @@ class Replay:
         if share:
             with self._opened():
                 self._finished = _finished_before(layout, model, _trace(model, run))
+        self.sharing = share
         self.sharing = share and self.holds(run)
 
     def packs(self, run: Run, copies: Copies) -> bool:
@@ -127,32 +130,37 @@ class Replay:
 
         `instead` are the arguments `value` and `data` of `ablate`.
         """
-        first = {index: lesion.heads[0][0] for index, lesion in enumerate(lesions) if lesion}
-        if not self.sharing or len(first) < 2:
+        if not self.sharing or len(lesions) < 2:
             for index, lesion in enumerate(lesions):
                 with ablate(self.model, lesion, layout=self.layout, **instead):
                     output = run()
                 yield index, output
             return
+        keys, sites = [self._key(lesion) for lesion in lesions], len(self.layout.sites)
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        # each goes on from the lesion before it, at the first site where the two differ
+        starts = [-1, *(_common(keys[one], keys[other]) for one, other in pairwise(order))]
+        output = None
         try:
-            with self._opened(), self.recording(set(first.values())):
-                plain = run()
-            yield from ((index, plain) for index, lesion in enumerate(lesions) if not lesion)
-            for index, site in first.items():
-                with self._played(site, lesions[index], **instead):
-                    output = run()
+            for place, (index, start) in enumerate(zip(order, starts, strict=True)):
+                if start < sites:  # else the same lesion again
+                    later = _needed([s for s in starts[place + 1 :] if s < sites], start)
+                    with ExitStack() as stack:
+                        stack.enter_context(self._opened())
+                        stack.enter_context(self.recording(later))
+                        if place:
+                            stack.enter_context(self.playing(start))
+                        each = ablate(self.model, lesions[index], layout=self.layout, **instead)
+                        stack.enter_context(each)
+                        output = run()
                 yield index, output
         finally:
             self._outputs.clear()
 
-    @contextmanager
-    def _played(self, site: int, lesion: HeadSet, **instead: Any) -> Iterator[None]:
-        with (
-            self._opened(),
-            self.playing(site),
-            ablate(self.model, lesion, layout=self.layout, **instead),
-        ):
-            yield
+    def _key(self, lesion: HeadSet) -> tuple[tuple[int, ...], ...]:
+        """The heads of every site, in the order of execution."""
+        heads = lesion.by_site()
+        return tuple(heads.get(site.index, ()) for site in self.layout.sites)
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
@@ -162,9 +170,8 @@ class Replay:
 
     @contextmanager
     def recording(self, sites: set[int]) -> Iterator[None]:
-        """Record, during the run inside the block, what lesions that begin at `sites` can reuse."""
+        """Record, during the run inside the block, what ends before `sites`, to be played back."""
         wanted = {call for site in sites for call in self._finished[site]}
-        self._outputs.clear()
         counts: dict[nn.Module, int] = {}
         thread = get_ident()
 
@@ -209,18 +216,33 @@ class Replay:
 
     def holds(self, run: Run) -> bool:
         """Return whether replayed runs equal full runs to the bit, for lesions at each site."""
-        sites = {site.index for site in self.layout.sites}
-        with self._opened(), self.recording(sites):
-            run()
-        for site in sorted(sites):
-            lesion = HeadSet([(site, 0)])
-            with self._opened(), ablate(self.model, lesion, layout=self.layout):
+        alone = [HeadSet([(site.index, 0)]) for site in self.layout.sites]
+        lesions = [HeadSet(), *alone, alone[0] | alone[-1]]
+        for index, played in self.runs(run, lesions):
+            with self._opened(), ablate(self.model, lesions[index], layout=self.layout):
                 full = run()
-            with self._played(site, lesion):
-                played = run()
             if not _equal(full, played):
                 return False
         return True
+
+
+def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many sites at the beginning have the same heads in two lesions."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one))
+
+
+def _needed(starts: Sequence[int], known: int) -> set[int]:
+    """The sites that a run records: those where later runs start, and that none between records.
+
+    `known` is the site where the run itself starts: what ends before it is recorded already.
+    """
+    found: set[int] = set()
+    for start in starts:
+        if start <= known:
+            break
+        if start < min(found, default=start + 1):
+            found.add(start)
+    return found
 
 
 def _trace(model: nn.Module, run: Run) -> list[_Call]:
