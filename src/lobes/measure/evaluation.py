@@ -3,7 +3,7 @@
 The unit is a batch, and every lesion visits it before the next batch comes. Texts are tokenized
 once, sorted by length and cut into batches of a fixed number of tokens, pictures are decoded once
 for all lesions; an input that several tasks share is run once, since one pass of the encoder
-serves all classifiers; a lesioned run plays back what lies below its first lesioned site
+serves all classifiers; a lesioned run plays back what the one before had in common with it
 (`replay.py`). A model whose answers depend on padding gets batches without any. Logits are kept
 for each lesion and example, so every statistic comes later and costs no run of the model.
 """
