@@ -14,10 +14,10 @@ from pathlib import Path
 
 import exchange_tables as exchange
 import numpy as np
-from simulated_heads import exchanged, measured
 
 from lobes.dissociation.dscores import FORMULAS
 from lobes.dissociation.over_runs import dissociation_over_runs
+from lobes.dissociation.simulated_heads import exchanged, measured
 from lobes.dissociation.simulation import FRACTION, HeadStudy, SimulatedStudy, Simulation
 from lobes.dissociation.verdict import is_significant
 

@@ -10,10 +10,10 @@ from itertools import combinations, product
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
-from simulated_heads import Measured, exchanged, measured, random
 
 from lobes.dissociation.dscores import column
 from lobes.dissociation.pairs import effects_of_two
+from lobes.dissociation.simulated_heads import Measured, exchanged, measured, random
 from lobes.dissociation.simulation import Damage, HeadStudy
 from lobes.dissociation.statistics import is_decided, p_against_controls, p_over_fractions
 from lobes.dissociation.verdict import ALPHA, is_significant

@@ -22,7 +22,7 @@ from lobes.errors import ConfigError
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
 calibration = pytest.importorskip("calibration")
 tables = pytest.importorskip("exchange_tables")
-from simulated_heads import exchanged, measured  # noqa: E402
+from lobes.dissociation.simulated_heads import exchanged, measured  # noqa: E402
 
 SLOW = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

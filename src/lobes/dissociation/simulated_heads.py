@@ -19,6 +19,7 @@ from lobes.dissociation.simulation import HeadStudy
 
 # Of a head in a lesion: in how many of the fractions' lesions of a task it is.
 Levels = Int[np.ndarray, "studies lesions tasks heads"]
+Replicates = Int[np.ndarray, "studies replicates tasks heads"]
 
 _STEP = 1 / 16  # between the thresholds whose accuracies are interpolated
 _NAMES = 2**45  # sums of so many numbers below this are exact, and name a set of heads
@@ -68,7 +69,7 @@ def exchanged(
     observed: Levels,
     generator: np.random.Generator,
     tasks: Sequence[int] | None = None,
-) -> Levels:
+) -> Replicates:
     """Deal out the heads again as `Exchange` does, those of some tasks or of all."""
     among = np.arange(study.tasks) if tasks is None else np.asarray(tasks)
     trades = 1 if len(among) == 2 else _TRADES * len(among)
@@ -87,7 +88,7 @@ def exchanged(
     return dealt
 
 
-def random(study: HeadStudy, observed: Levels, generator: np.random.Generator) -> Levels:
+def random(study: HeadStudy, observed: Levels, generator: np.random.Generator) -> Replicates:
     """Draw as many heads at random for each lesion, the smaller within the larger."""
     shape = (len(observed), study.replicates, *observed.shape[2:])
     keys = generator.random(shape, dtype=np.float32)
