@@ -13,7 +13,7 @@ export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 .PHONY: help setup assets demo test test-slow kills check bench bench-data architectures calibration null-tasks format clean
 
 help:
-	@echo "make demo     train a packaged model on three tasks, lesion it, write report.html"
+	@echo "make demo     train a packaged model on two tasks, lesion it, write report.html"
 	@echo "make test     the test suite (10 to 30 minutes on 2 cores, no network after set-up)"
 	@echo "make test-slow    what takes minutes more: all architectures, statistics with many studies"
 	@echo "make kills    kill every command before each of its file operations (an hour or more)"
