@@ -36,7 +36,7 @@ from tiny_study import as_before, timeless, write_study  # noqa: F401
 pytestmark = pytest.mark.usefixtures("as_before")
 
 COMMANDS = ("demo", "run", "train", "iap", "compare", "transfer", "export", "report", "heads")
-COMMANDS += ("prune", "tasks", "predict", "ag-pair")
+COMMANDS += ("prune", "tasks", "predict", "ag-pair", "plan")
 LOBES = [sys.executable, "-c", "from lobes.cli import main; main()"]
 LIMIT = 120
 
@@ -74,9 +74,9 @@ def finish(process):
 
 
 def _said(err):
-    """What was written to stderr, without the plain lines of progress."""
-    lines = err.splitlines(keepends=True)
-    return "".join(line for line in lines if not re.search(r": (started|done|\d+ %, .*)\n", line))
+    """What was written to stderr, without the plain lines of progress and the estimate before."""
+    progress = re.compile(r"^Estimate: |: (started|done|\d+ %, .*)\n")
+    return "".join(line for line in err.splitlines(keepends=True) if not progress.search(line))
 
 
 @pytest.fixture(scope="module")

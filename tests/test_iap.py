@@ -131,6 +131,10 @@ def test_progress_comes_to_its_end_in_every_stage(model, tasks):
     lesion_matrix(model, tasks, fractions=[0.3], controls=20, progress=progress)
     assert list(seen) == ["importance of mood", "importance of topic", "lesions"]
     assert all(done == total for done, total in seen.values())
+    seen.clear()
+    lesion_matrix(model, tasks, fractions=[0.3], controls=2, control_examples=11, progress=progress)
+    assert list(seen)[2:] == ["lesions", "lesions on a sample"]
+    assert all(done == total for done, total in seen.values())
 
 
 def test_one_task_has_a_matrix_but_no_dissociation(model, tasks):

@@ -21,6 +21,7 @@ from lobes.cli.options import (
 
 if TYPE_CHECKING:
     import lobes.config.study
+    import lobes.experiments.loading
 
 
 @command(resumable=True)
@@ -62,6 +63,38 @@ def run(
     """
     chosen = _study(study, settings, output, controls)
     _run_stages(out, chosen, ("train", "iap", "report"), fresh)
+
+
+@command()
+def plan(
+    out: Output,
+    study: Study,
+    settings: Settings = None,
+    controls: Controls = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="A time, such as 90s, 20m or 1.5h: say which sizes to lower so that the study "
+            "takes no longer.",
+        ),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="With --budget: set these sizes in the study's file.")
+    ] = False,
+) -> None:
+    """Say what a run will take here (time, memory, disk) and what it can find; run nothing.
+
+    Example: lobes plan study.toml --budget 20m
+    """
+    from lobes.cli.tables import show_plan
+    from lobes.experiments.budget import plan_study
+
+    chosen = _study(study, settings, None, controls)
+    with out.progress() as progress:
+        record = plan_study(chosen, budget, study if write else None, progress)
+    saved = f"Changed: {study}" if write and record["budget"]["changes"] else ""
+    out.show(record, show_plan, saved=saved)
 
 
 @command(resumable=True)
@@ -273,9 +306,26 @@ def _study(
 def _run_stages(
     out: Output, study: "lobes.config.study.StudyConfig", stages: tuple[str, ...], fresh: bool
 ) -> None:
-    from lobes.experiments.run import run_study
+    from lobes.experiments.run import STAGES, run_study
 
-    _carry_out(out, study, partial(run_study, stages=stages), fresh)
+    tell = None
+    if stages == STAGES and not out.quiet:
+        tell = _tell_estimate
+    _carry_out(out, study, partial(run_study, stages=stages, tell=tell), fresh)
+
+
+def _tell_estimate(loaded: "lobes.experiments.loading.Loaded") -> None:
+    """Say on stderr what a study will take, before it begins."""
+    from lobes.cli.tables import plan_line
+    from lobes.cli.terminal import say
+    from lobes.errors import first_line
+    from lobes.experiments.estimate import Forecast
+
+    try:
+        line = plan_line(Forecast(loaded).estimate(power=False).to_dict())
+    except Exception as error:  # what fails here is told by the run, where it matters
+        line = f"No estimate of what this takes: {first_line(error)}"
+    say(line)
 
 
 def _carry_out(

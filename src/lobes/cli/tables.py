@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lobes.clean import clean
+from lobes.cli.terminal import duration
 from lobes.heads import HeadLayout, Site
 from lobes.report.console import shown
 from lobes.report.formatting import fixed, listing
@@ -34,6 +35,87 @@ def show_training(training: Training) -> None:
     for task, score in last.items():
         table.add_row(_text(task), f"{score:.3f}" if score == score else "–")
     _console().print(f"Trained for {training.steps} steps in {training.seconds:.0f} s", table)
+
+
+def show_plan(record: dict[str, Any]) -> None:
+    """Print what a study will take, what it can find, and how it fits a budget."""
+    console, estimate = _console(), record["estimate"]
+    table = _table("stage", "time")
+    for stage, seconds in estimate["seconds"].items():
+        table.add_row(stage, duration(seconds))
+    table.add_row("in all", duration(estimate["total_seconds"]))
+    console.print(table, *_plan_notes(estimate), sep="\n")
+    budget = record["budget"]
+    if budget is None:
+        return
+    asked, takes = duration(budget["seconds"]), duration(budget["estimate"]["total_seconds"])
+    if not budget["changes"]:
+        fits = "fits as it is" if budget["fits"] else "does not fit, and no size can be lowered"
+        console.print(f"Budget: {asked}. The study {fits}.")
+        return
+    ends = "" if budget["fits"] else ", which is still too long: train less, or a smaller model"
+    options = _text(" ".join(budget["options"]))
+    console.print(
+        f"Budget: {asked}. With {options} the study takes {takes}{ends}.",
+        *_plan_notes(budget["estimate"])[-2:],
+        sep="\n",
+    )
+
+
+def plan_line(estimate: dict[str, Any]) -> str:
+    """Return what a study will take in one line."""
+    stages = ", ".join(
+        f"{name} {duration(seconds)}" for name, seconds in estimate["seconds"].items()
+    )
+    return (
+        f"Estimate: {duration(estimate['total_seconds'])} ({stages}), "
+        f"{_size(estimate['memory_bytes'])} of memory, "
+        f"{_size(estimate['disk_meanwhile_bytes'])} of disk, "
+        f"{estimate['lesions']['total']:,} lesions."
+    )
+
+
+def _plan_notes(estimate: dict[str, Any]) -> list[str]:
+    """Memory, disk, lesions and power in sentences; the last two are about lesions and power."""
+    lesions = estimate["lesions"]
+    counts = {
+        "of the tasks": lesions["own"],
+        "exchanged": lesions["exchanged"],
+        "exchanged between two tasks": lesions["between_pairs"],
+        "random": lesions["random"],
+    }
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+    return [
+        f"Memory: {_size(estimate['memory_bytes'])}. Disk: {_size(estimate['disk_bytes'])}, at "
+        f"most {_size(estimate['disk_meanwhile_bytes'])} on the way.",
+        f"Lesions: {lesions['total']:,} ({kinds}), about {lesions['runs']:,} runs with the base, "
+        f"since the same heads are run once.",
+        _power(estimate),
+    ]
+
+
+def _power(estimate: dict[str, Any]) -> str:
+    if estimate["power"] is None:
+        return "Power: none, since without lesions of two tasks there is no D-score to test."
+    shares = listing(
+        [f"{_share(each)} for a D-score of {each['d_score']:g} %" for each in estimate["power"]]
+    )
+    return (
+        f"Power (p ≤ 0.05) with {estimate['examples_tested']:,} examples of each task: {shares}. "
+        f"Assumed: base scores near 0.84, and heads and lesions as in docs/statistics.md."
+    )
+
+
+def _share(power: dict[str, Any]) -> str:
+    low, high = (
+        "–" if power[name] is None else f"{100 * power[name]:.0f}" for name in ("least", "most")
+    )
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def _size(number: float) -> str:
+    """Bytes in MB or GB."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{max(number / 1e6, 1):.0f} MB"
 
 
 def show_heads(layout: HeadLayout, name: str) -> None:

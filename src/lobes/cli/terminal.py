@@ -174,14 +174,14 @@ class _StageLines:
 
     def _so_far(self, done: int, total: int, share: float, seconds: float) -> str:
         """`37 %, 1 min 20 s so far, about 2 min 16 s left`, and the note."""
-        text = f"{100 * share:.0f} %, {_duration(seconds)} so far"
+        text = f"{100 * share:.0f} %, {duration(seconds)} so far"
         if done > 0:
-            text += f", about {_duration(seconds * (total - done) / done)} left"
+            text += f", about {duration(seconds * (total - done) / done)} left"
         return f"{text} ({self.note})" if self.note else text
 
 
-def _duration(seconds: float) -> str:
-    """`45 s`, `2 min 5 s`, `3 h 12 min`."""
+def duration(seconds: float) -> str:
+    """Return seconds as `45 s`, `2 min 5 s`, `3 h 12 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -232,7 +232,7 @@ def load_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> St
         raise ConfigError(f"Cannot read the study file {file}: {error.strerror}.") from error
     data.setdefault("name", file.stem)
     for setting in settings:
-        _set(data, setting)
+        set_value(data, setting)
     return StudyConfig.from_dict(data, source=str(file), folder=file.parent)
 
 
@@ -244,7 +244,7 @@ def override(study: StudyConfig, *settings: str) -> StudyConfig:
     """
     data = study.to_dict()
     for setting in settings:
-        _set(data, setting)
+        set_value(data, setting)
     return StudyConfig.from_dict(data, source="--set")
 
 
@@ -274,8 +274,8 @@ def differences(first: Any, second: Any, prefix: str = "") -> list[str]:
     return [] if first == second else [prefix]
 
 
-def _set(data: dict[str, Any], setting: str) -> None:
-    """Write one KEY=VALUE into the nested dictionaries of a study."""
+def set_value(data: dict[str, Any], setting: str) -> None:
+    """Write one KEY=VALUE into the nested dictionaries of a study; `KEY=` takes a value out."""
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):

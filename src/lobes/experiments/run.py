@@ -5,7 +5,7 @@ after an interruption continues, and ends with the same numbers.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ from lobes.tasks.task import Task
 
 STAGES = ("train", "iap", "report")
 
+# What progress calls the time before a run in which its own is estimated.
+ESTIMATING = "estimate"
+
 
 def run_study(
     study: StudyConfig,
@@ -57,12 +60,14 @@ def run_study(
     stages: Sequence[str] = STAGES,
     fresh: bool = False,
     progress: StageProgress | None = None,
+    tell: Callable[[Loaded], None] | None = None,
 ) -> RunResults | Training:
     """Go through the stages of a study that are not done yet, in the folder `study.output`.
 
     Returns the results, or with `stages=("train",)` what the training recorded.
     `fresh` starts again where the folder holds a run. `progress(stage, done, total)` is called
-    as things go. Raises `LobesError` of every kind; what was measured by then is kept.
+    as things go; `tell` is called with the study, its data and its model before a run begins, and
+    leaves them as they are. Raises `LobesError` of every kind; what was measured by then is kept.
     """
     if stages == ("train",) and not study.training.enabled:
         raise ConfigError(
@@ -72,7 +77,7 @@ def run_study(
     with RunFolder(study.output, study.to_dict(), fresh=fresh) as folder:
         tasks = load_tasks(study, progress)
         fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in tasks}
-        model, training = _trained_model(study, folder, tasks, fingerprints, stages, progress)
+        model, training = _trained_model(study, folder, tasks, fingerprints, stages, progress, tell)
         if training is not None and "iap" not in stages:
             return training
         results = _finished(study, folder)
@@ -97,6 +102,7 @@ def _trained_model(
     fingerprints: dict[str, str],
     stages: Sequence[str],
     progress: StageProgress | None,
+    tell: Callable[[Loaded], None] | None,
 ) -> tuple[TaskModel | None, Training | None]:
     """The model to measure, or None for the one in the run's folder; what its training recorded.
 
@@ -111,6 +117,7 @@ def _trained_model(
                 f"--fresh would delete the model to be measured, {study.model}, with the run in "
                 f"{folder.path}; choose another output."
             )
+        _tell(tell, study, folder, tasks, model, progress)
         folder.begin({**fingerprints, "model": model_fingerprint(model)})
         return model, None
     record = None if folder.fresh else folder.model_record()
@@ -124,6 +131,7 @@ def _trained_model(
         # before hours are spent on the training
         check_lesions(study.iap.settings(study.seed), find_heads(new), tasks)
         check_inputs(new, tasks)
+        _tell(tell, study, folder, tasks, new, progress)
         folder.begin({**fingerprints, "base model": base_fingerprint(new)})
         keep = KeepModels(folder, new, study)
         training = train(study, folder, new, tasks, progress, [keep])
@@ -136,6 +144,30 @@ def _trained_model(
     folder.begin(fingerprints)
     folder.remove_checkpoints()  # still there where the run was killed right after the training
     return None, Training.model_validate(record)
+
+
+def _tell(
+    tell: Callable[[Loaded], None] | None,
+    study: StudyConfig,
+    folder: RunFolder,
+    tasks: list[Task],
+    model: TaskModel,
+    progress: StageProgress | None,
+) -> None:
+    """Tell of a study that begins; one that goes on says how much is left as it goes."""
+    if tell is None or folder.goes_on:
+        return
+    model.to(measuring_device())
+    if progress:
+        progress(ESTIMATING, 0, 1)
+    tell(Loaded(study, tasks, model, resolve_precision(study.precision, model.device)))
+    if progress:
+        progress(ESTIMATING, 1, 1)
+
+
+def measuring_device() -> str:
+    """Return where a study's model is measured: an accelerator where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
@@ -184,7 +216,7 @@ def _measure(
     progress: StageProgress | None,
 ) -> RunResults:
     """Measure what is missing and write its statistics: `results.json` and the tables."""
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(measuring_device())
     loaded = Loaded(study, tasks, model, resolve_precision(study.precision, model.device))
     measurements = folder.measurements(scope_of(model, tasks, loaded.precision), progress)
     matrix, others = measurements.run(_study_plan(loaded, folder, training))

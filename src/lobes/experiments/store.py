@@ -128,6 +128,11 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the folder holds a run that is not started again."""
+        return not self.fresh and (self.path / "config.json").exists()
+
     def begin(self, fingerprints: Mapping[str, str]) -> None:
         """Write config.json, or check that data and model are those that the run began with.
 

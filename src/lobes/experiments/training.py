@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ LEAST_STEPS_BETWEEN_CHECKPOINTS = 50
 logger = logging.getLogger("lobes")
 
 
+@dataclass(frozen=True)
+class Rhythm:
+    """About how many steps a training takes; after how many it is evaluated and saved."""
+
+    steps: int
+    save_every: int
+    evaluate_every: int
+
+
 def train(
     study: StudyConfig,
     folder: RunFolder,
@@ -46,7 +56,7 @@ def train(
     Returns the record that is kept with it.
     """
     checkpoints = folder.path / "checkpoints"
-    clock = _Clock(folder)
+    clock, pace = _Clock(folder), rhythm(study, tasks)
     with disk_faults(checkpoints):
         trainer = study_trainer(
             study,
@@ -57,7 +67,8 @@ def train(
             on_step=progress and (lambda step, total, *_: progress("training", step, total)),
             callbacks=[clock, _Notes(progress), *callbacks],
             report_to=list(study.training.report_to) or "none",
-            **_rhythm(study, tasks),
+            save_every=pace.save_every,
+            evaluate_every=pace.evaluate_every,
         )
         trainer.train(resume_from_checkpoint=True)
         if not _scores(trainer) or _scores(trainer)[-1]["step"] < trainer.state.global_step:
@@ -80,8 +91,11 @@ def train(
     return Training.model_validate(record)
 
 
-def _rhythm(study: StudyConfig, tasks: Sequence[Task]) -> dict[str, int]:
-    """After how many steps the training is evaluated, and a checkpoint is written."""
+def rhythm(study: StudyConfig, tasks: Sequence[Task]) -> Rhythm:
+    """Return how many steps a training takes, and after how many what is done.
+
+    Raises `ConfigError` for more steps than there may be.
+    """
     settings = study.training
     steps, epochs = settings.length
     # about so many: every batch is of one task
@@ -94,10 +108,7 @@ def _rhythm(study: StudyConfig, tasks: Sequence[Task]) -> dict[str, int]:
             f"{STEPS}."
         )
     usual = max(LEAST_STEPS_BETWEEN_CHECKPOINTS, math.ceil(total / CHECKPOINTS))
-    return {
-        "save_every": settings.save_every or usual,
-        "evaluate_every": math.ceil(total / EVALUATIONS),
-    }
+    return Rhythm(total, settings.save_every or usual, math.ceil(total / EVALUATIONS))
 
 
 def study_trainer(

@@ -38,7 +38,7 @@ from lobes.tasks.task import Task, as_tasks
 Remember = Callable[[str, Callable[[], Arrays]], Arrays]
 
 # Lesions measured (and remembered) together: each group costs one plain run beside its lesions.
-_GROUP = 32
+GROUP = 32
 
 
 def lesion_matrix(
@@ -99,7 +99,7 @@ def lesion_plan(
     """
     layout = find_heads(model)
     check_lesions(settings, layout, tasks)
-    plan = _Plan(model, tasks, settings, layout, precision, tokens_per_batch, load)
+    plan = IapPlan(model, tasks, settings, layout, precision, tokens_per_batch, load)
     importance, of_tasks = yield from plan.choose()
     return (yield from changed(plan.measure(importance, of_tasks), plan.named))
 
@@ -123,7 +123,7 @@ def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[Tas
         examples_of(task, "validation")
         if settings.lesion_tasks is None or task.name in settings.lesion_tasks:
             examples_of(task, settings.importance_split)
-    for task, places in zip(tasks, (_sample(settings, tasks) or {}).values(), strict=False):
+    for task, places in zip(tasks, (sample_of(settings, tasks) or {}).values(), strict=False):
         try:
             _some(task, places)
         except DataError as error:
@@ -162,7 +162,7 @@ def _with_options(settings: IapSettings, options: Mapping[str, Any]) -> IapSetti
 
 
 @dataclass(frozen=True)
-class _Plan:
+class IapPlan:
     """One IAP measurement: on what, how, and in which steps."""
 
     model: TaskModel
@@ -291,8 +291,22 @@ class _Plan:
         )
         return Lesion(heads, "random", lesion.task, lesion.fraction, replicate)
 
-    def _exchanged(self, of_tasks: Sequence[Lesion], *seeds: int) -> list[Lesion]:
-        """The lesions with their heads exchanged; which ones does not depend on how many."""
+    def random(self, of_tasks: Sequence[Lesion]) -> list[Lesion]:
+        """Return the random lesions that are matched to the tasks'."""
+        return [
+            self._random(lesion, replicate)
+            for replicate in range(self.settings.random)
+            for lesion in of_tasks
+        ]
+
+    def exchanged(self, of_tasks: Sequence[Lesion], *seeds: int) -> list[Lesion]:
+        """Return the lesions with their heads exchanged; which ones does not depend on how many.
+
+        None where not every task has a lesion, or there is but one: without a D-score there is
+        nothing to compare with.
+        """
+        if not self._can_exchange:
+            return []
         tasks = list(dict.fromkeys(lesion.task for lesion in of_tasks))
         fractions = list(dict.fromkeys(lesion.fraction for lesion in of_tasks))
         sets = {(lesion.fraction, lesion.task): lesion.heads for lesion in of_tasks}
@@ -314,13 +328,8 @@ class _Plan:
     ) -> Plan[LesionMatrix]:
         """Every task under its own, the other tasks', exchanged and random lesions."""
         own = [Lesion(HeadSet(), "none"), *of_tasks]
-        random = [
-            self._random(lesion, replicate)
-            for replicate in range(self.settings.random)
-            for lesion in of_tasks
-        ]
-        exchanged = self._exchanged(of_tasks) if self._can_exchange else []
-        sample = _sample(self.settings, self.tasks)
+        random, exchanged = self.random(of_tasks), self.exchanged(of_tasks)
+        sample = sample_of(self.settings, self.tasks)
         if sample is None:
             found = yield from self._run(self.tasks, [*own, *random], exchanged)
             matrix = within = self._matrix(self.tasks, *found, importance)
@@ -335,13 +344,13 @@ class _Plan:
                 self._matrix(self.tasks, *whole, importance), sampled=Sampled(within, sample)
             )
         pairs = {}
-        if self._tests_pairs:
+        if self.tests_pairs:
             for i, j in pairs_of(tasks):
                 pairs[tasks[i].name, tasks[j].name] = yield from self._pair(tasks, i, j, within)
         return replace(matrix, exchanged_pairs=pairs)
 
     @property
-    def _tests_pairs(self) -> bool:
+    def tests_pairs(self) -> bool:
         """Whether two of the tasks can be called doubly dissociated, by exchanges of their own."""
         needed = controls_needed(len(pairs_of(self.tasks)))
         return self._can_exchange and len(self.tasks) > 2 and self.settings.controls >= needed
@@ -354,7 +363,7 @@ class _Plan:
         own = [within.lesions[0], *(within.lesion(task.name) for task in both)]
         places = [within.lesions.index(lesion) for lesion in own]
         known = {task.name: within.predictions[task.name][places] for task in both}
-        exchanged = self._exchanged(own[1:], i + 1, j + 1)
+        exchanged = self.exchanged(own[1:], i + 1, j + 1)
         found = yield from self._run(both, own, exchanged, known, pair=(i, j))
         return self._matrix(both, *found, {}).pair_effects()[0]
 
@@ -385,14 +394,14 @@ class _Plan:
         kind = "predictions" if known is None else "predictions-sample"
         if pair is not None:
             kind = f"predictions-pair-{pair[0]}-{pair[1]}"
-        starts = range(start, len(sets), _GROUP)
+        starts = range(start, len(sets), GROUP)
         steps = [self._evaluation(tasks, sets, start, kind) for start in starts]
         if pair is not None or not exchanged or not self.settings.stop_error:
             parts += yield steps
         else:  # each group decides whether the next is needed
             for start, step in zip(starts, steps, strict=True):
                 parts += yield [step]
-                there = int(np.argmax(np.append(rows, len(sets) + _GROUP) >= start + _GROUP))
+                there = int(np.argmax(np.append(rows, len(sets) + GROUP) >= start + GROUP))
                 enough = self._enough(tasks, fixed, exchanged, rows[:there], parts)
                 if enough is not None:
                     lesions = lesions[:enough]
@@ -404,7 +413,7 @@ class _Plan:
         self, tasks: Sequence[Task], sets: Sequence[HeadSet], start: int, kind: str
     ) -> Step:
         """The predictions under one group of the sets of heads."""
-        group = sets[start : start + _GROUP]
+        group = sets[start : start + GROUP]
 
         def compute(progress: Progress) -> Arrays:
             found = evaluate(
@@ -429,7 +438,10 @@ class _Plan:
             named += [str(len(examples_of(task, "validation"))) for task in tasks]
         digest = sha256("|".join(named).encode()).hexdigest()[:8]
         share = (start, len(group), len(sets))
-        return Step("evaluation", f"{kind}-{start:05d}-{digest}", "lesions", compute, share=share)
+        title = {"predictions": "lesions", "predictions-sample": "lesions on a sample"}.get(kind)
+        if title is None:
+            title = f"lesions between {tasks[0].name} and {tasks[1].name}"
+        return Step("evaluation", f"{kind}-{start:05d}-{digest}", title, compute, share=share)
 
     def _enough(
         self,
@@ -477,7 +489,7 @@ class _Plan:
         )
 
 
-def _sample(settings: IapSettings, tasks: Sequence[Task]) -> dict[str, np.ndarray] | None:
+def sample_of(settings: IapSettings, tasks: Sequence[Task]) -> dict[str, np.ndarray] | None:
     """The examples of each task that exchanged and random lesions are measured on; None for all.
 
     Tasks over the same number of examples keep the same places, so that texts that they share are

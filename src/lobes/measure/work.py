@@ -1,0 +1,108 @@
+"""How many runs of the model a measurement takes, before anything is measured.
+
+The number of lesions follows from the settings. How many of them have the same heads, and are
+measured once, depends on the importance: here it is drawn at random, heavy-tailed, and alike for
+the tasks as their lesions usually are.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lobes.dissociation import Lesion
+from lobes.dissociation.pairs import pairs_of
+from lobes.heads import HeadLayout, HeadSet
+from lobes.measure.iap import GROUP, IapPlan, sample_of
+from lobes.measure.settings import IapSettings
+from lobes.measure.steps import Arrays, Step, carry_out
+from lobes.modeling import TaskModel
+from lobes.tasks.task import Task
+
+# More exchanges than this have the same heads as often as these have.
+_COUNTED = 100
+
+# Deviations of the log of a head's importance, and of what it differs by between tasks.
+_TAIL, _NOISE = 1.0, 1.0
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of a model over validation examples: so many sets of heads, measured in `groups`.
+
+    `tasks` are those that are run, `sampled` says whether only on the examples of a sample.
+    """
+
+    tasks: tuple[str, ...]
+    sets: int
+    sampled: bool = False
+
+    @property
+    def groups(self) -> int:
+        """How many groups the sets are measured in, each with a plain run of its own."""
+        return math.ceil(self.sets / GROUP)
+
+
+@dataclass(frozen=True)
+class LesionWork:
+    """The lesions of a measurement by kind, exactly, and about how many runs they take."""
+
+    own: int
+    random: int
+    exchanged: int
+    between_pairs: int
+    runs: tuple[Runs, ...]
+
+    @property
+    def lesions(self) -> int:
+        """All lesions together."""
+        return self.own + self.random + self.exchanged + self.between_pairs
+
+
+def lesion_work(
+    model: TaskModel, tasks: Sequence[Task], settings: IapSettings, layout: HeadLayout
+) -> LesionWork:
+    """Return the lesions and runs of `lesion_matrix` with these settings; nothing is run.
+
+    With `stop_error` above 0 it is the most that there can be.
+    """
+    some = replace(settings, controls=min(settings.controls, _COUNTED))
+    more = settings.controls / max(some.controls, 1)
+    plan = IapPlan(model, tasks, some, layout, "fp32", None)
+    drawn = np.random.default_rng(0)
+    common = drawn.lognormal(sigma=_TAIL, size=layout.shape)
+
+    def made_up(_: Step) -> Arrays:
+        values = common * drawn.lognormal(sigma=_NOISE, size=layout.shape)
+        for site in layout.sites:
+            values[site.index, site.n_heads :] = np.nan
+        return {"values": values, "counts": np.ones(2, dtype=np.int64)}
+
+    _, of_tasks = carry_out(plan.choose(), made_up)
+    names = tuple(task.name for task in tasks)
+    random, exchanged = plan.random(of_tasks), plan.exchanged(of_tasks)
+    own = {HeadSet(), *_sets(of_tasks)}
+    fixed = own | _sets(random)
+    extra = round(more * len(_sets(exchanged) - fixed))
+    sampled = sample_of(settings, tasks) is not None
+    runs = [Runs(names, len(own)), Runs(names, len(fixed - own) + extra, sampled=True)]
+    if not sampled:
+        runs = [Runs(names, len(fixed) + extra)]
+    between = 0
+    # whether pairs are tested depends on all of the exchanges, how often they repeat on some
+    if replace(plan, settings=settings).tests_pairs:
+        largest = {lesion.task: lesion for lesion in of_tasks}
+        for i, j in pairs_of(tasks):
+            both = [largest[names[i]], largest[names[j]]]
+            dealt = plan.exchanged(both, i + 1, j + 1)
+            between += round(more * len(dealt))
+            number = round(more * len(_sets(dealt) - {HeadSet(), *_sets(both)}))
+            runs.append(Runs((names[i], names[j]), number, sampled))
+    return LesionWork(
+        len(of_tasks), len(random), round(more * len(exchanged)), between, tuple(runs)
+    )
+
+
+def _sets(lesions: Sequence[Lesion]) -> set[HeadSet]:
+    return {lesion.heads for lesion in lesions}
