@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= passive
 export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 
-.PHONY: help setup assets demo test test-slow kills check bench bench-data architectures calibration null-tasks format clean
+.PHONY: help setup assets demo test test-slow kills check bench bench-gpu bench-data architectures calibration null-tasks format clean
 
 help:
 	@echo "make demo     train a packaged model on two tasks, lesion it, write report.html"
@@ -18,7 +18,8 @@ help:
 	@echo "make test-slow    what takes minutes more: all architectures, statistics with many studies"
 	@echo "make kills    kill every command before each of its file operations (an hour or more)"
 	@echo "make check    lint, format, types, import layers"
-	@echo "make bench    the plain way and ours, side by side in one run"
+	@echo "make bench    shares of the peak, the plain way and ours, side by side in one run"
+	@echo "make bench-gpu    lesions of a BERT and a Llama of 7B on a GPU, with random weights"
 	@echo "make bench-data   what a million examples cost: seconds and memory"
 	@echo "make architectures   write docs/architectures.md anew (some minutes)"
 	@echo "make null-tasks      p-values where one task's parts are called tasks (an hour or two)"
@@ -62,8 +63,13 @@ check: setup
 	$(BIN)/lint-imports
 
 bench: setup assets
+	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.lesions
 	$(BIN)/python -m benchmarks.training
+
+# the same on a GPU, with random weights (tiny ones without a GPU: --small)
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu
 
 bench-data: setup assets
 	$(BIN)/python -m benchmarks.data
