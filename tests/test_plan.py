@@ -130,8 +130,9 @@ def test_the_time_of_a_study_is_that_of_what_it_runs(known):
     assert found.seconds["importance"] == pytest.approx(2 * 0.25 + 0.005 * trained)
     (runs,) = found.work.runs
     assert found.seconds["lesions"] == pytest.approx(
-        runs.groups * 0.5 + 0.003 * (runs.sets + runs.groups) * validation
+        runs.groups * 0.5 + 0.003 * runs.passes * validation
     )
+    assert 0.3 * runs.sets < runs.passes <= runs.sets  # each goes on where it differs
     some = sum(20 * tokens[task.name, "train"].mean() for task in known.tasks)
     heads = known.layout.total
     assert found.seconds["agreement"] == pytest.approx(

@@ -211,7 +211,7 @@ class Forecast:
         """A task's importance by the method of the settings."""
         split = getattr(settings, "importance_split", "train")
         steps = getattr(settings, "importance_steps", 5)
-        of_mean = getattr(settings, "value", "zero") != "zero"
+        of_mean = getattr(settings, "importance_value", "zero") != "zero"
         mean, number = self._mean(task, split), len(examples_of(task, split))
         examples = min(settings.importance_examples or number, number)
         tokens, rates = examples * mean, self.rates
@@ -234,7 +234,7 @@ class Forecast:
         own = settings.value != "zero"  # each task has runs of its own
         parts = [[name] for name in runs.tasks] if own else [[*runs.tasks]]
         tokens = sum(self._validation_tokens(names, most) for names in parts)
-        return self.rates.lesion((runs.sets + runs.groups) * tokens, runs.groups * len(parts))
+        return self.rates.lesion(runs.passes * tokens, runs.groups * len(parts))
 
     def _growth(self, study: StudyConfig, settings: IapSettings, steps: int) -> float:
         """Importance and own lesions at each step, and the probes of step 0."""

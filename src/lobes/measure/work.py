@@ -8,6 +8,7 @@ the tasks as their lesions usually are.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, takewhile
 
 import numpy as np
 
@@ -31,16 +32,19 @@ _TAIL, _NOISE = 1.0, 1.0
 class Runs:
     """Runs of a model over validation examples: so many sets of heads, measured in `groups`.
 
-    `tasks` are those that are run, `sampled` says whether only on the examples of a sample.
+    `passes` are what they take in whole runs: each goes on where it differs from the one before
+    (`replay.py`). `tasks` are those that are run, `sampled` says whether only on the examples of a
+    sample.
     """
 
     tasks: tuple[str, ...]
     sets: int
+    passes: float
     sampled: bool = False
 
     @property
     def groups(self) -> int:
-        """How many groups the sets are measured in, each with a plain run of its own."""
+        """How many groups the sets are measured in."""
         return math.ceil(self.sets / GROUP)
 
 
@@ -82,13 +86,19 @@ def lesion_work(
     _, of_tasks = carry_out(plan.choose(), made_up)
     names = tuple(task.name for task in tasks)
     random, exchanged = plan.random(of_tasks), plan.exchanged(of_tasks)
-    own = {HeadSet(), *_sets(of_tasks)}
-    fixed = own | _sets(random)
-    extra = round(more * len(_sets(exchanged) - fixed))
     sampled = sample_of(settings, tasks) is not None
-    runs = [Runs(names, len(own)), Runs(names, len(fixed - own) + extra, sampled=True)]
-    if not sampled:
-        runs = [Runs(names, len(fixed) + extra)]
+    own = _sets([Lesion(HeadSet(), "none"), *of_tasks])
+    others = [heads for heads in _sets([*random, *exchanged]) if heads not in own]
+    # the exchanges beyond those that are counted repeat as often as these
+    each = 1 + (more - 1) * len(exchanged) / max(1, len(random) + len(exchanged))
+
+    def runs_of(sets: list[HeadSet], each: float, sampled: bool = sampled) -> Runs:
+        return Runs(names, round(each * len(sets)), each * _passes(sets, layout), sampled)
+
+    if sampled:
+        runs = [runs_of(own, 1, False), runs_of(others, each)]
+    else:
+        runs = [runs_of([*own, *others], each)]
     between = 0
     # whether pairs are tested depends on all of the exchanges, how often they repeat on some
     if replace(plan, settings=settings).tests_pairs:
@@ -97,12 +107,26 @@ def lesion_work(
             both = [largest[names[i]], largest[names[j]]]
             dealt = plan.exchanged(both, i + 1, j + 1)
             between += round(more * len(dealt))
-            number = round(more * len(_sets(dealt) - {HeadSet(), *_sets(both)}))
-            runs.append(Runs((names[i], names[j]), number, sampled))
+            sets = [heads for heads in _sets(dealt) if heads not in _sets(both)]
+            runs.append(replace(runs_of(sets, more), tasks=(names[i], names[j])))
     return LesionWork(
         len(of_tasks), len(random), round(more * len(exchanged)), between, tuple(runs)
     )
 
 
-def _sets(lesions: Sequence[Lesion]) -> set[HeadSet]:
-    return {lesion.heads for lesion in lesions}
+def _sets(lesions: Sequence[Lesion]) -> list[HeadSet]:
+    """The different sets of heads, in order."""
+    return list(dict.fromkeys(lesion.heads for lesion in lesions))
+
+
+def _passes(sets: Sequence[HeadSet], layout: HeadLayout) -> float:
+    """How many whole runs the sets take, group by group in the order of their heads."""
+    found, sites = 0.0, [site.index for site in layout.sites]
+    for start in range(0, len(sets), GROUP):
+        groups = [heads.by_site() for heads in sets[start : start + GROUP]]
+        keys = sorted(tuple(group.get(site, ()) for site in sites) for group in groups)
+        for one, other in pairwise(keys):
+            shared = takewhile(bool, (a == b for a, b in zip(one, other, strict=True)))
+            found -= sum(shared) / len(sites)
+        found += len(keys)
+    return found
