@@ -97,7 +97,7 @@ def test_exact_estimates_again_with_the_chosen_heads_ablated(model, tasks):
 
 
 def test_every_measurement_is_remembered_once_and_taken_back(model, tasks, monkeypatch):
-    monkeypatch.setattr("lobes.measure.iap._GROUP", 8)
+    monkeypatch.setattr("lobes.measure.iap.GROUP", 8)
     stored, computed = {}, []
 
     def remember(key, compute):
@@ -215,7 +215,7 @@ def test_tasks_over_the_same_texts_keep_the_same_ones(model):
 
 
 def test_exchanges_stop_where_p_is_decided(tasks, monkeypatch):
-    monkeypatch.setattr("lobes.measure.iap._GROUP", 1)  # of 20 different deals
+    monkeypatch.setattr("lobes.measure.iap.GROUP", 1)  # of 20 different deals
     model = MultiTaskModel(tiny_model("gpt2"), tiny_tokenizer(), tasks, pooling="last").eval()
     options = {"fractions": [0.4], "importance_examples": 30, "random": 0}
     options["aggregate"] = "token"  # whose p is decided before the end
