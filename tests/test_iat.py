@@ -245,7 +245,7 @@ def test_the_heads_are_those_that_matter_when_it_begins(tmp_path: Path) -> None:
     model = new_model()
     model.load_state_dict(states[7])
     for task in TASKS:
-        scores = head_importance(model, task, max_examples=31, seed=5)
+        scores = head_importance(model, task, aggregate="token", max_examples=31, seed=5)
         assert trainer.iat_record["heads"][task.name] == str(scores.top(0.3))
         kept = np.array(trainer.iat_record["importance"][task.name], dtype=float)
         np.testing.assert_allclose(kept, scores.values, rtol=1e-5)

@@ -568,8 +568,9 @@ def test_undefined_numbers_are_dashes_not_zeros():
     results["fractions"][-1]["scores"][1] = [None, None]
     for data in results["fractions"][-1]["dissociation"].values():
         data.update(values=[None, None], interval=[[None, None]] * 2, p_values=[None, None])
-        data.update(mean=None, mean_interval=[None, None], mean_p=None, control_values=[])
-        data.update(control_means=[], note="The base is near 0.")
+        data.update(mean=None, mean_interval=[None, None], mean_p=None)
+        data.update(control_values=[[None, None]] * 19)
+        data.update(control_means=[None] * 19, note="The base is near 0.")
         data.update(standardized=[None, None], mean_standardized=None)
     page = run_page(results)
     assert texts_of(table_of(page, "raw-2"))[2][1:] == ["–", "–"]

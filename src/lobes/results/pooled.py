@@ -191,7 +191,7 @@ class PooledResults(Results):
     runs: tuple[PooledRun, ...] = Field(min_length=1)
     """The runs."""
     lesioning: Lesioning
-    """What a lesion did to heads."""
+    """What a lesion did to heads, in every run."""
     tasks: tuple[TaskRecord, ...] = Field(min_length=2)
     """The tasks, in the order of every table."""
     base: Matrix
