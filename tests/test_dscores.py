@@ -201,8 +201,8 @@ def test_a_missing_interval_is_explained():
 
 def test_verdict_yes():
     assert found(score(controls=range(-19, 0)), pair(0.1, 0.2)).verdict() == (
-        "Yes: each task's own heads matter more to it than the other tasks' heads. With 30 % of "
-        "the heads ablated, the mean column D-score is +8.0 % (95 % interval +5.0 to +11.0), "
+        "Yes: each task's own heads matter more to it than the other tasks' heads. At 30 % of "
+        "the heads the mean column D-score is +8.0 % (95 % interval +5.0 to +11.0), "
         "p = 0.05 against 19 exchanges of the tasks' heads. The pair of tasks is a double "
         "dissociation."
     )
@@ -218,7 +218,7 @@ def test_verdict_no_where_the_interval_excludes_what_matters():
     ).verdict()
     assert text.startswith(
         "No: the D-score does not stand out from that of exchanged heads, and its interval ends "
-        "below 5 %, the smallest effect of interest. With 30 % of the heads"
+        "below 5 %, the smallest effect of interest. At 30 % of the heads"
     )
     assert "p = 0.74 against 30 exchanges of the tasks' heads." in text
     assert text.endswith(" 1 of 3 pairs of tasks is a double dissociation.")
@@ -247,7 +247,7 @@ def test_verdict_needs_enough_controls(n_controls):
     if n_controls == 18:
         least = "18 exchanges allow no p below 0.053"
         between = "18 exchanges between two tasks are"
-    assert text.startswith(f"Inconclusive: {least}; 19 or more can reach 0.05. With 30 % of the")
+    assert text.startswith(f"Inconclusive: {least}; 19 or more can reach 0.05. At 30 % of the")
     assert text.endswith(
         f"{between} too few for a double dissociation among 3 pairs of tasks: 59 or more are "
         "needed."
@@ -274,7 +274,7 @@ def test_verdict_needs_two_tasks_above_chance(above):
 
 def test_verdict_without_controls_or_without_a_score():
     text = found(score(), pair(0.1, 0.1)).verdict()
-    assert text.startswith("Inconclusive: no exchanged lesions were measured to compare with. With")
+    assert text.startswith("Inconclusive: no exchanged lesions were measured to compare with. At")
     undefined = found(score(mean=np.nan, note="All bases are zero."), pair(0.1, 0.1)).verdict()
     assert undefined.startswith("Inconclusive: the D-score is undefined here. All bases are zero. ")
 

@@ -244,7 +244,12 @@ GONE = (math.nan, math.nan, math.nan, math.nan, "3 tasks make 3 pairs.")
     ("trends", "tasks", "answer", "said"),
     [
         ({"gradient": HOLDS, "cka": HOLDS}, 5, "yes", "the less alike two tasks are"),
-        ({"importance": HOLDS, "gradient": WEAK}, 5, "open", "only measures made from the lesion"),
+        (
+            {"importance": HOLDS, "gradient": WEAK},
+            5,
+            "open",
+            "only measures made from the heads of the lesion",
+        ),
         ({"importance": HOLDS, "overlap": HOLDS}, 5, "open", "iap.similarity_examples adds one"),
         ({"gradient": UNSURE}, 5, "open", "interval of gradient reaches a correlation of -0.3"),
         ({"gradient": WEAK, "cka": WEAK}, 5, "open", "interval of gradient and cka reaches"),
@@ -252,7 +257,12 @@ GONE = (math.nan, math.nan, math.nan, math.nan, "3 tasks make 3 pairs.")
         ({"gradient": TURNED, "cka": WEAK}, 5, "open", "the interval of cka reaches"),
         ({"gradient": WEAK, "cka": WEAK}, 4, "open", "4 tasks allow no corrected p below 0.083"),
         ({"gradient": GONE}, 3, "open", "3 tasks make 3 pairs."),
-        ({"gradient": GONE, "cka": HOLDS}, 5, "open", "only measures made from the lesion"),
+        (
+            {"gradient": GONE, "cka": HOLDS},
+            5,
+            "open",
+            "only measures made from the heads of the lesion",
+        ),
     ],
 )
 def test_the_answer_on_similarity(trends, tasks, answer, said):
