@@ -126,10 +126,15 @@ def test_heads_ablated_throughout_have_no_importance():
     model = model_for("bert", task)
     for value in ("zero", "mean"):
         found = head_importance(
-            model, task, method="integrated_gradients", value=value, ablated="0:1 1:2"
+            model,
+            task,
+            method="integrated_gradients",
+            aggregate="token",
+            value=value,
+            ablated="0:1 1:2",
         )
         assert found[0, 1] == found[1, 2] == 0
-        assert found[0, 0] != 0
+        assert found[0, 0] > 0
 
 
 def test_what_cannot_be_is_refused():

@@ -437,9 +437,9 @@ def test_scores_under_lesions_are_those_of_the_predictions(model):
 
 
 def test_importance_is_that_of_the_loss(model):
-    scores = head_importance(model, marks_task(31, 23))
+    scores = head_importance(model, marks_task(31, 23), aggregate="token")
     assert scores.values.shape == (2, 5)
-    assert (scores.values != 0).all()
+    assert (scores.values > 0).all()
 
 
 def test_a_saved_model_knows_its_task(model, tmp_path):
