@@ -10,12 +10,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= passive
 export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 
-.PHONY: help setup assets demo test test-slow kills check bench bench-gpu bench-data architectures calibration null-tasks format clean
+.PHONY: help setup assets demo test test-slow docs kills check bench bench-gpu bench-data architectures calibration null-tasks format clean
 
 help:
 	@echo "make demo     train a packaged model on two tasks, lesion it, write report.html"
 	@echo "make test     the test suite (10 to 30 minutes on 2 cores, no network after set-up)"
 	@echo "make test-slow    what takes minutes more: all architectures, statistics with many studies"
+	@echo "make docs     build the documentation site into build/site, without a network"
 	@echo "make kills    kill every command before each of its file operations (an hour or more)"
 	@echo "make check    lint, format, types, import layers"
 	@echo "make bench    shares of the peak, the plain way and ours, side by side in one run"
@@ -51,6 +52,12 @@ test: setup assets
 # what takes minutes: most architectures, compiled training, the statistics with many studies
 test-slow: setup assets
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m slow
+
+# the site; a warning is an error, and every link within the site must lead somewhere
+docs: setup
+	$(BIN)/python -m sphinx -q -W --keep-going --fresh-env -c docs . build/site
+	$(BIN)/python scripts/check_site.py build/site
+	@echo "Open build/site/index.html"
 
 # every command that writes, killed before every one of its file operations (an hour or more)
 kills: setup assets

@@ -299,7 +299,7 @@ def test_every_command_has_these_options(command):
 
 SLOW = (
     *("compare", "transfer", "prune"),
-    *("run FILE", "run STUDY", "run study.toml --controls", "iap study.toml --model DIR"),
+    *("run FILE", "run STUDY", "run study.toml --", "iap study.toml --model DIR"),
 )
 
 
@@ -357,7 +357,7 @@ def test_the_study_runs(world, tmp_path, monkeypatch):
         for (question, answer), label in _examples(pair.train):
             row = {"question": question, "answer": answer, "label": int(label)}
             file.write(json.dumps(row) + "\n")
-    text = blocks("README.md", "toml")[0]
+    text = blocks("docs/start.md", "toml")[0]
     Path("study.toml").write_text(text.replace(next(iter(MODELS)), str(world / "model")))
     arguments = ["run", "study.toml", "--output", "run", "--quiet"]
     for setting in ("training.steps=2", "training.batch_size=4", "iap.controls=1"):

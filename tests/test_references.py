@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("src", "tests", "benchmarks", "scripts", "examples")
+FOLDERS = ("src", "tests", "benchmarks", "scripts", "examples", "docs")
 CODE = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 CODE.remove(Path(__file__))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
