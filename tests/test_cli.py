@@ -29,7 +29,8 @@ from lobes.config.study import load_study
 from lobes.experiments.demo import DemoAssets
 from lobes.experiments.store import RunFolder
 from lobes.files import read_json
-from lobes.heads import HeadLayout, OwnedRows, Site
+from lobes.heads import HeadLayout
+from lobes.sites import OwnedRows, Site
 from tiny_models import tiny_model
 from tiny_study import as_before, timeless, write_study  # noqa: F401
 

@@ -20,8 +20,9 @@ import lobes.discovery
 from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ModelError
-from lobes.heads import HeadLayout, HeadSet, OwnedRows, Site
+from lobes.heads import HeadLayout, HeadSet
 from lobes.pruning import prune
+from lobes.sites import OwnedRows, Site
 from plain_models import (
     Adapted,
     Attention,

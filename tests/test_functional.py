@@ -13,9 +13,10 @@ import lobes.discovery
 from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import HeadError, ModelError
-from lobes.heads import HeadSet, OwnedRows
+from lobes.heads import HeadSet
 from lobes.measure.importance import head_importance
 from lobes.replay import Replay
+from lobes.sites import OwnedRows
 from lobes.training.row_gate import RowGate
 
 WIDTH, HEADS, BATCH, LENGTH = 12, 4, 3, 7
@@ -158,7 +159,7 @@ def test_ablating_equals_a_projection_that_does_not_read_the_heads(name: str, gr
     make, inputs, axis = MODELS[name]
     model = make()
     layout = find_heads(model, example_inputs=inputs)
-    every = list(layout)
+    every = list(layout.all_heads())
     sets = [HeadSet(every[::2]), EMPTY, HeadSet([every[1], every[-1]])]
     with torch.set_grad_enabled(gradients):
         before = run(model, inputs)

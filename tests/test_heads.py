@@ -1,5 +1,8 @@
 """Heads as values: sets, layouts and scores."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,11 +17,10 @@ from lobes.heads import (
     HeadLayout,
     HeadScores,
     HeadSet,
-    OwnedRows,
-    Site,
     check_fractions,
     head_count,
 )
+from lobes.sites import OwnedRows, Site
 from tiny_models import tiny_model
 
 LAYOUT = HeadLayout(
@@ -36,7 +38,7 @@ scores = st.lists(st.floats(-9, 9), min_size=14, max_size=14).map(
 
 def padded(values):
     table = np.full((3, 7), np.nan)
-    for (site, head), value in zip(LAYOUT, values, strict=True):
+    for (site, head), value in zip(LAYOUT.all_heads(), values, strict=True):
         table[site, head] = value
     return table
 
@@ -115,7 +117,7 @@ def test_random_heads_match_the_counts(seed, counts):
 def test_random_heads_are_all_equally_likely():
     generator = np.random.default_rng(0)
     drawn = [head for _ in range(2000) for head in LAYOUT.random(3, generator)]
-    counts = np.array([drawn.count(head) for head in LAYOUT])
+    counts = np.array([drawn.count(head) for head in LAYOUT.all_heads()])
     assert abs(counts / 2000 - 3 / 14).max() < 0.05
 
 
@@ -131,7 +133,7 @@ def test_top_and_bottom_take_the_floor_of_the_fraction(given_scores, number):
 
 def test_ties_are_broken_by_site_and_head():
     tied = HeadScores(padded([1.0] * 14))
-    assert tied.ranked() == tied.ranked("ascending") == list(LAYOUT)
+    assert tied.ranked() == tied.ranked("ascending") == list(LAYOUT.all_heads())
     assert tied.top(3 / 14) == tied.bottom(3 / 14) == HeadSet.parse("0:0,1,2")
 
 
@@ -154,6 +156,65 @@ def test_select_counts_given_heads_in():
     values = HeadScores(padded(range(14)))
     chosen = values.select(3 / 14, given=HeadSet([(0, 0)]))
     assert chosen == HeadSet.parse("0:0 2:5,6")
+
+
+def test_a_layout_is_a_sequence_of_its_sites():
+    assert len(LAYOUT) == 3
+    assert LAYOUT[1] is LAYOUT.sites[1]
+    assert LAYOUT[-1].n_heads == 7
+    assert [site.index for site in LAYOUT] == [0, 1, 2]
+    assert LAYOUT[2] in LAYOUT
+
+
+def test_values_print_in_one_short_line():
+    assert repr(LAYOUT) == (
+        "HeadLayout(3 sites, 14 heads: 1 × 5 heads of 3, 1 × 2 heads of 3, 1 × 7 heads of 3)"
+    )
+    assert repr(LAYOUT[0]) == "Site(0, 'layer.0.attention', 5 heads of 3)"
+    found = HeadScores(padded(range(14)), {"task": "mood", "method": "taylor", "split": "train"})
+    assert repr(found) == ("HeadScores(task='mood', method='taylor', 3 × 7, highest 2:6, 2:5, 2:4)")
+
+
+@given(scores, st.integers(0, 14))
+def test_so_many_heads_are_the_first_in_the_order(one, k):
+    assert one.top(k=k) == HeadSet(one.ranked()[:k])
+    assert one.bottom(k=k) == HeadSet(one.ranked("ascending")[:k])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"fraction": 0.3, "k": 2}, {"k": 15}, {"k": -1}, {"k": True}]
+)
+def test_either_a_share_or_a_number_of_heads_is_chosen(wrong):
+    with pytest.raises(ConfigError, match=r"top\(k=10\)|from 0 to 14, not"):
+        HeadScores(padded(range(14))).top(**wrong)
+
+
+@given(scores)
+def test_scores_come_back_from_their_file(one):
+    one = HeadScores(one.values, {"task": "mood", "examples": 7}, np.stack([one.values] * 2))
+    with tempfile.TemporaryDirectory() as folder:
+        one.save(Path(folder, "scores.json"))
+        found = HeadScores.load(Path(folder, "scores.json"))
+    np.testing.assert_array_equal(found.values, one.values)
+    np.testing.assert_array_equal(found.halves, one.halves)
+    assert found.settings == one.settings
+
+
+def test_what_holds_no_scores_is_refused(tmp_path):
+    path = tmp_path / "scores.json"
+    with pytest.raises(HeadError, match="holds no scores of heads"):
+        HeadScores.load(path)
+    HeadScores(padded(range(14))).save(path)
+    whole = path.read_text(encoding="utf-8")
+    for bad in (whole[:-9], whole.replace("6.0", "6.5", 1), "[]", '{"values": [[1]]}'):
+        path.write_text(bad, encoding="utf-8")
+        with pytest.raises(HeadError, match="holds no scores of heads"):
+            HeadScores.load(path)
+    opening = '{"schema": "lobes-head-scores", "version": 1, '
+    for bad in ('"values": "x"}', '"values": [[null, 1]]}', '"values": [[1]], "halves": [[1]]}'):
+        path.write_text(opening + bad, encoding="utf-8")
+        with pytest.raises(HeadError, match="is damaged"):
+            HeadScores.load(path)
 
 
 def test_layer_normalization_divides_by_the_norm_of_a_site():

@@ -98,7 +98,7 @@ def test_single_ablations_are_the_rise_of_the_loss(value):
 
     base = mean_loss()
     found = head_importance(model, task, method="ablation", value=value)
-    for head in find_heads(model):
+    for head in find_heads(model).all_heads():
         with ablate(model, HeadSet([head]), value=value, data=means):
             assert found[head] == pytest.approx(mean_loss() - base, rel=1e-3, abs=2e-7)
 

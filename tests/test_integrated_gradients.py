@@ -7,7 +7,6 @@ import torch
 from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
-from lobes.heads import HeadSet
 from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel, example_losses
 from tiny_models import tiny_model
@@ -115,7 +114,7 @@ def test_of_one_example_sum_up_to_the_loss_between_both_ends():
         ends = [loss_with(model, task, inputs, label, each).item() for each in (nothing, contexts)]
         summed = sum(site.sum() for site in terms)
         assert summed == pytest.approx(ends[1] - ends[0], rel=1e-2)
-        with ablate(model, HeadSet(find_heads(model))):
+        with ablate(model, find_heads(model).all_heads()):
             logits = model(**inputs, task="mood").logits
         gone = example_losses(logits, torch.tensor([label]), model.spec("mood")).item()
         assert gone == pytest.approx(ends[0], rel=1e-5)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from lobes import HeadSet, find_heads, prune
 from lobes.errors import ModelError
-from lobes.heads import OwnedRows, Site
 from lobes.pruning.kept_rows import Unfit, anatomy, arrangements, kept_rows, new_length, plain_rows
 from lobes.pruning.plan import KEY, PAD, Plan, entries, plans_of, runs, store
+from lobes.sites import OwnedRows, Site
 from tiny_models import tiny_model
 
 

@@ -23,7 +23,8 @@ import zoo
 from lobes.discovery.contexts import argument_with, contexts_of
 from lobes.discovery.functional import opened
 from lobes.errors import HeadError, LobesError, ModelError
-from lobes.heads import HeadLayout, HeadSet, Site
+from lobes.heads import HeadLayout, HeadSet
+from lobes.sites import Site
 from lobes.training.row_gate import RowGate
 from zoo_exceptions import EXCEPTIONS
 

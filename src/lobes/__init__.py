@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from lobes.discovery import find_heads
     from lobes.dissociation import Dissociation, LesionMatrix
     from lobes.errors import LobesError
-    from lobes.heads import HeadLayout, HeadScores, HeadSet, Site
+    from lobes.heads import HeadLayout, HeadScores, HeadSet
     from lobes.measure.evaluation import evaluate
     from lobes.measure.gates import HeadGates, head_gates
     from lobes.measure.iap import lesion_matrix
     from lobes.measure.importance import head_importance
     from lobes.modeling import MultiTaskModel, PromptedModel, load_pruned, load_task_model
     from lobes.pruning import prune
+    from lobes.sites import Site
     from lobes.tasks.ag_pair import ag_pairs
     from lobes.tasks.prompts import Prompt
     from lobes.tasks.task import Task
@@ -49,7 +50,7 @@ _HOMES = {
     "MultiTaskTrainer": "training.trainer",
     "Prompt": "tasks.prompts",
     "PromptedModel": "modeling",
-    "Site": "heads",
+    "Site": "sites",
     "Task": "tasks.task",
     "ablate": "ablation",
     "ag_pairs": "tasks.ag_pair",

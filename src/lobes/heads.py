@@ -1,140 +1,56 @@
 """Attention heads as values: where they are, sets of them, and numbers attached to them.
 
 Everything here is frozen and knows numpy only. A head is a pair (site, head), both from 0; sites
-are numbered in the order of execution. `lobes.discovery` finds the sites inside a model.
+(`lobes.sites`) are numbered in the order of execution. `lobes.discovery` finds them in a model.
 """
 
 import math
 import operator
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from lobes.errors import ConfigError, HeadError
+from lobes.files import read_json, to_json, writing
 from lobes.limits import FRACTION, SHARE_OF_HEADS, check_number
+from lobes.shown import Shown
+from lobes.sites import Site
 
 Head = tuple[int, int]
 Heads = Iterable[Any]  # what `HeadSet.of` reads: a HeadSet, a text, {site: heads}, pairs, an array
-Attention = Literal["multi-head", "grouped-query", "multi-query", "low-rank", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class OwnedRows:
-    """The slices of one parameter that belong to the heads of a site.
+class HeadLayout(Shown):
+    """All attention heads of a model: a sequence of its sites in the order of execution.
 
-    `ranges[h]` are head h's half-open index ranges along `axis` of the parameter called
-    `parameter` (axis 0 for `torch.nn.Linear`, 1 for the transposed `Conv1D`; a bias has axis 0).
-    Two heads that share rows (grouped-query attention) list the same ranges.
+    `len(layout)` is the number of sites, `layout[3]` a site, and `(3, 2) in layout` says whether
+    the model has this head; `all_heads` lists the heads.
     """
-
-    parameter: str
-    axis: int
-    ranges: tuple[tuple[tuple[int, int], ...], ...]
-
-    def rows(self, head: int) -> Int[np.ndarray, " rows"]:
-        """Return the indices that head `head` owns along `axis`, ascending."""
-        spans = [np.arange(start, stop) for start, stop in self.ranges[head]]
-        return np.concatenate(spans) if spans else np.arange(0)
-
-    def owners(self) -> Bool[np.ndarray, "heads rows"]:
-        """Return which heads own which indices along `axis`, up to the last owned index."""
-        stops = [stop for ranges in self.ranges for _, stop in ranges]
-        owners = np.zeros((len(self.ranges), max(stops, default=0)), dtype=bool)
-        for head in range(len(self.ranges)):
-            owners[head, self.rows(head)] = True
-        return owners
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One attention block: the place whose output projection mixes `n_heads` heads.
-
-    The input of the module `projection` is the concatenation of the heads' contexts, head-major:
-    its last dimension is `n_heads * head_dim` long and `[h * head_dim : (h + 1) * head_dim]` is
-    head h. `rows` are the rows of the query, key and value projections that each head owns.
-    `prunable` says that nothing known speaks against cutting those rows to remove exactly that
-    head (`lobes.prune` tries it out); if not, `reason` says why.
-    `gateable` says whether they are all that the head has, so that it can be trained alone (IAT);
-    if not, `gate_reason` says why.
-    `batch_axis` is the axis of the input of `projection` along which the examples of a batch lie,
-    one after the other (with their windows or positions, where these share the axis); None where
-    the examples are mixed, so that only one set of heads for the whole batch can be ablated.
-    `beside_attention` says, where it is not empty, that the contexts hold more than attention (a
-    query or a local term that is added): `ablate` takes that away too, and so does more than
-    setting the heads' attention probabilities to 0.
-    """
-
-    index: int
-    name: str
-    projection: str
-    n_heads: int
-    head_dim: int
-    kind: Literal["self", "cross"]
-    rows: tuple[OwnedRows, ...] = ()
-    prunable: bool = True
-    reason: str = ""
-    gateable: bool = True
-    gate_reason: str = ""
-    batch_axis: int | None = 0
-    beside_attention: str = ""
-
-    @property
-    def width(self) -> int:
-        """The length of the concatenated contexts, `n_heads * head_dim`."""
-        return self.n_heads * self.head_dim
-
-    @property
-    def attention(self) -> Attention:
-        """The kind of attention, told by which heads share `rows`; "unknown" where there are none.
-
-        Groups of heads share keys and values in "grouped-query" attention, all heads do in
-        "multi-query". In "low-rank" (multi-head latent) attention all share a small part of their
-        keys, while each has values of its own. A norm across heads is no kind of its own.
-        """
-        if not self.rows:
-            return "unknown"
-        own, common, groups = self._sharing()
-        if len(groups) < self.n_heads:
-            return "grouped-query"
-        if self.n_heads == 1 or not common or common > 3 * own:
-            return "multi-head"
-        # all heads share a key and a value, beside the query that each has; or part of a key
-        return "multi-query" if common > own else "low-rank"
-
-    @property
-    def groups(self) -> tuple[tuple[int, ...], ...]:
-        """The heads by whom they share keys and values with: ((0, 1), (2, 3)) in two groups.
-
-        In multi-head and low-rank attention every head is alone, in multi-query all are together.
-        """
-        if self.attention == "multi-query":
-            return (tuple(range(self.n_heads)),)
-        return self._sharing()[2]
-
-    def _sharing(self) -> tuple[float, int, tuple[tuple[int, ...], ...]]:
-        """Rows that each head has alone and that all share; the heads by those they share with."""
-        alone = common = 0
-        together = np.eye(self.n_heads, dtype=bool)
-        for owned in self.rows:
-            owners = owned.owners()
-            number = owners.sum(axis=0)
-            alone += int((number == 1).sum())
-            common += int((number == self.n_heads).sum())
-            for some in np.unique(owners[:, (number > 1) & (number < self.n_heads)], axis=1).T:
-                together[np.ix_(some, some)] = True
-        groups = dict.fromkeys(tuple(np.flatnonzero(row).tolist()) for row in together)
-        return alone / self.n_heads, common, tuple(groups)
-
-
-@dataclass(frozen=True, slots=True)
-class HeadLayout:
-    """All attention heads of a model: its sites in the order of execution."""
 
     sites: tuple[Site, ...]
+
+    def __repr__(self) -> str:
+        sizes = [f"{site.n_heads} heads of {site.head_dim}" for site in self.sites]
+        runs = [f"{len(list(run))} × {size}" for size, run in groupby(sizes)]
+        some = runs if len(runs) < 4 else [*runs[:2], "…", runs[-1]]
+        return f"HeadLayout({len(self)} sites, {self.total} heads: {', '.join(some)})"
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.sites)
+
+    def __getitem__(self, index: int) -> Site:
+        return self.sites[index]
 
     @property
     def total(self) -> int:
@@ -155,13 +71,8 @@ class HeadLayout:
             if other.index != site and not own.isdisjoint(row.parameter for row in other.rows)
         )
 
-    def __iter__(self) -> Iterator[Head]:
-        for site in self.sites:
-            for head in range(site.n_heads):
-                yield site.index, head
-
     def __contains__(self, head: object) -> bool:
-        return isinstance(head, tuple) and head in set(self)
+        return head in self.sites or head in self.all_heads()
 
     def check(self, heads: "HeadSet") -> "HeadSet":
         """Return `heads` unchanged, or raise `HeadError` naming the first that does not exist."""
@@ -181,7 +92,7 @@ class HeadLayout:
 
     def all_heads(self) -> "HeadSet":
         """Return the set of all heads of the model."""
-        return HeadSet(self)
+        return HeadSet((site.index, head) for site in self.sites for head in range(site.n_heads))
 
     def random(self, counts: Mapping[int, int] | int, generator: np.random.Generator) -> "HeadSet":
         """Draw heads without replacement.
@@ -190,7 +101,7 @@ class HeadLayout:
         site) or one number for the whole model (matched in total).
         """
         if isinstance(counts, int):
-            everything = list(self)
+            everything = self.all_heads().heads
             chosen = generator.choice(len(everything), size=counts, replace=False)
             return HeadSet(everything[i] for i in chosen)
         return HeadSet(
@@ -385,8 +296,13 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else f"A {type(value).__name__}"
 
 
+# What a file of scores begins with, and what a short description of them says.
+_FILE = {"schema": "lobes-head-scores", "version": 1}
+_SHOWN = ("task", "method", "examples")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class HeadScores:
+class HeadScores(Shown):
     """A number for each head of a model.
 
     `values` has the shape [sites, heads]; where a site has fewer heads than the widest, the rest
@@ -443,8 +359,42 @@ class HeadScores:
         r = float(moved[0] @ moved[1]) / norm
         return 2 * r / (1 + r) if r > 0 else r
 
+    def __repr__(self) -> str:
+        first = ", ".join(f"{site}:{head}" for site, head in self.ranked()[:3])
+        about = [f"{key}={self.settings[key]!r}" for key in _SHOWN if key in self.settings]
+        sites, heads = self.values.shape
+        return f"HeadScores({', '.join([*about, f'{sites} × {heads}', f'highest {first}'])})"
+
     def __getitem__(self, head: Head) -> float:
         return float(self.values[head])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the scores to a JSON file, which `HeadScores.load` reads to the last digit.
+
+        Raises `RunError` where the file cannot be written.
+        """
+        content = {"values": self.values, "halves": self.halves, "settings": dict(self.settings)}
+        with writing(Path(path)) as file:
+            file.write(to_json({**_FILE, **content}, seal=True))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "HeadScores":
+        """Read the scores that `save` wrote; `HeadError` for any other file, or a damaged one."""
+        content = read_json(Path(path))
+        if not isinstance(content, dict) or {k: content.get(k) for k in _FILE} != _FILE:
+            raise HeadError(
+                f"{path} holds no scores of heads, or is damaged: expected a file that "
+                f"HeadScores.save wrote."
+            )
+        settings, halves = content.get("settings"), content.get("halves")
+        try:
+            return cls(
+                _numbers(content.get("values"), 2),
+                settings if isinstance(settings, dict) else {},
+                None if halves is None else _numbers(halves, 3),
+            )
+        except HeadError as error:
+            raise HeadError(f"{path} is damaged. {error}") from error
 
     @property
     def total(self) -> int:
@@ -460,28 +410,34 @@ class HeadScores:
         ranks = np.argsort(keys if order == "ascending" else -keys, kind="stable")
         return [(int(sites[i]), int(heads[i])) for i in ranks]
 
-    def top(self, fraction: float, *, keep_per_site: int = 0) -> HeadSet:
-        """Return the ⌊fraction · N⌋ most important of all N heads (docs/method.md#lesions).
+    def top(
+        self, fraction: float | None = None, *, k: int | None = None, keep_per_site: int = 0
+    ) -> HeadSet:
+        """Return the most important heads: ⌊fraction · N⌋ of all N, or `k` of them.
 
-        With `keep_per_site` at least that many heads of every site stay out of the set: the next
-        heads in the order take their place.
+        docs/method.md#lesions. With `keep_per_site` at least that many heads of every site stay
+        out of the set: the next heads in the order take their place. Raises `ConfigError` unless
+        one of `fraction` and `k` is given.
         """
-        return self.select(fraction, order="descending", keep_per_site=keep_per_site)
+        return self.select(fraction, k=k, order="descending", keep_per_site=keep_per_site)
 
-    def bottom(self, fraction: float, *, keep_per_site: int = 0) -> HeadSet:
-        """Return the ⌊fraction · N⌋ least important of all N heads; see `top`."""
-        return self.select(fraction, order="ascending", keep_per_site=keep_per_site)
+    def bottom(
+        self, fraction: float | None = None, *, k: int | None = None, keep_per_site: int = 0
+    ) -> HeadSet:
+        """Return the least important heads: ⌊fraction · N⌋ of all N, or `k` of them; see `top`."""
+        return self.select(fraction, k=k, order="ascending", keep_per_site=keep_per_site)
 
     def select(
         self,
-        fraction: float,
+        fraction: float | None = None,
         *,
+        k: int | None = None,
         order: Literal["descending", "ascending"] = "descending",
         keep_per_site: int = 0,
         given: HeadSet | None = None,
     ) -> HeadSet:
-        """Return the first ⌊fraction · N⌋ heads in `order`, those of `given` included."""
-        number = head_count(fraction, self.total)
+        """Return the first ⌊fraction · N⌋ heads in `order`, or `k`, those of `given` included."""
+        number = self._number(fraction, k)
         room = {
             site: int(np.count_nonzero(~np.isnan(row))) - keep_per_site
             for site, row in enumerate(self.values)
@@ -498,9 +454,22 @@ class HeadScores:
         if len(chosen) < number:
             raise ConfigError(
                 f"Cannot choose {number} of {self.total} heads and keep {keep_per_site} in each "
-                f"of {len(room)} sites: lower the fraction {fraction:g} or the heads kept."
+                f"of {len(room)} sites: choose fewer, or keep fewer."
             )
         return HeadSet(chosen)
+
+    def _number(self, fraction: float | None, k: int | None) -> int:
+        """How many heads a fraction of all of them is, or k."""
+        if (fraction is None) == (k is None):
+            raise ConfigError(
+                "Give either a fraction of the heads, as in top(0.3), or their number, as in "
+                "top(k=10)."
+            )
+        if fraction is not None:
+            return head_count(fraction, self.total)
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 0 <= k <= self.total:
+            raise ConfigError(f"k is a number of heads from 0 to {self.total}, not {_shown(k)}.")
+        return int(k)
 
     def normalized(self) -> "HeadScores":
         """Return the scores with each site divided by its L2 norm (Michel et al. 2019)."""
@@ -509,6 +478,17 @@ class HeadScores:
             {**self.settings, "normalize": "layer"},
             None if self.halves is None else _by_norm(self.halves),
         )
+
+
+def _numbers(value: object, dimensions: int) -> np.ndarray:
+    """What JSON has of an array: null where there is no number."""
+    try:
+        found = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise HeadError("Its values are no array of numbers.") from error
+    if found.ndim != dimensions:
+        raise HeadError(f"Its values have {found.ndim} dimensions, not {dimensions}.")
+    return found
 
 
 def _by_norm(values: Float[np.ndarray, "*halves sites heads"]) -> np.ndarray:

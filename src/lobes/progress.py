@@ -1,7 +1,9 @@
-"""The callbacks by which a long computation tells how far it is."""
+"""The callbacks by which a long computation tells how far it is, and the line that shows it."""
 
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lobes.errors import ConfigError
 
@@ -45,10 +47,48 @@ def counted(steps: Iterable[Step], progress: Progress | None) -> Iterator[Step]:
         progress(done, done)
 
 
-def check_progress(progress: object) -> None:
-    """Raise `ConfigError` for what cannot be called as progress is reported: True, for example."""
-    if progress is not None and not callable(progress):
+class ProgressLine:
+    """A line on stderr that says how far a computation is: in a terminal and in a notebook.
+
+    Called as `Progress` or as `StageProgress`. Where the output is a file, only the end of each
+    stage is written.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.rewrites = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self._begun: dict[str, float] = {}
+        self._last = 0.0
+
+    def __call__(self, *where: Any) -> None:
+        stage, done, total = where if len(where) == 3 else ("progress", *where)
+        now = self.clock()
+        begun = self._begun.setdefault(stage, now)
+        if done >= total:
+            del self._begun[stage]
+            self._write(f"{stage}: done in {now - begun:.0f} s", end="\n")
+        elif self.rewrites and now - self._last >= 0.2:
+            self._last = now
+            left = f", {(now - begun) * (total - done) / done:.0f} s left" if done else ""
+            self._write(f"{stage}: {100 * done / total:.0f} %{left}", end="")
+
+    def _write(self, text: str, end: str) -> None:
+        start = "\r" if self.rewrites else ""
+        print(f"{start}{text:<60}".rstrip(" " if end else ""), end=end, file=sys.stderr, flush=True)
+
+
+def shown_progress(progress: Any) -> Any:
+    """Return what to call with the progress: for True a line on stderr, for None or False nothing.
+
+    Raises `ConfigError` for anything else that cannot be called.
+    """
+    if progress is None or progress is False:
+        return None
+    if progress is True:
+        return ProgressLine()
+    if not callable(progress):
         raise ConfigError(
-            f"progress is a function that is called with (done, total), of lesion_matrix with "
-            f"(stage, done, total), or None, not {progress!r}."
+            f"progress is True, a function that is called with (done, total), of lesion_matrix "
+            f"with (stage, done, total), or None, not {progress!r}."
         )
+    return progress

@@ -16,7 +16,8 @@ from lobes.discovery.examples import batch_running, counted
 from lobes.discovery.recomputation import repeating
 from lobes.discovery.scope import Hook, Scope
 from lobes.errors import ConfigError, HeadError, ModelError
-from lobes.heads import HeadLayout, Heads, HeadSet, Site, head_sets
+from lobes.heads import HeadLayout, Heads, HeadSet, head_sets
+from lobes.sites import Site
 from lobes.transfers import moved
 
 

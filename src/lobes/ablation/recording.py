@@ -15,7 +15,8 @@ from lobes.discovery.scope import Hook, Scope
 from lobes.discovery.shared import measurements
 from lobes.discovery.wrappers import unreduced
 from lobes.errors import DataError, HeadError
-from lobes.heads import HeadLayout, Site
+from lobes.heads import HeadLayout
+from lobes.sites import Site
 
 
 class ContextRecord:

@@ -34,6 +34,9 @@ class HeadMeans:
     values: tuple[Float[Tensor, "_ _"], ...]
     positions: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        return f"HeadMeans({len(self.values)} sites, {max(self.positions, default=0)} positions)"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadSamples:
@@ -46,6 +49,9 @@ class HeadSamples:
     """
 
     calls: tuple[tuple[Tensor, ...], ...]
+
+    def __repr__(self) -> str:
+        return f"HeadSamples({len(self.calls)} sites)"
 
 
 def mean_contexts(

@@ -13,12 +13,13 @@ from rich.table import Table
 
 from lobes.clean import clean
 from lobes.cli.terminal import duration
-from lobes.heads import HeadLayout, Site
+from lobes.heads import HeadLayout
 from lobes.report.console import shown
 from lobes.report.formatting import fixed, listing
 from lobes.report.pages import page_of
 from lobes.results.base import Results
 from lobes.results.training import Training
+from lobes.sites import Site
 
 
 def show_results(results: Results) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lobes.discovery.tracing import channel_axis
-from lobes.heads import Site
+from lobes.sites import Site
 
 
 def contexts_of(

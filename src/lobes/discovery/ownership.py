@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lobes.discovery.footprints import Footprints
 from lobes.discovery.tracing import Call
-from lobes.heads import OwnedRows
+from lobes.sites import OwnedRows
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lobes.discovery.contexts import contexts_of
 from lobes.discovery.scope import Hook, Scope
-from lobes.heads import HeadLayout, Site
+from lobes.heads import HeadLayout
+from lobes.sites import Site
 
 
 def real_positions(

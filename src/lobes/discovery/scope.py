@@ -21,7 +21,8 @@ from lobes.discovery.recomputation import carried, recomputable, repeating
 from lobes.discovery.shared import lock
 from lobes.discovery.wrappers import uncompiled
 from lobes.errors import ConfigError, ModelError
-from lobes.heads import HeadLayout, Site
+from lobes.heads import HeadLayout
+from lobes.sites import Site
 
 Hook = Callable[[nn.Module, Any], Any]
 _entered: ContextVar[tuple["Scope", ...]] = ContextVar("entered", default=())

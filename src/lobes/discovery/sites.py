@@ -20,7 +20,7 @@ from lobes.discovery.intervention_points import Place, place_of
 from lobes.discovery.ownership import RowPlan, row_plan
 from lobes.discovery.tracing import Call, Event, Frame, Trace
 from lobes.errors import ModelError
-from lobes.heads import OwnedRows, Site
+from lobes.sites import OwnedRows, Site
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,6 +20,7 @@ from lobes.dissociation.statistics import (
     percentile_interval,
 )
 from lobes.dissociation.verdict import Evidence, Verdict, controls_needed, specialized
+from lobes.shown import Shown
 
 DScoreName = Literal["row", "column", "relative"]
 
@@ -103,6 +104,16 @@ class DScore:
     random_p: float
     note: str | None = None
 
+    def __repr__(self) -> str:
+        return f"DScore({self.name} {self.summary})"
+
+    @property
+    def summary(self) -> str:
+        """The model's score in a few words: `+5.3 % (+3.6 to +7.2), p = 0.025`."""
+        low, high = self.mean_interval
+        p = "" if math.isnan(self.mean_p) else f", p = {self.mean_p:.2g}"
+        return f"{self.mean:+.1f} % ({low:+.1f} to {high:+.1f}){p}"
+
     @property
     def control_means(self) -> Float[np.ndarray, " replicates"]:
         """Each exchange's mean over the tasks that `mean` is over."""
@@ -180,7 +191,7 @@ def d_score(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Dissociation:
+class Dissociation(Shown):
     """The D-scores of a lesion matrix at one fraction, and the verdict on each pair of tasks.
 
     `above_chance` says for each task whether the base score is clearly above chance
@@ -201,6 +212,12 @@ class Dissociation:
     chance: bool = False
     exchangeable: int = 0
     deals: int | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Dissociation({', '.join(self.tasks)} at {100 * self.fraction:g} % of the heads: "
+            f"column {self.column.summary})"
+        )
 
     @property
     def specialized(self) -> Verdict:

@@ -12,16 +12,18 @@ independently of each other, also where they share their sentences. NumPy and Sc
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from lobes import limits
 from lobes.dissociation.answers import checked_answers
-from lobes.dissociation.dscores import FORMULAS, Dissociation, d_score
+from lobes.dissociation.dscores import FORMULAS, Dissociation, d_score, plural
 from lobes.dissociation.exchange import Exchange
 from lobes.dissociation.lesions import Lesion, check_lesions
 from lobes.dissociation.over_fractions import OverFractions, over_fractions
@@ -41,12 +43,13 @@ from lobes.dissociation.statistics import (
 from lobes.dissociation.summary import summary
 from lobes.dissociation.verdict import ALPHA
 from lobes.errors import ConfigError
-from lobes.heads import HeadScores
+from lobes.heads import HeadLayout, HeadScores
 from lobes.metrics import blocks, get_metric
+from lobes.shown import Shown, showing
 
 
 @dataclass(frozen=True, eq=False)
-class LesionMatrix:
+class LesionMatrix(Shown):
     """The predictions of every task under every lesion.
 
     `labels[task]` is [examples], `predictions[task]` is [lesions, examples]: class indices, or
@@ -59,6 +62,9 @@ class LesionMatrix:
 
     With three tasks or more, `exchanged_pairs[first, second]` are the effects of the largest
     fraction with heads exchanged between these two tasks alone.
+
+    `layout` and `settings` say of which heads and how it was measured (the fields of
+    `IapSettings`), where that is known: reports show it.
 
     Raises `DataError` for arrays that do not fit, `ConfigError` for tasks, metrics or lesions
     that do not.
@@ -73,6 +79,14 @@ class LesionMatrix:
     sampled: "Sampled | None" = None
     keep: bool = False
     exchanged_pairs: Mapping[tuple[str, str], PairEffects] = field(default_factory=dict)
+    layout: HeadLayout | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        kinds = [item.kind for item in self.lesions]
+        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("exchanged", "random"))
+        lesions = f"{plural(kinds.count('task'), 'lesion')} of tasks, {counts}"
+        return f"LesionMatrix({', '.join(self.tasks)}: {lesions})"
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
@@ -101,6 +115,11 @@ class LesionMatrix:
     def base(self) -> Float[np.ndarray, " tasks"]:
         """B[j]: task j's metric with nothing ablated."""
         return self._scores[0].copy()
+
+    @property
+    def all_scores(self) -> Float[np.ndarray, "lesions tasks"]:
+        """Every task's metric under every lesion, in the order of `lesions`."""
+        return self._scores.copy()
 
     @property
     def chance(self) -> Float[np.ndarray, " tasks"]:
@@ -305,6 +324,14 @@ class LesionMatrix:
 
     def __str__(self) -> str:
         return self.summary()
+
+    def report(self, path: str | os.PathLike[str], *, name: str = "lesion matrix") -> Path:
+        """Write the report of a run, as one HTML page, and return where it is.
+
+        It has what `lobes run` reports of importance, lesions and their dissociation. Raises
+        `RunError` where the file cannot be written.
+        """
+        return Path(showing().write_report(self, Path(path), name))
 
     @cached_property
     def _scores(self) -> Float[np.ndarray, "lesions tasks"]:

@@ -16,7 +16,7 @@ from lobes.experiments.loading import (
     task_fingerprint,
 )
 from lobes.experiments.methods import SeedRun, Trained
-from lobes.experiments.results import describe_environment, describe_model, opening
+from lobes.experiments.results import describe_environment, describe_model
 from lobes.experiments.store import RunFolder
 from lobes.heads import HeadSet
 from lobes.measure.iap import check_lesions
@@ -27,6 +27,7 @@ from lobes.report.page import html
 from lobes.report.pages import page_name, page_of
 from lobes.results import as_bytes
 from lobes.results.base import ModelRecord, TaskRecord
+from lobes.results.of_matrix import opening
 from lobes.results.over_seeds import ComparedTask, OverSeeds, SeedsIat
 from lobes.results.training import IatSettings
 from lobes.tasks.task import Task

@@ -21,9 +21,9 @@ from lobes.dissociation.over_runs import (
 )
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.manifest import check_files
-from lobes.experiments.results import opening, over_record
 from lobes.results import PooledResults, RunResults, read
 from lobes.results.base import TaskRecord
+from lobes.results.of_matrix import opening, over_record
 from lobes.results.pooled import (
     PooledDissociation,
     PooledDScore,

@@ -18,10 +18,11 @@ from lobes import limits
 from lobes.ablation import ContextRecord, HeadMeans, record_contexts
 from lobes.ablation.replacements import means_over
 from lobes.errors import ConfigError
-from lobes.heads import HeadLayout, HeadSet, Site
+from lobes.heads import HeadLayout, HeadSet
 from lobes.measure.batches import Batch, Batches, counted_batches
 from lobes.progress import Progress
 from lobes.replay import Replay
+from lobes.sites import Site
 from lobes.transfers import Transfers, moved
 
 
@@ -164,7 +165,7 @@ def single_ablations(
     instead: dict[str, Any] = {}
     if options.value == "mean":
         instead = {"value": "mean", "data": batch_means(model, batches, layout)}
-    lesions = [HeadSet(), *(HeadSet([head]) for head in layout)]
+    lesions = [HeadSet(), *(HeadSet([head]) for head in layout.all_heads())]
     means, replay = HalvedMeans(layout), None
     with torch.no_grad():
         for batch in counted_batches(batches, progress):

@@ -31,7 +31,7 @@ from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
 from lobes.modeling.precision import bf16_copy, resolve_precision
 from lobes.modeling.task_model import Readable, check_task_model, device_of
-from lobes.progress import Progress, check_progress, counted
+from lobes.progress import Progress, counted, shown_progress
 from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task, TaskSpec, as_tasks
 from lobes.transfers import Transfers
@@ -58,6 +58,10 @@ class Evaluation:
     lesions: tuple[HeadSet, ...]
     logits: Mapping[str, Float[np.ndarray, "lesions _ _"]]
     labels: Mapping[str, np.ndarray]
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(f"{name} {list(found.shape)}" for name, found in self.logits.items())
+        return f"Evaluation(logits [lesions, examples, outputs]: {tasks})"
 
     def predictions(self, task: str) -> np.ndarray:
         """Return predictions [lesions, examples]: the index of the most likely class, or the value.
@@ -96,7 +100,7 @@ def evaluate(
     tokens_per_batch: int | None = None,
     share_layers: bool = True,
     layout: HeadLayout | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Evaluation:
     """Run every task's examples under every lesion; an empty `HeadSet` is the plain model.
 
@@ -112,14 +116,15 @@ def evaluate(
     contexts are then theirs. `means` are the means where they are known (`task_means`).
 
     `precision` is "fp32" (repeatable to the bit on a CPU), "bf16", or "auto": bf16 where the
-    hardware multiplies it natively. `share_layers=False` runs every lesion from the bottom up,
+    hardware multiplies it natively. `progress(done, total)` is called as things go; True shows a
+    line on stderr. `share_layers=False` runs every lesion from the bottom up,
     which gives the same numbers and takes longer. The model's modes, flags and weights are as
     before afterwards. Raises `HeadError` for heads that the model does not have, `DataError` for
     a task without this split or that the model was not made for; `ModelError` for logits that are
     not finite, naming the lesion, the task and the examples.
     """
     check_task_model(model)
-    check_progress(progress)
+    report = shown_progress(progress)
     limits.check_choice("value", value, limits.VALUE)
     limits.check_number("seed", seed, limits.SEED)
     layout = layout_of(model, layout)
@@ -138,7 +143,7 @@ def evaluate(
         seed=seed,
         precision=precision,
         share=share_layers and sum(map(bool, sets)) > 1,
-        progress=progress,
+        progress=report,
     )
     return within_memory(model, tokens_in_a_batch(model, tokens_per_batch), measure)
 

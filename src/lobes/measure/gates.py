@@ -24,13 +24,14 @@ from lobes.discovery import layout_of
 from lobes.discovery.contexts import argument_with, contexts_of
 from lobes.discovery.scope import Hook, Scope
 from lobes.errors import ConfigError
-from lobes.heads import HeadLayout, HeadScores, HeadSet, Site
+from lobes.heads import HeadLayout, HeadScores, HeadSet
 from lobes.measure.batches import Batch, Batches, TaskBatches, check_task
 from lobes.measure.estimates import Estimate, Options, check_terms, terms_of
 from lobes.measure.evaluation import measuring
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
-from lobes.progress import Progress, check_progress, counted
+from lobes.progress import Progress, counted, shown_progress
+from lobes.sites import Site
 from lobes.tasks.task import Task
 from lobes.transfers import moved
 
@@ -59,6 +60,10 @@ class HeadGates:
     opening: Gates
     settings: Mapping[str, object] = field(default_factory=dict)
     halved: bool = False
+
+    def __repr__(self) -> str:
+        seeds, sites, heads = self.closing.shape
+        return f"HeadGates({seeds} seeds, {sites} × {heads} heads)"
 
     @property
     def needed(self) -> HeadScores:
@@ -124,7 +129,7 @@ def head_gates(
     seed: int = 0,
     tokens_per_batch: int | None = None,
     layout: HeadLayout | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> HeadGates:
     """Learn which heads a task needs, which it can spare and which harm it.
 
@@ -148,12 +153,12 @@ def head_gates(
     )
     options = Options(method="gates", max_examples=max_examples, seed=seed)
     check_task_model(model)
-    check_progress(progress)
+    report = shown_progress(progress)
     check_task(task)
     layout = layout_of(model, layout)
     with measuring(model, precision) as measured:
         data = TaskBatches(measured, task, split, max_examples, seed, tokens_per_batch)
-        return learn_gates(measured, data, layout, settings, options.seed, progress)
+        return learn_gates(measured, data, layout, settings, options.seed, report)
 
 
 def gates(

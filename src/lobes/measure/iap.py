@@ -7,7 +7,7 @@ these lesions, under lesions with their heads exchanged, and under random lesion
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any
@@ -32,7 +32,7 @@ from lobes.measure.settings import IapSettings
 from lobes.measure.steps import Arrays, Plan, Step, carry_out, changed
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
-from lobes.progress import Progress, StageProgress, check_progress
+from lobes.progress import Progress, StageProgress, shown_progress
 from lobes.tasks.task import Task, as_tasks
 
 Remember = Callable[[str, Callable[[], Arrays]], Arrays]
@@ -48,7 +48,7 @@ def lesion_matrix(
     *,
     precision: str = "fp32",
     tokens_per_batch: int | None = None,
-    progress: StageProgress | None = None,
+    progress: StageProgress | bool | None = None,
     remember: Remember | None = None,
     **options: Any,
 ) -> LesionMatrix:
@@ -57,13 +57,14 @@ def lesion_matrix(
     `options` are the fields of `IapSettings`: `lesion_matrix(model, tasks, fractions=[0.3],
     controls=100)`. `precision` is "fp32", "bf16" or "auto"; see `evaluate`.
 
+    `progress(stage, done, total)` is called as things go; True shows a line on stderr.
     `remember(key, compute)` is called once for each measurement and returns what `compute()`
     returns, or what it returned for that key in an earlier, interrupted call.
     Raises `ConfigError`, `DataError` or `HeadError` before anything is measured.
     """
     settings = _with_options(settings or IapSettings(), options)
     check_task_model(model)
-    check_progress(progress)
+    report = shown_progress(progress)
     if remember is not None and not callable(remember):
         raise ConfigError(
             f"remember is a function remember(key, compute), or None, not {limits.short(remember)}."
@@ -77,7 +78,7 @@ def lesion_matrix(
     )
 
     def measure(step: Step) -> Arrays:
-        compute = partial(step.compute, step.reporting(progress))
+        compute = partial(step.compute, step.reporting(report))
         return compute() if remember is None else remember(step.key, compute)
 
     return carry_out(plan, measure)
@@ -486,6 +487,8 @@ class IapPlan:
             predictions=predictions,
             importance=importance,
             keep=self.settings.lesion == "keep",
+            layout=self.layout,
+            settings=asdict(self.settings),
         )
 
 

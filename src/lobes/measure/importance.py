@@ -26,7 +26,7 @@ from lobes.measure.estimates import Method, Options, single_ablations, taylor
 from lobes.measure.evaluation import measuring
 from lobes.measure.gates import gates
 from lobes.measure.integrated_gradients import integrated_gradients
-from lobes.progress import Progress, check_progress
+from lobes.progress import Progress, shown_progress
 from lobes.tasks.task import Task
 
 _METHODS: Mapping[str, Method] = {  # each name of `limits.METHOD`
@@ -55,7 +55,7 @@ def head_importance(
     ablated: Heads | None = None,
     tokens_per_batch: int | None = None,
     layout: HeadLayout | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> HeadScores:
     """Score every head of a model by how much a task's loss depends on it.
 
@@ -75,6 +75,7 @@ def head_importance(
     `head_gates(model, task).needed`. `normalize="layer"` divides each site's scores by their L2
     norm.
 
+    `progress(done, total)` is called as things go; True shows a line on stderr.
     `max_examples` takes that many of the task's examples at random (`seed`); the heads `ablated`
     are ablated throughout. The result (but that of gates) depends neither on the size of the
     batches nor on the order of the examples, beyond rounding. Modes, flags and gradients are as
@@ -91,7 +92,7 @@ def head_importance(
         steps=steps,
         value=value,
     )
-    check_progress(progress)
+    report = shown_progress(progress)
     layout = layout_of(model, layout)
     given = HeadSet.of(() if ablated is None else ablated, layout)
     if task is not None:
@@ -105,7 +106,7 @@ def head_importance(
     def measure(data_of: Callable[[nn.Module], Batches]) -> HeadScores:
         with measuring(model, precision) as measured, ablate(measured, given, layout=layout):
             data = data_of(measured)
-            found = _METHODS[method](measured, data, layout, options, progress)
+            found = _METHODS[method](measured, data, layout, options, report)
         about = {**settings, "examples": found.examples}
         if data.tokens is not None:
             about["tokens"] = data.tokens

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from lobes.ablation import record_contexts
 from lobes.discovery.contexts import argument_with
 from lobes.discovery.scope import Hook, Scope
-from lobes.heads import HeadLayout, Site
+from lobes.heads import HeadLayout
 from lobes.measure.batches import Batches, counted_batches
 from lobes.measure.estimates import Estimate, HalvedMeans, Options, batch_means, head_terms
 from lobes.progress import Progress
+from lobes.sites import Site
 from lobes.transfers import moved
 
 Calls = list[list[Tensor]]  # at every site a tensor for each call, as in `ContextRecord.calls`

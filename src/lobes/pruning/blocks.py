@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lobes.discovery.ownership import shared_path
-from lobes.heads import Site
 from lobes.pruning.t5_and_bigbird import BIAS
+from lobes.sites import Site
 
 
 @dataclass(eq=False)

@@ -17,7 +17,8 @@ from lobes.discovery.functional import opened
 from lobes.discovery.inputs import guess_inputs
 from lobes.discovery.wrappers import check_model
 from lobes.errors import ConfigError, HeadError, ModelError
-from lobes.heads import HeadLayout, Heads, HeadSet, Site
+from lobes.heads import HeadLayout, Heads, HeadSet
+from lobes.progress import Progress, shown_progress
 from lobes.pruning import t5_and_bigbird
 from lobes.pruning.blocks import Sample, block_path
 from lobes.pruning.exports import native, zeroed
@@ -26,6 +27,7 @@ from lobes.pruning.plan import Plan, SitePlan, plans_of, store
 from lobes.pruning.search import alone, plan_site
 from lobes.pruning.surgery import operate
 from lobes.pruning.verification import largest_difference, tensors, tolerance
+from lobes.sites import Site
 
 
 def prune(
@@ -35,6 +37,7 @@ def prune(
     layout: HeadLayout | None = None,
     example_inputs: Mapping[str, Any] | None = None,
     export: Literal["native", "zeroed"] | None = None,
+    progress: Progress | bool | None = None,
 ) -> nn.Module:
     """Return a new, smaller model without `heads`; `model` stays as it is.
 
@@ -50,11 +53,13 @@ def prune(
     architecture can say so; "zeroed" has its full size, with zeros for the heads removed.
 
     `layout` and `example_inputs` are those of `find_heads`, for models whose inputs cannot be
-    guessed. Raises `HeadError` for a head that the model does not have and when no head would be
-    left, and `ModelError`, naming the site and the reason, for what cannot be pruned exactly.
+    guessed. `progress(done, total)` is called after each site; True shows a line on stderr.
+    Raises `HeadError` for a head that the model does not have and when no head would be left, and
+    `ModelError`, naming the site and the reason, for what cannot be pruned exactly.
     """
     if export not in (None, "native", "zeroed"):
         raise ConfigError(f'export is "native", "zeroed" or None, not {export!r}.')
+    report = shown_progress(progress)
     check_model(model)
     _check_state(model)
     if layout is None:
@@ -76,11 +81,13 @@ def prune(
         if not site.prunable:
             raise _cannot(site, site.reason)
     smaller = copy.deepcopy(model)
-    plans = []
+    plans: list[SitePlan] = []
     for step in _steps(smaller, layout, heads, inputs):
         if isinstance(step, tuple):
             raise _cannot(*step)
         plans.append(step)
+        if report is not None:
+            report(min(len(plans), len(touched)), len(touched))
     _remember(smaller, heads, plans)
     smaller = _tried(smaller, inputs, expected)
     return _tried(native(smaller), inputs, expected) if export == "native" else smaller

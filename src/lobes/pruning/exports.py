@@ -13,10 +13,11 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lobes.errors import ModelError
-from lobes.heads import HeadLayout, HeadSet, Site
+from lobes.heads import HeadLayout, HeadSet
 from lobes.pruning.kept_rows import Unfit
 from lobes.pruning.plan import KEY, Plan, plans_of
 from lobes.pruning.search import input_axis
+from lobes.sites import Site
 
 
 def zeroed(model: nn.Module, layout: HeadLayout, heads: HeadSet) -> nn.Module:

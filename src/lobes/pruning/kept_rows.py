@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from lobes.heads import OwnedRows, Site
 from lobes.pruning.plan import PAD
+from lobes.sites import OwnedRows, Site
 
 
 class Unfit(Exception):

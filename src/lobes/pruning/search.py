@@ -21,7 +21,7 @@ from lobes.ablation import ablate
 from lobes.discovery import find_heads
 from lobes.discovery.ownership import shared_path
 from lobes.errors import LobesError
-from lobes.heads import HeadLayout, HeadSet, OwnedRows, Site
+from lobes.heads import HeadLayout, HeadSet
 from lobes.pruning import t5_and_bigbird
 from lobes.pruning.blocks import (
     Called,
@@ -54,6 +54,7 @@ from lobes.pruning.settings import Change, Number, Watch, combined
 from lobes.pruning.surgery import operate
 from lobes.pruning.torch_attention import known_rows, owner_of
 from lobes.pruning.verification import largest_difference, tolerance
+from lobes.sites import OwnedRows, Site
 
 _TRIES = 400  # of settings, for each arrangement of the heads and each set of narrowings
 

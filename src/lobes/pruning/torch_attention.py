@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from lobes.heads import OwnedRows, Site
 from lobes.pruning.kept_rows import Unfit
+from lobes.sites import OwnedRows, Site
 
 _SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 

@@ -10,13 +10,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
-from pydantic import WithJsonSchema as Shown
+from pydantic import WithJsonSchema as Schema
 
 from lobes.dissociation.verdict import Verdict
 from lobes.errors import ConfigError
 from lobes.files import plain
 from lobes.heads import HeadSet
 from lobes.metrics import Standing, get_metric
+from lobes.shown import Shown
 
 LARGEST = 1e100  # no measurement is larger, and squares and percentages of these are still finite
 
@@ -105,15 +106,17 @@ def _nested(dimensions: int) -> dict[str, Any]:
     return kind
 
 
-Number = Annotated[float, BeforeValidator(_number), Shown(_nested(0))]
+Number = Annotated[float, BeforeValidator(_number), Schema(_nested(0))]
 Interval = tuple[Number, Number]
 P = Annotated[Number, AfterValidator(partial(_within, 0.0, 1.0))]
 Correlation = Annotated[Number, AfterValidator(partial(_within, -1.0, 1.0))]
-Vector = Annotated[np.ndarray, BeforeValidator(partial(_array, 1)), Shown(_nested(1))]
+Vector = Annotated[np.ndarray, BeforeValidator(partial(_array, 1)), Schema(_nested(1))]
 Ps = Annotated[Vector, AfterValidator(partial(_within, 0.0, 1.0))]
-Matrix = Annotated[np.ndarray, BeforeValidator(partial(_array, 2)), Shown(_nested(2))]
-Matrices = Annotated[np.ndarray, BeforeValidator(partial(_array, 3)), Shown(_nested(3))]
-Heads = Annotated[HeadSet, BeforeValidator(_heads), PlainSerializer(str), Shown({"type": "string"})]
+Matrix = Annotated[np.ndarray, BeforeValidator(partial(_array, 2)), Schema(_nested(2))]
+Matrices = Annotated[np.ndarray, BeforeValidator(partial(_array, 3)), Schema(_nested(3))]
+Heads = Annotated[
+    HeadSet, BeforeValidator(_heads), PlainSerializer(str), Schema({"type": "string"})
+]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, le=1)]
 MetricName = Annotated[str, AfterValidator(_metric)]
@@ -206,7 +209,7 @@ class TaskRecord(Record):
         return score if get_metric(self.metric).is_divisor(score, low) else math.nan
 
 
-class Results(Record):
+class Results(Shown, Record):
     """What the results of every kind have: their schema and origin."""
 
     # the name of the schema, the file in a folder, what it is in a message, what makes it
@@ -225,6 +228,10 @@ class Results(Record):
     """The version of lobes that wrote them."""
     verdicts: Verdicts
     """The verdict on each claim that the study can speak to."""
+
+    def __repr__(self) -> str:
+        answers = ", ".join(f"{each.claim}: {each.answer}" for each in self.verdicts)
+        return f"{type(self).__name__}({self.name!r}, {answers})"
 
     def verdict_on(self, claim: str) -> Verdict:
         """The verdict on a claim; `ValueError` where there is none."""

@@ -25,11 +25,12 @@ COLUMNS = (
 
 def section(results: RunResults) -> Section:
     """The table of base scores beside chance."""
+    is_trained = any(task.n_train for task in results.tasks)
     table = Table(
         "base",
         "Score of every task with nothing ablated, and the score that chance gives",
-        COLUMNS,
-        tuple(_row(task) for task in results.tasks),
+        COLUMNS if is_trained else COLUMNS[:-1],
+        tuple(_row(task, is_trained) for task in results.tasks),
         look="plain",
         terminal="Base scores",
     )
@@ -40,7 +41,7 @@ def section(results: RunResults) -> Section:
     return Section("base", "Base scores", (Prose(text), table), contents="Base scores")
 
 
-def _row(task: MeasuredTask) -> Row:
+def _row(task: MeasuredTask, is_trained: bool) -> Row:
     warning = phrases.warning(task.standing(task.base))
     marks: frozenset[Mark] = frozenset({"warn"} if warning else ())
     return Row(
@@ -53,6 +54,6 @@ def _row(task: MeasuredTask) -> Row:
             100 * task.skill(task.base),
             track(task.base, task.chance),
             task.n_validation,
-            task.n_train,
+            *([task.n_train] * is_trained),
         )
     )

@@ -85,9 +85,10 @@ def _question(results: RunResults) -> str:
 
 def _facts(results: RunResults) -> list[Fact]:
     model, entry = results.model, results.largest
-    facts = [
-        Fact("Model", model.name or fmt.UNDEFINED),
-        Fact("Parameters", fmt.thousands(model.n_parameters)),
+    facts = []
+    if model.name:  # a matrix that was made in Python does not know its model
+        facts += [Fact("Model", model.name), Fact("Parameters", fmt.thousands(model.n_parameters))]
+    facts += [
         Fact("Attention heads", f"{model.n_heads} in {fmt.plural(len(model.sites), 'site')}"),
         Fact("Tasks", str(len(results.tasks))),
     ]
