@@ -1,5 +1,6 @@
 """What keeps a GPU busy, tried on a CPU: no waiting, full batches, one copy of the weights."""
 
+import contextlib
 import copy
 from collections import Counter
 
@@ -15,8 +16,8 @@ from lobes.ablation import ablate, ablate_copies, mean_contexts
 from lobes.discovery import find_heads
 from lobes.errors import HeadError
 from lobes.heads import HeadSet
-from lobes.measure.batch_size import bytes_per_token, tokens_in_a_batch
-from lobes.measure.evaluation import evaluate, measuring, prepare, task_means
+from lobes.measure.batch_size import bytes_per_token, room_for_copies, tokens_in_a_batch
+from lobes.measure.evaluation import any_shape, evaluate, measuring, prepare, task_means
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.measure.lesioned_runs import SharedRuns
@@ -213,6 +214,30 @@ def test_examples_that_depend_on_one_another_are_not_packed(task):
     model = MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), [task], pooling="mean").eval()
     model.encoder.encoder.layer[0].register_forward_hook(lambda _, args, out: out - out.mean(0))
     assert runs_for(model, task, 10**6)[0]._room == 0
+
+
+def test_a_gpu_gets_narrow_batches_in_many_copies_and_a_cpu_none():
+    gpu = torch.device("cuda")
+    assert room_for_copies(torch.device("cpu"), 2048, 64) == (0, 2048)
+    assert room_for_copies(gpu, 65536, 64) == (65536, 4096)
+    assert room_for_copies(gpu, 65536, 3) == (65536, 21845)
+    assert room_for_copies(gpu, 65536, 0) == (65536, 65536)
+    assert room_for_copies(gpu, 5, 64) == (5, 1)
+
+
+def test_attention_is_kept_from_cudnn_while_a_gpu_measures():
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        for on in (True, False):
+            torch.backends.cuda.enable_cudnn_sdp(on)
+            with contextlib.suppress(KeyError), any_shape(torch.device("cuda")):
+                assert not torch.backends.cuda.cudnn_sdp_enabled()
+                raise KeyError
+            assert torch.backends.cuda.cudnn_sdp_enabled() is on
+            with any_shape(torch.device("cpu")):
+                assert torch.backends.cuda.cudnn_sdp_enabled() is on
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 # Memory

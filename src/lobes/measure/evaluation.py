@@ -25,7 +25,7 @@ from lobes.data.batching import Inputs, token_batches
 from lobes.discovery import layout_of
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.heads import HeadLayout, Heads, HeadSet
-from lobes.measure.batch_size import tokens_in_a_batch, within_memory
+from lobes.measure.batch_size import room_for_copies, tokens_in_a_batch, within_memory
 from lobes.measure.lesioned_runs import OwnRuns, Partners, SharedRuns, task_runs
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
@@ -166,14 +166,13 @@ def _measured(
 ) -> Evaluation:
     """Evaluate with so many tokens in a batch; see `evaluate`."""
     parts = [tasks] if value == "zero" else [[task] for task in tasks]
-    workloads = [prepare(model, part, split=split, tokens_per_batch=tokens) for part in parts]
+    room, narrow = room_for_copies(device_of(model), tokens, len(sets))
+    workloads = [prepare(model, part, split=split, tokens_per_batch=narrow) for part in parts]
     logits = {
         spec.name: np.empty((len(sets), len(work.places[spec.name]), spec.n_outputs), "f4")
         for work in workloads
         for spec in work.specs
     }
-    # on a CPU a small batch is as fast as a large one, and copies of it would round otherwise
-    room = tokens if device_of(model).type != "cpu" else 0
     with measuring(model, precision) as measured, torch.no_grad():
         if value == "zero":
             runs = [SharedRuns(measured, layout, work, share, room) for work in workloads]
@@ -337,9 +336,10 @@ def measuring(model: M, precision: str) -> Iterator[M]:
     """
     device = device_of(model)
     if resolve_precision(precision, device) == "bf16":
-        yield bf16_copy(model)
+        with any_shape(device):
+            yield bf16_copy(model)
         return
-    with evaluating(model):
+    with evaluating(model), any_shape(device):
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         try:
             model.requires_grad_(False)
@@ -347,6 +347,22 @@ def measuring(model: M, precision: str) -> Iterator[M]:
         finally:
             for parameter in trainable:
                 parameter.requires_grad_(True)
+
+
+@contextmanager
+def any_shape(device: torch.device) -> Iterator[None]:
+    """Keep attention from cuDNN, which builds a program for each shape that it meets.
+
+    Batches sorted by length have as many shapes as there are batches.
+    """
+    if device.type != "cuda" or not torch.backends.cuda.cudnn_sdp_enabled():
+        yield
+        return
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 @dataclass(frozen=True)
