@@ -29,7 +29,11 @@ from tiny_tasks import mood_task, pair_task, tiny_tokenizer, topic_task
 ROOT = Path(__file__).parents[1]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    )
 }
 # The pages' models, and the folder of the tiny one that stands in for each.
 MODELS = {

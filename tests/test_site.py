@@ -60,3 +60,20 @@ def test_the_checker_finds_broken_links_and_what_comes_from_elsewhere(tmp_path):
         "b.html links to gone.html, which does not exist",
     ]
     assert check_site(tmp_path / "none") == [f"{tmp_path / 'none'} holds no page: run `make docs`."]
+
+
+def test_reading_ease_counts_sentences_and_passives():
+    reading = runpy.run_path(str(ROOT / "scripts" / "reading_ease.py"))
+    page = (
+        "# A heading of five words\n\n```\ncode is not counted\n```\n\nEvery task has `one` loss. "
+        "The heads are\nslowly removed.\n\n- A [list](a.md) of items: it was not written.\n\n"
+        "| a | b c |\n"
+    )
+    found = reading["sentences"](page)
+    assert found == [
+        "Every task has CODE loss.",
+        "The heads are slowly removed.",
+        "A list of items: it was not written.",
+    ]
+    assert reading["measured"](found) == (3, 6.0, 0.0, 2 / 3)
+    assert reading["measured"](["word " * 26])[2] == 1.0
