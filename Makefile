@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= passive
 export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 
-.PHONY: help setup assets demo test test-slow docs kills check bench bench-gpu bench-data architectures calibration null-tasks format clean
+.PHONY: notebooks help setup assets demo test test-slow docs kills check bench bench-gpu bench-data architectures calibration null-tasks format clean
 
 help:
 	@echo "make demo     train a packaged model on two tasks, lesion it, write report.html"
@@ -25,6 +25,7 @@ help:
 	@echo "make architectures   write docs/architectures.md anew (some minutes)"
 	@echo "make null-tasks      p-values where one task's parts are called tasks (an hour or two)"
 	@echo "make calibration     write the tables of docs/statistics.md anew (a quarter of an hour)"
+	@echo "make notebooks   execute the notebooks of examples/ and keep their outputs"
 	@echo "make format   let ruff rewrite the formatting"
 
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -91,6 +92,10 @@ calibration: setup
 
 architectures: setup
 	$(BIN)/python scripts/architectures.py
+
+# execute the notebooks of examples/ and write them with their outputs (a few minutes)
+notebooks: setup assets
+	$(BIN)/python scripts/notebooks.py
 
 format: setup
 	$(BIN)/ruff check --fix .

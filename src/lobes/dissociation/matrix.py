@@ -83,7 +83,7 @@ class LesionMatrix(Shown):
     settings: Mapping[str, object] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        kinds = [item.kind for item in self.lesions]
+        kinds = [item.kind for item in self.reference.lesions]
         counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("exchanged", "random"))
         lesions = f"{plural(kinds.count('task'), 'lesion')} of tasks, {counts}"
         return f"LesionMatrix({', '.join(self.tasks)}: {lesions})"
