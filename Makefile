@@ -10,12 +10,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY ?= passive
 export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 
-.PHONY: notebooks help setup assets demo test test-slow docs kills check bench bench-gpu bench-data architectures calibration null-tasks format clean
+.PHONY: help setup assets demo test test-slow test-oldest docs notebooks kills check bench bench-gpu bench-data architectures calibration null-tasks format clean
 
 help:
 	@echo "make demo     train a packaged model on two tasks, lesion it, write report.html"
 	@echo "make test     the test suite (10 to 30 minutes on 2 cores, no network after set-up)"
 	@echo "make test-slow    what takes minutes more: all architectures, statistics with many studies"
+	@echo "make test-oldest    a fast part of the tests with the lowest supported dependencies"
 	@echo "make docs     build the documentation site into build/site, without a network"
 	@echo "make kills    kill every command before each of its file operations (an hour or more)"
 	@echo "make check    lint, format, types, import layers"
@@ -53,6 +54,20 @@ test: setup assets
 # what takes minutes: most architectures, compiled training, the statistics with many studies
 test-slow: setup assets
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m slow
+
+# what touches the dependencies most, with the lowest supported version of each
+OLDEST := .cache/oldest
+OLDEST_TESTS := heads ablation config dissociation task pruning_plan run_folders errors
+$(OLDEST)/.ready: requirements-oldest.lock requirements.lock
+	$(PYTHON) -m venv $(OLDEST)
+	grep -E '^(pytest|pytest-timeout|pytest-xdist|hypothesis|beartype)==' requirements.lock > $(OLDEST)/tools.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements-oldest.lock -r $(OLDEST)/tools.txt
+	@touch $@
+
+test-oldest: assets $(OLDEST)/.ready
+	PYTHONPATH=src $(OLDEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile \
+		$(OLDEST_TESTS:%=tests/test_%.py)
 
 # the site; a warning is an error, and every link within the site must lead somewhere
 docs: setup

@@ -122,7 +122,7 @@ def test_a_set_for_each_example_equals_one_run_for_each_set(name, attention, dty
         key: value.to(dtype) if value.is_floating_point() else value
         for key, value in tiny_inputs(model, batch=3).items()
     }
-    every = list(find_heads(model))
+    every = [*find_heads(model).all_heads()]
     sets = [HeadSet(every[::2]), HeadSet(), HeadSet([every[1], every[-1]])]
     with ablate(model, sets):
         together = run(model, inputs)
