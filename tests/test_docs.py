@@ -263,7 +263,7 @@ PLACES = {
 }
 # Commands that need more than the tiny world: data sets, downloads, or all of a figure's minutes.
 NOT_RUN = re.compile(
-    r"^demo|LOBES_DATA|examples/|runs/four|sst2.toml|runs/sst2|^tasks sst2|^iap STUDY"
+    r"^demo|^init|LOBES_DATA|examples/|runs/four|sst2.toml|runs/sst2|^tasks sst2|^iap STUDY"
 )
 
 

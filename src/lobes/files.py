@@ -6,6 +6,7 @@ after that. Nothing is written or removed through a link.
 """
 
 import contextlib
+import difflib
 import errno
 import hashlib
 import json
@@ -274,6 +275,18 @@ def _settle(folder: Path) -> None:
     for path in files:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
+
+
+def near_path(path: Path) -> str:
+    """Return the question whether a file or folder of a like name was meant; "" for none near."""
+    if path.exists():
+        return ""
+    try:
+        names = sorted(each.name for each in path.parent.iterdir() if not each.name.startswith("."))
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f" Did you mean {path.parent / near[0]}?" if near else ""
 
 
 def digest_of(path: Path) -> str:

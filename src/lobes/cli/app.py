@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lobes import __version__
 from lobes.cli.options import Debug, Json, Quiet
@@ -31,9 +32,32 @@ _COMMON = [
     for name, option in (("as_json", Json), ("quiet", Quiet), ("debug", Debug))
 ]
 
+_FIRST_STEPS = """\
+lobes finds, measures and trains the specialized attention heads of a transformer.
+
+First steps:
+  lobes demo               train and measure a packaged model: about four minutes
+  lobes heads MODEL        where the heads of a model are, for example gpt2
+  lobes init mood.csv      write a study for your own data
+  lobes run study.toml     train, measure, report
+  lobes doctor             what is installed here, and what is missing
+
+`lobes --help` lists all commands; `lobes COMMAND --help` has an example of each.
+"""
+
+
+class _Commands(TyperGroup):
+    """The commands; without one, what to do first."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            typer.echo(_FIRST_STEPS, nl=False)
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
+    cls=_Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -73,11 +97,14 @@ class Output:
     as_json: bool
     quiet: bool
 
-    def progress(self) -> "ProgressDisplay":
-        """Return the progress of a call, to be shown on stderr inside a `with` block."""
+    def progress(self, run: Path | None = None) -> "ProgressDisplay":
+        """Return the progress of a call, to be shown on stderr inside a `with` block.
+
+        It is also kept in the log of `run`, the folder of the run that the call makes.
+        """
         from lobes.cli.terminal import ProgressDisplay
 
-        return ProgressDisplay(quiet=self.quiet)
+        return ProgressDisplay(quiet=self.quiet, run=run)
 
     def show(
         self, record: Any, table: Callable[[Any], None] | None = None, *, saved: str = ""

@@ -32,7 +32,9 @@ def tasks(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """List the known tasks, or describe one with its sizes, token lengths and three examples.
+    """List the known tasks, or describe one.
+
+    With its sizes, token lengths and three examples.
 
     Example: lobes tasks sst2 --model bert-base-uncased
     """
@@ -78,7 +80,9 @@ def ag_pair(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the random pairs.")] = 0,
 ) -> None:
-    """Make the task AG-Pair: pairs of articles, of the same topic or of different ones.
+    """Make the task AG-Pair from articles with topics.
+
+    Pairs of articles, of the same topic or of different ones.
 
     Example: lobes ag-pair ag_news_csv/train.csv data/ag-pair/train.parquet
     """
@@ -100,7 +104,9 @@ def heads(
     ],
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Show where a model's attention heads are, and which can be ablated, trained alone and pruned.
+    """Show where a model's attention heads are.
+
+    And which of them can be ablated, trained alone and pruned.
 
     Example: lobes heads bert-base-uncased
     """
@@ -158,7 +164,9 @@ def prune(
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Remove heads for good: a smaller model whose outputs equal ablation.
+    """Remove heads for good.
+
+    Writes a smaller model whose outputs equal those under ablation.
 
     Example: lobes prune bert-base-uncased --drop "0:1,5 3:2" --to smaller
 

@@ -34,7 +34,9 @@ def demo(
     ] = False,
     fresh: Fresh = False,
 ) -> None:
-    """Run the whole pipeline on a packaged model and real sentences of four domains.
+    """Train and measure a packaged model on real sentences.
+
+    The tasks are the sentiment of a sentence and which of four domains it is from.
 
     Example: lobes demo --output runs/demo
     """
@@ -56,13 +58,26 @@ def run(
     controls: Controls = None,
     output: Folder = None,
     fresh: Fresh = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Run so many times with seeds one after the other, and pool the runs."
+        ),
+    ] = None,
 ) -> None:
-    """Train, measure and report; an interrupted run continues where it stopped.
+    """Train, measure and report.
+
+    An interrupted run continues where it stopped.
 
     Example: lobes run study.toml --controls 100
+
+    Example: lobes run study.toml --seeds 3
     """
     chosen = _study(study, settings, output, controls)
-    _run_stages(out, chosen, ("train", "iap", "report"), fresh)
+    if seeds is None:
+        _run_stages(out, chosen, ("train", "iap", "report"), fresh)
+    else:
+        _run_seeds(out, chosen, seeds, fresh)
 
 
 @command()
@@ -83,7 +98,9 @@ def plan(
         bool, typer.Option("--write", help="With --budget: set these sizes in the study's file.")
     ] = False,
 ) -> None:
-    """Say what a run will take here (time, memory, disk) and what it can find; run nothing.
+    """Say what a run will take here and what it can find.
+
+    Time, memory, disk and statistical power; runs nothing.
 
     Example: lobes plan study.toml --budget 20m
     """
@@ -128,7 +145,9 @@ def iap(
     output: Folder = None,
     fresh: Fresh = False,
 ) -> None:
-    """Measure importance, lesions, controls and D-scores, and report; do not train.
+    """Measure a model and report, without training.
+
+    Importance, lesions, exchanges and D-scores.
 
     Example: lobes iap study.toml --model runs/first/model --output runs/measured
     """
@@ -148,7 +167,9 @@ def compare(
     output: FolderBeside = None,
     fresh: Fresh = False,
 ) -> None:
-    """Compare single-task, multi-task, IAT, frozen and probed models, over several seeds.
+    """Compare ways to train over several seeds.
+
+    Single-task, multi-task, IAT, frozen encoder and linear probe.
 
     Example: lobes compare study.toml --set compare.seeds=3
     """
@@ -166,7 +187,9 @@ def transfer(
     output: FolderBeside = None,
     fresh: Fresh = False,
 ) -> None:
-    """Fine-tune on a new task after training on several, with IAT and without.
+    """Fine-tune on a new task after multi-task training.
+
+    With IAT and without.
 
     Example: lobes transfer study.toml --set transfer.seeds=3
     """
@@ -184,7 +207,9 @@ def export(
     to: To,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Write one task of a trained model as a folder that transformers loads without lobes.
+    """Write one task of a model for transformers alone.
+
+    A classification model that transformers loads without lobes.
 
     Example: lobes export runs/demo --task sentiment --to sentiment-model
     """
@@ -210,7 +235,9 @@ def predict(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Predict a split: GLUE's submission files, or labels with their probabilities.
+    """Predict a split with a trained model.
+
+    Labels with their probabilities, or GLUE's submission files.
 
     Example: lobes predict runs/glue --split test --to predictions
     """
@@ -239,7 +266,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="The folder of a finished run, comparison or transfer study; or several runs of "
+            help="The folder of a run, comparison or transfer study; or several finished runs of "
             "the same tasks, to be pooled.",
         ),
     ],
@@ -259,17 +286,24 @@ def report(
     ] = Path("runs/together"),
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Write the report of a finished run again, or of several runs, and print its tables.
+    """Report on a run, or on several runs together.
+
+    Writes the page again and prints its tables; of a run that is not finished says how far it is.
 
     Example: lobes report runs/demo --open
 
     Example: lobes report runs/seed0 runs/seed1 runs/seed2 --output runs/seeds
     """
-    from lobes.cli.tables import show_results
+    from lobes.cli.tables import show_results, show_unfinished
     from lobes.cli.terminal import say
     from lobes.experiments.reports import report_again, report_runs, write_exhibits
+    from lobes.experiments.unfinished import unfinished_run
 
     source = runs[0]
+    record = unfinished_run(source) if len(runs) == 1 else None
+    if record is not None:
+        out.show(record, show_unfinished, saved=record["note"])
+        return
     if len(runs) == 1:
         results, page = report_again(source, html)
     else:
@@ -314,6 +348,17 @@ def _run_stages(
     _carry_out(out, study, partial(run_study, stages=stages, tell=tell), fresh)
 
 
+def _run_seeds(
+    out: Output, study: "lobes.config.study.StudyConfig", seeds: int, fresh: bool
+) -> None:
+    from lobes.cli.tables import show_results
+    from lobes.experiments.run_seeds import run_seeds
+
+    tell = None if out.quiet else _tell_estimate
+    results, page = run_seeds(study, seeds, fresh=fresh, progress=out.progress, tell=tell)
+    out.show(results, show_results, saved=f"Report: {page}")
+
+
 def _tell_estimate(loaded: "lobes.experiments.loading.Loaded") -> None:
     """Say on stderr what a study will take, before it begins."""
     from lobes.cli.tables import plan_line
@@ -336,7 +381,7 @@ def _carry_out(
     from lobes.report.pages import page_name
     from lobes.results.training import Training
 
-    with out.progress() as progress:
+    with out.progress(Path(study.output)) as progress:
         results = compute(study, fresh=fresh, progress=progress)
     if isinstance(results, Training):
         out.show(results, show_training, saved=f"Model: {Path(study.output, 'model')}")

@@ -303,3 +303,62 @@ def _text(text: str) -> str:
 def _console() -> Console:
     """Standard output; as wide as the content where it is no terminal."""
     return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def show_new_study(record: dict[str, Any]) -> None:
+    """Print the tasks of a new study, and what in the data they were made of."""
+    table = _table("task", "training data", "text", "label", "metric", "seen")
+    for task in record["tasks"]:
+        texts = task.get("text", "")
+        cells = (
+            *(task["name"], task.get("train", "known task")),
+            ", ".join(texts) if isinstance(texts, list) else texts,
+            *(task.get("label", "label" if texts else ""), task.get("metric", "usual")),
+            task["why"],
+        )
+        table.add_row(*map(_text, cells))
+    _console().print(table)
+
+
+def show_examined(record: dict[str, Any]) -> None:
+    """Print what is installed, what the machine can do, and what is missing."""
+    console = _console()
+    versions = {"lobes": record["lobes"], "python": record["python"], **record["libraries"]}
+    table = _table("library", "version")
+    for name, version in versions.items():
+        table.add_row(name, version or "missing")
+    devices = _table("device", "name", "memory", "precision “auto”", "fp32 product, GFLOP/s")
+    for each in record["devices"]:
+        memory = f"{each['memory'] / 1e9:.1f} GB" if each["memory"] else "?"
+        devices.add_row(
+            each["device"], _text(each["name"]), memory, each["precision"], f"{each['gflops']:,.0f}"
+        )
+    folders = _table("folder", "where", "free")
+    for name, folder in record["folders"].items():
+        where = folder["path"] + ("" if folder["exists"] else " (not there yet)")
+        folders.add_row(name, _text(where), f"{folder['free'] / 1e9:.0f} GB")
+    extras = _table("extra", "for", "")
+    for name, extra in record["extras"].items():
+        extras.add_row(
+            f"lobes\\[{name}]", extra["for"], "installed" if extra["installed"] else "missing"
+        )
+    console.print(table, devices, folders, extras, sep="\n")
+    console.print(*(_text(each) for each in record["missing"] or ["Nothing is missing."]), sep="\n")
+
+
+def show_unfinished(record: dict[str, Any]) -> None:
+    """Print how far a run is, and what it has measured by now."""
+    console, stages = _console(), _table("stage", "state")
+    for stage in record["stages"]:
+        stages.add_row(stage["stage"], stage["state"])
+    console.print(stages)
+    if record["scores"]:
+        scores = _table("task", "score after the training")
+        for task, score in record["scores"].items():
+            scores.add_row(_text(task), f"{score:.3f}")
+        console.print(scores)
+    if record["importance"]:
+        heads = _table("task", "most important heads")
+        for task, names in record["importance"].items():
+            heads.add_row(_text(task), names)
+        console.print(heads)

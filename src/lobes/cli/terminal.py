@@ -4,10 +4,12 @@ import contextlib
 import io
 import logging
 import os
+import shlex
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console, RenderableType
@@ -22,6 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from lobes import __version__
 from lobes.clean import clean
 
 # Seconds between two lines of progress where stderr is no terminal.
@@ -80,12 +83,15 @@ class ProgressDisplay:
 
     shown: "_Bars | None" = None  # those on the terminal now, above which messages are printed
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, run: Path | None = None) -> None:
         terminal = sys.stderr.isatty()
+        self.log = None if run is None else RunLog(run)
         self.lines = _StageLines() if not quiet and not terminal else None
         self._bars = _Bars() if not quiet and terminal else None
 
     def __enter__(self) -> "ProgressDisplay":
+        if self.log is not None:
+            self.log.begin()
         if self._bars is not None:
             ProgressDisplay.shown = self._bars
             self._bars.start()
@@ -98,11 +104,15 @@ class ProgressDisplay:
         trace: TracebackType | None,
     ) -> None:
         ProgressDisplay.shown = None
+        if self.log is not None:
+            self.log.end(error)
         if self._bars is not None:
             self._bars.note = ""
             self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        if self.log is not None:
+            self.log.reach(stage, done, total)
         if self.lines is not None:
             self.lines(stage, done, total)
         if self._bars is not None:
@@ -178,6 +188,54 @@ class _StageLines:
         if done > 0:
             text += f", about {duration(seconds * (total - done) / done)} left"
         return f"{text} ({self.note})" if self.note else text
+
+
+class RunLog(logging.Handler):
+    """What a command did in a run's folder, and when: lines at the end of `lobes.log` there.
+
+    Lines are kept until the folder holds a run, so that one that cannot begin leaves nothing.
+    """
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(logging.WARNING)
+        self.run = run
+        self._waiting: list[str] = []
+        self._begun: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Write the command, and from now on the warnings."""
+        self._add(f"lobes {__version__}: {shlex.join(sys.argv[1:])}")
+        logging.getLogger("lobes").addHandler(self)
+
+    def reach(self, stage: str, done: int, total: int) -> None:
+        """Write when a stage begins, and how long it took."""
+        if stage not in self._begun:
+            self._begun[stage] = time.monotonic()
+            if done < total:
+                self._add(f"{stage}: started")
+        if done >= total and self._begun[stage] >= 0:
+            self._add(f"{stage}: done in {duration(time.monotonic() - self._begun[stage])}")
+            self._begun[stage] = -1.0  # said once
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._add(f"{record.levelname.capitalize()}: {record.getMessage()}")
+
+    def end(self, error: BaseException | None) -> None:
+        """Write how the command ended."""
+        logging.getLogger("lobes").removeHandler(self)
+        interrupted = isinstance(error, KeyboardInterrupt)
+        how = "done" if error is None else "interrupted" if interrupted else f"Error: {error}"
+        self._add(how)
+
+    def _add(self, text: str) -> None:
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._waiting.append(f"{now} {clean(text)}\n")
+        path = self.run / "lobes.log"
+        if path.is_symlink() or not (self.run / "config.json").is_file():
+            return
+        with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as file:
+            file.writelines(self._waiting)
+            self._waiting.clear()
 
 
 def duration(seconds: float) -> str:

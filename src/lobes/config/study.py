@@ -32,6 +32,7 @@ from lobes.config.settings import (
     shown,
 )
 from lobes.errors import ConfigError
+from lobes.files import near_path
 from lobes.limits import LONGEST_NAME, check_path, fault_of_name, rule_of
 from lobes.tasks.sources import DATA_VARIABLE
 
@@ -223,7 +224,9 @@ def load_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> St
     try:
         data = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as error:
-        raise ConfigError(f"There is no study file {file}; expected a TOML file.") from error
+        raise ConfigError(
+            f"There is no study file {file}; expected a TOML file.{near_path(file)}"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not encoded in UTF-8; expected a TOML file.") from error
     except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, a deep nesting

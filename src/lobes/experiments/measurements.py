@@ -127,6 +127,15 @@ class Measurements:
         return arrays
 
 
+def stored(path: Path) -> tuple[str, Arrays] | None:
+    """Return the key and the arrays of a file that `Measurements` wrote; None where damaged."""
+    try:
+        arrays, notes = _from_parquet(path.read_bytes())
+        return str(notes["key"]), arrays
+    except Exception:  # pyarrow raises many kinds for a damaged file
+        return None
+
+
 def _to_parquet(arrays: Arrays, notes: Mapping[str, Any]) -> bytes:
     """Arrays of any shapes as one Parquet table: a row for each, its values as a list."""
     import pyarrow as pa

@@ -11,7 +11,7 @@ from lobes.discovery import find_heads
 from lobes.errors import ModelError, RunError
 from lobes.experiments.manifest import MODEL_MARKER, PRUNED_MARKER, check_files
 from lobes.experiments.store import SCHEMA
-from lobes.files import read_folder, read_json
+from lobes.files import near_path, read_folder, read_json
 from lobes.heads import HeadLayout
 from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.export_task import export_task
@@ -81,7 +81,7 @@ def export_run(run: Path, task: str, to: Path, *, trust_remote_code: bool = Fals
         return export_task(model, task, to)
     raise RunError(
         f"There is no trained model in {run}: give the folder of a run that was trained, or one "
-        f"that MultiTaskModel.save_pretrained wrote."
+        f"that MultiTaskModel.save_pretrained wrote.{near_path(run)}"
     )
 
 

@@ -11,6 +11,7 @@
     texts.parquet         the texts of the validation examples, unless keep_texts = false
     results.json          what the report reads
     report.html
+    lobes.log             what commands did here, and when (`cli/terminal.py`); never replaced
 
 `lobes compare` and `lobes transfer` have folders of their own, with `comparison.json` or
 `transfer.json` and the page beside it; `model-*` are models that they need for a while.
@@ -43,6 +44,7 @@ from lobes.files import (
     TEMPORARY,
     digest_of,
     disk_faults,
+    near_path,
     read_folder,
     read_json,
     remove,
@@ -330,7 +332,10 @@ def stored_study(run: Path, *, trust_remote_code: bool = False) -> StudyConfig:
     check_files(run, "config.json")
     record = read_json(run / "config.json")
     if not isinstance(record, dict) or record.get("command", "run") != "run":
-        raise RunError(f"There is no run in {run}: give the folder of a run, with its config.json.")
+        raise RunError(
+            f"There is no run in {run}: give the folder of a run, with its config.json."
+            f"{near_path(run)}"
+        )
     try:
         config = {**record["config"], "trust_remote_code": trust_remote_code}
         return StudyConfig.from_dict(config, source=str(run / "config.json"))

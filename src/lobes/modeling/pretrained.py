@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from lobes.errors import ModelError
+from lobes.files import near_path
 from lobes.modeling.pruned import PrunedLoader, is_pruned
 from lobes.modeling.safe_loading import (
     NEEDS_TRUST,
@@ -236,6 +237,6 @@ def checked_name(name_or_folder: str | os.PathLike[str]) -> str:
     if is_path or "\\" in name or name.count("/") > 1 or not name.strip():
         raise ModelError(
             f"There is no folder {name!r}: expected a folder that holds a model, or a name on "
-            f"the Hugging Face hub such as 'bert-base-uncased'."
+            f"the Hugging Face hub such as 'bert-base-uncased'.{near_path(Path(name))}"
         )
     return name

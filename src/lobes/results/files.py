@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lobes.clean import clean
 from lobes.errors import HeadError, RunError
-from lobes.files import to_json, unsealed
+from lobes.files import near_path, to_json, unsealed
 from lobes.results.base import Results
 from lobes.results.over_seeds import ComparisonResults, TransferResults
 from lobes.results.pooled import PooledResults
@@ -26,7 +26,7 @@ def read(path: str | Path, kind: type[Kind]) -> Kind:
     Raises `RunError` when there is no such file, when it is damaged, when it is something else, or
     when another version of lobes wrote it.
     """
-    path = Path(path)
+    path = given = Path(path)
     if path.is_dir():
         path = path / kind.FILE
     if path.exists() and not path.is_file():  # a pipe would wait for somebody to write
@@ -36,6 +36,7 @@ def read(path: str | Path, kind: type[Kind]) -> Kind:
     except FileNotFoundError as error:
         raise RunError(
             f"There is no {path}: give the folder of a finished {kind.RUN}, or its {kind.FILE}."
+            f"{near_path(given)}"
         ) from error
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror}.") from error

@@ -1,0 +1,271 @@
+"""Write a study file for data: columns, labels and metric are read off the data themselves."""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lobes.config.study import load_study
+from lobes.errors import ConfigError, DataError
+from lobes.files import near_path, writing
+from lobes.limits import LONGEST_NAME
+from lobes.tasks.columns import suggest
+from lobes.tasks.formats import read_blocks
+from lobes.tasks.known import KNOWN
+from lobes.tasks.labels import number_of
+from lobes.tasks.raw_files import at_file, check_file, kind_of
+from lobes.tasks.sources import load_task
+
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+ROWS = 10_000  # that are looked at
+MOST_CLASSES = 50
+
+# What a column of labels, and two columns of a pair of texts, are often called.
+LABELS = ("label", "labels", "class", "target", "category", "score", "rating", "y")
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question", "answer"),
+    ("question", "sentence"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("title", "text"),
+)
+_SPLITS = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A task that the data suggest: its `[[tasks]]` table, and why it is so."""
+
+    table: dict[str, Any]
+    why: str
+
+
+def new_study(
+    data: Sequence[str],
+    to: Path,
+    *,
+    model: str = MODEL,
+    text: Sequence[str] | None = None,
+    label: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Write a study of these files and known tasks to `to`, and return what it says.
+
+    A file beside `x.train.csv` that is called alike (`x.validation.csv`, `x-test.csv`) is taken
+    for that split. `text` and `label` name the columns where the data do not tell; each column of
+    labels makes a task. Raises `ConfigError` where the file exists, and `DataError` for data that
+    cannot be used, before anything is written.
+    """
+    if os.path.lexists(to):
+        raise ConfigError(f"{to} exists: name another file with --to, or remove it first.")
+    found = [one for item in _training_data(data) for one in _tasks(item, to, text, label)]
+    names = [one.table["name"] for one in found]
+    twice = sorted(name for name, number in Counter(names).items() if number > 1)
+    if twice:
+        raise ConfigError(
+            f"Two tasks would be called {twice[0]!r}: write studies of their own for the files, "
+            f"and give the tasks other names there."
+        )
+    content = _toml(found, to.stem, model)
+    with writing(to) as file:
+        file.write(content.encode())
+    try:
+        study = load_study(to)
+        for task in study.tasks:
+            if not task.is_known:
+                load_task(task.source(study.data_dir))
+    except BaseException:
+        to.unlink(missing_ok=True)
+        raise
+    return {"study": str(to), "model": model, "tasks": [{**f.table, "why": f.why} for f in found]}
+
+
+def _training_data(data: Sequence[str]) -> Iterator[str]:
+    """What was named, without the files of other splits whose training data are there too."""
+    others = {str(path) for item in data if item not in KNOWN for path in _splits(item).values()}
+    yield from (item for item in data if item not in others)
+
+
+def _splits(train: str) -> dict[str, Path]:
+    """The files of other splits beside a file of training data, by their names."""
+    path, found = Path(train), dict[str, Path]()
+    stem, ending = _stem(path), path.name.removeprefix(path.name.partition(".")[0])
+    ending = ending.removeprefix(".train")
+    for split, words in _SPLITS.items():
+        for word in words:
+            alike = [path.name.replace("train", word)] if "train" in path.name else []
+            for name in [*alike, *(f"{stem}{mark}{word}{ending}" for mark in ".-_")]:
+                if path.with_name(name).is_file():
+                    found.setdefault(split, path.with_name(name))
+    return found
+
+
+def _tasks(
+    item: str, to: Path, text: Sequence[str] | None, label: Sequence[str] | None
+) -> list[Found]:
+    """The tasks of a file, or a known task."""
+    if item in KNOWN and not os.path.exists(item):
+        return [Found({"name": item}, "a known task")]
+    path = Path(item)
+    if not path.exists():
+        raise DataError(
+            f"There is no file {item!r}, and no known task of that name."
+            f"{near_path(path) or suggest(item, KNOWN)}"
+        )
+    rows = _rows(path)
+    texts = list(text or _text_columns(rows, path, label or ()))
+    labels = list(label or _label_columns(rows, path, texts))
+    for name in (*texts, *labels):
+        if name not in rows[0]:
+            raise DataError(
+                f"{item} has no column {name!r}: it has {', '.join(map(repr, rows[0]))}."
+            )
+    given = {split: _relative(other, to) for split, other in _splits(item).items()}
+    several = len(labels) > 1
+    found = []
+    for column in labels:
+        table: dict[str, Any] = {"name": _name(column if several else _stem(path))}
+        table |= {"train": _relative(path, to), **given}
+        table["text"] = texts[0] if len(texts) == 1 else texts
+        if column != "label":
+            table["label"] = column
+        metric, why = _metric([row[column] for row in rows])
+        if metric is not None:
+            table["metric"] = metric
+        found.append(Found(table, why))
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    wanted: list[str] = []
+    if kind_of(path) == ".parquet":  # of which only the columns that are named are read
+        check_file(path)
+        from pyarrow.parquet import read_schema
+
+        with at_file(path):
+            wanted = read_schema(path).names
+    for block in read_blocks(path, wanted):
+        some: Any = block.to_pylist() if hasattr(block, "to_pylist") else block
+        rows += islice(some, ROWS - len(rows))
+        if len(rows) >= ROWS:
+            break
+    if not rows:
+        raise DataError(f"{path} has no rows: expected a header and examples under it.")
+    return rows
+
+
+def _words(rows: list[dict[str, Any]], column: str) -> float:
+    """The mean number of words in a column; 0 unless it holds text only."""
+    cells = [row.get(column) for row in rows]
+    if not all(isinstance(cell, str) for cell in cells):
+        return 0.0
+    return sum(len(str(cell).split()) for cell in cells) / len(cells)
+
+
+def _text_columns(rows: list[dict[str, Any]], path: Path, labels: Sequence[str]) -> tuple[str, ...]:
+    """A pair of columns with names that are known as one, or the column with the most words."""
+    words = {name: _words(rows, name) for name in rows[0] if name not in labels}
+    for pair in PAIRS:
+        if all(words.get(name, 0) > 1 for name in pair):
+            return pair
+    best = max(words, key=lambda name: words[name], default=None)
+    if best is None or words[best] <= 1:
+        raise DataError(
+            f"{path} has no column with texts of several words: name one with --text. It has "
+            f"{', '.join(map(repr, rows[0]))}."
+        )
+    return (best,)
+
+
+def _label_columns(rows: list[dict[str, Any]], path: Path, texts: Sequence[str]) -> tuple[str, ...]:
+    """The column that is called like one of labels, or every column with a few values."""
+    others = [name for name in rows[0] if name not in texts]
+    few = [name for name in others if _is_label(rows, name)]
+    named = [name for name in few if name in LABELS]
+    if named or few:
+        return tuple(few if len(named) != 1 else named)
+    numbers = [name for name in others if _are_numbers([row.get(name) for row in rows])]
+    known = [name for name in others if name in LABELS] or numbers
+    if len(known) == 1:
+        return (known[0],)
+    raise DataError(
+        f"{path} has no column with a few values that repeat: name that of the labels with "
+        f"--label. It has {', '.join(map(repr, rows[0]))}."
+    )
+
+
+def _are_numbers(cells: list[Any]) -> bool:
+    """Whether a column holds numbers, not all of which are whole."""
+    numbers = [cell if isinstance(cell, int | float) else number_of(str(cell)) for cell in cells]
+    known = [float(number) for number in numbers if number is not None]
+    return len(known) == len(cells) and any(number != int(number) for number in known)
+
+
+def _is_label(rows: list[dict[str, Any]], column: str) -> bool:
+    """Whether a column holds a few values, each of several rows."""
+    cells = [row.get(column) for row in rows]
+    if any(isinstance(cell, list | dict | bytes) or cell in (None, "") for cell in cells):
+        return False
+    return 2 <= len(set(cells)) <= min(MOST_CLASSES, len(cells) // 2)
+
+
+def _metric(cells: list[Any]) -> tuple[str | None, str]:
+    """The metric of labels, None for the usual one, and what was seen."""
+    if _are_numbers(cells):
+        return None, "numbers: a regression, measured by Spearman's correlation"
+    counts = Counter(map(str, cells))
+    share = counts.most_common(1)[0][1] / len(cells)
+    classes = f"{len(counts)} classes"
+    if share > 0.8:
+        return "f1_macro", f"{classes}, of which one has {100 * share:.0f} % of the examples"
+    return None, f"{classes}, the largest with {100 * share:.0f} % of the examples"
+
+
+def _stem(path: Path) -> str:
+    stem = path.name.partition(".")[0]
+    return re.sub(r"[._-]?train(ing)?$", "", stem) or path.resolve().parent.name
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:LONGEST_NAME] or "task"
+
+
+def _relative(path: Path, to: Path) -> str:
+    return Path(os.path.relpath(path, to.parent)).as_posix()
+
+
+def _toml(found: Sequence[Found], name: str, model: str) -> str:
+    """The study's text: what was found, and the settings that are changed first."""
+    lines = [
+        "# Written by `lobes init`. docs/study.md describes every setting.",
+        f"model = {json.dumps(model)}",
+        f"output = {json.dumps(f'runs/{name}')}",
+        "",
+    ]
+    for task in found:
+        lines += ["[[tasks]]", f"# {task.why}"]
+        lines += [f"{key} = {_value(value)}" for key, value in task.table.items()]
+        lines.append("")
+    lines += [
+        "[training]",
+        "steps = 1000",
+        "batch_size = 32",
+        "learning_rate = 2e-5",
+        "",
+        "[iap]",
+        "fractions = [0.2, 0.3, 0.4]  # shares of all heads that are ablated together",
+        "controls = 100               # how often the heads are dealt out to the tasks again",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
