@@ -57,7 +57,7 @@ test-slow: setup assets
 
 # what touches the dependencies most, with the lowest supported version of each
 OLDEST := .cache/oldest
-OLDEST_TESTS := heads ablation config dissociation task pruning_plan run_folders errors
+OLDEST_TESTS := heads ablation config dissociation task pruning_plan run_folders errors cli
 $(OLDEST)/.ready: requirements-oldest.lock requirements.lock
 	$(PYTHON) -m venv $(OLDEST)
 	grep -E '^(pytest|pytest-timeout|pytest-xdist|hypothesis|beartype)==' requirements.lock > $(OLDEST)/tools.txt
