@@ -39,11 +39,12 @@ def modules_after(statement: str) -> set[str]:
     [
         "import lobes; lobes.HeadSet; lobes.HeadScores; lobes.LesionMatrix; lobes.LobesError",
         "import lobes.report.run.page, lobes.report.console",
+        "import lobes, numpy; lobes.HeadScores(numpy.ones((2, 3)))._repr_html_()",
         "import lobes.cli",
     ],
 )
 def test_values_statistics_report_and_command_line_import_no_torch(statement):
-    heavy = {"torch", "transformers", "datasets", "sklearn", "pandas"}
+    heavy = {"torch", "transformers", "datasets", "sklearn", "pandas", "matplotlib", "IPython"}
     assert not heavy & modules_after(statement)
 
 

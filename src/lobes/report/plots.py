@@ -204,13 +204,16 @@ def _d_scores(ax: Axes, found: Dissociation) -> None:
     ax.axhline(0, color="black", linewidth=0.6)
     ax.set_xticks(range(len(names)), names)
     p = "" if np.isnan(score.mean_p) else f", p = {score.mean_p:.2g}"
-    title = f"{100 * found.fraction:g} % of the heads{p}; gray: heads exchanged"
+    title = f"{100 * found.fraction:g} % of the heads{p}\ngray: heads exchanged"
     ax.set(ylabel="D-score, %", title=title)
 
 
 def _legend(ax: Axes) -> None:
-    """A legend under the axes, where it covers nothing."""
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+    """A legend under the axes, where it covers nothing, as many columns as fit the panel."""
+    handles, labels = ax.get_legend_handles_labels()
+    longest = 0.4 + 0.065 * max(map(len, labels))  # inches
+    columns = max(1, min(len(labels), int(WIDTH / longest)))
+    ax.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=columns)
 
 
 _BARS: dict[str, Any] = {"error_kw": {"elinewidth": 0.8, "capsize": 2}}
