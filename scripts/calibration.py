@@ -222,7 +222,7 @@ def tables(studies: int, names: Sequence[str]) -> tuple[dict[str, str], dict[str
         "PAIRS": (exchange.PAIR_HEADER, lambda studies: exchange.pair_rows(studies // 2)),
         "POWER": (exchange.POWER_HEADER, partial(exchange.power_rows, curves=power)),
         "SIZES": (exchange.SIZE_HEADER, lambda studies: exchange.size_rows(studies // 4)),
-        "STOP": (exchange.STOP_HEADER, lambda _: exchange.stop_rows()),
+        "STOP": (exchange.STOP_HEADER, exchange.stop_rows),
         "CALLED": (CALLED_HEADER, called_rows),
         "ANSWERS": (ANSWER_HEADER, answer_rows),
         "COVERED": (COVERED_HEADER, covered_rows),

@@ -4,7 +4,7 @@ Every function yields the lines of one table; `calibration.py` writes them into 
 """
 
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from itertools import combinations, product
 
 import numpy as np
@@ -12,10 +12,12 @@ from jaxtyping import Float
 from scipy import stats
 
 from lobes.dissociation.dscores import column
+from lobes.dissociation.over_fractions import p_of_study
 from lobes.dissociation.pairs import effects_of_two
 from lobes.dissociation.simulated_heads import Measured, exchanged, measured, random
 from lobes.dissociation.simulation import Damage, HeadStudy
-from lobes.dissociation.statistics import is_decided, p_against_controls, p_over_fractions
+from lobes.dissociation.statistics import n_reached, p_against_controls, p_over_fractions
+from lobes.dissociation.stopping import LOOK, is_settled
 from lobes.dissociation.verdict import ALPHA, is_significant
 
 DAMAGES: tuple[Damage, ...] = ("linear", "concave", "threshold")
@@ -278,53 +280,45 @@ def size_rows(studies: int) -> Iterator[list[object]]:
 
 
 STOP_HEADER = (
-    *("stop_error", "true p", "stops early", "replicates", "wrong side", "p ≤ 0.05 in the end"),
-    "p ≤ 0.05 without stopping",
+    *("study", "D-score", "stops", "exchanges", "p ≤ 0.05", "all 99", "39 only", "p ≤ 0.25"),
+    "40 % by itself",
 )
+STOPPING = {
+    **{
+        f"{tasks} tasks, {damage}, {noise}": HeadStudy(
+            tasks, damage=damage, noise=NOISE[noise][tasks], fractions=FRACTIONS
+        )
+        for tasks, damage, noise in (
+            *product((2, 3), ("concave", "threshold"), ("equal noise", "unequal noise")),
+        )
+    },
+    **{
+        f"{tasks} tasks, {damage}, strength {strength:g}": HeadStudy(
+            tasks, damage=damage, specialization=strength, fractions=FRACTIONS
+        )
+        for tasks, damage, strength in (
+            *((2, "concave", strength) for strength in (0.4, 0.5, 0.6)),
+            *((2, "threshold", strength) for strength in (0.1, 0.15, 0.2)),
+            *((3, "concave", 0.4), (3, "threshold", 0.15)),
+        )
+    },
+}
 
 
-def stop_rows(most: int = 999, group: int = 16) -> Iterator[list[object]]:
-    """The sequential stop, computed and not simulated, over every course that it can take."""
-    for error, p in product((0.01, 0.05), (0.01, 0.03, 0.05, 0.07, 0.1, 0.5, None)):
-        early, mean, wrong, small = stopped(p, error, most, group)
-        every = stopped(p, 0.0, most, most)
+def stop_rows(studies: int) -> Iterator[list[object]]:
+    """What the look after 39 of 99 exchanges does, over three fractions together."""
+    for number, (name, study) in enumerate(STOPPING.items()):
+        (found,) = measured(study, studies, 800 + number, exchanged)
+        observed, replicates = found.d_scores[:, 0], found.d_scores[:, 1:]
+        ours, every, few = (
+            np.array([p_of_study(*each, look) for each in zip(observed, some, strict=True)])
+            for some, look in ((replicates, LOOK), (replicates, None), (replicates[:, :LOOK], None))
+        )
+        stops = np.array([is_settled(n_reached(p, LOOK)) for p in few])
+        largest = p_of(found.d_scores[:, : 1 + LOOK, -1]), p_of(found.d_scores[..., -1])
         yield [
-            error,
-            "any (no effect)" if p is None else f"{p:g}",
-            *(f"{early:.3f}", f"{mean:.0f}", "" if p is None else f"{wrong:.4f}"),
-            *(f"{small:.4f}", f"{every[3]:.4f}"),
+            *(name, f"{found.true.mean():+.1f} %", f"{stops.mean():.3f}"),
+            f"{np.where(stops, LOOK, study.replicates).mean():.0f}",
+            *(share(p) for p in (ours, every, few)),
+            *(share(ours, 0.25), share(np.where(stops, *largest))),
         ]
-
-
-def stopped(
-    p: float | None, error: float, most: int, group: int
-) -> tuple[float, float, float, float]:
-    """Return how often it stops early, the mean replicates, and how often p is decided wrongly
-    and is 0.05 or less in the end.
-
-    Each replicate reaches the observation with the chance `p`; without, the observation is one of
-    the replicates. It may stop after each `group` of them.
-    """
-    alive, early, mean, wrong, small = np.ones(1), 0.0, 0.0, 0.0, 0.0
-    for n in range(1, most + 1):
-        chance = (np.arange(n) + 1) / (n + 1) if p is None else p
-        alive = np.append(alive * (1 - chance), 0) + np.append(0, alive * chance)
-        if n % group and n < most:
-            continue
-        for k in np.flatnonzero(alive > 1e-12):
-            decided = bool(error) and _is_decided(int(k), n, ALPHA, error)
-            if decided or n == most:
-                early += alive[k] * decided * (n < most)
-                mean += alive[k] * n
-                wrong += alive[k] * decided * _is_wrong(p, k / n)
-                small += alive[k] * is_significant((1 + k) / (1 + n))
-                alive[k] = 0
-    return early, mean, wrong, small
-
-
-_is_decided = cache(is_decided)
-
-
-def _is_wrong(p: float | None, share: float) -> bool:
-    """Whether a share is not on the side of 0.05 on which p is; 0.05 itself is on neither."""
-    return p is not None and (p == ALPHA or (share < ALPHA) != (p < ALPHA))

@@ -26,7 +26,7 @@ def extend(results: Results, seed: int = 0) -> Results:
     results["controls"] = {
         "most": 100,
         "stopped": True,
-        "error": 0.01,
+        "look": 39,
         "sample": sizes,
         "base": {task["name"]: task["base"] for task in results["tasks"]},
     }

@@ -103,7 +103,7 @@ def fake_results(
         "controls": {
             "most": controls,
             "stopped": False,
-            "error": None,
+            "look": None,
             "sample": None,
             "base": None,
         },

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lobes.discovery import find_heads
-from lobes.dissociation.statistics import is_decided
+from lobes.dissociation.stopping import is_settled
 from lobes.errors import ConfigError
 from lobes.heads import HeadSet
 from lobes.measure.evaluation import evaluate
@@ -214,56 +214,56 @@ def test_tasks_over_the_same_texts_keep_the_same_ones(model):
     assert first == second
 
 
-def test_exchanges_stop_where_p_is_decided(tasks, monkeypatch):
-    monkeypatch.setattr("lobes.measure.iap.GROUP", 1)  # of 20 different deals
+def test_exchanges_stop_where_39_settle_p(tasks, monkeypatch):
+    """Whatever the groups in which lesions are measured, and however many were planned."""
     model = MultiTaskModel(tiny_model("gpt2"), tiny_tokenizer(), tasks, pooling="last").eval()
     options = {"fractions": [0.4], "importance_examples": 30, "random": 0}
-    options["aggregate"] = "token"  # whose p is decided before the end
-    most = lesion_matrix(model, tasks, controls=90, **options)
-    found = lesion_matrix(model, tasks, controls=90, stop_error=0.05, **options)
-    n = len(found.control_scores())
-    assert found.control_scores().tolist() == most.control_scores()[:n].tolist()
-    values = most.dissociation(resamples=1).column
-    reached = np.cumsum(values.control_means >= values.mean - 1e-9)
-    decided = [
-        number
-        for number in range(1, 91)
-        if is_decided(int(reached[number - 1]), number, 0.05, 0.05)
-    ]
-    assert decided[0] <= n < 90
-    assert len(found.lesions) == 1 + (n + 1) * len(tasks)
+    every = lesion_matrix(model, tasks, controls=97, stop=False, **options)
+    assert every.look is None
+    means = every.dissociation(resamples=1).column.control_means
+    value = every.dissociation(resamples=1).column.mean
+    reached = int(np.sum(means[:39] >= value - 1e-9))
+    assert is_settled(reached)
+    for group, controls in ((32, 97), (5, 97), (32, 211)):
+        monkeypatch.setattr("lobes.measure.iap.GROUP", group)
+        found = lesion_matrix(model, tasks, controls=controls, **options)
+        assert found.look == 39
+        assert len(found.lesions) == 1 + (39 + 1) * len(tasks)
+        assert found.control_scores().tolist() == every.control_scores()[:39].tolist()
+        assert found.over_fractions(resamples=1).p == (1 + reached) / 40
+        assert found.pair_effects()[0].replicates.shape == (39, 2)
+    few = lesion_matrix(model, tasks, controls=78, **options)
+    assert (few.look, len(few.control_scores())) == (None, 78)
 
 
-def test_p_is_decided_wrongly_no_more_often_than_said():
-    """With a true p on the border of 0.05, and near it, at the stated rate."""
-    generator = np.random.default_rng(4)
-    wrong = 0
-    for _ in range(400):
-        reached = np.cumsum(generator.random(300) < 0.06)  # p is above 0.05: "below" is wrong
-        for number in range(1, 301):
-            k = int(reached[number - 1])
-            if is_decided(k, number, 0.05, 0.1):
-                wrong += k / number < 0.05
-                break
-    assert wrong / 400 <= 0.1
-    assert is_decided(0, 200, 0.05, 0.01)
-    assert not is_decided(0, 100, 0.05, 0.01)
-    assert is_decided(5, 10, 0.05, 0.01)
+def test_exchanges_go_on_where_39_do_not_settle_p(tasks, monkeypatch):
+    model = MultiTaskModel(tiny_model("gpt2"), tiny_tokenizer(), tasks, pooling="last").eval()
+    options = {"fractions": [0.4], "importance_examples": 30, "random": 0}
+    monkeypatch.setattr("lobes.measure.iap.is_settled", lambda reached: False)
+    found = lesion_matrix(model, tasks, controls=79, **options)
+    every = lesion_matrix(model, tasks, controls=79, stop=False, **options)
+    assert found.lesions == every.lesions
+    for task in tasks:
+        assert np.array_equal(found.predictions[task.name], every.predictions[task.name])
+    # pairs are compared with the first 39 of both, so that their p knows nothing of the look
+    assert found.pair_effects()[0].replicates.shape == (39, 2)
+    assert every.pair_effects()[0].replicates.shape == (79, 2)
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (
-            {"control_examples": 0},
-            "control_examples is 0; expected a number of examples from 1 to 1,000,000,000.",
-        ),
-        ({"stop_error": 0.7}, "stop_error is 0.7; expected an error rate from 0 to 0.5."),
-    ],
-)
-def test_cheaper_controls_that_cannot_be(model, tasks, options, sentence):
+def test_pairs_of_three_tasks_have_all_exchanges_of_their_own():
+    first = mood_task(31, 7)
+    three = [first, topic_task(31, 7), first.replace(name="again")]
+    model = MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), three, pooling="mean").eval()
+    found = lesion_matrix(
+        model, three, fractions=[0.3], importance_examples=20, random=0, controls=79, seed=2
+    )
+    assert {len(each.replicates) for each in found.pair_effects()} == {79}
+
+
+def test_a_sample_of_no_example_is_refused(model, tasks):
+    sentence = "control_examples is 0; expected a number of examples from 1 to 1,000,000,000."
     with pytest.raises(ConfigError) as error:
-        lesion_matrix(model, tasks, **options)
+        lesion_matrix(model, tasks, control_examples=0)
     assert str(error.value) == sentence
 
 

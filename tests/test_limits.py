@@ -100,7 +100,7 @@ def settings_of_the_library() -> dict[str, Any]:
     for name in ("alpha", "delta", "refresh", "importance_examples", "seed", "strict"):
         calls[f"IAT.{name}"] = lambda value, name=name: IAT(**{name: value})
     for name in (
-        "controls", "keep_per_site", "importance_examples", "control_examples", "stop_error", "seed"
+        "controls", "keep_per_site", "importance_examples", "control_examples", "seed"
     ):  # fmt: skip
         calls[f"IapSettings.{name}"] = lambda value, name=name: IapSettings(**{name: value})
     for name in ("batch_size", "seed", "temperature", "epochs", "group"):

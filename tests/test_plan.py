@@ -89,10 +89,22 @@ def test_lesions_are_counted_as_they_are_measured(settings):
     assert abs(sum(runs.groups for runs in work.runs) - len(groups)) <= len(work.runs)
 
 
+@pytest.mark.parametrize(("controls", "stops", "own"), [(97, True, 39), (97, False, 97)])
+def test_lesions_of_a_study_that_may_stop(controls, stops, own):
+    tasks = [mood_task(31, 23), topic_task(29, 19), warmth_task(23, 13)]
+    model = MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), tasks, pooling="mean").eval()
+    settings = IapSettings(fractions=(0.2, 0.4), controls=controls, random=0)
+    work = lesion_work(model, tasks, settings, find_heads(model), stops=stops)
+    assert (work.exchanged, work.between_pairs) == (own * 6, 3 * 97 * 2)
+    every = lesion_work(model, tasks, replace(settings, stop=False), find_heads(model))
+    assert every.exchanged == 97 * 6
+    assert sum(runs.passes for runs in work.runs) <= sum(runs.passes for runs in every.runs)
+
+
 def test_many_exchanges_are_counted_by_some_of_them():
     tasks = [mood_task(31, 23), topic_task(29, 19)]
     model = MultiTaskModel(tiny_model("bert"), tiny_tokenizer(), tasks, pooling="mean").eval()
-    settings = IapSettings(fractions=(0.3,), controls=9973)
+    settings = IapSettings(fractions=(0.3,), controls=9973, stop=False)
     work = lesion_work(model, tasks, settings, find_heads(model))
     assert (work.own, work.random, work.exchanged) == (2, 10, 2 * 9973)
 
@@ -357,6 +369,20 @@ def test_plan_tells_and_writes_nothing_but_what_it_is_asked_for(tmp_path):
     assert "--set iap.random=1" in result.stdout.replace("\n", " ")
     assert f"Changed: {path}" in result.stderr
     assert load_study(path).iap.random == 1
+
+
+def test_a_plan_says_what_a_study_takes_that_stops_and_one_that_goes_on(known, capsys):
+    study = override(known.loaded.study, "iap.controls=79")
+    found = known.estimate(study)
+    whole = known.estimate(override(study, "iap.stop=false"), power=False)
+    few = known.estimate(override(study, "iap.controls=39"), power=False)
+    assert (found.total, whole.total) == pytest.approx((few.total, few.total + found.going_on))
+    assert (whole.going_on, few.going_on, found.exchanged) == (0, 0, whole.work.exchanged)
+    show_plan({"study": "x", "estimate": found.to_dict(), "budget": None})
+    shown = " ".join(capsys.readouterr().out.split())
+    more = whole.work.exchanged - few.work.exchanged
+    assert "It stops after 39 exchanges where these settle p. If it goes on, as up to" in shown
+    assert f"it takes {more:,} lesions and " in shown
 
 
 def test_write_needs_a_budget(study_file):

@@ -444,7 +444,7 @@ def test_caveats_name_what_weakens_the_answer():
     few = spaced(found(fake_results(controls=10)).caveats)
     assert few == [
         "10 exchanges can give no p below 0.091: set 19 controls or more to be able to reach "
-        "p ≤ 0.05, 100 or more for p < 0.01.",
+        "p ≤ 0.05, 100 or more and iap.stop = false for p < 0.01.",
     ]
     (pairs,) = (each for each in found(fake_results(controls=10)).sentences if "pairs" in each)
     assert spaced([pairs]) == [

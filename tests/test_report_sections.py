@@ -444,13 +444,16 @@ def test_standardized_effects_and_values_on_the_sample(full):
 
 def test_controls_on_a_sample_or_stopped_early_are_said():
     results = fake_results(controls=23, extended=True)
-    text = prose_of(results, "dissociation")
-    assert "a sample of 500 validation examples of each task" in text
-    assert "exchanged less often than the 100 times planned" in text
-    assert "wrong in at most 1\u00a0% of cases" in text
+    assert "a sample of 500 validation examples of each task" in prose_of(results, "dissociation")
+    text = " ".join(section_of(results, "findings").findings.sentences)
+    assert "Heads were exchanged 23 times, not 100: none of these deals dissociate" in text
+    assert "p is that of 23 exchanges; with iap.stop = false the same command" in text
     results["controls"].update(stopped=False, sample=None, base=None)
     assert "validation examples" not in prose_of(results, "dissociation")
-    assert "planned" not in prose_of(results, "dissociation")
+    text = " ".join(section_of(results, "findings").findings.sentences)
+    assert "After 39 exchanges p was not settled, so that all 100 were measured" in text
+    results["controls"].update(look=None)
+    assert "settled" not in " ".join(section_of(results, "findings").findings.sentences)
     names, bases = zip(*((t["name"], t["base"]) for t in results["tasks"]), strict=True)
     sample, base = (dict(zip(names, each, strict=True)) for each in ((500, 41, 97), bases))
     results["controls"].update(sample=sample, base=base)

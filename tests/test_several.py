@@ -102,18 +102,19 @@ def test_runs_that_cannot_be_taken_together(runs, tmp_path):
 
 def test_controls_on_a_sample_and_stopped_early_are_read_back(runs, tmp_path):
     path = write_study(tmp_path)
-    settings = ["iap.controls=60", "iap.control_examples=31", "iap.stop_error=0.2"]
+    settings = ["iap.controls=79", "iap.control_examples=31"]
     study = load_study(path, [*settings, "iap.agreement_examples=0", "iap.similarity_examples=0"])
     results = run_study(study)
     controls = results["controls"]
     assert controls["sample"] == {"mood": 31, "topic": 31}
-    assert (controls["most"], controls["error"]) == (60, 0.2)
+    assert (controls["most"], controls["look"]) == (79, 39)
     measured = results["fractions"][-1]["n_controls"]
-    assert controls["stopped"] == (measured < 60)
+    assert controls["stopped"] == (measured == 39) == (measured < 79)
     matrix = stored_run(tmp_path / "run")[1]
     entry = results["fractions"][-1]
     assert matrix.scores().tolist() == entry["scores"]
     assert matrix.control_scores().tolist() == entry["control_scores"]
+    assert matrix.over_fractions(resamples=1).p == results["over_fractions"]["p"]
     found = matrix.dissociation(resamples=50)
     column = entry["dissociation"]["column"]
     assert found.column.mean_p == column["mean_p"]

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lobes.clean import clean
 from lobes.cli.terminal import duration
+from lobes.dissociation.stopping import LOOK
 from lobes.heads import HeadLayout
 from lobes.report.console import shown
 from lobes.report.formatting import fixed, listing
@@ -58,7 +59,7 @@ def show_plan(record: dict[str, Any]) -> None:
     options = _text(" ".join(budget["options"]))
     console.print(
         f"Budget: {asked}. With {options} the study takes {takes}{ends}.",
-        *_plan_notes(budget["estimate"])[-2:],
+        *_plan_notes(budget["estimate"])[1:],
         sep="\n",
     )
 
@@ -77,7 +78,7 @@ def plan_line(estimate: dict[str, Any]) -> str:
 
 
 def _plan_notes(estimate: dict[str, Any]) -> list[str]:
-    """Memory, disk, lesions and power in sentences; the last two are about lesions and power."""
+    """Memory and disk in a sentence, then lesions and power in others."""
     lesions = estimate["lesions"]
     counts = {
         "of the tasks": lesions["own"],
@@ -91,7 +92,21 @@ def _plan_notes(estimate: dict[str, Any]) -> list[str]:
         f"most {_size(estimate['disk_meanwhile_bytes'])} on the way.",
         f"Lesions: {lesions['total']:,} ({kinds}), about {lesions['runs']:,} runs with the base, "
         f"since the same heads are run once.",
+        *_going_on(estimate),
         _power(estimate),
+    ]
+
+
+def _going_on(estimate: dict[str, Any]) -> list[str]:
+    """What a study takes that its first exchanges do not settle."""
+    most, least = (estimate["lesions"][name] for name in ("exchanged_at_most", "exchanged"))
+    if most == least:
+        return []
+    shares = [each["goes_on"] for each in estimate["power"] or () if each["goes_on"] is not None]
+    upto = f", as up to {max(shares):.0%} of such studies do" if shares else ""
+    return [
+        f"It stops after {LOOK} exchanges where these settle p. If it goes on{upto}, it takes "
+        f"{most - least:,} lesions and {duration(estimate['seconds_of_going_on'])} more."
     ]
 
 

@@ -60,7 +60,8 @@ class LesionMatrix(Shown):
     `sampled` holds them, and `lesions` none. With `keep` the heads of a lesion are those that
     stayed in, and all others were ablated.
 
-    With three tasks or more, `exchanged_pairs[first, second]` are the effects of the largest
+    `look` is after how many exchanges the study might stop (`stopping.py`); None where it might
+    not. With three tasks or more, `exchanged_pairs[first, second]` are the effects of the largest
     fraction with heads exchanged between these two tasks alone.
 
     `layout` and `settings` say of which heads and how it was measured (the fields of
@@ -78,6 +79,7 @@ class LesionMatrix(Shown):
     importance: Mapping[str, HeadScores] = field(default_factory=dict)
     sampled: "Sampled | None" = None
     keep: bool = False
+    look: int | None = None
     exchanged_pairs: Mapping[tuple[str, str], PairEffects] = field(default_factory=dict)
     layout: HeadLayout | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -301,17 +303,19 @@ class LesionMatrix(Shown):
                     fraction, resamples=resamples, seed=seed, level=level, chance=chance
                 )
                 for fraction in self.fractions
-            ]
+            ],
+            self.look,
         )
 
     def pair_effects(self, fraction: float | None = None) -> list[PairEffects]:
         """Return what every pair of tasks is tested by, in the order of `pairs_of`.
 
         No replicate where none was measured: with three tasks or more below the largest fraction.
+        Of two tasks those up to the look, if there is one, whether or not the study stopped there.
         """
         chosen = self.fraction_of(fraction)
         if len(self.tasks) == 2:
-            scores = self.reference.scores(chosen), self.control_scores(chosen)
+            scores = self.reference.scores(chosen), self.control_scores(chosen)[: self.look]
             return [PairEffects(*(effects_of_two(self.oriented(each)) for each in scores))]
         known = self.exchanged_pairs if chosen == self.fractions[-1] else {}
         none = PairEffects(np.full(2, np.nan), np.empty((0, 2)))

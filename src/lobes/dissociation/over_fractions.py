@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 
 from lobes.dissociation.dscores import Dissociation
-from lobes.dissociation.statistics import p_over_fractions
+from lobes.dissociation.statistics import n_reached, p_over_fractions
+from lobes.dissociation.stopping import p_with_look
 from lobes.dissociation.verdict import Evidence, Verdict, specialized
 
 
@@ -37,15 +39,33 @@ class OverFractions:
         return specialized(self.evidence)
 
 
-def over_fractions(found: Sequence[Dissociation]) -> OverFractions:
-    """Return the test over the D-scores of one matrix at all of its fractions."""
+def over_fractions(found: Sequence[Dissociation], look: int | None = None) -> OverFractions:
+    """Return the test over the D-scores of one matrix at all of its fractions.
+
+    `look` is after how many exchanges the study might stop; None where it might not.
+    """
     fractions = tuple(each.fraction for each in found)
     standing = tuple(each.column.mean_standardized for each in found)
     replicates = np.array([each.column.control_means for each in found]).T
-    p = p_over_fractions(np.array([each.column.compared_mean for each in found]), replicates)
-    return OverFractions(
-        fractions, standing, p, joined([each.evidence for each in found], standing, p)
-    )
+    p = p_of_study(np.array([each.column.compared_mean for each in found]), replicates, look)
+    evidence = joined([each.evidence for each in found], standing, p)
+    return OverFractions(fractions, standing, p, replace(evidence, p=p))
+
+
+def p_of_study(
+    observed: Float[np.ndarray, " fractions"],
+    replicates: Float[np.ndarray, "replicates fractions"],
+    look: int | None,
+) -> float:
+    """Return p over all fractions (`p_over_fractions`) of a study that might stop at a look."""
+    p = p_over_fractions(observed, replicates)
+    if look is None or len(replicates) < look or np.isnan(p):
+        return p
+
+    def reached(number: int) -> int:
+        return n_reached(p_over_fractions(observed, replicates[:number]), number)
+
+    return p_with_look(reached, len(replicates))
 
 
 def joined(found: Sequence[Evidence], standing: Sequence[float], p: float) -> Evidence:

@@ -170,11 +170,14 @@ def dissociation_over_runs(
 
     A task's examples are resampled together for all runs where its labels are the same in all, and
     each run for itself elsewhere. A task without a D-score in one run has none over the runs.
+    Where a run might stop at a look, only the exchanges up to there are compared, whether or not
+    one did, so that p does not depend on which did.
     Raises `ConfigError` for no runs, or for runs of other tasks or without this fraction.
     """
     _check(matrices)
     tasks = matrices[0].tasks
     chosen = matrices[0].fraction_of(fraction)
+    look = min((m.look for m in matrices if m.look is not None), default=None)
     observed = [m.dissociation(chosen, resamples=1, seed=seed, level=level) for m in matrices]
     drawn = []
     for number, matrix in enumerate(matrices):
@@ -194,6 +197,7 @@ def dissociation_over_runs(
             _averaged([mean_where(defined, of(score)) for score in scores])
             for of in (_exchanged, _random)
         )
+        exchanged = exchanged[:look]
         p, random_p = (
             float(p_against_controls(np.array([compared]), each[:, None])[0])
             for each in (exchanged, random)

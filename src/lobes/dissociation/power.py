@@ -11,16 +11,18 @@ from jaxtyping import Float
 from scipy.special import ndtr
 
 from lobes.dissociation.dscores import column
+from lobes.dissociation.over_fractions import p_of_study
 from lobes.dissociation.simulated_heads import exchanged, measured
 from lobes.dissociation.simulation import Damage, HeadStudy
-from lobes.dissociation.statistics import p_over_fractions
+from lobes.dissociation.statistics import n_reached
+from lobes.dissociation.stopping import is_settled
 from lobes.dissociation.verdict import ALPHA, is_significant
 
 # Of those in docs/statistics.md, the damage of which least is found and that of which most is.
 DAMAGES: tuple[Damage, ...] = ("threshold", "concave")
 
-# More exchanges find a few percent more, and take as much longer to simulate.
-_MOST_REPLICATES = 39
+# More exchanges find hardly more, and take longer to simulate.
+_MOST_REPLICATES = 99
 
 _STUDIES = 100  # a share of them has a standard error of 0.05 at most
 _TRUTH = 200  # studies whose true D-scores are averaged
@@ -32,16 +34,22 @@ class Power:
     """The share of studies with p ≤ 0.05 where the true mean D-score is `d_score` percent.
 
     `least` and `most` are over what lesions do: harm from a threshold on, or less and less. NaN
-    where no such D-score can be.
+    where no such D-score can be. `goes_on` is the share of studies that do not stop at their look,
+    the larger of the two; NaN without one.
     """
 
     d_score: float
     least: float
     most: float
+    goes_on: float = np.nan
 
 
-def power_of(study: HeadStudy, d_scores: Sequence[float], seed: int = 0) -> list[Power]:
+def power_of(
+    study: HeadStudy, d_scores: Sequence[float], seed: int = 0, look: int | None = None
+) -> list[Power]:
     """Return the power of a study for each true mean D-score in percent, ascending.
+
+    `look` is after how many exchanges it may stop (`stopping.look_of`); None for all of them.
 
     The specialization that gives the D-score in the mean over the study's fractions is planted in
     100 studies of that size. Once all of them find it, larger ones are found, too.
@@ -51,20 +59,26 @@ def power_of(study: HeadStudy, d_scores: Sequence[float], seed: int = 0) -> list
     found: list[Power] = []
     for d_score in d_scores:
         if not possible or (found and found[-1].least == 1):
-            found.append(Power(d_score, float(possible), float(possible)))
+            found.append(Power(d_score, float(possible), float(possible), 0.0 if look else np.nan))
             continue
-        shares = [_share(replace(some, damage=damage), d_score, seed) for damage in DAMAGES]
-        found.append(Power(d_score, float(np.min(shares)), float(np.max(shares))))
+        shares = [_shares(replace(some, damage=damage), d_score, seed, look) for damage in DAMAGES]
+        power, goes_on = zip(*shares, strict=True)
+        found.append(Power(d_score, float(min(power)), float(max(power)), float(max(goes_on))))
     return found
 
 
-def _share(study: HeadStudy, d_score: float, seed: int) -> float:
+def _shares(study: HeadStudy, d_score: float, seed: int, look: int | None) -> tuple[float, float]:
+    """The shares of studies with p ≤ 0.05, and of those that go on after the look."""
     planted = specialization_for(study, d_score, seed)
     if planted is None:
-        return np.nan
+        return np.nan, np.nan
     (found,) = measured(replace(study, specialization=planted), _STUDIES, seed, exchanged)
-    p = [p_over_fractions(scores[0], scores[1:]) for scores in found.d_scores]
-    return float(np.mean([is_significant(each) for each in p]))
+    p = [p_of_study(scores[0], scores[1:], look) for scores in found.d_scores]
+    goes_on = np.nan
+    if look is not None:
+        first = [p_of_study(scores[0], scores[1 : 1 + look], look) for scores in found.d_scores]
+        goes_on = float(np.mean([not is_settled(n_reached(each, look)) for each in first]))
+    return float(np.mean([is_significant(each) for each in p])), goes_on
 
 
 def specialization_for(study: HeadStudy, d_score: float, seed: int = 0) -> float | None:

@@ -78,18 +78,6 @@ def n_reached(p: float, controls: int) -> int:
     return round(p * (1 + controls)) - 1 if math.isfinite(p) else 0
 
 
-def is_decided(reached: int, controls: int, alpha: float, error: float) -> bool:
-    """Return whether the controls so far decide on which side of `alpha` p lies.
-
-    `reached` of `controls` are at least as extreme as the observation. The interval of Robbins
-    (1970), {p : (n + 1) · C(n, k) pᵏ (1 − p)ⁿ⁻ᵏ > error}, holds the true share at every n at once
-    with a probability of 1 − error, so that one may look after each control; it is decided where
-    alpha is not in it. `error` is the chance to decide on the wrong side.
-    """
-    likelihood = stats.binom.logpmf(reached, controls, alpha)
-    return bool(math.log(controls + 1) + likelihood <= math.log(error))
-
-
 def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     """Return p-values corrected for their number (Holm 1979); NaN stays, but counts as a test."""
     known = np.where(np.isnan(p_values), 1.0, p_values)

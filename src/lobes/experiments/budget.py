@@ -11,6 +11,7 @@ from typing import Any
 
 from lobes.config.editing import edited
 from lobes.config.study import StudyConfig, override
+from lobes.dissociation.stopping import look_of
 from lobes.errors import ConfigError
 from lobes.experiments.estimate import Estimate, Forecast
 from lobes.files import writing
@@ -105,8 +106,9 @@ def fit(forecast: Forecast, budget: float) -> Fit:
             break
         now = forecast.size(study, key)
         low = round(least * now) if least < 1 else int(least)
-        if now <= low:
-            continue
+        stops = key == "iap.controls" and study.iap.stop and look_of(now) is not None
+        if now <= low or (stops and takes(_changed(study, key, low)) >= takes(study)):
+            continue  # these exchanges are measured only if the study goes on
         if takes(_changed(study, key, low)) <= budget:
             high = now
             while high - low > max(1, low // 20):

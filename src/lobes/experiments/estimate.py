@@ -18,6 +18,7 @@ from lobes.config.study import StudyConfig
 from lobes.discovery import find_heads
 from lobes.dissociation.power import Power, power_of
 from lobes.dissociation.simulation import HeadStudy
+from lobes.dissociation.stopping import look_of
 from lobes.experiments.agreement import AGGREGATES, MOST_GRADIENT_BYTES
 from lobes.experiments.growth import PROBE_EXAMPLES, growth_steps
 from lobes.experiments.loading import Loaded, load_tasks, new_model
@@ -56,6 +57,9 @@ class Estimate:
     run's folder in the end, `disk_meanwhile` the most that it holds on the way. `power` is None
     where there is no D-score to test. The test is made on so many `examples` of each task;
     `settings` are the sizes that a budget may change.
+
+    A study that may stop at its look is taken to stop there: one that goes on has `exchanged`
+    lesions with exchanged heads, and takes `going_on` seconds more.
     """
 
     seconds: dict[str, float]
@@ -65,6 +69,8 @@ class Estimate:
     disk_meanwhile: int
     examples: int
     settings: dict[str, int | None]
+    exchanged: int
+    going_on: float = 0.0
     power: list[Power] | None = None
 
     @property
@@ -78,9 +84,11 @@ class Estimate:
         return {
             "seconds": {name: round(seconds, 2) for name, seconds in self.seconds.items()},
             "total_seconds": round(self.total, 2),
+            "seconds_of_going_on": round(self.going_on, 2),
             "lesions": {
                 "own": work.own,
                 "exchanged": work.exchanged,
+                "exchanged_at_most": self.exchanged,
                 "between_pairs": work.between_pairs,
                 "random": work.random,
                 "total": work.lesions,
@@ -146,7 +154,7 @@ class Forecast:
         """
         study = study or self.loaded.study
         settings = study.iap.settings(study.seed)
-        work = self._work(settings)
+        work, whole = self._work(settings), self._work(settings, stops=False)
         pace = rhythm(study, self.tasks) if study.training.enabled else None
         seconds = {"loading": self.loading_seconds}
         if pace is not None:
@@ -162,7 +170,7 @@ class Forecast:
             seconds["similarity"] = similarity
         sizes = [len(examples_of(task, "validation")) for task in self.tasks]
         tested = min(*sizes, settings.control_examples or max(sizes), max(sizes))
-        disk, meanwhile = self._disk(study, work, sizes, pace)
+        disk, meanwhile = self._disk(study, whole, sizes, pace)
         return Estimate(
             seconds,
             work,
@@ -171,6 +179,8 @@ class Forecast:
             meanwhile,
             tested,
             sizes_of(study),
+            whole.exchanged,
+            self._lesions(settings, whole) - seconds["lesions"],
             self._power(settings, tested) if power else None,
         )
 
@@ -183,8 +193,8 @@ class Forecast:
             return rhythm(study, self.tasks).steps if study.training.enabled else 0
         return max(len(examples_of(task, "validation")) for task in self.tasks)
 
-    def _work(self, settings: IapSettings) -> LesionWork:
-        return lesion_work(self.loaded.model, self.tasks, settings, self.layout)
+    def _work(self, settings: IapSettings, *, stops: bool = True) -> LesionWork:
+        return lesion_work(self.loaded.model, self.tasks, settings, self.layout, stops=stops)
 
     # Time
 
@@ -345,7 +355,8 @@ class Forecast:
             fractions=tuple(settings.fractions),
             replicates=settings.controls,
         )
-        return power_of(planned, D_SCORES)
+        look = look_of(settings.controls) if settings.stop else None
+        return power_of(planned, D_SCORES, look=look)
 
 
 def _as_json(power: Power) -> dict[str, float | None]:

@@ -163,7 +163,7 @@ class SeedRun:
             # chosen step by step, the largest lesion depends on the smaller ones
             fractions=lesions.fractions if lesions.exact else lesions.fractions[-1:],
             controls=self.compare.controls,
-            stop_error=0.0,
+            stop=False,
             control_examples=lesions.control_examples or CONTROL_EXAMPLES,
         )
 

@@ -25,7 +25,7 @@ EXTENSIBLE = (
     "iap.random",
     "iap.matched",
     "iap.control_examples",
-    "iap.stop_error",
+    "iap.stop",
     "iap.resamples",
     "iap.level",
     "iap.agreement_examples",

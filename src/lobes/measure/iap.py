@@ -22,8 +22,9 @@ from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.exchange import Exchange
 from lobes.dissociation.matrix import Sampled
 from lobes.dissociation.pairs import PairEffects, pairs_of
-from lobes.dissociation.statistics import is_decided, n_reached
-from lobes.dissociation.verdict import ALPHA, controls_needed
+from lobes.dissociation.statistics import n_reached
+from lobes.dissociation.stopping import is_settled, look_of
+from lobes.dissociation.verdict import controls_needed
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, HeadScores, HeadSet
 from lobes.measure.evaluation import evaluate, examples_of, spec_of, task_means
@@ -320,6 +321,12 @@ class IapPlan:
         ]
 
     @property
+    def look(self) -> int | None:
+        """After how many exchanges it may stop; None where it does not."""
+        stops = self.settings.stop and self._can_exchange
+        return look_of(self.settings.controls) if stops else None
+
+    @property
     def _can_exchange(self) -> bool:
         """Whether D-scores can be had, which exchanged lesions are compared with."""
         return len(self.lesioned) == len(self.tasks) > 1
@@ -366,7 +373,8 @@ class IapPlan:
         known = {task.name: within.predictions[task.name][places] for task in both}
         exchanged = self.exchanged(own[1:], i + 1, j + 1)
         found = yield from self._run(both, own, exchanged, known, pair=(i, j))
-        return self._matrix(both, *found, {}).pair_effects()[0]
+        # the stop waits for no pair: these exchanges are their own, and all of them are measured
+        return replace(self._matrix(both, *found, {}), look=None).pair_effects()[0]
 
     def _run(
         self,
@@ -379,14 +387,14 @@ class IapPlan:
         """Every task's predictions [lesions, examples], measured in groups of sets of heads.
 
         `known` are the predictions of the first lesions, where they were measured before. Returns
-        the lesions, too: fewer exchanged ones where p is decided. Lesions with the same heads are
-        measured once.
+        the lesions, too: fewer exchanged ones where p is settled at the look. Lesions with the same
+        heads are measured once.
         """
         lesions = [*fixed, *exchanged]
         sets = list(dict.fromkeys(lesion.heads for lesion in lesions))
         place = {heads: number for number, heads in enumerate(sets)}
         rows = np.array([place[lesion.heads] for lesion in lesions])
-        parts, start = [], 0
+        parts, start = list[Arrays](), 0
         if known is not None:
             first = len(next(iter(known.values())))
             start = int(rows[:first].max()) + 1
@@ -395,26 +403,33 @@ class IapPlan:
         kind = "predictions" if known is None else "predictions-sample"
         if pair is not None:
             kind = f"predictions-pair-{pair[0]}-{pair[1]}"
-        starts = range(start, len(sets), GROUP)
-        steps = [self._evaluation(tasks, sets, start, kind) for start in starts]
-        if pair is not None or not exchanged or not self.settings.stop_error:
-            parts += yield steps
-        else:  # each group decides whether the next is needed
-            for start, step in zip(starts, steps, strict=True):
-                parts += yield [step]
-                there = int(np.argmax(np.append(rows, len(sets) + GROUP) >= start + GROUP))
-                enough = self._enough(tasks, fixed, exchanged, rows[:there], parts)
-                if enough is not None:
-                    lesions = lesions[:enough]
-                    break
-        joined, rows = _joined(tasks, parts), rows[: len(lesions)]
-        return lesions, {name: values[rows] for name, values in joined.items()}
+        look = self.look if pair is None and exchanged else None
+        if look is not None:
+            first = len(fixed) + look * len(tasks) * len(self.settings.fractions)
+            there = int(rows[:first].max()) + 1
+            parts += yield self._groups(tasks, sets, start, there, kind)
+            start = max(start, there)
+            known = {name: values[rows[:first]] for name, values in _joined(tasks, parts).items()}
+            p = self._matrix(tasks, lesions[:first], known, {}).over_fractions(resamples=1).p
+            if is_settled(n_reached(p, look)):  # an undefined D-score stays undefined
+                return lesions[:first], known
+        parts += yield self._groups(tasks, sets, start, len(sets), kind)
+        return lesions, {name: values[rows] for name, values in _joined(tasks, parts).items()}
+
+    def _groups(
+        self, tasks: Sequence[Task], sets: Sequence[HeadSet], start: int, end: int, kind: str
+    ) -> list[Step]:
+        """The steps that measure the sets of heads from one place to another."""
+        return [
+            self._evaluation(tasks, sets, range(first, min(first + GROUP, end)), kind)
+            for first in range(start, end, GROUP)
+        ]
 
     def _evaluation(
-        self, tasks: Sequence[Task], sets: Sequence[HeadSet], start: int, kind: str
+        self, tasks: Sequence[Task], sets: Sequence[HeadSet], places: range, kind: str
     ) -> Step:
         """The predictions under one group of the sets of heads."""
-        group = sets[start : start + GROUP]
+        start, group = places.start, sets[places.start : places.stop]
 
         def compute(progress: Progress) -> Arrays:
             found = evaluate(
@@ -444,33 +459,6 @@ class IapPlan:
             title = f"lesions between {tasks[0].name} and {tasks[1].name}"
         return Step("evaluation", f"{kind}-{start:05d}-{digest}", title, compute, share=share)
 
-    def _enough(
-        self,
-        tasks: Sequence[Task],
-        fixed: Sequence[Lesion],
-        exchanged: Sequence[Lesion],
-        rows: Int[np.ndarray, " lesions"],
-        parts: Sequence[Arrays],
-    ) -> int | None:
-        """How many of the lesions measured so far are enough to decide p; None for not yet.
-
-        `rows` are the places of the measured lesions, the first of all, among the sets of heads.
-        """
-        each = len(tasks) * len(self.settings.fractions)
-        replicates = (len(rows) - len(fixed)) // each
-        if replicates < 1:
-            return None
-        number = len(fixed) + replicates * each
-        predictions = {
-            name: values[rows[:number]] for name, values in _joined(tasks, parts).items()
-        }
-        matrix = self._matrix(tasks, [*fixed, *exchanged][:number], predictions, {})
-        p = matrix.over_fractions(resamples=1).p
-        if np.isnan(p):
-            return None
-        decided = is_decided(n_reached(p, replicates), replicates, ALPHA, self.settings.stop_error)
-        return number if decided else None
-
     def _matrix(
         self,
         tasks: Sequence[Task],
@@ -489,6 +477,7 @@ class IapPlan:
             keep=self.settings.lesion == "keep",
             layout=self.layout,
             settings=asdict(self.settings),
+            look=self.look,
         )
 
 

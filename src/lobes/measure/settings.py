@@ -27,9 +27,9 @@ class IapSettings:
     `lesion="keep"` the heads of a lesion stay in, and all others are ablated.
 
     `control_examples` measures exchanged and random lesions on that many of each task's validation
-    examples, drawn with `seed`; p then compares the D-score on those. With `stop_error` above 0 the
-    tasks' heads are exchanged no more once it is decided on which side of 0.05 p over all fractions
-    lies, with that chance to decide wrongly (`is_decided`); `controls` is then the most.
+    examples, drawn with `seed`; p then compares the D-score on those. With `stop` and
+    79 `controls` or more the tasks' heads are exchanged 39 times, and again up to `controls` times
+    only where these do not settle p over all fractions (`dissociation/stopping.py`).
     """
 
     fractions: Sequence[float] = (0.2, 0.3, 0.4)
@@ -49,7 +49,7 @@ class IapSettings:
     value: Annotated[str, limits.VALUE] = "zero"
     lesion: Annotated[str, limits.LESION] = "remove"
     control_examples: Annotated[int, limits.EXAMPLES] | None = None
-    stop_error: Annotated[float, limits.ERROR_RATE] = 0.0
+    stop: bool = True
     seed: Annotated[int, limits.SEED] = 0
 
     @property

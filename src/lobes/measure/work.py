@@ -65,11 +65,17 @@ class LesionWork:
 
 
 def lesion_work(
-    model: TaskModel, tasks: Sequence[Task], settings: IapSettings, layout: HeadLayout
+    model: TaskModel,
+    tasks: Sequence[Task],
+    settings: IapSettings,
+    layout: HeadLayout,
+    *,
+    stops: bool = True,
 ) -> LesionWork:
     """Return the lesions and runs of `lesion_matrix` with these settings; nothing is run.
 
-    With `stop_error` above 0 it is the most that there can be.
+    Where it may stop after some exchanges it is what a study takes that does, or with
+    `stops=False` one that goes on.
     """
     some = replace(settings, controls=min(settings.controls, _COUNTED))
     more = settings.controls / max(some.controls, 1)
@@ -86,11 +92,14 @@ def lesion_work(
     _, of_tasks = carry_out(plan.choose(), made_up)
     names = tuple(task.name for task in tasks)
     random, exchanged = plan.random(of_tasks), plan.exchanged(of_tasks)
+    look = replace(plan, settings=settings).look if stops else None
+    beyond = more if look is None else 1.0
+    exchanged = exchanged[: None if look is None else look * len(of_tasks)]
     sampled = sample_of(settings, tasks) is not None
     own = _sets([Lesion(HeadSet(), "none"), *of_tasks])
     others = [heads for heads in _sets([*random, *exchanged]) if heads not in own]
     # the exchanges beyond those that are counted repeat as often as these
-    each = 1 + (more - 1) * len(exchanged) / max(1, len(random) + len(exchanged))
+    each = 1 + (beyond - 1) * len(exchanged) / max(1, len(random) + len(exchanged))
 
     def runs_of(sets: list[HeadSet], each: float, sampled: bool = sampled) -> Runs:
         return Runs(names, round(each * len(sets)), each * _passes(sets, layout), sampled)
@@ -110,7 +119,7 @@ def lesion_work(
             sets = [heads for heads in _sets(dealt) if heads not in _sets(both)]
             runs.append(replace(runs_of(sets, more), tasks=(names[i], names[j])))
     return LesionWork(
-        len(of_tasks), len(random), round(more * len(exchanged)), between, tuple(runs)
+        len(of_tasks), len(random), round(beyond * len(exchanged)), between, tuple(runs)
     )
 
 

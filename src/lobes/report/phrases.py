@@ -102,8 +102,8 @@ def exchange_caveats(entries: Sequence[Fraction] | Sequence[PooledFraction]) -> 
         return []
     return [
         f"{fmt.plural(number, 'exchange')} can give no p below {fmt.p_value(least)}: set "
-        f"{controls_needed()} controls or more to be able to reach p ≤ {ALPHA}, 100 or more for "
-        f"p < 0.01."
+        f"{controls_needed()} controls or more to be able to reach p ≤ {ALPHA}, 100 or more and "
+        f"iap.stop = false for p < 0.01."
     ]
 
 

@@ -27,7 +27,7 @@ from lobes.results.run import (
 )
 
 # What is taken where a matrix does not say how it was measured.
-_PLAIN = {"lesion": "remove", "value": "zero", "matched": "site", "stop_error": 0.0, "seed": 0}
+_PLAIN = {"lesion": "remove", "value": "zero", "matched": "site", "seed": 0}
 
 
 def matrix_results(
@@ -68,7 +68,7 @@ def of_matrix(
     `iap` are the settings of lesions and statistics, and `further` the verdicts on other claims.
     """
     found = {fraction: _dissociation(matrix, fraction, iap) for fraction in matrix.fractions}
-    over = _over_fractions([*found.values()])
+    over = _over_fractions([*found.values()], matrix.look)
     return {
         "verdicts": (_specialized(matrix, over), *further),
         "fractions": tuple(_fraction(matrix, *each, iap) for each in found.items()),
@@ -190,11 +190,11 @@ def _dissociation(
 
 
 def _over_fractions(
-    found: Sequence[library.Dissociation | None],
+    found: Sequence[library.Dissociation | None], look: int | None
 ) -> over_fractions.OverFractions | None:
     """The test of claim 1, over all fractions with D-scores."""
     known = [each for each in found if each is not None]
-    return over_fractions.over_fractions(known) if len(known) == len(found) > 0 else None
+    return over_fractions.over_fractions(known, look) if len(known) == len(found) > 0 else None
 
 
 def _specialized(matrix: LesionMatrix, found: over_fractions.OverFractions | None) -> Verdict:
@@ -276,8 +276,8 @@ def _controls(matrix: LesionMatrix, iap: Mapping[str, Any]) -> Controls:
         bases = dict(zip(matrix.tasks, sample.matrix.base.tolist(), strict=True))
     return Controls(
         most=iap["controls"],
-        stopped=bool(iap["stop_error"]) and 0 < measured < iap["controls"],
-        error=iap["stop_error"] or float("nan"),
+        look=matrix.look,
+        stopped=matrix.look is not None and 0 < measured < iap["controls"],
         sample=sizes,
         base=bases,
     )

@@ -293,10 +293,10 @@ class Controls(Record):
 
     most: Count
     """The number of exchanges that the study asked for."""
+    look: Count | None
+    """The number of exchanges after which the study might stop; null where it might not."""
     stopped: bool
-    """Whether drawing stopped early, as p was decided."""
-    error: Number
-    """The share of cases in which that decision is wrong, at most; null without early stopping."""
+    """Whether it stopped there, as p was settled."""
     sample: dict[str, Count] | None
     """The number of examples of each task that they were measured on; null for all."""
     base: dict[str, Number] | None
@@ -368,6 +368,13 @@ class RunResults(Results):
         return next(
             each for each in self.fractions if each.fraction == self.over_fractions.strongest
         )
+
+    def p_at(self, entry: Fraction, score: DScore) -> float:
+        """Return p of a model's D-score at a fraction; with a look the test's where it is that."""
+        only = len(self.fractions) == 1 and self.controls.look is not None
+        if only and self.over_fractions is not None and entry.dissociation is not None:
+            return self.over_fractions.p if score is entry.dissociation.column else score.mean_p
+        return score.mean_p
 
     @property
     def bases(self) -> np.ndarray:
@@ -472,7 +479,9 @@ class RunResults(Results):
             if self.over_fractions.strongest not in sizes:
                 raise ValueError("the fraction that stands out most was not measured")
             expect_shape(self.over_fractions.standardized, (len(sizes),), "standardized")
-            expect_share(self.over_fractions.p, self.fractions[-1].n_controls, "over_fractions.p")
+            number = self.fractions[-1].n_controls
+            if self.controls.look is None or number <= self.controls.look:
+                expect_share(self.over_fractions.p, number, "over_fractions.p")
         if (self.controls.base is None) != (self.controls.sample is None):
             raise ValueError("controls has a sample without its base scores, or these without it")
         for known in (self.controls.base, self.controls.sample):

@@ -258,6 +258,7 @@ def _matrix(
                 for name, rows in predictions.items()
             },
             keep=results.lesioning.keeps,
+            look=results.controls.look,
             settings=results.iap,
             **others,
         )

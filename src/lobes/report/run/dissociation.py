@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from lobes.dissociation.verdict import ALPHA, is_significant, smallest_p
+from lobes.dissociation.verdict import is_significant, smallest_p
 from lobes.report import formatting as fmt
 from lobes.report import phrases
 from lobes.report.charts import Strip, strip_plot
@@ -104,13 +104,6 @@ def _control_notes(results: RunResults) -> list[str]:
             f"examples of each task; p compares them with the D-score on these same examples "
             f"(hollow diamond)."
         )
-    if controls.stopped:
-        wrong = f", wrong in at most {fmt.percent(controls.error)} of cases"
-        notes.append(
-            f"Heads were exchanged less often than the {fmt.thousands(controls.most)} times "
-            f"planned: it was decided on which side of {ALPHA} p lies"
-            f"{wrong if math.isfinite(controls.error) else ''}. p says no more than that."
-        )
     return notes
 
 
@@ -135,7 +128,7 @@ def _across(results: RunResults, found: Sequence[Dissociation]) -> Table:
             score = dissociation.by_definition[definition]
             cells: tuple[Value | Cell, ...] = (
                 *(definition, fmt.percent(entry.fraction), score.mean, score.mean_interval),
-                *(score.mean_standardized, score.mean_p, entry.exchangeable),
+                *(score.mean_standardized, results.p_at(entry, score), entry.exchangeable),
                 *(marked(each, "quiet") for each in (score.random_standardized, score.random_p)),
             )
             rows.append(Row(cells))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lobes.dissociation.statistics import n_reached
 from lobes.dissociation.verdict import (
     ALPHA,
     SPECIALIZED,
@@ -118,6 +119,7 @@ def _sentences(results: RunResults) -> list[str]:
     return [
         *_over_fractions(results),
         _main(results, entry, score),
+        *_looked(results),
         *_against_random(entry, score),
         _other_definitions(results, entry, score),
         *_tasks_alone(results, entry, score),
@@ -151,6 +153,28 @@ def _over_fractions(results: RunResults) -> list[str]:
     ]
 
 
+def _looked(results: RunResults) -> list[str]:
+    """Whether the study stopped at its look, and what p is then."""
+    controls, over = results.controls, results.over_fractions
+    if controls.look is None or over is None:
+        return []
+    number, most = results.fractions[-1].n_controls, fmt.thousands(controls.most)
+    if not controls.stopped:
+        return [
+            f"After {controls.look} exchanges p was not settled, so that all {most} were measured; "
+            f"p over all fractions takes that look into account."
+        ]
+    if not math.isfinite(over.p):
+        return [f"Heads were exchanged {number} times, not {most}: there is no D-score to test."]
+    reached = n_reached(over.p, number)
+    return [
+        f"Heads were exchanged {number} times, not {most}: {reached or 'none'} of these deals "
+        f"{'dissociates' if reached < 2 else 'dissociate'} as much, which settles on which side of "
+        f"{ALPHA} p lies. p is that of {number} exchanges; with iap.stop = false the same command "
+        f"measures the others, too."
+    ]
+
+
 def _can_exchange(results: RunResults) -> bool:
     return any(entry.exchangeable for entry in results.fractions)
 
@@ -170,9 +194,10 @@ def _main(results: RunResults, entry: Fraction, score: DScore) -> str:
     reached = {0: "none", count: "all"}.get(score.reached, fmt.thousands(score.reached))
     verb = "dissociates" if reached in ("none", "1") else "dissociate"
     how = "of these deals" if len(results.fractions) > 1 else f"{phrases.dealt(count)}, and"
+    p = results.p_at(entry, score)
     return (
         f"{text}{', ' * bool(distance)}{distance}; {how} {reached} {verb} as much "
-        f"({phrases.p_with_heads(score.mean_p, entry.exchangeable)})."
+        f"({phrases.p_with_heads(p, entry.exchangeable)})."
     )
 
 
