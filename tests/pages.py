@@ -55,6 +55,11 @@ class Page(HTMLParser):
             and all(element.get(name) == value for name, value in attributes.items())
         ]
 
+    def part(self, name):
+        """The part of the page that a link to `name` leads to: one or none."""
+        found = [e for e in self.all("section") if e.get("id") == name]
+        return found + [e for e in self.all("div", **{"class": "inside"}) if e.get("id") == name]
+
     def table(self, caption_id):
         """The table whose caption has this id, as rows of cells' texts; or the table's name."""
         ids = (caption_id, f"{caption_id}-caption")

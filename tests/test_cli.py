@@ -655,7 +655,8 @@ def test_the_demo_is_an_ordinary_study(study, tmp_path, monkeypatch):
     options = [part for setting in small for part in ("--set", setting)]
     result = lobes("demo", "--output", tmp_path / "run", *options)
     assert result.exit_code == 0, result.stderr
-    assert "mood" in result.stdout
+    assert re.search(r"The \d heads most specific to mood", result.stdout)
+    assert re.search(r"of \d+ answers to mood \d+ turn from right to wrong", result.stdout)
     said = result.stderr.splitlines()
     assert (said[0], said[-1]) == ("Fetched.", f"Report: {tmp_path / 'run' / 'report.html'}")
 

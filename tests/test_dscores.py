@@ -267,9 +267,7 @@ def test_the_controls_that_pairs_need_are_the_fewest_that_can_reach_the_level(n_
 def test_verdict_needs_two_tasks_above_chance(above):
     result = found(score(controls=range(-19, 0)), pair(0.1, 0.2), above_chance=above).specialized
     assert result.answer == "open"
-    assert result.reasons[0].endswith(
-        "done clearly better than chance, and a dissociation needs two."
-    )
+    assert result.reasons[0].endswith("clearly above chance, and a dissociation needs two.")
 
 
 def test_verdict_without_controls_or_without_a_score():

@@ -316,12 +316,12 @@ def found(results):
         (
             changed(base=(0.53, 0.45, 0.51)),
             "open",
-            "Inconclusive: no task is done clearly better than chance, and a dissociation needs",
+            "Inconclusive: no task is clearly above chance, and a dissociation needs",
         ),
         (
             changed(base=(0.846, 0.45, 0.51)),
             "open",
-            "Inconclusive: only one task is done clearly better than chance, and a dissociation",
+            "Inconclusive: only one task is clearly above chance, and a dissociation",
         ),
         (
             renewed({**fake_results(), "fractions": []}),
@@ -557,8 +557,8 @@ def test_parts_that_do_not_fit_each_other_are_damage(change, message):
 def test_parts_that_were_not_measured_are_left_out():
     results = {**fake_results(training=False), "importance": [], "environment": {}, "times": {}}
     page = Page(run_html(results))
-    assert not page.all("section", id="importance")
-    assert not page.all("section", id="training")
+    assert not page.part("importance")
+    assert not page.part("training")
     assert "The model was not trained by this study." in [p["text"] for p in page.all("p")]
 
 

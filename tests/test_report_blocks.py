@@ -173,7 +173,7 @@ def test_sections_stand_in_the_list_of_parts_and_have_their_titles(parsed):
         "Glossary",
     ]
     verdicts = [s["class"] for s in parsed.all("section") if "class" in s]
-    assert verdicts == ["verdict yes", "verdict open"]
+    assert verdicts == ["verdict yes", "verdict open", "folded"]
     kickers = [p["text"] for p in parsed.all("p", **{"class": "kicker"})]
     assert kickers[1:] == ["1. More than before?"]
     levels = [int(e["tag"][1]) for e in parsed.elements if e["tag"] in ("h1", "h2", "h3", "h4")]

@@ -91,7 +91,7 @@ def opened(browser, files):
     """Opens a page by its name; nothing may go wrong in it, and nothing may be loaded."""
     contexts, wrong, asked = [], [], []
 
-    def open_page(name, width=1280, **settings):
+    def open_page(name, width=1280, unfolded=True, **settings):
         context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
         contexts.append(context)
         context.set_offline(True)
@@ -102,6 +102,8 @@ def opened(browser, files):
         page.on("request", lambda request: asked.append(request.url))
         page.on("dialog", lambda dialog: wrong.append(dialog.message))
         page.goto(files(name).as_uri())
+        if unfolded:
+            page.evaluate("document.querySelectorAll('.part').forEach((d) => { d.open = true; })")
         return page
 
     yield open_page
@@ -113,6 +115,24 @@ def opened(browser, files):
 
 
 # --- the page as a whole -------------------------------------------------------------------------
+
+
+def test_the_answer_and_its_figures_come_first_and_a_link_unfolds_a_part(opened):
+    page = opened("report", unfolded=False)
+    figures = page.locator(".glance svg, .glance table")
+    assert figures.count() == 3
+    for k in range(3):
+        box = figures.nth(k).bounding_box()
+        assert box["y"] + box["height"] <= 900
+    part = page.locator(".part", has=page.locator("#dissociation"))
+    assert not page.locator("#dissociation").is_visible()
+    page.locator("nav a", has_text="Dissociation").click()
+    page.wait_for_function("document.querySelector('#dissociation').checkVisibility()")
+    assert part.get_attribute("open") is not None
+    part.locator("summary").first.click()
+    assert not page.locator("#dissociation").is_visible()
+    page.emulate_media(media="print")
+    assert page.locator("#dissociation").is_visible()
 
 
 @pytest.mark.parametrize("name", ["hostile", "hostile runs"])

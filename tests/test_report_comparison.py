@@ -105,7 +105,7 @@ def near_chance():
         (
             near_chance(),
             "open",
-            "Inconclusive: too few tasks are done clearly better than c",
+            "Inconclusive: too few tasks are clearly above c",
         ),
         (
             fake_comparison(methods=("single",)),
@@ -286,8 +286,8 @@ def test_without_d_scores_there_is_no_word_on_specialization():
     comparison = fake_comparison(methods=("single", "iat"))
     assert specialization(comparison) is None
     page = Page(render(comparison))
-    assert not page.all("section", id="specialization")
-    assert not page.all("section", id="d-scores")
+    assert not page.part("specialization")
+    assert not page.part("d-scores")
 
 
 # --- the numbers are those of the comparison -----------------------------------------------------

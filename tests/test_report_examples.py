@@ -76,7 +76,7 @@ def test_of_many_tasks_the_page_reads_the_own_lesion_only(tmp_path):
     assert len(page.all("details", **{"class": "task-examples"})) == 26
     assert page.table("flips-0") == [["sentiment", "1", "2", "3"]]
     assert shown(page) == {"Under its own lesion": [0, 1, 7]}
-    assert "flips-0.csv and on" in page.all("section", id="examples")[0]["text"]
+    assert "flips-0.csv and on" in page.part("examples")[0]["text"]
     whole = counts(tmp_path, results, whole=True)
     assert len(whole) == 26
     assert whole[:2] == [["sentiment", "1", "2", "2"], ["domain", "2", "1", "2"]]
@@ -157,7 +157,7 @@ def test_tasks_with_several_labels_are_left_out_with_a_sentence(tmp_path, kind):
     left = "sentiment" if kind == "null" else "sentiment and domain"
     summaries = [part["children"][0]["text"].split()[0] for part in parts_of(page)]
     assert summaries == (["domain"] if kind == "null" else [])
-    said = page.all("section", id="examples")[0]["text"]
+    said = page.part("examples")[0]["text"]
     assert f"Left out: {left}, whose answers are not one class" in said
 
 
@@ -174,7 +174,7 @@ def test_without_predictions_or_lesions_there_is_no_section(tmp_path):
     assert section_of(tmp_path, results) is None
     folder_of(tmp_path, {0: [3]})
     assert section_of(tmp_path, {**results, "fractions": [], "over_fractions": None}) is None
-    assert not Page(run_html(results)).all("section", id="examples")
+    assert not Page(run_html(results)).part("examples")
 
 
 def test_damaged_tables_are_one_clear_sentence(tmp_path):
@@ -317,7 +317,7 @@ def test_examples_of_a_real_run_are_those_of_its_predictions(tmp_path):
     assert text == html(page)
     shown = Page(text)
     for part in ("claims", "dose", "overlap", "likeness", "growth", "agreement", "examples"):
-        assert shown.all("section", id=part)
+        assert shown.part(part)
     assert "measured on a sample of 13 validation examples" in text
     assert len(shown.all("p", **{"class": "said"})) >= len(shown.all("p", **{"class": "answers"}))
     assert [verdict["claim"] for verdict in results["verdicts"]] == [

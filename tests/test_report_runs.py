@@ -91,7 +91,7 @@ def undefined(score):
         (
             fake_runs(bases=(0.53, 0.45, 0.51)),
             "open",
-            "Inconclusive: no task is done clearly better than chance, and a dissociation needs tw",
+            "Inconclusive: no task is clearly above chance, and a dissociation needs tw",
         ),
     ],
 )

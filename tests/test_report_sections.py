@@ -51,16 +51,16 @@ def prose_of(results, name):
 
 def test_a_run_that_measured_nothing_further_has_none_of_these_parts():
     page = Page(run_html(fake_results(controls=23)))
-    assert not [part for part in FURTHER if page.all("section", id=part)]
+    assert not [part for part in FURTHER if page.part(part)]
     assert not page.all("path", **{"class": "sample"})
 
 
 def test_one_task_has_neither_similarity_nor_overlap_nor_growth():
     page = Page(run_html(fake_results(tasks=1, extended=True)))
     for part in ("likeness", "overlap", "growth", "claims"):
-        assert not page.all("section", id=part)
-    assert page.all("section", id="dose")
-    assert page.all("section", id="agreement")
+        assert not page.part(part)
+    assert page.part("dose")
+    assert page.part("agreement")
 
 
 # --- the claims ----------------------------------------------------------------------------------
@@ -136,8 +136,8 @@ def test_similarity_is_said_with_the_numbers_of_the_measure_that_decides():
 def test_terminal_says_every_further_claim_on_one_line():
     lines = printed(fake_results(tasks=5, controls=23, extended=True), width=2000).splitlines()
     assert lines[-2:] == [
-        "1. The heads are more specialized after multi-task training than before. Yes: the D-score "
-        "is larger than before multi-task training.",
+        "1b. The heads are more specialized after multi-task training than before. Yes: the "
+        "D-score is larger than before multi-task training.",
         "2. The less alike two tasks are, the more they dissociate. Yes: the less alike two tasks "
         "are, the more they dissociate.",
     ]
@@ -267,7 +267,7 @@ def test_growth_tables(full):
     [
         (9.3, [7.0, 11.0], "rose from +3."),
         (-2.0, [-4.0, -1.0], "fell from +3."),
-        (1.0, [-1.0, 3.0], "cannot tell from no change."),
+        (1.0, [-1.0, 3.0], "not distinguishable from zero with these validation examples."),
     ],
 )
 def test_growth_in_words(change, interval, said):
@@ -493,12 +493,20 @@ def test_every_figure_and_table_of_the_page_is_listed(case, tmp_path):
         for svg in page.all("svg")
         if svg.get("aria-hidden") != "true"
     ]
-    tabular = ("raw", "change", "overlap", "map")  # a page shows these as tables
+    glance = [name for name in drawn if name.startswith("glance-")]
+    drawn = [name for name in drawn if name not in glance]
+    assert len(glance) == (2 if case.get("tasks") != 1 else 1)
+    tabular = ("raw", "change", "overlap", "map", "maps")  # a page shows these as tables
     plotted = [each for each in figures(listed) if each.name.split("-")[0] not in tabular]
     assert [figure.name for figure in plotted] == drawn
-    titles = [e["text"] for e in page.all("title") if e.get("id", "").endswith("-title")]
+    titles = [
+        e["text"]
+        for e in page.all("title")
+        if e.get("id", "").endswith("-title") and not e["id"].startswith("glance-")
+    ]
     assert [figure.drawing.title for figure in plotted] == titles
     captions = [caption["id"].removesuffix("-caption") for caption in page.all("caption")]
+    captions = [name for name in captions if not name.startswith("glance-")]
     assert [name for name in names_of(listed) if name in captions] == captions
     assert len(names_of(listed)) == len({*names_of(listed)})
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import lobes.config.study
     import lobes.experiments.loading
 
+Open = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
+
 
 @command(resumable=True)
 def demo(
@@ -33,21 +35,44 @@ def demo(
         bool, typer.Option("--fetch-only", help="Only download the model and the sentences.")
     ] = False,
     fresh: Fresh = False,
+    open_page: Open = False,
 ) -> None:
     """Train and measure a packaged model on real sentences.
 
     The tasks are the sentiment of a sentence and which of four domains it is from.
 
-    Example: lobes demo --output runs/demo
+    It ends with the heads that the first task alone needs, and what removing them changes.
+
+    Example: lobes demo --open
     """
     from lobes.cli.terminal import say
     from lobes.config.study import override
     from lobes.experiments.demo import demo_study, fetch
+    from lobes.report.pages import page_name
+    from lobes.results import RunResults
 
     assets = fetch(log=None if out.quiet else say)
     if not fetch_only:
         study = override(demo_study(assets, output), *(settings or ()))
         _run_stages(out, study, ("train", "iap", "report"), fresh)
+        if not out.as_json:
+            _show_removal(study)
+        if open_page:
+            _open(Path(study.output, page_name(RunResults)))
+
+
+def _show_removal(study: "lobes.config.study.StudyConfig") -> None:
+    """Show what becomes of the tasks without the heads that the first of them alone needs."""
+    from lobes.cli.tables import show_removal
+    from lobes.experiments.demo_heads import removal
+    from lobes.experiments.loading import load_tasks
+    from lobes.results import RunResults
+    from lobes.results.files import read
+
+    tasks = load_tasks(study)
+    results = read(study.output, RunResults)
+    folder = Path(study.output, "model")
+    show_removal(removal(results, folder, tasks, tasks[0].name, study.precision))
 
 
 @command(resumable=True)
@@ -284,7 +309,7 @@ def report(
     output: Annotated[
         Path, typer.Option(help="With several runs: the folder for their pooled results.")
     ] = Path("runs/together"),
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    open_page: Open = False,
 ) -> None:
     """Report on a run, or on several runs together.
 
@@ -314,9 +339,13 @@ def report(
         files = write_exhibits(source, figures, png=png)
         say(f"Figures and tables: {figures} ({len(files)} files)")
     if open_page:
-        import webbrowser
+        _open(page)
 
-        webbrowser.open(page.resolve().as_uri())
+
+def _open(page: Path) -> None:
+    import webbrowser
+
+    webbrowser.open(page.resolve().as_uri())
 
 
 def _study(

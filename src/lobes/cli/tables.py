@@ -4,7 +4,7 @@ import itertools
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -22,6 +22,9 @@ from lobes.results.base import Results
 from lobes.results.training import Training
 from lobes.sites import Site
 
+if TYPE_CHECKING:
+    from lobes.experiments.demo_heads import Removal
+
 
 def show_results(results: Results) -> None:
     """Print the tables and findings of any kind of results."""
@@ -37,6 +40,26 @@ def show_training(training: Training) -> None:
     for task, score in last.items():
         table.add_row(_text(task), f"{score:.3f}" if score == score else "–")
     _console().print(f"Trained for {training.steps} steps in {training.seconds:.0f} s", table)
+
+
+def show_removal(found: "Removal") -> None:
+    """Print the heads that a task alone needs, and what becomes of the tasks without them."""
+    console = _console()
+    heads = _table("head", *(f"importance to {task}, %" for task in found.shares))
+    for k, (site, head) in enumerate(found.heads):
+        heads.add_row(f"{site}:{head}", *(f"{shares[k]:.0f}" for shares in found.shares.values()))
+    console.print(
+        f"The {len(found.heads)} heads most specific to {_text(found.task)} (layer:head)", heads
+    )
+    for task, (lost, won, number) in found.flips.items():
+        console.print(
+            f"Without them, of {number} answers to {_text(task)} {lost} turn from right to wrong "
+            f"and {won} from wrong to right."
+        )
+    sentences = _table("right answer", "its probability", "without the heads", "sentence")
+    for text, label, before, after in found.sentences:
+        sentences.add_row(_text(label), f"{before:.2f}", f"{after:.2f}", _text(text))
+    console.print(f"The {len(found.sentences)} sentences that lose most", sentences)
 
 
 def show_plan(record: dict[str, Any]) -> None:

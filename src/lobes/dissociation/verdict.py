@@ -130,7 +130,7 @@ def _obstacle(found: Evidence) -> str:
         return f"the {which} is undefined here."
     if found.above_chance < 2:
         done = "only one task is" if found.above_chance else "no task is"
-        return f"{done} done clearly better than chance, and a dissociation needs two."
+        return f"{done} clearly above chance, and a dissociation needs two."
     if found.runs == 1:
         return "one run alone does not show how much another would differ."
     if not found.exchangeable:

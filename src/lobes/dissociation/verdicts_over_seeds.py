@@ -224,7 +224,7 @@ def _judged(
     answer, cause = gained(found, smallest, seeds=ways.seeds, above_chance=above_chance)
     general: dict[Cause, str] = {
         "one seed": _ONE_SEED,
-        "near chance": "too few tasks are done clearly better than chance to tell.",
+        "near chance": "too few tasks are clearly above chance to tell.",
     }
     return Verdict(claim, answer, (general.get(cause) or reasons[cause],), numbers)
 

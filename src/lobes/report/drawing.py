@@ -71,6 +71,8 @@ STYLES: dict[str, dict[str, str]] = {
     "frame": {"fill": "none", "stroke": "ink", "stroke-width": "2"},
     "ring": {"fill": "none", "stroke": "#ffffff", "stroke-width": "2"},
     "ring-edge": {"fill": "none", "stroke": "#000000"},
+    "halo": {"fill": "none", "stroke": "#ffffff", "stroke-width": "3.5"},
+    "outline": {"fill": "none", "stroke": "#d6006c", "stroke-width": "2"},
 }
 
 

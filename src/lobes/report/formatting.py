@@ -111,6 +111,12 @@ def shorten(name: str, width: int) -> str:
     return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
 
 
+def site_word(names: Sequence[str]) -> str:
+    """`layer` for the sites of a model with one attention block a layer, `site` for any other."""
+    only_numbers = site_labels(names) == tuple(map(str, range(len(names))))
+    return "layer" if only_numbers else "site"
+
+
 def site_labels(names: Sequence[str], width: int = 24) -> tuple[str, ...]:
     """Short labels for the sites' module paths: the parts in which the paths differ.
 

@@ -4,9 +4,10 @@ A grid has a cell for each head of a site, or for each task under each lesion. C
 the printed page.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from lobes.heads import HeadSet
 from lobes.report import colors, maps
 from lobes.report import formatting as fmt
 from lobes.report.drawing import Drawing, Path, Shape, Text, plain, width_of
@@ -67,6 +68,67 @@ def heat_grid(
         f"A row is a site, a column a head; in percent of the largest importance, {found.largest}."
     )
     return _grid(rows, _sites(sites), _columns(rows), _HEADS, (title, text, note))
+
+
+def all_maps(
+    found: maps.HeatMaps, rings: Sequence[HeadSet], title: str, description: str
+) -> Drawing:
+    """The maps of several tasks side by side, without numbers; `rings` outlines heads of each."""
+    n_rows, n_columns = len(found.maps[0].rows), len(found.maps[0].rows[0])
+    step = min(max(190 / n_columns, 4.0), 16.0)
+    beside = min(len(found.maps), 2 if len(found.maps) <= 4 else 3)
+    names = [str(site.number) for site in found.sites]
+    left, across = 8 + width_of(names[-1], 10), step * n_columns + 22
+    down = step * n_rows + 40
+    every = -(-14 // int(step))  # as many rows share a number as its letters are high
+    shapes: list[Shape] = []
+    for place, (one, heads) in enumerate(zip(found.maps, rings, strict=True)):
+        x = left + across * (place % beside)
+        y = 18 + down * (place // beside)
+        name = fmt.shorten(one.task, max(4, int(step * n_columns / 7)))
+        shapes.append(Text("small bold start", round(x, 1), round(y - 6, 1), name, one.task))
+        if place % beside == 0:
+            shapes += [
+                Text(
+                    "tiny tick end", round(x - 5, 1), round(y + step * (k + 0.5) + 3.5, 1), names[k]
+                )
+                for k in range(0, n_rows, every)
+            ]
+        shapes += [
+            Text(
+                "tiny tick",
+                round(x + step * (k + 0.5), 1),
+                round(y + step * n_rows + 11, 1),
+                str(k),
+            )
+            for k in range(0, n_columns, every)
+        ]
+        shapes += _squares(one, heads, x, y, step)
+    width = left + across * beside - 20
+    height = 18 + down * -(-len(found.maps) // beside) - 20
+    return Drawing("allmaps", round(width, 1), round(height, 1), title, description, tuple(shapes))
+
+
+def _squares(
+    found: maps.HeatMap, rings: HeadSet, x: float, y: float, step: float
+) -> Iterator[Shape]:
+    """The cells of a small map, those of one color in one path, and the outlines."""
+    by_shade: dict[int, list[str]] = {}
+    outlined = []
+    size = plain(round(step - 1, 2))
+    for site, row in enumerate(found.rows):
+        for head, cell in enumerate(row):
+            if cell is not None:
+                corner = f"M{plain(round(x + step * head, 1))} {plain(round(y + step * site, 1))}"
+                box = f"{corner}h{size}v{size}h-{size}z"
+                by_shade.setdefault(cell.shade, []).append(box)
+                outlined += [box] * ((site, head) in rings)
+    shades = colors.palette()
+    for shade, boxes in sorted(by_shade.items()):
+        yield Path("", "".join(boxes), fill=shades[shade].background)
+    if outlined:
+        yield Path("halo", "".join(outlined))
+        yield Path("outline", "".join(outlined))
 
 
 def count_grid(found: maps.CountMap, sites: Sequence[maps.SiteLabel]) -> Drawing:

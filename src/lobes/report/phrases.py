@@ -13,7 +13,7 @@ from lobes.dissociation.verdict import (
 )
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
-from lobes.results.base import TaskRecord
+from lobes.results.base import ModelRecord, TaskRecord
 from lobes.results.pooled import PooledFraction, PooledPair
 from lobes.results.run import Fraction, Pair
 
@@ -53,6 +53,11 @@ def random_lesions(number: int, matched: str = "") -> str:
         return "no random lesions"
     how = {"site": " matched by site", "total": " matched in size"}
     return fmt.plural(number, "random lesion") + how.get(matched, "")
+
+
+def random_of(entry: Fraction) -> str:
+    """`5 random lesions matched by site`."""
+    return random_lesions(entry.n_random, entry.matched)
 
 
 def exchanges(number: int) -> str:
@@ -105,6 +110,12 @@ def exchange_caveats(entries: Sequence[Fraction] | Sequence[PooledFraction]) -> 
         f"{controls_needed()} controls or more to be able to reach p ≤ {ALPHA}, 100 or more and "
         f"iap.stop = false for p < 0.01."
     ]
+
+
+def heads_of(model: ModelRecord) -> str:
+    """`72 in 6 layers`."""
+    word = fmt.site_word([site.name for site in model.sites])
+    return f"{model.n_heads} in {fmt.plural(len(model.sites), word)}"
 
 
 def outputs(task: TaskRecord) -> str:

@@ -96,10 +96,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Panels:
-    """Panels side by side: boxed (`panels`), or plain, for charts of different widths."""
+    """Panels side by side: boxed (`panels`), or plain, for charts of different widths.
+
+    Those of a `glance` show on the first screen what other sections show in full; files hold that
+    once.
+    """
 
     items: tuple[Panel, ...]
-    look: Literal["panels", "charts", "charts wide", "curves"] = "panels"
+    look: Literal["panels", "charts", "charts wide", "curves", "glance"] = "panels"
 
 
 @dataclass(frozen=True)
@@ -164,13 +168,17 @@ class Html:
 
 @dataclass(frozen=True)
 class Findings:
-    """A question, the answer and its reasons; `caveats` say what weakens the answer."""
+    """A question, the answer and its reasons; `caveats` say what weakens the answer.
+
+    A page shows the figures of `glance` under the first sentence.
+    """
 
     question: str
     answer: Answer
     headline: str
     sentences: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
+    glance: Panels | None = None
 
 
 Block = (
@@ -198,7 +206,8 @@ Block = (
 class Section:
     """A titled part of a page; `contents` names it in the page's list of parts, "" leaves it out.
 
-    With `findings` the section shows them over its blocks, their headline as its title.
+    With `findings` the section shows them over its blocks, their headline as its title. A section
+    with `asks`, the reader's question that it answers, is folded on a page.
     """
 
     id: str
@@ -206,6 +215,7 @@ class Section:
     blocks: tuple[Block, ...]
     contents: str = ""
     findings: Findings | None = None
+    asks: str = ""
 
 
 @dataclass(frozen=True)
@@ -267,6 +277,8 @@ def _inside(blocks: tuple[Block, ...]) -> Iterator[Block]:
     for block in blocks:
         yield block
         match block:
+            case Panels(look="glance"):
+                continue
             case Panels(items=panels) | Alternatives(panels=panels):
                 for panel in panels:
                     yield from _inside(panel.blocks)

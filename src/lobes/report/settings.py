@@ -17,7 +17,9 @@ def section(titled: Mapping[str, object], note: str = "") -> Section:
     found = ((title, flat(value)) for title, value in titled.items())
     shown = Settings(tuple((title, facts) for title, facts in found if facts))
     blocks = (Prose(note), shown) if note else (shown,)
-    return Section("settings", "Settings and versions", blocks, contents="Settings")
+    return Section(
+        "settings", "Settings and versions", blocks, "Settings", asks="How was it measured?"
+    )
 
 
 def durations(times: Mapping[str, Any] | None) -> dict[str, str]:

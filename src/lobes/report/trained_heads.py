@@ -65,6 +65,7 @@ def section(
             Details("The heads by name", (Facts(heads, "heads"),)),
         ),
         contents="IAT",
+        asks="Which heads did the training change?",
     )
 
 

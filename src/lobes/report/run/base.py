@@ -9,14 +9,14 @@ from lobes.report.tables import TRACK_HEAD, Cell, Column, Mark, Row, Table
 from lobes.results import RunResults
 from lobes.results.run import MeasuredTask
 
-_TO_PERFECT = Markup('<abbr title="(base − chance) / (1 − chance)">Way to perfect</abbr>')
+_NORMALIZED = Markup('<abbr title="(base − chance) / (1 − chance)">Normalized score</abbr>')
 COLUMNS = (
     Column("Task"),
     Column("Metric"),
     Column("Base", "number", strong=True),
     Column("Chance", "number"),
     Column("Above chance", "signed"),
-    Column("Way to perfect", "number", "%", digits=0, head=_TO_PERFECT, in_terminal=False),
+    Column("Normalized score", "number", "%", digits=0, head=_NORMALIZED, in_terminal=False),
     Column("Figure", "drawing", head=TRACK_HEAD),
     Column("Validation", "count", in_terminal=False),
     Column("Training", "count", in_terminal=False),
@@ -38,7 +38,13 @@ def section(results: RunResults) -> Section:
         "The model with all its heads, on each task’s validation examples. A lesion can only show "
         "what a task has to lose: the distance to chance."
     )
-    return Section("base", "Base scores", (Prose(text), table), contents="Base scores")
+    return Section(
+        "base",
+        "Base scores",
+        (Prose(text), table),
+        contents="Base scores",
+        asks="Is there something to lose?",
+    )
 
 
 def _row(task: MeasuredTask, is_trained: bool) -> Row:

@@ -12,10 +12,10 @@ from lobes.report.tables import Cell, Column, Row, Table, marked
 from lobes.results import RunResults
 
 # The number of each claim, the section with the details, and what says how sure the answer is.
-_CLAIMS: dict[str, tuple[int, str, Callable[[RunResults], str]]] = {
-    SPECIALIZED: (1, "findings", findings.how_sure),
-    MORE_SPECIALIZED: (1, "growth", growth.how_sure),
-    LESS_ALIKE: (2, "likeness", similarity.how_sure),
+_CLAIMS: dict[str, tuple[str, str, Callable[[RunResults], str]]] = {
+    SPECIALIZED: ("1", "findings", findings.how_sure),
+    MORE_SPECIALIZED: ("1b", "growth", growth.how_sure),
+    LESS_ALIKE: ("2", "likeness", similarity.how_sure),
 }
 _COLUMNS = (Column("Claim"), Column("Answer"), Column("Reason"), Column("How sure"))
 
@@ -34,9 +34,9 @@ def section(results: RunResults) -> Section | None:
         lines.append(Findings(claim, verdict.answer, reason))
     caption = "What this run says on the claims of the method, each with its reason"
     text = Markup(
-        "Of one trained model. Its intervals are about other validation examples; another training "
-        "seed may differ by more. What training for specialization (IAT) does is for "
-        "<code>lobes compare</code> and <code>lobes transfer</code> to say."
+        "These answers are about one trained model. Intervals reflect the sampling of validation "
+        "examples, not of training seeds, which may differ by more. <code>lobes compare</code> and "
+        "<code>lobes transfer</code> test what training for specialization (IAT) does."
     )
     return Section(
         "claims",

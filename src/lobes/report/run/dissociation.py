@@ -13,7 +13,6 @@ from lobes.report.charts import Strip, strip_plot
 from lobes.report.glossary import formula
 from lobes.report.lesion_words import words_of
 from lobes.report.phrases import HEADLINE
-from lobes.report.run.findings import random_of
 from lobes.report.run.lesions import title_of
 from lobes.report.sections import (
     Alternatives,
@@ -84,7 +83,13 @@ def section(results: RunResults) -> Section | None:
     blocks.append(Alternatives("fraction", tuple(panels)))
     blocks.append(InTerminal((_in_terminal(results),)))
     title = "Dissociation scores"
-    return Section("dissociation", title, tuple(blocks), contents="Dissociation")
+    return Section(
+        "dissociation",
+        title,
+        tuple(blocks),
+        contents="Dissociation",
+        asks="Is it more than exchanged heads would show?",
+    )
 
 
 def dissociations(results: RunResults) -> list[Dissociation]:
@@ -147,7 +152,7 @@ def _across(results: RunResults, found: Sequence[Dissociation]) -> Table:
     title = (
         f"D-scores in percent (mean over tasks), against "
         f"{phrases.exchanges(results.fractions[-1].n_controls)} of the tasks’ heads and "
-        f"{random_of(results.fractions[-1])}"
+        f"{phrases.random_of(results.fractions[-1])}"
     )
     columns = (Column("Definition"), Column(words_of(results.lesioning).heads), *_ACROSS)
     return Table("across", caption, columns, tuple(rows), terminal=title)
@@ -165,8 +170,9 @@ def _on_across(results: RunResults) -> str:
             "each exchange, so that no fraction is chosen; the verdict follows it."
         )
     if entry.n_random:
+        lesions = phrases.random_of(entry)
         text += (
-            f" {random_of(entry)[0].upper()}{random_of(entry)[1:]} say how harmful any lesion is: "
+            f" {lesions[0].upper()}{lesions[1:]} say how harmful any lesion is: "
             f"standing out from them shows that important heads are unlike other heads, not that "
             f"they belong to tasks."
         )
@@ -176,7 +182,7 @@ def _on_across(results: RunResults) -> str:
 def _panel(results: RunResults, place: int, name: str, score: DScore, k: int) -> Panel:
     size = phrases.size_of(results.fractions[place].fraction)
     drawing = strip_plot(
-        _strips(results, score), f"{name} D-scores at {size}, in percent, against exchanged heads"
+        strips(results, score), f"{name} D-scores at {size}, in percent, against exchanged heads"
     )
     figure = () if drawing is None else (Figure(f"strip-{place}-{k}", drawing),)
     table = _scores(results, place, name, k, score)
@@ -193,7 +199,7 @@ def _panel(results: RunResults, place: int, name: str, score: DScore, k: int) ->
     )
 
 
-def _strips(results: RunResults, score: DScore) -> list[Strip]:
+def strips(results: RunResults, score: DScore) -> list[Strip]:
     """The model and each task: the observed value, its interval, those of exchanges."""
     sampled = results.controls.sample is not None
 
@@ -230,7 +236,7 @@ def _strips(results: RunResults, score: DScore) -> list[Strip]:
 
 
 def _scores(results: RunResults, place: int, name: str, k: int, score: DScore) -> Table:
-    strips = _strips(results, score)
+    lines = strips(results, score)
     p_values = [score.mean_p, *score.p_values.tolist()]
     distances = [score.mean_standardized, *score.standardized.tolist()]
     sampled = results.controls.sample is not None
@@ -245,7 +251,7 @@ def _scores(results: RunResults, place: int, name: str, k: int, score: DScore) -
     ]
     kept = [c for c in columns if c.title != "D on the sample" or sampled]
     rows = []
-    for strip, p, distance in zip(strips, p_values, distances, strict=True):
+    for strip, p, distance in zip(lines, p_values, distances, strict=True):
         cells: dict[str, Value | Cell] = {
             "Task": strip.label,
             "D": strip.value,

@@ -56,7 +56,13 @@ def section(results: RunResults) -> Section | None:
             )
         )
     blocks.append(Details("The numbers of these curves", (_table(shares, curves),)))
-    return Section("dose", "Dose and response", tuple(blocks), contents="Dose")
+    return Section(
+        "dose",
+        "Dose and response",
+        tuple(blocks),
+        contents="Dose",
+        asks="Does it depend on how many heads are ablated?",
+    )
 
 
 def _reading(results: RunResults) -> str:

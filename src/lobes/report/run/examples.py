@@ -63,6 +63,7 @@ def section(results: RunResults, folder: str | Path, *, whole: bool = False) -> 
         "Which examples flip",
         (Prose(text), *(Prose(note, "note") for note in notes), *shown),
         contents="Examples",
+        asks="Which examples change their answer?",
     )
 
 

@@ -17,6 +17,7 @@ from lobes.report import formatting as fmt
 from lobes.report import lesion_words, phrases
 from lobes.report.lesion_words import in_short, words_of
 from lobes.report.phrases import HEADLINE
+from lobes.report.run import glance
 from lobes.report.sections import Fact, Facts, Findings, Section
 from lobes.results import RunResults
 from lobes.results.run import RELIABLE, TRUSTED, DScore, Fraction
@@ -38,6 +39,7 @@ def findings(results: RunResults) -> Findings:
         headline=phrases.headline(verdict),
         sentences=tuple(_sentences(results)),
         caveats=tuple(_caveats(results)),
+        glance=glance.figures(results),
     )
 
 
@@ -63,11 +65,6 @@ def _exchanged(results: RunResults) -> str:
     return f"{exchanges}, {upto}{fmt.plural(max(sizes), 'head')} that can be exchanged"
 
 
-def random_of(entry: Fraction) -> str:
-    """`5 random lesions matched by site`."""
-    return phrases.random_lesions(entry.n_random, entry.matched)
-
-
 def _headline_score(entry: Fraction | None) -> DScore | None:
     return entry.dissociation.column if entry is not None and entry.dissociation else None
 
@@ -90,7 +87,7 @@ def _facts(results: RunResults) -> list[Fact]:
     if model.name:  # a matrix that was made in Python does not know its model
         facts += [Fact("Model", model.name), Fact("Parameters", fmt.thousands(model.n_parameters))]
     facts += [
-        Fact("Attention heads", f"{model.n_heads} in {fmt.plural(len(model.sites), 'site')}"),
+        Fact("Attention heads", phrases.heads_of(model)),
         Fact("Tasks", str(len(results.tasks))),
     ]
     if entry is not None:
@@ -136,7 +133,7 @@ def _single_task(results: RunResults, entry: Fraction) -> str:
     )
     if entry.n_random:
         mean = fmt.fixed(float(np.mean(entry.random_scores)))
-        text += f"; {random_of(entry)} take it to {mean} on average"
+        text += f"; {phrases.random_of(entry)} take it to {mean} on average"
     return f"{text}. With one task there is nothing to exchange its heads with."
 
 
@@ -207,7 +204,7 @@ def _against_random(entry: Fraction, score: DScore) -> list[str]:
         return []
     distance = phrases.above(score.random_standardized, "their mean")
     return [
-        f"A second, weaker reading, which decides nothing: against {random_of(entry)} "
+        f"A second, weaker reading, which decides nothing: against {phrases.random_of(entry)} "
         f"{fmt.p_equals(score.random_p)}{', ' * bool(distance)}{distance}."
     ]
 

@@ -62,6 +62,7 @@ def section(results: RunResults) -> Section | None:
             ),
         ),
         contents="Growth",
+        asks="Was it there before the training?",
     )
 
 
@@ -106,7 +107,7 @@ def _sentence(found: Growth, names: Sequence[str]) -> str:
         f"{fmt.interval(low, high)})"
     )
     if low <= 0 <= high:
-        text += ", which the validation examples cannot tell from no change"
+        text += ", which is not distinguishable from zero with these validation examples"
     left_out = _left_out(found, names)
     if left_out:
         text += f". The means leave out {some(left_out)}, without a D-score at one of the two steps"

@@ -1,20 +1,22 @@
 """How important every head is to every task, and which heads were lesioned for it."""
 
 import math
+from functools import reduce
 from itertools import combinations
 
 from markupsafe import Markup
 
 from lobes.dissociation.similarity import corrected_for_noise, importance_correlation
-from lobes.heads import HeadScores
+from lobes.heads import HeadScores, HeadSet
 from lobes.report import formatting as fmt
+from lobes.report.grids import all_maps
 from lobes.report.lesion_words import words_of
 from lobes.report.maps import HeatMaps, heat_map, site_labels
 from lobes.report.run import agreement
-from lobes.report.sections import Block, Details, Prose, Section
+from lobes.report.sections import Block, Details, Figure, InFiles, Prose, Section
 from lobes.report.tables import MOST_PAIRS, MOST_TASKS, Cell, Column, Row, Table
 from lobes.results import RunResults
-from lobes.results.run import RELIABLE, Importance
+from lobes.results.run import RELIABLE, Fraction, Importance
 
 MOST_TOP_HEADS = 12
 
@@ -39,50 +41,77 @@ def section(results: RunResults, *, whole: bool = False) -> Section | None:
     found = results.importance
     if not found:
         return None
-    scores = {each.task: HeadScores(each.values) for each in found}
-    method = _method(found[0])
-    maps = HeatMaps(
-        sites=site_labels([site.name for site in results.model.sites]),
-        maps=tuple(
-            heat_map(
-                f"map-{place}",
-                task,
-                f"{task}: importance of each head, {method}",
-                score,
-                [entry.lesion_of(task) for entry in results.fractions],
-            )
-            for place, (task, score) in enumerate(scores.items())
-        ),
-        lesions=tuple(fmt.percent(entry.fraction) for entry in results.fractions),
-        headline=len(results.fractions) - 1 if results.fractions else None,
-        done=words_of(results.lesioning).lesioned,
-    )
-    top = _top(scores)
+    top = _top({each.task: HeadScores(each.values) for each in found})
     bias = agreement.bias(results)
     return Section(
         "importance",
         "Importance of the heads",
         (
-            Prose(_reading(results, method)),
+            Prose(_reading(results, _method(found[0]))),
             *([Prose(bias, "note")] if bias else ()),
-            maps,
+            maps_of(results),
+            InFiles((together(results),)),
             *_reliability(results),
             Details(f"The {len(top.rows)} most important heads of every task", (top,)),
             *_likeness(results, whole),
         ),
         contents="Importance",
+        asks="Which heads does each task depend on, and how sure is that?",
     )
+
+
+def maps_of(results: RunResults) -> HeatMaps:
+    """The map of every task whose importance was measured."""
+    method = _method(results.importance[0])
+    return HeatMaps(
+        sites=site_labels([site.name for site in results.model.sites]),
+        maps=tuple(
+            heat_map(
+                f"map-{place}",
+                each.task,
+                f"{each.task}: importance of each head, {method}",
+                HeadScores(each.values),
+                [entry.lesion_of(each.task) for entry in results.fractions],
+            )
+            for place, each in enumerate(results.importance)
+        ),
+        lesions=tuple(fmt.percent(entry.fraction) for entry in results.fractions),
+        headline=len(results.fractions) - 1 if results.fractions else None,
+        done=words_of(results.lesioning).lesioned,
+    )
+
+
+def together(results: RunResults, name: str = "maps") -> Figure:
+    """The maps of all tasks in one figure, the heads outlined that only this task's lesion has."""
+    entry, found = results.strongest or results.largest, maps_of(results)
+    rings, outlined = [HeadSet() for _ in found.maps], ""
+    if entry is not None:
+        rings = [own_heads(entry, each.task) for each in found.maps]
+        outlined = f"; outlined: only in this task’s lesion, {fmt.percent(entry.fraction)}"
+    description = " ".join(
+        f"{each.task}: {fmt.plural(len(heads), 'head')} outlined ({heads or 'none'})."
+        for each, heads in zip(found.maps, rings, strict=True)
+    )
+    title = f"Importance of the heads to each task{outlined}"
+    return Figure(name, all_maps(found, rings, title, description))
+
+
+def own_heads(entry: Fraction, task: str) -> HeadSet:
+    """The heads that a task's lesion has and no other task's."""
+    others = (heads for name, heads in entry.lesions.items() if name != task)
+    return reduce(HeadSet.__sub__, others, entry.lesion_of(task))
 
 
 def _reading(results: RunResults, method: str) -> Markup:
     done = words_of(results.lesioning).lesioned
     ring = f"; a ring marks the heads that are {done} for the task" if results.fractions else ""
+    word = fmt.site_word([site.name for site in results.model.sites])
     return Markup(
-        "How much each task’s loss depends on each of the {} heads: {}. A row is a site (an "
+        "How much each task’s loss depends on each of the {} heads: {}. A row is a {} (an "
         "attention block, in the order of execution), a column a head. The number is the head’s "
         'importance in percent of the largest in the map{}. <span class="js-only" hidden>Point at '
         "a head, or move with the arrow keys, to see it in every task.</span>"
-    ).format(results.model.n_heads, method, ring)
+    ).format(results.model.n_heads, method, word, ring)
 
 
 def _method(found: Importance) -> str:

@@ -67,6 +67,7 @@ def section(results: RunResults, *, whole: bool = False) -> Section | None:
             Alternatives("fraction", tuple(panels)),
         ),
         contents="Lesions",
+        asks="What does each lesion cost each task?",
     )
 
 
@@ -90,6 +91,7 @@ def overlap_section(results: RunResults) -> Section | None:
         "Overlap of the important heads",
         (Prose(text), Alternatives("fraction", panels)),
         contents="Overlap",
+        asks="How many heads do the tasks’ lesions share?",
     )
 
 
@@ -161,6 +163,11 @@ def _lines(results: RunResults, place: int) -> list[_Line]:
         change = _changed(random, results.control_divisors)
         lines.append(_Line("random heads (mean)", "control", random, change, none))
     return lines
+
+
+def changes(results: RunResults, place: int) -> Table:
+    """The matrix of a fraction as changes in percent of the base scores."""
+    return _matrices(results, place, _widest_change(results))[1]
 
 
 def _matrices(results: RunResults, place: int, widest: float) -> tuple[Table, Table]:

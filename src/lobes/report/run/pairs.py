@@ -70,6 +70,7 @@ def section(results: RunResults, *, whole: bool = False) -> Section | None:
         "Pairs of tasks",
         (Prose(_READING.format(costs)), Alternatives("fraction", tuple(panels))),
         contents="Pairs",
+        asks="Which pairs of tasks dissociate in both directions?",
     )
 
 

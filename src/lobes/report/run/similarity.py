@@ -58,11 +58,12 @@ def section(results: RunResults, *, whole: bool = False) -> Section | None:
         "Similarity of tasks",
         (
             Prose(text),
-            Panels(panels, "charts wide"),
+            *([Panels(panels, "charts wide")] if n_pairs > 2 else ()),
             _trend_table(found),
             Details(summary, (_pair_table(found, pairs, n_pairs, results.names),)),
         ),
         contents="Similarity",
+        asks="Do tasks that are less alike dissociate more?",
     )
 
 

@@ -36,4 +36,6 @@ def section(results: RunResults) -> Section | None:
         if blocks:
             panels.append(Panel(task.name, tuple(blocks)))
     shown = (facts, Panels(tuple(panels), "curves"))
-    return Section("training", "Training", shown, contents="Training")
+    return Section(
+        "training", "Training", shown, contents="Training", asks="How was the model trained?"
+    )

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from lobes.dissociation.verdicts_over_seeds import AFTER, SPECIALIZED_BY_IAT, better
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
-from lobes.report import glossary, lesion_words, trained_heads
+from lobes.report import glossary, lesion_words, phrases, trained_heads
 from lobes.report.lesion_words import in_short, words_of
 from lobes.report.phrases import DEFINITIONS, HEADLINE, over_others, size_of, some
 from lobes.report.sections import Block, Fact, Facts, Findings, Page, Panels, Prose, Section
@@ -95,13 +95,12 @@ def page_of(results: ComparisonResults) -> Page:
 
 def _facts(results: ComparisonResults) -> Facts:
     model = results.model
-    sites = fmt.plural(len(model.sites), "site")
     lesions = [Fact("Lesions", in_short(results.lesioning))] if results.lesioning else []
     return Facts(
         (
             Fact("Model", model.name),
             Fact("Parameters", fmt.thousands(model.n_parameters)),
-            Fact("Attention heads", f"{model.n_heads} in {sites}"),
+            Fact("Attention heads", phrases.heads_of(model)),
             Fact("Tasks", str(len(results.tasks))),
             Fact("Seeds", str(len(results.seeds))),
             Fact("Steps", fmt.thousands(results.training.get("steps"))),

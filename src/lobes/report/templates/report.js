@@ -2,6 +2,14 @@
 // Links the heat maps: the head under the pointer or the focus is shown in every task.
 // The page reads without this script; names reach the page only as text, never as markup.
 (() => {
+  // a link to a folded part unfolds it, also in browsers that do not do so by themselves
+  const unfold = () => {
+    const part = document.getElementById(location.hash.slice(1))?.closest("details.part");
+    if (part && !part.open) { part.open = true; part.scrollIntoView(); }
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+
   const maps = Array.from(document.querySelectorAll("table.heat[data-task]"));
   const readout = document.getElementById("readout");
   if (!maps.length || !readout) return;
