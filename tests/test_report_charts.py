@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lobes.report import axes, charts, colors, drawing
-from lobes.report.charts import Start, learning_curves
+from lobes.report.charts import Points, Start, chart, learning_curves
 from lobes.report.drawing import Drawing, Path, Text
 from pages import as_number
 
@@ -274,3 +274,17 @@ def test_every_style_has_a_rule_for_the_page_with_its_variables():
     assert "--loss: 196 97 15;" in colors.css()
     assert colors.printed("loss") == "#c4610f"
     assert colors.tinted(0) == "#ffffff"
+
+
+def test_a_few_points_have_their_names_beside_them_without_overlaps():
+    def named(xs, ys, names):
+        points = Points("pairs", "pairs", xs, ys, names=names, joined=False)
+        drawn = chart([points], "title", axes=("x", "y"), description="words.")
+        return [text for text in drawn.texts("tiny") if text.title]
+
+    found = named([0.0, 1.0, 1.0], [0.0, 1.0, 1.001], ["left, low", "right, high", "hidden"])
+    assert [text.title for text in found] == ["left, low", "right, high"]
+    assert "start" in found[0].styles
+    assert "end" in found[1].styles  # or it would reach out of the frame
+    many = [float(k) for k in range(17)]
+    assert named(many, many, [f"pair {k}" for k in range(17)]) == []

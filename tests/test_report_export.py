@@ -28,7 +28,7 @@ from lobes.report import exporting, sections
 from lobes.report.exporting import figure_files, table_files, to_png
 from lobes.report.pooled.page import page_of
 from lobes.report.table_files import latex, spreadsheet_cell, to_csv, to_latex
-from lobes.report.tables import Column, Row, Table
+from lobes.report.tables import Cell, Column, Row, Table
 from lobes.results import PooledResults, checked
 from run_pages import run_page, table_of, texts_of
 
@@ -323,6 +323,18 @@ def test_latex_escapes():
     )
 
 
+def test_latex_marks_the_diagonal_the_ends_of_columns_and_what_is_significant():
+    cells = (
+        Cell(0.5, marks=frozenset({"own", "lowest"})),
+        Cell(0.25, marks=frozenset({"lowest"})),
+        Cell(0.01, marks=frozenset({"beyond"})),
+    )
+    columns = (Column("Task"), *(Column(name, "number") for name in "abc"))
+    row = to_latex(Table("t", "caption", columns, (Row(("x", *cells)),))).splitlines()[6]
+    own, low, beyond = r"\textbf{\underline{0.500}}", r"\underline{0.250}", r"\textbf{0.010}"
+    assert row == rf"x & {own} & {low} & {beyond} \\"
+
+
 @given(st.text(alphabet=st.characters(codec="utf-8")))
 def test_no_text_leaves_latex_unescaped(text):
     shown = re.sub(r"\\[%&_#${}]|\$[^$]*\$|\\[a-z]+\{\}|\\,", "", latex(text))
@@ -348,6 +360,10 @@ def test_exhibits_of_a_folder(tmp_path, name, content):
     assert sorted(written) == there
     assert {p.suffix for p in there if p.parent.name == "figures"} == {".svg", ".png"}
     assert {p.suffix for p in there if p.parent.name == "tables"} == {".csv", ".tex"}
+    listed = (tmp_path / "paper" / "all" / "index.html").read_text("utf-8")
+    links = set(re.findall('href="([^"]*)"', listed)) - {"data:,"}
+    folders = {f"{p.parent.name}/{p.name}" for p in there if p.name != "index.html"}
+    assert links == folders
     before = {path: path.read_bytes() for path in there}
     assert write_exhibits(tmp_path / name, tmp_path / "paper" / "all", dpi=96) == written
     assert {path: path.read_bytes() for path in there} == before

@@ -8,7 +8,7 @@ from lobes.experiments.manifest import check_files
 from lobes.experiments.outputs import OutputFolder, check_output
 from lobes.experiments.pooled_runs import pooled_results
 from lobes.files import read_json
-from lobes.report.exporting import DPI, figure_files, table_files
+from lobes.report.exporting import DPI, figure_files, index_of, table_files
 from lobes.report.page import html, write_page
 from lobes.report.pages import page_name, page_of
 from lobes.results import PooledResults, RunResults, as_bytes, read
@@ -54,15 +54,17 @@ def write_exhibits(
 ) -> list[Path]:
     """Write the figures and tables of finished results into `figures/` and `tables/` of `folder`.
 
-    Figures are SVG and, with `png`, PNG; tables are CSV and LaTeX. `path` is as in `report_again`.
-    Returns the paths of the files. Raises `ConfigError` for a `dpi` outside 24 to 1200, and
-    `RunError` where PNG cannot be drawn or a file cannot be written; no figure is written unless
-    every figure can be drawn.
+    Figures are SVG and, with `png`, PNG; tables are CSV and LaTeX; `index.html` shows them. `path`
+    is as in `report_again`. Returns the paths of the files. Raises `ConfigError` for a `dpi` not in
+    24 to 1200, and `RunError` where PNG cannot be drawn or a file cannot be written; no figure is
+    written unless every figure can be drawn.
     """
     target = Path(folder)
     page = page_of(*_read(Path(path)), whole=True)
     figures = write_files([*figure_files(page, png=png, dpi=dpi)], target / "figures")
-    return [*figures, *write_files([*table_files(page)], target / "tables")]
+    tables = write_files([*table_files(page)], target / "tables")
+    index = write_files([("index.html", index_of(page, png=png).encode())], target)
+    return [*figures, *tables, *index]
 
 
 def write_files(files: Sequence[tuple[str, bytes]], folder: Path) -> list[Path]:

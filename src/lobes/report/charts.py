@@ -5,7 +5,7 @@ carries a title and a description in words, for those who do not see it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -15,10 +15,11 @@ from markupsafe import Markup
 
 from lobes.report import formatting as fmt
 from lobes.report.axes import KINDS, Axis, Frame, MarkShape, apart, mark, sample
-from lobes.report.drawing import Drawing, Path, Shape, Text, joined, plain
+from lobes.report.drawing import Drawing, Path, Shape, Text, joined, plain, width_of
 
 MOST_DOTS = 150
 _MOST_POINTS = 80
+MOST_NAMED = 15  # points of a cloud
 _NAME_ROOM = 16.0  # the least distance of two names beside the curves
 _DODGE = 6.0  # learning curves stand this far apart, so that their intervals stay apart, too
 
@@ -287,7 +288,7 @@ def _series(points: Points, x: Callable[[float], float], y: Axis, size: float = 
         if math.isfinite(a) and math.isfinite(low) and math.isfinite(high)
     ]
     faint = " faint" if points.names else ""
-    found = [
+    found: list[Shape] = [
         Path("band", _band(spans, y) if points.band else ""),
         Path(f"bars {color}", "" if points.band else "".join(_bar(*span, y) for span in spans)),
         Path(f"curve {color} {dashes}".strip(), _line(points, places) if points.joined else ""),
@@ -299,10 +300,29 @@ def _series(points: Points, x: Callable[[float], float], y: Axis, size: float = 
             Path(f"marks {color}{faint}", mark("circle", a, b), points.names[k])
             for k, a, b in places
         ]
+        found += _named(points, places)
     else:
         marks = "".join(mark(points.mark, a, b, size) for _, a, b in places)
         found.append(Path(f"marks {color}", marks))
-    return [path for path in found if path.data]
+    return [shape for shape in found if isinstance(shape, Text) or shape.data]
+
+
+def _named(points: Points, places: Sequence[tuple[int, float, float]]) -> Iterator[Text]:
+    """The names of a few points beside them, without those that would lie over others."""
+    taken: list[tuple[float, float, float]] = []
+    for k, a, b in places if len(places) <= MOST_NAMED else ():
+        name = fmt.shorten(points.names[k], 20)
+        room = width_of(name, 10)
+        is_left = a > 308 - 8 - room
+        start = a - 8 - room if is_left else a + 8
+        if start < 48 or any(
+            s < start + room and start < e and abs(b - y) < 11 for s, e, y in taken
+        ):
+            continue
+        taken.append((start, start + room, b))
+        x = a - 8 if is_left else a + 8
+        style = "tick tiny end" if is_left else "tick tiny start"
+        yield Text(style, round(x, 1), round(b + 3.5, 1), name, points.names[k])
 
 
 def _line(points: Points, places: Sequence[tuple[int, float, float]]) -> str:

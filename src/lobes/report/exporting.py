@@ -10,6 +10,7 @@ from functools import cache
 from types import ModuleType
 
 from lobes.errors import ConfigError, RunError
+from lobes.report.page import index as html_index
 from lobes.report.sections import Page, figures, tables
 from lobes.report.table_files import to_csv, to_latex
 
@@ -36,6 +37,11 @@ def table_files(page: Page) -> Iterator[tuple[str, bytes]]:
     for table in tables(page):
         for kind, write in (("csv", to_csv), ("tex", to_latex)):
             yield f"{table.name}.{kind}", write(table).encode("utf-8")
+
+
+def index_of(page: Page, *, png: bool = True) -> str:
+    """A page that shows every figure and lists every table of the files, with their names."""
+    return html_index(page, figures(page), tables(page), ("svg", "png") if png else ("svg",))
 
 
 def to_png(svg: str, dpi: int = DPI) -> bytes:

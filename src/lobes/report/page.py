@@ -5,6 +5,7 @@ A content security policy forbids every load from elsewhere, and every script bu
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from lobes.files import check_replaceable, disk_faults, writing
 from lobes.report import axes, colors, drawing, maps
 from lobes.report import formatting as fmt
 from lobes.report.maps import HeatMaps
-from lobes.report.sections import Block, Html, Page, blocks_of
+from lobes.report.sections import Block, Figure, Html, Page, blocks_of
 from lobes.report.tables import (
     ENDS,
     TALL,
@@ -47,6 +48,15 @@ def html(page: Page) -> str:
             script_hash=f"sha256-{digest}",
         )
     )
+
+
+def index(
+    page: Page, figures: Sequence[Figure], tables: Sequence[Table], kinds: Sequence[str]
+) -> str:
+    """The list of an export's files: `figures/NAME.svg` and so on, `tables/NAME.csv`."""
+    style = Markup(own_text("report.css"))
+    template = _environment().get_template("index.html")
+    return template.render(page=page, figures=figures, tables=tables, kinds=kinds, style=style)
 
 
 def macro(template: str, name: str, *arguments: object) -> str:

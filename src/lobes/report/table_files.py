@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from lobes.report import formatting as fmt
-from lobes.report.tables import Cell, Column, Kind, Table, Value, text_of
+from lobes.report.tables import ENDS, Cell, Column, Kind, Row, Table, Value, cell_of, text_of
 
 # What a spreadsheet takes for a formula, also behind letters that it passes over or does not show,
 # and the full-width forms that some of them read as the others.
@@ -148,8 +148,9 @@ def _words(text: str) -> str:
 def to_latex(table: Table) -> str:
     r"""The table as a booktabs `tabular` for `\input`; its caption is a comment on the first line.
 
-    Everything is escaped. pdflatex, xelatex and lualatex read it; a letter that pdflatex lacks
-    stands as its number, [U+4E2D].
+    Bold are a task under its own lesion and what a page marks as significant; underlined is the
+    score that it marks as the lowest or the highest of its column. Everything is escaped. pdflatex,
+    xelatex and lualatex read it; a letter that pdflatex lacks stands as its number, [U+4E2D].
     """
     places = _places(table)
     columns = [table.columns[place] for place in places]
@@ -160,19 +161,33 @@ def to_latex(table: Table) -> str:
         r"\toprule",
         latex_row([column.title for column in columns]),
         r"\midrule",
-        *(
-            latex_row([text_of(row.cells[place], table.columns[place]) for place in places])
-            for row in table.rows
-        ),
+        *(_latex_cells(row, table, places) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _latex_cells(row: Row, table: Table, places: Sequence[int]) -> str:
+    cells = []
+    for place in places:
+        cell = cell_of(row.cells[place])
+        text = latex(text_of(cell, table.columns[place]))
+        if text and ENDS.keys() & cell.marks:
+            text = rf"\underline{{{text}}}"
+        if text and {"own", "beyond"} & cell.marks:
+            text = rf"\textbf{{{text}}}"
+        cells.append(text)
+    return _joined(cells)
+
+
 def latex_row(cells: Sequence[str]) -> str:
     r"""A row of a `tabular` with its `\\`, every cell escaped."""
-    first, *rest = (latex(cell) for cell in cells)
+    return _joined([latex(cell) for cell in cells])
+
+
+def _joined(cells: Sequence[str]) -> str:
+    first, *rest = cells
     if first[:1] in ("[", "*"):
         first = f"{{}}{first}"  # after \\ and \toprule these would be read as their argument
     return rf"{' & '.join([first, *rest])} \\"
