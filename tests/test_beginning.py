@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 from typer.testing import CliRunner
 
@@ -94,6 +95,12 @@ def test_an_uneven_label_is_measured_by_f1(data):
     assert "one has 90 % of the examples" in record["tasks"][0]["why"]
 
 
+def test_a_parquet_file_makes_a_study_too(data):
+    pandas.read_csv(data / "mood.train.csv").to_parquet(data / "moods.parquet")
+    table = new_study(["moods.parquet"], Path("x.toml"))["tasks"][0]
+    assert (table["name"], table["text"], "label" in table) == ("moods", "sentence", False)
+
+
 def test_the_columns_can_be_named(data):
     record = new_study(["asked.jsonl"], Path("x.toml"), text=["answer"], label=["kind"])
     assert [task["name"] for task in record["tasks"]] == ["asked"]
@@ -110,6 +117,9 @@ def test_the_columns_can_be_named(data):
         (["numbers.csv"], "no column with texts of several words: name one with --text"),
         (["texts.csv"], "no column with a few values that repeat: name that of the labels"),
         (["few.csv"], "holding out"),
+        (["damaged.parquet"], "damaged.parquet' is not a whole Parquet file, or is damaged"),
+        (["header.csv"], "header.csv has no rows: expected a header and examples under it"),
+        (["other"], "'other' is a folder: name a file in it|Cannot tell what kind of file"),
         (["mood.train.csv", "other/mood.train.csv"], "Two tasks would be called 'mood'"),
     ],
 )
@@ -117,6 +127,8 @@ def test_data_that_make_no_study_are_refused_and_nothing_is_written(data, given,
     write(data / "numbers.csv", "a,b", ["1,2", "1,3", "2,3", "2,4"])
     write(data / "texts.csv", "a,b", [f"one text {k},another {k} text" for k in range(9)])
     write(data / "few.csv", "text,label", ["a b,x", "c d,y", "e f,x", "g h,y"])
+    (data / "damaged.parquet").write_bytes(b"PAR1 and no more")
+    (data / "header.csv").write_text("text,label\n", encoding="utf-8")
     (data / "other").mkdir()
     (data / "other" / "mood.train.csv").write_bytes((data / "mood.train.csv").read_bytes())
     with pytest.raises((ConfigError, DataError), match=words):

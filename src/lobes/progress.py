@@ -50,18 +50,19 @@ def counted(steps: Iterable[Step], progress: Progress | None) -> Iterator[Step]:
 class ProgressLine:
     """A line on stderr that says how far a computation is: in a terminal and in a notebook.
 
-    Called as `Progress` or as `StageProgress`. Where the output is a file, only the end of each
-    stage is written.
+    Called as `Progress`, whose stage is `title`, or as `StageProgress`. Where the output is a file,
+    only the end of each stage is written.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.title = title
         self.clock = clock
         self.rewrites = sys.stderr.isatty() or "ipykernel" in sys.modules
         self._begun: dict[str, float] = {}
         self._last = 0.0
 
     def __call__(self, *where: Any) -> None:
-        stage, done, total = where if len(where) == 3 else ("progress", *where)
+        stage, done, total = where if len(where) == 3 else (self.title, *where)
         now = self.clock()
         begun = self._begun.setdefault(stage, now)
         if done >= total:
@@ -77,15 +78,16 @@ class ProgressLine:
         print(f"{start}{text:<60}".rstrip(" " if end else ""), end=end, file=sys.stderr, flush=True)
 
 
-def shown_progress(progress: Any) -> Any:
+def shown_progress(progress: Any, title: str) -> Any:
     """Return what to call with the progress: for True a line on stderr, for None or False nothing.
 
+    `title` is what a computation without named stages is called there.
     Raises `ConfigError` for anything else that cannot be called.
     """
     if progress is None or progress is False:
         return None
     if progress is True:
-        return ProgressLine()
+        return ProgressLine(title)
     if not callable(progress):
         raise ConfigError(
             f"progress is True, a function that is called with (done, total), of lesion_matrix "

@@ -15,10 +15,10 @@ from lobes.errors import ConfigError, DataError
 from lobes.files import near_path, writing
 from lobes.limits import LONGEST_NAME
 from lobes.tasks.columns import suggest
-from lobes.tasks.formats import read_blocks
+from lobes.tasks.formats import parquet_columns, read_blocks
 from lobes.tasks.known import KNOWN
 from lobes.tasks.labels import number_of
-from lobes.tasks.raw_files import at_file, check_file, kind_of
+from lobes.tasks.raw_files import kind_of
 from lobes.tasks.sources import load_task
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -144,13 +144,8 @@ def _tasks(
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    wanted: list[str] = []
-    if kind_of(path) == ".parquet":  # of which only the columns that are named are read
-        check_file(path)
-        from pyarrow.parquet import read_schema
-
-        with at_file(path):
-            wanted = read_schema(path).names
+    # of Parquet only the columns that are named are read
+    wanted = parquet_columns(path) if kind_of(path) == ".parquet" else []
     for block in read_blocks(path, wanted):
         some: Any = block.to_pylist() if hasattr(block, "to_pylist") else block
         rows += islice(some, ROWS - len(rows))

@@ -124,7 +124,7 @@ def evaluate(
     not finite, naming the lesion, the task and the examples.
     """
     check_task_model(model)
-    report = shown_progress(progress)
+    report = shown_progress(progress, "evaluation")
     limits.check_choice("value", value, limits.VALUE)
     limits.check_number("seed", seed, limits.SEED)
     layout = layout_of(model, layout)

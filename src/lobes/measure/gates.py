@@ -153,7 +153,7 @@ def head_gates(
     )
     options = Options(method="gates", max_examples=max_examples, seed=seed)
     check_task_model(model)
-    report = shown_progress(progress)
+    report = shown_progress(progress, "gates")
     check_task(task)
     layout = layout_of(model, layout)
     with measuring(model, precision) as measured:

@@ -65,7 +65,7 @@ def lesion_matrix(
     """
     settings = _with_options(settings or IapSettings(), options)
     check_task_model(model)
-    report = shown_progress(progress)
+    report = shown_progress(progress, "lesion matrix")
     if remember is not None and not callable(remember):
         raise ConfigError(
             f"remember is a function remember(key, compute), or None, not {limits.short(remember)}."

@@ -92,7 +92,7 @@ def head_importance(
         steps=steps,
         value=value,
     )
-    report = shown_progress(progress)
+    report = shown_progress(progress, "importance")
     layout = layout_of(model, layout)
     given = HeadSet.of(() if ablated is None else ablated, layout)
     if task is not None:

@@ -59,7 +59,7 @@ def prune(
     """
     if export not in (None, "native", "zeroed"):
         raise ConfigError(f'export is "native", "zeroed" or None, not {export!r}.')
-    report = shown_progress(progress)
+    report = shown_progress(progress, "pruning")
     check_model(model)
     _check_state(model)
     if layout is None:

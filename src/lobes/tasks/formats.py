@@ -137,6 +137,21 @@ def _json(number: int | None, text: str) -> Any:
     ) from cause
 
 
+def parquet_columns(path: Path) -> list[str]:
+    """Return the columns of a Parquet file; DataError for one that is missing or damaged."""
+    import pyarrow
+    import pyarrow.parquet
+
+    check_file(path)
+    with at_file(path):
+        try:
+            return list(pyarrow.parquet.read_schema(path).names)
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"is not a whole Parquet file, or is damaged: {first_line(error)}."
+            ) from error
+
+
 def _read_parquet(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Read:
     import pyarrow
     import pyarrow.parquet
