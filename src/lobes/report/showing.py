@@ -182,5 +182,8 @@ def _style() -> str:
     own = sheet.replace(":root", "&").replace("\nbody {", "\n& {").replace("  body {", "  & {")
     rings = '.heat td[class*=" f"]::after { display: block; }'
     hidden = ".legend .switch, .js-only, .skip, #readout { display: none; }"
-    rest = f"& {{ padding: .5rem; max-width: 74rem; }} {hidden}"
+    rest = (
+        f"& {{ padding: .5rem; max-width: 74rem; }} {hidden}\n"
+        "dd { margin-left: 0 !important; } p:has(> strong:only-child) { margin-top: 1.4rem; }"
+    )  # pages around a value may indent what is defined in a list
     return f".{ELEMENT} {{\n{own}\n{shades}\n{rings}\n{rest}\n}}"
