@@ -95,10 +95,12 @@ def test_every_fraction_has_its_panels_and_the_largest_is_chosen(planted):
 def test_base_scores(planted):
     results, page = planted
     for task, row in zip(results["tasks"], page.table("base-caption"), strict=True):
-        name, metric, base, chance, above, share, _, n_validation, n_train = row
+        name, metric, base, interval, chance, above, share, _, n_validation, n_train = row
         assert name == task["name"]
         assert metric.startswith(task["metric"])
         assert as_number(base) == pytest.approx(task["base"], abs=5e-4)
+        ends = [as_number(end) for end in interval.split(" to ")]
+        assert ends == pytest.approx(task["base_interval"], abs=5e-4)
         assert as_number(chance) == pytest.approx(task["chance"], abs=5e-4)
         assert as_number(above) == pytest.approx(task["base"] - task["chance"], abs=5e-4)
         expected = 100 * (task["base"] - task["chance"]) / (1 - task["chance"])
