@@ -88,6 +88,7 @@ check: setup
 bench: setup assets
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.lesions
+	$(BIN)/python -m benchmarks.verdict
 	$(BIN)/python -m benchmarks.training
 
 # the same on a GPU, with random weights (tiny ones without a GPU: --small)

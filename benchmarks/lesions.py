@@ -156,13 +156,16 @@ def peak(dtype: torch.dtype, size: int = 2048, repeats: int = 20) -> float:
     return 2 * size**3 / best
 
 
-def prepare(arguments: argparse.Namespace) -> tuple[MultiTaskModel, list[Task]]:
-    """The demo's tasks, and the demo's model after a short fine-tuning on them."""
+def prepare(
+    arguments: argparse.Namespace, names: Sequence[str] | None = None, max_words: int | None = None
+) -> tuple[MultiTaskModel, list[Task]]:
+    """The demo's tasks, or some of them, and its model after a short fine-tuning on these."""
     assets = fetch()
     sizes = {"train_size": arguments.train, "validation_size": arguments.validation}
     with tempfile.TemporaryDirectory() as folder:
-        tables = write_demo_data(assets, Path(folder), **sizes)
-        tasks = [load_task(TaskSource(**table)) for table in tables]
+        tables = write_demo_data(assets, Path(folder), **sizes, max_words=max_words)
+        chosen = [table for table in tables if names is None or table["name"] in names]
+        tasks = [load_task(TaskSource(**table)) for table in chosen]
         model = MultiTaskModel.from_pretrained(assets.model, tasks)
         settings = training_arguments(Path(folder), steps=arguments.steps, learning_rate=1e-4)
         MultiTaskTrainer(model, settings, tasks=tasks).train()

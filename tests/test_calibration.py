@@ -2,8 +2,8 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lobes.dissociation.dscores import column
-from lobes.dissociation.over_runs import dissociation_over_runs
+from lobes.dissociation.over_runs import dissociation_over_runs, runs_over_fractions
 from lobes.dissociation.pairs import PairEffects, effects_of_two, p_of_pairs
 from lobes.dissociation.simulation import HeadStudy, Simulation
 from lobes.dissociation.verdict import controls_needed
@@ -295,6 +295,27 @@ def test_pairs_over_runs_are_compared_with_averaged_controls():
     few = dissociation_over_runs(some_runs(3, tasks=2, controls=7), resamples=50)
     assert few.pairs[0].p_controls >= 1 / 8
     assert not few.pairs[0].is_double_dissociation
+
+
+def test_runs_that_may_stop_are_compared_over_the_exchanges_that_all_have():
+    """One went on after its look, so that it must not be compared by more than the other."""
+    matrices = [replace(m, look=39) for m in some_runs(2, tasks=2, controls=83)]
+    stopped = replace(
+        matrices[0],
+        lesions=tuple(x for x in matrices[0].lesions if x.kind != "exchanged" or x.replicate < 39),
+        predictions={
+            task: values[: 1 + 2 + 2 * 39] for task, values in matrices[0].predictions.items()
+        },
+    )
+    found, others = (
+        dissociation_over_runs(runs, resamples=50) for runs in (matrices, [stopped, matrices[1]])
+    )
+    assert found.column.control_means.shape == (39,)
+    assert found.column.p_controls == others.column.p_controls
+    assert runs_over_fractions([found]).p == runs_over_fractions([others]).p
+    assert found.pairs[0].controls == others.pairs[0].controls == 39
+    every = dissociation_over_runs([replace(m, look=None) for m in matrices], resamples=50)
+    assert every.column.control_means.shape == (83,)
 
 
 def test_the_interval_over_runs_is_students_t_where_the_runs_differ_most():

@@ -24,7 +24,6 @@ DAMAGES: tuple[Damage, ...] = ("threshold", "concave")
 # More exchanges find hardly more, and take longer to simulate.
 _MOST_REPLICATES = 99
 
-_STUDIES = 100  # a share of them has a standard error of 0.05 at most
 _TRUTH = 200  # studies whose true D-scores are averaged
 _HALVINGS = 12
 
@@ -45,14 +44,18 @@ class Power:
 
 
 def power_of(
-    study: HeadStudy, d_scores: Sequence[float], seed: int = 0, look: int | None = None
+    study: HeadStudy,
+    d_scores: Sequence[float],
+    seed: int = 0,
+    look: int | None = None,
+    studies: int = 100,
 ) -> list[Power]:
     """Return the power of a study for each true mean D-score in percent, ascending.
 
     `look` is after how many exchanges it may stop (`stopping.look_of`); None for all of them.
 
     The specialization that gives the D-score in the mean over the study's fractions is planted in
-    100 studies of that size. Once all of them find it, larger ones are found, too.
+    so many `studies` of that size. Once all of them find it, larger ones are found, too.
     """
     possible = study.replicates >= round(1 / ALPHA) - 1
     some = replace(study, replicates=min(study.replicates, _MOST_REPLICATES))
@@ -61,18 +64,23 @@ def power_of(
         if not possible or (found and found[-1].least == 1):
             found.append(Power(d_score, float(possible), float(possible), 0.0 if look else np.nan))
             continue
-        shares = [_shares(replace(some, damage=damage), d_score, seed, look) for damage in DAMAGES]
+        shares = [
+            _shares(replace(some, damage=damage), d_score, seed, look, studies)
+            for damage in DAMAGES
+        ]
         power, goes_on = zip(*shares, strict=True)
         found.append(Power(d_score, float(min(power)), float(max(power)), float(max(goes_on))))
     return found
 
 
-def _shares(study: HeadStudy, d_score: float, seed: int, look: int | None) -> tuple[float, float]:
+def _shares(
+    study: HeadStudy, d_score: float, seed: int, look: int | None, studies: int
+) -> tuple[float, float]:
     """The shares of studies with p ≤ 0.05, and of those that go on after the look."""
     planted = specialization_for(study, d_score, seed)
     if planted is None:
         return np.nan, np.nan
-    (found,) = measured(replace(study, specialization=planted), _STUDIES, seed, exchanged)
+    (found,) = measured(replace(study, specialization=planted), studies, seed, exchanged)
     p = [p_of_study(scores[0], scores[1:], look) for scores in found.d_scores]
     goes_on = np.nan
     if look is not None:
