@@ -5,8 +5,8 @@ pass over all validation examples for each task. Ours: `lesion_matrix` with its 
 stops where 39 exchanges settle p. Both on the demo's model and sentences, and two of its tasks.
 Beside the seconds of the processor stand the powers of both, simulated for the D-score measured.
 
-A plain pass takes as long under one lesion as under another: some are measured, and the rest is
-reckoned from them.
+A plain pass takes as long under one lesion as under another: some are measured, in turn with ours,
+and the rest is reckoned from their median.
 
     python -m benchmarks.verdict [--quick]
 """
@@ -29,6 +29,7 @@ from lobes.measure.settings import IapSettings
 from lobes.modeling.precision import resolve_precision
 
 TASKS = ("sentiment", "domain")
+PASSES = 3  # plain lesions measured after each group of ours
 
 
 @dataclass(frozen=True)
@@ -52,25 +53,47 @@ def seconds_of(compute: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def plain_pass(model: MultiTaskModel, tasks: Sequence[Task], lesions: Sequence[HeadSet]) -> float:
-    """Seconds of one plain pass over all tasks' examples: the mean under some lesions."""
-    layout = find_heads(model)
-    every = [(task, lesion) for lesion in lesions for task in tasks]
-    found = [
-        seconds_of(lambda task=task, lesion=lesion: plain_predictions(model, task, lesion, layout))
-        for task, lesion in every
-    ]
-    return float(np.sum(found)) / len(lesions)
+class Plain:
+    """Seconds of the plain way: of lesions over all tasks' examples, and of tasks' importance."""
 
+    def __init__(
+        self, model: MultiTaskModel, tasks: Sequence[Task], fraction: float, measured: int
+    ) -> None:
+        self.model, self.tasks, self.layout = model, tasks, find_heads(model)
+        self.size, self.generator = int(fraction * self.layout.total), np.random.default_rng(0)
+        self.share = max(1.0, len(tasks[0].train) / measured)
+        few = np.arange(int(len(tasks[0].train) / self.share))
+        self.few = [task.replace(train=task.train.select(few)) for task in tasks]
+        self.lesions: list[float] = []
+        self.importance: list[float] = []
 
-def some_of(task: Task, number: int) -> Task:
-    """A task with its first training examples only."""
-    return task.replace(train=task.train.select(np.arange(min(number, len(task.train)))))
+    def measure(self, key: str) -> None:
+        """Measure some of what a step of ours was about, while the machine is as it was for it."""
+        if key.startswith("importance"):
+            task = next(task for task in self.few if key.startswith(f"importance-{task.name}"))
+            seconds = seconds_of(lambda: plain_importance(self.model, task, self.layout))
+            self.importance.append(self.share * seconds)
+            return
+        for _ in range(PASSES):
+            lesion = self.layout.random(self.size, self.generator)
+            self.lesions.append(
+                seconds_of(
+                    lambda lesion=lesion: [
+                        plain_predictions(self.model, task, lesion, self.layout)
+                        for task in self.tasks
+                    ]
+                )
+            )
 
 
 def our_study(
-    model: MultiTaskModel, tasks: Sequence[Task], settings: IapSettings, precision: str
+    model: MultiTaskModel,
+    tasks: Sequence[Task],
+    settings: IapSettings,
+    precision: str,
+    plain: Plain | None = None,
 ) -> Ours:
+    """Measure ours; after each of its steps some of the same in the plain way."""
     spent = {"importance": 0.0, "predictions": 0.0}
     runs = 0
 
@@ -80,25 +103,23 @@ def our_study(
         found = compute()
         spent[key.split("-")[0]] += time.process_time() - start
         runs += 0 if key.startswith("importance") else len(next(iter(found.values())))
+        if plain is not None:
+            plain.measure(key)
         return found
 
     matrix = lesion_matrix(model, tasks, settings, precision=precision, remember=remember)
     return Ours(matrix, spent["importance"], spent["predictions"], runs)
 
 
-def factors(
+def shared_inputs(
     model: MultiTaskModel, tasks: Sequence[Task], layout: HeadLayout, lesions: Sequence[HeadSet]
-) -> tuple[float, float, float]:
-    """Seconds of ours in fp32 for a lesion of one task by itself, of all, and of a plain pass."""
-    single = np.mean(
-        [
-            seconds_of(lambda task=task: evaluate(model, [task], lesions, layout=layout))
-            for task in tasks
-        ]
-    )
-    both = seconds_of(lambda: evaluate(model, tasks, lesions, layout=layout))
-    plain = plain_pass(model, tasks, lesions[:3])
-    return float(single) / len(lesions), both / len(lesions), plain
+) -> float:
+    """How many times longer ours takes task by task than for all tasks in one run."""
+    single, both = 0.0, 0.0
+    for _ in range(2):
+        single += seconds_of(lambda: [evaluate(model, [t], lesions, layout=layout) for t in tasks])
+        both += seconds_of(lambda: evaluate(model, tasks, lesions, layout=layout))
+    return single / both
 
 
 def main() -> None:
@@ -124,53 +145,43 @@ def main() -> None:
         control_examples=arguments.control_examples,
         random=0,
     )
-    ours = our_study(model, tasks, settings, "fp32")
-    _report(model, tasks, layout, settings, ours, arguments)
-    native = resolve_precision("auto", model.device)
-    if native == "bf16":
+    plain = Plain(model, tasks, arguments.fraction, arguments.measured)
+    ours = our_study(model, tasks, settings, "fp32", plain)
+    _report(plain, settings, ours)
+    _print_powers(tasks, layout, settings, ours.matrix, arguments.studies)
+    if resolve_precision("auto", model.device) == "bf16":
         faster = our_study(model, tasks, settings, "bf16")
         print(f"bf16 takes {faster.total:.1f} s: {ours.total / faster.total:.2f} times less")
     else:
         print("bf16 is not native on this machine, and was not measured.")
 
 
-def _report(
-    model: MultiTaskModel,
-    tasks: Sequence[Task],
-    layout: HeadLayout,
-    settings: IapSettings,
-    ours: Ours,
-    arguments: argparse.Namespace,
-) -> None:
-    matrix, some = ours.matrix, [some_of(task, arguments.measured) for task in tasks]
-    lesions = [lesion.heads for lesion in matrix.reference.lesions[1:9]]
-    single, both, plain = factors(model, tasks, layout, lesions)
-    share = len(tasks[0].train) / len(some[0].train)
-    importance = share * sum(
-        seconds_of(lambda t=t: plain_importance(model, t, layout)) for t in some
-    )
-    n = len(tasks)
+def _report(plain: Plain, settings: IapSettings, ours: Ours) -> None:
+    tasks, layout, n = plain.tasks, plain.layout, len(plain.tasks)
+    lesions = [lesion.heads for lesion in ours.matrix.reference.lesions[1:5]]
+    shared = shared_inputs(plain.model, tasks, layout, lesions)
     passes = 1 + n * (1 + settings.controls)
-    whole = importance + passes * plain
-    fewer, shared = passes / ours.runs, n * single / both
-    measured = len(matrix.control_scores())
+    fewer, each = passes / ours.runs, float(np.median(plain.lesions))
+    importance, cost = float(np.sum(plain.importance)), passes * each
+    exchanges = len(ours.matrix.control_scores())
+    spread = f"{min(plain.lesions):.2f} to {max(plain.lesions):.2f} s"
     print(
-        f"{layout.total} heads, {n} tasks on the same {arguments.validation} validation examples, "
-        f"importance from {arguments.train}, lesions of {arguments.fraction:.0%} of the heads, "
+        f"{layout.total} heads, {n} tasks on the same {len(tasks[0].validation)} validation "
+        f"examples, importance from {len(tasks[0].train)}, lesions of {plain.size} heads, "
         f"{settings.controls} exchanges at most, {torch.get_num_threads()} threads\n"
         f"{'':14}{'importance':>12}{'lesions':>10}{'total':>10}\n"
-        f"{'plain fp32':14}{importance:11.1f}s{passes * plain:9.1f}s{whole:9.1f}s  "
-        f"(from {3 * n} of {n * passes} passes, and 1 in {share:g} examples of importance)\n"
+        f"{'plain fp32':14}{importance:11.1f}s{cost:9.1f}s{importance + cost:9.1f}s  "
+        f"(from {len(plain.lesions)} of {passes} lesions, {spread} each, and 1 in {plain.share:g} "
+        f"examples of importance)\n"
         f"{'ours fp32':14}{ours.importance:11.1f}s{ours.lesions:9.1f}s{ours.total:9.1f}s  "
-        f"{whole / ours.total:.2f}x\n"
-        f"What makes the lesions {passes * plain / ours.lesions:.2f} times cheaper:\n"
-        f"  {fewer:5.2f}x  stopped after {measured} exchanges: {ours.runs} lesions, not {passes}\n"
+        f"{(importance + cost) / ours.total:.2f}x\n"
+        f"What makes the lesions {cost / ours.lesions:.2f} times cheaper:\n"
+        f"  {fewer:5.2f}x  stopped after {exchanges} exchanges: {ours.runs} lesions, not {passes}\n"
         f"  {shared:5.2f}x  one run for the inputs that tasks share\n"
-        f"  {passes * plain / ours.lesions / fewer / shared:5.2f}x  sorted batches, and layers "
-        f"that lesions share{_sampled(settings)}\n"
+        f"  {cost / ours.lesions / fewer / shared:5.2f}x  sorted batches, and layers that lesions "
+        f"share{_sampled(settings)}\n"
         f"Importance is {importance / ours.importance:.2f} times cheaper."
     )
-    _print_powers(tasks, layout, settings, matrix, arguments.studies)
 
 
 def _sampled(settings: IapSettings) -> str:
