@@ -19,7 +19,15 @@ from lobes.report.maps import HeatMaps, heat_map, site_labels
 from lobes.report.page import draw, html, own_text, write_page
 from lobes.report.pages import page_of
 from lobes.report.run import base, findings, importance, lesions
-from lobes.report.sections import Alternatives, Block, InTerminal, Prose, Section, blocks_of
+from lobes.report.sections import (
+    Alternatives,
+    Block,
+    Details,
+    InTerminal,
+    Prose,
+    Section,
+    blocks_of,
+)
 from lobes.report.tables import Column, Row, Table
 from lobes.results import RunResults
 from lobes.results.base import Results
@@ -138,13 +146,12 @@ def _(value: Dissociation) -> list[Block]:
 
 @blocks_for.register
 def _(value: RunResults) -> list[Block]:
-    parts = (
-        findings.section(value),
-        base.section(value),
-        importance.section(value),
-        lesions.section(value),
-    )
-    return [block for part in parts if part is not None for block in _shown(part)]
+    open_parts = (findings.section(value), base.section(value))
+    folded = (importance.section(value), lesions.section(value))
+    return [
+        *(block for part in open_parts for block in _shown(part)),
+        *(Details(part.title, tuple(_shown(part))[1:]) for part in folded if part is not None),
+    ]
 
 
 @blocks_for.register
