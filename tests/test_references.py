@@ -23,7 +23,7 @@ WHOLE = re.DOTALL | re.MULTILINE
 # A user's own file.
 OTHERS = {"script.py"}
 # The names of files and loggers that look like names in Python.
-NOT_NAMES = {"lobes.json"}
+NOT_NAMES = {"lobes.json", "lobes.log"}
 
 
 def prose(path: Path) -> str:
