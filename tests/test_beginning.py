@@ -101,6 +101,11 @@ def test_a_parquet_file_makes_a_study_too(data):
     assert (table["name"], table["text"], "label" in table) == ("moods", "sentence", False)
 
 
+def test_a_known_task_may_have_a_folder_of_its_name(data):
+    (data / "sst2").mkdir()
+    assert new_study(["sst2"], Path("x.toml"))["tasks"] == [{"name": "sst2", "why": "a known task"}]
+
+
 def test_the_columns_can_be_named(data):
     record = new_study(["asked.jsonl"], Path("x.toml"), text=["answer"], label=["kind"])
     assert [task["name"] for task in record["tasks"]] == ["asked"]
@@ -119,7 +124,9 @@ def test_the_columns_can_be_named(data):
         (["few.csv"], "holding out"),
         (["damaged.parquet"], "damaged.parquet' is not a whole Parquet file, or is damaged"),
         (["header.csv"], "header.csv has no rows: expected a header and examples under it"),
-        (["other"], "'other' is a folder: name a file in it|Cannot tell what kind of file"),
+        (["other"], "^'other' is a folder: name the files of training data in it"),
+        (["."], r"^'\.' is a folder: name the files"),
+        (["semicolons.csv"], "has one column, 'text;label': .* with delimiter = ';'"),
         (["mood.train.csv", "other/mood.train.csv"], "Two tasks would be called 'mood'"),
     ],
 )
@@ -129,6 +136,7 @@ def test_data_that_make_no_study_are_refused_and_nothing_is_written(data, given,
     write(data / "few.csv", "text,label", ["a b,x", "c d,y", "e f,x", "g h,y"])
     (data / "damaged.parquet").write_bytes(b"PAR1 and no more")
     (data / "header.csv").write_text("text,label\n", encoding="utf-8")
+    write(data / "semicolons.csv", "text;label", ["a fine day;good", "a dull day;bad"])
     (data / "other").mkdir()
     (data / "other" / "mood.train.csv").write_bytes((data / "mood.train.csv").read_bytes())
     with pytest.raises((ConfigError, DataError), match=words):

@@ -421,8 +421,13 @@ def test_a_folder_that_is_not_there(write, model):
 
 def test_files_that_are_no_study(write, tmp_path):
     missing, folder = tmp_path / "missing.toml", tmp_path
-    assert refusal(missing) == f"There is no study file {missing}; expected a TOML file."
-    assert refusal(folder) == f"Cannot read the study file {folder}: Is a directory."
+    assert refusal(missing) == (
+        f"There is no study file {missing}; expected a TOML file, such as `lobes init` writes."
+    )
+    assert refusal(folder) == f"{folder} is a folder; expected a study, a TOML file."
+    table = tmp_path / "mood.csv"
+    table.write_text("text,label\na fine day,good\n", encoding="utf-8")
+    assert refusal(table).endswith("`lobes init` writes a study for your data.")
     broken = write("model = ?")
     assert refusal(broken) == f"{broken} is not valid TOML: Invalid value (at line 1, column 9)."
     broken.write_bytes("model = 'é'".encode("latin-1"))

@@ -333,7 +333,9 @@ def test_given_tasks_must_be_the_saved_ones(tmp_path: Path) -> None:
     task_model().save_pretrained(tmp_path)
     tasks = [topic_task(), warmth_task(), mood_task()]
     assert MultiTaskModel.from_pretrained(tmp_path, tasks).tasks == specs()
-    with pytest.raises(ModelError, match="has the tasks 'mood', 'topic', 'warmth', not 'mood'"):
+    with pytest.raises(
+        ModelError, match="has the tasks 'mood', 'topic', 'warmth', not 'mood': give it"
+    ):
         MultiTaskModel.from_pretrained(tmp_path, tasks[2:])
     other = TaskSpec("mood", ("text",), "mood", ("good", "bad"), "accuracy")
     with pytest.raises(ModelError, match=r"task 'mood' has the labels .*'bad', 'good'.*, not"):

@@ -118,7 +118,7 @@ def test_the_mean_rank_is_its_plain_definition() -> None:
         ({"drop": "0:1", "run": Path("x")}, "Which heads are to go? Expected either --drop"),
         ({"drop": "0:1", "fraction": 0.3}, "give --from-run with them, or --drop alone."),
         ({"drop": "0:1", "task": "easy"}, "give --from-run with them, or --drop alone."),
-        ({"run": Path("x")}, "above 0 and below 1 such as 0.3, not nothing."),
+        ({"run": Path("x")}, "above 0 and below 1 such as 0.3."),
         ({"run": Path("x"), "fraction": 30.0}, "above 0 and below 1 such as 0.3, not 30."),
         ({"run": Path("x"), "fraction": 1.0}, "above 0 and below 1 such as 0.3, not 1."),
         ({"run": Path("x"), "fraction": -0.1}, "above 0 and below 1 such as 0.3, not -0.1."),

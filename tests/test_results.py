@@ -132,6 +132,13 @@ def test_a_file_that_is_none_of_ours(tmp_path, content, message):
     assert str(caught.value).startswith(str(path))
 
 
+def test_a_page_in_place_of_results_is_not_called_damaged(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("<!doctype html>", encoding="utf-8")
+    with pytest.raises(RunError, match="is not a results file of lobes: give the folder of a fin"):
+        read(path, RunResults)
+
+
 def test_a_folder_in_place_of_a_file(tmp_path):
     (tmp_path / "results.json").mkdir()
     with pytest.raises(RunError, match=r"results\.json: it is no file|There is no"):

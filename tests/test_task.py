@@ -378,7 +378,7 @@ REFUSED = {
     ),
     "unsupported data": (
         {"train": {"sentence": ["a"], "label": [0]}},
-        "Task 'x': train is a builtins.dict: expected a datasets.Dataset, a pandas.DataFrame, a "
+        "Task 'x': train is a dict: expected a datasets.Dataset, a pandas.DataFrame, a "
         "pyarrow.Table or a list of dicts, holding one split. Columns become rows with "
         "pandas.DataFrame(data).",
     ),

@@ -58,7 +58,7 @@ TASKS = [
     ({"metric": ["f1"]}, r"\['f1'\] is not a metric"),
     (
         {"train": "data.csv"},
-        "is a builtins.str: .* Files are read by lobes",
+        "is a str: .* Files are read by lobes",
     ),
     (
         {"train": Path("x.csv")},
@@ -69,12 +69,12 @@ TASKS = [
         r"is a datasets.*DatasetDict: .* one of its splits, such as data\['test'\].",
     ),
     ({"train": {"sentence": ["a"], "label": [1]}}, r"rows with pandas.DataFrame\(data\)."),
-    ({"train": iter(ROWS)}, "is a builtins.list_iterator: expected a datasets.Dataset"),
+    ({"train": iter(ROWS)}, "is a list_iterator: expected a datasets.Dataset"),
     (
         {"train": [("a", 0)]},
         "row 0 is a tuple: expected a dict with the columns",
     ),
-    ({"train": 3}, "is a builtins.int: expected a datasets.Dataset"),
+    ({"train": 3}, "is a int: expected a datasets.Dataset"),
     ({"train": None}, "has neither data nor labels: give one of train"),
 ]
 

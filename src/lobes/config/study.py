@@ -225,13 +225,17 @@ def load_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> St
         data = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"There is no study file {file}; expected a TOML file.{near_path(file)}"
+            f"There is no study file {file}; expected a TOML file, such as `lobes init` writes."
+            f"{near_path(file)}"
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not encoded in UTF-8; expected a TOML file.") from error
     except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, a deep nesting
-        raise ConfigError(f"{file} is not valid TOML: {str(error).rstrip('.')}.") from error
+        hint = "" if file.suffix == ".toml" else " `lobes init` writes a study for your data."
+        raise ConfigError(f"{file} is not valid TOML: {str(error).rstrip('.')}.{hint}") from error
     except OSError as error:
+        if file.is_dir():  # Windows calls it a lack of permission
+            raise ConfigError(f"{file} is a folder; expected a study, a TOML file.") from error
         raise ConfigError(f"Cannot read the study file {file}: {error.strerror}.") from error
     data.setdefault("name", file.stem)
     for setting in settings:

@@ -40,10 +40,10 @@ class Choice:
                 "--from-run with them, or --drop alone."
             )
         if self.run is not None and not 0 < (self.fraction or 0) < 1:
-            given = "nothing" if self.fraction is None else f"{self.fraction:g}"
+            given = "" if self.fraction is None else f", not {self.fraction:g}"
             raise ConfigError(
                 f"--from-run needs --fraction, a share of all heads above 0 and below 1 such as "
-                f"0.3, not {given}."
+                f"0.3{given}."
             )
 
     @property

@@ -88,6 +88,9 @@ def new_study(
 
 def _training_data(data: Sequence[str]) -> Iterator[str]:
     """What was named, without the files of other splits whose training data are there too."""
+    for item in data:
+        if Path(item).is_dir() and item not in KNOWN:
+            raise DataError(f"{item!r} is a folder: name the files of training data in it.")
     others = {str(path) for item in data if item not in KNOWN for path in _splits(item).values()}
     yield from (item for item in data if item not in others)
 
@@ -110,15 +113,20 @@ def _tasks(
     item: str, to: Path, text: Sequence[str] | None, label: Sequence[str] | None
 ) -> list[Found]:
     """The tasks of a file, or a known task."""
-    if item in KNOWN and not os.path.exists(item):
+    if item in KNOWN and not os.path.isfile(item):
         return [Found({"name": item}, "a known task")]
     path = Path(item)
     if not path.exists():
         raise DataError(
             f"There is no file {item!r}, and no known task of that name."
-            f"{near_path(path) or suggest(item, KNOWN)}"
+            f"{near_path(path) or suggest(item, KNOWN) or ' `lobes tasks` lists those.'}"
         )
     rows = _rows(path)
+    if len(rows[0]) == 1 and ";" in (only := next(iter(rows[0]))):
+        raise DataError(
+            f"{item} has one column, {only!r}: `lobes init` reads cells between commas (.csv) or "
+            f"tabs (.tsv). Save it so, or write the study by hand, with delimiter = ';'."
+        )
     texts = list(text or _text_columns(rows, path, label or ()))
     labels = list(label or _label_columns(rows, path, texts))
     for name in (*texts, *labels):

@@ -142,7 +142,8 @@ def matching_specs(
     if wanted is not None and set(given) != {spec.name for spec in saved}:
         raise ModelError(
             f"The model in {str(folder)!r} has the tasks "
-            f"{listed(spec.name for spec in saved)}, not {listed(given)}."
+            f"{listed(spec.name for spec in saved)}, not {listed(given)}: give it tasks of these "
+            f"names, or begin with a model that has no classifiers yet."
         )
     for spec in saved:
         wanted_spec = given.get(spec.name, spec)

@@ -45,6 +45,11 @@ def read(path: str | Path, kind: type[Kind]) -> Kind:
     try:
         content = unsealed(json.loads(text, parse_constant=lambda _: None))
     except json.JSONDecodeError as error:
+        if path.suffix != ".json":  # a page or a study, given in its place
+            raise RunError(
+                f"{path} is not {kind.NOUN} of lobes: give the folder of a finished {kind.RUN}, or "
+                f"its {kind.FILE}."
+            ) from error
         raise RunError(
             f"{path} is damaged: line {error.lineno} is not JSON ({error.msg}). {_AGAIN}"
         ) from error

@@ -139,10 +139,10 @@ def read_columns(data: TaskData, wanted: Sequence[str], start: int = 0) -> dict[
     is_table = hasattr(data, "column_names") and hasattr(data, "num_rows")
     if isinstance(data, Mapping) or not (is_frame or is_table):
         kind = type(data)
+        name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         raise DataError(
-            f"is a {kind.__module__}.{kind.__qualname__}: expected a datasets.Dataset, a "
-            f"pandas.DataFrame, a pyarrow.Table or a list of dicts, holding one split."
-            + _how_to_read(data)
+            f"is a {name}: expected a datasets.Dataset, a pandas.DataFrame, a pyarrow.Table or a "
+            f"list of dicts, holding one split." + _how_to_read(data)
         )
     if not len(data):
         raise DataError(NO_EXAMPLES)
