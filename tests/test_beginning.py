@@ -190,3 +190,53 @@ def test_a_shell_completes_commands_and_options():
 
     assert completed("lobes re") == ["report"]
     assert "--controls" in completed("lobes run --con")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", "'.' is a folder: name the files"),
+        ("n" * 300, "has a part of 300 bytes"),
+        ("blank.csv", "blank.csv has no rows"),
+        ("some.jsonl", "train row 5 has no column 'label'"),
+        (os.fsdecode(b"\xff.csv"), "is not UTF-8, which a study is: rename the file"),
+    ],
+)
+def test_a_file_that_cannot_be_a_task_is_refused_in_one_sentence(data, given, words):
+    (data / "blank.csv").write_text("\n\n", encoding="utf-8")
+    rows = [{"text": f"a day {k}"} | ({} if k == 5 else {"label": k % 2}) for k in range(40)]
+    (data / "some.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (data / os.fsdecode(b"\xff.csv")).write_bytes((data / "warm.csv").read_bytes())
+    with pytest.raises((ConfigError, DataError), match=words):
+        new_study([given], data / "new.toml")
+
+
+def test_names_and_texts_of_other_scripts_make_a_study(data):
+    rows = [f"今天天气很好{k},{'好' if k % 2 else '坏'},{'甲乙丙'[k % 3]}" for k in range(60)]
+    write(data / "情感.csv", "文本,情感,类别", rows)
+    write(data / "类别\x7f.csv", "文本,label", [f"今天天气{k},{k % 2}" for k in range(60)])
+    record = new_study(["情感.csv", "类别\x7f.csv"], Path("😀.toml"))
+    assert [(one["name"], one["text"]) for one in record["tasks"]] == [
+        ("task", "文本"),
+        ("task-2", "文本"),
+        ("task-3", "文本"),
+    ]
+
+
+def test_a_known_task_is_not_the_folder_of_its_name(data):
+    (data / "sst2").mkdir()
+    assert new_study(["sst2"], Path("x.toml"))["tasks"] == [{"name": "sst2", "why": "a known task"}]
+
+
+def test_lists_of_labels_are_not_counted_as_classes(data):
+    rows = [{"text": f"a day {k}", "label": ["a", "b"][: k % 3]} for k in range(40)]
+    write(data / "many.jsonl", json.dumps(rows[0]), map(json.dumps, rows[1:]))
+    table = new_study(["many.jsonl"], Path("x.toml"))["tasks"][0]
+    assert table["why"].startswith("lists of labels")
+    assert "metric" not in table
+
+
+def test_the_command_to_go_on_with_can_be_pasted(data):
+    result = lobes("init", "sst2", "--to", "my study.toml")
+    assert "Next: lobes plan 'my study.toml', lobes run 'my study.toml'" in result.stderr
+    assert lobes("init", "sst2", "--to", "x.toml", "--model", "").exit_code == 1

@@ -202,9 +202,9 @@ def test_scores_come_back_from_their_file(one):
 
 def test_what_holds_no_scores_is_refused(tmp_path):
     path = tmp_path / "scores.json"
-    with pytest.raises(HeadError, match="holds no scores of heads"):
-        HeadScores.load(path)
     HeadScores(padded(range(14))).save(path)
+    with pytest.raises(HeadError, match=r"no file .*scores\.jsn\. Did you mean .*scores\.json\?"):
+        HeadScores.load(tmp_path / "scores.jsn")
     whole = path.read_text(encoding="utf-8")
     for bad in (whole[:-9], whole.replace("6.0", "6.5", 1), "[]", '{"values": [[1]]}'):
         path.write_text(bad, encoding="utf-8")
@@ -231,8 +231,24 @@ def test_scores_are_frozen_and_checked():
         values.values[0, 0] = 1
     with pytest.raises(HeadError, match="NaN only after the last head"):
         HeadScores(np.array([[np.nan, 1.0]]))
-    with pytest.raises(HeadError, match="finite"):
-        HeadScores(np.array([[np.inf, 1.0]]))
+    for bad in ([[np.inf, 1.0]], np.empty((0, 3)), np.empty((3, 0))):
+        with pytest.raises(HeadError, match="finite numbers, one or more at each site"):
+            HeadScores(np.array(bad))
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "n" * 300])
+def test_a_path_that_no_file_has_is_refused_in_one_sentence(path):
+    one = HeadScores(np.ones((2, 3)))
+    for call in (one.save, HeadScores.load):
+        with pytest.raises((ConfigError, HeadError)):
+            call(path)
+
+
+@pytest.mark.parametrize("setting", [object(), {1, 2}, "\udcff"])
+def test_settings_that_json_cannot_hold_are_refused(setting, tmp_path):
+    with pytest.raises(HeadError, match="The settings of scores that are saved are texts"):
+        HeadScores(np.ones((2, 3)), {"x": setting}).save(tmp_path / "scores.json")
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("fractions", [[0.0], [1.5], [30], [], [0.2, 0.2], [float("nan")]])

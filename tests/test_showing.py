@@ -142,6 +142,13 @@ def test_figures_show_what_was_measured(matrix, layout):
         layout.plot()
 
 
+def test_names_are_no_formulas():
+    pytest.importorskip("matplotlib")
+    scores = HeadScores(np.ones((1, 1)), {"task": r"$\no_{$"})
+    for kind in ("importance", "sites"):
+        assert scores.plot(kind)._repr_png_().startswith(b"\x89PNG")
+
+
 def test_without_matplotlib_one_sentence_says_what_to_install():
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"

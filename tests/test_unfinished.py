@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from lobes.cli import app
 from lobes.config.study import load_study, override
-from lobes.errors import ConfigError
-from lobes.experiments.run_seeds import run_seeds
+from lobes.errors import ConfigError, RunError
+from lobes.experiments.run_seeds import _base, run_seeds
 from lobes.experiments.unfinished import unfinished_run
 from lobes.results import PooledResults, RunResults, read
 from plain_results import run_study
@@ -105,6 +105,29 @@ def test_several_seeds_are_runs_beside_each_other_and_pooled(tmp_path):
 def test_seeds_need_a_study_that_trains(study):
     with pytest.raises(ConfigError, match="--seeds trains a model with each seed"):
         run_seeds(override(study, "training.enabled=false"), 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"seed": 2**32 - 2}, "seed"), ({"output": "n" * 195}, "The last run has a part of 202")],
+)
+def test_what_the_last_seed_cannot_be_is_said_before_the_first_is_run(study, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        run_seeds(study.model_copy(update=changes), 11, progress=pytest.fail)
+
+
+def test_pooled_results_of_others_are_refused_before_the_first_run(study):
+    other = Path(f"{study.output}-x-seeds", "runs.html")
+    other.parent.mkdir()
+    other.write_text("mine", encoding="utf-8")
+    update = {"output": f"{study.output}-x"}
+    with pytest.raises(RunError, match="is not as lobes wrote it"):
+        run_seeds(study.model_copy(update=update), 2, progress=pytest.fail)
+
+
+def test_runs_of_the_folder_here_are_not_hidden():
+    assert _base(".").name == Path.cwd().name
+    assert _base("runs/x/") == Path("runs/x")
 
 
 def test_a_run_that_cannot_begin_leaves_no_log(tmp_path):

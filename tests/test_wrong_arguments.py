@@ -137,7 +137,21 @@ def gates(**kwargs: Any) -> Any:
 
 load = lobes.MultiTaskModel.from_pretrained
 evaluate = lobes.evaluate
+SCORES = lobes.HeadScores(np.ones((2, 3)))
 WRONG += [
+    (
+        lobes.HeadScores,
+        ([["a"]],),
+        {},
+        "array of numbers [sites, heads], not [['a']]",
+    ),
+    (lobes.HeadScores, (np.ones((2, 3)) * 1j,), {}, "Scores are an array of numbers"),
+    (lobes.HeadScores, (np.ones((2, 3)), {}, "x"), {}, "Scores are an array of numbers"),
+    (lobes.HeadScores, (np.ones((2, 3)), None), {}, "such as {'task': 'mood'}, not None"),
+    (SCORES.save, (None,), {}, "The file of scores is None; expected a path."),
+    (lobes.HeadScores.load, (b"x",), {}, "The file of scores is b'x'; expected a path."),
+    (SCORES.plot, (), {"ax": 3}, "ax is 3; expected axes of matplotlib"),
+    (SCORES.plot, (["sites"],), {}, "has no figure ['sites']: expected importance, sites"),
     (gates, (), {"seeds": 0}, "seeds is 0; expected a number of seeds from 1 to 1,000."),
     (gates, (), {"steps": 1.5}, "steps is 1.5; expected a number of steps from 1 to 10,000,000."),
     (gates, (), {"batch_size": 0}, "batch_size is 0; expected a number of examples from 1"),

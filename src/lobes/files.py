@@ -279,7 +279,7 @@ def _settle(folder: Path) -> None:
 
 def near_path(path: Path) -> str:
     """Return the question whether a file or folder of a like name was meant; "" for none near."""
-    if path.exists():
+    if os.path.exists(path):  # unlike `Path.exists`, of any path
         return ""
     try:
         names = sorted(each.name for each in path.parent.iterdir() if not each.name.startswith("."))

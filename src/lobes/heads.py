@@ -11,15 +11,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from lobes.errors import ConfigError, HeadError
-from lobes.files import read_json, to_json, writing
-from lobes.limits import FRACTION, SHARE_OF_HEADS, check_number
+from lobes.files import near_path, read_json, to_json, writing
+from lobes.limits import FRACTION, SHARE_OF_HEADS, as_path, check_number
 from lobes.shown import Shown
 from lobes.sites import Site
 
@@ -315,17 +314,17 @@ class HeadScores(Shown):
     halves: Float[np.ndarray, "two sites heads"] | None = None
 
     def __post_init__(self) -> None:
-        try:
-            values = np.array(self.values, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        values = _real(self.values)
+        if not isinstance(self.settings, Mapping):
             raise HeadError(
-                f"Scores are an array of numbers [sites, heads], not {_shown(self.values)}."
-            ) from error
+                f"The settings of scores are a dictionary such as {{'task': 'mood'}}, not "
+                f"{_shown(self.settings)}."
+            )
         if values.ndim != 2:
             raise HeadError(f"Scores have the shape [sites, heads], not {values.shape}.")
         missing = np.isnan(values)
         hollow = missing[:, :1].any() or (missing[:, :-1] & ~missing[:, 1:]).any()
-        if hollow or np.isinf(values).any():
+        if hollow or not values.size or np.isinf(values).any():
             raise HeadError(
                 "Scores are finite numbers, one or more at each site, with NaN only after the last "
                 "head of a site."
@@ -333,7 +332,7 @@ class HeadScores(Shown):
         values.setflags(write=False)
         object.__setattr__(self, "values", values)
         if self.halves is not None:
-            halves = np.array(self.halves, dtype=np.float64)
+            halves = _real(self.halves)
             if halves.shape != (2, *values.shape) or (np.isnan(halves) != missing).any():
                 raise HeadError(
                     f"The scores of two halves of the examples have the shape [2, sites, heads] "
@@ -371,16 +370,28 @@ class HeadScores(Shown):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the scores to a JSON file, which `HeadScores.load` reads to the last digit.
 
-        Raises `RunError` where the file cannot be written.
+        Raises `RunError` where the file cannot be written, and `HeadError` for settings that JSON
+        cannot hold.
         """
+        target = as_path("The file of scores", path, written=True)
         content = {"values": self.values, "halves": self.halves, "settings": dict(self.settings)}
-        with writing(Path(path)) as file:
-            file.write(to_json({**_FILE, **content}, seal=True))
+        try:
+            text = to_json({**_FILE, **content}, seal=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise HeadError(
+                f"The settings of scores that are saved are texts, numbers, and lists and "
+                f"dictionaries of these, not {_shown(self.settings)} ({error})."
+            ) from error
+        with writing(target) as file:
+            file.write(text)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "HeadScores":
         """Read the scores that `save` wrote; `HeadError` for any other file, or a damaged one."""
-        content = read_json(Path(path))
+        source = as_path("The file of scores", path)
+        if not os.path.exists(source):
+            raise HeadError(f"There is no file {source}.{near_path(source)}")
+        content = read_json(source)
         if not isinstance(content, dict) or {k: content.get(k) for k in _FILE} != _FILE:
             raise HeadError(
                 f"{path} holds no scores of heads, or is damaged: expected a file that "
@@ -478,6 +489,19 @@ class HeadScores(Shown):
             {**self.settings, "normalize": "layer"},
             None if self.halves is None else _by_norm(self.halves),
         )
+
+
+def _real(values: object) -> np.ndarray:
+    """A copy as an array; `HeadError` for what is no real numbers."""
+    try:
+        found = np.array(values)
+        if np.iscomplexobj(found):
+            raise TypeError("complex numbers have no order")
+        return found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise HeadError(
+            f"Scores are an array of numbers [sites, heads], not {_shown(values)}."
+        ) from error
 
 
 def _numbers(value: object, dimensions: int) -> np.ndarray:

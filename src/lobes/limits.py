@@ -14,6 +14,7 @@ import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lobes.errors import ConfigError
@@ -203,6 +204,19 @@ def fault_of_name(name: str) -> str | None:
     if _DEVICES.fullmatch(name):
         return "which some systems reserve for a device"
     return None
+
+
+def as_path(what: str, path: Any, *, written: bool = False) -> Path:
+    """Return a path that a caller gave; raises `ConfigError` for other values, and as `check_path`.
+
+    `what` names the path, as in "The file of scores".
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise ConfigError(f"{what} is {short(path)}; expected a path.")
+    if written and not Path(path).name:
+        raise ConfigError(f"{what} is {short(path)}; expected the name of a file.")
+    check_path(what, path, written=written)
+    return Path(path)
 
 
 def check_path(what: str, path: str | os.PathLike[str], *, written: bool = False) -> None:

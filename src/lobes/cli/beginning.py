@@ -1,5 +1,6 @@
 """Commands before the first study: init, doctor."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -40,8 +41,11 @@ def init(
     from lobes.cli.tables import show_new_study
     from lobes.experiments.new_study import MODEL, new_study
 
-    record = new_study(data, to, model=model or MODEL, text=text, label=label)
-    out.show(record, show_new_study, saved=f"Study: {to}. Next: lobes plan {to}, lobes run {to}")
+    path = shlex.quote(str(to))
+    record = new_study(data, to, model=MODEL if model is None else model, text=text, label=label)
+    out.show(
+        record, show_new_study, saved=f"Study: {to}. Next: lobes plan {path}, lobes run {path}"
+    )
 
 
 @command()

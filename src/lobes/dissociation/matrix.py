@@ -335,7 +335,8 @@ class LesionMatrix(Shown):
         It has what `lobes run` reports of importance, lesions and their dissociation. Raises
         `RunError` where the file cannot be written.
         """
-        return Path(showing().write_report(self, Path(path), name))
+        target = limits.as_path("The page", path, written=True)
+        return Path(showing().write_report(self, target, name))
 
     @cached_property
     def _scores(self) -> Float[np.ndarray, "lesions tasks"]:

@@ -13,12 +13,12 @@ from typing import Any
 from lobes.config.study import load_study
 from lobes.errors import ConfigError, DataError
 from lobes.files import near_path, writing
-from lobes.limits import LONGEST_NAME
+from lobes.limits import LONGEST_NAME, check_path
 from lobes.tasks.columns import suggest
 from lobes.tasks.formats import parquet_columns, read_blocks
 from lobes.tasks.known import KNOWN
 from lobes.tasks.labels import number_of
-from lobes.tasks.raw_files import kind_of
+from lobes.tasks.raw_files import check_file, kind_of
 from lobes.tasks.sources import load_task
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -36,6 +36,9 @@ PAIRS = (
     ("text_a", "text_b"),
     ("title", "text"),
 )
+# Letters of scripts without blanks between words, which have about two each: Thai to Khmer, Chinese
+# and Japanese.
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 _SPLITS = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
@@ -64,14 +67,10 @@ def new_study(
     """
     if os.path.lexists(to):
         raise ConfigError(f"{to} exists: name another file with --to, or remove it first.")
+    for item in data:
+        _check(item)
     found = [one for item in _training_data(data) for one in _tasks(item, to, text, label)]
-    names = [one.table["name"] for one in found]
-    twice = sorted(name for name, number in Counter(names).items() if number > 1)
-    if twice:
-        raise ConfigError(
-            f"Two tasks would be called {twice[0]!r}: write studies of their own for the files, "
-            f"and give the tasks other names there."
-        )
+    _give_names(found)
     content = _toml(found, to.stem, model)
     with writing(to) as file:
         file.write(content.encode())
@@ -86,11 +85,45 @@ def new_study(
     return {"study": str(to), "model": model, "tasks": [{**f.table, "why": f.why} for f in found]}
 
 
+def _check(item: str) -> None:
+    """Raise `DataError`, or `ConfigError` for its path, unless this is a known task or a file."""
+    if item in KNOWN:
+        return
+    check_path("The file of data", item)
+    path = Path(item)
+    if not os.path.exists(path):
+        raise DataError(
+            f"There is no file {item!r}, and no known task of that name."
+            f"{near_path(path) or suggest(item, KNOWN) or ' `lobes tasks` lists those.'}"
+        )
+    if path.is_dir():
+        raise DataError(f"{str(path)!r} is a folder: name the files of training data in it.")
+    if item != item.encode(errors="replace").decode():
+        raise DataError(f"The name of {item!r} is not UTF-8, which a study is: rename the file.")
+    check_file(path)
+
+
+def _give_names(found: Sequence[Found]) -> None:
+    """Name the tasks; a number tells those apart whose names differ in what a name may not have."""
+    twice = [name for name, n in Counter(one.table["name"] for one in found).items() if n > 1]
+    if twice:
+        raise ConfigError(
+            f"Two tasks would be called {twice[0]!r}: write studies of their own for the files, "
+            f"and give the tasks other names there."
+        )
+    taken = set[str]()
+    for one in found:
+        name = plain = _name(one.table["name"])
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{plain[: LONGEST_NAME - 9]}-{number}"
+        taken.add(name)
+        one.table["name"] = name
+
+
 def _training_data(data: Sequence[str]) -> Iterator[str]:
     """What was named, without the files of other splits whose training data are there too."""
-    for item in data:
-        if Path(item).is_dir() and item not in KNOWN:
-            raise DataError(f"{item!r} is a folder: name the files of training data in it.")
     others = {str(path) for item in data if item not in KNOWN for path in _splits(item).values()}
     yield from (item for item in data if item not in others)
 
@@ -104,7 +137,7 @@ def _splits(train: str) -> dict[str, Path]:
         for word in words:
             alike = [path.name.replace("train", word)] if "train" in path.name else []
             for name in [*alike, *(f"{stem}{mark}{word}{ending}" for mark in ".-_")]:
-                if path.with_name(name).is_file():
+                if os.path.isfile(path.with_name(name)):
                     found.setdefault(split, path.with_name(name))
     return found
 
@@ -113,14 +146,9 @@ def _tasks(
     item: str, to: Path, text: Sequence[str] | None, label: Sequence[str] | None
 ) -> list[Found]:
     """The tasks of a file, or a known task."""
-    if item in KNOWN and not os.path.isfile(item):
+    if item in KNOWN:
         return [Found({"name": item}, "a known task")]
     path = Path(item)
-    if not path.exists():
-        raise DataError(
-            f"There is no file {item!r}, and no known task of that name."
-            f"{near_path(path) or suggest(item, KNOWN) or ' `lobes tasks` lists those.'}"
-        )
     rows = _rows(path)
     if len(rows[0]) == 1 and ";" in (only := next(iter(rows[0]))):
         raise DataError(
@@ -138,7 +166,7 @@ def _tasks(
     several = len(labels) > 1
     found = []
     for column in labels:
-        table: dict[str, Any] = {"name": _name(column if several else _stem(path))}
+        table: dict[str, Any] = {"name": column if several else _stem(path)}
         table |= {"train": _relative(path, to), **given}
         table["text"] = texts[0] if len(texts) == 1 else texts
         if column != "label":
@@ -159,17 +187,20 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         rows += islice(some, ROWS - len(rows))
         if len(rows) >= ROWS:
             break
-    if not rows:
+    columns = dict.fromkeys(name for row in rows for name in row)
+    if not columns:
         raise DataError(f"{path} has no rows: expected a header and examples under it.")
-    return rows
+    return [{name: row.get(name) for name in columns} for row in rows]  # JSON may leave some out
 
 
 def _words(rows: list[dict[str, Any]], column: str) -> float:
     """The mean number of words in a column; 0 unless it holds text only."""
     cells = [row.get(column) for row in rows]
-    if not all(isinstance(cell, str) for cell in cells):
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    if len(texts) < len(cells):
         return 0.0
-    return sum(len(str(cell).split()) for cell in cells) / len(cells)
+    lengths = [max(len(text.split()), len(_UNSPACED.findall(text)) / 2) for text in texts]
+    return sum(lengths) / len(lengths)
 
 
 def _text_columns(rows: list[dict[str, Any]], path: Path, labels: Sequence[str]) -> tuple[str, ...]:
@@ -223,6 +254,8 @@ def _metric(cells: list[Any]) -> tuple[str | None, str]:
     """The metric of labels, None for the usual one, and what was seen."""
     if _are_numbers(cells):
         return None, "numbers: a regression, measured by Spearman's correlation"
+    if any(isinstance(cell, list) for cell in cells):
+        return None, "lists of labels: any number of classes for each example"
     counts = Counter(map(str, cells))
     share = counts.most_common(1)[0][1] / len(cells)
     classes = f"{len(counts)} classes"
@@ -248,8 +281,8 @@ def _toml(found: Sequence[Found], name: str, model: str) -> str:
     """The study's text: what was found, and the settings that are changed first."""
     lines = [
         "# Written by `lobes init`. docs/study.md describes every setting.",
-        f"model = {json.dumps(model)}",
-        f"output = {json.dumps(f'runs/{name}')}",
+        f"model = {_value(model)}",
+        f"output = {_value(f'runs/{name}')}",
         "",
     ]
     for task in found:
@@ -271,4 +304,5 @@ def _toml(found: Sequence[Found], name: str, model: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """Text or a list of texts as TOML, which escapes one character more than JSON."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

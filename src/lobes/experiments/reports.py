@@ -38,11 +38,16 @@ def report_runs(
     files cannot be written.
     """
     target = page or folder / page_name(PooledResults)
-    check_output(target)
-    check_output(folder / PooledResults.FILE)
+    check_pooled(folder, target)
     content = pooled_results(runs)
     write_files([(content.FILE, as_bytes(content))], folder)
     return content, write_page(html(page_of(content)), target)
+
+
+def check_pooled(folder: Path, page: Path | None = None) -> None:
+    """Raise `RunError` where `report_runs` would replace what is not its own."""
+    check_output(page or folder / page_name(PooledResults))
+    check_output(folder / PooledResults.FILE)
 
 
 def write_exhibits(

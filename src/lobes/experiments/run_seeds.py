@@ -8,8 +8,9 @@ from typing import Any
 from lobes.config.study import StudyConfig, override
 from lobes.errors import ConfigError
 from lobes.experiments.loading import Loaded
-from lobes.experiments.reports import report_runs
+from lobes.experiments.reports import check_pooled, report_runs
 from lobes.experiments.run import run_study
+from lobes.limits import as_path
 from lobes.progress import StageProgress
 from lobes.results.base import Results
 
@@ -34,8 +35,12 @@ def run_seeds(
             "--seeds trains a model with each seed, and training.enabled is false: expected a "
             "study that trains."
         )
-    base, folders = study.output.rstrip("/"), list[Path]()
-    for seed in range(study.seed, study.seed + seeds):
+    base, last = _base(study.output), study.seed + seeds - 1
+    override(study, f"seed={last}")  # that it may be is known before the first run
+    as_path("The last run", f"{base}-seed{last}", written=True)
+    together, folders = Path(f"{base}-seeds"), list[Path]()
+    check_pooled(together)
+    for seed in range(study.seed, last + 1):
         folder = Path(f"{base}-seed{seed}")
         one = override(study, f"seed={seed}").model_copy(update={"output": str(folder)})
         first: dict[str, Any] = {"tell": tell} if not folders else {}
@@ -45,4 +50,10 @@ def run_seeds(
             with progress(folder) as shown:
                 run_study(one, fresh=fresh, progress=shown, **first)
         folders.append(folder)
-    return report_runs(folders, Path(f"{base}-seeds"))
+    return report_runs(folders, together)
+
+
+def _base(output: str) -> Path:
+    """The output with a name of its own, which that of a folder with dots only is not."""
+    path = Path(output)
+    return path if path.name not in ("", "..") else path.resolve()

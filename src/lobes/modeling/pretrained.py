@@ -118,7 +118,7 @@ def load_pruned(
     version, and where the plan does not fit the architecture.
     """
     name = checked_name(folder)
-    if (Path(name) / CARD).is_file():
+    if os.path.isfile(Path(name, CARD)):
         raise ModelError(
             f"{name!r} holds a MultiTaskModel: load it with lobes.load_task_model, pruned or not."
         )

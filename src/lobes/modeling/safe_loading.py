@@ -115,7 +115,7 @@ def check_contents(name: str, *, subfolder: str = "", trust_remote_code: bool = 
             f"The modules.json of {name!r} names {subfolder!r}, which is outside its folder: it is "
             f"damaged; copy or download it again."
         )
-    if folder.is_dir():
+    if os.path.isdir(folder):
         check_files(folder)
     config = read_json(name, "config.json", subfolder=subfolder)
     _check_config(name, config, trust_remote_code)
@@ -263,7 +263,7 @@ def _why(name: str, error: Exception, subfolder: str = "") -> str:
             f"The model {name!r} comes with Python code of its own: read it, and if you trust it, "
             f"say so ({TRUST})."
         )
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return _why_folder(name, folder, error)
     if "safetensors" in text and "named" in text:
         return _only_pickle(name)

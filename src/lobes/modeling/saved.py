@@ -50,8 +50,8 @@ class Card:
 
 def is_saved_model(name_or_folder: str | os.PathLike[str]) -> bool:
     """Return whether `MultiTaskModel.save_pretrained` wrote the folder, completely or not."""
-    folder = Path(name_or_folder)
-    return (folder / CARD).is_file() or (folder / CLASSIFIERS).is_file()
+    # a name of the hub may be one that no file can have, for which `Path.is_file` raises
+    return any(os.path.isfile(Path(name_or_folder, file)) for file in (CARD, CLASSIFIERS))
 
 
 def open_folder(folder: Path) -> None:

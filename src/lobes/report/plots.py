@@ -20,6 +20,7 @@ from lobes.dissociation import Dissociation, LesionMatrix
 from lobes.dissociation.statistics import percentile_interval
 from lobes.errors import ConfigError
 from lobes.heads import HeadScores
+from lobes.limits import short
 from lobes.results import RunResults
 
 # Okabe and Ito's colors, black last.
@@ -73,11 +74,13 @@ def plot(value: object, kind: str | None, ax: Axes | None) -> Figure:
     if not kinds:
         raise ConfigError(f"A {type(value).__name__} has no figure; it has a to_frame().")
     chosen = next(iter(kinds)) if kind is None else kind
-    if chosen not in kinds:
+    if chosen not in [*kinds]:
         raise ConfigError(
             f"A {type(value).__name__} has no figure {kind!r}: expected {', '.join(kinds)}."
         )
     found = kinds[chosen]
+    if ax is not None and not isinstance(ax, Axes):
+        raise ConfigError(f"ax is {short(ax)}; expected axes of matplotlib, as plt.gca() returns.")
     if ax is not None and len(found.panels) > 1:
         raise ConfigError(f"The figure {chosen!r} has {len(found.panels)} panels: leave ax out.")
     with mpl.rc_context(STYLE):
@@ -138,7 +141,7 @@ def _map(ax: Axes, scores: HeadScores, title: str) -> None:
     share = 100 * scores.values / (np.nanmax(np.abs(scores.values)) or 1.0)
     low = min(0.0, float(np.nanmin(share)))
     image = ax.imshow(share, cmap="viridis", vmin=low, vmax=100, aspect="auto")
-    ax.set(title=title, xlabel="head", ylabel="site")
+    ax.set(title=_plain(title), xlabel="head", ylabel="site")
     for axis, number in ((ax.xaxis, share.shape[1]), (ax.yaxis, share.shape[0])):
         axis.set_ticks(range(0, number, 1 + number // 13))
     figure = ax.get_figure()
@@ -151,7 +154,7 @@ def _by_site(ax: Axes, maps: Mapping[str, HeadScores]) -> None:
     for place, (task, scores) in enumerate(maps.items()):
         sums = np.nansum(np.abs(scores.values), axis=1)
         shares = 100 * sums / (sums.sum() or 1.0)
-        ax.plot(range(len(shares)), shares, label=task, **_look(place), markersize=4)
+        ax.plot(range(len(shares)), shares, label=_plain(task), **_look(place), markersize=4)
     ax.set(xlabel="site", ylabel="% of all importance", ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(ax)
@@ -174,7 +177,15 @@ def _effects(ax: Axes, matrix: LesionMatrix, resamples: int = 1000, level: float
         errors = np.abs(spread[i].T - changes[i])
         x = np.arange(n) + (i - n / 2) * width
         color = COLORS[i % len(COLORS)]
-        ax.bar(x, changes[i], width, yerr=errors, color=color, label=f"heads of {task}", **_BARS)
+        ax.bar(
+            x,
+            changes[i],
+            width,
+            yerr=errors,
+            color=color,
+            label=f"heads of {_plain(task)}",
+            **_BARS,
+        )
     random = matrix.random_scores(fraction) - matrix.reference.base
     if random.size:
         means = random.mean(axis=(0, 1))
@@ -182,7 +193,7 @@ def _effects(ax: Axes, matrix: LesionMatrix, resamples: int = 1000, level: float
         x = np.arange(n) + (n - n / 2) * width
         ax.bar(x, means, width, yerr=ends, color="#BBBBBB", label="random heads", **_BARS)
     ax.axhline(0, color="black", linewidth=0.6)
-    ax.set_xticks(np.arange(n), matrix.tasks)
+    ax.set_xticks(np.arange(n), [_plain(task) for task in matrix.tasks])
     done = "kept" if matrix.keep else "ablated"
     ax.set(ylabel="change of the score", title=f"{100 * fraction:g} % of the heads {done}")
     _legend(ax)
@@ -190,7 +201,7 @@ def _effects(ax: Axes, matrix: LesionMatrix, resamples: int = 1000, level: float
 
 def _d_scores(ax: Axes, found: Dissociation) -> None:
     """Each task's D-score with its interval, beside what exchanged heads give."""
-    score, names = found.column, [*found.tasks, "mean"]
+    score, names = found.column, [*map(_plain, found.tasks), "mean"]
     values = np.append(score.values, score.mean)
     ends = np.vstack([score.interval, score.mean_interval])
     exchanged = np.column_stack([score.control_values, score.control_means])
@@ -214,6 +225,11 @@ def _legend(ax: Axes) -> None:
     longest = 0.4 + 0.065 * max(map(len, labels))  # inches
     columns = max(1, min(len(labels), int(WIDTH / longest)))
     ax.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=columns)
+
+
+def _plain(name: str) -> str:
+    """A name that matplotlib shows as it is, and does not set as a formula."""
+    return name.replace("$", r"\$")
 
 
 _BARS: dict[str, Any] = {"error_kw": {"elinewidth": 0.8, "capsize": 2}}
