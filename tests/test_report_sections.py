@@ -448,8 +448,12 @@ def test_controls_on_a_sample_or_stopped_early_are_said():
     text = " ".join(section_of(results, "findings").findings.sentences)
     assert "Heads were exchanged 23 times, not 100: none of these deals dissociate" in text
     assert "p is that of 23 exchanges; with iap.stop = false the same command" in text
+    page = html(run_page(results, None))
+    assert "Hollow: on the exchanges’ sample" in page
+    assert "framed: a task under its own lesion; ▾: the lowest of its column." in page
     results["controls"].update(stopped=False, sample=None, base=None)
     assert "validation examples" not in prose_of(results, "dissociation")
+    assert "Hollow:" not in html(run_page(results, None))
     text = " ".join(section_of(results, "findings").findings.sentences)
     assert "After 39 exchanges p was not settled, so that all 100 were measured" in text
     results["controls"].update(look=None)

@@ -11,7 +11,17 @@ from rich.text import Text
 
 from lobes.report.formatting import GAP
 from lobes.report.sections import Block, Findings, InTerminal, Page, blocks_of
-from lobes.report.tables import ENDS, Column, Row, Table, cell_of, spread, text_of, under_text
+from lobes.report.tables import (
+    ENDS,
+    Column,
+    Row,
+    Table,
+    cell_of,
+    end_key,
+    spread,
+    text_of,
+    under_text,
+)
 
 _TONES = {"yes": "green", "no": "bold", "open": "yellow"}
 
@@ -50,9 +60,7 @@ def table_lines(table: Table) -> Group:
 
 def _key(table: Table) -> str:
     """What the marks of a matrix mean."""
-    marks = {mark for row in table.rows for cell in row.cells for mark in cell_of(cell).marks}
-    ends = [f"; {sign}: the {end} of its column" for end, sign in ENDS.items() if end in marks]
-    return "".join(["bold: a task under its own lesion", *ends])
+    return f"bold: a task under its own lesion{end_key(table)}"
 
 
 def _is_shown(column: Column) -> bool:

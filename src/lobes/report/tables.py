@@ -184,6 +184,14 @@ _FORMATS: Mapping[Kind, Callable[[float, int | None], str]] = {
 }
 
 
+def end_key(table: Table) -> str:
+    """What the signs in a matrix mean, to stand in a sentence: `; ▾: the lowest of its column`."""
+    marks = {mark for row in table.rows for cell in row.cells for mark in cell_of(cell).marks}
+    return "".join(
+        f"; {sign}: the {end} of its column" for end, sign in ENDS.items() if end in marks
+    )
+
+
 def spread(columns: tuple[Column, ...]) -> list[list[int]]:
     """The places of the columns, each with those under it: [[0], [1, 2], [3]]."""
     groups: list[list[int]] = []

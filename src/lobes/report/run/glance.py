@@ -7,6 +7,7 @@ from lobes.report.charts import strip_plot
 from lobes.report.phrases import HEADLINE, exchanges, size_of
 from lobes.report.run import dissociation, importance, lesions
 from lobes.report.sections import Figure, Panel, Panels, Prose
+from lobes.report.tables import end_key
 from lobes.results import RunResults
 
 MOST_SHOWN = 6  # tasks
@@ -47,9 +48,10 @@ def _exchanged(results: RunResults) -> Panel | None:
     drawing = strip_plot(dissociation.strips(results, score), title)
     if drawing is None:
         return None
+    hollow = " Hollow: on the exchanges’ sample of examples." if results.controls.sample else ""
     text = (
-        f"Diamond: the D-score with its interval. Gray: {exchanges(entry.n_controls)} of the heads "
-        f"between the tasks."
+        f"Diamond: the D-score with its interval.{hollow} Gray: {exchanges(entry.n_controls)} of "
+        f"the heads between the tasks."
     )
     title = "More than exchanged heads?"
     return Panel(title, (Figure("glance-strip", drawing), Prose(text)))
@@ -63,7 +65,7 @@ def _matrix(results: RunResults) -> Panel | None:
     table = lesions.changes(results, place)
     caption = (
         f"Change of the score in percent, {fmt.percent(entry.fraction)} of the heads; framed: a "
-        f"task under its own lesion."
+        f"task under its own lesion{end_key(table)}."
     )
     rows = tuple(row for row in table.rows if row.kind != "base")
     shown = replace(table, name="glance-change", caption=caption, rows=rows)
