@@ -398,6 +398,8 @@ def test_a_plan_is_shown_with_and_without_a_budget(known, capsys):
     assert "in all" in shown
     assert "Lesions: 36 (4 of the tasks, 12 exchanged, 20 random)" in shown
     assert "Power (p ≤ 0.05) with 47 examples of each task: 0 % for a D-score of 5 %" in shown
+    few = "3 exchanges allow no p ≤ 0.05: set 19 or more (iap.controls)."
+    assert few in " ".join(shown.split())
     budget = {"seconds": 1e6, "fits": True, "changes": {}, "options": [], "estimate": estimate}
     show_plan({"study": "x", "estimate": estimate, "budget": budget})
     assert "The study fits as it is." in capsys.readouterr().out

@@ -14,6 +14,7 @@ from rich.table import Table
 from lobes.clean import clean
 from lobes.cli.terminal import duration
 from lobes.dissociation.stopping import LOOK
+from lobes.dissociation.verdict import ALPHA, controls_needed
 from lobes.heads import HeadLayout
 from lobes.report.console import shown
 from lobes.report.formatting import fixed, listing
@@ -139,8 +140,12 @@ def _power(estimate: dict[str, Any]) -> str:
     shares = listing(
         [f"{_share(each)} for a D-score of {each['d_score']:g} %" for each in estimate["power"]]
     )
+    controls = estimate["settings"]["iap.controls"]
+    needed = controls_needed()
+    few = f"{controls} exchanges allow no p ≤ {ALPHA}: set {needed} or more (iap.controls). "
     return (
         f"Power (p ≤ 0.05) with {estimate['examples_tested']:,} examples of each task: {shares}. "
+        f"{few if controls < needed else ''}"
         f"Assumed: base scores near 0.84, and heads and lesions as in docs/statistics.md."
     )
 
