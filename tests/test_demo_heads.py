@@ -3,9 +3,21 @@
 import numpy as np
 
 from fake_results import fake_results
-from lobes.experiments.demo_heads import most_specific
+from lobes.experiments.demo_heads import most_specific, removal
 from lobes.heads import HeadSet
 from lobes.results import RunResults, checked
+
+
+def test_without_the_maps_of_two_tasks_or_a_trained_model_nothing_is_shown(tmp_path):
+    results = checked(fake_results(tasks=2, sites=(5, 7)), RunResults)
+    first, second = results.names
+    for maps in (results.importance[:1], results.importance[1:]):
+        some = results.model_copy(update={"importance": maps})
+        assert most_specific(some, first) == ()
+        assert removal(some, tmp_path, [], first, "fp32") is None
+    assert most_specific(results, second)
+    untrained = results.model_copy(update={"training": None})
+    assert removal(untrained, tmp_path, [], second, "fp32") is None
 
 
 def test_the_most_specific_heads_are_of_the_lesion_and_least_important_to_others():

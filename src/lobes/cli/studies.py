@@ -72,7 +72,9 @@ def _show_removal(study: "lobes.config.study.StudyConfig") -> None:
     tasks = load_tasks(study)
     results = read(study.output, RunResults)
     folder = Path(study.output, "model")
-    show_removal(removal(results, folder, tasks, tasks[0].name, study.precision))
+    found = removal(results, folder, tasks, tasks[0].name, study.precision)
+    if found is not None:
+        show_removal(found)
 
 
 @command(resumable=True)

@@ -36,9 +36,12 @@ class Removal:
 def most_specific(results: RunResults, task: str, number: int = HEADS) -> tuple[Head, ...]:
     """Return the heads whose importance to a task exceeds most that to any other task.
 
-    Each map counts in shares of its own largest. Only heads of the task's largest lesion are named.
+    Each map counts in shares of its own largest. Only heads of the task's largest lesion are named;
+    none without the map of the task, or with that alone.
     """
     maps = {each.task: _shares(each.values) for each in results.importance}
+    if task not in maps or len(maps) == 1:
+        return ()
     others = np.max([values for name, values in maps.items() if name != task], axis=0)
     excess = HeadScores(maps[task] - others)
     lesion = HeadSet() if results.largest is None else results.largest.lesion_of(task)
@@ -47,9 +50,14 @@ def most_specific(results: RunResults, task: str, number: int = HEADS) -> tuple[
 
 def removal(
     results: RunResults, model_folder: Path, tasks: list[Task], task: str, precision: str
-) -> Removal:
-    """Measure the tasks of a finished run without the heads most specific to one of them."""
+) -> Removal | None:
+    """Measure the tasks of a finished run without the heads most specific to one of them.
+
+    None where no head is, and where the run trained no model.
+    """
     heads = most_specific(results, task)
+    if not heads or results.training is None:
+        return None
     model = load_task_model(model_folder, tasks)
     found = evaluate(model, tasks, [HeadSet(), HeadSet(heads)], precision=precision)
     maps = {each.task: _shares(each.values) for each in results.importance}
