@@ -18,6 +18,7 @@ from fake_results import HOSTILE, fake_results
 from fake_runs import fake_runs
 from lobes.clean import clean
 from lobes.errors import RunError
+from lobes.files import to_json
 from lobes.report import console
 from lobes.report.exporting import figure_files, table_files
 from lobes.report.page import html
@@ -130,6 +131,21 @@ def test_a_file_that_is_none_of_ours(tmp_path, content, message):
     with pytest.raises(RunError, match=re.escape(message)) as caught:
         read(path, RunResults)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_whole_file_that_does_not_fit_is_of_another_version(made_up, tmp_path):
+    kind, content = made_up
+    plain = json.loads(as_bytes(checked(content, kind)))
+    del plain["sha256"], plain["created"]
+    path = tmp_path / kind.FILE
+    path.write_bytes(to_json(plain, seal=True))
+    with pytest.raises(
+        RunError, match='by another version of lobes than this one: "created": field'
+    ):
+        read(path, kind)
+    path.write_bytes(to_json(plain))
+    with pytest.raises(RunError, match='is damaged: "created": field'):
+        read(path, kind)
 
 
 def test_a_page_in_place_of_results_is_not_called_damaged(tmp_path):

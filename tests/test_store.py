@@ -15,7 +15,7 @@ import pytest
 from lobes.config.study import StudyConfig, override
 from lobes.errors import RunError
 from lobes.experiments.manifest import check_files
-from lobes.experiments.store import RunFolder
+from lobes.experiments.store import RunFolder, stored_study
 from lobes.files import digest_of, read_json
 from lobes.measure.steps import Step
 
@@ -156,6 +156,24 @@ def test_a_folder_from_before_there_were_other_commands(tmp_path):
     del stored["sha256"]
     path.write_text(json.dumps(stored))
     begin(tmp_path / "run", "compare.seeds=3")
+
+
+def test_a_setting_of_another_version_is_not_called_another_study(tmp_path):
+    begin(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    del stored["sha256"]
+    stored["config"]["iap"]["stop_error"] = 0.0
+    path.write_text(json.dumps(stored))
+    with (
+        pytest.raises(RunError, match=r"another version of lobes began \(unknown key iap\.stop_er"),
+        opened(tmp_path / "run"),
+    ):
+        pass
+    with pytest.raises(
+        RunError, match=r"run that another version of lobes began .*: use that vers"
+    ):
+        stored_study(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

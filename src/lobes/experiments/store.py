@@ -295,6 +295,12 @@ class RunFolder:
                 f"again with --fresh."
             )
         changed = what_differs(stored["config"], self.config, command)
+        unknown = _unknown(stored["config"]) if changed else ""
+        if unknown:
+            raise RunError(
+                f"{self.path} holds a run that another version of lobes began ({unknown}); choose "
+                f"another output, or start again with --fresh."
+            )
         if changed:
             raise RunError(
                 f"{self.path} holds a run of another study: {', '.join(changed)} "
@@ -323,6 +329,16 @@ class RunFolder:
             self.manifest.forget(names)
 
 
+def _unknown(config: Mapping[str, Any]) -> str:
+    """What is said of a setting in a stored study that this version does not have; "" for none."""
+    try:
+        StudyConfig.from_dict(config, source="its config.json")
+    except ConfigError as error:
+        found = re.search(r"unknown key [^;]+", str(error))
+        return found.group() if found else ""
+    return ""
+
+
 def stored_study(run: Path, *, trust_remote_code: bool = False) -> StudyConfig:
     """Return the study that a run's folder holds; `RunError` if it is no run's, or damaged.
 
@@ -340,6 +356,12 @@ def stored_study(run: Path, *, trust_remote_code: bool = False) -> StudyConfig:
         config = {**record["config"], "trust_remote_code": trust_remote_code}
         return StudyConfig.from_dict(config, source=str(run / "config.json"))
     except (KeyError, TypeError, ConfigError) as error:
+        unknown = _unknown(record["config"]) if isinstance(error, ConfigError) else ""
+        if unknown:
+            raise RunError(
+                f"{run} holds a run that another version of lobes began ({unknown}): use that "
+                f"version, or run the study again in another folder."
+            ) from error
         raise RunError(
             f"{run / 'config.json'} is damaged or of another version: {error}"
         ) from error

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lobes.clean import clean
 from lobes.errors import HeadError, RunError
-from lobes.files import near_path, to_json, unsealed
+from lobes.files import SEAL, near_path, to_json, unsealed
 from lobes.results.base import Results
 from lobes.results.over_seeds import ComparisonResults, TransferResults
 from lobes.results.pooled import PooledResults
@@ -43,7 +43,8 @@ def read(path: str | Path, kind: type[Kind]) -> Kind:
     except UnicodeDecodeError as error:
         raise RunError(f"{path} is damaged: it is not UTF-8 text. {_AGAIN}") from error
     try:
-        content = unsealed(json.loads(text, parse_constant=lambda _: None))
+        raw = json.loads(text, parse_constant=lambda _: None)
+        content = unsealed(raw)
     except json.JSONDecodeError as error:
         if path.suffix != ".json":  # a page or a study, given in its place
             raise RunError(
@@ -55,14 +56,17 @@ def read(path: str | Path, kind: type[Kind]) -> Kind:
         ) from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error}. {_AGAIN}") from error
-    return checked(content, kind, str(path))
+    return checked(content, kind, str(path), whole=isinstance(raw, dict) and SEAL in raw)
 
 
-def checked(content: object, kind: type[Kind], where: str = "This content") -> Kind:
+def checked(
+    content: object, kind: type[Kind], where: str = "This content", *, whole: bool = False
+) -> Kind:
     """Validate the content of a file of results, and clean its texts for display.
 
     Results that are validated already are returned as they are. Raises `RunError`, which begins
-    with `where`, as `read` does.
+    with `where`, as `read` does. `whole` content is as it was written: if it does not fit, another
+    version of lobes wrote it.
     """
     if isinstance(content, kind):
         return content
@@ -85,6 +89,11 @@ def checked(content: object, kind: type[Kind], where: str = "This content") -> K
     try:
         return kind.model_validate(clean(content))
     except ValidationError as error:
+        if whole:
+            raise RunError(
+                f"{where} was written by another version of lobes than this one: {_fault(error)}. "
+                f"Run the study again, in a new folder if this one is refused."
+            ) from error
         raise RunError(f"{where} is damaged: {_fault(error)}. {_AGAIN}") from error
     except (HeadError, RecursionError) as error:
         raise RunError(f"{where} is damaged: {error} {_AGAIN}") from error
