@@ -159,12 +159,10 @@ def test_a_folder_from_before_there_were_other_commands(tmp_path):
 
 
 def test_a_setting_of_another_version_is_not_called_another_study(tmp_path):
-    begin(tmp_path / "run")
-    path = tmp_path / "run" / "config.json"
-    stored = json.loads(path.read_text())
-    del stored["sha256"]
-    stored["config"]["iap"]["stop_error"] = 0.0
-    path.write_text(json.dumps(stored))
+    config = STUDY.to_dict()
+    older = {**config, "iap": {**config["iap"], "stop_error": 0.0}}
+    with RunFolder(tmp_path / "run", older) as folder:
+        folder.begin(PRINTS)
     with (
         pytest.raises(RunError, match=r"another version of lobes began \(unknown key iap\.stop_er"),
         opened(tmp_path / "run"),
