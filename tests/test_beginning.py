@@ -152,6 +152,8 @@ def test_the_doctor_says_what_is_there_and_what_is_missing(monkeypatch, tmp_path
     assert found["devices"][0]["gflops"] > 0
     assert found["devices"][0]["precision"] in ("fp32", "bf16")
     assert any(f"no folder {tmp_path / 'nowhere'}" in each for each in found["missing"])
+    monkeypatch.setenv("LOBES_DATA", "n" * 300)
+    assert any("no folder nnn" in each for each in doctor.examined()["missing"])
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == "matplotlib" else "1")
     monkeypatch.setattr("importlib.metadata.requires", lambda _: ['matplotlib>=3; extra == "plot"'])
     lacking = doctor._missing(doctor.examined())

@@ -11,7 +11,7 @@ from fake_comparisons import fake_comparison, fake_transfer
 from fake_results import fake_results
 from fake_runs import fake_runs
 from lobes.dissociation import Lesion, LesionMatrix
-from lobes.errors import ConfigError
+from lobes.errors import ConfigError, RunError
 from lobes.heads import HeadLayout, HeadScores, HeadSet
 from lobes.results import (
     ComparisonResults,
@@ -90,6 +90,15 @@ def test_a_matrix_shows_the_numbers_of_its_report(matrix, tmp_path):
         assert f"{matrix.scores()[0, 0]:.3f}" in text
     assert "by hand" in page
     assert "Settings and versions" in page
+
+
+def test_a_report_replaces_only_a_report(matrix, tmp_path):
+    path = tmp_path / "page.html"
+    assert matrix.report(path) == matrix.report(path)
+    path.write_text("mine", encoding="utf-8")
+    with pytest.raises(RunError, match="is no page of lobes: give another place"):
+        matrix.report(path)
+    assert path.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_matrix_of_base_scores_has_a_report_too(matrix, tmp_path):

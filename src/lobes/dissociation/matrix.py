@@ -336,6 +336,8 @@ class LesionMatrix(Shown):
         `RunError` where the file cannot be written.
         """
         target = limits.as_path("The page", path, written=True)
+        if not isinstance(name, str):
+            raise ConfigError(f"name is {limits.short(name)}; expected a text.")
         return Path(showing().write_report(self, target, name))
 
     @cached_property

@@ -109,10 +109,10 @@ def _folders() -> dict[str, dict[str, Any]]:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    nearest = next(each for each in (path, *path.absolute().parents) if os.path.exists(each))
     return {
         "path": str(path),
-        "exists": path.is_dir(),
+        "exists": os.path.isdir(path),
         "writable": os.access(nearest, os.W_OK),
         "free": shutil.disk_usage(nearest).free,
     }

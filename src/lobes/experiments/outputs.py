@@ -14,9 +14,7 @@ from typing import IO
 from lobes.errors import RunError
 from lobes.experiments.manifest import NAME, Manifest, read_entries
 from lobes.files import check_replaceable, digest_of, disk_faults, read_json, writing
-
-# How a page of lobes begins, within so many bytes.
-_PAGE, _BEGINNING = b'<meta name="generator" content="lobes ', 2_000
+from lobes.report.page import is_page
 
 
 class OutputFolder:
@@ -63,5 +61,4 @@ def _is_ours(path: Path) -> bool:
     if path.suffix == ".json":
         content = read_json(path)
         return isinstance(content, dict) and str(content.get("schema")).startswith("lobes-")
-    with disk_faults(path), open(path, "rb") as file:
-        return _PAGE in file.read(_BEGINNING)
+    return is_page(path)

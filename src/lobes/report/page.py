@@ -130,6 +130,12 @@ def _under(row: Row, columns: tuple[Column, ...], places: list[int]) -> str:
     return under_text(row, columns, [place for place in places if columns[place].in_page])
 
 
+def is_page(path: Path) -> bool:
+    """Whether a file is a page of lobes; `RunError` where it cannot be read."""
+    with disk_faults(path), open(path, "rb") as file:
+        return b'<meta name="generator" content="lobes ' in file.read(2_000)
+
+
 def write_page(page: str, html_path: str | Path) -> Path:
     """Write the page in one step and return where it is.
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from lobes.dissociation import Dissociation, LesionMatrix
-from lobes.errors import ConfigError
+from lobes.errors import ConfigError, RunError
 from lobes.heads import HeadLayout, HeadScores
 from lobes.report import colors, drawing, frames
 from lobes.report.maps import HeatMaps, heat_map, site_labels
-from lobes.report.page import draw, html, own_text, write_page
+from lobes.report.page import draw, html, is_page, own_text, write_page
 from lobes.report.pages import page_of
 from lobes.report.run import base, findings, importance, lesions
 from lobes.report.sections import (
@@ -68,7 +68,14 @@ def plot(value: object, kind: str | None, ax: Any) -> "matplotlib.figure.Figure"
 
 
 def write_report(matrix: LesionMatrix, path: Path, name: str) -> Path:
-    """Write the report of a lesion matrix, and return where it is."""
+    """Write the report of a lesion matrix, and return where it is.
+
+    Raises `RunError` for a file there that is no page of lobes.
+    """
+    if path.is_file() and not is_page(path):
+        raise RunError(
+            f"{path} exists, and it is no page of lobes: give another place, or remove it first."
+        )
     return write_page(html(page_of(matrix_results(matrix, name))), path)
 
 
