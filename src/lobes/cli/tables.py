@@ -48,7 +48,7 @@ def show_removal(found: "Removal") -> None:
     console = _console()
     heads = _table("head", *(f"importance to {task}, %" for task in found.shares))
     for k, (site, head) in enumerate(found.heads):
-        heads.add_row(f"{site}:{head}", *(f"{shares[k]:.0f}" for shares in found.shares.values()))
+        heads.add_row(f"{site}:{head}", *(fixed(shares[k], 0) for shares in found.shares.values()))
     console.print(
         f"The {len(found.heads)} heads most specific to {_text(found.task)} (layer:head)", heads
     )
