@@ -380,7 +380,7 @@ def test_a_report_with_its_figures_and_a_browser(study, tmp_path, monkeypatch):
         [path for path in (tmp_path / "to" / name).iterdir() if path.name != "files.json"]
         for name in ("figures", "tables")
     )
-    number = len(figures) + len(tables)
+    number = len(figures) + len(tables) + 1  # and index.html
     assert f"Figures and tables: {tmp_path / 'to'} ({number} files)\n" in result.stderr
     assert {path.suffix for path in figures} == {".svg"}
     assert {path.suffix for path in tables} == {".csv", ".tex"}

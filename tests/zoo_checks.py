@@ -356,7 +356,7 @@ def _zeroed(one: Specimen, seen: Attention, chosen: HeadSet) -> list[Tensor]:
 def check_examples(one: Specimen) -> str:
     """A head set for each half of a batch: each half as if the whole batch had its set."""
     chosen = a_head_of_each_site(one.layout)
-    rest = HeadSet((site, head) for site, head in one.layout if head == 0) - chosen
+    rest = HeadSet((site, head) for site, head in one.layout.all_heads() if head == 0) - chosen
     doubled = {
         name: torch.cat([value, value.flip(-1) if value.is_floating_point() else value])
         for name, value in one.inputs.items()

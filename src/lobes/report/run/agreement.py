@@ -45,7 +45,7 @@ def section(results: RunResults) -> Section | None:
             _table(results.agreement),
         ),
         contents="Agreement",
-        asks="Does the importance agree with ablating heads one by one?",
+        asks="Does the importance agree with an exact measurement?",
     )
 
 

@@ -61,7 +61,7 @@ def section(results: RunResults) -> Section | None:
         "Dose and response",
         tuple(blocks),
         contents="Dose",
-        asks="Does it depend on how many heads are ablated?",
+        asks="Does it depend on the size of the lesions?",
     )
 
 
