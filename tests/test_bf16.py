@@ -7,7 +7,8 @@ import pytest
 import torch
 import transformers
 
-from lobes.measure.evaluation import evaluate, measuring
+from lobes.measure.evaluation import evaluate
+from lobes.measure.measuring import measuring
 from lobes.modeling import MultiTaskModel, PromptedModel
 from lobes.modeling.precision import bf16_copy
 from lobes.modeling.single_task import SingleTaskModel

@@ -8,11 +8,9 @@ serves all classifiers; a lesioned run plays back what the one before had in com
 for each lesion and example, so every statistic comes later and costs no run of the model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,23 +18,21 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lobes import limits
-from lobes.ablation import HeadMeans, evaluating, means_over
+from lobes.ablation import HeadMeans, means_over
 from lobes.data.batching import Inputs, token_batches
 from lobes.discovery import layout_of
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.measure.batch_size import room_for_copies, tokens_in_a_batch, within_memory
 from lobes.measure.lesioned_runs import OwnRuns, Partners, SharedRuns, task_runs
+from lobes.measure.measuring import measuring
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
-from lobes.modeling.precision import bf16_copy, resolve_precision
 from lobes.modeling.task_model import Readable, check_task_model, device_of
 from lobes.progress import Progress, counted, shown_progress
 from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task, TaskSpec, as_tasks
 from lobes.transfers import Transfers
-
-M = TypeVar("M", bound=torch.nn.Module)
 
 # So many examples show whether a model's answers depend on padding.
 _TRIED = 4
@@ -325,44 +321,6 @@ def check_finite(
         f"{', '.join(map(str, places[:_SHOWN]))}{more}: expected numbers. Check the model's "
         f'weights and what these examples hold, or try precision="fp32".'
     )
-
-
-@contextmanager
-def measuring(model: M, precision: str) -> Iterator[M]:
-    """Put a model into evaluation mode, frozen and at a precision, inside the block.
-
-    In bf16 that is a copy (`bf16_copy`); in fp32 the model itself, in whatever precision it was
-    loaded, whose modes and flags are put back. One thread at a time measures.
-    """
-    device = device_of(model)
-    if resolve_precision(precision, device) == "bf16":
-        with any_shape(device):
-            yield bf16_copy(model)
-        return
-    with evaluating(model), any_shape(device):
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        try:
-            model.requires_grad_(False)
-            yield model
-        finally:
-            for parameter in trainable:
-                parameter.requires_grad_(True)
-
-
-@contextmanager
-def any_shape(device: torch.device) -> Iterator[None]:
-    """Keep attention from cuDNN, which builds a program for each shape that it meets.
-
-    Batches sorted by length have as many shapes as there are batches.
-    """
-    if device.type != "cuda" or not torch.backends.cuda.cudnn_sdp_enabled():
-        yield
-        return
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from lobes.errors import ConfigError
 from lobes.heads import HeadLayout, HeadScores, HeadSet
 from lobes.measure.batches import Batch, Batches, TaskBatches, check_task
 from lobes.measure.estimates import Estimate, Options, check_terms, terms_of
-from lobes.measure.evaluation import measuring
+from lobes.measure.measuring import measuring
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
 from lobes.progress import Progress, counted, shown_progress

@@ -23,9 +23,9 @@ from lobes.heads import HeadLayout, Heads, HeadScores, HeadSet
 from lobes.measure.batch_size import tokens_in_a_batch, within_memory
 from lobes.measure.batches import Batches, GivenBatches, Loss, TaskBatches, check_task
 from lobes.measure.estimates import Method, Options, single_ablations, taylor
-from lobes.measure.evaluation import measuring
 from lobes.measure.gates import gates
 from lobes.measure.integrated_gradients import integrated_gradients
+from lobes.measure.measuring import measuring
 from lobes.progress import Progress, shown_progress
 from lobes.tasks.task import Task
 

@@ -1,0 +1,51 @@
+"""The state in which a model is measured: evaluation mode, frozen, at a precision."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from lobes.ablation import evaluating
+from lobes.modeling.precision import bf16_copy, resolve_precision
+from lobes.modeling.task_model import device_of
+
+M = TypeVar("M", bound=torch.nn.Module)
+
+
+@contextmanager
+def measuring(model: M, precision: str) -> Iterator[M]:
+    """Put a model into evaluation mode, frozen and at a precision, inside the block.
+
+    In bf16 that is a copy (`bf16_copy`); in fp32 the model itself, in whatever precision it was
+    loaded, whose modes and flags are put back. One thread at a time measures.
+    """
+    device = device_of(model)
+    if resolve_precision(precision, device) == "bf16":
+        with any_shape(device):
+            yield bf16_copy(model)
+        return
+    with evaluating(model), any_shape(device):
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        try:
+            model.requires_grad_(False)
+            yield model
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def any_shape(device: torch.device) -> Iterator[None]:
+    """Keep attention from cuDNN, which builds a program for each shape that it meets.
+
+    Batches sorted by length have as many shapes as there are batches.
+    """
+    if device.type != "cuda" or not torch.backends.cuda.cudnn_sdp_enabled():
+        yield
+        return
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
