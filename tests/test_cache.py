@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lobes.data.cache import cache_folder, load, save
+from lobes.files import remove_at_once
 
 ARRAYS = {
     "ids": np.arange(700_001, dtype=np.int32),
@@ -98,6 +99,13 @@ def test_a_damaged_entry_is_noticed_and_made_anew(folder, caplog, damage):
     assert entries(folder) == []
     save("tokens/a", ARRAYS)
     check(load("tokens/a"))
+
+
+def test_an_entry_that_another_process_removed_first_leaves_nothing(folder):
+    save("tokens/a", ARRAYS)
+    with pytest.raises(FileNotFoundError):
+        remove_at_once(folder / "tokens" / "gone")
+    assert entries(folder) == ["a"]
 
 
 def test_what_is_mapped_stays_when_the_folder_is_deleted(folder):

@@ -185,4 +185,4 @@ def test_a_folder_that_cannot_be_made_keeps_texts_in_memory(tmp_path, monkeypatc
 
 def test_blocks_are_slices():
     assert list(blocks((1, 2, 3, 4, 5), 2)) == [(1, 2), (3, 4), (5,)]
-    assert texts.BLOCK == 8192
+    assert texts.BLOCK == 2048

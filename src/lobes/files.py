@@ -120,8 +120,10 @@ def beside(target: Path) -> Iterator[Path]:
 def remove_at_once(folder: Path) -> None:
     """Remove a folder that other processes may read: for them it is whole, then gone."""
     away = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder.parent))
-    os.rename(folder, away / folder.name)
-    shutil.rmtree(away, ignore_errors=True)
+    try:
+        os.rename(folder, away / folder.name)  # fails where another process was first
+    finally:
+        shutil.rmtree(away, ignore_errors=True)
 
 
 def restore(target: Path, marker: str | None = None) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # How many examples one tokenizer call gets: enough for its threads, little enough for memory.
-_CHUNK = 8192
+_CHUNK = 2048
 
 # And at most so many characters, unless one text has more: a tokenizer reads a text to its end,
 # wherever it is cut.

@@ -18,7 +18,7 @@ from lobes.data.cache import Spool
 Rows = tuple[tuple[str, ...], ...]
 
 # How many examples are looked at together.
-BLOCK = 8192
+BLOCK = 2048
 
 # Half a character, which a Python string may hold, stays what it is.
 _HALVES = "surrogatepass"

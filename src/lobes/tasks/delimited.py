@@ -20,7 +20,7 @@ from lobes.tasks.columns import check_present, listed
 from lobes.tasks.raw_files import kind_of, open_text
 
 # How many rows are read together.
-BLOCK = 10_000
+BLOCK = 2_000
 
 # The number of a row's last line, and its cells.
 Row = tuple[int, list[str]]
