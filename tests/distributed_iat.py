@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 distributed_iat.py FOLDER ddp|fsdp
 
-Without and with accumulation, and once from a checkpoint in the IAT phase.
+Without and with accumulation, and once from a checkpoint in the IAT phase; under DDP once more with
+a task whose importance cannot be computed.
 """
 
 import json
@@ -16,6 +17,8 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import TrainerCallback
 
+from lobes.errors import LobesError
+from lobes.training import iat
 from lobes.training.iat import IAT
 from lobes.training.trainer import MultiTaskTrainer
 from plain_iat import EPSILON
@@ -24,6 +27,7 @@ from test_trainer import TASKS, arguments, new_model
 
 STEPS, CHECKPOINT = 6, 4
 SETTINGS = IAT(alpha=0.3, delta=0.5)
+COMPUTED: list[str] = []
 
 
 class Record(TrainerCallback):
@@ -47,6 +51,15 @@ class Record(TrainerCallback):
         self.gather()
 
 
+class Damage(TrainerCallback):
+    """No number in the classifier of the second task, after the last step that is ordinary."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        if state.global_step == SETTINGS.switch_step(STEPS):
+            with torch.no_grad():
+                model.classifiers[TASKS[1].name].weight.fill_(torch.nan)
+
+
 class Sharded(MultiTaskTrainer):
     """FSDP2 on CPUs, which accelerate offers on GPUs only: what it does there for `fsdp=True`."""
 
@@ -63,6 +76,16 @@ class Sharded(MultiTaskTrainer):
             state_dict_type="SHARDED_STATE_DICT",
         )
         self.is_fsdp_enabled = True
+
+
+def note_importance(compute: Any = iat.head_importance) -> None:
+    """From now on, note the tasks whose importance this process computes."""
+
+    def noting(model: Any, task: Any, **settings: Any) -> Any:
+        COMPUTED.append(task.name)
+        return compute(model, task, **settings)
+
+    iat.head_importance = noting
 
 
 def train(folder: Path, kind: str, accumulate: int, resume: Path | None = None) -> None:
@@ -87,21 +110,40 @@ def train(folder: Path, kind: str, accumulate: int, resume: Path | None = None) 
         return compute_loss(model, inputs, *rest, **others)
 
     trainer.compute_loss = noting  # type: ignore[method-assign]
+    COMPUTED.clear()
     trainer.train(resume)
     assert kind == "ddp" or "FSDP" in type(trainer._own).__name__
     scores = {k: v for k, v in trainer.evaluate().items() if k.startswith("eval_")}
     rank = dist.get_rank()
     (folder / f"scores-{rank}.json").write_text(json.dumps(scores))
     (folder / f"tasks-{rank}.json").write_text(json.dumps(record.tasks))
-    (folder / f"heads-{rank}.json").write_text(json.dumps(trainer.iat_record["heads"]))
+    (folder / f"iat-{rank}.json").write_text(json.dumps(trainer.iat_record))
+    (folder / f"computed-{rank}.json").write_text(json.dumps(COMPUTED))
     torch.save(record.weights, folder / f"weights-{rank}.pt")
+
+
+def fail(folder: Path) -> None:
+    """A training that one process cannot go on with: what each process says goes to a file."""
+    args = arguments(folder, steps=STEPS)
+    trainer = MultiTaskTrainer(
+        without_dropout(new_model()), args, tasks=TASKS, iat=SETTINGS, callbacks=[Damage()]
+    )
+    folder.mkdir(exist_ok=True)
+    try:
+        trainer.train()
+    except LobesError as error:
+        text = f"{type(error).__name__}: {error}"
+        (folder / f"error-{dist.get_rank()}.txt").write_text(text)
 
 
 def main() -> None:
     folder, kind = Path(sys.argv[1]), sys.argv[2]
+    note_importance()
     train(folder / "one", kind, 1)
     train(folder / "two", kind, 2)
     train(folder / "on", kind, 2, resume=folder / "two" / f"checkpoint-{CHECKPOINT}")
+    if kind == "ddp":
+        fail(folder / "failed")
     dist.destroy_process_group()
 
 

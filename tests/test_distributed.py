@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from distributed_iat import CHECKPOINT, SETTINGS, STEPS
 from lobes.discovery import find_heads
 from lobes.heads import HeadSet
 from lobes.measure.evaluation import evaluate
+from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel
 from lobes.training.data import TrainingData
+from lobes.training.iat import choose_heads
 from lobes.training.sampling import TaskBatchSampler
 from plain_iat import masks_of, plain_steps
 from test_iat import without_dropout
@@ -36,7 +39,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     ]
     done = subprocess.run(
         [*command, str(folder), request.param],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         text=True,
         capture_output=True,
         timeout=240,
@@ -47,9 +50,13 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def seen(folder: Path, rank: int) -> tuple[list, list, dict]:
     """(the weights before each step and at the end, the tasks of each step, the heads)."""
-    tasks = json.loads((folder / f"tasks-{rank}.json").read_text())
-    heads = json.loads((folder / f"heads-{rank}.json").read_text())
+    tasks = read(folder, f"tasks-{rank}")
+    heads = read(folder, f"iat-{rank}")["heads"]
     return torch.load(folder / f"weights-{rank}.pt"), tasks, heads
+
+
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / f"{name}.json").read_text())
 
 
 def batches(model: MultiTaskModel, accumulate: int) -> list[list[dict]]:
@@ -84,6 +91,46 @@ def test_two_processes_train_what_the_plain_reference_trains(
     )
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(weights[-1][name], value, rtol=1e-4, atol=2e-6)
+
+
+def test_importance_is_that_of_one_process_and_under_ddp_computed_once(trained: Path) -> None:
+    names = [task.name for task in TASKS]
+    records = [read(trained / "one", f"iat-{rank}") for rank in range(PROCESSES)]
+    shares = [read(trained / "one", f"computed-{rank}") for rank in range(PROCESSES)]
+    sharded = trained.name.startswith("fsdp")
+    assert shares == ([names, names] if sharded else [names[::2], names[1::2]])
+    assert records[0]["importance"] == records[1]["importance"]
+    weights, _, heads = seen(trained / "one", 0)
+    model = new_model()
+    model.load_state_dict(weights[SWITCH])
+    importance = {
+        task.name: head_importance(
+            model,
+            task,
+            aggregate=SETTINGS.aggregate,
+            max_examples=SETTINGS.importance_examples,
+            seed=SETTINGS.seed,
+        )
+        for task in TASKS
+    }
+    expected = {name: scores.values.tolist() for name, scores in importance.items()}
+    assert records[0]["importance"] == expected
+    chosen = choose_heads(importance, SETTINGS.alpha)
+    assert heads == {name: str(heads) for name, heads in chosen.items()}
+
+
+def test_an_error_in_one_process_ends_all_with_its_message(trained: Path) -> None:
+    if trained.name.startswith("fsdp"):
+        pytest.skip("under FSDP every process computes the importance of every task")
+    first, second = (
+        (trained / "failed" / f"error-{rank}.txt").read_text() for rank in range(PROCESSES)
+    )
+    assert second.startswith("ModelError: ")
+    message = second.removeprefix("ModelError: ")
+    assert first == (
+        f"RunError: Process 1 of the training failed at the importance of task 'topic': "
+        f"{message.rstrip('.')}; mend that, then start all 2 processes again."
+    )
 
 
 @pytest.mark.parametrize("run", ["one", "two"])

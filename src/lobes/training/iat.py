@@ -28,6 +28,7 @@ from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.modeling.pooling import probing
 from lobes.tasks.task import Task
+from lobes.training.processes import computed_once
 from lobes.training.row_gate import KeptRows, RowGate, check_gateable
 from lobes.training.settings import IAT
 from lobes.training.shared_weights import shared_weights
@@ -57,7 +58,9 @@ class IatPhase(TrainerCallback):
 
     `select(task)` is called before each batch's forward pass. `record` says what was chosen and
     goes into checkpoints; `prepare` takes it back. `tasks_of_step` gives the tasks of this step's
-    batches in all processes, `autocast` the precision in which importance is computed.
+    batches in all processes, `autocast` the precision in which importance is computed, `sharded`
+    whether each process holds a part of the weights (FSDP). Where each holds all of them, every
+    task's importance is computed by one process and sent to the others.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class IatPhase(TrainerCallback):
         *,
         tasks_of_step: Callable[[], set[str]],
         autocast: Callable[[], AbstractContextManager],
+        sharded: Callable[[], bool],
     ) -> None:
         if len(tasks) < 2:
             raise ConfigError(
@@ -87,7 +91,7 @@ class IatPhase(TrainerCallback):
         self._shared = frozenset(shared_weights(model, self.layout))
         self.record: dict[str, Any] | None = None
         self.switch: int | None = None
-        self._tasks_of_step, self._autocast = tasks_of_step, autocast
+        self._tasks_of_step, self._autocast, self._sharded = tasks_of_step, autocast, sharded
         self._gate: RowGate | None = None
         self._kept: KeptRows | None = None
         self._frozen: list[nn.Parameter] = []
@@ -137,7 +141,7 @@ class IatPhase(TrainerCallback):
         # ungated while importance is computed: its gradients are those of all heads
         if self._due(state.global_step):
             self.end()
-            self._choose(state.global_step, state.max_steps)
+            self._choose(args, state.global_step, state.max_steps)
         # also after a continued training, whose heads a checkpoint holds
         if self._gate is None:
             self._begin()
@@ -160,24 +164,29 @@ class IatPhase(TrainerCallback):
             return False
         return (step - self.record["switch_step"]) % every == 0
 
-    def _choose(self, step: int, total: int) -> None:
+    def _importance(self, name: str) -> HeadScores:
+        settings = self.settings
+        with self._autocast():
+            return head_importance(
+                self.model,
+                next(task for task in self.tasks if task.name == name),
+                method=settings.method,
+                aggregate=settings.aggregate,
+                normalize=settings.normalize,
+                max_examples=settings.importance_examples,
+                seed=settings.seed,
+                layout=self.layout,
+            )
+
+    def _choose(self, args: Any, step: int, total: int) -> None:
         """Compute each task's importance and choose its heads; leaves no gradient and no mode."""
         start = time.perf_counter()
         before = self.record or {"seconds": 0.0, "chosen_at": []}
-        settings = self.settings
-        importance = {}
-        for task in self.tasks:
-            with self._autocast():
-                importance[task.name] = head_importance(
-                    self.model,
-                    task,
-                    method=settings.method,
-                    aggregate=settings.aggregate,
-                    normalize=settings.normalize,
-                    max_examples=settings.importance_examples,
-                    seed=settings.seed,
-                    layout=self.layout,
-                )
+        settings, names = self.settings, [task.name for task in self.tasks]
+        if self._sharded():  # no process can run the model by itself
+            importance = {name: self._importance(name) for name in names}
+        else:
+            importance = computed_once(names, self._importance, args)
         heads = choose_heads(importance, settings.alpha, share=settings.share)
         without = [task for task, chosen in heads.items() if not chosen]
         if without:  # with share=False only

@@ -313,6 +313,7 @@ class MultiTaskTrainer(Trainer):
             self.tasks,
             tasks_of_step=self._tasks_of_step,
             autocast=lambda: self.accelerator.autocast(),
+            sharded=lambda: self.is_fsdp_enabled,
         )
 
     def _tasks_of_step(self) -> set[str]:
