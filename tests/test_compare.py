@@ -217,7 +217,6 @@ def test_what_a_comparison_holds(finished, expected):
         "config.json",
         "files.json",
         "measurements",
-        "run.lock",
     ]
     methods = ["single", "multi", "iat", "frozen", "probe"]
     assert expected["methods"] == list(expected["scores"]) == methods

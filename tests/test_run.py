@@ -64,7 +64,6 @@ def test_what_a_finished_run_holds(finished):
         "predictions.parquet",
         "report.html",
         "results.json",
-        "run.lock",
         "texts.parquet",
     ]
     results = read_results(folder)

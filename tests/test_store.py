@@ -281,7 +281,6 @@ def test_fresh_deletes_what_lobes_wrote_and_nothing_else(tmp_path):
         "measurements/mine.parquet",
         "model/mine.txt",
         "notes.txt",
-        "run.lock",
     ]
     assert json.loads((path / "config.json").read_text())["config"]["seed"] == 1
 
@@ -341,7 +340,7 @@ def test_a_killed_run_leaves_no_lock_and_no_fragments(tmp_path):
     assert (tmp_path / "run" / ".lobes-tmp-results.json").read_bytes() == b"half"
     with RunFolder(tmp_path / "run", {"seed": 0}) as folder:
         folder.begin({})
-    assert sorted(os.listdir(tmp_path / "run")) == ["config.json", "files.json", "run.lock"]
+    assert sorted(os.listdir(tmp_path / "run")) == ["config.json", "files.json"]
 
 
 def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
@@ -460,7 +459,7 @@ def test_without_the_list_the_names_tell(tmp_path, damage, caplog):
     warned = [f"{tmp_path / 'files.json'} is damaged; it is made again."]
     assert caplog.messages == (warned if damage == "damaged" else [])
     begin(tmp_path, fresh=True)
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "files.json", "notes.txt", "run.lock"]
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "files.json", "notes.txt"]
 
 
 @pytest.mark.parametrize("other", [False, True])

@@ -85,7 +85,7 @@ def test_what_a_transfer_holds(finished, expected):
     folder = finished.parent / "run"
     names = sorted(path.name for path in folder.iterdir())
     assert names == [
-        *("config.json", "files.json", "measurements", "run.lock"),
+        *("config.json", "files.json", "measurements"),
         *("transfer.html", "transfer.json"),
     ]
     assert expected["starts"] == list(expected["scores"]) == ["pretrained", "multi", "iat"]
@@ -199,7 +199,7 @@ def test_an_interruption_anywhere_changes_no_number(study, expected, monkeypatch
     assert results["iat"]["heads"] == expected["iat"]["heads"][:1]
     left = {path.name for path in Path(study.output).iterdir()}
     assert left == {
-        *("config.json", "files.json", "measurements", "run.lock"),
+        *("config.json", "files.json", "measurements"),
         *("transfer.html", "transfer.json"),
     }
 

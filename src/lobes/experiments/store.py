@@ -2,7 +2,7 @@
 
     config.json           the resolved study, and fingerprints of its data
     files.json            what lobes wrote here, with the SHA-256 of each file (`manifest.py`)
-    run.lock              who uses the folder; the lock is the kernel's and dies with its owner
+    run.lock              who uses the folder, while somebody does (`lock.py`)
     checkpoints/          the training so far; gone when the training is done
     model/                the trained model, and `training.json`, written last
     measurements/         one Parquet file for each measurement, with a checksum
@@ -23,18 +23,16 @@ removed; a stranger's file in the way is renamed. No folder in it may be a link.
 """
 
 import contextlib
-import json
 import logging
 import os
 import re
-import socket
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from lobes.config.study import StudyConfig, differences
 from lobes.errors import ConfigError, RunError
+from lobes.experiments.lock import FolderLock
 from lobes.experiments.manifest import MODEL_MARKER, NAME, PAGES, Manifest, check_files
 from lobes.experiments.manifest import SCHEMA as FILES
 from lobes.experiments.measurements import Measurements
@@ -57,11 +55,6 @@ from lobes.files import (
     writing_folder,
 )
 from lobes.progress import StageProgress
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - a system without flock goes without the lock
-    fcntl = None  # type: ignore[assignment]
 
 SCHEMA = {"schema": "lobes-run", "version": 1}
 logger = logging.getLogger("lobes")
@@ -99,7 +92,7 @@ class RunFolder:
         self.fresh = fresh
         self.manifest = Manifest(self.path)
         self.fingerprints: dict[str, str] = {}
-        self._lock: IO[str] | None = None
+        self._lock: FolderLock | None = None
         self._made: list[Path] = []
 
     def __enter__(self) -> "RunFolder":
@@ -107,7 +100,7 @@ class RunFolder:
         _check_no_links(self.path)
         self._made = _make_folder(self.path)
         try:
-            self._lock = _locked(self.path / "run.lock")
+            self._lock = FolderLock(self.path / "run.lock", SCHEMA)
             _check_is_run(self.path)
             self._sweep()
             self.manifest.load()
@@ -120,11 +113,10 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
-            ours = _is_same_file(self._lock, self.path / "run.lock")
-            if ours and not (self.path / "config.json").exists():
-                for name in (NAME, "run.lock"):
-                    (self.path / name).unlink(missing_ok=True)
-            self._lock.close()
+            with contextlib.suppress(OSError):
+                if self._lock.is_ours() and not (self.path / "config.json").exists():
+                    (self.path / NAME).unlink(missing_ok=True)
+            self._lock.release()
             self._lock = None
         for folder in self._made:  # innermost first; stays where something was written into it
             with contextlib.suppress(OSError):
@@ -178,7 +170,9 @@ class RunFolder:
 
     def check(self) -> None:
         """Raise `RunError` unless the folder is still the one that was locked, and ours."""
-        if self._lock is None or not _is_same_file(self._lock, self.path / "run.lock"):
+        with disk_faults(self.path):
+            ours = self._lock is not None and self._lock.is_ours()
+        if not ours:
             raise RunError(
                 f"{self.path} was removed or replaced while this command used it, and another may "
                 f"use it now: nothing more is written there; run the same command again, or choose "
@@ -388,8 +382,9 @@ def _check_is_run(path: Path) -> None:
     schemas = SCHEMA["schema"], FILES["schema"]
     if any(isinstance(k, dict) and k.get("schema") in schemas for k in known):
         return
-    if {p.name for p in path.iterdir()} == {"run.lock"} and not lock.stat().st_size:
-        return  # killed between opening the lock and writing into it
+    names = {p.name for p in path.iterdir()}
+    if names <= {lock.name} and not (lock.is_file() and lock.stat().st_size):
+        return  # killed between making the lock and writing into it, or removed by now
     raise RunError(
         f"{path} holds files but no run of lobes; choose another output, or an empty folder."
     )
@@ -414,37 +409,3 @@ def _make_folder(path: Path) -> list[Path]:
     with disk_faults(path):
         path.mkdir(parents=True, exist_ok=True)
     return missing
-
-
-def _locked(path: Path) -> IO[str]:
-    """Open the lock file and take the lock, or say who has it."""
-    with disk_faults(path):
-        while True:
-            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open while the run lasts
-            try:
-                if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_same_file(file, path):  # not deleted by its owner in between
-                    break
-            except BlockingIOError as error:
-                owner = read_json(path) or {}
-                file.close()
-                raise RunError(
-                    f"{path.parent} is in use by another run (process {owner.get('pid', '?')} on "
-                    f"{owner.get('host', '?')}, since {owner.get('since', '?')}); wait for it, or "
-                    f"choose another output."
-                ) from error
-            file.close()
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        owner = {**SCHEMA, "pid": os.getpid(), "host": socket.gethostname(), "since": now}
-        file.truncate(0)
-        file.write(json.dumps(owner))
-        file.flush()
-        return file
-
-
-def _is_same_file(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
