@@ -1,5 +1,6 @@
 """A run's folder: whose it is, what it holds, and what may be deleted from it."""
 
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 from lobes.config.study import StudyConfig, override
 from lobes.errors import RunError
-from lobes.experiments.manifest import check_files
+from lobes.experiments.manifest import check_files, read_entries
 from lobes.experiments.store import RunFolder, stored_study
 from lobes.files import digest_of, read_json
 from lobes.measure.steps import Step
@@ -385,7 +386,7 @@ def test_models_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", ["checkpoints", "measurements", "model", "model-step-3", "run.lock"]
+    "place", ["checkpoints", "measurements", "model", "model-step-3", "run.lock", "files.jsonl"]
 )
 @pytest.mark.parametrize("fresh", [False, True])
 def test_no_link_leads_out_of_a_run(tmp_path, place, fresh):
@@ -432,6 +433,86 @@ def test_the_list_of_files_says_what_was_written(tmp_path, caplog):
         folder.remove("results.json")
         listed = read_json(folder.path / "files.json")["files"]
         assert listed == {"config.json": digest_of(folder.path / "config.json")}
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """A run that was killed after some measurements, and all that is in its folder."""
+    with opened(tmp_path) as folder:
+        folder.begin(PRINTS)
+        before = (tmp_path / "files.json").stat()
+        for key in "abc":
+            folder.measurements("scope").measure(replace(ZEROS, key=key))
+        assert os.path.samestat(before, (tmp_path / "files.json").stat())  # not written anew
+    kept = {f"measurements/{path.name}": path for path in (tmp_path / "measurements").iterdir()}
+    assert len(kept) == 3
+    kept["config.json"] = tmp_path / "config.json"
+    return {name: digest_of(path) for name, path in kept.items()}
+
+
+def test_measurements_are_noted_one_by_one_and_joined_to_the_list_later(tmp_path, measured, caplog):
+    assert read_entries(tmp_path) == measured
+    assert list(read_json(tmp_path / "files.json")["files"]) == ["config.json"]
+    with opened(tmp_path) as folder:
+        assert read_json(tmp_path / "files.json")["files"] == measured
+        assert not (tmp_path / "files.jsonl").exists()
+        folder.measurements("scope").measure(replace(ZEROS, key="d"))
+        folder.write_json("results.json", {})
+        assert not (tmp_path / "files.jsonl").exists()
+        assert len(read_json(tmp_path / "files.json")["files"]) == len(measured) + 2
+    assert caplog.messages == []
+    begin(tmp_path, fresh=True)
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "files.json"]
+
+
+def test_a_note_that_was_cut_off_is_none(tmp_path, measured, caplog):
+    path = tmp_path / "files.jsonl"
+    content = path.read_bytes()
+    last = list(read_entries(tmp_path))[-1]
+    for length in range(content.rindex(b"{"), len(content)):
+        path.write_bytes(content[:length])
+        assert read_entries(tmp_path) == {k: v for k, v in measured.items() if k != last}
+    begin(tmp_path)
+    assert caplog.messages == []
+
+
+def test_a_list_that_was_written_before_its_notes_went_says_the_same(tmp_path, measured):
+    content = (tmp_path / "files.jsonl").read_bytes()
+    begin(tmp_path)
+    (tmp_path / "files.jsonl").write_bytes(content)  # killed before it was removed
+    assert read_entries(tmp_path) == measured
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_damaged_note_is_found(tmp_path, caplog):
+    path = tmp_path / "files.jsonl"
+    content = path.read_bytes()
+    for place in range(0, len(content) - 1, 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert read_entries(tmp_path) is None
+    with pytest.raises(RunError, match=r"files\.json is damaged. Run the study again"):
+        check_files(tmp_path, "results.json")
+    begin(tmp_path)
+    assert caplog.messages == [f"{tmp_path / 'files.json'} is damaged; it is made again."]
+    assert len(read_entries(tmp_path)) == 4
+
+
+def test_a_note_that_does_not_fit_the_disk_leaves_those_before(tmp_path, measured, monkeypatch):
+    sync, path = os.fsync, tmp_path / "files.jsonl"
+
+    def full(file):
+        if os.path.samestat(os.fstat(file), path.stat()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    content = path.read_bytes()
+    with opened(tmp_path) as folder:
+        path.write_bytes(content)
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match="The disk is full: cannot write"):
+            folder.measurements("scope").measure(replace(ZEROS, key="d"))
+        assert path.read_bytes() == content
+        assert len(os.listdir(tmp_path / "measurements")) == 3
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])

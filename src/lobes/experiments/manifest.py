@@ -5,17 +5,26 @@ digests in turn; of `checkpoints/` the file `seconds.json` only, since the check
 the training is done. An entry is written before its file gets its name, so there is never a file of
 `lobes` without one; a process killed in between leaves an old file that does not fit its entry,
 and is made again. `run.lock` has no entry.
+
+The file is written whole, which takes longer the more entries it has. So the measurements, of which
+there may be thousands, are noted one by one at the end of `files.jsonl`, each with a digest of its
+entry, until `files.json` is written the next time.
 """
 
+import contextlib
+import errno
+import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from lobes.errors import RunError
-from lobes.files import digest_of, inside, read_json, to_json, writing
+from lobes.files import SEAL, digest_of, fingerprint, inside, read_json, to_json, writing
 
 NAME = "files.json"
+JOURNAL = "files.jsonl"
 SCHEMA = {"schema": "lobes-files", "version": 1}
 MODEL_MARKER = "training.json"
 PRUNED_MARKER = "pruning.json"
@@ -50,11 +59,16 @@ class Manifest:
         if found is None and (self.folder / NAME).exists():
             logger.warning("%s is damaged; it is made again.", self.folder / NAME)
         self.files = dict.fromkeys(_by_name(self.folder)) if found is None else found
+        if (self.folder / JOURNAL).exists():
+            self._save()
 
     def record(self, name: str, digest: str) -> None:
         """Note that `name` is about to be written, with this content."""
         self.files[name] = digest
-        self._save()
+        if _MEASUREMENT.fullmatch(name):
+            self._append(name, digest)
+        else:
+            self._save()
 
     def forget(self, names: list[str]) -> None:
         """Note that these are removed."""
@@ -78,6 +92,22 @@ class Manifest:
     def _save(self) -> None:
         with writing(self.folder / NAME) as file:
             file.write(to_json({**SCHEMA, "files": self.files}, seal=True))
+        # of the same entries; read again, should this be interrupted, it changes none of them
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+
+    def _append(self, name: str, digest: str) -> None:
+        entry = {"name": name, "digest": digest, SEAL: fingerprint(name, digest)}
+        line = json.dumps(entry).encode() + b"\n"
+        with open(self.folder / JOURNAL, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    file.truncate(end)
+                raise
 
 
 def check_files(run: Path, *names: str) -> None:
@@ -107,13 +137,31 @@ AGAIN = (
 
 def read_entries(folder: Path) -> dict[str, str | None] | None:
     """Return the entries of a run's folder; None if there are none, or they are damaged."""
+    added = _appended(folder)  # first: all that goes from here goes into the other file
     content = read_json(folder / NAME)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA["schema"]:
         return None
     files = content.get("files")
-    if not isinstance(files, dict) or not all(inside(folder, name) for name in files):
+    if added is None or not isinstance(files, dict):
+        return None
+    files |= added
+    if not all(inside(folder, name) for name in files):
         return None
     return {name: each if isinstance(each, str) else None for name, each in files.items()}
+
+
+def _appended(folder: Path) -> dict[str, str] | None:
+    """The entries of `files.jsonl`, without a last line that was cut off; None if damaged."""
+    try:
+        *lines, _ = (folder / JOURNAL).read_bytes().split(b"\n")
+        entries = [json.loads(line) for line in lines]
+        found = {entry["name"]: entry["digest"] for entry in entries}
+        whole = all(entry[SEAL] == fingerprint(entry["name"], entry["digest"]) for entry in entries)
+        return found if whole else None
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def _by_name(folder: Path) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Keep a run's folder: locked while it is in use, every file whole or absent.
 
     config.json           the resolved study, and fingerprints of its data
-    files.json            what lobes wrote here, with the SHA-256 of each file (`manifest.py`)
+    files.json            what lobes wrote here, with the SHA-256 of each file (`manifest.py`);
+                          while it measures, `files.jsonl` beside it
     run.lock              who uses the folder, while somebody does (`lock.py`)
     checkpoints/          the training so far; gone when the training is done
     model/                the trained model, and `training.json`, written last
@@ -33,7 +34,7 @@ from typing import IO, Any
 from lobes.config.study import StudyConfig, differences
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.lock import FolderLock
-from lobes.experiments.manifest import MODEL_MARKER, NAME, PAGES, Manifest, check_files
+from lobes.experiments.manifest import JOURNAL, MODEL_MARKER, NAME, PAGES, Manifest, check_files
 from lobes.experiments.manifest import SCHEMA as FILES
 from lobes.experiments.measurements import Measurements
 from lobes.experiments.same_study import what_differs
@@ -61,7 +62,7 @@ logger = logging.getLogger("lobes")
 
 SECONDS = "checkpoints/seconds.json"
 # Where a link would lead lobes out of the run's folder.
-OWN_PLACES = ("run.lock", "checkpoints", "measurements", "model", "model-*")
+OWN_PLACES = ("run.lock", JOURNAL, "checkpoints", "measurements", "model", "model-*")
 
 
 class RunFolder:
