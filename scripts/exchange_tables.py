@@ -22,9 +22,9 @@ from lobes.dissociation.verdict import ALPHA, is_significant
 
 DAMAGES: tuple[Damage, ...] = ("linear", "concave", "threshold")
 NOISE: dict[str, dict[int, float | tuple[float, ...]]] = {
-    "much the same lesions": {2: 0.1},
+    "nearly identical lesions": {2: 0.1},
     "equal noise": {2: 0.5, 3: 0.5, 6: 0.5},
-    "hardly related lesions": {2: 4.0},
+    "nearly unrelated lesions": {2: 4.0},
     "unequal noise": {2: (0.1, 1.0), 3: (0.1, 0.5, 1.0), 6: (0.1, 0.1, 0.4, 0.7, 1.0, 1.0)},
 }
 # More tasks take longer.
@@ -40,17 +40,19 @@ NULL = {
     "2 tasks, concave, 100 examples": HeadStudy(examples=100),
     "2 tasks, concave, one head apart": HeadStudy(noise=0.02),
     "2 tasks, concave, the top 5 %": HeadStudy(fractions=(0.05,)),
-    "2 tasks, concave, hardly related top 5 %": HeadStudy(fractions=(0.05,), noise=4.0),
+    "2 tasks, concave, nearly unrelated top 5 %": HeadStudy(fractions=(0.05,), noise=4.0),
     "2 tasks, concave, heavier tails": HeadStudy(tail=2.0),
     "2 tasks, concave, 19 replicates": HeadStudy(replicates=19),
-    "2 tasks, threshold, lesions by chance": HeadStudy(damage="threshold", chance=0.5),
-    "2 tasks, threshold, one suffers more": HeadStudy(damage="threshold", vulnerability=(1.2, 0.8)),
+    "2 tasks, threshold, specialization not estimated": HeadStudy(damage="threshold", chance=0.5),
+    "2 tasks, threshold, one task harmed more": HeadStudy(
+        damage="threshold", vulnerability=(1.2, 0.8)
+    ),
     **{
         f"2 tasks, {damage}, 3,000 examples": HeadStudy(damage=damage, examples=3000)
         for damage in DAMAGES
     },
 }
-# The better estimated lesions are worse, and belong to the task that suffers more.
+# The better estimated lesions are more severe, and belong to the task that is harmed more.
 CONFOUNDED = {
     f"{damage}, noise {noise[0]:g} and {noise[1]:g}, harm {more:g} and {2 - more:g}": HeadStudy(
         damage=damage, noise=noise, vulnerability=(more, 2 - more)

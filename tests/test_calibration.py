@@ -38,15 +38,15 @@ def shares(p, studies, allowed=(0.05, 0.25, 0.5)):
     return all(within(np.mean(p <= level + 1e-9), level, studies) for level in allowed)
 
 
-# every line of the page but those whose few deals tie, and those that take minutes
+# every line of the page but those with few exchanges, which tie, and those that take minutes
 CASES = {
     name: study
     for name, study in tables.NULL.items()
-    if study.tasks < 6 and not any(word in name for word in ("much", "apart", "top"))
+    if study.tasks < 6 and not any(word in name for word in ("identical", "apart", "top"))
 }
 QUICK = {
     "2 tasks, threshold, unequal noise",
-    "2 tasks, threshold, lesions by chance",
+    "2 tasks, threshold, specialization not estimated",
     "3 tasks, concave, unequal noise",
 }
 
