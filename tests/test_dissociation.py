@@ -364,11 +364,28 @@ def test_no_ratio_to_a_base_whose_interval_reaches_zero():
 
 
 @pytest.mark.parametrize(("metric", "tolerance"), [("accuracy", 0.011), ("f1", 0.03)])
-def test_the_interval_of_a_base_is_that_of_resampled_examples(metric, tolerance):
+def test_the_interval_of_a_score_is_that_of_resampled_examples(metric, tolerance):
     matrix = simulate(metrics=(metric, "accuracy"), sizes=(211, 41))
-    drawn, _ = matrix.resampled(0.3, 2000, 5)
-    expected = np.quantile(drawn[:, 0], (0.025, 0.975))
+    base, scores = matrix.resampled(0.3, 2000, 5)
+    expected = np.quantile(base[:, 0], (0.025, 0.975))
     np.testing.assert_allclose(matrix.base_intervals()[0], expected, atol=tolerance)
+    ends = np.quantile(scores, (0.025, 0.975), axis=0)[:, :, 0].T
+    np.testing.assert_allclose(matrix.score_intervals(0.3)[:, 0], ends, atol=tolerance)
+
+
+def test_a_score_without_its_lesion_has_no_interval():
+    matrix = simulate(metrics=("accuracy", "matthews"), sizes=(41, 43))
+    lesions = [k for k, item in enumerate(matrix.lesions) if item.task != "first"]
+    alone = replace(
+        matrix,
+        lesions=tuple(matrix.lesions[k] for k in lesions),
+        predictions={task: rows[lesions] for task, rows in matrix.predictions.items()},
+    )
+    found = alone.score_intervals()
+    assert np.isnan(found[0]).all()
+    np.testing.assert_array_equal(found[1], matrix.score_intervals()[1])
+    assert (found[1, :, 0] <= alone.scores()[1]).all()
+    assert (alone.scores()[1] <= found[1, :, 1]).all()
 
 
 def test_a_constant_prediction_leaves_a_correlation_undefined():

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -122,10 +123,14 @@ def test_lesion_matrices(planted, index):
     ]
     random = np.array(entry["random_scores"]).mean(axis=(0, 1))
     expected = [bases, *entry["scores"], random]
-    for texts, changes, scores in zip(raw, change, expected, strict=True):
-        for text, shift, score, base in zip(texts[1:], changes[1:], scores, bases, strict=True):
-            assert as_number(text) == pytest.approx(score, abs=5.1e-4)
+    own = [[task["base_interval"] for task in results["tasks"]], *entry["score_intervals"]]
+    for texts, changes, scores, intervals in zip_longest(raw, change, expected, own):
+        rows = zip_longest(texts[1:], changes[1:], scores, bases, intervals or ())
+        for shown, shift, score, base, interval in rows:
+            text, _, ends = shown.partition(" ")
+            assert as_number(text.rstrip("▾")) == pytest.approx(score, abs=5.1e-4)
             assert as_number(shift) == pytest.approx(100 * (score - base) / base, abs=0.051)
+            assert bool(ends) == (interval is not None), "random lesions have none of their own"
 
 
 def test_own_lesions_and_lowest_scores_are_marked(planted):
@@ -144,7 +149,8 @@ def test_no_score_is_marked_lowest_where_all_are_equal():
     results = fake_results(tasks=2)
     results["fractions"][-1]["scores"] = [[0.5, 0.6], [0.5, 0.7]]
     rows = table_of(run_page(results), "raw-2").rows
-    assert [["lowest" in cell_of(cell).marks for cell in row.cells[1:]] for row in rows[1:3]] == [
+    scores = [row.cells[1::2] for row in rows[1:3]]
+    assert [["lowest" in cell_of(cell).marks for cell in row] for row in scores] == [
         [False, True],
         [False, False],
     ]
@@ -568,6 +574,7 @@ def test_undefined_numbers_are_dashes_not_zeros():
     results = fake_results(tasks=2, controls=19)
     results["tasks"][0]["base"] = 0.01
     results["fractions"][-1]["scores"][1] = [None, None]
+    results["fractions"][-1]["score_intervals"][1] = [[None, None], [None, None]]
     for data in results["fractions"][-1]["dissociation"].values():
         data.update(values=[None, None], interval=[[None, None]] * 2, p_values=[None, None])
         data.update(mean=None, mean_interval=[None, None], mean_p=None)
@@ -575,7 +582,7 @@ def test_undefined_numbers_are_dashes_not_zeros():
         data.update(control_means=[None] * 19, note="The base is near 0.")
         data.update(standardized=[None, None], mean_standardized=None)
     page = run_page(results)
-    assert texts_of(table_of(page, "raw-2"))[2][1:] == ["–", "–"]
+    assert texts_of(table_of(page, "raw-2"))[2][1:] == ["–"] * 4
     assert texts_of(table_of(page, "change-2"))[1][1] == "–"
     assert "strip-2-0" not in {figure.name for figure in sections.figures(page)}
     assert [row[1] for row in texts_of(table_of(page, "scores-2-0"))] == ["–", "–", "–"]

@@ -148,7 +148,7 @@ def test_grids_show_every_cell_of_maps_and_matrices():
     root = ElementTree.fromstring(files["raw-2.svg"])
     texts = [e.text for e in root.iter(f"{SVG}text")]
     for row in texts_of(table_of(report, "raw-2")):
-        assert set(row) < set(texts)
+        assert set(row) - {"–"} < set(texts), "random lesions have no interval"
     frames = [e for e in root.iter(f"{SVG}path") if e.get("stroke") == "#111"]
     assert len(frames) == 3
 

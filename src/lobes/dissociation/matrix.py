@@ -35,7 +35,7 @@ from lobes.dissociation.pairs import (
     pairs_of,
 )
 from lobes.dissociation.statistics import (
-    metric_interval,
+    metric_intervals,
     named_generator,
     paired_p_value,
     resample_counts,
@@ -141,19 +141,27 @@ class LesionMatrix(Shown):
     def base_intervals(self, level: float = 0.95) -> Float[np.ndarray, "tasks 2"]:
         """Return the bootstrap interval of every base score over the task's examples."""
         if level not in self._base_intervals:
-            self._base_intervals[level] = np.array(
-                [
-                    metric_interval(
-                        get_metric(name),
-                        self.labels[task],
-                        self.predictions[task][0],
-                        level,
-                        named_generator(0, task),
-                    )
-                    for task, name in zip(self.tasks, self.metrics, strict=True)
-                ]
-            )
+            self._base_intervals[level] = self._intervals([0], level)[0]
         return self._base_intervals[level]
+
+    def score_intervals(
+        self, fraction: float | None = None, level: float = 0.95
+    ) -> Float[np.ndarray, "tasks tasks 2"]:
+        """Return the bootstrap interval of every score in `scores(fraction)`: low and high.
+
+        NaN without a lesion. Each interval is that of one score by itself, over the task's
+        examples: whether two scores differ is for the paired intervals of `dissociation` to say.
+        `fraction` defaults to the largest; `ConfigError` if there is no lesion of that fraction.
+        """
+        chosen, n = self.fraction_of(fraction), len(self.tasks)
+        found = np.full((n, n, 2), np.nan)
+        known = {
+            i: self._positions["task", task, chosen, 0]
+            for i, task in enumerate(self.tasks)
+            if ("task", task, chosen, 0) in self._positions
+        }
+        found[list(known)] = self._intervals(list(known.values()), level)
+        return found
 
     def divisors(
         self, level: float = 0.95, *, zero: Float[np.ndarray, " tasks"] | float = 0.0
@@ -354,6 +362,22 @@ class LesionMatrix(Shown):
             for block in blocks(len(self.lesions), labels.size):
                 scores[block, j] = metric.weighted(labels, predictions[block], once)[:, 0]
         return scores
+
+    def _intervals(
+        self, positions: list[int], level: float
+    ) -> Float[np.ndarray, "lesions tasks 2"]:
+        """The interval of every task's score under the lesions at some positions."""
+        of_tasks = [
+            metric_intervals(
+                get_metric(name),
+                self.labels[task],
+                self.predictions[task][positions],
+                level,
+                named_generator(0, task),
+            )
+            for task, name in zip(self.tasks, self.metrics, strict=True)
+        ]
+        return np.stack(of_tasks, axis=1)
 
     @cached_property
     def _base_intervals(self) -> dict[float, np.ndarray]:

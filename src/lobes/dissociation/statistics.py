@@ -14,7 +14,7 @@ from scipy.special import bdtrc
 
 from lobes.metrics import Metric, blocks, exact
 
-# How often a base score is resampled for its own interval, whatever a D-score's resamples are.
+# How often a score is resampled for its own interval, whatever a D-score's resamples are.
 BASE_RESAMPLES = 1000
 # Scores (at most 100 in size) closer than this are a tie: they differ by rounding only.
 TIE = 1e-9
@@ -141,28 +141,27 @@ def percentile_interval(
     return np.where(undefined, np.nan, bounds).T
 
 
-def metric_interval(
+def metric_intervals(
     metric: Metric,
     labels: Num[np.ndarray, "examples *classes"],
-    predictions: Num[np.ndarray, "examples *classes"],
+    predictions: Num[np.ndarray, "lesions examples *classes"],
     level: float,
     generator: np.random.Generator,
-) -> tuple[float, float]:
-    """Return the bootstrap percentile interval of one score over the examples.
+) -> Float[np.ndarray, "lesions 2"]:
+    """Return the bootstrap percentile interval of the score under each lesion, over the examples.
 
     A resample's accuracy is a binomial share, whose quantiles are exact; other metrics are
-    resampled `BASE_RESAMPLES` times.
+    resampled `BASE_RESAMPLES` times, with the same examples for all lesions.
     """
     if metric.name == "accuracy":
-        n = len(labels)
-        ends = stats.binom.ppf(((1 - level) / 2, (1 + level) / 2), n, metric(labels, predictions))
-        return float(ends[0]) / n, float(ends[1]) / n
-    samples = np.empty((BASE_RESAMPLES, 1))
+        n, scores = len(labels), np.array([metric(labels, each) for each in predictions])
+        low, high = (stats.binom.ppf(end, n, scores) for end in ((1 - level) / 2, (1 + level) / 2))
+        return np.stack([low, high], axis=1) / n
+    samples = np.empty((BASE_RESAMPLES, len(predictions)))
     for block in blocks(BASE_RESAMPLES, labels.size):
         weights = resample_counts(len(labels), block.stop - block.start, generator)
-        samples[block, 0] = metric.weighted(labels, predictions[None], weights)[0]
-    low, high = percentile_interval(samples, level)[0]
-    return float(low), float(high)
+        samples[block] = metric.weighted(labels, predictions, weights).T
+    return percentile_interval(samples, level)
 
 
 def named_generator(seed: int, *names: str) -> np.random.Generator:

@@ -11,7 +11,7 @@ from lobes.heads import HeadSet
 from lobes.report import colors, maps
 from lobes.report import formatting as fmt
 from lobes.report.drawing import Drawing, Path, Shape, Text, plain, width_of
-from lobes.report.tables import Table, cell_of, text_of
+from lobes.report.tables import Column, Row, Table, cell_of, spread, text_of, under_text
 
 _SIZE = 11.0  # of the letters of names and notes
 _INK = "#111111"
@@ -21,7 +21,8 @@ class _Look(NamedTuple):
     """What a cell shows: its text and colors, and its marks.
 
     `ring` marks a lesioned head, `frame` a task under its own lesion, `low` and `high` the lowest
-    and the highest score of a column, where that is what its own lesion should be.
+    and the highest score of a column, where that is what its own lesion should be. `under` stands
+    under the text, smaller: an interval.
     """
 
     text: str
@@ -31,6 +32,7 @@ class _Look(NamedTuple):
     frame: bool = False
     low: bool = False
     high: bool = False
+    under: str = ""
 
 
 class _Cells(NamedTuple):
@@ -151,23 +153,25 @@ def _columns(rows: Sequence[Sequence[_Look | None]]) -> list[str]:
 
 def table_grid(table: Table) -> Drawing:
     """A table with the look of a matrix; its first column names the rows."""
-    first, *columns = table.columns
-    cells = []
-    for row in table.rows:
-        line = []
-        for column, value in zip(columns, row.cells[1:], strict=True):
-            cell = cell_of(value)
-            text, marks = text_of(cell, column), cell.marks
-            fill = colors.tinted(cell.tint)
-            line.append(
-                _Look(
-                    text, fill, _INK, False, "own" in marks, "lowest" in marks, "highest" in marks
-                )
-            )
-        cells.append(line)
-    names = [text_of(row.cells[0], first) for row in table.rows]
-    titles = [column.title for column in columns]
+    groups = spread(table.columns)[1:]
+    cells = [[_look_of(row, table.columns, group) for group in groups] for row in table.rows]
+    names = [text_of(row.cells[0], table.columns[0]) for row in table.rows]
+    titles = [table.columns[group[0]].title for group in groups]
     return _matrix(cells, names, titles, table.caption, table.note)
+
+
+def _look_of(row: Row, columns: tuple[Column, ...], group: list[int]) -> _Look:
+    """A cell of a matrix with what stands under it."""
+    place, *under = group
+    cell = cell_of(row.cells[place])
+    return _Look(
+        text_of(cell, columns[place]),
+        colors.tinted(cell.tint),
+        frame="own" in cell.marks,
+        low="lowest" in cell.marks,
+        high="highest" in cell.marks,
+        under=under_text(row, columns, under),
+    )
 
 
 def _matrix(
@@ -177,8 +181,13 @@ def _matrix(
     title: str,
     note: str,
 ) -> Drawing:
-    longest = max(width_of(cell.text, 12) for row in cells for cell in row)
-    size = _Cells(max(64.0, 18 + longest), 32.0, "middle")
+    longest = max(
+        max(18 + width_of(cell.text, 12), 10 + width_of(cell.under, 10))
+        for row in cells
+        for cell in row
+    )
+    rise = 44.0 if any(cell.under for row in cells for cell in row) else 32.0
+    size = _Cells(max(64.0, longest), rise, "middle")
     return _grid(cells, names, columns, size, (title, note, note))
 
 
@@ -239,6 +248,9 @@ def _square(cell: _Look, x: float, y: float, size: _Cells) -> list[Shape]:
         top, tip = (4, 6) if cell.low else (10, -6)
         place = f"M{plain(x + size.step - 12)} {plain(y + top)}"
         shapes.append(Path("", f"{place}h8l-4 {tip}z", fill=_INK))
-    middle = x + size.step / 2, y + size.rise / 2 + 4
+    middle, baseline = x + size.step / 2, y + size.rise / 2 + (-2 if cell.under else 4)
     style = f"{size.style} bold" if cell.frame else size.style
-    return [*shapes, Text(style, *middle, cell.text, fill=cell.ink)]
+    shapes.append(Text(style, middle, baseline, cell.text, fill=cell.ink))
+    if cell.under:
+        shapes.append(Text("middle tiny", middle, baseline + 14, cell.under, fill=cell.ink))
+    return shapes

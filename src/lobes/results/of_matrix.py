@@ -226,6 +226,7 @@ def _fraction(
         n_random=len(random),
         matched=iap["matched"],
         scores=matrix.scores(fraction),
+        score_intervals=matrix.score_intervals(fraction, iap["level"]),
         control_scores=controls,
         random_scores=random,
         dissociation=None

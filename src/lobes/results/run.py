@@ -240,6 +240,9 @@ class Fraction(Record):
     """Whether random lesions have as many heads "site" by site, or in "total"."""
     scores: Matrix
     """The lesion matrix: row i is the lesion of task i, column j the score of task j."""
+    score_intervals: Matrices | None = None
+    """The bootstrap interval of each of these scores over the validation examples: low, high; null
+    in a file that was written before they were stored."""
     control_scores: Matrices
     """The same of each exchange of heads."""
     random_scores: Matrices
@@ -490,6 +493,8 @@ class RunResults(Results):
 
     def _fraction_fits(self, entry: Fraction, n: int) -> None:
         expect_shape(entry.scores, (n, n), "scores")
+        if entry.score_intervals is not None:
+            expect_shape(entry.score_intervals, (n, n, 2), "score_intervals")
         for name in ("control_scores", "random_scores"):
             if not getattr(entry, name).size:
                 object.__setattr__(entry, name, np.empty((0, n, n)))

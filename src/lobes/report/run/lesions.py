@@ -1,7 +1,8 @@
 """The lesion matrices of every fraction, and how much the tasks' lesions overlap."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -132,36 +133,58 @@ def _changed(
 
 @dataclass(frozen=True)
 class _Line:
-    """A row of a matrix: every task's score, its change in percent and its marks."""
+    """A row of a matrix: every task's score, its interval, its change in percent and its marks."""
 
     label: str
     kind: str
     scores: np.ndarray
+    intervals: np.ndarray
     changes: np.ndarray
     marks: tuple[frozenset[Mark], ...]
 
-    def row(self, values: np.ndarray, widest: float) -> Row:
-        """The row of these values, tinted by the changes."""
-        cells = zip(values.tolist(), self.changes.tolist(), self.marks, strict=True)
-        shown = (Cell(value, tint=tint_of(c, widest), marks=marks) for value, c, marks in cells)
-        return Row((self.label, *shown), self.kind)
+    def of_scores(self, widest: float) -> Row:
+        """The scores, each with its interval in the column under it."""
+        cells = zip(self._cells(self.scores, widest), self.intervals.tolist(), strict=True)
+        return Row((self.label, *(value for c, i in cells for value in (c, tuple(i)))), self.kind)
+
+    def of_changes(self, widest: float) -> Row:
+        """The changes; pointing at one shows the score itself."""
+        rows = zip(self._cells(self.changes, widest), self.scores, self.intervals, strict=True)
+        cells = (replace(cell, title=_score(value, *ends)) for cell, value, ends in rows)
+        return Row((self.label, *cells), self.kind)
+
+    def _cells(self, values: np.ndarray, widest: float) -> Iterator[Cell]:
+        """These values, tinted by the changes."""
+        for value, change, marks in zip(values.tolist(), self.changes, self.marks, strict=True):
+            yield Cell(value, tint=tint_of(change, widest), marks=marks)
+
+
+def _score(value: float, low: float, high: float) -> str:
+    """`0.812 (0.790 to 0.833)`."""
+    ends = fmt.interval(low, high, fmt.fixed)
+    return fmt.fixed(value) + ("" if ends == fmt.UNDEFINED else f" ({ends})")
 
 
 def _lines(results: RunResults, place: int) -> list[_Line]:
     """The rows of a matrix: all heads, each task's lesion, the mean of random lesions."""
     entry, divisors = results.fractions[place], results.divisors
-    none = (frozenset[Mark](),) * len(results.tasks)
+    n = len(results.tasks)
+    unmarked, unknown = (frozenset[Mark](),) * n, np.full((n, n, 2), np.nan)
     base, words = results.bases, words_of(results.lesioning)
-    lines = [_Line(words.base, "base", base, _changed(base, divisors), none)]
+    of_base = np.array([task.base_interval for task in results.tasks])
+    intervals = unknown if entry.score_intervals is None else entry.score_intervals
+    lines = [_Line(words.base, "base", base, of_base, _changed(base, divisors), unmarked)]
     ends = _ends(entry.scores, words.end)
     for i, (name, at_end) in enumerate(zip(results.names, ends, strict=True)):
         marks = tuple(_marks(i == j, words.end if at else None) for j, at in enumerate(at_end))
         scores = entry.scores[i]
-        lines.append(_Line(name, "task", scores, _changed(scores, divisors), marks))
+        changes = _changed(scores, divisors)
+        lines.append(_Line(name, "task", scores, intervals[i], changes, marks))
     if entry.n_random:
         random = dose(entry.scores, entry.random_scores).random
         change = _changed(random, results.control_divisors)
-        lines.append(_Line("random heads (mean)", "control", random, change, none))
+        name = "random heads (mean)"
+        lines.append(_Line(name, "control", random, unknown[0], change, unmarked))
     return lines
 
 
@@ -181,8 +204,8 @@ def _matrices(results: RunResults, place: int, widest: float) -> tuple[Table, Ta
         Table(
             f"raw-{place}",
             f"Scores under each lesion, {label}",
-            (words.rows, *(Column(name, "number") for name in results.names)),
-            tuple(line.row(line.scores, widest) for line in lines),
+            (words.rows, *(column for name in results.names for column in _with_interval(name))),
+            tuple(line.of_scores(widest) for line in lines),
             _look(results),
             note=words.note,
             terminal=terminal if is_headline else "",
@@ -191,11 +214,17 @@ def _matrices(results: RunResults, place: int, widest: float) -> tuple[Table, Ta
             f"change-{place}",
             f"Change from the base score in percent, {label}",
             (words.rows, *(Column(name, "points") for name in results.names)),
-            tuple(line.row(line.changes, widest) for line in lines),
+            tuple(line.of_changes(widest) for line in lines),
             _look(results),
             note=words.note,
         ),
     )
+
+
+def _with_interval(name: str) -> tuple[Column, Column]:
+    """The column of a task's scores, and that of their intervals under it."""
+    interval = Column("Interval", "interval", ends="number", under=True, in_terminal=False)
+    return Column(name, "number"), interval
 
 
 def _look(results: RunResults) -> Literal["tight", "matrix"]:
