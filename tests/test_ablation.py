@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from lobes.ablation import (
     HeadSamples,
     ablate,
+    entering,
     mean_contexts,
     record_contexts,
     resampled_contexts,
@@ -532,3 +533,58 @@ def test_a_batch_that_was_not_resampled_is_refused():
         assert torch.equal(run(albert, inputs), run(albert, inputs))  # begins anew with each run
     with pytest.raises(DataError, match="The batch has no tensor"):
         resampled_contexts(model, {"return_dict": True})
+
+
+# --- called without `with` ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def never_warned() -> None:
+    entering._warn.cache_clear()
+
+
+@pytest.mark.usefixtures("never_warned")
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_block_that_nobody_enters_warns_once(number: int, caplog: pytest.LogCaptureFixture):
+    model = tiny_model("bert")
+    for _ in range(number):
+        ablate(model, "0:1")
+        record_contexts(model)
+    assert [record.getMessage() for record in caplog.records if record.name == "lobes"] == [
+        f"lobes.{name}(…) does nothing by itself: write `with lobes.{name}(…):`, and run the model "
+        "inside the block."
+        for name in ("ablate", "record_contexts")
+    ]
+
+
+@pytest.mark.usefixtures("never_warned")
+def test_a_block_that_was_entered_or_could_not_be_made_does_not_warn(
+    caplog: pytest.LogCaptureFixture,
+):
+    model = tiny_model("bert")
+    inputs = tiny_inputs(model)
+    with pytest.raises(TypeError, match="heads"):
+        ablate(model)  # type: ignore[call-arg]
+    with pytest.raises(HeadError), ablate(model, "0:97"):
+        pass
+    with ablate(model, "0:1") as entered:
+        expected = run(model, inputs)
+    assert entered is None
+
+    @ablate(model, "0:1")
+    def ablated() -> Tensor:
+        return run(model, inputs)
+
+    assert torch.equal(ablated(), expected)
+    assert torch.equal(ablated(), expected)
+    assert not torch.equal(run(model, inputs), expected)
+    del ablated
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("never_warned")
+def test_a_notebook_that_shows_a_block_shows_how_to_enter_it():
+    block = ablate(tiny_model("bert"), "0:1")
+    assert "`with lobes.ablate(…):`" in repr(block)
+    with block:
+        pass

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lobes import limits
+from lobes.ablation.entering import warns_unentered
 from lobes.ablation.replacements import HeadMeans, HeadSamples, checked_means, resampled_contexts
 from lobes.discovery import layout_of
 from lobes.discovery.contexts import argument_with, contexts_of
@@ -21,7 +22,7 @@ from lobes.sites import Site
 from lobes.transfers import moved
 
 
-@contextmanager
+@warns_unentered
 def ablate(
     model: nn.Module,
     heads: Heads,

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lobes.ablation.entering import warns_unentered
 from lobes.discovery import layout_of
 from lobes.discovery.contexts import argument_with, contexts_of
 from lobes.discovery.recomputation import switched_off
@@ -56,7 +57,7 @@ class ContextRecord:
         self.calls = [[] for _ in self.layout.sites]
 
 
-@contextmanager
+@warns_unentered
 def record_contexts(
     model: nn.Module, *, layout: HeadLayout | None = None, gradients: bool = False
 ) -> Iterator[ContextRecord]:
