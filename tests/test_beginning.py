@@ -28,6 +28,9 @@ def write(path, header, rows):
     path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
 
 
+MOODS = [f"a {'fine' if k % 2 else 'dull'} day {k},{'good' if k % 2 else 'bad'}" for k in range(30)]
+
+
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """A folder, the working directory, with the files of three tasks."""
@@ -95,6 +98,34 @@ def test_an_uneven_label_is_measured_by_f1(data):
     assert "one has 90 % of the examples" in record["tasks"][0]["why"]
 
 
+def test_the_delimiter_is_read_off_the_data(data):
+    write(data / "moods.csv", "text;label", [row.replace(",", ";") for row in MOODS])
+    record = new_study(["moods.csv"], data / "new.toml")
+    assert record["tasks"][0]["delimiter"] == ";"
+    assert load_study(data / "new.toml").tasks[0].delimiter == ";"
+
+
+def test_the_names_that_the_first_row_gives_are_shown(data):
+    assert (
+        "Columns of mood.train.csv: id, sentence, label" in lobes("init", "mood.train.csv").stdout
+    )
+    long = f"{'word ' * 13}".strip()
+    write(data / "long.csv", f",{long},label", [f"{k},{row}" for k, row in enumerate(MOODS)])
+    given = {"text": [long], "label": ["label"]}
+    assert new_study(["long.csv"], data / "new.toml", **given)["tasks"][0]["text"] == long
+
+
+def test_a_key_of_a_task_can_be_set(data):
+    write(data / "gaps.csv", "text,label", [*MOODS, "a day,"])
+    setting = 'tasks.gaps.leave_out={label=""}'
+    named = ("init", "gaps.csv", "--label", "label", "--set")
+    result = lobes(*named, setting)
+    assert result.exit_code == 0, result.stderr
+    assert load_study(data / "study.toml").tasks[0].leave_out == {"label": ""}
+    wrong = lobes(*named, "training.steps=5", "--to", "other.toml")
+    assert "expected a key of a task, for example tasks.gaps." in wrong.stderr
+
+
 def test_a_parquet_file_makes_a_study_too(data):
     pandas.read_csv(data / "mood.train.csv").to_parquet(data / "moods.parquet")
     table = new_study(["moods.parquet"], Path("x.toml"))["tasks"][0]
@@ -126,7 +157,11 @@ def test_the_columns_can_be_named(data):
         (["header.csv"], "header.csv has no rows: expected a header and examples under it"),
         (["other"], "^'other' is a folder: name the files of training data in it"),
         (["."], r"^'\.' is a folder: name the files"),
-        (["semicolons.csv"], "has one column, 'text;label': .* with delimiter = ';'"),
+        (["bare.csv"], "^The first row of bare.csv, 'a fine day 1', 'good', seems to be data"),
+        (["twice.tsv"], r"'text', 'label', 'text', seems to be data and no header \(see 'text'"),
+        (["nameless.csv"], r"seems to be data and no header \(see ''\)"),
+        (["long.csv"], "seems to be data and no header .* with --text and --label"),
+        (["gaps.csv"], r"leave_out = .* with --set tasks\.gaps\.KEY=VALUE"),
         (["mood.train.csv", "other/mood.train.csv"], "Two tasks would be called 'mood'"),
     ],
 )
@@ -136,7 +171,11 @@ def test_data_that_make_no_study_are_refused_and_nothing_is_written(data, given,
     write(data / "few.csv", "text,label", ["a b,x", "c d,y", "e f,x", "g h,y"])
     (data / "damaged.parquet").write_bytes(b"PAR1 and no more")
     (data / "header.csv").write_text("text,label\n", encoding="utf-8")
-    write(data / "semicolons.csv", "text;label", ["a fine day;good", "a dull day;bad"])
+    write(data / "bare.csv", "a fine day 1,good", MOODS)
+    write(data / "twice.tsv", "text\tlabel\ttext", ["a day\tgood\tb", "a day\tbad\tb"] * 9)
+    write(data / "nameless.csv", "text,label,", [f"{row},x" for row in MOODS])
+    write(data / "long.csv", f"{'word ' * 13},label", MOODS)
+    write(data / "gaps.csv", "text,label,other", [*(f"{r},x" for r in MOODS), "a day,,x"])
     (data / "other").mkdir()
     (data / "other" / "mood.train.csv").write_bytes((data / "mood.train.csv").read_bytes())
     with pytest.raises((ConfigError, DataError), match=words):

@@ -31,6 +31,10 @@ def init(
         list[str] | None,
         typer.Option(help="A column of labels, a task each; by default the data decide."),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of a task; repeatable."),
+    ] = None,
 ) -> None:
     """Write a study for your data.
 
@@ -42,7 +46,14 @@ def init(
     from lobes.experiments.new_study import MODEL, new_study
 
     path = shlex.quote(str(to))
-    record = new_study(data, to, model=MODEL if model is None else model, text=text, label=label)
+    record = new_study(
+        data,
+        to,
+        model=MODEL if model is None else model,
+        text=text,
+        label=label,
+        settings=settings or (),
+    )
     out.show(
         record, show_new_study, saved=f"Study: {to}. Next: lobes plan {path}, lobes run {path}"
     )

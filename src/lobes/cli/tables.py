@@ -360,7 +360,11 @@ def show_new_study(record: dict[str, Any]) -> None:
             task["why"],
         )
         table.add_row(*map(_text, cells))
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    columns = {each["train"]: each["columns"] for each in record["tasks"] if "columns" in each}
+    for train, names in columns.items():
+        console.print(_text(f"Columns of {train}: {', '.join(names)}"))
 
 
 def show_examined(record: dict[str, Any]) -> None:

@@ -10,12 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lobes.config.study import load_study
+from lobes.config.study import load_study, set_value
 from lobes.errors import ConfigError, DataError
 from lobes.files import near_path, writing
 from lobes.limits import LONGEST_NAME, check_path
-from lobes.tasks.columns import suggest
-from lobes.tasks.formats import parquet_columns, read_blocks
+from lobes.tasks.columns import listed, suggest
+from lobes.tasks.delimited import Dialect, header_of, likely_delimiter
+from lobes.tasks.formats import has_text_cells, parquet_columns, read_blocks
 from lobes.tasks.known import KNOWN
 from lobes.tasks.labels import number_of
 from lobes.tasks.raw_files import check_file, kind_of
@@ -24,6 +25,8 @@ from lobes.tasks.sources import load_task
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 ROWS = 10_000  # that are looked at
 MOST_CLASSES = 50
+MOST_WORDS = 12  # in the name of a column
+HEADED = (".csv", ".tsv", ".xlsx")  # files whose first row should name the columns
 
 # What a column of labels, and two columns of a pair of texts, are often called.
 LABELS = ("label", "labels", "class", "target", "category", "score", "rating", "y")
@@ -44,10 +47,14 @@ _SPLITS = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",
 
 @dataclass(frozen=True)
 class Found:
-    """A task that the data suggest: its `[[tasks]]` table, and why it is so."""
+    """A task that the data suggest: its `[[tasks]]` table, and why it is so.
+
+    `columns` are the names of all columns of its file, in their order.
+    """
 
     table: dict[str, Any]
     why: str
+    columns: tuple[str, ...] = ()
 
 
 def new_study(
@@ -57,13 +64,15 @@ def new_study(
     model: str = MODEL,
     text: Sequence[str] | None = None,
     label: Sequence[str] | None = None,
+    settings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write a study of these files and known tasks to `to`, and return what it says.
 
     A file beside `x.train.csv` that is called alike (`x.validation.csv`, `x-test.csv`) is taken
     for that split. `text` and `label` name the columns where the data do not tell; each column of
-    labels makes a task. Raises `ConfigError` where the file exists, and `DataError` for data that
-    cannot be used, before anything is written.
+    labels makes a task. `settings` change keys of its tasks: `tasks.mood.fold_labels=true`. Raises
+    `ConfigError` where the file exists, and `DataError` for data that cannot be used; then nothing
+    is written.
     """
     if os.path.lexists(to):
         raise ConfigError(f"{to} exists: name another file with --to, or remove it first.")
@@ -71,18 +80,49 @@ def new_study(
         _check(item)
     found = [one for item in _training_data(data) for one in _tasks(item, to, text, label)]
     _give_names(found)
+    _set(found, settings)
     content = _toml(found, to.stem, model)
     with writing(to) as file:
         file.write(content.encode())
     try:
-        study = load_study(to)
-        for task in study.tasks:
-            if not task.is_known:
-                load_task(task.source(study.data_dir))
+        _try(to)
     except BaseException:
         to.unlink(missing_ok=True)
         raise
-    return {"study": str(to), "model": model, "tasks": [{**f.table, "why": f.why} for f in found]}
+    tasks = [
+        {**one.table, "why": one.why} | ({"columns": list(one.columns)} if one.columns else {})
+        for one in found
+    ]
+    return {"study": str(to), "model": model, "tasks": tasks}
+
+
+def _try(study_file: Path) -> None:
+    """Load the tasks of a study; `DataError` where one cannot be, with what to do about it."""
+    study = load_study(study_file)
+    for task in study.tasks:
+        if task.is_known:
+            continue
+        try:
+            load_task(task.source(study.data_dir))
+        except DataError as error:
+            # in place: a new error would hide the traceback and the cause of this one
+            error.args = (
+                f"{error} No study was written: change the data, or give `lobes init` a setting "
+                f"of the task with --set tasks.{task.name}.KEY=VALUE.",
+            )
+            raise
+
+
+def _set(found: Sequence[Found], settings: Sequence[str]) -> None:
+    """Change keys of the tasks' tables."""
+    data = {"tasks": [one.table for one in found]}
+    for setting in settings:
+        if not setting.startswith("tasks."):
+            raise ConfigError(
+                f"Cannot set {setting!r} here: expected a key of a task, for example "
+                f"tasks.{found[0].table['name']}.max_length=64. Change others in the study."
+            )
+        set_value(data, setting)
 
 
 def _check(item: str) -> None:
@@ -149,12 +189,11 @@ def _tasks(
     if item in KNOWN:
         return [Found({"name": item}, "a known task")]
     path = Path(item)
-    rows = _rows(path)
-    if len(rows[0]) == 1 and ";" in (only := next(iter(rows[0]))):
-        raise DataError(
-            f"{item} has one column, {only!r}: `lobes init` reads cells between commas (.csv) or "
-            f"tabs (.tsv). Save it so, or write the study by hand, with delimiter = ';'."
-        )
+    delimiter = likely_delimiter(path) if has_text_cells(path) else None
+    rows = _rows(path, Dialect(delimiter))
+    names = header_of(path, Dialect(delimiter)) if has_text_cells(path) else list(rows[0])
+    if kind_of(path) in HEADED and not (text and label):
+        _check_names(item, names, rows)
     texts = list(text or _text_columns(rows, path, label or ()))
     labels = list(label or _label_columns(rows, path, texts))
     for name in (*texts, *labels):
@@ -168,21 +207,42 @@ def _tasks(
     for column in labels:
         table: dict[str, Any] = {"name": column if several else _stem(path)}
         table |= {"train": _relative(path, to), **given}
+        if delimiter is not None:
+            table["delimiter"] = delimiter
         table["text"] = texts[0] if len(texts) == 1 else texts
         if column != "label":
             table["label"] = column
         metric, why = _metric([row[column] for row in rows])
         if metric is not None:
             table["metric"] = metric
-        found.append(Found(table, why))
+        found.append(Found(table, why, tuple(names)))
     return found
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _check_names(item: str, names: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    """Raise `DataError` where the names of the columns seem to be the cells of a first example.
+
+    They do where one is empty (but the first, which pandas leaves empty over row numbers), stands
+    there twice, is as long as a text, or is one of the few values of its own column.
+    """
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    data = [name for name in names[1:] if not str(name).strip()] + twice
+    data += [name for name in names if len(str(name).split()) > MOST_WORDS]
+    few = [name for name in names if name in rows[0] and _is_label(rows, name)]
+    data += [name for name in few if any(row[name] == name for row in rows)]
+    if data:
+        raise DataError(
+            f"The first row of {item}, {listed(names)}, seems to be data and no header (see "
+            f"{data[0]!r}): put a row with the names of the columns first. If it is the header, "
+            f"name its columns with --text and --label."
+        )
+
+
+def _rows(path: Path, dialect: Dialect) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     # of Parquet only the columns that are named are read
     wanted = parquet_columns(path) if kind_of(path) == ".parquet" else []
-    for block in read_blocks(path, wanted):
+    for block in read_blocks(path, wanted, dialect=dialect):
         some: Any = block.to_pylist() if hasattr(block, "to_pylist") else block
         rows += islice(some, ROWS - len(rows))
         if len(rows) >= ROWS:
@@ -304,5 +364,7 @@ def _toml(found: Sequence[Found], name: str, model: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """Text or a list of texts as TOML, which escapes one character more than JSON."""
+    """A value as TOML, which has tables of its own and escapes one character more than JSON."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_value(str(key))} = {_value(v)}' for key, v in value.items())}}}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -156,12 +156,22 @@ def header_of(path: Path, dialect: Dialect) -> list[str]:
     return next((cells for _, cells in first), [])
 
 
+def likely_delimiter(path: Path) -> str | None:
+    """The delimiter that a file seems to have, where that is not the one of its kind."""
+    return _other_mark(header_of(path, USUAL), "," if kind_of(path) == ".csv" else "\t")
+
+
+def _other_mark(header: Sequence[str], mark: str) -> str | None:
+    """What seems to stand between the columns, where `mark` makes one column of them."""
+    line = header[0] if len(header) == 1 else ""
+    return next((each for each in _OTHER_MARKS if each in line and each != mark), None)
+
+
 def _check_header(wanted: Sequence[str], header: list[str], mark: str) -> None:
     try:
         check_present(wanted, header)
     except DataError as error:
-        line = header[0] if len(header) == 1 else ""
-        other = next((each for each in _OTHER_MARKS if each in line and each != mark), None)
+        other = _other_mark(header, mark)
         if other is None:
             raise
         shown = "\\t" if other == "\t" else other
