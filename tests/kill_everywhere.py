@@ -34,17 +34,10 @@ from lobes.experiments.prune import prune_model
 from lobes.experiments.reports import write_exhibits
 from lobes.modeling import MultiTaskModel
 from plain_results import compare_study, report_again, report_runs, run_study, transfer_study
-from tiny_study import write_study
+from tiny_study import QUICK, write_study
 
 SMALL = (
-    "training.steps=5",
-    "training.save_every=2",
-    "iap.fractions=[0.5]",
-    "iap.controls=2",
-    "iap.importance_examples=7",
-    "iap.agreement_examples=3",
-    "iap.similarity_examples=3",
-    "iap.resamples=11",
+    *QUICK,
     "tasks.mood.train_size=29",
     "tasks.topic.train_size=31",
     "tasks.mood.validation_size=11",

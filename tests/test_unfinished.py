@@ -14,20 +14,9 @@ from lobes.experiments.run_seeds import _base, run_seeds
 from lobes.experiments.unfinished import unfinished_run
 from lobes.results import PooledResults, RunResults, read
 from plain_results import run_study
-from tiny_study import as_before, write_study  # noqa: F401
+from tiny_study import QUICK, as_before, write_study  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("as_before")
-
-SMALL = (
-    "training.steps=5",
-    "training.save_every=2",
-    "iap.fractions=[0.5]",
-    "iap.controls=2",
-    "iap.importance_examples=7",
-    "iap.agreement_examples=3",
-    "iap.similarity_examples=3",
-    "iap.resamples=11",
-)
 
 
 def lobes(*arguments):
@@ -35,7 +24,7 @@ def lobes(*arguments):
 
 
 def settings():
-    return [word for each in SMALL for word in ("--set", each)]
+    return [word for each in QUICK for word in ("--set", each)]
 
 
 def stopped_at(study, where):
@@ -52,7 +41,7 @@ def stopped_at(study, where):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return override(load_study(write_study(tmp_path_factory.mktemp("study"))), *SMALL)
+    return override(load_study(write_study(tmp_path_factory.mktemp("study"))), *QUICK)
 
 
 def test_a_run_says_what_is_done_and_what_is_not(study):

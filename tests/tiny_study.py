@@ -47,6 +47,18 @@ similarity_examples = 20
 resamples = 50
 """
 
+# Of this study as little as there can be, for tests that run all of it.
+QUICK = (
+    "training.steps=5",
+    "training.save_every=2",
+    "iap.fractions=[0.5]",
+    "iap.controls=2",
+    "iap.importance_examples=7",
+    "iap.agreement_examples=3",
+    "iap.similarity_examples=3",
+    "iap.resamples=11",
+)
+
 
 def write_study(folder: Path, *, output: Path | str | None = None) -> Path:
     """Write the model, the data and `study.toml`; return the path of the study file.

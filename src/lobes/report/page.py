@@ -56,7 +56,9 @@ def index(
     """The list of an export's files: `figures/NAME.svg` and so on, `tables/NAME.csv`."""
     style = Markup(own_text("report.css"))
     template = _environment().get_template("index.html")
-    return template.render(page=page, figures=figures, tables=tables, kinds=kinds, style=style)
+    return template.render(
+        page=page, figures=figures, tables=tables, kinds=kinds, style=style, script=""
+    )
 
 
 def macro(template: str, name: str, *arguments: object) -> str:
@@ -108,7 +110,7 @@ def draw(block: Block, level: int = 3) -> Markup:
 
 def _table_class(table: Table) -> str:
     if table.look == "matrix":
-        return "matrix many" if len(table.columns) > 6 else "matrix"
+        return "matrix many" if len(spread(table.columns)) > 6 else "matrix"
     return "plain" if table.look == "plain" else f"plain {table.look}"
 
 
