@@ -9,13 +9,14 @@ from lobes.discovery import find_heads
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.errors import ConfigError, DataError, HeadError, ModelError
 from lobes.experiments.probe import pooled_features
-from lobes.heads import HeadScores, HeadSet
+from lobes.heads import HeadSet
 from lobes.measure.evaluation import evaluate, predict_logits, predictions_of
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.measure.similarity import gradient_similarity, lesion_cka
 from lobes.modeling import MultiTaskModel
 from lobes.modeling.pooling import pool
+from lobes.scores import HeadScores
 from lobes.tasks.task import Task
 from tiny_models import tiny_inputs, tiny_model
 from tiny_tasks import WORDS, mood_task, tiny_tokenizer, topic_task, warmth_task

@@ -15,11 +15,12 @@ from lobes.errors import ConfigError
 from lobes.experiments.growth import growth_steps
 from lobes.experiments.loading import load_tasks, new_model
 from lobes.experiments.probe import pooled_features
-from lobes.heads import HeadScores, HeadSet
+from lobes.heads import HeadSet
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.measure.similarity import gradient_similarity, lesion_cka
 from lobes.modeling import MultiTaskModel
+from lobes.scores import HeadScores
 from plain_results import run_study
 from tiny_models import tiny_model
 from tiny_study import timeless, write_study

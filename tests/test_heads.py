@@ -13,13 +13,8 @@ from scipy import stats
 
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, HeadError
-from lobes.heads import (
-    HeadLayout,
-    HeadScores,
-    HeadSet,
-    check_fractions,
-    head_count,
-)
+from lobes.heads import HeadLayout, HeadSet
+from lobes.scores import HeadScores, check_fractions, head_count
 from lobes.sites import OwnedRows, Site
 from tiny_models import tiny_model
 

@@ -18,9 +18,10 @@ from transformers import TrainerCallback
 
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, ModelError, RunError
-from lobes.heads import HeadScores, HeadSet
+from lobes.heads import HeadSet
 from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel
+from lobes.scores import HeadScores
 from lobes.training.checkpoints import last_checkpoint, steps_of
 from lobes.training.iat import IAT, choose_heads
 from lobes.training.trainer import MultiTaskTrainer

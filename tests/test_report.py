@@ -17,12 +17,13 @@ from fake_results import HOSTILE, fake_results, renewed
 from lobes.errors import RunError
 from lobes.experiments.reports import report_again
 from lobes.files import to_json
-from lobes.heads import HeadScores, HeadSet
+from lobes.heads import HeadSet
 from lobes.report import formatting as fmt
 from lobes.report import sections
 from lobes.report.tables import MOST_PAIRS, cell_of
 from lobes.results import RunResults, checked
 from lobes.results.base import TaskRecord
+from lobes.scores import HeadScores
 from pages import Page, as_number, visible
 from run_pages import findings_of, printed, run_html, run_page, table_of, texts_of
 

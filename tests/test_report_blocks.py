@@ -8,7 +8,7 @@ import pytest
 from markupsafe import Markup
 from rich.console import Console
 
-from lobes.heads import HeadScores, HeadSet
+from lobes.heads import HeadSet
 from lobes.report import glossary
 from lobes.report.charts import Points, Start, Strip, chart, learning_curves, line_chart, strip_plot
 from lobes.report.console import shown
@@ -41,6 +41,7 @@ from lobes.report.sections import (
 )
 from lobes.report.tables import Cell, Column, Row, Table, marked
 from lobes.results.base import Lesioning
+from lobes.scores import HeadScores
 from pages import Page as Parsed
 
 HOSTILE = "<img src=x>\u2028[red]"

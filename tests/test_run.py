@@ -17,9 +17,10 @@ from lobes.experiments import run as run_module
 from lobes.experiments.loading import load_tasks, new_model
 from lobes.experiments.open_model import find_model_heads
 from lobes.experiments.pooled_runs import pooled_results
-from lobes.heads import HeadScores, HeadSet
+from lobes.heads import HeadSet
 from lobes.results import RunResults, read
 from lobes.results.tables import read_matrix
+from lobes.scores import HeadScores
 from plain_results import read_results, run_study
 from tiny_study import timeless, write_study
 from tiny_tasks import mood_task, topic_task

@@ -12,7 +12,7 @@ from fake_results import fake_results
 from fake_runs import fake_runs
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.errors import ConfigError, RunError
-from lobes.heads import HeadLayout, HeadScores, HeadSet
+from lobes.heads import HeadLayout, HeadSet
 from lobes.results import (
     ComparisonResults,
     PooledResults,
@@ -20,6 +20,7 @@ from lobes.results import (
     TransferResults,
     checked,
 )
+from lobes.scores import HeadScores
 from lobes.sites import Site
 
 TASKS = ("mood", "<topic>")

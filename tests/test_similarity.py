@@ -15,7 +15,8 @@ from lobes.dissociation.similarity import (
     trends,
 )
 from lobes.dissociation.simulation import Simulation
-from lobes.heads import HeadScores, HeadSet
+from lobes.heads import HeadSet
+from lobes.scores import HeadScores
 
 generator = np.random.default_rng(17)
 

@@ -26,7 +26,6 @@ from lobes.dissociation.verdict import (
 )
 from lobes.experiments.pooled_runs import pooled_results
 from lobes.experiments.results import study_results
-from lobes.heads import HeadScores
 from lobes.report import sections
 from lobes.report.console import shown
 from lobes.report.page import html
@@ -35,6 +34,7 @@ from lobes.report.run.page import page_of
 from lobes.results import PooledResults, RunResults, as_bytes, read
 from lobes.results.base import ModelRecord, Site
 from lobes.results.tables import write_importance, write_predictions
+from lobes.scores import HeadScores
 from lobes.tasks.task import Task
 
 RESAMPLES = 101

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from lobes.discovery import find_heads
     from lobes.dissociation import Dissociation, LesionMatrix
     from lobes.errors import LobesError
-    from lobes.heads import HeadLayout, HeadScores, HeadSet
+    from lobes.heads import HeadLayout, HeadSet
     from lobes.measure.evaluation import evaluate
     from lobes.measure.gates import HeadGates, head_gates
     from lobes.measure.iap import lesion_matrix
     from lobes.measure.importance import head_importance
     from lobes.modeling import MultiTaskModel, PromptedModel, load_pruned, load_task_model
     from lobes.pruning import prune
+    from lobes.scores import HeadScores
     from lobes.sites import Site
     from lobes.tasks.ag_pair import ag_pairs
     from lobes.tasks.prompts import Prompt
@@ -41,7 +42,7 @@ _HOMES = {
     "HeadLayout": "heads",
     "HeadMeans": "ablation",
     "HeadSamples": "ablation",
-    "HeadScores": "heads",
+    "HeadScores": "scores",
     "HeadSet": "heads",
     "IAT": "training.settings",
     "LesionMatrix": "dissociation",

@@ -43,8 +43,9 @@ from lobes.dissociation.statistics import (
 from lobes.dissociation.summary import summary
 from lobes.dissociation.verdict import ALPHA
 from lobes.errors import ConfigError
-from lobes.heads import HeadLayout, HeadScores
+from lobes.heads import HeadLayout
 from lobes.metrics import blocks, get_metric
+from lobes.scores import HeadScores
 from lobes.shown import Shown, showing
 
 

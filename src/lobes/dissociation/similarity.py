@@ -20,7 +20,8 @@ from scipy import stats
 from lobes.dissociation.dscores import column
 from lobes.dissociation.matrix import LesionMatrix
 from lobes.dissociation.statistics import TIE, holm, percentile_interval
-from lobes.heads import HeadScores, HeadSet
+from lobes.heads import HeadSet
+from lobes.scores import HeadScores
 
 # With fewer tasks there are so few pairs that no correlation over them says anything.
 LEAST_TASKS = 4

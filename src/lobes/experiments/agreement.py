@@ -22,13 +22,14 @@ from lobes.dissociation.similarity import (
     trends,
 )
 from lobes.experiments.loading import Loaded
-from lobes.heads import HeadScores, HeadSet
+from lobes.heads import HeadSet
 from lobes.measure.evaluation import examples_of
 from lobes.measure.importance import head_importance
 from lobes.measure.similarity import gradient_similarity, lesion_cka
 from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress
+from lobes.scores import HeadScores
 from lobes.tasks.task import Task
 
 logger = logging.getLogger("lobes")

@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import softmax
 
-from lobes.heads import Head, HeadScores, HeadSet
+from lobes.heads import Head, HeadSet
 from lobes.measure.evaluation import evaluate
 from lobes.modeling import load_task_model
 from lobes.results import RunResults
+from lobes.scores import HeadScores
 from lobes.tasks.task import Task
 
 HEADS = 3

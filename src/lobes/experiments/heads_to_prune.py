@@ -10,8 +10,9 @@ from scipy.stats import rankdata
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.manifest import check_files
 from lobes.experiments.open_model import trained_model
-from lobes.heads import HeadLayout, HeadScores, HeadSet
+from lobes.heads import HeadLayout, HeadSet
 from lobes.results import RunResults, read
+from lobes.scores import HeadScores
 
 
 @dataclass(frozen=True)

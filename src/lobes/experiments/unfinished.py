@@ -9,8 +9,8 @@ from lobes.experiments.manifest import MODEL_MARKER
 from lobes.experiments.measurements import stored
 from lobes.experiments.store import SCHEMA, SECONDS, stored_study
 from lobes.files import read_folder, read_json
-from lobes.heads import HeadScores
 from lobes.results.training import Training
+from lobes.scores import HeadScores
 
 TOP = 5  # heads that are named of each task
 

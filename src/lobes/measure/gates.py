@@ -24,13 +24,14 @@ from lobes.discovery import layout_of
 from lobes.discovery.contexts import argument_with, contexts_of
 from lobes.discovery.scope import Hook, Scope
 from lobes.errors import ConfigError
-from lobes.heads import HeadLayout, HeadScores, HeadSet
+from lobes.heads import HeadLayout, HeadSet
 from lobes.measure.batches import Batch, Batches, TaskBatches, check_task
 from lobes.measure.estimates import Estimate, Options, check_terms, terms_of
 from lobes.measure.measuring import measuring
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
 from lobes.progress import Progress, counted, shown_progress
+from lobes.scores import HeadScores
 from lobes.sites import Site
 from lobes.tasks.task import Task
 from lobes.transfers import moved

@@ -26,7 +26,7 @@ from lobes.dissociation.statistics import n_reached
 from lobes.dissociation.stopping import is_settled, look_of
 from lobes.dissociation.verdict import controls_needed
 from lobes.errors import ConfigError, DataError
-from lobes.heads import HeadLayout, HeadScores, HeadSet
+from lobes.heads import HeadLayout, HeadSet
 from lobes.measure.evaluation import evaluate, examples_of, spec_of, task_means
 from lobes.measure.importance import head_importance
 from lobes.measure.settings import IapSettings
@@ -34,6 +34,7 @@ from lobes.measure.steps import Arrays, Plan, Step, carry_out, changed
 from lobes.modeling import TaskModel
 from lobes.modeling.task_model import check_task_model
 from lobes.progress import Progress, StageProgress, shown_progress
+from lobes.scores import HeadScores
 from lobes.tasks.task import Task, as_tasks
 
 Remember = Callable[[str, Callable[[], Arrays]], Arrays]

@@ -19,7 +19,7 @@ from torch import nn
 from lobes.ablation import ablate
 from lobes.discovery import layout_of
 from lobes.errors import ConfigError
-from lobes.heads import HeadLayout, Heads, HeadScores, HeadSet
+from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.measure.batch_size import tokens_in_a_batch, within_memory
 from lobes.measure.batches import Batches, GivenBatches, Loss, TaskBatches, check_task
 from lobes.measure.estimates import Method, Options, single_ablations, taylor
@@ -27,6 +27,7 @@ from lobes.measure.gates import gates
 from lobes.measure.integrated_gradients import integrated_gradients
 from lobes.measure.measuring import measuring
 from lobes.progress import Progress, shown_progress
+from lobes.scores import HeadScores
 from lobes.tasks.task import Task
 
 _METHODS: Mapping[str, Method] = {  # each name of `limits.METHOD`

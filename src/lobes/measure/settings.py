@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from lobes import limits
-from lobes.heads import check_fractions
+from lobes.scores import check_fractions
 
 
 @dataclass(frozen=True)

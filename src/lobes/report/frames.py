@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from lobes.dissociation import Dissociation, LesionMatrix
-from lobes.heads import HeadLayout, HeadScores
+from lobes.heads import HeadLayout
 from lobes.results import ComparisonResults, PooledResults, RunResults, TransferResults
+from lobes.scores import HeadScores
 
 _FLAGS = ("prunable", "gateable")
 

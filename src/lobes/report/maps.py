@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lobes.heads import Head, HeadScores, HeadSet
+from lobes.heads import Head, HeadSet
 from lobes.report import formatting as fmt
 from lobes.report.colors import SHADES, TINTS
 from lobes.report.tables import Column, Row, Table
+from lobes.scores import HeadScores
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from matplotlib.ticker import MaxNLocator
 from lobes.dissociation import Dissociation, LesionMatrix
 from lobes.dissociation.statistics import percentile_interval
 from lobes.errors import ConfigError
-from lobes.heads import HeadScores
 from lobes.limits import short
 from lobes.results import RunResults
+from lobes.scores import HeadScores
 
 # Okabe and Ito's colors, black last.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")

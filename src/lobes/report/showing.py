@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from lobes.dissociation import Dissociation, LesionMatrix
 from lobes.errors import ConfigError, RunError
-from lobes.heads import HeadLayout, HeadScores
+from lobes.heads import HeadLayout
 from lobes.report import colors, drawing, frames
 from lobes.report.maps import HeatMaps, heat_map, site_labels
 from lobes.report.page import draw, html, is_page, own_text, write_page
@@ -32,6 +32,7 @@ from lobes.report.tables import Column, Row, Table
 from lobes.results import RunResults
 from lobes.results.base import Results
 from lobes.results.of_matrix import matrix_results
+from lobes.scores import HeadScores
 
 if TYPE_CHECKING:
     import matplotlib.figure

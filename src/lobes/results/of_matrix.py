@@ -11,7 +11,7 @@ from lobes.dissociation import LesionMatrix, PairVerdict, over_fractions
 from lobes.dissociation import dscores as library
 from lobes.dissociation.pairs import PairEffects
 from lobes.dissociation.verdict import Verdict, undecided
-from lobes.heads import HeadLayout, HeadScores
+from lobes.heads import HeadLayout
 from lobes.metrics import get_metric
 from lobes.results.base import ModelRecord, Site
 from lobes.results.run import (
@@ -25,6 +25,7 @@ from lobes.results.run import (
     Pair,
     RunResults,
 )
+from lobes.scores import HeadScores
 
 # What is taken where a matrix does not say how it was measured.
 _PLAIN = {"lesion": "remove", "value": "zero", "matched": "site", "seed": 0}

@@ -17,9 +17,10 @@ from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.matrix import Sampled
 from lobes.dissociation.pairs import PairEffects
 from lobes.errors import LobesError, RunError, first_line
-from lobes.heads import HeadScores, HeadSet
+from lobes.heads import HeadSet
 from lobes.metrics import get_metric
 from lobes.results.run import RunResults
+from lobes.scores import HeadScores
 
 if TYPE_CHECKING:
     import lobes.tasks.task

@@ -23,10 +23,11 @@ from transformers import TrainerCallback
 
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, ModelError, RunError
-from lobes.heads import HeadLayout, HeadScores, HeadSet, head_count
+from lobes.heads import HeadLayout, HeadSet
 from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.modeling.pooling import probing
+from lobes.scores import HeadScores, head_count
 from lobes.tasks.task import Task
 from lobes.training.processes import computed_once
 from lobes.training.row_gate import KeptRows, RowGate, check_gateable

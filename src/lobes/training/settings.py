@@ -5,7 +5,7 @@ from typing import Annotated
 
 from lobes import limits
 from lobes.errors import ConfigError
-from lobes.heads import head_count
+from lobes.scores import head_count
 
 
 @dataclass(frozen=True, kw_only=True)

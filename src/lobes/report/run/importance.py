@@ -7,7 +7,7 @@ from itertools import combinations
 from markupsafe import Markup
 
 from lobes.dissociation.similarity import corrected_for_noise, importance_correlation
-from lobes.heads import HeadScores, HeadSet
+from lobes.heads import HeadSet
 from lobes.report import formatting as fmt
 from lobes.report.grids import all_maps
 from lobes.report.lesion_words import words_of
@@ -17,6 +17,7 @@ from lobes.report.sections import Block, Details, Figure, InFiles, Prose, Sectio
 from lobes.report.tables import MOST_PAIRS, MOST_TASKS, Cell, Column, Row, Table
 from lobes.results import RunResults
 from lobes.results.run import RELIABLE, Fraction, Importance
+from lobes.scores import HeadScores
 
 MOST_TOP_HEADS = 12
 
