@@ -203,6 +203,28 @@ def test_png_without_its_library_or_a_font_is_one_sentence(monkeypatch, tmp_path
     exporting._resvg.cache_clear()
 
 
+def test_pdf_has_the_size_and_its_words_and_is_always_the_same():
+    pytest.importorskip("typst")
+    report = run_page(fake_results(**SMALL))
+    for name in ("strip-0-0", "raw-1"):
+        files = dict(figure_files(report, png=False, pdf=True))
+        found = files[f"{name}.pdf"]
+        assert found == exporting.to_pdf(files[f"{name}.svg"].decode())
+        root = ElementTree.fromstring(files[f"{name}.svg"])
+        width, height = (0.75 * float(root.get(key)) for key in ("width", "height"))
+        box = re.search(rb"/MediaBox\s*\[([\d. ]+)\]", found)
+        assert box is not None
+        assert [*map(float, box[1].split())] == pytest.approx([0, 0, width, height], abs=0.01)
+        assert b"/FontFile" in found, "the fonts are embedded"
+        assert b"/ToUnicode" in found, "words can be searched"
+
+
+def test_pdf_without_its_library_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "typst", None)
+    with pytest.raises(RunError, match=r"typst, which is not installed: pip install 'lobes\[fig"):
+        list(figure_files(run_page(fake_results(**SMALL)), png=False, pdf=True))
+
+
 @pytest.mark.parametrize("dpi", [0, 23, 1201])
 def test_a_senseless_resolution_is_refused(dpi):
     with pytest.raises(ConfigError, match=f"at {dpi} dpi: expected 24 to 1200"):

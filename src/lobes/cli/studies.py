@@ -304,10 +304,13 @@ def report(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write every figure (SVG, PNG) and every table (CSV, LaTeX) there, too.",
+            help="Write every figure (SVG, PNG, PDF) and every table (CSV, LaTeX) there, too.",
         ),
     ] = None,
     png: Annotated[bool, typer.Option(help="With --figures: PNG beside SVG.")] = True,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="With --figures: PDF beside SVG, for LaTeX.")
+    ] = False,
     output: Annotated[
         Path, typer.Option(help="With several runs: the folder for their pooled results.")
     ] = Path("runs/together"),
@@ -338,7 +341,7 @@ def report(
         source = output
     out.show(results, show_results, saved=f"Report: {page}")
     if figures is not None:
-        files = write_exhibits(source, figures, png=png)
+        files = write_exhibits(source, figures, png=png, pdf=pdf)
         say(f"Figures and tables: {figures} ({len(files)} files)")
     if open_page:
         _open(page)

@@ -17,7 +17,7 @@ LIBRARIES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "da
 # What each extra of the package is for.
 EXTRAS = {
     "excel": "data in Excel files",
-    "figures": "figures of reports as PNG files",
+    "figures": "figures of reports as PNG and PDF files",
     "images": "tasks of images",
     "plot": "figures in Python with matplotlib",
 }

@@ -55,20 +55,21 @@ def write_exhibits(
     folder: str | os.PathLike[str],
     *,
     png: bool = True,
+    pdf: bool = False,
     dpi: int = DPI,
 ) -> list[Path]:
     """Write the figures and tables of finished results into `figures/` and `tables/` of `folder`.
 
-    Figures are SVG and, with `png`, PNG; tables are CSV and LaTeX; `index.html` shows them. `path`
-    is as in `report_again`. Returns the paths of the files. Raises `ConfigError` for a `dpi` not in
-    24 to 1200, and `RunError` where PNG cannot be drawn or a file cannot be written; no figure is
-    written unless every figure can be drawn.
+    Figures are SVG, with `png` also PNG, with `pdf` also PDF; tables are CSV and LaTeX;
+    `index.html` shows them. `path` is as in `report_again`. Returns the paths of the files. Raises
+    `ConfigError` for a `dpi` not in 24 to 1200, and `RunError` where PNG or PDF cannot be drawn or
+    a file cannot be written; no figure is written unless every figure can be drawn.
     """
     target = Path(folder)
     page = page_of(*_read(Path(path)), whole=True)
-    figures = write_files([*figure_files(page, png=png, dpi=dpi)], target / "figures")
+    figures = write_files([*figure_files(page, png=png, pdf=pdf, dpi=dpi)], target / "figures")
     tables = write_files([*table_files(page)], target / "tables")
-    index = write_files([("index.html", index_of(page, png=png).encode())], target)
+    index = write_files([("index.html", index_of(page, png=png, pdf=pdf).encode())], target)
     return [*figures, *tables, *index]
 
 

@@ -1,7 +1,7 @@
-"""The figures of a page as SVG and PNG, its tables as CSV and LaTeX: names and contents of files.
+"""The figures of a page as SVG, PNG and PDF, its tables as CSV and LaTeX: names and contents.
 
 Files have the names of the page's figures and tables. `lobes.experiments.reports` writes the files.
-PNG needs resvg_py (the extra `figures`), which draws the words with the machine's own fonts.
+PNG needs resvg_py and PDF typst (the extra `figures`), which take the machine's own fonts.
 """
 
 import importlib
@@ -17,11 +17,20 @@ from lobes.report.table_files import to_csv, to_latex
 DPI = 192  # two pixels for each of a figure's units, which are those of CSS: 96 to the inch
 
 
-def figure_files(page: Page, *, png: bool = True, dpi: int = DPI) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of every figure, as SVG and, with `png`, as PNG at so many `dpi`.
+# A page of the figure's own size, where a CSS pixel is 0.75 pt; without a date, so always the same.
+_PDF = b"""#set document(date: none)
+#set page(width: auto, height: auto, margin: 0pt)
+#image(bytes(sys.inputs.svg), format: "svg")
+"""
 
-    Raises `ConfigError` for a `dpi` outside 24 to 1200, and `RunError` where PNG cannot be drawn:
-    without resvg_py, or without a font.
+
+def figure_files(
+    page: Page, *, png: bool = True, pdf: bool = False, dpi: int = DPI
+) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of every figure: SVG, with `png` PNG at so many `dpi`, with `pdf` PDF.
+
+    Raises `ConfigError` for a `dpi` outside 24 to 1200, and `RunError` where PNG or PDF cannot be
+    drawn: without resvg_py or a font, without typst.
     """
     if png and not 24 <= dpi <= 1200:
         raise ConfigError(f"Cannot draw PNG figures at {dpi} dpi: expected 24 to 1200.")
@@ -30,6 +39,8 @@ def figure_files(page: Page, *, png: bool = True, dpi: int = DPI) -> Iterator[tu
         yield f"{figure.name}.svg", text.encode("utf-8")
         if png:
             yield f"{figure.name}.png", to_png(text, dpi)
+        if pdf:
+            yield f"{figure.name}.pdf", to_pdf(text)
 
 
 def table_files(page: Page) -> Iterator[tuple[str, bytes]]:
@@ -39,14 +50,27 @@ def table_files(page: Page) -> Iterator[tuple[str, bytes]]:
             yield f"{table.name}.{kind}", write(table).encode("utf-8")
 
 
-def index_of(page: Page, *, png: bool = True) -> str:
+def index_of(page: Page, *, png: bool = True, pdf: bool = False) -> str:
     """A page that shows every figure and lists every table of the files, with their names."""
-    return html_index(page, figures(page), tables(page), ("svg", "png") if png else ("svg",))
+    kinds = ["svg", *["png"] * png, *["pdf"] * pdf]
+    return html_index(page, figures(page), tables(page), kinds)
 
 
 def to_png(svg: str, dpi: int = DPI) -> bytes:
     """The drawing as PNG. Raises `RunError` without resvg_py, or where no font is installed."""
     return bytes(_resvg().svg_to_bytes(svg_string=svg, zoom=dpi / 96))
+
+
+def to_pdf(svg: str) -> bytes:
+    """The drawing as PDF, words as text, fonts inside. Raises `RunError` without typst."""
+    try:
+        library = importlib.import_module("typst")
+    except ImportError as error:
+        raise RunError(
+            "PDF figures need typst, which is not installed: pip install 'lobes[figures]', or "
+            "leave out --pdf."
+        ) from error
+    return bytes(library.compile(_PDF, sys_inputs={"svg": svg}))
 
 
 @cache
