@@ -394,13 +394,13 @@ def test_a_table_of_data_of_ones_own_in_full(write):
             'model = "org/m"\n[[tasks]]\nname = "x"\ntrain = "x.csv"\ntext = "a"\n'
             'test = "t.csv"\nstratified = true\ncolumns = {a = "Text A"}\n'
             'label_map = {"1" = "yes", "2" = "no"}\nfilter = {language = ["de", "en"]}\n'
-            "leave_out = {year = 1999}"
+            'leave_out = {year = 1999, label = ""}'
         )
     )
     (task,) = study.tasks
     assert os.path.isabs(task.test)
     assert task.filter == {"language": ("de", "en")}
-    assert task.leave_out == {"year": 1999}
+    assert task.leave_out == {"year": 1999, "label": ""}
     assert StudyConfig.from_dict(json.loads(json.dumps(study.to_dict()))) == study
 
 

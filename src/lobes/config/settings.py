@@ -42,9 +42,8 @@ Fractions = Annotated[
 ]
 Given = TypeVar("Given", IAT, IapSettings)
 
-Wanted = dict[
-    Text, Text | int | float | Annotated[tuple[Text | int, ...], BeforeValidator(as_tuple)]
-]
+# by column; "" is an empty cell
+Wanted = dict[Text, str | int | float | Annotated[tuple[str | int, ...], BeforeValidator(as_tuple)]]
 
 
 def _label_columns(value: Any) -> str | tuple[str, ...]:
