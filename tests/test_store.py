@@ -559,6 +559,8 @@ def test_nothing_is_written_into_a_folder_that_is_no_longer_ours(tmp_path, other
             lambda: measurements.measure(ZEROS),
             folder.check,
         ):
-            with pytest.raises(RunError, match="was removed or replaced while this command used"):
+            with pytest.raises(
+                RunError, match="was removed, replaced or taken over by another run"
+            ):
                 write()
     assert {p: p.read_bytes() for p in path.rglob("*")} == before

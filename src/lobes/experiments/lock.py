@@ -137,8 +137,8 @@ class FolderLock:
         """Watch the file; False where it is removed, `RunError` where its owner writes it."""
         if owner:
             logger.warning(
-                "%s was left by process %s on %s, which may have been killed: waiting %g s for "
-                "a sign of life.",
+                "%s names process %s on %s, which may have been killed: waiting up to %g s for a "
+                "sign of life.",
                 self.path,
                 owner.get("pid", "?"),
                 owner.get("host", "?"),

@@ -175,9 +175,9 @@ class RunFolder:
             ours = self._lock is not None and self._lock.is_ours()
         if not ours:
             raise RunError(
-                f"{self.path} was removed or replaced while this command used it, and another may "
-                f"use it now: nothing more is written there; run the same command again, or choose "
-                f"another output."
+                f"{self.path} was removed, replaced or taken over by another run while this "
+                f"command used it: nothing more is written there; run the same command again, or "
+                f"choose another output."
             )
 
     def writing(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
