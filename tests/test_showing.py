@@ -162,7 +162,7 @@ def test_names_are_no_formulas():
 def test_without_matplotlib_one_sentence_says_what_to_install():
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "from lobes.heads import HeadScores; import numpy as np\n"
+        "from lobes.scores import HeadScores; import numpy as np\n"
         "try: HeadScores(np.ones((2, 3))).plot()\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
