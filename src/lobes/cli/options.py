@@ -1,5 +1,6 @@
 """The arguments and options that several commands have, each declared once."""
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,40 @@ Controls = Annotated[
 ]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Start again: delete what an earlier run left there.")
+]
+
+# Of commands whose work can be spread over processes
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Compute in so many processes at once, each with its share of the cores, or a GPU of "
+        "its own.",
+    ),
+]
+
+
+class Where(str, enum.Enum):
+    """Where workers are."""
+
+    local = "local"
+    ray = "ray"
+    slurm = "slurm"
+
+
+On = Annotated[
+    Where, typer.Option(help="Where workers run: this machine, a Ray cluster, jobs of Slurm.")
+]
+DevicesPerWorker = Annotated[
+    int | None, typer.Option(min=1, help="How many GPUs each worker gets; by default one.")
+]
+WorkerOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--worker-option",
+        metavar="KEY=VALUE",
+        help="Of Ray `address`, of Slurm an option of sbatch, such as partition=gpu; repeatable.",
+    ),
 ]
 
 # Of commands that write a new folder from a model

@@ -10,18 +10,24 @@ import typer
 from lobes.cli.app import Output, command
 from lobes.cli.options import (
     Controls,
+    DevicesPerWorker,
     Folder,
     FolderBeside,
     Fresh,
+    On,
     Settings,
     Study,
     To,
     TrustRemoteCode,
+    Where,
+    WorkerOptions,
+    Workers,
 )
 
 if TYPE_CHECKING:
     import lobes.config.study
     import lobes.experiments.loading
+    import lobes.workers
 
 Open = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 
@@ -91,6 +97,10 @@ def run(
             min=2, help="Run so many times with seeds one after the other, and pool the runs."
         ),
     ] = None,
+    workers: Workers = None,
+    on: On = Where.local,
+    devices_per_worker: DevicesPerWorker = None,
+    worker_option: WorkerOptions = None,
 ) -> None:
     """Train, measure and report.
 
@@ -101,10 +111,11 @@ def run(
     Example: lobes run study.toml --seeds 3
     """
     chosen = _study(study, settings, output, controls)
+    spread = _workers(workers, on, devices_per_worker, worker_option)
     if seeds is None:
-        _run_stages(out, chosen, ("train", "iap", "report"), fresh)
+        _run_stages(out, chosen, ("train", "iap", "report"), fresh, spread)
     else:
-        _run_seeds(out, chosen, seeds, fresh)
+        _run_seeds(out, chosen, seeds, fresh, spread)
 
 
 @command()
@@ -171,6 +182,10 @@ def iap(
     controls: Controls = None,
     output: Folder = None,
     fresh: Fresh = False,
+    workers: Workers = None,
+    on: On = Where.local,
+    devices_per_worker: DevicesPerWorker = None,
+    worker_option: WorkerOptions = None,
 ) -> None:
     """Measure a model and report, without training.
 
@@ -183,7 +198,8 @@ def iap(
         from lobes.config.study import with_trained_model
 
         chosen = with_trained_model(chosen, model)
-    _run_stages(out, chosen, ("iap", "report"), fresh)
+    spread = _workers(workers, on, devices_per_worker, worker_option)
+    _run_stages(out, chosen, ("iap", "report"), fresh, spread)
 
 
 @command(resumable=True)
@@ -193,6 +209,10 @@ def compare(
     settings: Settings = None,
     output: FolderBeside = None,
     fresh: Fresh = False,
+    workers: Workers = None,
+    on: On = Where.local,
+    devices_per_worker: DevicesPerWorker = None,
+    worker_option: WorkerOptions = None,
 ) -> None:
     """Compare ways to train over several seeds.
 
@@ -203,7 +223,8 @@ def compare(
     from lobes.experiments.compare import compare_study
 
     chosen = _study(study, settings, output, beside="-compare")
-    _carry_out(out, chosen, compare_study, fresh)
+    spread = _workers(workers, on, devices_per_worker, worker_option)
+    _carry_out(out, chosen, partial(compare_study, workers=spread), fresh)
 
 
 @command(resumable=True)
@@ -213,6 +234,10 @@ def transfer(
     settings: Settings = None,
     output: FolderBeside = None,
     fresh: Fresh = False,
+    workers: Workers = None,
+    on: On = Where.local,
+    devices_per_worker: DevicesPerWorker = None,
+    worker_option: WorkerOptions = None,
 ) -> None:
     """Fine-tune on a new task after multi-task training.
 
@@ -223,7 +248,8 @@ def transfer(
     from lobes.experiments.transfer import transfer_study
 
     chosen = _study(study, settings, output, beside="-transfer")
-    _carry_out(out, chosen, transfer_study, fresh)
+    spread = _workers(workers, on, devices_per_worker, worker_option)
+    _carry_out(out, chosen, partial(transfer_study, workers=spread), fresh)
 
 
 @command()
@@ -371,19 +397,51 @@ def _study(
     return study.model_copy(update={"output": folder if output is None else str(output)})
 
 
+def _workers(
+    number: int | None, on: Where, devices: int | None, options: list[str] | None
+) -> "lobes.workers.WorkerSettings | None":
+    """What the options of a command say of workers; None for none."""
+    from lobes.errors import ConfigError
+    from lobes.workers import WorkerSettings
+
+    given = dict[str, str]()
+    for option in options or ():
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                f"Cannot read --worker-option {option!r}: expected KEY=VALUE, such as "
+                f"partition=gpu."
+            )
+        given[key] = value
+    if number is None:
+        if on is Where.local and devices is None and not given:
+            return None
+        raise ConfigError("How many workers there are to be is not said: add --workers N.")
+    return WorkerSettings(number, on.value, devices, given)
+
+
 def _run_stages(
-    out: Output, study: "lobes.config.study.StudyConfig", stages: tuple[str, ...], fresh: bool
+    out: Output,
+    study: "lobes.config.study.StudyConfig",
+    stages: tuple[str, ...],
+    fresh: bool,
+    workers: "lobes.workers.WorkerSettings | None" = None,
 ) -> None:
     from lobes.experiments.run import STAGES, run_study
 
     tell = None
     if stages == STAGES and not out.quiet:
         tell = _tell_estimate
-    _carry_out(out, study, partial(run_study, stages=stages, tell=tell), fresh)
+    compute = partial(run_study, stages=stages, tell=tell, workers=workers)
+    _carry_out(out, study, compute, fresh)
 
 
 def _run_seeds(
-    out: Output, study: "lobes.config.study.StudyConfig", seeds: int, fresh: bool
+    out: Output,
+    study: "lobes.config.study.StudyConfig",
+    seeds: int,
+    fresh: bool,
+    workers: "lobes.workers.WorkerSettings | None",
 ) -> None:
     from lobes.cli.tables import show_results
     from lobes.experiments.run_seeds import run_seeds

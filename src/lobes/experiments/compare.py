@@ -8,6 +8,7 @@ methods; `comparison.json` holds what the page and the tables show.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ import numpy as np
 from lobes.config.settings import METHODS
 from lobes.config.study import StudyConfig
 from lobes.dissociation.dscores import mean_where, shared_tasks, standardized
-from lobes.experiments.loading import load_tasks
+from lobes.experiments.loading import load_tasks, measuring_device
 from lobes.experiments.methods import SeedRun, freeing, with_defaults
 from lobes.experiments.over_seeds import (
     PAIR,
+    SeedStudy,
     concatenated,
     described_tasks,
     joined,
@@ -29,6 +31,7 @@ from lobes.experiments.over_seeds import (
 from lobes.experiments.probe import pooled_features, probe
 from lobes.experiments.results import lesioning_of
 from lobes.experiments.seed_statistics import comparison_summary, comparison_verdicts
+from lobes.experiments.spread import begin, pool_of
 from lobes.experiments.store import RunFolder
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.steps import Arrays, Plan, Step
@@ -37,31 +40,57 @@ from lobes.progress import Progress, StageProgress
 from lobes.report.phrases import DEFINITIONS
 from lobes.results import ComparisonResults
 from lobes.results.over_seeds import DScores, ExchangedDScores, Selected, before_iat
+from lobes.workers import WorkerSettings
 
 NOT_SHOWN = {"enabled", "save_every", "report_to"}
 
 
 def compare_study(
-    study: StudyConfig, *, fresh: bool = False, progress: StageProgress | None = None
+    study: StudyConfig,
+    *,
+    fresh: bool = False,
+    progress: StageProgress | None = None,
+    workers: WorkerSettings | None = None,
 ) -> ComparisonResults:
     """Compare the study's methods over its seeds, in the folder `study.output`.
 
     Returns the results; `comparison.html` shows them. An interrupted comparison continues, `fresh`
-    starts again. `progress(stage, done, total)` is called as things go. Raises `LobesError` of
-    every kind; whatever can be refused is, before the first training.
+    starts again. `progress(stage, done, total)` is called as things go. `workers` train and
+    measure, with the same numbers. Raises `LobesError` of every kind; whatever can be refused is,
+    before the first training.
     """
     study = with_defaults(study)
-    assert study.compare is not None
-    with RunFolder(study.output, study.to_dict(), command="compare", fresh=fresh) as folder:
-        over_seeds = seed_study(
-            study,
-            load_tasks(study, progress),
-            folder.path / "checkpoints",
-            seeds=study.compare.seeds,
-            methods=study.compare.methods,
-        )
+    with (
+        RunFolder(study.output, study.to_dict(), command="compare", fresh=fresh) as folder,
+        pool_of(workers, folder) as pool,
+    ):
+        precision = begin(pool, study, folder, measuring_device())
+        over_seeds = _seeds(study, folder.path / "checkpoints", precision, progress)
         plans = [seed_plan(run) for run in over_seeds.runs]
-        return over_seeds.finish(folder, plans, partial(_comparison, over_seeds.runs[0]), progress)
+        describe = partial(_comparison, over_seeds.runs[0])
+        return over_seeds.finish(folder, plans, describe, progress, pool)
+
+
+def compare_plans(
+    study: StudyConfig, folder: RunFolder, checkpoints: Path
+) -> tuple[str, list[Plan[dict[str, Arrays]]]]:
+    """Return the scope and the plans of a comparison as a worker makes them."""
+    over_seeds = _seeds(study, checkpoints, study.precision)
+    return over_seeds.scope, [seed_plan(run) for run in over_seeds.runs]
+
+
+def _seeds(
+    study: StudyConfig, checkpoints: Path, precision: str, progress: StageProgress | None = None
+) -> SeedStudy:
+    assert study.compare is not None
+    return seed_study(
+        study,
+        load_tasks(study, progress),
+        checkpoints,
+        seeds=study.compare.seeds,
+        methods=study.compare.methods,
+        precision=precision,
+    )
 
 
 # One seed

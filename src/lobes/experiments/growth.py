@@ -9,6 +9,7 @@ after it (docs/method.md#claims).
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from lobes.experiments.loading import Loaded, check_base, new_model
 from lobes.experiments.probe import pooled_features, probe_targets, ridge
 from lobes.experiments.store import RunFolder
 from lobes.measure.iap import lesion_plan
-from lobes.measure.steps import Plan, Step, changed
+from lobes.measure.steps import Plan, Step, changed, together
 from lobes.modeling import MultiTaskModel
 from lobes.results.training import Training
 from lobes.tasks.subsets import growing_order
@@ -74,10 +75,9 @@ def growth_plan(
         return None
     fraction = last.fractions[-1]
     steps = [0, *growth_steps(study, training.steps)]
-    matrices = []
-    for step in steps:
-        matrix = yield from _lesion_plan(loaded, folder, fraction, step)
-        matrices.append(matrix)
+    matrices = yield from together(
+        *(_lesion_plan(loaded, folder, fraction, step) for step in steps)
+    )
     found = [_dissociation(study, matrix, fraction) for matrix in (*matrices, last)]
     shared = {
         name: shared_tasks(*(getattr(each, name).values for each in (found[0], found[-1])))
@@ -123,6 +123,11 @@ def _lesion_plan(
         return replace(each, stage="growth", title=title, scope=f"step {step}")
 
     return changed(plan, at_step)
+
+
+def kept_models(folder: Path) -> list[str]:
+    """Return the names of the models of steps on the way that a run's folder holds."""
+    return sorted(path.name for path in folder.glob(f"{_KEPT}*"))
 
 
 def remove_kept_models(folder: RunFolder) -> None:

@@ -83,6 +83,11 @@ def new_model(study: StudyConfig, tasks: Sequence[Task]) -> MultiTaskModel:
     return model
 
 
+def measuring_device() -> str:
+    """Return where a study's model is measured: an accelerator where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def check_inputs(model: TaskModel, tasks: Sequence[Task]) -> None:
     """Raise `DataError` for a text of which the tokenizer makes no token.
 

@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
@@ -13,9 +13,11 @@ from typing import IO, Any
 import numpy as np
 
 from lobes.errors import first_line
+from lobes.experiments.spread import carry_out_on
 from lobes.files import fingerprint, writing
 from lobes.measure.steps import Arrays, Plan, Result, Step, carry_out, missing
 from lobes.progress import Progress, StageProgress
+from lobes.workers import Pool
 
 logger = logging.getLogger("lobes")
 
@@ -39,24 +41,35 @@ class Measurements:
         scope: str,
         writing: Writing = writing,
         progress: StageProgress | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self.folder = folder
         self.scope = scope
         self.progress = progress
+        self.pool = pool
         self._writing = writing
         # (stage, task, seconds) of each; no steps, which would keep their models alive
         self._seconds: dict[Path, tuple[str, str, float]] = {}
 
     def run(self, plan: Plan[Result]) -> Result:
         """Return the result of a plan, from the steps that are kept and those it computes now."""
-        return carry_out(plan, self.measure)
+        return self.run_all([plan])[0]
+
+    def run_all(self, plans: Sequence[Plan[Result]]) -> list[Result]:
+        """Return the results of plans that do not depend on each other.
+
+        Where there is a pool, its workers compute what is not kept.
+        """
+        if self.pool is None:
+            return [carry_out(plan, self.measure) for plan in plans]
+        return carry_out_on(self.pool, plans, self)
 
     def pending(self, *plans: Plan[Any]) -> list[Step]:
         """Return the steps of these plans that are not kept and can be computed now, in any order.
 
         Steps that need the arrays of one of them are not among them. Nothing is computed.
         """
-        return [step for plan in plans for step in missing(plan, self._load)]
+        return [step for plan in plans for step in missing(plan, self.load)]
 
     def measure(self, step: Step) -> Arrays:
         """Return a step's arrays, kept or computed now and then kept.
@@ -65,7 +78,7 @@ class Measurements:
         warning.
         """
         report = step.reporting(self.progress)
-        arrays = self._load(step)
+        arrays = self.load(step)
         if arrays is None:
             if step.share is not None:
                 report(0, 1)
@@ -79,14 +92,17 @@ class Measurements:
     def _computed(self, step: Step, report: Progress) -> Arrays:
         start = time.perf_counter()
         arrays = {name: np.asarray(array) for name, array in step.compute(report).items()}
-        seconds = time.perf_counter() - start
+        self.keep(step, arrays, time.perf_counter() - start)
+        return arrays
+
+    def keep(self, step: Step, arrays: Arrays, seconds: float) -> None:
+        """Keep a step's arrays, which took so many seconds."""
         path = self._path(step)
         notes = {"key": step.key, "scope": self._scope(step), "seconds": seconds}
         content = _to_parquet(arrays, notes)
         with self._writing(path) as file:
             file.write(content)
         self._seconds[path] = step.stage, step.task, seconds
-        return arrays
 
     @property
     def seconds_by_stage(self) -> dict[str, float]:
@@ -112,7 +128,8 @@ class Measurements:
         digest = hashlib.sha256(f"{self._scope(step)}\0{step.key}".encode()).hexdigest()
         return self.folder / f"{slug[:60]}-{digest[:16]}.parquet"
 
-    def _load(self, step: Step) -> Arrays | None:
+    def load(self, step: Step) -> Arrays | None:
+        """Return the arrays of a step that are kept; None where there are none, or damaged."""
         path = self._path(step)
         if not path.exists():
             return None

@@ -106,15 +106,21 @@ def with_defaults(study: StudyConfig) -> StudyConfig:
 class SeedRun:
     """The trainings of one seed: data order, dropout, new weights and held-out parts are its own.
 
-    `study` is one that `with_defaults` returned, `tasks` its tasks with their data. What is
-    written on the way goes to the folder `checkpoints`, and is gone afterwards. Where `base` is
-    set, every new model must be of the encoder with this fingerprint.
+    `study` is one that `with_defaults` returned, `tasks` its tasks with their data, `precision`
+    that of the measurements, by default what the study says for the device. What is written on the
+    way goes to the folder `checkpoints`, and is gone afterwards. Where `base` is set, every new
+    model must be of the encoder with this fingerprint.
     """
 
     base: str | None = None
 
     def __init__(
-        self, study: StudyConfig, seed: int, tasks: Sequence[Task], checkpoints: Path
+        self,
+        study: StudyConfig,
+        seed: int,
+        tasks: Sequence[Task],
+        checkpoints: Path,
+        precision: str | None = None,
     ) -> None:
         assert study.compare is not None
         self.study = study.model_copy(update={"seed": seed})
@@ -123,7 +129,7 @@ class SeedRun:
         self.parts = tuple(hold_out(task, self.compare.held_out, seed) for task in tasks)
         self.checkpoints = checkpoints
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.precision = resolve_precision(study.precision, self.device)
+        self.precision = precision or resolve_precision(study.precision, self.device)
 
     def new_model(self, tasks: Sequence[Task] | None = None) -> MultiTaskModel:
         """Return the pre-trained encoder with new classifiers, those of the seed."""

@@ -31,6 +31,7 @@ from lobes.results.of_matrix import opening
 from lobes.results.over_seeds import ComparedTask, OverSeeds, SeedsIat
 from lobes.results.training import IatSettings
 from lobes.tasks.task import Task
+from lobes.workers import Pool
 
 # One training, and the same with IAT in its last steps.
 PAIR = ("multi", "iat")
@@ -57,6 +58,7 @@ class SeedStudy:
         plans: Sequence[Plan[dict[str, Arrays]]],
         describe: Callable[[Sequence[Mapping[str, Arrays]], dict[str, Any]], Found],
         progress: StageProgress | None,
+        pool: Pool | None,
     ) -> Found:
         """Carry out the plan of each seed; write the results that `describe` makes, and the page.
 
@@ -64,8 +66,8 @@ class SeedStudy:
         """
         folder.begin(self.fingerprints)
         folder.remove_checkpoints()
-        measurements = folder.measurements(self.scope, progress)
-        records = [measurements.run(plan) for plan in plans]
+        measurements = folder.measurements(self.scope, progress, pool)
+        records = measurements.run_all(plans)
         folder.remove_checkpoints()
         times = {"total": sum(measurements.seconds_by_stage.values())}
         results = describe(records, {**self._common(records), "times": times})
@@ -95,6 +97,7 @@ def seed_study(
     *,
     seeds: int,
     methods: Sequence[str],
+    precision: str,
     new: Sequence[Task] = (),
 ) -> SeedStudy:
     """Return the runs over `seeds` seeds, once a model can be trained and measured in these ways.
@@ -102,7 +105,10 @@ def seed_study(
     `new` are tasks that are used but not trained on here. Raises what can be known to be wrong
     before the first training.
     """
-    runs = [SeedRun(study, study.seed + number, tasks, checkpoints) for number in range(seeds)]
+    runs = [
+        SeedRun(study, study.seed + number, tasks, checkpoints, precision)
+        for number in range(seeds)
+    ]
     first, every = runs[0], (*tasks, *new)
     model = first.new_model()
     layout = find_heads(model)

@@ -9,19 +9,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lobes.config.study import StudyConfig
 from lobes.discovery import find_heads
 from lobes.dissociation import LesionMatrix
 from lobes.errors import ConfigError, ModelError, RunError
 from lobes.experiments.agreement import agreement_plan, similarity_plan
-from lobes.experiments.growth import KeepModels, growth_plan, remove_kept_models
+from lobes.experiments.growth import KeepModels, growth_plan, kept_models, remove_kept_models
 from lobes.experiments.loading import (
     Loaded,
     base_fingerprint,
     check_inputs,
     load_tasks,
+    measuring_device,
     model_fingerprint,
     new_model,
     scope_of,
@@ -33,13 +32,14 @@ from lobes.experiments.results import (
     describe_model,
     study_results,
 )
-from lobes.experiments.store import RunFolder
+from lobes.experiments.spread import TRAINING, begin, pool_of
+from lobes.experiments.store import SECONDS, RunFolder
 from lobes.experiments.training import train, warn_near_chance
 from lobes.measure.iap import check_lesions, lesion_plan
-from lobes.measure.steps import Plan
+from lobes.measure.steps import Plan, together
 from lobes.modeling import PromptedModel, TaskModel, load_task_model
 from lobes.modeling.precision import resolve_precision
-from lobes.progress import StageProgress
+from lobes.progress import Progress, StageProgress
 from lobes.report.page import html
 from lobes.report.run.page import page_of
 from lobes.results import RunResults, as_bytes, read
@@ -47,6 +47,7 @@ from lobes.results.tables import write_importance, write_predictions, write_text
 from lobes.results.training import Training
 from lobes.tasks.prompts import Prompt
 from lobes.tasks.task import Task
+from lobes.workers import Job, Pool, WorkerSettings
 
 STAGES = ("train", "iap", "report")
 
@@ -61,23 +62,30 @@ def run_study(
     fresh: bool = False,
     progress: StageProgress | None = None,
     tell: Callable[[Loaded], None] | None = None,
+    workers: WorkerSettings | None = None,
 ) -> RunResults | Training:
     """Go through the stages of a study that are not done yet, in the folder `study.output`.
 
     Returns the results, or with `stages=("train",)` what the training recorded.
     `fresh` starts again where the folder holds a run. `progress(stage, done, total)` is called
     as things go; `tell` is called with the study, its data and its model before a run begins, and
-    leaves them as they are. Raises `LobesError` of every kind; what was measured by then is kept.
+    leaves them as they are. `workers` measure, and those of a cluster train, with the same numbers.
+    Raises `LobesError` of every kind; what was measured by then is kept.
     """
     if stages == ("train",) and not study.training.enabled:
         raise ConfigError(
             "training.enabled is false, so there is nothing to train; expected true, or `lobes "
             "iap` for a model that was trained elsewhere."
         )
-    with RunFolder(study.output, study.to_dict(), fresh=fresh) as folder:
+    with (
+        RunFolder(study.output, study.to_dict(), fresh=fresh) as folder,
+        pool_of(workers, folder) as pool,
+    ):
         tasks = load_tasks(study, progress)
         fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in tasks}
-        model, training = _trained_model(study, folder, tasks, fingerprints, stages, progress, tell)
+        model, training = _trained_model(
+            study, folder, tasks, fingerprints, stages, progress, tell, pool
+        )
         if training is not None and "iap" not in stages:
             return training
         results = _finished(study, folder)
@@ -85,7 +93,7 @@ def run_study(
             model = model or load_task_model(
                 folder.path / "model", tasks, trust_remote_code=study.trust_remote_code
             )
-            results = _measure(study, folder, model, tasks, training, progress)
+            results = _measure(study, folder, model, tasks, training, progress, pool)
         remove_kept_models(folder)
         if not study.keep_texts:
             folder.remove("texts.parquet")
@@ -103,6 +111,7 @@ def _trained_model(
     stages: Sequence[str],
     progress: StageProgress | None,
     tell: Callable[[Loaded], None] | None,
+    pool: Pool | None,
 ) -> tuple[TaskModel | None, Training | None]:
     """The model to measure, or None for the one in the run's folder; what its training recorded.
 
@@ -133,8 +142,10 @@ def _trained_model(
         check_inputs(new, tasks)
         _tell(tell, study, folder, tasks, new, progress)
         folder.begin({**fingerprints, "base model": base_fingerprint(new)})
-        keep = KeepModels(folder, new, study)
-        training = train(study, folder, new, tasks, progress, [keep])
+        if pool is None or not pool.is_remote:
+            training = train(study, folder, new, tasks, progress, [KeepModels(folder, new, study)])
+        else:
+            training = _train_on(pool, study, folder, tasks, progress)
         warn_near_chance(tasks, training.scores[-1].scores, "After the training")
         return None, training
     if study.growth is not None and _finished(study, folder) is None:
@@ -144,6 +155,54 @@ def _trained_model(
     folder.begin(fingerprints)
     folder.remove_checkpoints()  # still there where the run was killed right after the training
     return None, Training.model_validate(record)
+
+
+def _train_on(
+    pool: Pool,
+    study: StudyConfig,
+    folder: RunFolder,
+    tasks: Sequence[Task],
+    progress: StageProgress | None,
+) -> Training:
+    """Train on a worker, which writes checkpoints and models into the run's folder."""
+    begin(pool, study, folder, measuring_device())
+    folder.adopt(SECONDS)  # of a training that another driver began
+    if progress is not None:
+        pool.progress = lambda _, done, total: progress("training", done, total)
+    pool.submit([Job(TRAINING, "the training")])
+    finished = pool.next()
+    for name in ("model", *kept_models(folder.path), SECONDS):
+        folder.adopt(name)
+    if finished.error is not None:
+        raise finished.error
+    folder.remove_checkpoints()
+    return Training.model_validate(folder.model_record())
+
+
+def train_alone(study: StudyConfig, folder: RunFolder, progress: Progress) -> None:
+    """Train a study's model as a worker does, into the folder."""
+    tasks = load_tasks(study)
+    model = new_model(study, tasks)
+    keep = KeepModels(folder, model, study)
+    train(study, folder, model, tasks, lambda _, done, total: progress(done, total), [keep])
+
+
+def run_plans(
+    study: StudyConfig, folder: RunFolder, _: Path
+) -> tuple[str, list[Plan[tuple[LesionMatrix, dict[str, Any]]]]]:
+    """Return the scope and the plan of a study as a worker makes them from the folder."""
+    tasks = load_tasks(study)
+    training = None
+    if study.training.enabled:
+        training = Training.model_validate(folder.model_record())
+        model = load_task_model(
+            folder.path / "model", tasks, trust_remote_code=study.trust_remote_code
+        )
+    else:
+        model = given_model(study, tasks)
+    loaded = Loaded(study, tasks, model.to(measuring_device()), study.precision)
+    scope = scope_of(model, tasks, loaded.precision)
+    return scope, [_study_plan(loaded, folder, training)]
 
 
 def _tell(
@@ -163,11 +222,6 @@ def _tell(
     tell(Loaded(study, tasks, model, resolve_precision(study.precision, model.device)))
     if progress:
         progress(ESTIMATING, 1, 1)
-
-
-def measuring_device() -> str:
-    """Return where a study's model is measured: an accelerator where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
@@ -214,11 +268,14 @@ def _measure(
     tasks: list[Task],
     training: Training | None,
     progress: StageProgress | None,
+    pool: Pool | None,
 ) -> RunResults:
     """Measure what is missing and write its statistics: `results.json` and the tables."""
-    model = model.to(measuring_device())
-    loaded = Loaded(study, tasks, model, resolve_precision(study.precision, model.device))
-    measurements = folder.measurements(scope_of(model, tasks, loaded.precision), progress)
+    if pool is None:
+        model = model.to(measuring_device())
+    precision = begin(pool, study, folder, measuring_device())
+    loaded = Loaded(study, tasks, model, precision)
+    measurements = folder.measurements(scope_of(model, tasks, precision), progress, pool)
     matrix, others = measurements.run(_study_plan(loaded, folder, training))
     seconds = measurements.seconds_by_stage
     results = study_results(
@@ -256,9 +313,11 @@ def _study_plan(
     matrix = yield from lesion_plan(
         loaded.model, tasks, study.iap.settings(study.seed), precision=loaded.precision
     )
-    growth = None
+    parts = {
+        "agreement": agreement_plan(loaded, matrix),
+        "similarity": similarity_plan(loaded, matrix),
+    }
     if training is not None:
-        growth = yield from growth_plan(loaded, folder, matrix, training)
-    agreement = yield from agreement_plan(loaded, matrix)
-    similarity = yield from similarity_plan(loaded, matrix)
-    return matrix, {"growth": growth, "agreement": agreement, "similarity": similarity}
+        parts = {"growth": growth_plan(loaded, folder, matrix, training), **parts}
+    found = yield from together(*parts.values())
+    return matrix, {"growth": None, **dict(zip(parts, found, strict=True))}

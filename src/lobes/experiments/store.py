@@ -12,6 +12,7 @@
     texts.parquet         the texts of the validation examples, unless keep_texts = false
     results.json          what the report reads
     report.html
+    logs/                 what workers printed, where there were any
     lobes.log             what commands did here, and when (`cli/terminal.py`); never replaced
 
 `lobes compare` and `lobes transfer` have folders of their own, with `comparison.json` or
@@ -56,13 +57,14 @@ from lobes.files import (
     writing_folder,
 )
 from lobes.progress import StageProgress
+from lobes.workers import Pool
 
 SCHEMA = {"schema": "lobes-run", "version": 1}
 logger = logging.getLogger("lobes")
 
 SECONDS = "checkpoints/seconds.json"
 # Where a link would lead lobes out of the run's folder.
-OWN_PLACES = ("run.lock", JOURNAL, "checkpoints", "measurements", "model", "model-*")
+OWN_PLACES = ("run.lock", JOURNAL, "checkpoints", "logs", "measurements", "model", "model-*")
 
 
 class RunFolder:
@@ -103,7 +105,7 @@ class RunFolder:
         try:
             self._lock = FolderLock(self.path / "run.lock", SCHEMA)
             _check_is_run(self.path)
-            self._sweep()
+            self.sweep()
             self.manifest.load()
             if not self.fresh:
                 self._compare()
@@ -205,11 +207,13 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
             self.manifest.forget([name])
 
-    def measurements(self, scope: str, progress: StageProgress | None = None) -> Measurements:
-        """Return the measurements of this run that are made of `scope`."""
+    def measurements(
+        self, scope: str, progress: StageProgress | None = None, pool: Pool | None = None
+    ) -> Measurements:
+        """Return the measurements of this run that are made of `scope`; `pool` computes them."""
         folder = self.path / "measurements"
         return Measurements(
-            folder, scope, lambda path: self.writing(f"{folder.name}/{path.name}"), progress
+            folder, scope, lambda path: self.writing(f"{folder.name}/{path.name}"), progress, pool
         )
 
     def writing_model(
@@ -226,6 +230,13 @@ class RunFolder:
             MODEL_MARKER,
             lambda whole: self._record(f"{name}/{MODEL_MARKER}", whole / MODEL_MARKER),
         )
+
+    def adopt(self, name: str) -> None:
+        """Record a model, or another file, that a worker wrote here."""
+        entry = f"{name}/{MODEL_MARKER}" if name.startswith("model") else name
+        if entry not in self.manifest.files and (self.path / entry).is_file():
+            self.check()
+            self.manifest.record(entry, digest_of(self.path / entry))
 
     def remove_models(self, start: str) -> None:
         """Remove what `writing_model` wrote under names that begin so."""
@@ -303,8 +314,8 @@ class RunFolder:
                 f"again with --fresh."
             )
 
-    def _sweep(self) -> None:
-        """Remove what a killed run was writing, and put back what it was replacing."""
+    def sweep(self) -> None:
+        """Remove what a killed run or worker was writing, and put back what it was replacing."""
         for folder in (self.path, self.path / "measurements", self.path / "checkpoints"):
             for path in folder.glob(f"{TEMPORARY}*"):
                 remove(path)
@@ -322,6 +333,29 @@ class RunFolder:
                 self.check()
                 remove_files(self.path, [name])
             self.manifest.forget(names)
+
+
+class WorkerFolder(RunFolder):
+    """A run's folder for a worker: it may write models there, whole; its driver records them.
+
+    The driver holds the lock.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], command: str) -> None:
+        super().__init__(path, config, command=command)
+        self.fingerprints = (read_json(path / "config.json") or {}).get("fingerprints", {})
+
+    def check(self) -> None:
+        """Leave that to the driver."""
+
+    def remove_models(self, start: str) -> None:
+        """Leave that to the driver, when no other worker needs them."""
+
+    def adopt(self, name: str) -> None:
+        """Leave that to the driver."""
+
+    def _record(self, name: str, whole: Path) -> None:
+        pass
 
 
 def _unknown(config: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ import numpy as np
 from lobes.config.settings import TransferConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
-from lobes.experiments.loading import check_inputs, load_tasks
+from lobes.experiments.loading import check_inputs, load_tasks, measuring_device
 from lobes.experiments.methods import SeedRun, free, freeing, with_defaults
 from lobes.experiments.over_seeds import (
     PAIR,
+    SeedStudy,
     concatenated,
     described_task,
     described_tasks,
@@ -35,6 +37,7 @@ from lobes.experiments.over_seeds import (
     training_arrays,
 )
 from lobes.experiments.seed_statistics import transfer_summary, transfer_verdicts
+from lobes.experiments.spread import begin, pool_of
 from lobes.experiments.store import RunFolder
 from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel
@@ -43,36 +46,65 @@ from lobes.results import TransferResults
 from lobes.results.over_seeds import Selected, before_iat
 from lobes.tasks.subsets import growing_order, subset_sizes
 from lobes.tasks.task import Task
+from lobes.workers import WorkerSettings
 
 STARTS = ("pretrained", *PAIR)
 
 
 def transfer_study(
-    study: StudyConfig, *, fresh: bool = False, progress: StageProgress | None = None
+    study: StudyConfig,
+    *,
+    fresh: bool = False,
+    progress: StageProgress | None = None,
+    workers: WorkerSettings | None = None,
 ) -> TransferResults:
     """Transfer to the study's new task, over its seeds, in the folder `study.output`.
 
     Returns the results; `transfer.html` shows them. As `compare_study` otherwise.
     """
     study = _with_defaults(study)
-    assert study.transfer is not None
-    with RunFolder(study.output, study.to_dict(), command="transfer", fresh=fresh) as folder:
-        (new,) = load_tasks(study.model_copy(update={"tasks": (study.transfer.task,)}), progress)
-        over_seeds = seed_study(
-            study,
-            load_tasks(study, progress),
-            folder.path / "checkpoints",
-            seeds=study.transfer.seeds,
-            methods=PAIR[1:],
-            new=(new,),
-        )
-        rest = folder, new, study.transfer, over_seeds.scope
-        transfers = [_Transfer(run, *rest) for run in over_seeds.runs]
+    with (
+        RunFolder(study.output, study.to_dict(), command="transfer", fresh=fresh) as folder,
+        pool_of(workers, folder) as pool,
+    ):
+        precision = begin(pool, study, folder, measuring_device())
+        checkpoints = folder.path / "checkpoints"
+        over_seeds, transfers = _seeds(study, folder, checkpoints, precision, progress)
         transfers[0].check()
         for each in transfers[1:]:
             each.subsets()  # which may be of one class only, by another seed
         plans = [each.plan() for each in transfers]
-        return over_seeds.finish(folder, plans, partial(_results, transfers[0]), progress)
+        return over_seeds.finish(folder, plans, partial(_results, transfers[0]), progress, pool)
+
+
+def transfer_plans(
+    study: StudyConfig, folder: RunFolder, checkpoints: Path
+) -> tuple[str, list[Plan[dict[str, Arrays]]]]:
+    """Return the scope and the plans of a transfer study as a worker makes them."""
+    over_seeds, transfers = _seeds(study, folder, checkpoints, study.precision)
+    return over_seeds.scope, [each.plan() for each in transfers]
+
+
+def _seeds(
+    study: StudyConfig,
+    folder: RunFolder,
+    checkpoints: Path,
+    precision: str,
+    progress: StageProgress | None = None,
+) -> "tuple[SeedStudy, list[_Transfer]]":
+    assert study.transfer is not None
+    (new,) = load_tasks(study.model_copy(update={"tasks": (study.transfer.task,)}), progress)
+    over_seeds = seed_study(
+        study,
+        load_tasks(study, progress),
+        checkpoints,
+        seeds=study.transfer.seeds,
+        methods=PAIR[1:],
+        precision=precision,
+        new=(new,),
+    )
+    rest = folder, new, study.transfer, over_seeds.scope
+    return over_seeds, [_Transfer(run, *rest) for run in over_seeds.runs]
 
 
 def _with_defaults(study: StudyConfig) -> StudyConfig:
@@ -133,6 +165,8 @@ class _Transfer:
                 share=(0.0, sources, whole),
             )
         ]
+        for method in PAIR:
+            self.folder.adopt(self.model_name(method))  # which a worker may have made
         found: dict[str, Arrays] = {method: part_of(kept, method) for method in PAIR}
         ways = list(product(STARTS, zip(self.settings.fractions, subsets, strict=True)))
         tuned = yield [

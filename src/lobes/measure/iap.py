@@ -432,11 +432,11 @@ class IapPlan:
         """The predictions under one group of the sets of heads."""
         start, group = places.start, sets[places.start : places.stop]
 
-        def compute(progress: Progress) -> Arrays:
+        def part(first: int, last: int, progress: Progress) -> Arrays:
             found = evaluate(
                 self.measured,
                 tasks,
-                [self._ablated(heads) for heads in group],
+                [self._ablated(heads) for heads in group[first:last]],
                 value=self.settings.value,
                 reference=self.tasks,
                 means=self.means,
@@ -458,7 +458,16 @@ class IapPlan:
         title = {"predictions": "lesions", "predictions-sample": "lesions on a sample"}.get(kind)
         if title is None:
             title = f"lesions between {tasks[0].name} and {tasks[1].name}"
-        return Step("evaluation", f"{kind}-{start:05d}-{digest}", title, compute, share=share)
+        return Step(
+            "evaluation",
+            f"{kind}-{start:05d}-{digest}",
+            title,
+            partial(part, 0, len(group)),
+            share=share,
+            size=len(group),
+            part=part,
+            joined=partial(_joined, tasks),
+        )
 
     def _matrix(
         self,

@@ -8,7 +8,8 @@ run's folder, and `missing` lists what is still to be computed without computing
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,9 @@ class Step:
     if it is one. Progress calls it `title`. Where several steps share a title, `share` says which
     part this one is: (before, part, whole), in any unit. `scope` is what the arrays depend on
     beside the key and the scope of the whole experiment.
+
+    A step of `size` units can be computed in up to that many parts: `part(first, last)` computes
+    some of the units, and `joined(arrays of the parts)` gives the step's arrays, to the bit.
     """
 
     stage: str
@@ -35,6 +39,14 @@ class Step:
     task: str = ""
     share: tuple[float, float, float] | None = None
     scope: str = ""
+    size: int = 1
+    part: Callable[[int, int, Progress], Arrays] | None = None
+    joined: Callable[[Sequence[Arrays]], Arrays] | None = None
+
+    @property
+    def full_key(self) -> str:
+        """The key with the scope: no two steps of one plan share it."""
+        return f"{self.scope}/{self.key}" if self.scope else self.key
 
     def reporting(self, progress: StageProgress | None) -> Progress:
         """Return the progress of this step, reported under its title."""
@@ -60,6 +72,28 @@ def carry_out(plan: Plan[Result], measure: Callable[[Step], Arrays]) -> Result:
         except StopIteration as end:
             return end.value
         found = [measure(step) for step in steps]
+
+
+def together(*plans: Plan[Any]) -> Plan[list[Any]]:
+    """Return one plan of several that do not depend on each other; its result are theirs.
+
+    Its groups hold the steps of all, so that they can be computed at the same time.
+    """
+    results: list[Any] = [None] * len(plans)
+    groups: dict[int, Sequence[Step]] = {}
+    given: dict[int, Sequence[Arrays] | None] = dict.fromkeys(range(len(plans)))
+    while given:
+        for number, found in given.items():
+            try:
+                groups[number] = plans[number].send(found)  # type: ignore[arg-type]
+            except StopIteration as end:
+                groups.pop(number, None)
+                results[number] = end.value
+        if not groups:
+            break
+        arrays = iter((yield [step for group in groups.values() for step in group]))
+        given = {number: list(islice(arrays, len(group))) for number, group in groups.items()}
+    return results
 
 
 def missing(plan: Plan[Result], kept: Callable[[Step], Arrays | None]) -> list[Step]:

@@ -1,0 +1,258 @@
+"""Carry out plans on workers: their steps are computed anywhere, and kept here.
+
+A step is handed out by the number of its plan and its key: a worker makes the same plans from the
+study, and goes through them with the arrays that are kept. So only keys and arrays travel, and a
+plan is the same whoever carries it out.
+"""
+
+import contextlib
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lobes.config.study import StudyConfig
+from lobes.errors import RunError
+from lobes.measure.steps import Arrays, Plan, Result, Step
+from lobes.modeling.precision import resolve_precision
+from lobes.progress import StageProgress
+from lobes.workers import Job, Pool, WorkerSettings, started
+
+if TYPE_CHECKING:
+    from lobes.experiments.measurements import Measurements
+    from lobes.experiments.store import RunFolder
+
+# What workers run, and the job of training a study's model.
+ENTRY = "lobes.experiments.worker:StudyWork"
+TRAINING = "training"
+
+# A part of a step has so many units at least: each part costs a plain run of the model.
+_LEAST = 8
+
+
+class Place(NamedTuple):
+    """What is computed: some units of the step with this full key, in the plan of this number."""
+
+    plan: int
+    key: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """What a worker is told: a command's study, its folder, and how it is measured.
+
+    `precision` is "fp32" or "bf16", `here` is the driver's working directory.
+    """
+
+    command: str
+    study: StudyConfig
+    folder: Path
+    precision: str
+    here: Path
+
+
+@contextlib.contextmanager
+def pool_of(settings: WorkerSettings | None, folder: "RunFolder") -> Iterator[Pool | None]:
+    """Yield a pool whose workers log into the run's folder; None without settings."""
+    if settings is None:
+        yield None
+        return
+    logs = folder.path / "logs"
+    with started(settings, ENTRY, logs) as pool:
+        try:
+            yield pool
+        finally:
+            if not (folder.path / "config.json").exists():  # it did not begin
+                shutil.rmtree(logs, ignore_errors=True)
+    folder.sweep()
+
+
+def begin(pool: Pool | None, study: StudyConfig, folder: "RunFolder", device: str) -> str:
+    """Return the precision in which a study is measured, and tell workers to measure it.
+
+    Without workers, and with those of this machine, it is that of `device`; else that of theirs.
+    """
+    if pool is not None and pool.is_remote and study.precision == "auto":
+        precision: str = "bf16" if pool.facts()["bf16"] else "fp32"
+    else:
+        precision = resolve_precision(study.precision, device)
+    if pool is not None:
+        pool.begin(StudySpec(folder.command, study, folder.path.resolve(), precision, Path.cwd()))
+    return precision
+
+
+def carry_out_on(
+    pool: Pool, plans: Sequence[Plan[Result]], measurements: "Measurements"
+) -> list[Result]:
+    """Return the results of plans, with the steps that are not kept computed by workers.
+
+    Each is kept as soon as it is there. Raises the first error of a step, and `RunError` where a
+    worker measures something else than these measurements are of.
+    """
+    shown = _Shown(measurements.progress)
+    pool.progress = shown.reach
+    walks = [_Walk(number, plan) for number, plan in enumerate(plans)]
+    for walk in walks:
+        _advance(walk, None, pool, measurements, shown)
+    while any(not walk.has_ended for walk in walks):
+        finished = pool.next()
+        if finished.error is not None:
+            raise finished.error
+        scope, arrays = finished.value
+        if scope != measurements.scope:
+            raise RunError(
+                f"A worker's model or data are not those of this process, by their fingerprints: "
+                f"expected that {measurements.folder.parent} and all that the study names are the "
+                f"same for all."
+            )
+        walk = walks[finished.job.what.plan]
+        shown.end(finished.job)
+        whole = walk.take(finished.job.what, arrays, finished.seconds)
+        if whole is not None:
+            measurements.keep(*whole)
+            if walk.is_complete:
+                found = [walk.found[each.full_key] for each in walk.group]
+                _advance(walk, found, pool, measurements, shown)
+    return [walk.result for walk in walks]
+
+
+@dataclass
+class _Walk:
+    """How far a plan is: the group of steps that it waits for, and what there is of them."""
+
+    number: int
+    plan: Plan[Any]
+    group: Sequence[Step] = ()
+    found: dict[str, Arrays] = field(default_factory=dict)
+    parts: dict[str, dict[Place, tuple[Arrays, float] | None]] = field(default_factory=dict)
+    has_ended: bool = False
+    result: Any = None
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.found) == len(self.group)
+
+    def take(
+        self, place: Place, arrays: Arrays, seconds: float
+    ) -> tuple[Step, Arrays, float] | None:
+        """Note what a job gave; the step with its arrays and seconds once all of it is there."""
+        parts = self.parts[place.key]
+        parts[place] = arrays, seconds
+        there = [part for part in parts.values() if part is not None]
+        if len(there) < len(parts):
+            return None
+        step = next(each for each in self.group if each.full_key == place.key)
+        if len(there) > 1:
+            assert step.joined is not None
+            arrays = step.joined([part for part, _ in there])
+        self.found[place.key] = arrays
+        return step, arrays, sum(each for _, each in there)
+
+
+def _advance(
+    walk: _Walk,
+    arrays: Sequence[Arrays] | None,
+    pool: Pool,
+    measurements: "Measurements",
+    shown: "_Shown",
+) -> None:
+    """Go on with a plan to the next group that is not all kept, and hand out what is missing."""
+    while True:
+        try:
+            walk.group = walk.plan.send(arrays)  # type: ignore[arg-type]  # None starts it
+        except StopIteration as end:
+            walk.result, walk.has_ended = end.value, True
+            return
+        kept = [measurements.load(step) for step in walk.group]
+        walk.found = {
+            step.full_key: each
+            for step, each in zip(walk.group, kept, strict=True)
+            if each is not None
+        }
+        shown.begin(walk.group, walk.found)
+        if walk.is_complete:
+            arrays = [walk.found[step.full_key] for step in walk.group]
+            continue
+        pending = [step for step in walk.group if step.full_key not in walk.found]
+        places = divided(walk.number, pending, pool.number)
+        walk.parts = {step.full_key: {} for step in pending}
+        for place, _ in places:
+            walk.parts[place.key][place] = None
+        pool.submit([Job(place, step.title) for place, step in places])
+        shown.expect(places)
+        return
+
+
+def divided(plan: int, steps: Sequence[Step], workers: int) -> list[tuple[Place, Step]]:
+    """Return what to hand out for these steps: the last ones in parts, so that all end together.
+
+    As many steps as every worker gets the same number of stay whole.
+    """
+    over = len(steps) % workers
+    parts = workers // math.gcd(workers, over) if over else 1
+    found = []
+    for number, step in enumerate(steps):
+        pieces = 1
+        if number >= len(steps) - over and step.part is not None:
+            pieces = min(parts, max(1, step.size // _LEAST))
+        ends = [step.size * piece // pieces for piece in range(pieces + 1)]
+        for first, last in pairwise(ends):
+            found.append((Place(plan, step.full_key, first, last), step))
+    return found
+
+
+class _Shown:
+    """How far all workers are together, stage by stage."""
+
+    def __init__(self, progress: StageProgress | None) -> None:
+        self.progress = progress
+        self._steps: dict[Place, Step] = {}
+        self._done: dict[str, float] = {}  # by title, in units of the shares
+        self._under_way: dict[str, dict[Place, float]] = {}
+
+    def begin(self, group: Sequence[Step], found: dict[str, Arrays]) -> None:
+        """Note what was kept."""
+        for step in group:
+            if step.share is not None:
+                before = self._done.setdefault(step.title, 0.0)
+                self._done[step.title] = before + step.share[1] * (step.full_key in found)
+
+    def expect(self, places: Sequence[tuple[Place, Step]]) -> None:
+        """Note what is handed out."""
+        self._steps.update(places)
+        for _, step in {step.title: (place, step) for place, step in places}.values():
+            self._tell(step, 0, 1)
+
+    def reach(self, job: Job, done: int, total: int) -> None:
+        """Note how far a job is."""
+        place, step = job.what, self._steps.get(job.what)
+        if step is None:
+            return
+        if step.share is not None:
+            part = step.share[1] * (place.last - place.first) / step.size
+            self._under_way.setdefault(step.title, {})[place] = part * done / max(total, 1)
+        self._tell(step, done, total)
+
+    def end(self, job: Job) -> None:
+        """Note that a job is done."""
+        place = job.what
+        step = self._steps.pop(place)
+        if step.share is not None:
+            self._under_way.get(step.title, {}).pop(place, None)
+            self._done[step.title] += step.share[1] * (place.last - place.first) / step.size
+            self._tell(step, 1, 1)
+        elif all(each.full_key != step.full_key for each in self._steps.values()):
+            self._tell(step, 1, 1)
+
+    def _tell(self, step: Step, done: int, total: int) -> None:
+        if self.progress is None:
+            return
+        if step.share is not None:
+            so_far = self._done[step.title] + sum(self._under_way.get(step.title, {}).values())
+            done, total = round(1000 * so_far), round(1000 * step.share[2])
+        self.progress(step.title, done, total)

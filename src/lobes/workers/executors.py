@@ -1,0 +1,67 @@
+"""Where workers are to run, and the executor for it."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lobes.errors import ConfigError
+from lobes.workers.connected import ConnectedExecutor
+from lobes.workers.local import LocalLauncher, shares
+from lobes.workers.pool import Executor, Pool
+
+Where = Literal["local", "ray", "slurm"]
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How many workers, where, and with how many GPUs each: by default one where there are any.
+
+    `options` are for the executor: of Ray "address", of Slurm what submitit takes.
+    """
+
+    number: int
+    on: Where = "local"
+    devices: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, number in (("workers", self.number), ("devices per worker", self.devices)):
+            if number is not None and number < 1:
+                raise ConfigError(f"{number} {name} cannot compute anything: expected 1 or more.")
+
+
+def started(settings: WorkerSettings, entry: str, logs: Path) -> AbstractContextManager[Pool]:
+    """Return a pool of workers, which start with its `with` block; their logs go into `logs`.
+
+    `entry`, "module:name", names the function that makes of a specification what computes jobs.
+    Raises `ConfigError` where the executor's library is not installed, and `RunError` where it
+    cannot be reached.
+    """
+    return Pool(_executor(settings, entry, logs), settings.number, is_remote=settings.on != "local")
+
+
+def _executor(settings: WorkerSettings, entry: str, logs: Path) -> Executor:
+    if settings.on == "ray":
+        from lobes.workers.on_ray import RayExecutor
+
+        return RayExecutor(settings, entry)
+    if settings.on == "slurm":
+        from lobes.workers.slurm import SlurmLauncher
+
+        return ConnectedExecutor(SlurmLauncher(settings, entry, logs))
+    gpus = shares(visible_gpus(), settings.number, settings.devices or 1)
+    return ConnectedExecutor(LocalLauncher(entry, settings.number, logs, gpus))
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    import os
+
+    import torch
+
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told:
+        return told.split(",")
+    return [str(number) for number in range(torch.cuda.device_count())]

@@ -1,0 +1,44 @@
+"""What a driver and its workers say to each other, and whether they can work together.
+
+A worker says "hello" with facts about itself, is told to "begin", says "ready", and gets jobs. Of
+a job it says "progress", then "done" with its value or "failed". An executor adds "gone" for a
+worker that ended.
+"""
+
+import platform
+import socket
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+# (what is said, the rest)
+Message = tuple[Any, ...]
+
+# Distributions that change numbers, or what is said: driver and workers have the same.
+_SAME = ("lobes", "torch", "transformers", "tokenizers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that driver and workers must share."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in _SAME:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def facts() -> dict[str, Any]:
+    """Return what a worker says of itself first."""
+    return {"versions": versions(), "host": socket.gethostname()}
+
+
+def what_differs(theirs: Mapping[str, Any]) -> str:
+    """Return in which versions a worker differs from this process, in words; "" for none."""
+    ours = versions()
+    return ", ".join(
+        f"{name} {theirs.get(name)} there and {ours[name]} here"
+        for name in ours
+        if theirs.get(name) != ours[name]
+    )
