@@ -54,7 +54,7 @@ Workers = Annotated[
 ]
 
 
-class Where(str, enum.Enum):
+class Where(enum.StrEnum):
     """Where workers are."""
 
     local = "local"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge, wait
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lobes.workers.messages import Message
 
@@ -22,6 +22,7 @@ _LOOK = 0.5
 _SOON = 30.0
 
 
+@runtime_checkable
 class Launcher(Protocol):
     """Starts the processes of workers, and knows which of them ended."""
 

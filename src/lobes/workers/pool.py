@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lobes import errors
 from lobes.errors import LobesError, RunError
@@ -20,6 +20,7 @@ _LONGEST = 5.0
 logger = logging.getLogger("lobes")
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Where workers run: it starts them, and carries messages to them and back."""
 
