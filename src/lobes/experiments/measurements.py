@@ -158,34 +158,34 @@ def _to_parquet(arrays: Arrays, notes: Mapping[str, Any]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = []
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub" or array.dtype == np.float16:
             raise TypeError(f"Cannot store {name!r}: an array of numbers, not of {array.dtype}.")
-        flat = array.ravel().tolist()
-        whole = array.dtype.kind != "f"
-        rows.append(
-            {
-                "name": name,
-                "dtype": array.dtype.str,
-                "shape": list(array.shape),
-                "integers": [int(value) for value in flat] if whole else None,
-                "numbers": None if whole else flat,
-            }
+    whole = {name: array for name, array in arrays.items() if array.dtype.kind != "f"}
+    broken = {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
+
+    def lists(kept: Arrays, kind: Any) -> Any:
+        """A list for each array; null where it is not one of these."""
+        sizes = [kept[name].size if name in kept else 0 for name in arrays]
+        values = [array.ravel().astype(kind) for array in kept.values()]
+        return pa.ListArray.from_arrays(
+            pa.array(np.cumsum([0, *sizes]), pa.int32()),
+            pa.array(np.concatenate([np.empty(0, kind), *values])),
+            mask=pa.array([name not in kept for name in arrays], pa.bool_()),
         )
-    schema = pa.schema(
-        [
-            ("name", pa.string()),
-            ("dtype", pa.string()),
-            ("shape", pa.list_(pa.int64())),
-            ("integers", pa.list_(pa.int64())),
-            ("numbers", pa.list_(pa.float64())),
-        ]
-    )
+
+    columns = {
+        "name": pa.array([*arrays], pa.string()),
+        "dtype": pa.array([array.dtype.str for array in arrays.values()], pa.string()),
+        "shape": pa.array([list(array.shape) for array in arrays.values()], pa.list_(pa.int64())),
+        "integers": lists(whole, np.int64),
+        "numbers": lists(broken, np.float64),
+    }
     notes = {**notes, "checksum": _checksum(arrays, notes)}
-    table = pa.Table.from_pylist(rows, schema).replace_schema_metadata({"lobes": json.dumps(notes)})
+    table = pa.table(columns).replace_schema_metadata({"lobes": json.dumps(notes)})
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    # a dictionary of numbers that hardly repeat would take most of the time
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_statistics=False)
     return buffer.getvalue()
 
 

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from lobes.config.study import StudyConfig
 from lobes.errors import RunError
 from lobes.measure.steps import Arrays, Plan, Result, Step
 from lobes.modeling.precision import resolve_precision
 from lobes.progress import StageProgress
-from lobes.workers import Job, Pool, WorkerSettings, started
+from lobes.workers import Job, Place, Pool, WorkerSettings, started
 
 if TYPE_CHECKING:
     from lobes.experiments.measurements import Measurements
@@ -31,15 +31,6 @@ TRAINING = "training"
 
 # A part of a step has so many units at least: each part costs a plain run of the model.
 _LEAST = 8
-
-
-class Place(NamedTuple):
-    """What is computed: some units of the step with this full key, in the plan of this number."""
-
-    plan: int
-    key: str
-    first: int
-    last: int
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ from lobes.experiments.compare import compare_plans
 from lobes.experiments.loading import measuring_device
 from lobes.experiments.measurements import Measurements
 from lobes.experiments.run import run_plans, train_alone
-from lobes.experiments.spread import TRAINING, Place, StudySpec
+from lobes.experiments.spread import TRAINING, StudySpec
 from lobes.experiments.store import WorkerFolder
 from lobes.experiments.transfer import transfer_plans
 from lobes.files import TEMPORARY
 from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling.precision import has_native_bf16
 from lobes.progress import Progress
+from lobes.workers import Place
 
 # A file that another machine wrote may be seen so many seconds later on a network file system.
 _LATEST = 120.0

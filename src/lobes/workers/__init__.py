@@ -7,6 +7,6 @@ its name; the driver alone writes results.
 """
 
 from lobes.workers.executors import WorkerSettings, started
-from lobes.workers.pool import Finished, Job, Pool
+from lobes.workers.pool import Finished, Job, Place, Pool
 
-__all__ = ["Finished", "Job", "Pool", "WorkerSettings", "started"]
+__all__ = ["Finished", "Job", "Place", "Pool", "WorkerSettings", "started"]

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lobes import errors
 from lobes.errors import LobesError, RunError
@@ -38,6 +38,15 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End all workers."""
+
+
+class Place(NamedTuple):
+    """What is computed: some units of the step with this full key, in the plan of this number."""
+
+    plan: int
+    key: str
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ class Pool:
         self._begun = False
         self._workers: dict[int, _Worker] = {}
         self._started = 0  # how many there ever were, without those started again
+        self._last = ""  # why the last worker that is gone ended
         self._facts: dict[str, Any] | None = None
         self._waiting: deque[Job] = deque()
         self._tries: dict[Job, int] = {}
@@ -115,6 +125,7 @@ class Pool:
         """Return what the first worker that is there says of itself."""
         self._start(1)
         while self._facts is None:
+            self._check_workers()
             self._hear()
         return self._facts
 
@@ -124,6 +135,13 @@ class Pool:
         for number, worker in self._workers.items():
             if worker.said_hello:
                 self.executor.send(number, ("begin", spec))
+
+    def warm_up(self) -> None:
+        """Start all workers, and wait until they can take jobs."""
+        self._start(self.number)
+        while not all(worker.is_ready for worker in self._workers.values()):
+            self._check_workers()
+            self._hear()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Add jobs, to be handed out in this order."""
@@ -137,8 +155,16 @@ class Pool:
         Raises `RunError` where no worker is left, or where one cannot begin.
         """
         while not self._finished:
+            self._check_workers()
             self._hear()
         return self._finished.popleft()
+
+    def _check_workers(self) -> None:
+        if self._started and not self._workers:
+            raise RunError(
+                f"No worker is left: each ended {_TRIES} times, the last one because {self._last}. "
+                f"What was measured is kept, and the same command continues."
+            )
 
     def _start(self, number: int) -> None:
         """Start workers until there have been `number`, or as many as there may be."""
@@ -203,7 +229,8 @@ class Pool:
         self._waiting.extendleft(reversed([job for job in [*first, *rest] if job not in spent]))
         for job in spent:
             self._finished.append(Finished(job, error=RunError(_spent(job, why))))
-        ends = worker.ends + 1
+        ends = 0 if spent else worker.ends + 1  # of a job that ends any worker it is no fault
+        self._last = why
         logger.warning(
             "Worker %d%s is gone: %s.%s",
             number,
@@ -216,11 +243,6 @@ class Pool:
             self.executor.start([number])
             return
         del self._workers[number]
-        if not self._workers and not self._finished:
-            raise RunError(
-                f"No worker is left: each ended {_TRIES} times, the last one because {why}. What "
-                f"was measured is kept, and the same command continues."
-            )
 
     def _hand_out(self) -> None:
         """Give every worker a job, and while there are many a second one to begin at once."""
