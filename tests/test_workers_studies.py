@@ -1,6 +1,5 @@
 """A study on workers ends with the numbers of one process, whatever ends on the way."""
 
-import json
 import os
 import random
 import signal
@@ -8,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,10 @@ from lobes.errors import RunError
 from lobes.workers import WorkerSettings, executors
 from lobes.workers.local import LocalLauncher
 from plain_results import compare_study, run_study, transfer_study
-from tiny_study import timeless, write_study
+from tiny_study import write_study
 
 HERE = Path(__file__).parent
+LOBES = [sys.executable, "-c", "from lobes.cli import main; main()"]
 # Enough exchanges for the look at 39 of them, and lesions of each pair of groups.
 RUN = (*GROWTH, "iap.controls=80")
 TIMES = {"seconds", "created", "times", "total", "output", "importance_seconds"}
@@ -45,12 +46,14 @@ COMMANDS = {"run": run_study, "compare": compare_study, "transfer": transfer_stu
 
 @pytest.fixture(scope="module")
 def expected(inputs, tmp_path_factory):
-    """{command: its results in one process}"""
+    """A command's results in one process."""
     folder = tmp_path_factory.mktemp("expected")
-    return {
-        name: without_times(command(study(inputs, name, folder / name)))
-        for name, command in COMMANDS.items()
-    }
+
+    @cache
+    def results(command):
+        return without_times(COMMANDS[command](study(inputs, command, folder / command)))
+
+    return results
 
 
 def without_times(results):
@@ -70,11 +73,12 @@ def left_over(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_two_workers_give_the_numbers_of_one_process(inputs, expected, tmp_path, command):
     made = study(inputs, command, tmp_path / "run")
     results = COMMANDS[command](made, workers=WorkerSettings(2))
-    assert without_times(results) == expected[command]
+    assert without_times(results) == expected(command)
     assert left_over(tmp_path / "run") == []
     assert (tmp_path / "run/logs/worker-1.log").exists()
 
@@ -115,9 +119,9 @@ class Killer:
 
 
 def test_a_worker_is_killed_at_any_moment(inputs, expected, tmp_path, monkeypatch, caplog):
-    with Killer(monkeypatch, times=2, every=6.0):
+    with Killer(monkeypatch, times=1, every=6.0):
         results = run_study(study(inputs, "run", tmp_path / "run"), workers=WorkerSettings(2))
-    assert without_times(results) == expected["run"]
+    assert without_times(results) == expected("run")
     assert left_over(tmp_path / "run") == []
 
 
@@ -140,7 +144,7 @@ def test_workers_are_killed_fifty_times(inputs, expected, tmp_path, monkeypatch)
         kills += given - killer.left
         rounds += 1
         monkeypatch.undo()
-        assert without_times(results) == expected["run"]
+        assert without_times(results) == expected("run")
         assert left_over(output) == []
 
 
@@ -156,7 +160,8 @@ COMMANDS[command](study(Path(inputs), command, Path(output)), workers=settings)
 """
 
 
-@pytest.mark.parametrize("command", ["run", pytest.param("transfer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["run", "transfer"])
 def test_a_killed_driver_is_continued_by_another_kind(inputs, expected, tmp_path, command):
     """With two workers, in one process, with three workers: killed after some measurements each."""
     output, there = tmp_path / "run", 0
@@ -173,7 +178,7 @@ def test_a_killed_driver_is_continued_by_another_kind(inputs, expected, tmp_path
         assert there > 0
     made = study(inputs, command, output)
     results = COMMANDS[command](made, workers=WorkerSettings(3))
-    assert without_times(results) == expected[command]
+    assert without_times(results) == expected(command)
     assert left_over(output) == []
 
 
@@ -187,7 +192,8 @@ def test_a_worker_with_other_data_is_refused(inputs, tmp_path, monkeypatch):
     class Changing(LocalLauncher):
         def _start(self, worker, told):
             text = data.read_text(encoding="utf-8")
-            data.write_text(text.replace("good", "bad", 1), encoding="utf-8")
+            swapped = text.replace("good", "?").replace("bad", "good").replace("?", "bad")
+            data.write_text(swapped, encoding="utf-8")
             super()._start(worker, told)
 
     monkeypatch.setattr(executors, "LocalLauncher", Changing)
@@ -202,14 +208,12 @@ def test_a_study_that_cannot_begin_leaves_nothing(inputs, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_takes_workers(inputs, tmp_path):
-    settings = [f"--set={setting}" for setting in RUN]
-    arguments = ["run", str(inputs / "study.toml"), f"--output={tmp_path / 'run'}", *settings]
+def test_workers_of_a_command_are_counted(inputs, tmp_path):
+    """Options that say how workers are, without how many."""
     done = subprocess.run(
-        [sys.executable, "-m", "lobes", *arguments, "--workers=2", "--json"],
+        [*LOBES, "run", str(inputs / "study.toml"), "--on=slurm"],
         capture_output=True,
         text=True,
-        check=True,
     )
-    assert timeless(json.loads(done.stdout))["tasks"]
-    assert "lesions: " in done.stderr
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: How many workers there are to be is not said")
