@@ -430,7 +430,7 @@ def _run_stages(
     from lobes.experiments.run import STAGES, run_study
 
     tell = None
-    if stages == STAGES and not out.quiet:
+    if stages == STAGES and not out.quiet and workers is None:  # one process would be estimated
         tell = _tell_estimate
     compute = partial(run_study, stages=stages, tell=tell, workers=workers)
     _carry_out(out, study, compute, fresh)

@@ -88,6 +88,11 @@ def measuring_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def several_gpus() -> bool:
+    """Return whether this process sees several GPUs, as a worker does that gets several."""
+    return torch.cuda.device_count() > 1
+
+
 def check_inputs(model: TaskModel, tasks: Sequence[Task]) -> None:
     """Raise `DataError` for a text of which the tokenizer makes no token.
 

@@ -24,6 +24,7 @@ from lobes.experiments.loading import (
     model_fingerprint,
     new_model,
     scope_of,
+    several_gpus,
     task_fingerprint,
 )
 from lobes.experiments.open_model import check_model
@@ -199,8 +200,10 @@ def run_plans(
             folder.path / "model", tasks, trust_remote_code=study.trust_remote_code
         )
     else:
-        model = given_model(study, tasks)
-    loaded = Loaded(study, tasks, model.to(measuring_device()), study.precision)
+        model = given_model(study, tasks, "auto" if several_gpus() else None)
+    if not (isinstance(model, PromptedModel) and several_gpus()):
+        model = model.to(measuring_device())
+    loaded = Loaded(study, tasks, model, study.precision)
     scope = scope_of(model, tasks, loaded.precision)
     return scope, [_study_plan(loaded, folder, training)]
 
@@ -224,8 +227,13 @@ def _tell(
         progress(ESTIMATING, 1, 1)
 
 
-def given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
-    """Return the study's model as it is: trained elsewhere, or a prompted language model."""
+def given_model(
+    study: StudyConfig, tasks: Sequence[Task], device_map: str | None = None
+) -> TaskModel:
+    """Return the study's model as it is: trained elsewhere, or a prompted language model.
+
+    `device_map` says where the parts of a prompted model go.
+    """
     check_model(Path(study.model))
     prompts = {
         task.name: Prompt(task.prompt, task.words or ())
@@ -240,6 +248,7 @@ def given_model(study: StudyConfig, tasks: Sequence[Task]) -> TaskModel:
         prompts,
         max_length=study.max_length,
         trust_remote_code=study.trust_remote_code,
+        device_map=device_map,
     )
 
 

@@ -125,16 +125,19 @@ class PromptedModel(TaskModel):
         max_length: int | None = None,
         trust_remote_code: bool = False,
         dtype: torch.dtype = torch.float32,
+        device_map: Any = None,
     ) -> "PromptedModel":
         """Load a causal language model and its tokenizer from a folder or the hub.
 
-        Raises `ModelError` where there is none, or its checkpoint lacks weights.
+        `device_map` is that of transformers: "auto" spreads the model over all GPUs. Raises
+        `ModelError` where there is none, or its checkpoint lacks weights.
         """
         model, missing = load_model(
             name_or_folder,
             loader=AutoModelForCausalLM,
             trust_remote_code=trust_remote_code,
             dtype=dtype,
+            **({} if device_map is None else {"device_map": device_map}),
         )
         if missing:
             raise ModelError(
