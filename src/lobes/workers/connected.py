@@ -14,6 +14,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge, wait
 from typing import Any, Protocol, runtime_checkable
 
+from lobes.errors import RunError, first_line
 from lobes.workers.messages import Message
 
 # Seconds after which it is looked whether a worker that has not connected yet is still there.
@@ -32,6 +33,10 @@ class Launcher(Protocol):
 
     def start(self, workers: Sequence[int], address: Any, key: bytes) -> None:
         """Start workers that will connect to `address`."""
+
+    @property
+    def awaited(self) -> str:
+        """What workers that have not begun wait for."""
 
     def ended(self, worker: int) -> str | None:
         """Return why a worker's process has ended, in words; None while it has not."""
@@ -99,6 +104,11 @@ class ConnectedExecutor:
             connection.close()
         self.launcher.stop(worker)
 
+    @property
+    def awaited(self) -> str:
+        """What workers that have not begun wait for."""
+        return self.launcher.awaited
+
     def close(self) -> None:
         """End all workers."""
         for worker in {*self._connections, *self._awaited}:
@@ -150,6 +160,8 @@ class ConnectedExecutor:
     def _admit(self, accepted: socket.socket) -> None:
         with contextlib.suppress(OSError, EOFError, AuthenticationError, ValueError):
             accepted.settimeout(None)
+            if accepted.family == socket.AF_INET:
+                _stay(accepted)
             connection = Connection(accepted.detach())
             late = threading.Timer(_SOON, connection.close)
             late.start()
@@ -164,15 +176,37 @@ class ConnectedExecutor:
 
 
 def connect(address: Any, key: bytes) -> Connection:
-    """Return a worker's connection to its driver."""
-    if isinstance(address, str):
-        plain = socket.socket(socket.AF_UNIX)
-        plain.connect(address)
-    else:
-        plain = socket.create_connection((address[0], int(address[1])), timeout=_SOON)
-        plain.settimeout(None)
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    """Return a worker's connection to its driver.
+
+    Raises `RunError` where there is none at the address.
+    """
+    try:
+        if isinstance(address, str):
+            plain = socket.socket(socket.AF_UNIX)
+            plain.connect(address)
+        else:
+            plain = socket.create_connection((address[0], int(address[1])), timeout=_SOON)
+            plain.settimeout(None)
+            _stay(plain)
+    except OSError as error:
+        where = address if isinstance(address, str) else f"{address[0]}, port {address[1]}"
+        raise RunError(
+            f"The worker on {socket.gethostname()} cannot connect to its driver at {where} "
+            f"({first_line(error)}): give the name by which it finds the driver's machine with "
+            f"--worker-option host=NAME, unless the driver has ended."
+        ) from error
     connection = Connection(plain.detach())
     answer_challenge(connection, key)
     deliver_challenge(connection, key)
     return connection
+
+
+def _stay(plain: socket.socket) -> None:
+    """Let a connection break within two minutes where the other machine is gone without a word."""
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    seconds = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+    for name, value in seconds.items():
+        if hasattr(socket, name):  # all but Windows and older macOS
+            plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # of what was sent and is not answered
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 120_000)

@@ -46,7 +46,7 @@ def _executor(settings: WorkerSettings, entry: str, logs: Path) -> Executor:
     if settings.on == "ray":
         from lobes.workers.on_ray import RayExecutor
 
-        return RayExecutor(settings, entry)
+        return RayExecutor(settings, entry, logs)
     if settings.on == "slurm":
         from lobes.workers.slurm import SlurmLauncher
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lobes.workers.messages import last_words
+
 
 class LocalLauncher:
     """Starts worker processes of this machine; what they print goes into `logs`.
@@ -71,7 +73,12 @@ class LocalLauncher:
             name = signal.Signals(-code).name
             memory = ", as where memory runs out" if -code == signal.SIGKILL else ""
             return f"it was ended by the signal {name}{memory}"
-        return f"it exited with code {code}, and {log} says why"
+        return f"it exited with code {code}{last_words(log)}"
+
+    @property
+    def awaited(self) -> str:
+        """What workers that have not begun wait for."""
+        return f"see {self.logs}"
 
     def stop(self, worker: int) -> None:
         """Kill a process: it holds nothing that is not computed again."""

@@ -6,9 +6,11 @@ worker that ended.
 """
 
 import platform
+import re
 import socket
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 # (what is said, the rest)
@@ -42,3 +44,16 @@ def what_differs(theirs: Mapping[str, Any]) -> str:
         for name in ours
         if theirs.get(name) != ours[name]
     )
+
+
+def last_words(log: Path) -> str:
+    """Return the last line of a worker's log, as the end of a sentence."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, log.stat().st_size - 10_000))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return f", and there is no log {log}"
+    line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    said = re.sub(r"^[\w.]*(Error|Exception): ", "", line).rstrip(".")
+    return f", and {log} says why: {said[:300]}" if said else f", and {log} is empty"

@@ -16,6 +16,8 @@ from lobes.workers.messages import Message, what_differs
 _TRIES = 3
 # Seconds between two looks at whether there is anything else to do.
 _LONGEST = 5.0
+# Seconds after which it is said that workers have not begun.
+_PATIENCE = 120.0
 
 logger = logging.getLogger("lobes")
 
@@ -35,6 +37,10 @@ class Executor(Protocol):
 
     def stop(self, worker: int) -> None:
         """End a worker at once."""
+
+    @property
+    def awaited(self) -> str:
+        """What workers that have not begun wait for, in half a sentence."""
 
     def close(self) -> None:
         """End all workers."""
@@ -74,6 +80,7 @@ class Finished:
 class _Worker:
     jobs: list[Job] = field(default_factory=list)
     host: str = ""
+    started: float = field(default_factory=time.monotonic)
     said_hello: bool = False
     is_ready: bool = False
     ends: int = 0  # since it last finished a job
@@ -105,6 +112,7 @@ class Pool:
         self._workers: dict[int, _Worker] = {}
         self._started = 0  # how many there ever were, without those started again
         self._last = ""  # why the last worker that is gone ended
+        self._said_late = False
         self._facts: dict[str, Any] | None = None
         self._waiting: deque[Job] = deque()
         self._tries: dict[Job, int] = {}
@@ -179,6 +187,22 @@ class Pool:
             if number in self._workers:
                 getattr(self, f"_on_{said}")(number, self._workers[number], *rest)
         self._hand_out()
+        self._say_who_is_late()
+
+    def _say_who_is_late(self) -> None:
+        """Say once which workers have not begun, and what they wait for."""
+        since = time.monotonic() - _PATIENCE
+        late = [worker for worker in self._workers.values() if not worker.said_hello]
+        if not self._said_late and any(worker.started < since for worker in late):
+            self._said_late = True
+            logger.warning(
+                "%d of %d workers have not begun after %.0f s (%s); they get work as soon as they "
+                "are there, and Ctrl-C ends the wait.",
+                len(late),
+                len(self._workers),
+                _PATIENCE,
+                self.executor.awaited,
+            )
 
     def _on_hello(self, number: int, worker: _Worker, facts: dict[str, Any]) -> None:
         worker.host = facts["host"]

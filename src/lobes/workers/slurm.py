@@ -1,26 +1,34 @@
 """Workers as jobs of Slurm, submitted by submitit."""
 
 import contextlib
+import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lobes.errors import ConfigError, RunError, first_line
+from lobes.workers.messages import last_words
 
 if TYPE_CHECKING:
     from lobes.workers.executors import WorkerSettings
 
 # Minutes that a worker's job may run, unless the options say: a day.
 _TIMEOUT = 24 * 60
+# Options that submitit has for every kind of cluster.
+_SHARED = {"timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node"}
+# Lists of lines in submitit.
+_LISTS = {"setup", "teardown", "srun_args"}
+# A worker is one task on one node; the rest is no text.
+_NOT_OURS = {"nodes", "ntasks_per_node", "num_gpus", "additional_parameters", "job_name"}
 
 
 class SlurmLauncher:
     """Submits each worker as a job, the first ones as a job array.
 
-    Options are those of Slurm's `sbatch`, as submitit names them ("partition", "gpus_per_node",
-    "mem", "account" …), or submitit's own ("timeout_min", "cpus_per_task"); "host" is the name of
-    this machine for the nodes, and "cluster" may be "local", which runs jobs as processes here.
+    Options are those of Slurm's `sbatch` that submitit knows ("partition", "gpus_per_node", "mem",
+    "account", "time" …), or "timeout_min"; "host" is the name of this machine for the nodes, and
+    "cluster" may be "local", which runs jobs as processes here.
     """
 
     def __init__(self, settings: "WorkerSettings", entry: str, logs: Path) -> None:
@@ -33,20 +41,31 @@ class SlurmLauncher:
             ) from error
         self.entry = entry
         options: dict[str, Any] = {
-            key: int(value) if value.isdigit() else value for key, value in settings.options.items()
+            key.replace("-", "_"): int(value) if value.isdigit() else value
+            for key, value in settings.options.items()
         }
-        cluster = options.pop("cluster", None)
+        cluster = options.pop("cluster", "slurm")
         self.host = str(options.pop("host", "127.0.0.1" if cluster == "local" else hostname()))
+        if cluster == "slurm" and shutil.which("sbatch") is None:
+            raise RunError(
+                "There is no `sbatch` on this machine, so there are no workers on Slurm: run the "
+                "command on a login node, or leave out --on slurm for workers on this machine."
+            )
         if settings.devices is not None:
             options.setdefault("gpus_per_node", settings.devices)
         options.setdefault("timeout_min", _TIMEOUT)
+        folder = logs / "slurm"
+        # jobs' files hold the key by which workers are known
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            self._executor = submitit.AutoExecutor(folder=logs / "slurm", cluster=cluster)
-            self._executor.update_parameters(name="lobes", **_named(self._executor, options))
+            self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+            self._executor.update_parameters(name="lobes", **_named(options))
+        except ConfigError:
+            raise
         except Exception as error:  # submitit raises several kinds
             raise RunError(
-                f"No workers on Slurm: {first_line(error)}. This needs `sbatch` on this machine, "
-                f"and options that submitit knows."
+                f"Slurm's options are not understood: {first_line(error)}. Expected what submitit "
+                f"takes, such as --worker-option partition=gpu."
             ) from error
         self._jobs: dict[int, Any] = {}
 
@@ -67,14 +86,23 @@ class SlurmLauncher:
         job = self._jobs.get(worker)
         if job is None or not job.done():
             return None
-        return f"its job {job.job_id} ended ({job.state}), and {job.paths.stderr} says why"
+        return f"its job {job.job_id} ended ({job.state}){last_words(job.paths.stderr)}"
 
     def stop(self, worker: int) -> None:
-        """Cancel a job."""
+        """Cancel a job, and remove what only it needed."""
         job = self._jobs.pop(worker, None)
         if job is not None:
             with contextlib.suppress(Exception):
                 job.cancel()
+            for path in (job.paths.submitted_pickle, job.paths.result_pickle):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    @property
+    def awaited(self) -> str:
+        """What workers that have not begun wait for."""
+        jobs = ", ".join(str(job.job_id) for job in self._jobs.values())
+        return f"Slurm has not begun the jobs {jobs} yet, or they do not find {self.host}"
 
 
 def hostname() -> str:
@@ -82,14 +110,25 @@ def hostname() -> str:
     return socket.getfqdn()
 
 
-def _named(executor: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Options under submitit's names: Slurm's own begin with "slurm_"."""
-    shared = {"timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "tasks_per_node", "nodes"}
-    found = {}
+def _named(options: dict[str, Any]) -> dict[str, Any]:
+    """Options under submitit's names: Slurm's own begin with "slurm_".
+
+    Raises `ConfigError` for one that is not among them.
+    """
+    from submitit.slurm.slurm import SlurmExecutor
+
+    own = SlurmExecutor._valid_parameters() - _NOT_OURS
+    found: dict[str, Any] = {}
     for key, value in options.items():
-        plain = key.replace("-", "_")
-        named = plain if plain in shared or plain.startswith("slurm_") else f"slurm_{plain}"
-        found[named] = value
+        plain = key.removeprefix("slurm_")
+        if plain not in _SHARED and plain not in own:
+            raise ConfigError(
+                f"--worker-option {key}={value}: Slurm has no option {key!r} that submitit knows; "
+                f"expected one of {', '.join(sorted({*_SHARED, *own, 'host', 'cluster'}))}."
+            )
+        found[plain if plain in _SHARED else f"slurm_{plain}"] = (
+            [value] if plain in _LISTS else value
+        )
     return found
 
 
