@@ -20,6 +20,8 @@ EXTRAS = {
     "figures": "figures of reports as PNG and PDF files",
     "images": "tasks of images",
     "plot": "figures in Python with matplotlib",
+    "ray": "workers on Ray",
+    "slurm": "workers on Slurm",
 }
 FREE_BYTES = 2_000_000_000  # a run with a model of 100 million parameters, its checkpoints too
 

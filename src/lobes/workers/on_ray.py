@@ -267,10 +267,12 @@ def _connect(ray: Any, address: str | None, number: int) -> None:
 
 def _why(error: BaseException) -> str:
     """What became of an actor, in half a sentence."""
+    from ray.exceptions import RayTaskError
+
     text = str(error).strip()
     if "OUT_OF_MEMORY" in text or "low on memory" in text:
         return "Ray ended it because the memory of its node ran out"
-    if getattr(error, "actor_init_failed", False):
-        return f"it cannot begin ({text.splitlines()[-1].rstrip('.')})"
+    if isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False):
+        return f"it cannot begin ({text.splitlines()[-1].rstrip('.')})"  # of what it raised
     because = re.search(r"because (its [^.]+)\.", text)
     return because.group(1) if because else f"its actor died ({first_line(error)})"

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,15 +55,17 @@ class SlurmLauncher:
         if settings.devices is not None:
             options.setdefault("gpus_per_node", settings.devices)
         options.setdefault("timeout_min", _TIMEOUT)
+        named = _named(options)
+        self._is_local = cluster == "local"
+        is_new = not logs.exists()
         folder = logs / "slurm"
-        # jobs' files hold the key by which workers are known
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # jobs' files hold the key
             self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-            self._executor.update_parameters(name="lobes", **_named(options))
-        except ConfigError:
-            raise
+            self._executor.update_parameters(name="lobes", **named)
         except Exception as error:  # submitit raises several kinds
+            if is_new:
+                shutil.rmtree(logs, ignore_errors=True)
             raise RunError(
                 f"Slurm's options are not understood: {first_line(error)}. Expected what submitit "
                 f"takes, such as --worker-option partition=gpu."
@@ -92,8 +95,11 @@ class SlurmLauncher:
         """Cancel a job, and remove what only it needed."""
         job = self._jobs.pop(worker, None)
         if job is not None:
-            with contextlib.suppress(Exception):
-                job.cancel()
+            if not self._is_local or not _has_ended(job, 2.0):  # as its connection was closed
+                with contextlib.suppress(Exception):
+                    job.cancel()
+            if self._is_local:
+                _has_ended(job, 10.0)
             for path in (job.paths.submitted_pickle, job.paths.result_pickle):
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -103,6 +109,13 @@ class SlurmLauncher:
         """What workers that have not begun wait for."""
         jobs = ", ".join(str(job.job_id) for job in self._jobs.values())
         return f"Slurm has not begun the jobs {jobs} yet, or they do not find {self.host}"
+
+
+def _has_ended(job: Any, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not job.done() and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(job.done())
 
 
 def hostname() -> str:
