@@ -180,6 +180,27 @@ def test_the_last_line_of_a_log_is_told(tmp_path):
     assert last_words(log) == f", and {log} says why: There is no model"
 
 
+def test_what_a_dead_drivers_worker_wrote_of_a_training_is_taken_over(tmp_path):
+    study = override(load_study(write_study(tmp_path / "in")), *GROWTH)
+    plain = timeless(run_study(override(study, f"output={tmp_path / 'plain'}")))
+    study = override(study, f"output={tmp_path / 'run'}")
+
+    def die(stage: str, done: int, total: int) -> None:
+        if stage == "training" and done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, stages=("train",), progress=die)
+    with RunFolder(study.output, study.to_dict()) as folder:  # as a worker's, which records nothing
+        written = [name for name in folder.manifest.files if name != "config.json"]
+        assert written == ["checkpoints/seconds.json", "model-step-3/training.json"]
+        folder.manifest.forget(written)
+        folder.expect_model()
+    assert timeless(run_study(study)) == plain
+    names = [{path.name for path in (tmp_path / each).iterdir()} for each in ("run", "plain")]
+    assert names[0] == names[1]
+
+
 ALONE = """
 import sys
 from pathlib import Path
@@ -235,7 +256,8 @@ def _processes_of_ray() -> list[int]:
             text = path.read_text()
         except OSError:
             continue
-        if "raylet" in text or "gcs_server" in text or text.startswith("ray::"):
+        # its agents report the end to what is gone, and give up after a minute
+        if any(name in text for name in ("raylet/raylet", "gcs_server", "ray::RayWorker")):
             found.append(int(path.parent.name))
     return found
 

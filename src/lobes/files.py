@@ -368,7 +368,7 @@ def disk_faults(path: Path) -> Iterator[None]:
     except LobesError:
         raise
     except Exception as error:
-        if not (isinstance(error, OSError) and error.errno) and not _says_full(error):
+        if not (isinstance(error, OSError) and error.errno) and not says_full(error):
             raise
         raise RunError(_disk_sentence(path, error)) from error
 
@@ -383,18 +383,25 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _says_full(error: BaseException) -> bool:
+def says_full(error: BaseException) -> bool:
+    """Return whether an error says that a disk is full."""
     text = str(error).lower()
-    return any(words in text for words in FULL_IN_WORDS)
+    in_words = any(words in text for words in FULL_IN_WORDS)
+    return getattr(error, "errno", None) in FULL or in_words
+
+
+def full_disk(path: str | os.PathLike[str]) -> str:
+    """Return what is said of a full disk where this could not be written."""
+    return (
+        f"The disk is full: cannot write {path}; make room, then run the same command again and it "
+        f"continues."
+    )
 
 
 def _disk_sentence(path: Path, error: BaseException) -> str:
     number = getattr(error, "errno", None)
-    if number in FULL or _says_full(error):
-        return (
-            f"The disk is full: cannot write {path}; make room, then run the same command again "
-            f"and it continues."
-        )
+    if says_full(error):
+        return full_disk(path)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{path} may not be written; choose another output or change its permissions."
     return f"Cannot write {path}: {first_line(error)}."

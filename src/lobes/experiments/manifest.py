@@ -62,8 +62,8 @@ class Manifest:
         if (self.folder / JOURNAL).exists():
             self._save()
 
-    def record(self, name: str, digest: str) -> None:
-        """Note that `name` is about to be written, with this content."""
+    def record(self, name: str, digest: str | None) -> None:
+        """Note that `name` is about to be written, with this content; None for a worker's."""
         self.files[name] = digest
         if _MEASUREMENT.fullmatch(name):
             self._append(name, digest)

@@ -143,6 +143,7 @@ def _trained_model(
         check_inputs(new, tasks)
         _tell(tell, study, folder, tasks, new, progress)
         folder.begin({**fingerprints, "base model": base_fingerprint(new)})
+        _adopt_training(folder)
         if pool is None or not pool.is_remote:
             training = train(study, folder, new, tasks, progress, [KeepModels(folder, new, study)])
         else:
@@ -154,6 +155,7 @@ def _trained_model(
         with contextlib.suppress(ModelError):
             fingerprints["base model"] = base_fingerprint(new_model(study, tasks))
     folder.begin(fingerprints)
+    _adopt_training(folder)
     folder.remove_checkpoints()  # still there where the run was killed right after the training
     return None, Training.model_validate(record)
 
@@ -167,17 +169,23 @@ def _train_on(
 ) -> Training:
     """Train on a worker, which writes checkpoints and models into the run's folder."""
     begin(pool, study, folder, measuring_device())
-    folder.adopt(SECONDS)  # of a training that another driver began
+    folder.expect_model()
     if progress is not None:
         pool.progress = lambda _, done, total: progress("training", done, total)
     pool.submit([Job(TRAINING, "the training")])
     finished = pool.next()
-    for name in ("model", *kept_models(folder.path), SECONDS):
-        folder.adopt(name)
+    _adopt_training(folder)
     if finished.error is not None:
         raise finished.error
     folder.remove_checkpoints()
     return Training.model_validate(folder.model_record())
+
+
+def _adopt_training(folder: RunFolder) -> None:
+    """Record what a worker's training wrote, be it that of another driver that was killed."""
+    if folder.expects_model:
+        for name in ("model", *kept_models(folder.path), SECONDS):
+            folder.adopt(name)
 
 
 def train_alone(study: StudyConfig, folder: RunFolder, progress: Progress) -> None:

@@ -231,10 +231,24 @@ class RunFolder:
             lambda whole: self._record(f"{name}/{MODEL_MARKER}", whole / MODEL_MARKER),
         )
 
+    def expect_model(self) -> None:
+        """Note that a worker is about to write the trained model here, and what comes before it."""
+        entry = f"model/{MODEL_MARKER}"
+        if entry not in self.manifest.files:
+            self.check()
+            if os.path.lexists(self.path / entry):
+                set_aside(self.path / entry)
+            self.manifest.record(entry, None)
+
+    @property
+    def expects_model(self) -> bool:
+        """Whether the trained model was, or is to be, written here by lobes."""
+        return f"model/{MODEL_MARKER}" in self.manifest.files
+
     def adopt(self, name: str) -> None:
         """Record a model, or another file, that a worker wrote here."""
         entry = f"{name}/{MODEL_MARKER}" if name.startswith("model") else name
-        if entry not in self.manifest.files and (self.path / entry).is_file():
+        if self.manifest.files.get(entry) is None and (self.path / entry).is_file():
             self.check()
             self.manifest.record(entry, digest_of(self.path / entry))
 

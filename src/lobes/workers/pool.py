@@ -1,6 +1,7 @@
 """Hand jobs out to workers, and bring back what they computed, whichever of them end meanwhile."""
 
 import logging
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -238,6 +239,8 @@ class Pool:
         worker.ends = 0
         worker.since = time.monotonic()
         if kind:
+            if worker.host != socket.gethostname():  # where files and disks may be others
+                message = f"{where}: {message}"
             error: LobesError = getattr(errors, kind, RunError)(message)
         else:
             error = RunError(f"{where} failed in a way it should not: {message}; see its log.")

@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -17,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from lobes.errors import LobesError, first_line
+from lobes.files import full_disk, says_full
 from lobes.progress import Progress
 from lobes.workers.connected import connect
 from lobes.workers.messages import Message, facts
@@ -51,6 +53,9 @@ def attempted(compute: Callable[[], Any], done: str) -> Message:
         traceback.print_exc()  # into the worker's log
         if isinstance(error, LobesError):
             return "failed", type(error).__name__, str(error)
+        if says_full(error):
+            place = getattr(error, "filename", None) or tempfile.gettempdir()
+            return "failed", "RunError", full_disk(place)
         if _is_out_of_memory(error):
             return "gone", f"it ran out of memory ({first_line(error)})"
         return "failed", "", f"{type(error).__name__}: {first_line(error)}"

@@ -1,7 +1,9 @@
 """Workers as jobs of Slurm, submitted by submitit."""
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -95,11 +97,13 @@ class SlurmLauncher:
         """Cancel a job, and remove what only it needed."""
         job = self._jobs.pop(worker, None)
         if job is not None:
-            if not self._is_local or not _has_ended(job, 2.0):  # as its connection was closed
+            if self._is_local and not _has_ended(job, 1.0):  # as its connection was closed
+                with contextlib.suppress(OSError):
+                    os.kill(int(job.job_id), signal.SIGTERM)  # which says nothing
+            if not self._is_local or not _has_ended(job, 5.0):
                 with contextlib.suppress(Exception):
                     job.cancel()
-            if self._is_local:
-                _has_ended(job, 10.0)
+                _has_ended(job, 5.0 if self._is_local else 0.0)
             for path in (job.paths.submitted_pickle, job.paths.result_pickle):
                 with contextlib.suppress(OSError):
                     path.unlink()
