@@ -62,8 +62,13 @@ class Manifest:
         if (self.folder / JOURNAL).exists():
             self._save()
 
-    def record(self, name: str, digest: str | None) -> None:
-        """Note that `name` is about to be written, with this content; None for a worker's."""
+    def expect(self, name: str) -> None:
+        """Note that a worker is about to write `name`, whose content is not known yet."""
+        self.files[name] = None
+        self._save()
+
+    def record(self, name: str, digest: str) -> None:
+        """Note that `name` is about to be written, with this content."""
         self.files[name] = digest
         if _MEASUREMENT.fullmatch(name):
             self._append(name, digest)

@@ -238,7 +238,7 @@ class RunFolder:
             self.check()
             if os.path.lexists(self.path / entry):
                 set_aside(self.path / entry)
-            self.manifest.record(entry, None)
+            self.manifest.expect(entry)
 
     @property
     def expects_model(self) -> bool:
