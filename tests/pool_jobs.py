@@ -1,5 +1,6 @@
 """What workers compute in tests of the pool: small things that fail and end in every way."""
 
+import errno
 import os
 import signal
 import time
@@ -29,6 +30,9 @@ class Jobs:
         time.sleep(0.2)
         return os.getpid()
 
+    def where(self, number: int, progress: Progress) -> str:
+        return str(self.folder)
+
     def slow(self, number: int, progress: Progress) -> int:
         for done in range(7):
             time.sleep(0.2)
@@ -40,6 +44,9 @@ class Jobs:
 
     def stumble(self, number: int, progress: Progress) -> None:
         raise KeyError(number)
+
+    def fill(self, number: int, progress: Progress) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/tokens")
 
     def die(self, number: int, progress: Progress) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -57,6 +64,14 @@ class Jobs:
     def hang(self, number: int, progress: Progress) -> None:
         (self.folder / f"hangs-{os.getpid()}").touch()
         time.sleep(600)
+
+
+class Elsewhere(Jobs):
+    """Workers that say that they are on another machine."""
+
+    @staticmethod
+    def facts() -> dict[str, Any]:
+        return {"host": "node-3"}
 
 
 class OtherVersions(Jobs):

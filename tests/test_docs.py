@@ -228,7 +228,14 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page == "docs/scale.md" else ())  # workers
+        for page in PAGES
+        if blocks(page, "python")
+    ],
+)
 @pytest.mark.usefixtures("at_home")
 def test_every_python_block_runs(page, request, tmp_path, monkeypatch):
     reads_runs = any("runs/" in code for code in blocks(page, "python"))
@@ -261,9 +268,9 @@ PLACES = {
     "NAME": "",
     "…": "",
 }
-# Commands that need more than the tiny world: data sets, downloads, or all of a figure's minutes.
+# Commands that need more than the tiny world: data sets, downloads, clusters, a figure's minutes.
 NOT_RUN = re.compile(
-    r"^demo|^init|LOBES_DATA|examples/|runs/four|sst2.toml|runs/sst2|^tasks sst2|^iap STUDY"
+    r"^demo|^init|LOBES_DATA|examples/|runs/four|sst2.toml|runs/sst2|^tasks sst2|^iap STUDY|--on "
 )
 
 

@@ -104,6 +104,25 @@ def test_a_worker_that_cannot_begin_says_why(tmp_path):
         finished(pool, jobs("square"))
 
 
+def test_a_fault_on_another_machine_names_it(tmp_path):
+    with pool_of(tmp_path, 1, "pool_jobs:Elsewhere") as pool:
+        found = finished(pool, jobs("refuse", "fill"))
+    assert isinstance(found["refuse 0"], DataError)
+    assert str(found["refuse 0"]) == "Worker 0 on node-3: Row 0 has no label."
+    assert isinstance(found["fill 1"], RunError)
+    assert str(found["fill 1"]) == (
+        "Worker 0 on node-3: The disk is full: cannot write /scratch/tokens; make room, then run "
+        "the same command again and it continues."
+    )
+
+
+def test_workers_begin_again_with_another_specification(tmp_path):
+    with pool_of(tmp_path, 1) as pool:
+        assert finished(pool, jobs("where")) == {"where 0": str(tmp_path)}
+        pool.begin(str(tmp_path / "else"))
+        assert finished(pool, jobs("where")) == {"where 0": str(tmp_path / "else")}
+
+
 def test_a_worker_of_other_versions_is_refused(tmp_path):
     with (
         pool_of(tmp_path, 1, "pool_jobs:OtherVersions") as pool,

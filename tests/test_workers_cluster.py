@@ -15,7 +15,8 @@ import pytest
 
 from kill_everywhere import GROWTH
 from lobes.config.study import load_study, override
-from lobes.errors import ConfigError, DataError, RunError
+from lobes.errors import ConfigError, DataError, ModelError, RunError
+from lobes.experiments import run, spread
 from lobes.experiments.store import RunFolder
 from lobes.workers import Job, Pool, WorkerSettings, started
 from lobes.workers.messages import last_words
@@ -199,6 +200,23 @@ def test_what_a_dead_drivers_worker_wrote_of_a_training_is_taken_over(tmp_path):
     assert timeless(run_study(study)) == plain
     names = [{path.name for path in (tmp_path / each).iterdir()} for each in ("run", "plain")]
     assert names[0] == names[1]
+
+
+def test_a_worker_without_the_models_file_says_so_and_leaves_nothing(tmp_path, monkeypatch):
+    study = load_study(write_study(tmp_path / "in"))
+    run_study(override(study, *GROWTH, f"output={tmp_path / 'trained'}"), stages=("train",))
+    settings = ("training.enabled=false", f"model={tmp_path / 'trained/model'}")
+    study = override(study, *settings, f"output={tmp_path / 'run'}")
+
+    def begin(*arguments):
+        (tmp_path / "trained/model").rename(tmp_path / "trained/gone")
+        return spread.begin(*arguments)
+
+    monkeypatch.setattr(run, "begin", begin)
+    with pytest.raises(ModelError, match=r"^There is no folder '\S+trained/model'"):
+        run_study(study, workers=WorkerSettings(1))
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.json", "files.json", "logs"}
 
 
 ALONE = """

@@ -54,13 +54,13 @@ def pool_of(settings: WorkerSettings | None, folder: "RunFolder") -> Iterator[Po
         yield None
         return
     logs = folder.path / "logs"
-    with started(settings, ENTRY, logs) as pool:
-        try:
+    try:
+        with started(settings, ENTRY, logs) as pool:
             yield pool
-        finally:
-            if not (folder.path / "config.json").exists():  # it did not begin
-                shutil.rmtree(logs, ignore_errors=True)
-    folder.sweep()
+    finally:
+        folder.sweep()  # what workers left that were ended
+        if not (folder.path / "config.json").exists():  # it did not begin
+            shutil.rmtree(logs, ignore_errors=True)
 
 
 def begin(pool: Pool | None, study: StudyConfig, folder: "RunFolder", device: str) -> str:

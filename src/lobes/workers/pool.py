@@ -143,6 +143,7 @@ class Pool:
         self._spec, self._begun = spec, True
         for number, worker in self._workers.items():
             if worker.said_hello:
+                worker.is_ready = False
                 self.executor.send(number, ("begin", spec))
 
     def warm_up(self) -> None:

@@ -91,14 +91,15 @@ def serve(address: Any, key: bytes, number: int, entry: str) -> None:
     inbox: queue.Queue[Message] = queue.Queue()
     threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
     connection.send(("hello", number, hello(entry)))  # the number for the first message only
-    _, spec = inbox.get()
+    report = partial(Reporter, lambda done, total: connection.send(("progress", done, total)))
     made: dict[str, Compute] = {}
-    said = attempted(lambda: made.update(compute=found(entry)(spec)), "ready")
-    connection.send(said)
+    said: Message = ("hello",)
     while said[0] != "gone":
-        job = inbox.get()[1]
-        report = Reporter(lambda done, total: connection.send(("progress", done, total)))
-        said = attempted(partial(made["compute"], job, report), "done")
+        told, what = inbox.get()
+        if told == "begin":  # again where a study is trained, then measured
+            said = attempted(lambda: made.update(compute=found(entry)(what)), "ready")  # noqa: B023
+        else:
+            said = attempted(partial(made["compute"], what, report()), "done")
         connection.send(said)
 
 
