@@ -1,7 +1,7 @@
 """What a worker computes of a study: it makes the study's plans anew, and any of their steps."""
 
 import os
-import tempfile
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,9 +58,11 @@ class StudyWork:
             return train_alone(self.study, self.folder, progress)
         assert isinstance(what, Place)
         if self._walks is None:
-            checkpoints = tempfile.mkdtemp(prefix=f"{TEMPORARY}worker-", dir=self.folder.path)
+            own = f"{TEMPORARY}worker-{socket.gethostname()}-{os.getpid()}"
+            checkpoints = self.folder.path / own
+            checkpoints.mkdir(exist_ok=True)
             make = _PLANS[self.spec.command]
-            self._scope, plans = make(self.study, self.folder, Path(checkpoints))
+            self._scope, plans = make(self.study, self.folder, checkpoints)
             measurements = self.folder.measurements(self._scope)
             self._walks = [_Walk(plan, measurements) for plan in plans]
         step = self._walks[what.plan].step(what.key)

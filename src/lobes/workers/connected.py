@@ -4,7 +4,6 @@ import contextlib
 import os
 import queue
 import secrets
-import shutil
 import socket
 import tempfile
 import threading
@@ -51,10 +50,11 @@ class ConnectedExecutor:
     def __init__(self, launcher: Launcher) -> None:
         self.launcher = launcher
         self._key = secrets.token_bytes(32)
-        self._folder: str | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         if launcher.host is None and hasattr(socket, "AF_UNIX"):
-            self._folder = tempfile.mkdtemp(prefix="lobes-")  # nobody else can look into it
-            self._address: Any = os.path.join(self._folder, "driver")
+            # nobody else can look into it
+            self._folder = tempfile.TemporaryDirectory(prefix="lobes-", ignore_cleanup_errors=True)
+            self._address: Any = os.path.join(self._folder.name, "driver")
             self._server = socket.socket(socket.AF_UNIX)
             self._server.bind(self._address)
         else:
@@ -116,7 +116,7 @@ class ConnectedExecutor:
         for each in (self._server, self._bell, self._rung):
             each.close()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.cleanup()
 
     def _heard(self, worker: int) -> tuple[int, Message]:
         try:
