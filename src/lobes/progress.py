@@ -94,3 +94,13 @@ def shown_progress(progress: Any, title: str) -> Any:
             f"with (stage, done, total), or None, not {progress!r}."
         )
     return progress
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as `45 s`, `2 min 5 s`, `3 h 12 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -24,8 +24,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from lobes import __version__
 from lobes.clean import clean
+from lobes.experiments.run_log import RunLog
+from lobes.progress import duration
 
 # Seconds between two lines of progress where stderr is no terminal.
 EVERY = 30.0
@@ -85,7 +86,7 @@ class ProgressDisplay:
 
     def __init__(self, *, quiet: bool, run: Path | None = None) -> None:
         terminal = sys.stderr.isatty()
-        self.log = None if run is None else RunLog(run)
+        self.log = None if run is None else RunLog(run, shlex.join(sys.argv[1:]))
         self.lines = _StageLines() if not quiet and not terminal else None
         self._bars = _Bars() if not quiet and terminal else None
 
@@ -188,61 +189,3 @@ class _StageLines:
         if done > 0:
             text += f", about {duration(seconds * (total - done) / done)} left"
         return f"{text} ({self.note})" if self.note else text
-
-
-class RunLog(logging.Handler):
-    """What a command did in a run's folder, and when: lines at the end of `lobes.log` there.
-
-    Lines are kept until the folder holds a run, so that one that cannot begin leaves nothing.
-    """
-
-    def __init__(self, run: Path) -> None:
-        super().__init__(logging.WARNING)
-        self.run = run
-        self._waiting: list[str] = []
-        self._begun: dict[str, float] = {}
-
-    def begin(self) -> None:
-        """Write the command, and from now on the warnings."""
-        self._add(f"lobes {__version__}: {shlex.join(sys.argv[1:])}")
-        logging.getLogger("lobes").addHandler(self)
-
-    def reach(self, stage: str, done: int, total: int) -> None:
-        """Write when a stage begins, and how long it took."""
-        if stage not in self._begun:
-            self._begun[stage] = time.monotonic()
-            if done < total:
-                self._add(f"{stage}: started")
-        if done >= total and self._begun[stage] >= 0:
-            self._add(f"{stage}: done in {duration(time.monotonic() - self._begun[stage])}")
-            self._begun[stage] = -1.0  # said once
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._add(f"{record.levelname.capitalize()}: {record.getMessage()}")
-
-    def end(self, error: BaseException | None) -> None:
-        """Write how the command ended."""
-        logging.getLogger("lobes").removeHandler(self)
-        interrupted = isinstance(error, KeyboardInterrupt)
-        how = "done" if error is None else "interrupted" if interrupted else f"Error: {error}"
-        self._add(how)
-
-    def _add(self, text: str) -> None:
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._waiting.append(f"{now} {clean(text)}\n")
-        path = self.run / "lobes.log"
-        if path.is_symlink() or not (self.run / "config.json").is_file():
-            return
-        with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as file:
-            file.writelines(self._waiting)
-            self._waiting.clear()
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as `45 s`, `2 min 5 s`, `3 h 12 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
