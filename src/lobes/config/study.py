@@ -221,12 +221,23 @@ def load_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> St
     Raises `ConfigError` for a file that cannot be read, is no TOML, or says something impossible.
     """
     file = Path(path)
+    data = read_toml(file, "study", ", such as `lobes init` writes")
+    data.setdefault("name", file.stem)
+    for setting in settings:
+        set_value(data, setting)
+    return StudyConfig.from_dict(data, source=str(file), folder=file.parent)
+
+
+def read_toml(file: Path, what: str, made: str = "") -> dict[str, Any]:
+    """Return the content of a TOML file; `what` it is, and `made` how, for the messages.
+
+    Raises `ConfigError` for a file that cannot be read or is no TOML.
+    """
     try:
-        data = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"There is no study file {file}; expected a TOML file, such as `lobes init` writes."
-            f"{near_path(file)}"
+            f"There is no {what} file {file}; expected a TOML file{made}.{near_path(file)}"
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not encoded in UTF-8; expected a TOML file.") from error
@@ -235,12 +246,8 @@ def load_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> St
         raise ConfigError(f"{file} is not valid TOML: {str(error).rstrip('.')}.{hint}") from error
     except OSError as error:
         if file.is_dir():  # Windows calls it a lack of permission
-            raise ConfigError(f"{file} is a folder; expected a study, a TOML file.") from error
-        raise ConfigError(f"Cannot read the study file {file}: {error.strerror}.") from error
-    data.setdefault("name", file.stem)
-    for setting in settings:
-        set_value(data, setting)
-    return StudyConfig.from_dict(data, source=str(file), folder=file.parent)
+            raise ConfigError(f"{file} is a folder; expected a {what}, a TOML file.") from error
+        raise ConfigError(f"Cannot read the {what} file {file}: {error.strerror}.") from error
 
 
 def override(study: StudyConfig, *settings: str) -> StudyConfig:
@@ -290,15 +297,24 @@ def set_value(data: dict[str, Any], setting: str) -> None:
             f"Cannot read the setting {shown(setting)}: expected KEY=VALUE, for example "
             f"iap.controls=20."
         )
+    put(data, key, _toml_value(text.strip(), setting) if text.strip() else None, setting)
+
+
+def put(data: dict[str, Any], key: str, value: Any, setting: str) -> None:
+    """Write a value under a dotted key of a study's nested dictionaries; None takes it out.
+
+    `setting` is what the user wrote, for the messages.
+    """
+    *tables, last = key.strip().split(".")
     table: Any = data
-    for part in parts[:-1]:
+    for part in tables:
         table = _entry(table, part, setting)
     if not isinstance(table, dict):
         raise ConfigError(f"The setting {shown(setting)} names no key of a study.")
-    if not text.strip():
-        table.pop(parts[-1], None)
+    if value is None:
+        table.pop(last, None)
     else:
-        table[parts[-1]] = _toml_value(text.strip(), setting)
+        table[last] = value
 
 
 def _entry(table: Any, part: str, setting: str) -> Any:
