@@ -16,8 +16,9 @@ INTRODUCTION = """\
 # What the files of results say
 
 Each study leaves one JSON file: `results.json` (a run), `comparison.json` (`lobes compare`),
-`transfer.json` (`lobes transfer`) or `runs.json` (`lobes report` over several runs). Other programs
-can read them: [results.schema.json](results.schema.json) holds the JSON schema of each. In Python:
+`transfer.json` (`lobes transfer`), `runs.json` (`lobes report` over several runs) or `sweep.json`
+(`lobes sweep`). Other programs can read them: [results.schema.json](results.schema.json) holds the
+JSON schema of each. In Python:
 
 ```python
 from lobes.results import RunResults, read

@@ -199,3 +199,44 @@ def estimate(rng, values, moved: float = 0.5) -> dict[str, Any]:
 
 def plain(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def fake_sweep(
+    *, tasks: int | tuple[str, ...] = 2, axis: str = "iat.alpha", why: str = "It failed."
+) -> dict[str, Any]:
+    """A sweep over two seeds and three values of another axis, of which the last one fails."""
+    values: tuple[Any, ...] = (0.2, {"phase": "late"}, "")
+    runs, seeds = [], []
+    for k, value in enumerate(values):
+        for seed in (0, 1):
+            own = fake_results(tasks=tasks, seed=2 * k + seed, controls=23)
+            fails = value == ""
+            run = {
+                "name": f"seed={seed},alpha={k}",
+                "values": {"seed": seed, axis: value},
+                "error": why if fails else None,
+                "base": {} if fails else {task["name"]: task["base"] for task in own["tasks"]},
+                "level": None if fails else 0.95,
+                "verdicts": [] if fails else own["verdicts"],
+            }
+            runs.append(run)
+        pooled = {
+            "name": f"alpha={k},seeds",
+            "values": {axis: value},
+            "runs": [] if value == "" else [run["name"] for run in runs[-2:]],
+            "error": why if value == "" else None,
+            "verdict": None if value == "" else fake_runs(tasks=tasks)["verdicts"][0],
+        }
+        seeds.append(pooled)
+    return {
+        "schema": "lobes-sweep",
+        "version": 3,
+        "name": "demo",
+        "created": own["created"],
+        "lobes": own["lobes"],
+        "verdicts": [],
+        "command": "run",
+        "axes": {"seed": [0, 1], axis: [*values]},
+        "runs": runs,
+        "seeds": seeds,
+    }

@@ -3,11 +3,11 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
-from lobes.report import sections
+from lobes.report import sections, sweep
 from lobes.report.page import html
 from lobes.report.pooled.page import page_of
 from lobes.report.tables import cell_of, text_of
-from lobes.results import PooledResults, checked
+from lobes.results import PooledResults, SweepResults, checked
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -118,3 +118,8 @@ def check_gold(path: Path, found: str, renew: bool) -> None:
 def runs_html(content):
     """The page of several runs, of the content of their file."""
     return html(page_of(checked(content, PooledResults)))
+
+
+def sweep_html(content):
+    """The page of a sweep, of the content of its file."""
+    return html(sweep.page_of(checked(content, SweepResults)))

@@ -108,6 +108,7 @@ def _write_tests_and_output(folder: Path, study: Path) -> None:
         shutil.copy(folder / name, folder / test)
         text = text.replace(f'validation = "{name}"', f'validation = "{name}"\ntest = "{test}"')
     text = text.replace('model = "model"', 'model = "model"\npooling = "pooler"')
+    study.with_name("sweep.toml").write_text('study = "study.toml"\n[axes]\nseed = [0, 1]\n')
     study.write_text(text.replace("steps = 23", "steps = 11") + SMALL)
 
 
@@ -309,7 +310,7 @@ def test_every_command_has_these_options(command):
 
 
 SLOW = (
-    *("compare", "transfer", "prune"),
+    *("compare", "transfer", "prune", "sweep sweep.toml --workers"),
     *("run FILE", "run STUDY", "run study.toml --", "iap study.toml --model DIR"),
 )
 

@@ -21,15 +21,16 @@ from PIL import Image
 
 from fake_comparisons import comparison_page, fake_comparison, fake_transfer, transfer_page
 from fake_results import HOSTILE, fake_results
-from fake_runs import fake_runs
+from fake_runs import fake_runs, fake_sweep
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.reports import write_exhibits, write_files
 from lobes.report import exporting, sections
 from lobes.report.exporting import figure_files, table_files, to_png
 from lobes.report.pooled.page import page_of
+from lobes.report.sweep import page_of as sweep_page
 from lobes.report.table_files import latex, spreadsheet_cell, to_csv, to_latex
 from lobes.report.tables import Cell, Column, Row, Table
-from lobes.results import PooledResults, checked
+from lobes.results import PooledResults, SweepResults, checked
 from run_pages import run_page, table_of, texts_of
 
 GOLD = Path(__file__).parent / "gold" / "export"
@@ -47,6 +48,7 @@ VIEWS = {
     "hostile": lambda: run_page(fake_results(tasks=HOSTILE, sites=(7, 5, 11), extended=True)),
     "runs": lambda: runs_page(runs=4, tasks=HOSTILE, names=(*HOSTILE, "d")),
     "one run": lambda: runs_page(runs=1),
+    "sweep": lambda: sweep_page(checked(fake_sweep(tasks=HOSTILE), SweepResults)),
     "comparison": lambda: comparison_page(tasks=HOSTILE, sites=(7, 5, 11)),
     "transfer": lambda: transfer_page(name=HOSTILE[1]),
 }
@@ -78,7 +80,7 @@ def test_a_drawing_stands_alone(shown):
     files = dict(figure_files(shown, png=False))
     names = [figure.name for figure in sections.figures(shown)]
     assert list(files) == [f"{name}.svg" for name in names]
-    assert len(set(names)) == len(names) > 1
+    assert len(set(names)) == len(names) > 0
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
     for content in files.values():
         text = content.decode("utf-8")

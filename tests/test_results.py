@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from damage import WRONG, outcome, places
 from fake_comparisons import fake_comparison, fake_transfer
 from fake_results import HOSTILE, fake_results
-from fake_runs import fake_runs
+from fake_runs import fake_runs, fake_sweep
 from lobes.clean import clean
 from lobes.errors import RunError
 from lobes.files import to_json
@@ -27,6 +27,7 @@ from lobes.results import (
     ComparisonResults,
     PooledResults,
     RunResults,
+    SweepResults,
     TransferResults,
     as_bytes,
     checked,
@@ -46,6 +47,7 @@ KINDS = {
     "transfer": (TransferResults, fake_transfer(seeds=2, sizes=(5, 50), **SMALL)),
     "runs": (PooledResults, fake_runs(runs=2, tasks=2)),
     "one run": (PooledResults, fake_runs(runs=1, controls=0)),
+    "sweep": (SweepResults, fake_sweep()),
 }
 
 

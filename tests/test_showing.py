@@ -9,7 +9,7 @@ import pytest
 
 from fake_comparisons import fake_comparison, fake_transfer
 from fake_results import fake_results
-from fake_runs import fake_runs
+from fake_runs import fake_runs, fake_sweep
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.errors import ConfigError, RunError
 from lobes.heads import HeadLayout, HeadSet
@@ -17,6 +17,7 @@ from lobes.results import (
     ComparisonResults,
     PooledResults,
     RunResults,
+    SweepResults,
     TransferResults,
     checked,
 )
@@ -65,6 +66,7 @@ def results():
         checked(fake_comparison(), ComparisonResults),
         checked(fake_transfer(), TransferResults),
         checked(fake_runs(), PooledResults),
+        checked(fake_sweep(), SweepResults),
     ]
 
 

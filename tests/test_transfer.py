@@ -14,7 +14,7 @@ from lobes.dissociation.verdicts_over_seeds import transfers
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.experiments.methods import SeedRun
 from lobes.experiments.store import RunFolder
-from lobes.experiments.transfer import _Transfer, _with_defaults, load_tasks
+from lobes.experiments.transfer import _Transfer, load_tasks, ready_to_transfer
 from lobes.measure.evaluation import evaluate
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.subsets import growing_order
@@ -106,7 +106,7 @@ def test_what_a_transfer_holds(finished, expected):
 @pytest.fixture
 def transfer(study, tmp_path):
     """One seed's transfer, in a folder that is held while the test runs."""
-    study = _with_defaults(study)
+    study = ready_to_transfer(study)
     tasks = load_tasks(study)
     (new,) = load_tasks(study.model_copy(update={"tasks": (study.transfer.task,)}))
     with RunFolder(study.output, study.to_dict(), command="transfer") as folder:

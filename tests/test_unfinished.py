@@ -11,6 +11,7 @@ from lobes.cli import app
 from lobes.config.study import load_study, override
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.run_seeds import _base, run_seeds
+from lobes.experiments.several_runs import Shows
 from lobes.experiments.unfinished import unfinished_run
 from lobes.results import PooledResults, RunResults, read
 from plain_results import run_study
@@ -102,7 +103,7 @@ def test_seeds_need_a_study_that_trains(study):
 )
 def test_what_the_last_seed_cannot_be_is_said_before_the_first_is_run(study, changes, words):
     with pytest.raises(ConfigError, match=words):
-        run_seeds(study.model_copy(update=changes), 11, progress=pytest.fail)
+        run_seeds(study.model_copy(update=changes), 11, shows=Shows(pytest.fail))
 
 
 def test_pooled_results_of_others_are_refused_before_the_first_run(study):
@@ -111,7 +112,7 @@ def test_pooled_results_of_others_are_refused_before_the_first_run(study):
     other.write_text("mine", encoding="utf-8")
     update = {"output": f"{study.output}-x"}
     with pytest.raises(RunError, match="is not as lobes wrote it"):
-        run_seeds(study.model_copy(update=update), 2, progress=pytest.fail)
+        run_seeds(study.model_copy(update=update), 2, shows=Shows(pytest.fail))
 
 
 def test_runs_of_the_folder_here_are_not_hidden():

@@ -27,6 +27,7 @@ from lobes.cli.options import (
 if TYPE_CHECKING:
     import lobes.config.study
     import lobes.experiments.loading
+    import lobes.experiments.several_runs
     import lobes.workers
 
 Open = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
@@ -252,6 +253,57 @@ def transfer(
     _carry_out(out, chosen, partial(transfer_study, workers=spread), fresh)
 
 
+@command(resumable=True)
+def sweep(
+    out: Output,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="SWEEP", help="A TOML file with a study's path and a table [axes]."),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one key of the base study; repeatable."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The folder of all runs, instead of the file's `output`.")
+    ] = None,
+    fresh: Fresh = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only list the runs, and which of them are finished."),
+    ] = False,
+    workers: Workers = None,
+    on: On = Where.local,
+    devices_per_worker: DevicesPerWorker = None,
+    worker_option: WorkerOptions = None,
+    open_page: Open = False,
+) -> None:
+    """Run a study in every combination of some values of its settings.
+
+    Each run has a folder of its own, and one page shows all of them. A run that fails does not
+    stop the others; the same command tries it again. With workers several runs go on at once.
+
+    Example: lobes sweep sweep.toml --dry-run
+
+    Example: lobes sweep sweep.toml --workers 2
+    """
+    from lobes.cli.tables import show_planned, show_results
+    from lobes.experiments.sweep import check_all_ran, plan_sweep, run_sweep, states
+
+    spread = _workers(workers, on, devices_per_worker, worker_option)
+    planned = plan_sweep(file, settings or (), output, fresh=fresh)
+    if dry_run:
+        out.show(states(planned), show_planned)
+        return
+    results, page = run_sweep(planned, fresh=fresh, shows=_shows(out), workers=spread)
+    out.show(results, show_results, saved=f"Report: {page}")
+    if open_page:
+        _open(page)
+    check_all_ran(results)
+
+
 @command()
 def export(
     out: Output,
@@ -446,9 +498,17 @@ def _run_seeds(
     from lobes.cli.tables import show_results
     from lobes.experiments.run_seeds import run_seeds
 
-    tell = None if out.quiet else _tell_estimate
-    results, page = run_seeds(study, seeds, fresh=fresh, progress=out.progress, tell=tell)
+    results, page = run_seeds(study, seeds, fresh=fresh, shows=_shows(out), workers=workers)
     out.show(results, show_results, saved=f"Report: {page}")
+
+
+def _shows(out: Output) -> "lobes.experiments.several_runs.Shows":
+    from lobes.cli.terminal import say
+    from lobes.experiments.several_runs import Shows
+
+    if out.quiet:
+        return Shows(out.progress)
+    return Shows(out.progress, say, _tell_estimate)
 
 
 def _tell_estimate(loaded: "lobes.experiments.loading.Loaded") -> None:

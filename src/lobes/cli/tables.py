@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from lobes.clean import clean
-from lobes.cli.terminal import duration
 from lobes.dissociation.stopping import LOOK
 from lobes.dissociation.verdict import ALPHA, controls_needed
 from lobes.heads import HeadLayout
+from lobes.progress import duration
 from lobes.report.console import shown
 from lobes.report.formatting import fixed, listing
 from lobes.report.pages import page_of
@@ -41,6 +41,15 @@ def show_training(training: Training) -> None:
     for task, score in last.items():
         table.add_row(_text(task), f"{score:.3f}" if score == score else "–")
     _console().print(f"Trained for {training.steps} steps in {training.seconds:.0f} s", table)
+
+
+def show_planned(runs: list[dict[str, Any]]) -> None:
+    """Print the runs of a sweep, and which of them are finished."""
+    table = _table("run", "state")
+    for run in runs:
+        table.add_row(_text(run["run"]), run["state"])
+    done = sum(run["state"] == "finished" for run in runs)
+    _console().print(f"{len(runs)} runs, {done} of them finished", table)
 
 
 def show_removal(found: "Removal") -> None:

@@ -1,18 +1,16 @@
 """Run a study with several seeds, in folders beside each other, and pool the runs."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import contextlib
 from pathlib import Path
-from typing import Any
 
 from lobes.config.study import StudyConfig, override
+from lobes.config.sweep import PlannedRun
 from lobes.errors import ConfigError
-from lobes.experiments.loading import Loaded
 from lobes.experiments.reports import check_pooled, report_runs
-from lobes.experiments.run import run_study
+from lobes.experiments.several_runs import Shows, make_runs
 from lobes.limits import as_path
-from lobes.progress import StageProgress
 from lobes.results.base import Results
+from lobes.workers import WorkerSettings
 
 
 def run_seeds(
@@ -20,14 +18,14 @@ def run_seeds(
     seeds: int,
     *,
     fresh: bool = False,
-    progress: Callable[[Path], AbstractContextManager[StageProgress]] | None = None,
-    tell: Callable[[Loaded], None] | None = None,
+    shows: Shows | None = None,
+    workers: WorkerSettings | None = None,
 ) -> tuple[Results, Path]:
     """Run a study with `seeds` seeds from its own on; return their pooled results and the page.
 
     The runs are in `OUTPUT-seed0`, `OUTPUT-seed1` …, and what they say together in
     `OUTPUT-seeds`. What is finished is not run again, so the same call continues after an
-    interruption, and with a larger number adds seeds. `progress(folder)` shows one run. Raises
+    interruption, and with a larger number adds seeds. `workers` make several runs at once. Raises
     `ConfigError` where nothing is trained, and what `run_study` and `report_runs` raise.
     """
     if not study.training.enabled:
@@ -38,19 +36,18 @@ def run_seeds(
     base, last = _base(study.output), study.seed + seeds - 1
     override(study, f"seed={last}")  # that it may be is known before the first run
     as_path("The last run", f"{base}-seed{last}", written=True)
-    together, folders = Path(f"{base}-seeds"), list[Path]()
+    together, runs = Path(f"{base}-seeds"), list[PlannedRun]()
     check_pooled(together)
     for seed in range(study.seed, last + 1):
-        folder = Path(f"{base}-seed{seed}")
-        one = override(study, f"seed={seed}").model_copy(update={"output": str(folder)})
-        first: dict[str, Any] = {"tell": tell} if not folders else {}
-        if progress is None:
-            run_study(one, fresh=fresh, **first)
-        else:
-            with progress(folder) as shown:
-                run_study(one, fresh=fresh, progress=shown, **first)
-        folders.append(folder)
-    return report_runs(folders, together)
+        update = {"output": f"{base}-seed{seed}"}
+        one = override(study, f"seed={seed}").model_copy(update=update)
+        runs.append(PlannedRun(f"seed={seed}", {"seed": seed}, one))
+    made = make_runs(runs, fresh=fresh, shows=shows, workers=workers, logs=together / "logs")
+    with contextlib.closing(made):
+        for _, error in made:
+            if error is not None:
+                raise error
+    return report_runs([run.folder for run in runs], together)
 
 
 def _base(output: str) -> Path:

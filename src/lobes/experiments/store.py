@@ -28,7 +28,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -113,6 +113,26 @@ class RunFolder:
             self.__exit__()
             raise
         return self
+
+    def check_study(self) -> None:
+        """Raise `RunError` where the folder cannot be this run's; takes no lock and makes nothing.
+
+        It is checked again on entry.
+        """
+        _check_is_run(self.path)
+        _check_no_links(self.path)
+        if not self.fresh:
+            self._compare()
+
+    def is_finished(self, *names: str) -> bool:
+        """Whether the folder holds these files, as they were written for this study."""
+        self.manifest.load()
+        stored = self._stored()
+        return (
+            stored is not None
+            and self.is_of_this_study(stored["config"])
+            and all(self.manifest.holds(name) for name in names)
+        )
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
@@ -347,6 +367,25 @@ class RunFolder:
                 self.check()
                 remove_files(self.path, [name])
             self.manifest.forget(names)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder that has runs in it, and make it where there is none.
+
+    Raises `RunError` where another process holds it, or it cannot be written.
+    """
+    made = _make_folder(folder)
+    try:
+        lock = FolderLock(folder / "run.lock", SCHEMA)
+        try:
+            yield
+        finally:
+            lock.release()
+    finally:
+        for each in made:  # innermost first; stays where something was written into it
+            with contextlib.suppress(OSError):
+                each.rmdir()
 
 
 class WorkerFolder(RunFolder):

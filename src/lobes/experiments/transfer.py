@@ -62,7 +62,7 @@ def transfer_study(
 
     Returns the results; `transfer.html` shows them. As `compare_study` otherwise.
     """
-    study = _with_defaults(study)
+    study = ready_to_transfer(study)
     with (
         RunFolder(study.output, study.to_dict(), command="transfer", fresh=fresh) as folder,
         pool_of(workers, folder) as pool,
@@ -107,8 +107,11 @@ def _seeds(
     return over_seeds, [_Transfer(run, *rest) for run in over_seeds.runs]
 
 
-def _with_defaults(study: StudyConfig) -> StudyConfig:
-    """The study with all that its transfer needs, where it leaves something out."""
+def ready_to_transfer(study: StudyConfig) -> StudyConfig:
+    """Return the study with all that its transfer needs, where it leaves something out.
+
+    Raises `ConfigError` as `with_defaults`, and for a study without [transfer].
+    """
     if study.transfer is None:
         raise ConfigError(
             "The study names no task to transfer to: add a table [transfer.task], written as one "

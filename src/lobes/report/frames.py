@@ -7,7 +7,13 @@ import numpy as np
 
 from lobes.dissociation import Dissociation, LesionMatrix
 from lobes.heads import HeadLayout
-from lobes.results import ComparisonResults, PooledResults, RunResults, TransferResults
+from lobes.results import (
+    ComparisonResults,
+    PooledResults,
+    RunResults,
+    SweepResults,
+    TransferResults,
+)
 from lobes.scores import HeadScores
 
 _FLAGS = ("prunable", "gateable")
@@ -136,3 +142,23 @@ def _(value: PooledResults) -> list[dict[str, Any]]:
         for run, scores in zip(value.runs, entry.scores, strict=True)
         for i, j in np.ndindex(scores.shape)
     ]
+
+
+@_rows.register
+def _(value: SweepResults) -> list[dict[str, Any]]:
+    rows = []
+    for run in value.runs:
+        found = run.specialized
+        numbers = {} if found is None else found.numbers
+        rows.append(
+            {
+                "run": run.name,
+                **run.values,
+                "d_score": numbers.get("mean", np.nan),
+                **{name: numbers.get(name, np.nan) for name in ("low", "high", "p")},
+                "answer": None if found is None else found.answer,
+                **{f"base {task}": score for task, score in run.base.items()},
+                "error": run.error,
+            }
+        )
+    return rows

@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
+from lobes.report import sweep
 from lobes.report.pooled import page as pooled
 from lobes.report.run import page as run
 from lobes.report.sections import Page
 from lobes.report.seeds import comparison, transfer
-from lobes.results import ComparisonResults, PooledResults, RunResults, TransferResults
+from lobes.results import (
+    ComparisonResults,
+    PooledResults,
+    RunResults,
+    SweepResults,
+    TransferResults,
+)
 from lobes.results.base import Results
 
 
@@ -26,6 +33,8 @@ def page_of(results: Results, folder: Path | None = None, *, whole: bool = False
             return transfer.page_of(results)
         case PooledResults():
             return pooled.page_of(results)
+        case SweepResults():
+            return sweep.page_of(results)
     raise TypeError(f"there is no page for {type(results).__name__}")
 
 

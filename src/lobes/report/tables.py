@@ -79,7 +79,8 @@ class Cell:
     `text` is shown in place of the formatted value; `tint` colors the cell, a loss below 0 and a
     gain above, up to ±10; `note` stands behind the value on a page, quieter; `chip` is a short
     remark behind it everywhere but in files, and `title` is shown when pointed at; `href` links to
-    a place in the page. The mark `chip` turns the value itself into one.
+    a place in the page (`#id`) or to a page beside it. The mark `chip` turns the value itself into
+    one.
     """
 
     value: Value

@@ -8,11 +8,13 @@ from lobes.results.files import as_bytes, checked, content_of, read
 from lobes.results.over_seeds import ComparisonResults, TransferResults
 from lobes.results.pooled import PooledResults
 from lobes.results.run import RunResults
+from lobes.results.sweep import SweepResults
 
 __all__ = [
     "ComparisonResults",
     "PooledResults",
     "RunResults",
+    "SweepResults",
     "TransferResults",
     "as_bytes",
     "checked",

@@ -13,10 +13,17 @@ from lobes.results.base import Results
 from lobes.results.over_seeds import ComparisonResults, TransferResults
 from lobes.results.pooled import PooledResults
 from lobes.results.run import RunResults
+from lobes.results.sweep import SweepResults
 
 Kind = TypeVar("Kind", bound=Results)
 
-KINDS: tuple[type[Results], ...] = (RunResults, ComparisonResults, TransferResults, PooledResults)
+KINDS: tuple[type[Results], ...] = (
+    RunResults,
+    ComparisonResults,
+    TransferResults,
+    PooledResults,
+    SweepResults,
+)
 _AGAIN = "Run the study again: it continues where it was and writes a new one."
 
 

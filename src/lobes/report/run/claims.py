@@ -30,7 +30,7 @@ def section(results: RunResults) -> Section | None:
         claim, reason = f"{number}. {verdict.claim}", phrases.headline(verdict)
         answer = marked(WORDS[verdict.answer].lower(), "chip", "answer")
         quiet = marked(sure(results), "quiet")
-        rows.append(Row((Cell(claim, href=part), answer, reason, quiet), verdict.answer))
+        rows.append(Row((Cell(claim, href=f"#{part}"), answer, reason, quiet), verdict.answer))
         lines.append(Findings(claim, verdict.answer, reason))
     caption = "What this run says on the claims of the method, each with its reason"
     text = Markup(

@@ -1,0 +1,216 @@
+"""Read a sweep from TOML: a base study, and the values that some of its settings take in turn.
+
+`load_sweep` returns every combination as a study of its own; what one of them cannot be is refused
+there, before anything runs.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lobes.config.settings import shown
+from lobes.config.study import StudyConfig, load_study, put, read_toml
+from lobes.errors import ConfigError, at
+from lobes.limits import LONGEST_NAME, short
+
+Command = Literal["run", "compare", "transfer"]
+KEYS = ("study", "axes", "output", "command")
+MOST_RUNS = 10_000
+# A value that is longer in the name of a run's folder is cut, and told apart by a digest.
+_LONGEST_VALUE = 24
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One of several runs: its name, and its study with the folder to run it in.
+
+    `values` are what this run has of each axis, by the dotted keys of the settings, and `labels`
+    how they stand in names.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    study: StudyConfig
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.study.output)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A study in every combination of some values of its settings.
+
+    `command` makes a run of each, in a folder of its own in `folder`; `axes` are the values by
+    the dotted keys of the settings. The values of the last axis change fastest.
+    """
+
+    name: str
+    command: Command
+    folder: Path
+    axes: Mapping[str, tuple[Any, ...]]
+    runs: tuple[PlannedRun, ...]
+
+
+def load_sweep(
+    path: str | os.PathLike[str], settings: Sequence[str] = (), output: Path | None = None
+) -> Sweep:
+    """Read the file of a sweep; `settings` change the base study, as in `load_study`.
+
+    Relative paths start at the file's folder, that of `output` at the working directory; the
+    option `output` comes before the file's. Raises `ConfigError` for what is no sweep, and for a
+    combination that is no study.
+    """
+    file = Path(path)
+    data = read_toml(file, "sweep", " with a study and a table [axes]")
+    _check_keys(data, file)
+    with at(f"{file}: study"):
+        base = load_study(file.parent / os.path.expanduser(data["study"]), settings)
+    axes = dict(_axes(data["axes"], f"{file}: axes"))
+    _check_axes(axes, file)
+    config = base.to_dict()
+    place = str(output or data.get("output") or f"{config['output'].rstrip('/')}-sweep")
+    runs = []
+    for labels, values in _combinations(axes):
+        name = name_of(labels)
+        own = json.loads(json.dumps(config))
+        for key, value in values.items():
+            with at(f"{file}: axes"):
+                put(own, key, None if value == "" else value, f"{key}={shown(value)}")
+        own["output"] = f"{place}/{name}"
+        study = StudyConfig.from_dict(own, source=f"{file}: {name}", folder=file.parent)
+        runs.append(PlannedRun(name, values, study, labels))
+    _check_different(runs, file)
+    return Sweep(base.name, data.get("command", "run"), runs[0].folder.parent, axes, tuple(runs))
+
+
+def _check_keys(data: Mapping[str, Any], file: Path) -> None:
+    unknown = next((key for key in data if key not in KEYS), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"{file}: unknown key {unknown}; expected a sweep, which has {', '.join(KEYS[:-1])} "
+            f"and {KEYS[-1]}: its study is a file of its own."
+        )
+    for key, kind, what in (
+        ("study", str, "the path of a study file"),
+        ("axes", dict, "a table [axes] of settings, each with a list of values"),
+        ("output", str, "a folder"),
+    ):
+        if key not in data and key != "output":
+            raise ConfigError(f"{file}: {key} is missing; expected {what}.")
+        if key in data and (not isinstance(data[key], kind) or not data[key]):
+            raise ConfigError(f"{file}: {key} is {shown(data[key])}; expected {what}.")
+    if data.get("command", "run") not in get_args(Command):
+        raise ConfigError(
+            f"{file}: command is {shown(data['command'])}; expected "
+            f"{', '.join(map(json.dumps, get_args(Command)))}."
+        )
+
+
+def _axes(table: Mapping[str, Any], place: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """The values by dotted keys, of tables in tables, too: `iat.alpha` needs no quotes."""
+    for key, value in table.items():
+        where = f"{place}.{key}"
+        if isinstance(value, dict) and value:
+            for name, values in _axes(value, where):
+                yield f"{key}.{name}", values
+        elif not isinstance(value, list) or not value:
+            raise ConfigError(f"{where} is {shown(value)}; expected a list of values.")
+        else:
+            yield key, tuple(value)
+
+
+def _check_axes(axes: Mapping[str, Sequence[Any]], file: Path) -> None:
+    for key in axes:
+        if key == "output":
+            raise ConfigError(
+                f"{file}: axes.output: every run has a folder of its own; expected other settings."
+            )
+        inside = next((other for other in axes if other.startswith(f"{key}.")), None)
+        if inside is not None:
+            raise ConfigError(f"{file}: axes has {key} and {inside}, which is a part of it.")
+    number = math.prod(map(len, axes.values()))
+    if number > MOST_RUNS:
+        raise ConfigError(
+            f"{file}: axes has {number:,} combinations; expected at most {MOST_RUNS:,}."
+        )
+
+
+def _combinations(
+    axes: Mapping[str, Sequence[Any]],
+) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """The labels and the values of each run."""
+    labels = [_labels(values) for values in axes.values()]
+    for places in product(*(range(len(values)) for values in axes.values())):
+        chosen = [*zip(axes, labels, places, strict=True)]
+        yield {key: own[k] for key, own, k in chosen}, {key: axes[key][k] for key, _, k in chosen}
+
+
+def name_of(labels: Mapping[str, str], *more: str) -> str:
+    """Return `seed=0,iat.alpha=0.3`, a name that any file system takes; `more` ends it."""
+    whole = ",".join([*(f"{key}={label}" for key, label in labels.items()), *more])
+    return _short(_safe(whole), LONGEST_NAME, whole)
+
+
+def _labels(values: Sequence[Any]) -> list[str]:
+    """Values as they stand in names: safe for any file system, and told apart by all of them."""
+    plain = [_plain(value) for value in values]
+    often = Counter(text.casefold() for text in plain)
+    return [
+        _short(text, 0 if often[text.casefold()] > 1 else _LONGEST_VALUE, _json(value))
+        for text, value in zip(plain, values, strict=True)
+    ]
+
+
+def _plain(value: Any) -> str:
+    """A value in few characters: of a path the last part, of a list its values."""
+    if isinstance(value, bool | int | float):
+        return _json(value)
+    if isinstance(value, list):
+        text = "+".join(_plain(each) for each in value)
+    else:
+        text = value.rstrip("/").rpartition("/")[2] if isinstance(value, str) else _json(value)
+    return _safe(re.sub("[=,]", "-", text)).strip("-") or "none"
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^\w.=,+-]+", "-", text, flags=re.ASCII)
+
+
+def _short(text: str, most: int, whole: str) -> str:
+    """The text, or where it is longer than `most` its begin with a digest of the whole."""
+    if len(text) <= most:
+        return text
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return f"{text[: max(most, _LONGEST_VALUE) - 9]}-{digest}"
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, sort_keys=True, default=str)
+    except ValueError:  # an integer of thousands of digits
+        return short(value)
+
+
+def _check_different(runs: Sequence[PlannedRun], file: Path) -> None:
+    """Refuse two runs of one name, or of one study."""
+    names, studies = dict[str, str](), dict[str, str]()
+    for run in runs:
+        study = _json({**run.study.to_dict(), "output": ""})
+        same = names.get(run.name.casefold()) or studies.get(study)
+        if same is not None:
+            raise ConfigError(
+                f"{file}: axes: two runs are the same, {same} and {run.name}; expected different "
+                f"values."
+            )
+        names[run.name.casefold()] = studies[study] = run.name

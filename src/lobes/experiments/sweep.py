@@ -1,0 +1,175 @@
+"""Run a sweep: every combination in a folder of its own, and a page over all of them."""
+
+import contextlib
+import os
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lobes.config.sweep import Command, PlannedRun, Sweep, load_sweep, name_of
+from lobes.dissociation.verdict import SPECIALIZED
+from lobes.errors import LobesError, RunError, at
+from lobes.experiments.manifest import check_files
+from lobes.experiments.methods import with_defaults
+from lobes.experiments.outputs import check_output
+from lobes.experiments.reports import check_pooled, report_runs, write_files
+from lobes.experiments.several_runs import KIND, Shows, folder_of, is_finished, make_runs
+from lobes.experiments.store import held
+from lobes.experiments.transfer import ready_to_transfer
+from lobes.report.page import html, write_page
+from lobes.report.pages import page_name, page_of
+from lobes.results import RunResults, SweepResults, as_bytes, read
+from lobes.results.of_matrix import opening
+from lobes.results.sweep import SweptRun, SweptSeeds
+from lobes.workers import WorkerSettings
+
+SEED = "seed"
+
+
+def plan_sweep(
+    path: str | os.PathLike[str],
+    settings: Sequence[str] = (),
+    output: Path | None = None,
+    *,
+    fresh: bool = False,
+) -> Sweep:
+    """Return the sweep of a file; `settings` change its base study, `output` is its folder.
+
+    Raises `ConfigError` and `RunError` for all that can be known to fail before the first run:
+    what no study takes, and folders that hold other runs or what lobes did not write.
+    """
+    sweep = load_sweep(path, settings, output)
+    sweep = replace(sweep, runs=tuple(_ready(run, sweep.command, path) for run in sweep.runs))
+    for run in sweep.runs:
+        folder_of(run, sweep.command, fresh=fresh).check_study()
+    check_output(sweep.folder / SweepResults.FILE)
+    check_output(sweep.folder / page_name(SweepResults))
+    for name, _ in _pooled(sweep):
+        check_pooled(sweep.folder / name)
+    return sweep
+
+
+def states(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return {"run", "values", "state"} of each run: finished, begun or not begun."""
+    return [
+        {"run": str(run.folder), "values": dict(run.values), "state": _state(run, sweep.command)}
+        for run in sweep.runs
+    ]
+
+
+def run_sweep(
+    sweep: Sweep,
+    *,
+    fresh: bool = False,
+    shows: Shows | None = None,
+    workers: WorkerSettings | None = None,
+) -> tuple[SweepResults, Path]:
+    """Make the runs of a sweep that are not finished; return what they found, and the page.
+
+    Runs that fail are among the results, and tried again by the next call. `workers` make several
+    runs at once. Raises `RunError` where another process has the sweep, or workers cannot work.
+    """
+    with held(sweep.folder):
+        logs = sweep.folder / "logs"
+        made = make_runs(
+            sweep.runs, sweep.command, fresh=fresh, shows=shows, workers=workers, logs=logs
+        )
+        with contextlib.closing(made):
+            failures = {run.name: error for run, error in made if error is not None}
+        results = SweepResults(
+            **opening(sweep.name),
+            verdicts=(),
+            command=sweep.command,
+            axes=dict(sweep.axes),
+            runs=tuple(_run(run, sweep.command, failures.get(run.name)) for run in sweep.runs),
+            seeds=tuple(
+                _seeds(sweep.folder, name, runs, failures) for name, runs in _pooled(sweep)
+            ),
+        )
+        write_files([(results.FILE, as_bytes(results))], sweep.folder)
+        page = sweep.folder / page_name(SweepResults)
+        return results, write_page(html(page_of(results)), page)
+
+
+def check_all_ran(results: SweepResults) -> None:
+    """Raise `RunError`, which names the runs that failed, where there are any."""
+    failed = results.failed
+    if failed:
+        named = "; ".join(f"{run.name}: {str(run.error).rstrip('.')}" for run in failed[:3])
+        more = f"; and {len(failed) - 3} more, which the page names" if len(failed) > 3 else ""
+        raise RunError(
+            f"{len(failed)} of {len(results.runs)} runs failed ({named}{more}). The same command "
+            f"tries them again, and keeps what is finished."
+        )
+
+
+def _ready(run: PlannedRun, command: Command, path: str | os.PathLike[str]) -> PlannedRun:
+    """The run with all that its command needs, or refused."""
+    with at(f"{os.fspath(path)}: {run.name}"):
+        if command == "compare":
+            return replace(run, study=with_defaults(run.study))
+        if command == "transfer":
+            return replace(run, study=ready_to_transfer(run.study))
+        return run
+
+
+def _state(run: PlannedRun, command: Command) -> str:
+    if is_finished(run, command):
+        return "finished"
+    return "begun" if folder_of(run, command).goes_on else "not begun"
+
+
+def _pooled(sweep: Sweep) -> list[tuple[str, list[PlannedRun]]]:
+    """The folders of pooled results, and the runs of each: those that differ in their seeds."""
+    if sweep.command != "run" or len(sweep.axes.get(SEED, ())) < 2:
+        return []
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in sweep.runs:
+        groups.setdefault(name_of(_without_seed(run.labels), "seeds"), []).append(run)
+    return [*groups.items()]
+
+
+def _without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != SEED}
+
+
+def _run(run: PlannedRun, command: Command, error: LobesError | None) -> SweptRun:
+    found = None
+    if error is None:
+        try:
+            check_files(run.folder, KIND[command].FILE)
+            found = read(run.folder, KIND[command])
+        except RunError as damage:
+            error = damage
+    tasks = found.tasks if isinstance(found, RunResults) else ()
+    return SweptRun(
+        name=run.name,
+        values=dict(run.values),
+        error=None if error is None else str(error),
+        base={task.name: task.base for task in tasks},
+        level=None if found is None else found.level,
+        verdicts=() if found is None else found.verdicts,
+    )
+
+
+def _seeds(
+    folder: Path, name: str, runs: Sequence[PlannedRun], failed: Container[str]
+) -> SweptSeeds:
+    """Take the runs together that have results."""
+    done = [run for run in runs if run.name not in failed]
+    verdict, error = None, None
+    try:
+        if len(done) < 2:
+            raise RunError("Fewer than two of these runs have results.")
+        pooled, _ = report_runs([run.folder for run in done], folder / name)
+        verdict = pooled.verdict_on(SPECIALIZED)
+    except LobesError as found:
+        error = str(found)
+    return SweptSeeds(
+        name=name,
+        values=_without_seed(runs[0].values),
+        runs=tuple(run.name for run in done),
+        error=error,
+        verdict=verdict,
+    )

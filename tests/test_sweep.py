@@ -1,0 +1,338 @@
+"""A study in every combination of some values: planned, run, failed, continued, on workers."""
+
+import contextlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lobes.cli import app
+from lobes.config.sweep import load_sweep
+from lobes.errors import ConfigError, RunError
+from lobes.experiments.reports import report_again
+from lobes.experiments.run_seeds import run_seeds
+from lobes.experiments.several_runs import RunsSpec, RunWork, Shows
+from lobes.experiments.store import held
+from lobes.experiments.sweep import plan_sweep, run_sweep, states
+from lobes.results import PooledResults, RunResults, SweepResults, read
+from lobes.workers import WorkerSettings
+from tiny_study import as_before, timeless, write_study  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("as_before")
+
+SMALL = {
+    "steps = 23": "steps = 5",
+    "fractions = [0.2, 0.5]": "fractions = [0.5]",
+    "importance_examples = 41": "importance_examples = 7",
+    "agreement_examples = 20": "agreement_examples = 0",
+    "similarity_examples = 20": "similarity_examples = 0",
+    "resamples = 50": "resamples = 11",
+}
+# Two seeds, with the training data of the study and with a file that is not there yet.
+SWEEP = """
+study = "study.toml"
+output = "{folder}/swept"
+
+[axes]
+seed = [0, 1]
+tasks.mood.train = ["mood.train.csv", "other.csv"]
+"""
+FINE = ("seed=0,tasks.mood.train=mood.train.csv", "seed=1,tasks.mood.train=mood.train.csv")
+WITHOUT = ("seed=0,tasks.mood.train=other.csv", "seed=1,tasks.mood.train=other.csv")
+
+
+def lobes(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def written(folder, content=SWEEP):
+    path = folder / "sweep.toml"
+    path.write_text(content.replace("{folder}", str(folder)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with a study and a sweep of it."""
+    folder = tmp_path_factory.mktemp("world")
+    study = write_study(folder)
+    text = study.read_text(encoding="utf-8")
+    for long, short in SMALL.items():
+        assert long in text
+        text = text.replace(long, short)
+    study.write_text(text, encoding="utf-8")
+    written(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swept(world):
+    """How the sweep ended, two of whose four runs have no data, and its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return lobes("sweep", world / "sweep.toml"), world / "swept"
+
+
+def numbers(folder):
+    return timeless(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+
+
+def alike(found, expected):
+    """Compare results but for where the data lie, which changes no number."""
+    for each in (found, expected):
+        each.pop("sha256")
+        for task in each["config"]["tasks"]:
+            del task["train"]
+    return found == expected
+
+
+# --- what is planned -----------------------------------------------------------------------------
+
+
+def names_of(folder, axes):
+    content = f'study = "study.toml"\n[axes]\n{axes}'
+    return [run.name for run in load_sweep(written(folder, content)).runs]
+
+
+@pytest.fixture
+def place(world, tmp_path):
+    """The study in a folder of its own."""
+    shutil.copytree(world, tmp_path / "place", ignore=shutil.ignore_patterns("swept"))
+    return tmp_path / "place"
+
+
+def test_every_combination_is_a_study_in_a_folder_of_its_own(place):
+    sweep = load_sweep(
+        written(
+            place,
+            'study = "study.toml"\naxes.seed = [3, 5]\n[axes.iap]\n'
+            "controls = [7]\nfractions = [[0.5], [0.2, 0.5]]",
+        )
+    )
+    assert [run.name for run in sweep.runs] == [
+        "seed=3,iap.controls=7,iap.fractions=0.5",
+        "seed=3,iap.controls=7,iap.fractions=0.2+0.5",
+        "seed=5,iap.controls=7,iap.fractions=0.5",
+        "seed=5,iap.controls=7,iap.fractions=0.2+0.5",
+    ]  # fmt: skip
+    assert [run.study.seed for run in sweep.runs] == [3, 3, 5, 5]
+    assert sweep.runs[1].study.iap.fractions == (0.2, 0.5)
+    assert sweep.runs[1].values["iap.fractions"] == [0.2, 0.5]
+    assert sweep.folder.name == "run-sweep"
+    assert {run.folder.parent for run in sweep.runs} == {sweep.folder}
+
+
+def test_names_are_short_safe_and_told_apart(place):
+    long, longer = "a" * 40, "a" * 41
+    found = names_of(place, f'training.report_to = ["{long}", "{longer}", "A b", "a/b", "B"]')
+    assert len({name.casefold() for name in found}) == 5
+    assert all(re.fullmatch(r"training\.report_to=[\w.+-]{1,24}", name) for name in found)
+    assert found[2] == "training.report_to=A-b"
+    assert names_of(place, "iap.level = [0.9, 0.95]") == ["iap.level=0.9", "iap.level=0.95"]
+    assert names_of(place, "keep_texts = [true, false]")[0] == "keep_texts=true"
+
+
+REFUSED = {
+    "no study": ("[axes]\nseed = [0]", "study is missing; expected the path of a study file"),
+    "no axes": ('study = "study.toml"', r"axes is missing; expected a table \[axes\]"),
+    "a study": ('model = "m"\n[axes]\nseed = [0]', "unknown key model; expected a sweep"),
+    "another study": ('study = "no.toml"\n[axes]\nseed = [0]', "study: There is no study file"),
+    "an empty axis": ("seed = []", r"axes.seed is \[\]; expected a list of values"),
+    "no list": ("iap.controls = 3", "axes.iap.controls is 3; expected a list of values"),
+    "a refused value": ("iap.controls = [3, -1]", "iap.controls=-1: iap.controls is -1; expected"),
+    "an unknown setting": ("iap.control = [3]", "unknown key iap.control; did you mean"),
+    "an unknown task": ("tasks.sst2.train_size = [3]", "names the task"),
+    "one value twice": ("seed = [1, 1]", "two runs are the same, seed=1-.* and seed=1-"),
+    "one study twice": ("training.learning_rate = [1, 1.0]", "two runs are the same"),
+    "folders": ('output = ["a", "b"]', "every run has a folder of its own"),
+    "an axis in another": ('iap = [""]\n"iap.seed" = [1]', "axes has iap and iap.seed"),
+    "very many": (f"seed = {[*range(101)]}\niap.seed = {[*range(100)]}", "10,100 combinations"),
+    "no TOML": ("seed = [", "is not valid TOML"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_sweep_is_refused_with_its_place(case, place):
+    content, words = REFUSED[case]
+    if "study =" not in content and "[axes]" not in content:
+        content = f'study = "study.toml"\n[axes]\n{content}'
+    path = written(place, content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_sweep(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_what_the_command_refuses_is_refused_before_the_first_run(place):
+    path = written(place, 'study = "study.toml"\ncommand = "transfer"\n[axes]\nseed = [0, 1]')
+    with pytest.raises(ConfigError, match="seed=0: The study names no task to transfer to"):
+        plan_sweep(path)
+    path = written(place, 'study = "study.toml"\ncommand = "prune"\n[axes]\nseed = [0, 1]')
+    with pytest.raises(ConfigError, match='command is "prune"; expected "run", "compare"'):
+        plan_sweep(path)
+
+
+def test_an_empty_text_takes_a_setting_out(place):
+    content = 'study = "study.toml"\n[axes]\niat = ["", {delta = 0.5}]'
+    sweep = load_sweep(written(place, content))
+    assert [run.study.iat is None for run in sweep.runs] == [True, False]
+    assert sweep.runs[0].name == "iat=none"
+
+
+def test_the_example_is_a_sweep(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOBES_DATA", str(tmp_path))
+    sweep = load_sweep(Path(__file__).parents[1] / "examples" / "sweep.toml")
+    assert [run.name for run in sweep.runs][1] == "seed=0,iap.value=mean"
+    assert len(sweep.runs) == 6
+
+
+# --- what is run ---------------------------------------------------------------------------------
+
+
+def test_a_run_that_fails_is_named_and_does_not_stop_the_others(swept):
+    done, folder = swept
+    assert done.exit_code == 1
+    results = read(folder, SweepResults)
+    assert tuple(run.name for run in results.failed) == WITHOUT
+    assert all("other.csv" in run.error for run in results.failed)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"Error: 2 of 4 runs failed ({WITHOUT[0]}: ")
+    assert "4 of 4 runs done, 2 of them failed." in done.stderr
+    assert WITHOUT[1] in done.stdout
+    for name in FINE:
+        own = read(folder / name, RunResults)
+        row = next(run for run in results.runs if run.name == name)
+        assert row.verdicts == own.verdicts
+        assert row.base == {task.name: task.base for task in own.tasks}
+        assert (folder / name / "lobes.log").read_text(encoding="utf-8").endswith(" done\n")
+
+
+def test_seeds_are_pooled_for_each_combination_of_the_other_axes(swept):
+    _, folder = swept
+    fine, without = read(folder, SweepResults).seeds
+    assert (fine.name, fine.runs) == ("tasks.mood.train=mood.train.csv,seeds", FINE)
+    assert fine.values == {"tasks.mood.train": "mood.train.csv"}
+    pooled = read(folder / fine.name, PooledResults)
+    assert [run.seed for run in pooled.runs] == [0, 1]
+    assert fine.verdict == pooled.verdicts[0]
+    assert (without.runs, without.verdict) == ((), None)
+    assert without.error == "Fewer than two of these runs have results."
+
+
+def test_the_page_leads_to_the_pages_of_runs(swept):
+    _, folder = swept
+    page = (folder / "sweep.html").read_text(encoding="utf-8")
+    links = re.findall(r'<a href="([^#"]+)"', page)
+    assert links == [*(f"{name}/report.html" for name in FINE),
+                     "tasks.mood.train=mood.train.csv,seeds/runs.html"]  # fmt: skip
+    assert all((folder / link).is_file() for link in links)
+    results, written_page = report_again(folder)
+    assert isinstance(results, SweepResults)
+    assert written_page.read_text(encoding="utf-8") == page
+    frame = results.to_frame()
+    assert [*frame["run"]] == [run.name for run in results.runs]
+
+
+@pytest.fixture
+def mended(swept, tmp_path):
+    """A copy of the sweep's folder, and its file now that all data are there."""
+    _, folder = swept
+    data = folder.parent / "mood.train.csv"
+    shutil.copytree(folder, tmp_path / "out")
+    shutil.copy(data, data.with_name("other.csv"))
+    yield folder.parent / "sweep.toml", tmp_path / "out"
+    data.with_name("other.csv").unlink()
+
+
+def test_the_same_command_tries_failed_runs_again_and_keeps_finished_ones(mended):
+    path, folder = mended
+    sweep = plan_sweep(path, output=folder)
+    assert [each["state"] for each in states(sweep)] == ["finished", "not begun"] * 2
+    before = [(folder / name / "results.json").read_bytes() for name in FINE]
+
+    @contextlib.contextmanager
+    def progress(run):
+        def stop(stage, done, total):
+            assert run.name in WITHOUT or stage == "reading data"
+            if run.name == WITHOUT[1] and stage.startswith("importance of topic"):
+                raise KeyboardInterrupt
+
+        yield stop
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, shows=Shows(progress))
+    listed = json.loads(lobes("sweep", path, "--output", folder, "--dry-run", "--json").stdout)
+    assert [each["state"] for each in listed] == ["finished", "finished", "finished", "begun"]
+    done = lobes("sweep", path, "--output", folder, "--quiet")
+    assert done.exit_code == 0, done.stderr
+    assert [(folder / name / "results.json").read_bytes() for name in FINE] == before
+    results = read(folder, SweepResults)
+    assert not results.failed
+    assert results.seeds[0].verdict == results.seeds[1].verdict
+    for fine, other in zip(FINE, WITHOUT, strict=True):
+        assert alike(numbers(folder / fine), numbers(folder / other))
+
+
+def test_other_runs_in_the_folder_are_refused_before_the_first(swept, tmp_path):
+    _, folder = swept
+    path = folder.parent / "sweep.toml"
+    with pytest.raises(RunError, match=r"seed=0,tasks.mood.*holds a run of another study"):
+        plan_sweep(path, ["training.steps=7"])
+    assert plan_sweep(path, ["training.steps=7"], fresh=True)
+    (tmp_path / "sweep.html").write_text("mine", encoding="utf-8")
+    with pytest.raises(RunError, match="is not as lobes wrote it"):
+        plan_sweep(path, output=tmp_path)
+
+
+def test_two_drivers_at_once_are_refused(swept):
+    _, folder = swept
+    sweep = plan_sweep(folder.parent / "sweep.toml")
+    with held(folder), pytest.raises(RunError, match="is in use by another run"):
+        run_sweep(sweep)
+
+
+# --- workers -------------------------------------------------------------------------------------
+
+
+def test_a_worker_makes_a_whole_run_with_its_log(swept, tmp_path):
+    _, folder = swept
+    run = plan_sweep(folder.parent / "sweep.toml", output=tmp_path / "out").runs[2]
+    assert run.name == FINE[1]
+    work = RunWork(RunsSpec("run", (run.study,), False, Path.cwd(), "sweep x.toml"))
+    said = []
+    work(0, lambda done, total: said.append((done, total)))
+    assert alike(numbers(run.folder), numbers(folder / run.name))
+    log = (run.folder / "lobes.log").read_text(encoding="utf-8")
+    assert "sweep x.toml" in log.splitlines()[0]
+    assert log.endswith(" done\n")
+    assert said
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_numbers(swept, tmp_path):
+    _, folder = swept
+    path = folder.parent / "sweep.toml"
+    done = lobes("sweep", path, "--output", tmp_path / "out", "--workers", 2)
+    assert done.exit_code == 1
+    found, expected = read(tmp_path / "out", SweepResults), read(folder, SweepResults)
+    assert (found.runs, found.seeds) == (expected.runs, expected.seeds)
+    for name in FINE:
+        assert alike(numbers(tmp_path / "out" / name), numbers(folder / name))
+    assert {path.name for path in (tmp_path / "out" / "logs").iterdir()} == {
+        "worker-0.log",
+        "worker-1.log",
+    }
+
+
+@pytest.mark.slow
+def test_seeds_on_workers_are_those_without(swept, tmp_path):
+    _, folder = swept
+    study = plan_sweep(folder.parent / "sweep.toml").runs[0].study
+    study = study.model_copy(update={"output": str(tmp_path / "out")})
+    pooled, _ = run_seeds(study, 2, workers=WorkerSettings(2))
+    expected = read(folder / "tasks.mood.train=mood.train.csv,seeds", PooledResults)
+    assert pooled.verdicts == expected.verdicts
+    for seed, name in enumerate(FINE):
+        assert alike(numbers(tmp_path / f"out-seed{seed}"), numbers(folder / name))
