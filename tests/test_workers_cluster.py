@@ -135,6 +135,26 @@ def test_what_ray_cannot_give_is_refused(in_ray, tmp_path, number, devices, opti
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        (
+            "127.0.0.1:9",
+            r"^There is no Ray cluster at 127\.0\.0\.1:9: Connection refused\. Give the",
+        ),
+        ("ray://head:10001", r"^The address 'ray://head:10001' of a Ray cluster is not understood"),
+        ("head", r"^The address 'head' of a Ray cluster is not understood: expected HOST:PORT"),
+    ],
+)
+def test_an_address_without_a_cluster_is_refused(tmp_path, monkeypatch, address, message):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    settings = WorkerSettings(2, "ray", options={"address": address})
+    with pytest.raises((RunError, ConfigError), match=message):
+        pool_of(settings, tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_resources_of_a_worker_can_be_said(in_ray, tmp_path):
     settings = WorkerSettings(3, "ray", options={"num_cpus": "0.5"})
     with pool_of(settings, tmp_path) as pool:

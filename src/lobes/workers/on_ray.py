@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,6 +88,8 @@ class RayExecutor:
         self._refs: dict[Any, tuple[int, str]] = {}
         self._looked = 0.0
         if self._is_ours:
+            if address is not None:
+                _check_address(address)
             _connect(ray, address, settings.number)
         try:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -238,6 +241,25 @@ def _environment(**variables: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _check_address(address: str) -> None:
+    """Raise where no cluster can be at an address: Ray itself tries for minutes, and aloud."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "://" in address:
+        raise ConfigError(
+            f"The address {address!r} of a Ray cluster is not understood: expected HOST:PORT of "
+            f"its head, as `ray start` says it, or auto on one of its nodes."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise RunError(
+            f"There is no Ray cluster at {address}: {first_line(error)}. Give the address of one, "
+            f"or none to start Ray on this machine."
+        ) from error
 
 
 def _connect(ray: Any, address: str | None, number: int) -> None:
