@@ -184,6 +184,7 @@ def _seeds(results: SweepResults) -> Section | None:
         "mean over the runs, its interval is over runs and validation examples. This, not a "
         "single row above, says whether a result holds for models like these."
     )
+    some_fail = any(each.error for each in results.seeds)
     rows = tuple(
         Row(
             (
@@ -191,7 +192,7 @@ def _seeds(results: SweepResults) -> Section | None:
                 *_values(results, each.values, "", ["seed"]),
                 len(each.runs),
                 *_scores(each.verdict),
-                each.error or "",
+                *([each.error or ""] if some_fail else []),
             )
         )
         for each in results.seeds
@@ -201,7 +202,7 @@ def _seeds(results: SweepResults) -> Section | None:
         *_axes(results, ["seed"]),
         Column("Runs", "count"),
         *_SCORES,
-        Column("Why not"),
+        *([Column("Why not")] if some_fail else []),
     )
     caption = "The runs of several seeds together"
     table = Table("seeds", caption, columns, rows, terminal=caption)
