@@ -274,7 +274,7 @@ class Pool:
 
     def _hand_out(self) -> None:
         """Give every worker a job, and while there are many a second one to begin at once."""
-        for depth in (1, 2) if len(self._waiting) > 2 * len(self._workers) else (1,):
+        for depth in (1, 2) if len(self._waiting) > len(self._workers) else (1,):
             for number, worker in self._workers.items():
                 if not self._waiting:
                     return
