@@ -94,7 +94,9 @@ def demo_run() -> Iterator[Any]:
             demo_study(fetch(log=None), Path(where, "run")),
             "precision=fp32",
             "iap.stop=false",
-            "iap.controls=48",
+            "iap.controls=30",  # with the tasks' own and none: two groups of lesions
+            "iap.importance_examples=100",
+            *(f"tasks.{task}.validation_size=320" for task in ("sentiment", "domain")),
             "iap.agreement_examples=0",
             "iap.similarity_examples=0",
         )

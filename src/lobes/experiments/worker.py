@@ -89,11 +89,11 @@ class _Walk:
                     return step
             try:
                 self.group = self.plan.send([self._kept(step) for step in self.group])
-            except StopIteration:
+            except StopIteration as end:
                 raise RunError(
                     f"There is no step {key!r} in the study as this worker reads it: its data, its "
                     f"model or its version of lobes are not those of the driver."
-                ) from None
+                ) from end
 
     def _kept(self, step: Step) -> Arrays:
         """A step's arrays, which the driver has written."""
