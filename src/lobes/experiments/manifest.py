@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: dict[str, str | None] = {}
+        self._lock = threading.RLock()  # several threads write files
 
     def load(self) -> None:
         """Read the entries."""
@@ -64,24 +66,27 @@ class Manifest:
 
     def expect(self, name: str) -> None:
         """Note that a worker is about to write `name`, whose content is not known yet."""
-        self.files[name] = None
-        self._save()
+        with self._lock:
+            self.files[name] = None
+            self._save()
 
     def record(self, name: str, digest: str) -> None:
         """Note that `name` is about to be written, with this content."""
-        self.files[name] = digest
-        if _MEASUREMENT.fullmatch(name):
-            self._append(name, digest)
-        else:
-            self._save()
+        with self._lock:
+            self.files[name] = digest
+            if _MEASUREMENT.fullmatch(name):
+                self._append(name, digest)
+            else:
+                self._save()
 
     def forget(self, names: list[str]) -> None:
         """Note that these are removed."""
-        known = [name for name in names if name in self.files]
-        for name in known:
-            del self.files[name]
-        if known:
-            self._save()
+        with self._lock:
+            known = [name for name in names if name in self.files]
+            for name in known:
+                del self.files[name]
+            if known:
+                self._save()
 
     def holds(self, name: str) -> bool:
         """Whether the file is there as it was written; warns where it is not as it was."""

@@ -9,6 +9,7 @@ import contextlib
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 # What workers run, and the job of training a study's model.
 ENTRY = "lobes.experiments.worker:StudyWork"
 TRAINING = "training"
+
+# So many measurements are written at the same time.
+_WRITERS = 4
 
 # A part of a step has so many units at least: each part costs a plain run of the model.
 _LEAST = 8
@@ -90,6 +94,48 @@ def carry_out_on(
     walks = [_Walk(number, plan) for number, plan in enumerate(plans)]
     for walk in walks:
         _advance(walk, None, pool, measurements, shown)
+    with _Writing(measurements) as writing:
+        _follow(walks, pool, measurements, writing, shown)
+    return [walk.result for walk in walks]
+
+
+class _Writing:
+    """Keeps measurements in threads, which wait for the disk while the next results come in."""
+
+    def __init__(self, measurements: "Measurements") -> None:
+        self.measurements = measurements
+        self._threads = ThreadPoolExecutor(_WRITERS)
+        self._begun: list[Future[None]] = []
+
+    def __enter__(self) -> "_Writing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+
+    def keep(self, step: Step, arrays: Arrays, seconds: float) -> None:
+        """Begin to keep a step's arrays; raise what went wrong with others."""
+        self._begun.append(self._threads.submit(self.measurements.keep, step, arrays, seconds))
+        done = [each for each in self._begun if each.done()]
+        self._begun = [each for each in self._begun if each not in done]
+        for each in done:
+            each.result()
+
+    def finish(self) -> None:
+        """Return when all is kept."""
+        begun, self._begun = self._begun, []
+        for each in begun:
+            each.result()
+
+
+def _follow(
+    walks: Sequence["_Walk"],
+    pool: Pool,
+    measurements: "Measurements",
+    writing: _Writing,
+    shown: "_Shown",
+) -> None:
+    """Take what is computed, and go on with each plan when a group of its steps is kept."""
     while any(not walk.has_ended for walk in walks):
         finished = pool.next()
         if finished.error is not None:
@@ -105,11 +151,11 @@ def carry_out_on(
         shown.end(finished.job)
         whole = walk.take(finished.job.what, arrays, finished.seconds)
         if whole is not None:
-            measurements.keep(*whole)
+            writing.keep(*whole)
             if walk.is_complete:
+                writing.finish()  # workers read it
                 found = [walk.found[each.full_key] for each in walk.group]
                 _advance(walk, found, pool, measurements, shown)
-    return [walk.result for walk in walks]
 
 
 @dataclass
