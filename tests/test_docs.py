@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import lobes
 from lobes.cli import app
 from lobes.config.study import load_study
+from lobes.config.sweep import load_sweep
 from tiny_images import picture, save_picture, tiny_processor
 from tiny_models import tiny_model
 from tiny_study import write_study
@@ -394,11 +395,16 @@ def test_every_study_shown_is_accepted(page, tmp_path, monkeypatch):
     """A fragment is completed with a model and tasks; what it says must be accepted."""
     monkeypatch.setenv("LOBES_DATA", "data")
     for number, text in enumerate(blocks(page, "toml")):
+        path = tmp_path / f"{number}.toml"
+        if base := re.search(r'^study *= *"(.*)"', text, re.M):  # a sweep
+            (tmp_path / base[1]).write_text('model = "model"\n' + TASKS)
+            path.write_text(text)
+            assert load_sweep(path).runs
+            continue
         whole = text
         if not re.search(r"^model *=", text, re.M):
             whole = 'model = "model"\n' + whole
         if not re.search(r"^(\[\[tasks\]\]|tasks *=)", text, re.M):
             whole += TASKS
-        path = tmp_path / f"{number}.toml"
         path.write_text(whole)
         load_study(path)
