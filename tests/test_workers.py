@@ -216,3 +216,17 @@ def test_cores_are_shared_out(tmp_path, monkeypatch):
 def test_no_workers_or_devices_are_refused(given):
     with pytest.raises(ConfigError, match="expected 1 or more"):
         WorkerSettings(**given)
+
+
+def test_options_of_a_cluster_are_not_lost_on_this_machine():
+    with pytest.raises(ConfigError, match=r"options, and there is partition: .* --on slurm"):
+        WorkerSettings(2, options={"partition": "gpu"})
+
+
+@pytest.mark.parametrize(("there", "each"), [("", 1), ("3", 2), ("2,5", 3)])
+def test_more_gpus_than_there_are_are_refused(tmp_path, monkeypatch, there, each):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
+    number = len(there.split(",")) if there else 0
+    with pytest.raises(ConfigError, match=f"{each} GPUs, and this machine has {number}: "):
+        started(WorkerSettings(2, devices=each), "pool_jobs:Jobs", tmp_path / "logs")
+    assert not (tmp_path / "logs").exists()

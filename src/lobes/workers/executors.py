@@ -30,6 +30,12 @@ class WorkerSettings:
         for name, number in (("workers", self.number), ("devices per worker", self.devices)):
             if number is not None and number < 1:
                 raise ConfigError(f"{number} {name} cannot compute anything: expected 1 or more.")
+        if self.on == "local" and self.options:
+            first = next(iter(self.options))
+            raise ConfigError(
+                f"Workers on this machine take no options, and there is {first}: "
+                f"expected them with --on ray or --on slurm."
+            )
 
 
 def started(settings: WorkerSettings, entry: str, logs: Path) -> AbstractContextManager[Pool]:
@@ -51,7 +57,13 @@ def _executor(settings: WorkerSettings, entry: str, logs: Path) -> Executor:
         from lobes.workers.slurm import SlurmLauncher
 
         return ConnectedExecutor(SlurmLauncher(settings, entry, logs))
-    gpus = shares(visible_gpus(), settings.number, settings.devices or 1)
+    there = visible_gpus()
+    if settings.devices is not None and settings.devices > len(there):
+        raise ConfigError(
+            f"Each worker is to have {settings.devices} GPUs, and this machine has {len(there)}: "
+            f"expected fewer, or no --devices-per-worker."
+        )
+    gpus = shares(there, settings.number, settings.devices or 1)
     return ConnectedExecutor(LocalLauncher(entry, settings.number, logs, gpus))
 
 

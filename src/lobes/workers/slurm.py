@@ -44,7 +44,7 @@ class SlurmLauncher:
             ) from error
         self.entry = entry
         options: dict[str, Any] = {
-            key.replace("-", "_"): int(value) if value.isdigit() else value
+            key.replace("-", "_"): int(value) if value.isdecimal() else value
             for key, value in settings.options.items()
         }
         cluster = options.pop("cluster", "slurm")
