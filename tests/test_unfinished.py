@@ -53,6 +53,9 @@ def test_a_run_says_what_is_done_and_what_is_not(study):
     assert states == {"training": "done", "importance": "1 of 2 tasks", "lesions": "not begun"}
     assert set(found["scores"]) == {"mood", "topic"}
     assert list(found["importance"]) == ["mood"]
+    several = lobes("report", run.parent)  # as a sweep that was stopped
+    assert several.exit_code == 1
+    assert f"but holds runs, such as {run}: give one of them" in several.stderr
     stopped_at(study, "each head")
     found = unfinished_run(run)
     assert found["stages"][1]["state"] == "done"

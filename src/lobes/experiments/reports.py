@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from lobes.errors import RunError
 from lobes.experiments.manifest import check_files
 from lobes.experiments.outputs import OutputFolder, check_output
 from lobes.experiments.pooled_runs import pooled_results
@@ -88,9 +89,21 @@ def write_files(files: Sequence[tuple[str, bytes]], folder: Path) -> list[Path]:
 def _read(path: Path) -> tuple[Results, Path]:
     """The results that the path holds, checked as `lobes` wrote them, and their folder."""
     kind, folder = _kind_of(path), path if path.is_dir() else path.parent
+    if path.is_dir() and not (path / kind.FILE).exists():
+        _check_holds_no_runs(path)
     if path.is_dir() or path.name == kind.FILE:
         check_files(folder, kind.FILE, "predictions.parquet", "texts.parquet")
     return read(path, kind), folder
+
+
+def _check_holds_no_runs(folder: Path) -> None:
+    """Refuse the folder of several runs that were not taken together yet."""
+    runs = [each.parent for each in sorted(folder.glob("*/config.json"))]
+    if runs:
+        raise RunError(
+            f"{folder} has no results of its own, but holds runs, such as {runs[0]}: give one of "
+            f"them, or finish the sweep first: `lobes sweep` with its file continues it."
+        )
 
 
 def _kind_of(path: Path) -> type[Results]:
