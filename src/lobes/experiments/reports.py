@@ -8,6 +8,7 @@ from lobes.errors import RunError
 from lobes.experiments.manifest import check_files
 from lobes.experiments.outputs import OutputFolder, check_output
 from lobes.experiments.pooled_runs import pooled_results
+from lobes.experiments.store import SCHEMA
 from lobes.files import read_json
 from lobes.report.exporting import DPI, figure_files, index_of, table_files
 from lobes.report.page import html, write_page
@@ -98,12 +99,18 @@ def _read(path: Path) -> tuple[Results, Path]:
 
 def _check_holds_no_runs(folder: Path) -> None:
     """Refuse the folder of several runs that were not taken together yet."""
-    runs = [each.parent for each in sorted(folder.glob("*/config.json"))]
+    runs = [each.parent for each in sorted(folder.glob("*/config.json")) if _is_of_run(each)]
     if runs:
         raise RunError(
             f"{folder} has no results of its own, but holds runs, such as {runs[0]}: give one of "
             f"them, or finish the sweep first: `lobes sweep` with its file continues it."
         )
+
+
+def _is_of_run(config: Path) -> bool:
+    """Whether this is the study of a run, and not the configuration of a model."""
+    record = read_json(config)
+    return isinstance(record, dict) and record.get("schema") == SCHEMA["schema"]
 
 
 def _kind_of(path: Path) -> type[Results]:
