@@ -69,7 +69,7 @@ def test_one_task_has_neither_similarity_nor_overlap_nor_growth():
 def claims_of(results):
     """The rows of the table of claims, by the section with the details: answer, reason, sure."""
     table = table_of(run_page(renewed(results)), "claims-table")
-    links = [row.cells[0].href for row in table.rows]
+    links = [row.cells[0].href.removeprefix("#") for row in table.rows]
     return {link: row[1:] for link, row in zip(links, texts_of(table), strict=True)}
 
 
