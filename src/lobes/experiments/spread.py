@@ -188,6 +188,7 @@ class _Walk:
             assert step.joined is not None
             arrays = step.joined([part for part, _ in there])
         self.found[place.key] = arrays
+        del self.parts[place.key]  # which would hold them twice
         return step, arrays, sum(each for _, each in there)
 
 

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lobes import errors
@@ -48,7 +47,10 @@ class Executor(Protocol):
 
 
 class Place(NamedTuple):
-    """What is computed: some units of the step with this full key, in the plan of this number."""
+    """What is computed: some units of the step with this full key, in the plan of this number.
+
+    It is here, and not with the plans, so that a worker that needs no torch does not import it.
+    """
 
     plan: int
     key: str
@@ -96,18 +98,11 @@ class Pool:
     other machines.
     """
 
-    def __init__(
-        self,
-        executor: Executor,
-        number: int,
-        *,
-        is_remote: bool = False,
-        progress: Callable[[Job, int, int], None] | None = None,
-    ) -> None:
+    def __init__(self, executor: Executor, number: int, *, is_remote: bool = False) -> None:
         self.executor = executor
         self.number = number
         self.is_remote = is_remote
-        self.progress = progress
+        self.progress: Callable[[Job, int, int], None] | None = None
         self._spec: Any = None
         self._begun = False
         self._workers: dict[int, _Worker] = {}
@@ -122,12 +117,7 @@ class Pool:
     def __enter__(self) -> "Pool":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.executor.close()
 
     def facts(self) -> dict[str, Any]:
