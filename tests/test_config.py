@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobes import IAT
+from lobes.config.keys import differences
 from lobes.config.settings import METHODS, IapConfig, IatConfig
-from lobes.config.study import SECTIONS, StudyConfig, differences, load_study, override
+from lobes.config.study import SECTIONS, StudyConfig, load_study, override
 from lobes.errors import ConfigError
 from lobes.measure.settings import IapSettings
 

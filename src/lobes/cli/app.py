@@ -120,6 +120,12 @@ class Output:
         if saved:
             say(saved)
 
+    def open(self, page: Path) -> None:
+        """Open a page in the user's browser."""
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
+
 
 def command(*, resumable: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command with the common options; its failures become one line and an exit code."""

@@ -77,6 +77,9 @@ WorkerOptions = Annotated[
     ),
 ]
 
+# Of commands that write a page
+Open = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
+
 # Of commands that write a new folder from a model
 To = Annotated[Path, typer.Option(help="The folder to write.")]
 TrustRemoteCode = Annotated[

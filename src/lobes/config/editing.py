@@ -4,7 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 
-from lobes.config.study import set_value
+from lobes.config.keys import set_value
 from lobes.errors import ConfigError
 
 

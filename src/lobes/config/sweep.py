@@ -16,8 +16,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lobes.config.keys import put
 from lobes.config.settings import shown
-from lobes.config.study import StudyConfig, load_study, put, read_toml
+from lobes.config.study import StudyConfig, load_study, read_toml
 from lobes.errors import ConfigError, at
 from lobes.limits import LONGEST_NAME, short
 

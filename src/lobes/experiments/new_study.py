@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lobes.config.study import load_study, set_value
+from lobes.config.keys import set_value
+from lobes.config.study import load_study
 from lobes.errors import ConfigError, DataError
 from lobes.files import near_path, writing
 from lobes.limits import LONGEST_NAME, check_path

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lobes.config.study import StudyConfig, differences
+from lobes.config.keys import differences
+from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
 
 # Where the study is told to write, how often, and what it is called change no number. Where a

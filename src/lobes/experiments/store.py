@@ -32,7 +32,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from lobes.config.study import StudyConfig, differences
+from lobes.config.keys import differences
+from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.lock import FolderLock
 from lobes.experiments.manifest import JOURNAL, MODEL_MARKER, NAME, PAGES, Manifest, check_files
