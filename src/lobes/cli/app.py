@@ -36,7 +36,7 @@ _FIRST_STEPS = """\
 lobes finds, measures and trains the specialized attention heads of a transformer.
 
 First steps:
-  lobes demo               train and measure a packaged model: about four minutes
+  lobes demo               train and measure a packaged model: about five minutes
   lobes heads MODEL        where the heads of a model are, for example gpt2
   lobes init mood.csv      write a study for your own data
   lobes run study.toml     train, measure, report
