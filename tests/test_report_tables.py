@@ -154,7 +154,7 @@ def test_cells_have_tints_marks_links_and_chips():
     assert [cell.get("class") for cell in found] == ["loss3 own", "gain10", None, "beyond", None]
     assert found[0]["text"] == "0.500▾, lowest of its column, own lesion"
     assert page.all("span", **{"class": "chip good"})[0]["text"] == "yes"
-    assert page.all("a")[0]["href"] == "#growth"
+    assert page.all("a")[0]["href"] == "growth"
     assert found[4]["text"] == "see · there"
     assert page.all("table")[0]["class"] == "matrix"
     tight = Page(str(draw(Table("scores", "All", columns, (Row(cells),)))))
