@@ -16,9 +16,12 @@ from lobes.tasks.sources import DATA_VARIABLE
 LIBRARIES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "datasets")
 # What each extra of the package is for.
 EXTRAS = {
+    "conflict": "trainings that weigh conflicting tasks (TorchJD)",
     "excel": "data in Excel files",
     "figures": "figures of reports as PNG and PDF files",
     "images": "tasks of images",
+    "lm-eval": "tasks of lm-evaluation-harness",
+    "lora": "adapters on chosen heads (peft)",
     "plot": "figures in Python with matplotlib",
     "ray": "workers on Ray",
     "slurm": "workers on Slurm",
