@@ -39,6 +39,11 @@ class Jobs:
             progress(done, 7)
         return number
 
+    def wait(self, number: int, progress: Progress) -> int:
+        while not (self.folder / "go").exists():
+            time.sleep(0.05)
+        return number
+
     def refuse(self, number: int, progress: Progress) -> None:
         raise DataError(f"Row {number} has no label.")
 

@@ -273,6 +273,7 @@ def test_a_folder_in_use(new_run, tmp_path):
         assert f"{tmp_path / 'run'} is in use by another run (process {os.getpid()} on " in (
             refusal("run", *new_run)
         )
+        assert not (tmp_path / "run" / "lobes.log").exists()  # which is the other run's
 
 
 def test_a_folder_of_something_else(new_run, tmp_path):

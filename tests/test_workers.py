@@ -1,5 +1,6 @@
 """Jobs in other processes: handed out, given to others where a worker ends, and told in words."""
 
+import logging
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import pytest
 
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.workers import Job, Pool, WorkerSettings, started
+from lobes.workers import pool as pool_module
 from lobes.workers.connected import ConnectedExecutor, connect
 from lobes.workers.local import LocalLauncher, shares
 
@@ -95,6 +97,22 @@ def test_progress_of_a_job_is_told(tmp_path):
         finished(pool, jobs("slow"))
     assert told
     assert {(name, total) for name, _, total in told} == {("slow 0", 7)}
+
+
+def test_a_worker_that_says_nothing_for_long_is_named_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(pool_module, "_LONGEST", 0.05)
+    monkeypatch.setattr(pool_module, "_SILENT", 0.2)
+
+    class Go(logging.Handler):
+        def emit(self, record):
+            (tmp_path / "go").touch()
+
+    monkeypatch.setattr(pool_module.logger, "handlers", [*pool_module.logger.handlers, Go()])
+    with pool_of(tmp_path, 1) as pool:
+        assert finished(pool, jobs("wait", "square")) == {"wait 0": 0, "square 1": 1}
+    (said,) = [each for each in caplog.messages if "has said nothing" in each]
+    assert said.startswith(f"Worker 0 on {socket.gethostname()} has said nothing for 0 min, ")
+    assert "computing wait 0." in said
 
 
 def test_a_worker_that_cannot_begin_says_why(tmp_path):

@@ -40,6 +40,10 @@ class RunError(LobesError, RuntimeError):
     """A run's folder is in use, damaged, or belongs to another study."""
 
 
+class InUseError(RunError):
+    """A folder that another run uses now."""
+
+
 @contextmanager
 def at(place: str) -> Iterator[None]:
     """Put `place` before the message of a DataError or ConfigError that is raised in the block.

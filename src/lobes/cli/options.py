@@ -48,6 +48,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=4096,
         help="Compute in so many processes at once, each with its share of the cores, or a GPU of "
         "its own.",
     ),

@@ -28,7 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from lobes.errors import RunError
+from lobes.errors import InUseError
 from lobes.files import disk_faults, read_json
 
 try:
@@ -47,8 +47,8 @@ logger = logging.getLogger("lobes")
 class FolderLock:
     """The lock file `path`, held by this process from its making until `release`.
 
-    `about` goes into the file. Raises `RunError` where somebody else holds it, or it cannot be
-    written. May wait, with a warning, where the file was left by another machine.
+    `about` goes into the file. Raises `InUseError` where somebody else holds it, `RunError` where
+    it cannot be written. May wait, with a warning, where the file was left by another machine.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ class FolderLock:
         return None
 
     def _is_free(self, file: IO[bytes], new: bool) -> bool:
-        """Take the file, if nobody holds it; False where it went away. `RunError` if one does."""
+        """Take the file, if nobody holds it; False where it went away. `InUseError` if one does."""
         owner = read_json(self.path) or {}
         try:
             self._record["flock"] = _flocked(file)
@@ -134,7 +134,7 @@ class FolderLock:
         )
 
     def _stays_silent(self, owner: Mapping[str, Any]) -> bool:
-        """Watch the file; False where it is removed, `RunError` where its owner writes it."""
+        """Watch the file; False where it is removed, `InUseError` where its owner writes it."""
         if owner:
             logger.warning(
                 "%s names process %s on %s, which may have been killed: waiting up to %g s for a "
@@ -156,9 +156,9 @@ class FolderLock:
                 raise self._in_use(owner)
         return True
 
-    def _in_use(self, owner: Mapping[str, Any]) -> RunError:
+    def _in_use(self, owner: Mapping[str, Any]) -> InUseError:
         owner = read_json(self.path) or owner  # it may have written its name meanwhile
-        return RunError(
+        return InUseError(
             f"{self.path.parent} is in use by another run (process {owner.get('pid', '?')} on "
             f"{owner.get('host', '?')}, since {owner.get('since', '?')}); wait for it, or "
             f"choose another output."

@@ -18,6 +18,8 @@ _TRIES = 3
 _LONGEST = 5.0
 # Seconds after which it is said that workers have not begun.
 _PATIENCE = 120.0
+# Seconds without a word from a worker that computes, after which that is said.
+_SILENT = 900.0
 
 logger = logging.getLogger("lobes")
 
@@ -88,6 +90,8 @@ class _Worker:
     is_ready: bool = False
     ends: int = 0  # since it last finished a job
     since: float = 0.0  # when it began its first job
+    heard: float = 0.0  # when it last said something, or got work
+    said_silent: bool = False
 
 
 class Pool:
@@ -177,9 +181,11 @@ class Pool:
     def _hear(self) -> None:
         for number, (said, *rest) in self.executor.receive(_LONGEST):
             if number in self._workers:
+                self._workers[number].heard = time.monotonic()
                 getattr(self, f"_on_{said}")(number, self._workers[number], *rest)
         self._hand_out()
         self._say_who_is_late()
+        self._say_who_is_silent()
 
     def _say_who_is_late(self) -> None:
         """Say once which workers have not begun, and what they wait for."""
@@ -195,6 +201,22 @@ class Pool:
                 _PATIENCE,
                 self.executor.awaited,
             )
+
+    def _say_who_is_silent(self) -> None:
+        """Say once of each worker that computes without a word for long: it may hang."""
+        for number, worker in self._workers.items():
+            silent = time.monotonic() - worker.heard
+            if worker.jobs and silent > _SILENT and not worker.said_silent:
+                worker.said_silent = True
+                logger.warning(
+                    "Worker %d on %s has said nothing for %.0f min, computing %s. If it hangs, "
+                    "end its process, which gives its work to another; or press Ctrl-C: the same "
+                    "command continues.",
+                    number,
+                    worker.host,
+                    silent / 60,
+                    worker.jobs[0].name,
+                )
 
     def _on_hello(self, number: int, worker: _Worker, facts: dict[str, Any]) -> None:
         worker.host = facts["host"]
@@ -271,7 +293,7 @@ class Pool:
                 if worker.is_ready and len(worker.jobs) < depth:
                     job = self._waiting.popleft()
                     if not worker.jobs:
-                        worker.since = time.monotonic()
+                        worker.since = worker.heard = time.monotonic()
                     worker.jobs.append(job)
                     self.executor.send(number, ("job", job.what))
 
