@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.utils.checkpoint
-import transformers
 from torch import Tensor, nn
 
 from lobes.ablation import ablate, mean_contexts, record_contexts
@@ -322,28 +321,3 @@ def test_a_part_of_the_model_counts_its_own_batch():
         assert BERT(input_ids=torch.randint(4, VOCABULARY, (3, 5)))
     with torch.no_grad(), ablate(BERT, LESION):
         assert torch.equal(BERT.encoder.layer[0](hidden), several)
-
-
-def test_beams_of_an_example_share_its_set():
-    config = transformers.GPT2Config(
-        vocab_size=VOCABULARY, n_positions=32, n_embd=30, n_layer=2, n_head=5, bos_token_id=0,
-        eos_token_id=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(5)
-    ids = torch.randint(4, VOCABULARY, (2, 5))
-    sets = [HeadSet([(0, 1), (1, 3)]), HeadSet([(0, 0), (0, 2), (1, 1)])]
-    search = {"num_beams": 3, "max_new_tokens": 7, "pad_token_id": 0}
-    with ablate(model, sets):
-        together = model.generate(ids, **search)
-        with pytest.raises(HeadError, match="2 head sets were given for a batch of 4 examples"):
-            model.generate(torch.cat([ids, ids]), **search)
-        with pytest.raises(HeadError, match="2 head sets were given for a batch of 4 examples"):
-            model(torch.cat([ids, ids]))
-    for row, heads in enumerate(sets):
-        with ablate(model, heads):
-            assert torch.equal(model.generate(ids[row : row + 1], **search)[0], together[row])
-    assert "generate" not in model.__dict__

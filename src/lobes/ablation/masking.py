@@ -35,7 +35,8 @@ def ablate(
     """Ablate heads for the time of the block: their contexts are multiplied by 0.
 
     `heads` is one set for the whole batch, in any form that `HeadSet.of` reads, or a list of sets,
-    one for each example of every batch that runs inside the block. Equal to multiplying the
+    one for each example of every batch that runs inside the block; in `generate` all beams and
+    samples of an example share its set. Equal to multiplying the
     heads' attention probabilities by 0, but where a site says that its contexts hold more than
     attention (`Site.beside_attention`): that goes too. Calls can be nested: a head is ablated
     while any of the blocks around it says so.
@@ -238,6 +239,12 @@ def _for_batch(mask: Tensor, contexts: Tensor, site: Site) -> Tensor:
             raise HeadError(
                 f"{len(mask)} head sets were given for a batch of {batch.examples} examples: give "
                 f"one set for the whole batch, or one for each example."
+            )
+        if not batch.fits:
+            raise HeadError(
+                f"{len(mask)} head sets were given for a batch of {batch.examples} examples, which "
+                f"`generate` does not run in their order, each with its beams: give one set for "
+                f"the whole batch, or generate for each example by itself."
             )
         rest = rest or len(mask) not in (batch.examples, len(contexts))
         rest = rest or (not batch.even and repeats != 1)

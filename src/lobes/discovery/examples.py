@@ -7,7 +7,7 @@ too, and `generate` repeats each example for its beams.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lobes.discovery.shared import lock, shared
 from lobes.heads import HeadLayout
 
-_GENERATE = "generate"
+_GENERATE, _EXPAND = "generate", "_expand_inputs_for_generation"
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +25,19 @@ class Batch:
 
     `certain` says whether the model names the argument that was counted; `even` whether all
     inputs have as many rows, so that each example has as many windows, pictures or positions.
+
+    `generate` repeats each example in `rows` rows altogether for calls of the model `generator`.
+    A call of it inside has the batch of `generate` as its `outer`, and `fits` if it has those rows.
     """
 
     module: nn.Module | None
     examples: int
     certain: bool
     even: bool
+    generator: nn.Module | None = None
+    rows: int = 0
+    fits: bool = True
+    outer: "Batch | None" = None
 
 
 _batch: ContextVar[Batch | None] = ContextVar("batch", default=None)
@@ -73,46 +80,78 @@ def _counting(module: nn.Module) -> Iterator[None]:
     main = _main_input(module)
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if _batch.get() is None:
+        running = _batch.get()
+        if running is None:
             _batch.set(_counted(module, main, args, kwargs))
+        elif running.module is None and running.generator is module:
+            here = _counted(module, main, args, kwargs)
+            fits = here is None or here.examples == running.rows
+            _batch.set(replace(running, module=module, fits=fits, outer=running))
 
     def leave(_: nn.Module, args: Any, output: Any) -> None:
         running = _batch.get()
         if running is not None and running.module is module:
-            _batch.set(None)
+            _batch.set(running.outer)
 
     with ExitStack() as stack:
         with lock:
             before = module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
             stack.callback(before.remove)
             stack.callback(module.register_forward_hook(leave, always_call=True).remove)
-            if callable(getattr(module, _GENERATE, None)):
-                stack.enter_context(_generating(module, main))
+            for name, make in ((_GENERATE, _generating), (_EXPAND, _expanding)):
+                plain = getattr(module, name, None)
+                if callable(plain):
+                    stack.enter_context(_replaced(module, name, make(module, main, plain)))
         yield
 
 
 @contextmanager
-def _generating(module: nn.Module, main: str) -> Iterator[None]:
+def _replaced(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Put a function in the place of a method of this one module."""
+    own = module.__dict__.get(name)
+    module.__dict__[name] = function
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__[name]
+        else:
+            module.__dict__[name] = own
+
+
+def _generating(module: nn.Module, main: str, plain: Callable[..., Any]) -> Callable[..., Any]:
     """`generate` counts as the outermost call: inside, an example may have several rows."""
-    own = module.__dict__.get(_GENERATE)
-    plain: Callable[..., Any] = getattr(module, _GENERATE)
 
     def generate(*args: Any, **kwargs: Any) -> Any:
         before = _batch.get()
-        _batch.set(before or _counted(None, main, args, kwargs))
+        # a prompt that is made inside shows its examples when it is expanded
+        _batch.set(before or _counted(None, main, args, kwargs) or Batch(None, 0, False, True))
         try:
             return plain(*args, **kwargs)
         finally:
             _batch.set(before)
 
-    module.__dict__[_GENERATE] = generate
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.__dict__[_GENERATE]
-        else:
-            module.__dict__[_GENERATE] = own
+    return generate
+
+
+def _expanding(module: nn.Module, main: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Inside `generate`, note in how many rows the examples go on, each in turn with its beams.
+
+    No call fits where these are other examples than those given, or where they are expanded again:
+    Whisper goes on with those of its examples that are not finished.
+    """
+
+    def expand(*args: Any, **kwargs: Any) -> Any:
+        expanded, running, ids = plain(*args, **kwargs), _batch.get(), kwargs.get("input_ids")
+        if running is not None and running.module is None and isinstance(ids, Tensor):
+            examples = running.examples or len(ids)
+            whole = running.generator is None and len(ids) == examples
+            rows = len(expanded[0]) if whole else 0
+            noted = replace(running, examples=examples, certain=True, generator=module, rows=rows)
+            _batch.set(noted)
+        return expanded
+
+    return expand
 
 
 def _counted(
