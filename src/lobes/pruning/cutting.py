@@ -49,8 +49,8 @@ def prune(
     `lobes.load_pruned` loads. What is exact and what is not done: docs/pruning.md.
 
     With `export` the new model is an ordinary one that transformers loads by itself: "native" has
-    a configuration with fewer heads, where the same number is left at every site and the
-    architecture can say so; "zeroed" has its full size, with zeros for the heads removed.
+    a configuration with fewer heads, where the architecture can say so: most need the same number
+    at every site; "zeroed" has its full size, with zeros for the heads removed.
 
     `layout` and `example_inputs` are those of `find_heads`, for models whose inputs cannot be
     guessed. `progress(done, total)` is called after each site; True shows a line on stderr.

@@ -4,7 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from lobes.errors import ModelError
 from lobes.heads import HeadLayout, HeadSet
 from lobes.pruning.kept_rows import Unfit
-from lobes.pruning.plan import KEY, Plan, plans_of
+from lobes.pruning.plan import KEY, Plan, SitePlan, plans_of
 from lobes.pruning.search import input_axis
 from lobes.sites import Site
 
@@ -96,8 +96,8 @@ def native(smaller: Any) -> nn.Module:
     raise ModelError(
         f"{kind} cannot be exported as native: no {type(smaller.config).__name__} describes sites "
         f"with {listed(counts)} heads of their old size (the same number must be left at every "
-        f'site, and the architecture must let a head\'s size be set). Export it as "zeroed", or '
-        f"save it as it is."
+        f"site, unless the architecture reads per_layer_config, and a head's size must be a "
+        f'setting). Export it as "zeroed", or save it as it is.'
     )
 
 
@@ -107,31 +107,81 @@ def listed(numbers: Iterable[int]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+@dataclass(frozen=True)
+class _ByLayer:
+    """A count of heads for each layer: `which` of the counts at the sites in `stack`."""
+
+    stack: str
+    which: int
+
+
 def _configurations(config: Any, plans: Sequence[Plan]) -> Iterator[Any]:
-    """Configurations in which counts of heads are those that are left, the fullest change first."""
+    """Configurations in which counts of heads are those that are left, the fullest change first.
+
+    A count is one for all layers, or in `per_layer_config`, which some architectures read.
+    """
     plain = copy.deepcopy(config)
     vars(plain).pop(KEY, None)
-    counts: dict[int, set[int]] = {}
     sites = [site for plan in plans for site in plan.sites if site.cuts]
-    for old, new in (pair for site in sites for pair in site.counts):
-        counts.setdefault(old, set()).add(new)
     for _, part in _parts(plain):
-        if getattr(part, "head_dim", None) is None:
+        if "head_dim" not in _layered(part) and getattr(part, "head_dim", None) is None:
             part.head_dim = sites[0].head_dim  # for those that read it where it is given
-    places = [
-        (path, name, [*sorted(counts[value]), value])
-        for path, part in _parts(plain)
-        for name, value in vars(part).items()
-        if "head" in name and type(value) is int and value in counts
-    ]
-    for values in product(*(options for *_, options in places)):
+    choices = _choices(plain, sites)
+    for values in product(*choices.values()):
         changed = copy.deepcopy(plain)
         parts = dict(_parts(changed))
-        for (path, name, _), value in zip(places, values, strict=True):
-            setattr(parts[path], name, value)
         # as it will be read again, checks included
         with suppress(Exception):
+            for (path, name), value in zip(choices, values, strict=True):
+                if isinstance(value, _ByLayer):
+                    _say_by_layer(parts[path], name, value, sites)
+                else:
+                    setattr(parts[path], name, value)
             yield type(config).from_dict(changed.to_dict())
+
+
+def _choices(plain: Any, sites: Sequence[SitePlan]) -> dict[tuple[str, str], list[int | _ByLayer]]:
+    """What each count of heads in a configuration may become, by (part, name)."""
+    counts: dict[int, set[int]] = {}
+    for old, new in (pair for site in sites for pair in site.counts):
+        counts.setdefault(old, set()).add(new)
+    stacks = sorted({_place(site)[0] for site in sites if _place(site)[1] >= 0})
+    each = range(max(len(site.counts) for site in sites))
+    by_layer = [_ByLayer(stack, which) for stack in stacks for which in each]
+    choices: dict[tuple[str, str], list[int | _ByLayer]] = {}
+    for path, part in _parts(plain):
+        able = hasattr(part, "per_layer_config") and hasattr(part, "num_hidden_layers")
+        for name, value in vars(part).items():
+            known = type(value) is int and "head" in name
+            if known and (value in counts or (name in _layered(part) and name != "head_dim")):
+                options = [*sorted(counts.get(value, ())), value]
+                choices[path, name] = [*options, *(by_layer if able else ())]
+    return choices
+
+
+def _layered(part: Any) -> set[str]:
+    """The settings in which the layers of a configuration differ; transformers guards them."""
+    return getattr(part, "per_layer_attributes", None) or set()
+
+
+def _place(site: SitePlan) -> tuple[str, int]:
+    """The stack of layers that a site is in, and the number of its layer there; -1 for none."""
+    before: list[str] = []
+    for part in site.projection.split("."):
+        if part.isdigit():
+            return ".".join(before), int(part)
+        before.append(part)
+    return "", -1
+
+
+def _say_by_layer(part: Any, name: str, said: _ByLayer, sites: Sequence[SitePlan]) -> None:
+    """Write the counts that are left at the sites of a stack into `per_layer_config`."""
+    overrides = {int(k): dict(v) for k, v in part.to_dict().get("per_layer_config", {}).items()}
+    for stack, layer, counts in ((*_place(site), site.counts) for site in sites):
+        before, after = counts[min(said.which, len(counts) - 1)]
+        if stack == said.stack and getattr(part.per_layer_config[layer], name) == before:
+            overrides.setdefault(layer, {})[name] = after
+    part.per_layer_config = overrides
 
 
 def _parts(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
