@@ -12,6 +12,7 @@ from lobes.config.study import load_study, override
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.run_seeds import _base, run_seeds
 from lobes.experiments.several_runs import Shows
+from lobes.experiments.store import RunFolder
 from lobes.experiments.unfinished import unfinished_run
 from lobes.results import PooledResults, RunResults, read
 from plain_results import run_study
@@ -71,6 +72,21 @@ def test_a_run_says_what_is_done_and_what_is_not(study):
     values = read(run, RunResults).importance[0].values
     assert values.max() == values[tuple(map(int, ranked[0].split(":")))]
     assert results["schema"] == "lobes-results"
+
+
+@pytest.mark.parametrize(
+    ("command", "noun"), [("compare", "comparison"), ("transfer", "transfer study")]
+)
+def test_a_study_over_seeds_says_that_it_is_stopped(tmp_path, command, noun):
+    with RunFolder(tmp_path / "out", {}, command=command) as folder:
+        folder.begin({})
+    found = unfinished_run(tmp_path / "out")
+    assert found["stages"] == [{"stage": noun, "state": "0 measurements are kept"}]
+    result = lobes("report", tmp_path / "out")
+    assert result.exit_code == 0
+    assert f"The {noun} in {tmp_path / 'out'} is not finished: `lobes {command}` with its" in (
+        result.stderr
+    )
 
 
 def test_several_seeds_are_runs_beside_each_other_and_pooled(tmp_path):

@@ -9,14 +9,21 @@ from lobes.experiments.manifest import MODEL_MARKER
 from lobes.experiments.measurements import stored
 from lobes.experiments.store import SCHEMA, SECONDS, stored_study
 from lobes.files import read_folder, read_json
+from lobes.results import ComparisonResults, RunResults, TransferResults
 from lobes.results.training import Training
 from lobes.scores import HeadScores
 
 TOP = 5  # heads that are named of each task
+_NOUNS = {"run": "run", "compare": "comparison", "transfer": "transfer study"}
+_FILES = {
+    "run": RunResults.FILE,
+    "compare": ComparisonResults.FILE,
+    "transfer": TransferResults.FILE,
+}
 
 
 def unfinished_run(run: Path) -> dict[str, Any] | None:
-    """Return the stages of a run that has no results yet; None for any other folder.
+    """Return the stages of a run or a study that has no results yet; None for any other folder.
 
     {"stages": [{"stage", "state", "seconds"}], "scores": of the trained model by task,
     "importance": {task: its most important heads}, "note": what to do next}.
@@ -24,10 +31,14 @@ def unfinished_run(run: Path) -> dict[str, Any] | None:
     record = read_json(run / "config.json")
     if not isinstance(record, dict) or record.get("schema") != SCHEMA["schema"]:
         return None
-    if record.get("command", "run") != "run" or (run / "results.json").exists():
+    command = record.get("command", "run")
+    if command not in _FILES or (run / _FILES[command]).exists():
         return None
-    study = stored_study(run)
     kept = _measurements(run / "measurements")
+    if command != "run":
+        state = f"{len(kept)} measurements are kept"
+        return _record(run, command, [{"stage": _NOUNS[command], "state": state}])
+    study = stored_study(run)
     maps = {key: arrays for key, arrays in kept.items() if key.startswith("importance-")}
     trained = read_folder(run / "model", MODEL_MARKER)
     stages = [_training(run, trained)] if study.training.enabled else []
@@ -42,14 +53,24 @@ def unfinished_run(run: Path) -> dict[str, Any] | None:
     if trained is not None:
         last = Training.model_validate(trained).scores
         scores = last[-1].scores if last else None
+    return _record(run, command, stages, scores, {name: _top(maps, name) for name in ready})
+
+
+def _record(
+    run: Path,
+    command: str,
+    stages: list[dict[str, str]],
+    scores: dict[str, float] | None = None,
+    importance: dict[str, str] | None = None,
+) -> dict[str, Any]:
     return {
         "run": str(run),
         "finished": False,
         "stages": stages,
         "scores": scores,
-        "importance": {name: _top(maps, name) for name in ready},
-        "note": f"The run in {run} is not finished: `lobes run` with its study and this output "
-        f"continues it.",
+        "importance": importance or {},
+        "note": f"The {_NOUNS[command]} in {run} is not finished: `lobes {command}` "
+        f"with its study and this output continues it.",
     }
 
 
