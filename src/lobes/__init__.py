@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lobes.measure.iap import lesion_matrix
     from lobes.measure.importance import head_importance
     from lobes.modeling import MultiTaskModel, PromptedModel, load_pruned, load_task_model
+    from lobes.modeling.head_lora import head_lora
     from lobes.pruning import prune
     from lobes.scores import HeadScores
     from lobes.sites import Site
@@ -59,6 +60,7 @@ _HOMES = {
     "find_heads": "discovery",
     "head_gates": "measure.gates",
     "head_importance": "measure.importance",
+    "head_lora": "modeling.head_lora",
     "lesion_matrix": "measure.iap",
     "load_pruned": "modeling",
     "load_task_model": "modeling",
@@ -91,6 +93,7 @@ __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no consta
     "find_heads",
     "head_gates",
     "head_importance",
+    "head_lora",
     "lesion_matrix",
     "load_pruned",
     "load_task_model",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lobes.errors import ConfigError, ModelError
+from lobes.modeling.head_lora import head_lora
 from lobes.modeling.pictures import Pixels, load_image_processor
 from lobes.modeling.pooling import (
     PictureProbe,
@@ -52,6 +53,15 @@ from lobes.modeling.saved import (
     read_card,
     read_classifiers,
     write_classifiers,
+)
+from lobes.modeling.saved_adapters import (
+    adapter_weights,
+    base_of,
+    holds_adapters,
+    is_adapted,
+    name_base,
+    put_on,
+    save_adapters,
 )
 from lobes.modeling.task_model import (
     TaskModel,
@@ -233,6 +243,8 @@ class MultiTaskModel(TaskModel):
     ) -> None:
         """Write the model to `folder`, replacing what an earlier call wrote there.
 
+        Of an encoder with adapters (peft) these alone are written, with the name of their base
+        model and a digest of its weights.
         `state_dict` are its weights where the model itself holds only a part (FSDP).
         `lobes.json` goes first and comes last: a folder whose writing was interrupted is refused
         by `from_pretrained`. Raises `ModelError` where the encoder cannot be saved.
@@ -241,10 +253,15 @@ class MultiTaskModel(TaskModel):
         folder = Path(folder)
         open_folder(folder)
         with quiet():
-            self._whole_encoder(state_dict).save_pretrained(folder / ENCODER)
+            if is_adapted(self.encoder):
+                save_adapters(self.encoder, folder / ENCODER)
+            else:
+                self._whole_encoder(state_dict).save_pretrained(folder / ENCODER)
             (self.image_processor or self.tokenizer).save_pretrained(folder / ENCODER)
         write_classifiers(folder, _under("classifiers.", state_dict or self.state_dict()))
-        close_folder(folder, Card(self.tasks, self.pooling, float(self.dropout.p), self.max_length))
+        base = base_of(self.encoder) if is_adapted(self.encoder) else None
+        dropout = float(self.dropout.p)
+        close_folder(folder, Card(self.tasks, self.pooling, dropout, self.max_length, base))
 
     def _whole_encoder(self, state_dict: Mapping[str, Tensor] | None) -> Any:
         """The encoder; where `state_dict` holds its weights, another one with those."""
@@ -270,21 +287,28 @@ class MultiTaskModel(TaskModel):
             f"The weights in {os.fspath(folder)!r} are those of another model: expected a "
             f"{original_class(self.encoder).__name__} with the same sizes."
         )
-        if encoder_type(Path(folder)) != getattr(self.config, "model_type", None):
+        if is_adapted(self.encoder) != holds_adapters(Path(folder, ENCODER)):
             raise other
-        saved, _ = load_model(
-            folder,
-            loader=original_class(self.encoder),
-            subfolder=ENCODER,
-            dtype=dtype_of(self.encoder),
-        )
-        weights = {f"encoder.{name}": value for name, value in saved.state_dict().items()}
+        if is_adapted(self.encoder):
+            state = adapter_weights(self.encoder, Path(folder, ENCODER))
+        else:
+            state = self._saved_encoder(folder, other)
+        weights = {f"encoder.{name}": value for name, value in state.items()}
         for name, value in read_classifiers(Path(folder)).items():
             weights[f"classifiers.{name}"] = value
         own = {name: value.shape for name, value in self.state_dict().items()}
         if own != {name: value.shape for name, value in weights.items()}:
             raise other
         return weights
+
+    def _saved_encoder(
+        self, folder: str | os.PathLike[str], other: ModelError
+    ) -> dict[str, Tensor]:
+        if encoder_type(Path(folder)) != getattr(self.config, "model_type", None):
+            raise other
+        loader, dtype = original_class(self.encoder), dtype_of(self.encoder)
+        saved, _ = load_model(folder, loader=loader, subfolder=ENCODER, dtype=dtype)
+        return saved.state_dict()
 
     @classmethod
     def from_pretrained(
@@ -298,6 +322,7 @@ class MultiTaskModel(TaskModel):
         max_length: int | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        base: str | os.PathLike[str] | None = None,
     ) -> "MultiTaskModel":
         """Load a saved `MultiTaskModel`, or put new classifiers on a pre-trained encoder.
 
@@ -307,11 +332,15 @@ class MultiTaskModel(TaskModel):
         then whether the checkpoint holds a trained pooler. `dropout` is 0.1 for a new model. For
         tasks of images the model's image processor is loaded in place of a tokenizer, and of a
         model that reads texts and images (CLIP) the part that reads images.
+        Of a saved encoder with adapters the base model is loaded, too, by the name that it had or
+        from `base`; only the adapters train.
         Raises `ModelError` where nothing can be loaded, or the tasks do not match.
         """
         with opening(name_or_folder):
             if is_saved_model(name_or_folder):
-                saved = _restore(Path(name_or_folder), tasks, pooling, trust_remote_code, dtype)
+                saved = _restore(
+                    Path(name_or_folder), tasks, pooling, trust_remote_code, dtype, base
+                )
                 return _adjusted(saved, dropout, max_length)
             if tasks is None:
                 raise ModelError(
@@ -398,6 +427,7 @@ def _restore(
     pooling: str,
     trust_remote_code: bool,
     dtype: torch.dtype,
+    base: str | os.PathLike[str] | None,
 ) -> MultiTaskModel:
     card = read_card(folder)
     if pooling not in ("auto", card.pooling):
@@ -407,16 +437,21 @@ def _restore(
         )
     specs = matching_specs(folder, card.tasks, None if tasks is None else specs_of(tasks))
     weights = read_classifiers(folder)
-    encoder, missing = load_model(
-        folder, subfolder=ENCODER, trust_remote_code=trust_remote_code, dtype=dtype
-    )
+    beside: dict[str, Any] = {"subfolder": ENCODER, "trust_remote_code": trust_remote_code}
+    encoder: Any
+    if card.base is None:
+        encoder, missing = load_model(folder, dtype=dtype, **beside)
+    else:
+        name = base or card.base["name"]
+        encoder, missing = load_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
+        encoder = put_on(encoder, missing, card.base, folder / ENCODER)
+        name_base(encoder, os.fspath(name))
     unused = card.pooling != "pooler"
     lost = sorted(key for key in missing if not (unused and key.startswith("pooler.")))
     if lost:
         raise ModelError(
             f"The encoder in {str(folder)!r} is damaged: {', '.join(lost[:3])} are missing."
         )
-    beside: dict[str, Any] = {"subfolder": ENCODER, "trust_remote_code": trust_remote_code}
     options: dict[str, Any] = {"pooling": card.pooling, "dropout": card.dropout}
     if specs[0].image is None:
         tokenizer = load_tokenizer(folder, **beside)
@@ -431,7 +466,15 @@ def _restore(
             f"The classifiers in {str(folder)!r} are not those that its lobes.json describes: "
             f"copy the whole folder again."
         ) from error
-    return model
+    return _limited(model, card)
+
+
+def _limited(model: MultiTaskModel, card: Card) -> MultiTaskModel:
+    """The model, with adapters that change the heads only that they were made for."""
+    if card.base is None or card.base["limited_to"] is None:
+        return model
+    limits = card.base["limited_to"]
+    return head_lora(model, limits["heads"], shared_rows=bool(limits["shared_rows"]))
 
 
 def _resolve_pooling(pooling: str, encoder: Any) -> Pooling:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lobes.discovery.kept import kept
 from lobes.errors import ConfigError, ModelError, first_line
+from lobes.modeling.saved_adapters import is_adapted
 
 Pooling = Literal["pooler", "first", "mean", "last"]
 
@@ -47,8 +48,12 @@ def useful_inputs(module: nn.Module, inputs: Mapping[str, Tensor | None]) -> dic
 
 
 def accepted_inputs(module: nn.Module) -> frozenset[str]:
-    """Return the names of the arguments that the module's forward pass takes."""
-    return _parameters_of(type(module).forward)
+    """Return the names of the arguments that the module's forward pass takes.
+
+    Around a model with adapters peft puts one that passes on whatever it is given.
+    """
+    taking: Any = module.get_base_model() if is_adapted(module) else module  # type: ignore[operator]
+    return _parameters_of(type(taking).forward)
 
 
 @cache

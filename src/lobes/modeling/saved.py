@@ -1,6 +1,7 @@
 """A saved `MultiTaskModel` on disk: what is written, in which order, and what is refused.
 
-encoder/                  the encoder and its tokenizer; `AutoModel` alone can load it
+encoder/                  the encoder and its tokenizer; `AutoModel` alone can load it. Where the
+                          encoder has adapters, these alone (`saved_adapters.py`)
 classifiers.safetensors   weight and bias of each task's classifier
 lobes.json                what they belong to; removed first and written last, so a folder
                           without it is an unfinished one
@@ -10,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from lobes.errors import ModelError
 from lobes.files import equal_rights, writing
 from lobes.modeling.pruned import is_pruned
 from lobes.modeling.safe_loading import check_files, quiet
+from lobes.modeling.saved_adapters import BASE_KEYS, check_adapters, is_adapted
 from lobes.tasks.columns import listed
 from lobes.tasks.task import TaskSpec
 
 SCHEMA = "lobes-model"
-VERSION = 1
+VERSION = 2  # 1 where the whole encoder is there
 CARD = "lobes.json"
 CLASSIFIERS = "classifiers.safetensors"
 ENCODER = "encoder"
@@ -40,12 +42,13 @@ _MERGE = (
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What `lobes.json` says of a model."""
+    """What `lobes.json` says of a model; of its encoder's base model where that has adapters."""
 
     tasks: tuple[TaskSpec, ...]
     pooling: str
     dropout: float
     max_length: int
+    base: Mapping[str, Any] | None = None
 
 
 def is_saved_model(name_or_folder: str | os.PathLike[str]) -> bool:
@@ -70,12 +73,12 @@ def close_folder(folder: Path, card: Card) -> None:
     """Write `lobes.json`, all at once: the folder is complete now."""
     content = {
         "schema": SCHEMA,
-        "version": VERSION,
+        "version": 1 if card.base is None else VERSION,
         "tasks": [spec.to_dict() for spec in card.tasks],
         "pooling": card.pooling,
         "dropout": card.dropout,
         "max_length": card.max_length,
-    }
+    } | ({} if card.base is None else {"base": card.base})
     # safetensors makes its files private
     equal_rights([*folder.glob("*.safetensors"), *(folder / ENCODER).glob("*.safetensors")], folder)
     with writing(folder / CARD) as file:
@@ -107,6 +110,9 @@ def read_card(folder: Path) -> Card:
     try:
         tasks = tuple(TaskSpec.from_dict(spec) for spec in card["tasks"])
         known = Card(tasks, card["pooling"], float(card["dropout"]), int(card["max_length"]))
+        if version > 1:
+            base = card["base"]
+            known = replace(known, base={key: base[key] for key in BASE_KEYS})
     except (ValueError, KeyError, TypeError) as error:
         raise damaged from error
     if schema != SCHEMA or not tasks:
@@ -168,6 +174,9 @@ def check_saveable(encoder: Any) -> None:
     Adapters inside an encoder, or a wrapper around it, are not read by its `from_pretrained`.
     """
     kind = original_class(encoder)
+    if is_adapted(encoder):
+        check_adapters(encoder)
+        return
     if not hasattr(encoder, "save_pretrained"):
         raise ModelError(
             f"An encoder of the class {kind.__name__} cannot be saved: expected a transformers "

@@ -87,17 +87,19 @@ def load_task_model(
     *,
     trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,
+    base: str | os.PathLike[str] | None = None,
 ) -> TaskModel:
     """Load a trained model to measure it.
 
     Either a folder that `MultiTaskModel.save_pretrained` wrote, or the name or folder of an
     `AutoModelForSequenceClassification` or `AutoModelForImageClassification` with the one task it
-    was trained for. Raises `ModelError` where it is neither, or does not fit the tasks.
+    was trained for. `base` is where the base model of saved adapters lies, if not where it did.
+    Raises `ModelError` where it is neither, or does not fit the tasks.
     """
     name = name_of(name_or_folder)
     if is_saved_model(name):
         return MultiTaskModel.from_pretrained(
-            name_or_folder, tasks, dtype=dtype, trust_remote_code=trust_remote_code
+            name_or_folder, tasks, dtype=dtype, trust_remote_code=trust_remote_code, base=base
         )
     config = load_config(name_or_folder, trust_remote_code=trust_remote_code)
     image = tasks is not None and specs_of(tasks)[0].image is not None

@@ -20,6 +20,7 @@ from lobes.limits import Limit, check_number, short
 from lobes.measure.evaluation import examples_of
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.modeling.saved import check_saveable
+from lobes.modeling.saved_adapters import is_adapted
 from lobes.tasks.task import Task
 from lobes.training.iat import IAT
 
@@ -103,7 +104,7 @@ def check_arguments(
     if args.save_strategy != "no":
         check_saveable(model.encoder)
     _check_encoder(args, model)
-    _check_processes(args, tasks)
+    _check_processes(args, model, tasks)
     _check_optimizer(args, model)
 
 
@@ -197,11 +198,16 @@ def _check_encoder(args: TrainingArguments, model: MultiTaskModel) -> None:
         )
 
 
-def _check_processes(args: TrainingArguments, tasks: Sequence[Task]) -> None:
+def _check_processes(args: TrainingArguments, model: MultiTaskModel, tasks: Sequence[Task]) -> None:
     if args.label_smoothing_factor and args.fsdp:
         raise ConfigError(
             f"label_smoothing_factor is {args.label_smoothing_factor:g}, but under FSDP every "
             f"loss has to reach every classifier, which the smoothed one does not: set it to 0."
+        )
+    if args.fsdp and is_adapted(model.encoder):
+        raise ConfigError(
+            "fsdp is set, but the encoder has adapters, which are not saved from shards: use DDP "
+            "(torchrun alone)."
         )
     if args.world_size == 1:
         return
