@@ -223,6 +223,7 @@ WORDS = {
 # What the blocks of a page take as given.
 GIVEN = {
     "docs/iat.md": _iat,
+    "docs/lora.md": _iat,
     "docs/method.md": tasks_and_model,
     "docs/prompted.md": _prompted,
     "docs/pruning.md": _pruning,

@@ -13,8 +13,6 @@ from lobes import HeadSet, ablate, find_heads, head_lora
 from lobes.errors import ConfigError, HeadError, LobesError, ModelError
 from tiny_models import tiny_inputs, tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-
 # separate, fused and transposed projections, groups of heads, cross-attention
 NAMES = ("bert", "gpt2", "gpt_neox", "llama", "t5", "bart")
 HEADS = {name: HeadSet.parse("0:1,3 1:0") for name in NAMES} | {

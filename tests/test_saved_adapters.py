@@ -17,7 +17,6 @@ from lobes.training.arguments import training_arguments
 from tiny_models import tiny_model
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 TASKS = (mood_task(), topic_task())
 
 

@@ -52,7 +52,6 @@ def test_the_first_factor_of_lora_is_shared(more: Any) -> None:
     assert found(adapted("gpt2", ("c_attn", "c_proj"), fan_in_fan_out=True)) == fused
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_prefix_reaches_the_heads_from_outside_their_block() -> None:
     config = peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
     encoder = peft.get_peft_model(tiny_model("bert"), config)

@@ -129,7 +129,6 @@ def test_distributed_data_parallel(name: str, group: None):
         sum(outputs[key].sum() for key in outputs if isinstance(outputs[key], Tensor)).backward()
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft's own
 def test_low_rank_adapters():
     for name, targets in (("bert", ["query", "value", "dense"]), ("llama", ["q_proj", "o_proj"])):
         for dora in (False, True):
