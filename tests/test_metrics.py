@@ -22,7 +22,7 @@ def expected(name, labels, predictions):
     """The value of scikit-learn or SciPy; their warnings on undefined input are silenced."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if name == "accuracy":
+        if name in ("accuracy", "greedy"):
             return reference.accuracy_score(labels, predictions)
         if name.startswith("f1"):
             average = name.partition("_")[2] or "binary"
@@ -309,7 +309,8 @@ def test_what_one_class_alone_gives(name, constant):
     for labels, predictions in ((one, one), (one, two), (two, one)):
         found = METRICS[name](labels, predictions)
         assert found == pytest.approx(expected(name, labels, predictions), abs=1e-12)
-    assert METRICS[name].chance(one) == {"matthews": 0, "f1": constant}.get(name, 1)
+    chance = {"matthews": 0, "greedy": 0, "f1": constant}
+    assert METRICS[name].chance(one) == chance.get(name, 1)
 
 
 def test_only_metrics_that_chance_keeps_above_zero_are_safe_to_divide_by():
@@ -318,8 +319,9 @@ def test_only_metrics_that_chance_keeps_above_zero_are_safe_to_divide_by():
         "f1",
         "f1_micro",
         "f1_macro",
+        "greedy",
     ]
-    assert CLASSIFICATION == ["accuracy", "f1", "f1_micro", "f1_macro", "matthews"]
+    assert CLASSIFICATION == ["accuracy", "f1", "f1_micro", "f1_macro", "greedy", "matthews"]
     assert MULTI_LABEL == ["accuracy", "f1_micro", "f1_macro"]
     assert REGRESSION == ["spearman", "pearson"]
 
@@ -345,8 +347,8 @@ def test_lengths_must_agree():
 
 def test_an_unknown_metric_is_answered_with_the_known_ones():
     assert get_metric("f1") is METRICS["f1"]
-    message = "'bleu' is not a metric: choose one of accuracy, f1, f1_micro, f1_macro, matthews, "
-    message += "spearman, pearson."
+    message = "'bleu' is not a metric: choose one of accuracy, f1, f1_micro, f1_macro, greedy, "
+    message += "matthews, spearman, pearson."
     with pytest.raises(ConfigError, match=message):
         get_metric("bleu")
 

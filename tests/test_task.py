@@ -438,8 +438,8 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(case):
     [
         (
             {"metric": "acuracy"},
-            "'acuracy' is not a metric: choose one of accuracy, f1, f1_micro, f1_macro, matthews, "
-            "spearman, pearson. Did you mean 'accuracy'?",
+            "'acuracy' is not a metric: choose one of accuracy, f1, f1_micro, f1_macro, greedy, "
+            "matthews, spearman, pearson. Did you mean 'accuracy'?",
         ),
         (
             {"metric": "spearman", "labels": ("bad", "good")},

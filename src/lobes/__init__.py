@@ -24,12 +24,19 @@ if TYPE_CHECKING:
     from lobes.measure.gates import HeadGates, head_gates
     from lobes.measure.iap import lesion_matrix
     from lobes.measure.importance import head_importance
-    from lobes.modeling import MultiTaskModel, PromptedModel, load_pruned, load_task_model
+    from lobes.modeling import (
+        HarnessModel,
+        MultiTaskModel,
+        PromptedModel,
+        load_pruned,
+        load_task_model,
+    )
     from lobes.modeling.head_lora import head_lora
     from lobes.pruning import prune
     from lobes.scores import HeadScores
     from lobes.sites import Site
     from lobes.tasks.ag_pair import ag_pairs
+    from lobes.tasks.harness import harness_task
     from lobes.tasks.prompts import Prompt
     from lobes.tasks.task import Task
     from lobes.training.settings import IAT
@@ -39,6 +46,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Dissociation": "dissociation",
+    "HarnessModel": "modeling",
     "HeadGates": "measure.gates",
     "HeadLayout": "heads",
     "HeadMeans": "ablation",
@@ -58,6 +66,7 @@ _HOMES = {
     "ag_pairs": "tasks.ag_pair",
     "evaluate": "measure.evaluation",
     "find_heads": "discovery",
+    "harness_task": "tasks.harness",
     "head_gates": "measure.gates",
     "head_importance": "measure.importance",
     "head_lora": "modeling.head_lora",
@@ -72,6 +81,7 @@ _HOMES = {
 
 __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no constant
     "Dissociation",
+    "HarnessModel",
     "HeadGates",
     "HeadLayout",
     "HeadMeans",
@@ -91,6 +101,7 @@ __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no consta
     "ag_pairs",
     "evaluate",
     "find_heads",
+    "harness_task",
     "head_gates",
     "head_importance",
     "head_lora",

@@ -419,6 +419,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             _share("f1", _f1, _always_positive, for_multi_label=False),
             _share("f1_micro", _f1_micro, _best_micro, for_multi_label=True),
             _share("f1_macro", _f1_macro, _best_macro, for_multi_label=True),
+            # Accuracy where no guess is right by chance: whether greedy decoding gives a text.
+            _share("greedy", _accuracy, _zero, for_multi_label=False),
             _correlation("matthews", _matthews, _as_given, for_regression=False),
             _correlation("spearman", _spearman, _average_ranks, for_regression=True),
             _correlation("pearson", _pearson, _standard_scores, for_regression=True),

@@ -15,14 +15,19 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from lobes import limits
+from lobes.errors import ConfigError
 from lobes.measure.settings import IapSettings
 from lobes.metrics import METRICS
+from lobes.tasks.harness import HARNESS_METRICS, harness_name
 from lobes.tasks.known import KNOWN
 from lobes.tasks.sources import TaskSource
 from lobes.training.sampling import Sampling
 from lobes.training.settings import IAT
 
 NAME = r"[A-Za-z0-9_-]+"
+
+# the keys of a task of lm-evaluation-harness
+_HARNESS = ("lm_eval", "include", "limit", "fewshot")
 
 Method = Literal["single", "multi", "iat", "frozen", "probe"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -105,7 +110,10 @@ class TaskConfig(Section):
     labels: Annotated[Texts, Field(min_length=2)] | None = Field(
         None, description="a list of two or more different class names"
     )
-    metric: Text | None = Field(None, description=f"one of {', '.join(METRICS)}")
+    metric: Text | None = Field(
+        None,
+        description=f"one of {', '.join(METRICS)}; with `lm_eval` of {', '.join(HARNESS_METRICS)}",
+    )
     columns: dict[Text, Text] | None = Field(
         None, description='a table of names, such as {text = "Review Text"}'
     )
@@ -124,6 +132,12 @@ class TaskConfig(Section):
     train_size: Annotated[int, limits.EXAMPLES] | None = None
     validation_size: Annotated[int, limits.EXAMPLES] | None = None
     stratified: bool = False
+    lm_eval: Text | None = Field(
+        None, description='a task of lm-evaluation-harness, such as "arc_easy"'
+    )
+    include: Text | None = Field(None, description="a folder of task files of `lm_eval`")
+    limit: Annotated[int, limits.EXAMPLES] | None = None
+    fewshot: Annotated[int, limits.EXAMPLES_OR_NONE] | None = None
     prompt: Text | None = Field(None, description="a template with text columns in braces")
     words: (
         Annotated[Texts, Field(min_length=2)] | Annotated[dict[Text, Text], Field(min_length=2)]
@@ -140,30 +154,44 @@ class TaskConfig(Section):
     @property
     def is_known(self) -> bool:
         """Whether the task is one of the known ones, and no data of the user's own."""
-        return self.dataset is None and self.train is None and self.name in KNOWN
+        own = (self.dataset, self.train, self.lm_eval)
+        return all(each is None for each in own) and self.name in KNOWN
 
     def source(self, data_dir: str | None) -> TaskSource:
-        """Where the data are and what they mean; `data_dir` is for a known task's."""
-        own = {"train_size", "validation_size", "stratified", "prompt", "words"}
+        """Where the data are and what they mean; `data_dir` is for a known task's.
+
+        Raises `ConfigError` for a task of lm-evaluation-harness, whose data it reads itself.
+        """
+        if self.lm_eval is not None:
+            raise ConfigError(
+                f"{self.where} is a task of lm-evaluation-harness, whose data are read when it is "
+                f"measured: `lobes run` and `lobes iap` do that."
+            )
+        own = {"train_size", "validation_size", "stratified", "prompt", "words", *_HARNESS}
         return TaskSource(**self.model_dump(exclude=own), data_dir=data_dir)
 
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("lm_eval"), str):
+            return {"name": harness_name(data["lm_eval"]), **data}
         return {"name": data} if isinstance(data, str) else data
 
     @model_validator(mode="after")
     def _consistent(self) -> "TaskConfig":
         where = self.where
-        if self.metric is not None and self.metric not in METRICS:
+        metrics = tuple(METRICS) if self.lm_eval is None else HARNESS_METRICS
+        if self.metric is not None and self.metric not in metrics:
             raise ValueError(
                 f"{where}.metric is {shown(self.metric)}; "
                 + (
                     f"did you mean {shown(near[0])}?"
-                    if (near := difflib.get_close_matches(self.metric, METRICS, n=1))
-                    else f"expected one of {', '.join(METRICS)}"
+                    if (near := difflib.get_close_matches(self.metric, metrics, n=1))
+                    else f"expected one of {', '.join(metrics)}"
                 )
             )
+        if self._is_of_harness():
+            return self
         for key in ("text", "label", "labels"):
             values = getattr(self, key) or ()
             if not isinstance(values, str) and len(set(values)) < len(values):
@@ -178,6 +206,27 @@ class TaskConfig(Section):
         if self.image is not None:
             self._check_image()
         return self
+
+    def _is_of_harness(self) -> bool:
+        """Whether the harness reads the task's data; it knows all that is said of data else."""
+        if self.lm_eval is None:
+            for key in ("include", "limit", "fewshot"):
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"{self.where}.{key} is there, but {self.where}.lm_eval is missing; "
+                        f"`{key}` belongs to a task of lm-evaluation-harness"
+                    )
+            return False
+        known = {"name", "metric", "train_size", *_HARNESS}
+        for key in type(self).model_fields:
+            if key not in known and getattr(self, key) != type(self).model_fields[key].default:
+                better = "; `limit` is the number of documents" if "validation" in key else ""
+                raise ValueError(
+                    f"{self.where}.{key} is there, but {self.where}.lm_eval names a task of "
+                    f"lm-evaluation-harness, whose data and prompts are known; leave `{key}` out"
+                    f"{better}"
+                )
+        return True
 
     def _check_image(self) -> None:
         for key in ("text", "prompt"):
@@ -337,11 +386,12 @@ class NewTaskConfig(TaskConfig):
 
     @model_validator(mode="after")
     def _is_trained(self) -> "NewTaskConfig":
-        if self.prompt is not None:
-            raise ValueError(
-                "transfer.task.prompt is there, but a task that is transferred to is trained; "
-                "leave `prompt` and `words` out"
-            )
+        for key, rest in (("prompt", "`prompt` and `words`"), ("lm_eval", "`lm_eval`")):
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"transfer.task.{key} is there, but a task that is transferred to is trained; "
+                    f"leave {rest} out"
+                )
         return self
 
 

@@ -120,18 +120,22 @@ class StudyConfig(Section):
 
     def _check_prompts(self) -> None:
         """Prompts are for all tasks or none, and for a model that is not trained."""
-        prompted = [task.name for task in self.tasks if task.prompt is not None]
-        if prompted and len(prompted) < len(self.tasks):
-            plain = next(task.name for task in self.tasks if task.prompt is None)
-            raise ValueError(
-                f"tasks.{prompted[0]} has a prompt, but tasks.{plain} has none; expected prompts "
-                f"for all tasks of a study, or for none"
-            )
-        if prompted and self.training.enabled:
-            raise ValueError(
-                f"tasks.{prompted[0]} has a prompt, but training.enabled is true; expected false, "
-                f"since prompted tasks are not trained"
-            )
+        for key, what, each, kind in (
+            ("prompt", "a prompt", "prompts", "prompted tasks"),
+            ("lm_eval", "a key lm_eval", "it", "tasks of lm-evaluation-harness"),
+        ):
+            asked = [task.name for task in self.tasks if getattr(task, key) is not None]
+            if asked and len(asked) < len(self.tasks):
+                plain = next(task.name for task in self.tasks if task.name not in asked)
+                raise ValueError(
+                    f"tasks.{asked[0]} has {what}, but tasks.{plain} has none; expected {each} "
+                    f"for all tasks of a study, or for none"
+                )
+            if asked and self.training.enabled:
+                raise ValueError(
+                    f"tasks.{asked[0]} has {what}, but training.enabled is true; expected false, "
+                    f"since {kind} are not trained"
+                )
 
     def _check_seeds(self) -> None:
         """The trainings of a comparison have the seeds that follow the study's."""
@@ -195,7 +199,7 @@ class StudyConfig(Section):
         tasks = [*data["tasks"], *([data["transfer"]["task"]] if data["transfer"] else [])]
         for table, keys in [
             (data, ("model", "output", "data_dir")),
-            *((task, ("train", "validation", "test")) for task in tasks),
+            *((task, ("train", "validation", "test", "include")) for task in tasks),
         ]:
             table |= {key: self.as_written(table[key]) for key in keys if table[key] is not None}
         return data
@@ -316,7 +320,7 @@ class _Resolver:
             return task
         paths = {
             key: self._path(value, f"{task.where}.{key}")
-            for key in ("train", "validation", "test")
+            for key in ("train", "validation", "test", "include")
             if (value := getattr(task, key)) is not None
         }
         return task.model_copy(update=paths)

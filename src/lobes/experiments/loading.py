@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lobes.config.settings import TaskConfig
 from lobes.config.study import StudyConfig
 from lobes.data.batching import tokenizer_state
 from lobes.data.texts import digest
@@ -16,6 +17,7 @@ from lobes.errors import DataError, RunError
 from lobes.files import fingerprint
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.progress import StageProgress
+from lobes.tasks.harness import harness_task
 from lobes.tasks.sources import load_task
 from lobes.tasks.task import Task
 
@@ -44,13 +46,7 @@ def load_tasks(study: StudyConfig, progress: StageProgress | None = None) -> lis
     for number, task in enumerate(study.tasks):
         if progress:
             progress("reading data", number, len(study.tasks))
-        loaded = load_task(
-            task.source(study.data_dir),
-            train_size=task.train_size,
-            validation_size=task.validation_size,
-            stratified=task.stratified,
-            seed=study.seed,
-        )
+        loaded = _load_task(study, task)
         if loaded.train is None and _needs_training_data(study):
             raise DataError(
                 f"Task {task.name!r} has no training data in {study.data_dir!r}: name it with "
@@ -61,6 +57,28 @@ def load_tasks(study: StudyConfig, progress: StageProgress | None = None) -> lis
     if progress:
         progress("reading data", len(study.tasks), len(study.tasks))
     return tasks
+
+
+def _load_task(study: StudyConfig, task: TaskConfig) -> Task:
+    if task.lm_eval is not None:
+        return harness_task(
+            task.lm_eval,
+            name=task.name,
+            metric=task.metric,
+            limit=task.limit,
+            fewshot=task.fewshot,
+            include=task.include,
+            train_size=task.train_size,
+            train=_needs_training_data(study),
+            seed=study.seed,
+        )
+    return load_task(
+        task.source(study.data_dir),
+        train_size=task.train_size,
+        validation_size=task.validation_size,
+        stratified=task.stratified,
+        seed=study.seed,
+    )
 
 
 def _needs_training_data(study: StudyConfig) -> bool:

@@ -38,7 +38,7 @@ from lobes.experiments.store import SECONDS, RunFolder
 from lobes.experiments.training import train, warn_near_chance
 from lobes.measure.iap import check_lesions, lesion_plan
 from lobes.measure.steps import Plan, together
-from lobes.modeling import PromptedModel, TaskModel, load_task_model
+from lobes.modeling import HarnessModel, PromptedModel, TaskModel, load_task_model
 from lobes.modeling.precision import resolve_precision
 from lobes.progress import Progress, StageProgress
 from lobes.report.page import html
@@ -209,7 +209,7 @@ def run_plans(
         )
     else:
         model = given_model(study, tasks, "auto" if several_gpus() else None)
-    if not (isinstance(model, PromptedModel) and several_gpus()):
+    if not (isinstance(model, HarnessModel | PromptedModel) and several_gpus()):
         model = model.to(measuring_device())
     loaded = Loaded(study, tasks, model, study.precision)
     scope = scope_of(model, tasks, loaded.precision)
@@ -238,9 +238,9 @@ def _tell(
 def given_model(
     study: StudyConfig, tasks: Sequence[Task], device_map: str | None = None
 ) -> TaskModel:
-    """Return the study's model as it is: trained elsewhere, or a prompted language model.
+    """Return the study's model as it is: trained elsewhere, or a language model.
 
-    `device_map` says where the parts of a prompted model go.
+    `device_map` says where the parts of a language model go.
     """
     check_model(Path(study.model))
     prompts = {
@@ -248,16 +248,16 @@ def given_model(
         for task in study.tasks
         if task.prompt is not None
     }
+    how: dict[str, Any] = {
+        "max_length": study.max_length,
+        "trust_remote_code": study.trust_remote_code,
+        "device_map": device_map,
+    }
+    if any(task.lm_eval is not None for task in study.tasks):
+        return HarnessModel.from_pretrained(study.model, tasks, **how)
     if not prompts:
         return load_task_model(study.model, tasks, trust_remote_code=study.trust_remote_code)
-    return PromptedModel.from_pretrained(
-        study.model,
-        tasks,
-        prompts,
-        max_length=study.max_length,
-        trust_remote_code=study.trust_remote_code,
-        device_map=device_map,
-    )
+    return PromptedModel.from_pretrained(study.model, tasks, prompts, **how)
 
 
 def _finished(study: StudyConfig, folder: RunFolder) -> RunResults | None:

@@ -19,7 +19,7 @@ from lobes.discovery.positions import decoder_sites, real_positions
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout
 from lobes.measure.evaluation import check_finite, cut, examples_of, spec_of
-from lobes.modeling import TaskModel, example_losses
+from lobes.modeling import TaskModel
 from lobes.progress import Progress, counted
 from lobes.tasks.task import Task
 from lobes.transfers import moved
@@ -102,14 +102,14 @@ class TaskBatches:
         for batch, inputs in self.batches_with_inputs():
             gold = moved(torch.as_tensor(self.labels[batch]), self.device)
             yield Batch(
-                lambda inputs=inputs, gold=gold: example_losses(  # type: ignore[misc]
-                    self.model.task_logits(self.spec.name, **inputs), gold, self.spec
+                lambda inputs=inputs, gold=gold: self.model.losses(  # type: ignore[misc]
+                    self.spec.name, gold, **inputs
                 ),
                 lambda site, inputs=inputs: self.model.real(  # type: ignore[misc]
                     self.spec.name, inputs
                 ),
                 lambda _before, _n, batch=batch: self.halves[batch],  # type: ignore[misc]
-                self.model.copies(self.spec.name),
+                self.model.copies(self.spec.name, inputs),
                 self.places[batch],
                 self.of,
             )

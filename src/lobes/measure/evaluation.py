@@ -27,7 +27,7 @@ from lobes.measure.batch_size import room_for_copies, tokens_in_a_batch, within_
 from lobes.measure.lesioned_runs import OwnRuns, Partners, SharedRuns, task_runs
 from lobes.measure.measuring import measuring
 from lobes.metrics import get_metric
-from lobes.modeling import TaskModel
+from lobes.modeling import EncodedContinuations, TaskModel
 from lobes.modeling.task_model import Readable, check_task_model, device_of
 from lobes.progress import Progress, counted, shown_progress
 from lobes.tasks.examples import Examples
@@ -427,7 +427,18 @@ def cut(
     model that pools or convolves over all positions may.
     """
     budget = tokens_in_a_batch(model, tokens_per_batch, gradients=gradients)
-    return token_batches(inputs.lengths, budget, padding=not _reads_padding(model, task, inputs))
+    padding = not _reads_padding(model, task, inputs)
+    if not isinstance(inputs, EncodedContinuations):
+        return token_batches(inputs.lengths, budget, padding=padding)
+    # as many sequences for each example of a batch, so that none is made up
+    batches = []
+    for number in np.unique(inputs.sequences):
+        chosen = np.flatnonzero(inputs.sequences == number)
+        found = token_batches(
+            inputs.lengths[chosen], max(1, budget // int(number)), padding=padding
+        )
+        batches += [chosen[batch] for batch in found]
+    return batches
 
 
 def _reads_padding(model: TaskModel, task: str, inputs: Inputs) -> bool:

@@ -59,6 +59,7 @@ class SharedRuns:
         **instead: Any,
     ) -> Iterator[tuple[int, Outputs]]:
         tokens = len(batch) * int(self.workload.inputs.lengths[batch].max())
+        tokens *= self.model.copies(self.workload.specs[0].name, inputs)
         return self._replay.runs_packed(
             self._copies(inputs), lesions, self._room // tokens, **instead
         )
@@ -180,6 +181,5 @@ def task_runs(
 
 def _real(model: TaskModel, task: str, inputs: Mapping[str, Tensor]) -> Real:
     """The real positions of every sequence that the model reads for a batch, at any site."""
-    real, copies = model.real(task, inputs), model.copies(task)
-    repeated = None if real is None else real.repeat_interleave(copies, 0)
-    return lambda site: repeated
+    real = model.real_rows(task, inputs)
+    return lambda site: real

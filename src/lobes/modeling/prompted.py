@@ -20,12 +20,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lobes.data.batching import Encoded, check_no_empty, padding_id, ragged
-from lobes.errors import ConfigError, ModelError
-from lobes.modeling.pooling import accepted_inputs, probing, useful_inputs
-from lobes.modeling.pretrained import load_model, load_tokenizer
+from lobes.errors import ConfigError
+from lobes.modeling.causal import check_causal, load_causal, logits_at
 from lobes.modeling.safe_loading import opening, quiet
 from lobes.modeling.task_model import (
     Readable,
@@ -106,7 +105,7 @@ class PromptedModel(TaskModel):
         self.model = model
         self.config = model.config
         self._read_with(model, tokenizer, None, max_length)
-        _check_causal(model)
+        check_causal(model)
         self._beginning = _beginning(self.tokenizer)
         self.words = {
             spec.name: _word_tokens(self.tokenizer, spec, self.prompts[spec.name])
@@ -132,19 +131,12 @@ class PromptedModel(TaskModel):
         `device_map` is that of transformers: "auto" spreads the model over all GPUs. Raises
         `ModelError` where there is none, or its checkpoint lacks weights.
         """
-        model, missing = load_model(
+        model, tokenizer = load_causal(
             name_or_folder,
-            loader=AutoModelForCausalLM,
             trust_remote_code=trust_remote_code,
             dtype=dtype,
-            **({} if device_map is None else {"device_map": device_map}),
+            device_map=device_map,
         )
-        if missing:
-            raise ModelError(
-                f"The model {os.fspath(name_or_folder)!r} is no causal language model: its "
-                f"checkpoint lacks {', '.join(sorted(missing)[:3])}."
-            )
-        tokenizer = load_tokenizer(name_or_folder, trust_remote_code=trust_remote_code)
         with opening(name_or_folder):
             return cls(model, tokenizer, tasks, prompts, max_length=max_length)
 
@@ -163,7 +155,7 @@ class PromptedModel(TaskModel):
         assert ids is not None
         return self._scores([self.spec(task)], ids, inputs.get("attention_mask"))[task]
 
-    def copies(self, task: str) -> int:
+    def copies(self, task: str, inputs: Mapping[str, Tensor | None]) -> int:
         """Return how many sequences the model reads for each example, one after the other."""
         return len(self._reading([self.spec(task)]).copies)
 
@@ -272,24 +264,10 @@ class PromptedModel(TaskModel):
         lengths = _lengths(input_ids, attention_mask)
         ids, mask = _joined(_to_the_left(input_ids, attention_mask), lengths, reading)
         places = lengths.repeat_interleave(n)[:, None] - 1 + _places(ids[:, :0], longest + 1)
-        logits, kept = self._run(ids, mask, places)
+        logits, kept = logits_at(self.model, places, ids, mask)
         rows = torch.arange(len(ids), device=ids.device)[:, None]
         chosen = at_least_float32(logits[rows, torch.searchsorted(kept, places)])
         return chosen.log_softmax(-1).unflatten(0, (batch, n))
-
-    def _run(
-        self,
-        ids: Int[Tensor, "rows length"],
-        mask: Int[Tensor, "rows length"],
-        places: Int[Tensor, "rows steps"],
-    ) -> tuple[Float[Tensor, "rows kept vocabulary"], Int[Tensor, " kept"]]:
-        """The model's logits at some positions, and which those are, ascending."""
-        inputs = useful_inputs(self.model, {"attention_mask": mask})
-        kept = torch.arange(ids.shape[1], device=ids.device)
-        if "logits_to_keep" in accepted_inputs(self.model):
-            # the last layer is as wide as the vocabulary: most of a small model's work
-            kept = inputs["logits_to_keep"] = places.unique()
-        return self.model(input_ids=ids, **inputs).logits, kept
 
 
 def _lengths(
@@ -344,35 +322,6 @@ def _checked_prompts(specs: Sequence[TaskSpec], prompts: Mapping[str, Prompt]) -
                 f"Prompt('Review: {{{spec.text[0]}}}\\nSentiment:', ['negative', 'positive'])."
             )
     return {spec.name: prompts[spec.name].check(spec) for spec in specs}
-
-
-def _check_causal(model: nn.Module) -> None:
-    """Raise `ModelError` unless the model answers tokens with logits that see no later token."""
-    config = model.config
-    fault = None
-    if getattr(config, "is_encoder_decoder", False):
-        fault = "has an encoder"
-    else:
-        one, other = (_first_logits(model, last) for last in (0, 1))
-        if one is None or other is None:
-            fault = "gives no logits over its vocabulary"
-        elif not torch.equal(one, other):
-            fault = "sees later tokens"
-    if fault:
-        raise ModelError(
-            f"{type(model).__name__} {fault}: prompts are for causal language models, as "
-            f"AutoModelForCausalLM loads them."
-        )
-
-
-def _first_logits(model: nn.Module, last: int) -> Tensor | None:
-    """The logits after the first of five tokens, of which the last is `last`."""
-    ids = torch.tensor([[2, 3, 2, 3, last]], device=next(model.parameters()).device)
-    with probing(model):
-        try:
-            return model(input_ids=ids).logits[0, 0]
-        except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
-            return None
 
 
 def _plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[list[int]]:

@@ -130,7 +130,16 @@ class TaskModel(nn.Module):
         ids = ids[None].to(self.device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
-    def copies(self, task: str) -> int:
+    def losses(
+        self,
+        task: str,
+        labels: Int[Tensor, "batch *outputs"] | Float[Tensor, " batch"],
+        **inputs: Tensor | None,
+    ) -> Float[Tensor, " batch"]:
+        """Return each example's own loss in a task: what importance is computed from."""
+        return example_losses(self.task_logits(task, **inputs), labels, self.spec(task))
+
+    def copies(self, task: str, inputs: Mapping[str, Tensor | None]) -> int:
         """Return how many sequences the model reads, one after the other, for each example."""
         return 1
 
@@ -139,6 +148,13 @@ class TaskModel(nn.Module):
     ) -> Bool[Tensor, "batch positions"] | None:
         """Return the mask of each example's positions that are not padding; None if all count."""
         return real_positions(inputs)
+
+    def real_rows(
+        self, task: str, inputs: Mapping[str, Tensor | None]
+    ) -> Bool[Tensor, "sequences positions"] | None:
+        """Return the same mask for each of the sequences that the model reads."""
+        real, copies = self.real(task, inputs), self.copies(task, inputs)
+        return real if real is None or copies == 1 else real.repeat_interleave(copies, 0)
 
     def spec(self, task: str) -> TaskSpec:
         """Return the task called `task`; `ConfigError` with the model's tasks if there is none."""

@@ -65,7 +65,13 @@ class Examples:
         if not fits:
             raise DataError(f"has examples without one text for each of {listed(columns.text)}.")
 
-    def check_labels(self, names: tuple[str, ...] | None, *, is_multi_label: bool) -> None:
+    def check_labels(
+        self,
+        names: tuple[str, ...] | None,
+        *,
+        is_multi_label: bool,
+        may_be_equal: bool = False,
+    ) -> None:
         """Raise DataError where these are no labels of such a task, or are all the same."""
         labels, n_labels = self.labels, len(names or ())
         if names is None:
@@ -82,7 +88,7 @@ class Examples:
                 f"has labels of {labels.dtype} in the shape {list(labels.shape)}, from "
                 f"{labels.min()} to {labels.max()}: expected {expected}."
             )
-        if names is not None and (labels == labels[0]).all():
+        if names is not None and not may_be_equal and (labels == labels[0]).all():
             own = np.flatnonzero(labels[0]) if is_multi_label else labels[:1]
             shown = [names[i] for i in own]
             raise one_class(len(self), shown if is_multi_label else shown[0])

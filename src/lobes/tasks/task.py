@@ -202,7 +202,7 @@ class Task(TaskSpec):
             name=self.name if name is None else name,
             metric=self.metric if metric is None else metric,
         )
-        splits = {"train": self.train, "validation": self.validation}
+        splits: dict[str, Any] = {"train": self.train, "validation": self.validation}
         for split, given in (("train", train), ("validation", validation)):
             if given is _SAME:
                 continue
@@ -215,10 +215,19 @@ class Task(TaskSpec):
                             f"task's, such as task.validation.select([0, 1])."
                         )
                     given.check_inputs(spec.columns)
-                    given.check_labels(spec.labels, is_multi_label=spec.is_multi_label)
-        copy = object.__new__(Task)
-        copy._set(spec, splits)
-        return copy
+                    given.check_labels(
+                        spec.labels,
+                        is_multi_label=spec.is_multi_label,
+                        may_be_equal=spec.metric == "greedy",
+                    )
+        return Task.of(spec, **splits)
+
+    @classmethod
+    def of(cls, spec: TaskSpec, *, train: Examples | None, validation: Examples | None) -> "Task":
+        """Return a task of examples that fit it, with no data to be read."""
+        task = object.__new__(cls)
+        task._set(spec.spec, {"train": train, "validation": validation})
+        return task
 
     def __repr__(self) -> str:
         sizes = ", ".join(

@@ -1,0 +1,334 @@
+"""Tasks of lm-evaluation-harness have the harness's own scores, and go through the whole of IAP."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import lobes
+from lobes.ablation import ablate, record_contexts
+from lobes.config.study import load_study, override
+from lobes.discovery import find_heads
+from lobes.errors import ConfigError, DataError
+from lobes.experiments.loading import load_tasks
+from lobes.experiments.run import given_model
+from lobes.heads import HeadSet
+from lobes.measure.evaluation import evaluate
+from lobes.measure.importance import head_importance
+from lobes.modeling import HarnessModel
+from lobes.tasks import harness as reading
+from lobes.tasks.harness import continuations_of, harness_task, silent, task_manager
+from lobes.tasks.task import Task
+from plain_results import run_study
+from tiny_harness import TASKS, bpe_tokenizer, tiny_llama, write_tasks
+
+lm_eval = pytest.importorskip("lm_eval")
+from lm_eval.models.huggingface import HFLM  # noqa: E402
+
+MEASURED = {
+    "pick": {"limit": 17},
+    "pick_norm": {"limit": 17, "fewshot": 1},
+    "mood": {},
+    "which": {"limit": 23},
+    "finish": {"limit": 29},
+}
+METRIC = {"pick_norm": "acc_norm"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return bpe_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def llama(tokenizer):
+    return tiny_llama(len(tokenizer))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, llama, tokenizer):
+    folder = write_tasks(tmp_path_factory.mktemp("harness"))
+    file = folder / "finish.validation.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for row in rows[::2]:  # half of them end as the model would
+        ids = tokenizer(row["start"], return_tensors="pt").input_ids
+        with torch.no_grad():
+            said = tokenizer.decode(llama(input_ids=ids).logits[0, -1].argmax())
+        row["end"] = said.strip() or row["end"]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tasks(folder):
+    return [
+        harness_task(
+            name.removesuffix("_norm"),
+            name=name,
+            metric=METRIC.get(name),
+            include=folder,
+            **settings,
+        )
+        for name, settings in MEASURED.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def model(llama, tokenizer, tasks):
+    return HarnessModel(llama, tokenizer, tasks)
+
+
+def of_the_harness(llama, tokenizer, folder, name):
+    """What `lm_eval` says of a task: its metric, and (log-likelihood, greedy) of each request."""
+    settings = MEASURED[name]
+    task = name.removesuffix("_norm")
+    with silent():
+        found = lm_eval.simple_evaluate(
+            HFLM(pretrained=llama, tokenizer=tokenizer, batch_size=3),
+            tasks=[task],
+            task_manager=task_manager([task], folder),
+            limit=settings.get("limit"),
+            num_fewshot=settings.get("fewshot"),
+            bootstrap_iters=0,
+        )
+    metric = METRIC.get(name, "acc")
+    samples = sorted(found["samples"][task], key=lambda sample: sample["doc_id"])
+    return found["results"][task][f"{metric},none"], [
+        [tuple(each[0]) for each in sample["resps"]] for sample in samples
+    ]
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_scores_and_likelihoods_are_those_of_the_harness(
+    llama, tokenizer, folder, tasks, model, name
+):
+    found = evaluate(model, tasks, tokens_per_batch=101)
+    score, answers = of_the_harness(llama, tokenizer, folder, name)
+    place = list(MEASURED).index(name)
+    assert found.scores()[0, place] == score
+    task, logits = tasks[place], found.logits[name][0]
+    if name == "finish":
+        assert 0 < score < 1
+        assert ((logits[:, 1] > 0) == [greedy for ((_, greedy),) in answers]).all()
+        return
+    for texts, row, sample in zip(task.validation.texts, logits, answers, strict=True):
+        lengths = [each.length for each in continuations_of(texts)]
+        expected = [value / n for (value, _), n in zip(sample, lengths, strict=True)]
+        np.testing.assert_allclose(row[: len(expected)], expected, rtol=1e-5)
+        assert (row[len(expected) :] < min(row[: len(expected)])).all()
+
+
+def test_prompts_are_those_of_the_harness(tasks):
+    pick, norm, mood, which, finish = tasks
+    assert norm.validation.texts[0][0].endswith(f"\n\n{pick.validation.texts[0][0]}")
+    assert mood.validation.texts[0][0].count("\n\n") == 2
+    assert mood.labels == ("awful", "so bright")
+    assert len(pick.labels) == 5
+    assert len({each.context for each in continuations_of(which.validation.texts[0])}) == 2
+    assert finish.labels == ("other", "given")
+    assert finish.validation.labels.all()
+
+
+def test_importance_is_computed_from_other_documents_than_those_measured(tasks, folder, caplog):
+    pick, _, mood, which, finish = tasks
+    for task, size in ((pick, 17), (mood, 17), (which, 8), (finish, 14)):
+        assert len(task.train) == size
+        assert not {*task.train.texts} & {*task.validation.texts}
+    few = harness_task("pick", include=folder, limit=17, train_size=5)
+    assert len(few.train) == 5
+    assert {*few.train.texts} < {
+        *pick.train.texts,
+        *harness_task("pick", include=folder).train.texts,
+    }
+    # without documents of another kind, the last fifth of them
+    whole = harness_task("which", include=folder)
+    assert (len(whole.train), len(whole.validation)) == (6, 25)
+    assert "the last 6 of 31" in caplog.text
+    assert harness_task("which", include=folder, train=False).train is None
+
+
+def test_no_document_is_in_its_own_prompt(folder):
+    task = harness_task("pick", include=folder, fewshot=22, limit=3, train_size=23)
+    for context, _ in task.train.texts:
+        *shown, asked = context.split("\n\n")
+        assert len(shown) == 22
+        assert not any(each.startswith(f"{asked} ") for each in shown)
+
+
+def test_importance_is_that_of_the_right_answers_likelihood(model, tasks):
+    """Against autograd on each continuation by itself: one more way to sum the same loss."""
+    task = tasks[0].replace(train=tasks[0].train.select(range(7)))
+    expected = np.zeros(find_heads(model).shape)
+    encoded = model.encode("pick", task.train)
+    for example, label in zip(encoded.examples, task.train.labels, strict=True):
+        pair = example.pairs[label]
+        with record_contexts(model.model, gradients=True) as record, torch.enable_grad():
+            logits = model.model(input_ids=torch.tensor([pair.read])).logits[0].log_softmax(-1)
+            places = range(len(pair.read) - len(pair.target), len(pair.read))
+            loss = -sum(logits[p, t] for p, t in zip(places, pair.target, strict=True))
+            gradients = record.gradients(loss)
+            for site, (contexts, each) in enumerate(zip(record.calls, gradients, strict=True)):
+                product = (contexts[0] * each[0]).detach().unflatten(-1, (6, -1))
+                expected[site] -= product.sum((0, 1, 3)).numpy() / 7
+    found = head_importance(model, task).values
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    small = head_importance(model, task, tokens_per_batch=13).values
+    np.testing.assert_allclose(small, found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", ["zero", "mean", "resample"])
+def test_lesions_act_on_the_answers(model, tasks, value):
+    heads = HeadSet.parse("0:1,4 2:3")
+    some = [tasks[0], tasks[3]]  # answers of several numbers and lengths, and several contexts
+    found = evaluate(model, some, [HeadSet(), heads], value=value, tokens_per_batch=401)
+    alone = evaluate(model, some, [heads], value=value, tokens_per_batch=97)
+    for task in some:
+        assert not np.allclose(found.logits[task.name][0], found.logits[task.name][1], rtol=1e-3)
+        np.testing.assert_allclose(
+            found.logits[task.name][1], alone.logits[task.name][0], rtol=1e-4, atol=1e-4
+        )
+    if value == "zero":
+        with ablate(model.model, heads):
+            plain = evaluate(model, some).logits
+        np.testing.assert_allclose(found.logits["which"][1], plain["which"][0], rtol=1e-4)
+
+
+def test_the_harness_under_a_lesion(llama, tokenizer, folder, tasks, model):
+    heads = HeadSet.parse("1:0,2,3")
+    with ablate(llama, heads):
+        score, _ = of_the_harness(llama, tokenizer, folder, "pick_norm")
+    assert score == evaluate(model, tasks, [heads]).scores()[0, 1]
+    assert score != evaluate(model, tasks).scores()[0, 1]
+
+
+def test_long_contexts_lose_their_beginning(llama, tokenizer, folder):
+    task = harness_task("pick", include=folder, fewshot=9, limit=7, train=False)
+    short = HarnessModel(llama, tokenizer, [task], max_length=41)
+    assert short.encode("pick", task.validation).lengths.max() == 41
+    with silent():
+        found = lm_eval.simple_evaluate(
+            HFLM(pretrained=llama, tokenizer=tokenizer, max_length=41),
+            tasks=["pick"],
+            task_manager=task_manager(["pick"], folder),
+            limit=7,
+            num_fewshot=9,
+            bootstrap_iters=0,
+        )
+    assert evaluate(short, task).scores()[0, 0] == found["results"]["pick"]["acc,none"]
+
+
+STUDY = """
+model = "model"
+output = "{output}"
+precision = "fp32"
+
+tasks = [
+    {{ lm_eval = "pick", include = "{include}", limit = 13, metric = "acc_norm" }},
+    {{ lm_eval = "finish", include = "{include}", limit = 17, name = "end" }},
+]
+
+[training]
+enabled = false
+
+[iap]
+fractions = [0.25]
+controls = 3
+importance_examples = 11
+resamples = 50
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, llama, tokenizer, folder):
+    here = tmp_path_factory.mktemp("study")
+    llama.save_pretrained(here / "model")
+    tokenizer.save_pretrained(here / "model")
+    text = STUDY.format(output=here / "run", include=folder)
+    (here / "study.toml").write_text(text, encoding="utf-8")
+    return here / "study.toml"
+
+
+def test_a_study(study):
+    loaded = load_study(study)
+    results = run_study(loaded)
+    tasks = load_tasks(loaded)
+    model = given_model(loaded, tasks)
+    assert isinstance(model, HarnessModel)
+    assert [task["base"] for task in results["tasks"]] == evaluate(model, tasks).scores()[
+        0
+    ].tolist()
+    assert [task["metric"] for task in results["tasks"]] == ["accuracy", "greedy"]
+    assert [task["chance"] for task in results["tasks"]][1] == 0
+    assert (study.parent / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["training.enabled=true"], "training.enabled is true"),
+        (["tasks.end.lm_eval="], "tasks.end.include is there, but tasks.end.lm_eval is missing"),
+        (["tasks.pick.metric=f1"], "expected one of acc, acc_norm, acc_bytes"),
+        (["tasks.pick.text=x"], "tasks.pick.text is there, but"),
+        (["tasks.pick.validation_size=7"], "`limit` is the number of documents"),
+    ],
+)
+def test_settings_that_do_not_go_together(study, settings, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        override(load_study(study), *settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "error", "sentence"),
+    [
+        ("pikc", {}, DataError, "has no task 'pikc'.*Did you mean 'pick'"),
+        ("say", {}, ConfigError, "'say' lets the model generate text"),
+        ("flow", {}, ConfigError, "'flow' measures perplexity"),
+        ("both", {}, ConfigError, "a group of tasks.*'pick'"),
+        ("mood", {"fewshot": 0}, None, ""),
+        ("pick", {"metric": "f1"}, ConfigError, "has the metrics 'acc', 'acc_norm', and not 'f1'"),
+        ("pick", {"limit": 0}, ConfigError, "limit is 0"),
+    ],
+)
+def test_tasks_that_cannot_be(folder, monkeypatch, name, settings, error, sentence):
+    # without the harness's own files, which take long to read
+    monkeypatch.setattr("lobes.tasks.harness._DEFAULTS", False)
+    if error is None:
+        harness_task(name, include=folder, **settings)
+        return
+    with pytest.raises(error, match=sentence):
+        harness_task(name, include=folder, **settings)
+
+
+def test_data_that_is_not_there(folder, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="There is no folder"):
+        harness_task("pick", include=tmp_path / "none")
+    text = (folder / "pick.yaml").read_text(encoding="utf-8")
+    (tmp_path / "pick.yaml").write_text(text.replace(str(folder), "${TINY_DATA}"), encoding="utf-8")
+    monkeypatch.delenv("TINY_DATA", raising=False)
+    with pytest.raises(DataError, match="environment variable TINY_DATA, which is not set"):
+        harness_task("pick", include=tmp_path)
+    monkeypatch.setenv("TINY_DATA", str(folder))
+    assert len(harness_task("pick", include=tmp_path, limit=5).validation) == 5
+    remote = text.replace("dataset_path: json", "dataset_path: nobody/none").replace(
+        "dataset_kwargs", "metadata"
+    )
+    (tmp_path / "pick.yaml").write_text(remote.replace("task: pick", "task: far"), encoding="utf-8")
+    reading._manager.cache_clear()
+    with pytest.raises(DataError, match="cannot load 'far' with the data set 'nobody/none'"):
+        harness_task("far", include=tmp_path)
+
+
+def test_without_the_harness(folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
+    reading._manager.cache_clear()
+    with pytest.raises(ConfigError, match=r"pip install 'lobes\[lm-eval\]'"):
+        harness_task("pick", include=folder)
+
+
+def test_other_tasks_are_refused(llama, tokenizer):
+    task = Task("x", train=[{"t": "a", "label": 0}, {"t": "b", "label": 1}], text="t")
+    with pytest.raises(DataError, match="none of lm-evaluation-harness"):
+        HarnessModel(llama, tokenizer, [task])
+    assert {*lobes.__all__} >= {"HarnessModel", "harness_task"}
+    assert len(TASKS) == 6
