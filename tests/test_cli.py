@@ -37,7 +37,7 @@ from tiny_study import as_before, timeless, write_study  # noqa: F401
 pytestmark = pytest.mark.usefixtures("as_before")
 
 COMMANDS = ("demo", "run", "train", "iap", "compare", "transfer", "export", "report", "heads")
-COMMANDS += ("prune", "tasks", "predict", "ag-pair", "plan", "init", "doctor")
+COMMANDS += ("prune", "tasks", "predict", "ag-pair", "plan", "init", "doctor", "eval")
 LOBES = [sys.executable, "-c", "from lobes.cli import main; main()"]
 LIMIT = 120
 

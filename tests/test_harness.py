@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import lobes
 from lobes.ablation import ablate, record_contexts
+from lobes.cli import app
 from lobes.config.study import load_study, override
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError
+from lobes.experiments.harness import evaluate_with_harness
 from lobes.experiments.loading import load_tasks
 from lobes.experiments.run import given_model
 from lobes.heads import HeadSet
@@ -216,6 +219,46 @@ def test_long_contexts_lose_their_beginning(llama, tokenizer, folder):
             bootstrap_iters=0,
         )
     assert evaluate(short, task).scores()[0, 0] == found["results"]["pick"]["acc,none"]
+
+
+def test_the_command_shows_a_lesion_beside_its_base(study, folder, tasks, model, tmp_path):
+    heads = "1:0,2,3"
+    given = [study.parent / "model", "--tasks", "pick,finish,say", "--include", folder]
+    given += ["--limit", "17", "--ablate", heads, "--output", tmp_path / "scores.json"]
+    result = CliRunner().invoke(app, ["eval", *map(str, given)])
+    assert result.exit_code == 0, result.output
+    assert "heads 1:0,2,3 ablated" in result.stdout
+    record = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    found = {(row["task"], row["metric"]): row for row in record["scores"]}
+    scores = evaluate(model, tasks[:1], [HeadSet(), HeadSet.parse(heads)]).scores()[:, 0]
+    assert [found["pick", "acc"][key] for key in ("base", "score")] == scores.tolist()
+    assert {*found} > {("pick", "acc_norm"), ("finish", "acc"), ("say", "exact_match")}
+
+
+def test_the_command_compares_a_pruned_model(study, folder, llama, tokenizer, tmp_path):
+    heads = "0:0,3 2:1,4"
+    lobes.prune(llama, heads).save_pretrained(tmp_path / "smaller")
+    tokenizer.save_pretrained(tmp_path / "smaller")
+    whole, pruned = str(study.parent / "model"), str(tmp_path / "smaller")
+    tasks = {"tasks": ["pick"], "include": folder, "limit": 13}
+    under = evaluate_with_harness(whole, ablate=heads, **tasks)
+    beside = evaluate_with_harness(pruned, base=whole, **tasks)
+    assert beside["scores"] == under["scores"]
+    assert evaluate_with_harness(pruned, **tasks)["base"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--tasks", "pick", "--ablate", "9:9"], "Head 9:9 does not exist"),
+        (["--tasks", ","], "No task was given"),
+    ],
+)
+def test_what_the_command_refuses(study, folder, arguments, sentence):
+    given = [str(study.parent / "model"), "--include", str(folder), *arguments]
+    result = CliRunner().invoke(app, ["eval", *given])
+    assert result.exit_code == 1
+    assert sentence in result.stderr
 
 
 STUDY = """

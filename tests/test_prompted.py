@@ -247,10 +247,10 @@ def test_half_precision_stays_near():
 
 def test_words_of_several_tokens_share_the_copies_that_hold_their_beginnings():
     model, _ = prompted(prompts={"topic": LONG})
-    assert model.copies("topic") == 2
-    assert prompted(prompts={"mood": MOOD})[0].copies("mood") == 1
+    assert model.copies("topic", {}) == 2
+    assert prompted(prompts={"mood": MOOD})[0].copies("mood", {}) == 1
     one = Prompt("{text} was", ["so salt", "one", "wave"])
-    assert prompted(prompts={"topic": one})[0].copies("topic") == 1
+    assert prompted(prompts={"topic": one})[0].copies("topic", {}) == 1
 
 
 def test_the_lesion_matrix_of_prompted_tasks():

@@ -72,6 +72,7 @@ metric_list:
     "say": (
         """
 output_type: generate_until
+generation_kwargs: {until: ["with"], max_gen_toks: 3}
 validation_split: validation
 doc_to_text: "{{start}}"
 doc_to_target: "{{end}}"

@@ -1,4 +1,4 @@
-"""Commands on tasks and models: tasks, ag-pair, heads, prune."""
+"""Commands on tasks and models: tasks, ag-pair, heads, prune, eval."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -190,3 +190,66 @@ def prune(
             progress=progress,
         )
     out.show({**record, "folder": str(to)}, show_pruning, saved=f"Model: {to}")
+
+
+@command()
+def eval(
+    out: Output,
+    model: Annotated[
+        str,
+        typer.Argument(help="A causal language model of the hub, or a folder, pruned or not."),
+    ],
+    tasks: Annotated[
+        str, typer.Option(help="Tasks of lm-evaluation-harness, with commas between them.")
+    ],
+    ablate: Annotated[
+        str | None,
+        typer.Option(metavar="HEADS", help='The heads to ablate, as "0:1,5 3:2".'),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A model to compare with, such as the one that MODEL was pruned from; with "
+            "--ablate by default MODEL itself.",
+        ),
+    ] = None,
+    include: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A folder with task files of your own.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The first so many documents of each task.")
+    ] = None,
+    fewshot: Annotated[
+        int | None, typer.Option(min=0, help="So many examples in each prompt.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences in a batch.")] = 8,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the JSON to this file, too.")
+    ] = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Run lm-evaluation-harness on a model under a lesion, or pruned.
+
+    With the scores of the model that it is compared with beside them.
+
+    Example: lobes eval gpt2 --tasks hellaswag,piqa --ablate "0:1,5 3:2" --limit 500
+    """
+    from lobes.cli.tables import show_evaluation
+    from lobes.experiments.harness import evaluate_with_harness
+
+    with out.progress() as progress:
+        record = evaluate_with_harness(
+            model,
+            [name.strip() for name in tasks.split(",") if name.strip()],
+            ablate=ablate,
+            base=base,
+            include=include,
+            limit=limit,
+            fewshot=fewshot,
+            batch_size=batch_size,
+            output=output,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
+    out.show(record, show_evaluation, saved=f"Scores: {output}" if output else "")

@@ -195,6 +195,17 @@ def show_heads(layout: HeadLayout, name: str) -> None:
     )
 
 
+def show_evaluation(record: dict[str, Any]) -> None:
+    """Print the harness's scores of a model, beside those of its base."""
+    lesion = f"heads {record['ablated']} ablated" if record["ablated"] else record["model"]
+    names = [*(["base"] if record["base"] else []), lesion if record["base"] else "score"]
+    table = _table("task", "metric", *map(_text, names))
+    for row in record["scores"]:
+        values = (row[key] for key in ("base", "score") if row[key] is not None)
+        table.add_row(_text(row["task"]), row["metric"], *(f"{value:.4f}" for value in values))
+    _console().print(table)
+
+
 def show_tasks(tasks: Sequence[dict[str, Any]]) -> None:
     """Print the known tasks."""
     table = _table("task", "classes", "text", "metric", "hub")

@@ -129,12 +129,13 @@ def harness_task(
 def load_harness_task(
     lm_eval: str, include: str | os.PathLike[str] | None = None, **changes: Any
 ) -> Any:
-    """Return the harness's own task object, with settings of its file changed.
+    """Return the harness's own object of a single task, with settings of its file changed.
 
     Paths in its `dataset_kwargs` may hold `${NAME}`, which the environment replaces. Raises
     `DataError` for a name that is no task, and where its data cannot be read.
     """
     manager = task_manager([lm_eval], include)
+    _check_single(manager, lm_eval)
     config = manager.task_index[lm_eval].cfg or {}
     given = config.get("dataset_kwargs")
     if given is not None:
@@ -160,7 +161,7 @@ def task_manager(names: Sequence[str], include: str | os.PathLike[str] | None = 
 
     The harness's own thousands of task files, which take long to scan, are read only where a name
     is not among those of `include`. Raises `DataError` for a folder that does not exist and for
-    names of no task, and `ConfigError` for those of groups of tasks.
+    names of no task or group of tasks.
     """
     folder = None if include is None else os.path.abspath(os.path.expanduser(include))
     if folder is not None and not os.path.isdir(folder):
@@ -180,23 +181,27 @@ def _manager(include: str | None, defaults: bool) -> Any:
 
 
 def _checked(manager: Any, names: Sequence[str]) -> Any:
-    single = set(manager.all_subtasks)
     for name in names:
         if name not in manager.task_index:
             raise DataError(
                 f"lm-evaluation-harness has no task {name!r}; `lm_eval ls tasks` lists them."
                 + suggest(name, manager.all_subtasks)
             )
-        if name not in single:
-            parts = sorted(manager.task_index[name].tags) or [
-                part if isinstance(part, str) else str(part.get("task"))
-                for part in (manager.task_index[name].cfg or {}).get("task", ())
-            ]
-            raise ConfigError(
-                f"{name!r} is a group of tasks of lm-evaluation-harness: name single tasks, such "
-                f"as {listed(parts[:3])}."
-            )
     return manager
+
+
+def _check_single(manager: Any, name: str) -> None:
+    if name in manager.all_subtasks:
+        return
+    entry = manager.task_index[name]
+    parts = sorted(entry.tags) or [
+        part if isinstance(part, str) else str(part.get("task"))
+        for part in (entry.cfg or {}).get("task", ())
+    ]
+    raise ConfigError(
+        f"{name!r} is a group of tasks of lm-evaluation-harness: name single tasks, such as "
+        f"{listed(parts[:3])}."
+    )
 
 
 def _expanded(value: Any) -> Any:

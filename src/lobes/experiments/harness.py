@@ -1,0 +1,129 @@
+"""Run lm-evaluation-harness on a model under a lesion, or pruned, and on its base."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lobes.ablation import ablate as ablated
+from lobes.discovery import find_heads
+from lobes.errors import ConfigError, DataError, first_line
+from lobes.experiments.loading import measuring_device
+from lobes.experiments.open_model import check_model
+from lobes.files import beside
+from lobes.heads import HeadSet
+from lobes.modeling.causal import load_causal
+from lobes.progress import StageProgress
+from lobes.tasks.harness import harness, load_harness_task, silent, task_manager
+
+PathLike = str | os.PathLike[str]
+
+
+def evaluate_with_harness(
+    model: str,
+    tasks: Sequence[str],
+    *,
+    ablate: str | None = None,
+    base: str | None = None,
+    include: PathLike | None = None,
+    limit: int | None = None,
+    fewshot: int | None = None,
+    batch_size: int = 8,
+    output: Path | None = None,
+    trust_remote_code: bool = False,
+    progress: StageProgress | None = None,
+) -> dict[str, Any]:
+    """Return the harness's scores of a model, and those of `base`, as plain values for JSON.
+
+    With heads to `ablate` the base is the model itself, where no other is named. Generation is
+    under the lesion, too. Raises `ConfigError` where lm_eval is not installed, `HeadError` for
+    heads that the model does not have, `ModelError` for what is no causal language model, and
+    `DataError` for tasks that do not exist or whose data cannot be read.
+    """
+    if not tasks:
+        raise ConfigError("No task was given: expected names such as --tasks hellaswag,piqa.")
+    manager = task_manager(tasks, include)
+    network, tokenizer = _loaded(model, trust_remote_code)
+    heads = HeadSet.of(ablate or (), find_heads(network))
+    settings = {"limit": limit, "num_fewshot": fewshot}
+
+    def scores(one: nn.Module, own: Any, stage: str) -> dict[tuple[str, str], float]:
+        if progress:
+            progress(stage, 0, 1)
+        found = _scores(one, own, tasks, manager, include, batch_size, settings)
+        if progress:
+            progress(stage, 1, 1)
+        return found
+
+    with ablated(network, heads):
+        found = scores(network, tokenizer, "evaluation")
+    others: Mapping[tuple[str, str], float] = {}
+    if base is not None:
+        del network
+        others = scores(*_loaded(base, trust_remote_code), "evaluation of the base")
+    elif heads:
+        others = scores(network, tokenizer, "evaluation of the base")
+    record = {
+        "model": model,
+        "base": base or (model if heads else None),
+        "ablated": str(heads),
+        "limit": limit,
+        "fewshot": fewshot,
+        "scores": [
+            {"task": task, "metric": metric, "score": value, "base": others.get((task, metric))}
+            for (task, metric), value in found.items()
+        ],
+    }
+    if output is not None:
+        with beside(output) as file:
+            file.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
+    return record
+
+
+def _loaded(model: str, trust_remote_code: bool) -> tuple[nn.Module, Any]:
+    check_model(Path(model))
+    network, tokenizer = load_causal(model, trust_remote_code=trust_remote_code)
+    return network.to(measuring_device()).eval(), tokenizer
+
+
+def _scores(
+    model: nn.Module,
+    tokenizer: Any,
+    tasks: Sequence[str],
+    manager: Any,
+    include: PathLike | None,
+    batch_size: int,
+    settings: Mapping[str, Any],
+) -> dict[tuple[str, str], float]:
+    """What `lm_eval.simple_evaluate` says of a model: {(task, metric): score}."""
+    single = set(manager.all_subtasks)
+    chosen = [load_harness_task(name, include) if name in single else name for name in tasks]
+    try:
+        with silent():
+            from lm_eval.models.huggingface import HFLM
+
+            found = harness().simple_evaluate(
+                HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+                tasks=chosen,
+                task_manager=manager,
+                bootstrap_iters=0,
+                log_samples=False,
+                **settings,
+            )
+    except Exception as error:  # of a task's code, or its data
+        raise DataError(
+            f"lm-evaluation-harness cannot measure {', '.join(tasks)}, and says: "
+            f"{first_line(error)}."
+        ) from error
+    return dict(_values(found["results"]))
+
+
+def _values(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[tuple[str, str], float]]:
+    for task, row in results.items():
+        for key, value in row.items():
+            metric, _, filtered = key.partition(",")
+            if filtered and not metric.endswith("_stderr") and isinstance(value, int | float):
+                yield (task, metric if filtered == "none" else f"{metric} ({filtered})"), value
