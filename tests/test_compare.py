@@ -373,6 +373,28 @@ def test_iat_with_its_defaults_where_the_study_has_none(finished, tmp_path):
     assert (resolved.iat.alpha, resolved.iat.delta, resolved.compare.seeds) == (0.3, 0.1, 5)
 
 
+def test_methods_that_weigh_the_tasks(study, expected):
+    """Each is the training that is said; "tuned" is the best of its grid on held-out data."""
+    pytest.importorskip("torchjd")
+    methods = ["multi", "pcgrad", "uncertainty", "tuned"]
+    one = override(study, f"compare.methods={json.dumps(methods)}", "compare.seeds=1")
+    found = compare_study(one)
+    assert set(found["methods"]) == set(methods)
+    run = SeedRun(with_defaults(one), 0, compare_module.load_tasks(one), Path(one.output, "no"))
+    assert run.grid == ((1, 1), (0.5, 1.5), (1.5, 0.5))
+    pcgrad = run.train("pcgrad")
+    assert found["scores"]["pcgrad"] == [run.scores(pcgrad.model, run.tasks).tolist()]
+    np.testing.assert_array_equal(found["weights"]["pcgrad"], [pcgrad.weights])
+    assert found["scores"]["multi"] == expected["scores"]["multi"][:1]
+    grid = [run.train("tuned", weights=weights) for weights in run.grid]
+    best = max(grid, key=lambda trained: trained.held_out.mean())
+    assert found["held_out"]["tuned"] == [best.held_out.tolist()]
+    np.testing.assert_allclose(found["weights"]["tuned"], [best.weights])
+    pairs = [(each["first"], each["second"]) for each in found["summary"]["differences"]]
+    assert ("pcgrad", "multi") in pairs
+    assert ("pcgrad", "tuned") in pairs
+
+
 # What cannot be
 
 
@@ -389,6 +411,17 @@ def test_iat_with_its_defaults_where_the_study_has_none(finished, tmp_path):
             ["training.enabled=false"],
             ConfigError,
             "training.enabled is false, so there are no trainings to compare; expected true.",
+        ),
+        (
+            ['compare.methods=["tuned"]', f"compare.weights={list(range(1, 13))}"],
+            ConfigError,
+            'compare.weights has 12 values, which for 2 tasks makes 144 combinations for "tuned" '
+            "to train with; expected at most 128: give fewer values, or leave the method out.",
+        ),
+        (
+            ['compare.methods=["sum"]', "training.batch_size=1"],
+            ConfigError,
+            None,
         ),
         (["iat.delta=0.05"], ConfigError, None),
         (["iap.fractions=[0.05]"], ConfigError, None),

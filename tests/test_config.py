@@ -253,7 +253,7 @@ def test_environment_variables_in_paths(write, monkeypatch):
             "[training]",
             '[compare]\nmethods = ["multi", "lasso"]\n[training]',
             'compare.methods.1 is "lasso"; expected one or more of single, multi, iat, frozen, '
-            "probe.",
+            "probe, sum, pcgrad, mgda, cagrad, imtl, famo, uncertainty, tuned.",
         ),
         (
             "[training]",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobes.errors import ConfigError
-from lobes.training.sampling import Sampling, TaskBatchSampler, apportion
+from lobes.training.sampling import MicroBatchSampler, Sampling, TaskBatchSampler, apportion
 
 SIZES = st.lists(st.integers(1, 67), min_size=1, max_size=4)
 BATCH = st.integers(1, 13)
@@ -152,6 +152,40 @@ def quotas(sampling: str, epoch: int = 0, **settings: Any) -> tuple[int, ...]:
     sampler = TaskBatchSampler([10_000, 2_500, 100], 10, sampling=sampling, **settings)
     sampler.set_epoch(epoch)
     return sampler.batches_of_task
+
+
+@given(SIZES, BATCH, SAMPLING, st.booleans(), st.integers(1, 61))
+@settings(deadline=None)
+def test_micro_batches_have_the_same_examples_in_the_same_order(
+    sizes: list[int], batch_size: int, sampling: str, grouped: bool, steps: int
+) -> None:
+    """Also over epochs; every step has examples of every task, as evenly as can be."""
+    lengths = lengths_of(sizes) if grouped else None
+    plain = TaskBatchSampler(sizes, batch_size, sampling=sampling, epochs=3, lengths=lengths)
+    epochs = range(-(-steps // len(plain)))
+    batches = [batch for epoch in epochs for batch in epoch_of(plain, epoch)][:steps]
+    ends = np.cumsum(sizes)
+    drawn: list[list[int]] = [[] for _ in sizes]
+    for batch in batches:
+        drawn[int(np.searchsorted(ends, batch[0], side="right"))] += batch
+    counts = [len(each) for each in drawn]
+    names = [f"task {number}" for number in range(len(sizes))]
+    if min(counts) < steps:
+        with pytest.raises(ConfigError, match=f"has {next(c for c in counts if c < steps)} exam"):
+            MicroBatchSampler(plain, steps, names)
+        return
+    sampler = MicroBatchSampler(plain, steps, names)
+    micro = [batch for epoch in epochs for batch in epoch_of(sampler, epoch)]
+    assert len(micro) == steps
+    seen: list[list[int]] = [[] for _ in sizes]
+    for batch in micro:
+        tasks = np.searchsorted(ends, batch, side="right")
+        assert (np.diff(tasks) >= 0).all()
+        for task, count in enumerate(counts):
+            own = [e for e, number in zip(batch, tasks, strict=True) if number == task]
+            assert 0 <= len(own) - count // steps <= 1
+            seen[task] += own
+    assert seen == drawn
 
 
 def test_batches_are_shared_out_in_proportion_to_the_weights() -> None:

@@ -214,7 +214,8 @@ def compare(
 ) -> None:
     """Compare ways to train over several seeds.
 
-    Single-task, multi-task, IAT, frozen encoder and linear probe.
+    Single-task, multi-task, IAT, frozen encoder and linear probe; with compare.methods also PCGrad
+    and other methods against interference between tasks.
 
     Example: lobes compare study.toml --set compare.seeds=3
     """

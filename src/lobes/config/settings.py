@@ -22,15 +22,18 @@ from lobes.tasks.harness import HARNESS_METRICS, harness_name
 from lobes.tasks.known import KNOWN
 from lobes.tasks.sources import TaskSource
 from lobes.training.sampling import Sampling
-from lobes.training.settings import IAT
+from lobes.training.settings import IAT, Weighting
 
 NAME = r"[A-Za-z0-9_-]+"
 
 # the keys of a task of lm-evaluation-harness
 _HARNESS = ("lm_eval", "include", "limit", "fewshot")
 
-Method = Literal["single", "multi", "iat", "frozen", "probe"]
+Usual = Literal["single", "multi", "iat", "frozen", "probe"]
+Weighted = Literal[Weighting, "tuned"]
+Method = Literal[Usual, Weighted]
 METHODS: tuple[Method, ...] = get_args(Method)
+WEIGHTED: tuple[Weighted, ...] = get_args(Weighted)
 
 
 def as_tuple(value: object) -> object:
@@ -359,7 +362,7 @@ class CompareConfig(Section):
         BeforeValidator(as_tuple),
         Field(min_length=1),
         _in_order("compare.methods", "each once", METHODS.index),
-    ] = Field(METHODS, description=f"one or more of {', '.join(METHODS)}")
+    ] = Field(get_args(Usual), description=f"one or more of {', '.join(METHODS)}")
     held_out: Annotated[float, limits.HELD_OUT] = 0.1
     evaluations: Annotated[int, limits.EVALUATIONS] = 10
     controls: Annotated[int, limits.CONTROLS] = 20
@@ -374,6 +377,13 @@ class CompareConfig(Section):
         (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
         description="numbers from 1e-12 to 1e12, such as [0.1, 1]",
     )
+    # The values of each task's weight in the grid of "tuned".
+    weights: Annotated[
+        tuple[Annotated[float, limits.TASK_WEIGHT], ...],
+        BeforeValidator(as_tuple),
+        Field(min_length=1),
+        _in_order("compare.weights", "each once"),
+    ] = Field((1.0, 3.0), description="numbers above 0 and at most 1,000, such as [1, 3]")
 
 
 class NewTaskConfig(TaskConfig):

@@ -24,6 +24,14 @@ AFTER: Mapping[str, str] = {
     "iat": "after IAT",
     "frozen": "with a frozen encoder",
     "probe": "with a linear probe",
+    "sum": "after training on the sum of the losses",
+    "pcgrad": "after training with PCGrad",
+    "mgda": "after training with MGDA",
+    "cagrad": "after training with CAGrad",
+    "imtl": "after training with IMTL-G",
+    "famo": "after training with FAMO",
+    "uncertainty": "after training with uncertainty weighting",
+    "tuned": "after training on a tuned sum of the losses",
     "pretrained": "from the pre-trained model",
 }
 

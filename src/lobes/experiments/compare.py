@@ -5,6 +5,7 @@ continues with the next training, and seeds or methods can be added later. `meth
 methods; `comparison.json` holds what the page and the tables show.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lobes.config.settings import METHODS
+from lobes.config.settings import METHODS, WEIGHTED
 from lobes.config.study import StudyConfig
 from lobes.dissociation.dscores import mean_where, shared_tasks, standardized
 from lobes.experiments.loading import load_tasks, measuring_device
@@ -100,24 +101,9 @@ def seed_plan(run: SeedRun) -> Plan[dict[str, Arrays]]:
     """Return {method: its arrays} of one seed: every training is a step of its own.
 
     The arrays: those of `training_arrays`, "scores" [tasks]; of the multi-task methods, where
-    both are compared, those of `_d_scores`.
+    both are compared, those of `_d_scores`. "tuned" has a training for each of its weights.
     """
-    methods, seed = run.compare.methods, run.study.seed
-    costs: dict[str, tuple[float, Callable[[Progress], Arrays]]] = {}  # in steps of training
-    if "single" in methods:
-        for number, task in enumerate(run.tasks):
-            single = partial(_trained, run, "single", number)
-            costs[f"single-{task.name}"] = run.steps / len(run.tasks), single
-    if set(PAIR) <= set(methods):
-        costs["multi-iat"] = 1.5 * run.steps, partial(_pair, run)
-    else:
-        for method in PAIR:
-            if method in methods:
-                costs[method] = run.steps, partial(_trained, run, method, None)
-    if "frozen" in methods:
-        costs["frozen"] = run.steps / 3, partial(_trained, run, "frozen", None)
-    if "probe" in methods:
-        costs["probe"] = run.steps / 10, partial(_probed, run)
+    costs, seed = _costs(run), run.study.seed
     steps, before, whole = [], 0.0, sum(cost for cost, _ in costs.values())
     for name, (cost, compute) in costs.items():
         stage = "probes" if name == "probe" else "training"
@@ -129,9 +115,46 @@ def seed_plan(run: SeedRun) -> Plan[dict[str, Arrays]]:
     return _by_method(run, dict(zip(costs, found, strict=True)))
 
 
-def _trained(run: SeedRun, method: str, number: int | None, progress: Progress) -> Arrays:
+def _costs(run: SeedRun) -> dict[str, tuple[float, Callable[[Progress], Arrays]]]:
+    """{step: what it costs, in steps of training, and how it is computed}."""
+    methods = run.compare.methods
+    costs: dict[str, tuple[float, Callable[[Progress], Arrays]]] = {}
+    if "single" in methods:
+        for number, task in enumerate(run.tasks):
+            single = partial(_trained, run, "single", number=number)
+            costs[f"single-{task.name}"] = run.steps / len(run.tasks), single
+    pair = set(PAIR) <= set(methods)
+    if pair:
+        costs["multi-iat"] = 1.5 * run.steps, partial(_pair, run)
+    for method in methods:
+        trained = partial(_trained, run, method)
+        if method == "tuned":
+            for weights in run.grid:
+                costs[_tuned(weights)] = run.steps, partial(trained, weights=weights)
+        elif method in WEIGHTED or (method in PAIR and not pair):
+            costs[method] = run.steps, trained
+        elif method == "frozen":
+            costs[method] = run.steps / 3, trained
+        elif method == "probe":
+            costs[method] = run.steps / 10, partial(_probed, run)
+    return costs
+
+
+def _tuned(weights: Sequence[float]) -> str:
+    """The name of the training with these weights."""
+    return "-".join(["tuned", *(f"{weight:.9g}" for weight in weights)])
+
+
+def _trained(
+    run: SeedRun,
+    method: str,
+    progress: Progress,
+    *,
+    number: int | None = None,
+    weights: tuple[float, ...] | None = None,
+) -> Arrays:
     """One model, of all tasks or of the one with this number, and its scores."""
-    trained = run.train(method, progress, number=number)
+    trained = run.train(method, progress, number=number, weights=weights)
     tasks = run.tasks if number is None else (run.tasks[number],)
     return {**training_arrays(trained), "scores": run.scores(trained.model, tasks)}
 
@@ -202,11 +225,23 @@ def _by_method(run: SeedRun, found: Mapping[str, Arrays]) -> dict[str, Arrays]:
         if method == "single":
             each = [found[f"single-{task.name}"] for task in run.tasks]
             by_method[method] = concatenated(each)
+        elif method == "tuned":
+            by_method[method] = _best([found[_tuned(weights)] for weights in run.grid])
         elif method in found:
             by_method[method] = found[method]
         else:
             by_method[method] = part_of(found["multi-iat"], method)
     return by_method
+
+
+def _best(trained: Sequence[Arrays]) -> Arrays:
+    """The training with the best mean over tasks on held-out data, the first of equals.
+
+    Its seconds are those of all of them.
+    """
+    means = [float(each["held_out"].mean()) for each in trained]
+    best = max(range(len(means)), key=lambda i: -math.inf if math.isnan(means[i]) else means[i])
+    return {**trained[best], "seconds": np.sum([each["seconds"] for each in trained], axis=0)}
 
 
 # All seeds
@@ -241,6 +276,11 @@ def _comparison(
         held_out=each("held_out"),
         selected=selected,
         seconds=seconds,
+        weights={
+            method: np.array([seed[method]["weights"] for seed in records])
+            for method in methods
+            if "weights" in records[0][method]
+        },
         training=_training_record(run),
         lesioning=lesioning_of(run.study) if d_scores else None,
         d_scores=d_scores,

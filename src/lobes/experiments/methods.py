@@ -9,7 +9,10 @@ reported, are never looked at before the end.
   multi-task training, so that all of them together cost as much;
 - multi: one model for all tasks;
 - iat: the same, with IAT in its last steps (docs/method.md#iat);
-- frozen: as multi, but only the classifiers are trained.
+- frozen: as multi, but only the classifiers are trained;
+- the methods against interference (`lobes.training.weighting`): as multi, with the same examples
+  dealt out so that every step has a micro-batch of each task, whose losses or gradients a method
+  weighs. "tuned" is a sum with weights from a grid, chosen by the same held-out part.
 
 `multi` and `iat` of one seed are the same training up to IAT's first step, so they are trained
 together: the second goes on from a checkpoint of the first, and with the best weights that the
@@ -18,6 +21,7 @@ first had kept by then. Where those stay the best of both, the two models are th
 
 import contextlib
 import gc
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +35,7 @@ import torch
 from jaxtyping import Float
 from transformers import TrainerCallback
 
-from lobes.config.settings import CompareConfig, IatConfig
+from lobes.config.settings import WEIGHTED, CompareConfig, IatConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
 from lobes.experiments.loading import check_base, new_model
@@ -47,13 +51,15 @@ from lobes.progress import Progress
 from lobes.report.seeds.parts import NAMES
 from lobes.tasks.subsets import hold_out
 from lobes.tasks.task import Task
-from lobes.training.sampling import TaskBatchSampler
+from lobes.training.sampling import MicroBatchSampler, TaskBatchSampler
 from lobes.training.selection import Best, BestWeights
 from lobes.training.settings import IAT
 from lobes.training.trainer import MultiTaskTrainer
 
 # How many validation examples of each task exchanges are measured on, unless the study says.
 CONTROL_EXAMPLES = 200
+# How many combinations of the tasks' weights the grid of "tuned" may have.
+MOST_WEIGHTS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +68,7 @@ class Trained:
 
     `step` is the number of steps after which they were the weights, `held_out` are the tasks'
     main metrics on their held-out parts then. `seconds` is the whole training's wall time, `iat`
-    the trainer's record of what IAT chose.
+    the trainer's record of what IAT chose, `weights` the mean weight of each task over the steps.
     """
 
     model: MultiTaskModel
@@ -70,13 +76,14 @@ class Trained:
     held_out: Float[np.ndarray, " tasks"]
     seconds: float
     iat: dict[str, Any] | None = None
+    weights: Float[np.ndarray, " tasks"] | None = None
 
 
 def with_defaults(study: StudyConfig) -> StudyConfig:
     """Return the study with tables [compare] and [iat], if it leaves them out.
 
     Raises `ConfigError` for a study that trains nothing, or on one task, or whose model is trained
-    on its tasks already, and for an IAT phase of no step.
+    on its tasks already, for an IAT phase of no step, and for a grid of weights that is too large.
     """
     if not study.training.enabled:
         raise ConfigError(
@@ -100,6 +107,13 @@ def with_defaults(study: StudyConfig) -> StudyConfig:
             "above 0."
         )
     compare = study.compare or CompareConfig.model_validate({})
+    number = len(compare.weights) ** len(study.tasks)
+    if "tuned" in compare.methods and number > MOST_WEIGHTS:
+        raise ConfigError(
+            f"compare.weights has {len(compare.weights)} values, which for {len(study.tasks)} "
+            f'tasks makes {number:,} combinations for "tuned" to train with; expected at most '
+            f"{MOST_WEIGHTS}: give fewer values, or leave the method out."
+        )
     return study.model_copy(update={"iat": iat, "compare": compare})
 
 
@@ -182,7 +196,12 @@ class SeedRun:
     @cached_property
     def steps_of_tasks(self) -> tuple[int, ...]:
         """How many of the steps are each task's, and at least 1."""
-        return _batches_of(self._sampler(), self.steps)
+        return tuple(max(1, count) for count in self._sampler().batches_in(self.steps))
+
+    def micro_batches(self) -> MicroBatchSampler:
+        """Return which examples come when in trainings that weigh the tasks in each step."""
+        names = [task.name for task in self.tasks]
+        return MicroBatchSampler(self._sampler(), self.steps, names)
 
     def _sampler(self) -> TaskBatchSampler:
         """Which task's batch comes when in the multi-task trainings."""
@@ -198,16 +217,40 @@ class SeedRun:
         )
         return new(epochs=math.ceil(steps / len(new()) if steps else epochs or 1))
 
+    @property
+    def grid(self) -> tuple[tuple[float, ...], ...]:
+        """The weights of the tasks that "tuned" tries; the mean weight is 1, the first are equal.
+
+        What differs by a common factor is there once.
+        """
+        combinations = itertools.product(self.compare.weights, repeat=len(self.tasks))
+        scaled = [tuple(round(w * len(row) / sum(row), 9) for w in row) for row in combinations]
+        return tuple(dict.fromkeys(scaled))
+
+    def weighting(self, method: str) -> str | tuple[float, ...]:
+        """How a method weighs the tasks, for the trainer; "tuned" begins with equal weights."""
+        return self.grid[0] if method == "tuned" else method
+
     def train(
-        self, method: str, progress: Progress | None = None, *, number: int | None = None
+        self,
+        method: str,
+        progress: Progress | None = None,
+        *,
+        number: int | None = None,
+        weights: tuple[float, ...] | None = None,
     ) -> Trained:
-        """Train one model by a method; with "single" that of the task with this `number`."""
+        """Train one model by a method.
+
+        With "single" that of the task with this `number`, with "tuned" by these `weights`.
+        """
         parts = self.parts if number is None else (self.parts[number],)
         model, settings = self.new_model(parts), dict[str, Any]()
         if number is not None:
             settings["steps"] = self.steps_of_tasks[number]
         if method == "iat":
             settings["iat"] = self.iat
+        if method in WEIGHTED:
+            settings["weighting"] = weights or self.weighting(method)
         if method == "frozen":
             model.encoder.requires_grad_(False)
             settings["learning_rate"] = self.compare.frozen_learning_rate
@@ -231,11 +274,16 @@ class SeedRun:
         return multi, iat
 
     def check(
-        self, model: MultiTaskModel, iat: IAT | None = None, parts: Sequence[Task] | None = None
+        self,
+        model: MultiTaskModel,
+        iat: IAT | None = None,
+        parts: Sequence[Task] | None = None,
+        *,
+        weighting: str | tuple[float, ...] | None = None,
     ) -> None:
         """Raise what can be known to be wrong with a training before it begins."""
         try:
-            trainer = self.trainer(model, parts or self.parts, iat=iat)
+            trainer = self.trainer(model, parts or self.parts, iat=iat, weighting=weighting)
             if iat is not None:
                 iat.switch_step(trainer.total_steps)
         finally:
@@ -286,7 +334,10 @@ class SeedRun:
         named = {task.name: score for task, score in zip(trainer.tasks, scores, strict=True)}
         what = f"Seed {self.study.seed}, {NAMES[method]}, held-out data"
         warn_near_chance(trainer.tasks, named, what)
-        return Trained(model, keeper.best.step, np.array(scores), seconds, trainer.iat_record)
+        weights = None if trainer.weighted is None else trainer.weighted.mean_weights
+        return Trained(
+            model, keeper.best.step, np.array(scores), seconds, trainer.iat_record, weights
+        )
 
     def scores(self, model: MultiTaskModel, tasks: Sequence[Task]) -> Float[np.ndarray, " tasks"]:
         """Return the main metric of every task on its validation data."""
@@ -338,15 +389,3 @@ def free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _batches_of(sampler: TaskBatchSampler, steps: int) -> tuple[int, ...]:
-    """How many of the first batches are each task's, and at least 1."""
-    counts = np.zeros(len(sampler.sizes), dtype=np.int64)
-    ends, epoch = np.cumsum(sampler.sizes), 0
-    while counts.sum() < steps:
-        sampler.set_epoch(epoch)
-        first = [batch[0] for batch in sampler][: steps - int(counts.sum())]
-        counts += np.bincount(np.searchsorted(ends, first, side="right"), minlength=len(counts))
-        epoch += 1
-    return tuple(max(1, int(count)) for count in counts)

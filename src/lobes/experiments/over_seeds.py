@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from lobes.config.settings import WEIGHTED
 from lobes.config.study import StudyConfig
 from lobes.discovery import find_heads
 from lobes.experiments.loading import (
@@ -22,6 +23,7 @@ from lobes.heads import HeadSet
 from lobes.measure.iap import check_lesions
 from lobes.measure.steps import Arrays, Plan
 from lobes.metrics import get_metric
+from lobes.modeling import MultiTaskModel
 from lobes.progress import StageProgress
 from lobes.report.page import html
 from lobes.report.pages import page_name, page_of
@@ -31,6 +33,7 @@ from lobes.results.of_matrix import opening
 from lobes.results.over_seeds import ComparedTask, OverSeeds, SeedsIat
 from lobes.results.training import IatSettings
 from lobes.tasks.task import Task
+from lobes.training.weighting import weighted_step
 from lobes.workers import Pool
 
 # One training, and the same with IAT in its last steps.
@@ -116,6 +119,7 @@ def seed_study(
     if set(PAIR) <= set(methods):
         check_lesions(first.lesions, layout, first.learnable)
     first.check(model, first.iat if "iat" in methods else None)
+    _check_weighted(runs, model, [method for method in methods if method in WEIGHTED])
     base = base_fingerprint(model)
     for run in runs:
         run.base = base
@@ -128,6 +132,17 @@ def seed_study(
         scope_of(model, every, first.precision),
         {**opening(study.name), "model": described},
     )
+
+
+def _check_weighted(runs: Sequence[SeedRun], model: MultiTaskModel, methods: Sequence[str]) -> None:
+    """Raise what can be known to be wrong with trainings that weigh the tasks, of any seed."""
+    first = runs[0]
+    for method in methods:
+        weighted_step(first.weighting(method), len(first.tasks), first.device)
+    if methods:
+        first.check(model, weighting=first.weighting(methods[0]))
+    for run in runs if methods else ():
+        run.micro_batches()
 
 
 def described_task(task: Task) -> TaskRecord:
@@ -159,7 +174,8 @@ def described_tasks(run: SeedRun) -> tuple[ComparedTask, ...]:
 def training_arrays(trained: Trained) -> Arrays:
     """Return what is kept of a training: selected step, held-out scores, seconds.
 
-    "held_out" [tasks], "steps" and "seconds" [1]; of IAT also "heads", rows of the number of a
+    "held_out" [tasks], "steps" and "seconds" [1]; the mean "weights" [tasks] where tasks were
+    weighed; of IAT also "heads", rows of the number of a
     task and a site and a head that it trains, and "importance_seconds" [1].
     """
     arrays = {
@@ -167,6 +183,8 @@ def training_arrays(trained: Trained) -> Arrays:
         "steps": np.array([trained.step]),
         "seconds": np.array([trained.seconds]),
     }
+    if trained.weights is not None:
+        arrays["weights"] = trained.weights
     if trained.iat is not None:
         rows = [
             (number, *head)

@@ -38,6 +38,7 @@ FREE_TABLES = {
     "compare": (
         "compare.seeds",
         "compare.methods",
+        "compare.weights",  # each is a training of its own
         "transfer",
         # each training is one measurement, with its exchanges on these examples
         *(key for key in EXTENSIBLE if key != "iap.control_examples"),
@@ -51,6 +52,7 @@ FREE_TABLES = {
         "compare.methods",
         "compare.frozen_learning_rate",
         "compare.penalties",
+        "compare.weights",
         "iap",
         "growth",
     ),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from lobes.config.settings import WEIGHTED
 from lobes.dissociation import verdicts_over_seeds as verdicts
 from lobes.dissociation.dscores import mean_where, shared_tasks
 from lobes.dissociation.seeds import (
@@ -19,7 +20,11 @@ from lobes.results import over_seeds as records
 from lobes.results.base import TaskRecord
 
 # Which ways to train are compared, where both were run: first − second. The headline is the first.
-COMPARED_METHODS = (("iat", "multi"), ("multi", "single"), ("iat", "single"))
+COMPARED_METHODS = (
+    *(("iat", "multi"), ("multi", "single"), ("iat", "single"), ("iat", "tuned")),
+    *((method, "multi") for method in WEIGHTED),
+    *((method, "tuned") for method in WEIGHTED if method != "tuned"),
+)
 COMPARED_STARTS = (("iat", "multi"), ("multi", "pretrained"), ("iat", "pretrained"))
 HEADLINE = "column"  # the D-score that verdicts speak of (docs/method.md#d-scores)
 

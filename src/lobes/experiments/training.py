@@ -121,6 +121,7 @@ def study_trainer(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     iat: IAT | None = None,
+    weighting: str | Sequence[float] | None = None,
     on_step: OnStep | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     **others: Any,
@@ -150,6 +151,7 @@ def study_trainer(
         sampling=settings.sampling,
         temperature=settings.temperature,
         iat=iat,
+        weighting=weighting,
         on_step=on_step,
         callbacks=[*callbacks],
     )

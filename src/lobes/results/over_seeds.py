@@ -280,6 +280,8 @@ class ComparisonResults(OverSeeds):
     """The validation scores of each way to train: seed by task."""
     seconds: dict[str, Vector]
     """How long each seed's training took."""
+    weights: dict[str, Matrix] = Field(default_factory=dict)
+    """The mean weight of each task over the steps, where tasks were weighed: seed by task."""
     lesioning: Lesioning | None
     """What a lesion did to heads; null where there are no D-scores."""
     d_scores: tuple[DScores, ...]
@@ -305,6 +307,8 @@ class ComparisonResults(OverSeeds):
             expect_shape(self.scores[method], shape, "scores")
             _expect_length(self.summary.methods[method].tasks, shape[1])
             expect_shape(self.summary.methods[method].seeds, shape[:1], "the means over the tasks")
+        for method, weights in self.weights.items():
+            expect_shape(weights, shape, f"weights of {method}")
         for each in self.summary.differences:
             _expect_length(each.tasks, shape[1])
             if not {each.first, each.second} <= set(self.methods):

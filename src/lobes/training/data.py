@@ -59,6 +59,12 @@ class TrainingData(Dataset):
             "examples": examples.tolist(),
         }
 
+    def collate_tasks(self, indices: list[int]) -> dict[str, Any]:
+        """Return examples of several tasks, one after the other: under "parts" a batch of each."""
+        tasks = np.searchsorted(self.starts, indices, side="right")
+        ends = np.flatnonzero(np.diff(tasks)) + 1
+        return {"parts": [self.collate(part.tolist()) for part in np.split(indices, ends)]}
+
 
 class TaskLoader(DataLoader):
     """Tells the batch sampler which epoch it is, as the Trainer tells its loader.
@@ -69,6 +75,13 @@ class TaskLoader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         cast(TaskBatchSampler, self.batch_sampler).set_epoch(epoch)
+
+
+def steps_in_all(args: TrainingArguments, batches: int) -> int:
+    """Return how many optimizer steps a training takes, with so many batches in an epoch."""
+    if args.max_steps > 0:
+        return args.max_steps
+    return math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
 
 
 def sampler_of(
@@ -95,3 +108,16 @@ def sampler_of(
         steps_in_epoch = math.ceil(len(new()) / args.gradient_accumulation_steps)
         return new(epochs=math.ceil(args.max_steps / steps_in_epoch))
     return new(epochs=math.ceil(args.num_train_epochs))
+
+
+def worker_settings(args: TrainingArguments) -> dict[str, Any]:
+    """Return how many processes load batches, and what is only allowed where there are any."""
+    if not args.dataloader_num_workers:
+        return {"num_workers": 0}
+    return {
+        "num_workers": args.dataloader_num_workers,
+        "persistent_workers": args.dataloader_persistent_workers,
+        "prefetch_factor": args.dataloader_prefetch_factor,
+        "in_order": getattr(args, "dataloader_in_order", True),
+        "multiprocessing_context": getattr(args, "dataloader_multiprocessing_context", None),
+    }

@@ -6,6 +6,7 @@ Every batch is of one task, and every example of a task is seen once before any 
 Indices count through all tasks: task i's example e is `sizes[0] + … + sizes[i - 1] + e`.
 """
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -92,6 +93,27 @@ class TaskBatchSampler:
         """How many batches each task has in the present epoch, over all processes."""
         return tuple((self._before(self.epoch + 1) - self._before(self.epoch)).tolist())
 
+    def batches_in(self, steps: int) -> tuple[int, ...]:
+        """Return how many of a training's first `steps` batches are each task's."""
+        epoch, rest = divmod(steps, self._total)
+        last = copy.copy(self)
+        last.set_epoch(epoch)
+        begun = np.bincount(last._order()[:rest], minlength=len(self.sizes))
+        return tuple((self._before(epoch) + begun).tolist())
+
+    def examples_in(self, task: int, batches: int) -> int:
+        """Return how many examples a task's first `batches` batches have, repetitions included."""
+        cycles, rest = divmod(batches, self.batches_in_cycle[task])
+        begun = sum(map(len, self._cycle(task, cycles)[:rest]))
+        return cycles * self._in_cycle(task) + begun
+
+    def examples_from(self, task: int, place: int) -> Iterator[int]:
+        """Yield a task's examples in the order of its batches, without end, from `place` on."""
+        cycle, done = divmod(place, self._in_cycle(task))
+        for number in itertools.count(cycle):
+            yield from np.concatenate(self._cycle(task, number))[done:].tolist()
+            done = 0
+
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration give the batches of `epoch`, counted from 0."""
         self.epoch = epoch
@@ -121,6 +143,11 @@ class TaskBatchSampler:
     def _total(self) -> int:
         """How many batches an epoch has, over all tasks and processes."""
         return sum(self.batches_in_cycle)
+
+    def _in_cycle(self, task: int) -> int:
+        """How many examples a task has in each cycle."""
+        most = self.batches_in_cycle[task] * self.batch_size
+        return min(self.sizes[task], most)
 
     def _quotas_of(self, epoch: int) -> Int[np.ndarray, " tasks"]:
         """How many batches each task has in one of the first epochs; not for "round_robin"."""
@@ -187,6 +214,54 @@ class TaskBatchSampler:
     def _generator(self, number: int, stream: int) -> np.random.Generator:
         """A generator for each cycle of each task, and one more for each epoch's order of tasks."""
         return np.random.default_rng([self.seed, number, stream])
+
+
+class MicroBatchSampler:
+    """A micro-batch of every task for each of a training's `steps` steps.
+
+    Over the training each task has exactly the examples, in the order, that it has in the first
+    `steps` batches of `sampler`, whose batches are of one task each. If these are E examples, step
+    t of T, counted from 0, has those from place ⌊t·E/T⌋ up to place ⌊(t + 1)·E/T⌋. An epoch has as
+    many steps as that of `sampler`. Gives lists of indices, the tasks one after the other.
+    Raises `ConfigError` for a task, of those that are named, with fewer examples than steps.
+    """
+
+    def __init__(self, sampler: TaskBatchSampler, steps: int, names: Sequence[str]) -> None:
+        self.sampler, self.steps = sampler, steps
+        batches = enumerate(sampler.batches_in(steps))
+        self.examples = tuple(sampler.examples_in(task, count) for task, count in batches)
+        for name, examples in zip(names, self.examples, strict=True):
+            if examples < steps:
+                raise ConfigError(
+                    f"Task {name!r} has {examples} examples in the {steps} steps of this training, "
+                    f"of which each needs one: take larger batches, or another sampling, such as "
+                    f'"uniform".'
+                )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration give the micro-batches of `epoch`, counted from 0."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.sampler.epoch * len(self)
+        places = self._places(first)
+        streams = [self.sampler.examples_from(task, place) for task, place in enumerate(places)]
+        for step in range(first, min(first + len(self), self.steps)):
+            ends = self._places(step + 1)
+            sizes = [end - place for end, place in zip(ends, places, strict=True)]
+            yield [
+                example
+                for stream, size in zip(streams, sizes, strict=True)
+                for example in itertools.islice(stream, size)
+            ]
+            places = ends
+
+    def _places(self, step: int) -> list[int]:
+        """How many examples each task has before a step."""
+        return [step * examples // self.steps for examples in self.examples]
 
 
 def apportion(weights: Float[np.ndarray, " tasks"], total: int) -> Int[np.ndarray, " tasks"]:

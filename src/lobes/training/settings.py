@@ -1,11 +1,14 @@
-"""The settings of Important Attention-head Training, declared once for library and study file."""
+"""The settings of ways to train, declared once for library and study file."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from lobes import limits
 from lobes.errors import ConfigError
 from lobes.scores import head_count
+
+# Methods against interference, which weigh the tasks in each step: `weighting.py`.
+Weighting = Literal["sum", "pcgrad", "mgda", "cagrad", "imtl", "famo", "uncertainty"]
 
 
 @dataclass(frozen=True, kw_only=True)

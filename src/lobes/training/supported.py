@@ -271,6 +271,36 @@ def check_types(args: object, iat: object) -> None:
         )
 
 
+def check_weighted(args: TrainingArguments, iat: object) -> None:
+    """Raise `ConfigError` for what does not go with a micro-batch of every task in each step."""
+    for name, is_given, instead in (
+        (
+            "iat",
+            iat is not None,
+            "whose batches are of every task: leave one of the two out",
+        ),
+        (
+            "gradient_accumulation_steps",
+            args.gradient_accumulation_steps > 1,
+            "which weighs each batch by itself: set it to 1",
+        ),
+        ("fp16", args.fp16, "which needs gradients that are not scaled: use bf16=True or neither"),
+        ("fsdp", bool(args.fsdp), "which needs whole gradients: train in one process"),
+        (
+            "save_strategy",
+            args.save_strategy != "no",
+            "since checkpoints do not hold what a method has learned: set it to 'no'",
+        ),
+    ):
+        if is_given:
+            raise ConfigError(f"{name} does not go with weighting, {instead}.")
+    if args.world_size > 1 or args.n_gpu > 1:
+        raise ConfigError(
+            f"weighting trains in one process and on one device, not on "
+            f"{max(args.world_size, args.n_gpu)}: start one process, or set CUDA_VISIBLE_DEVICES."
+        )
+
+
 def trainable(model: TaskModel, tasks: Sequence[Task]) -> MultiTaskModel:
     """Return the model if it can be trained on the tasks; raise otherwise."""
     if not isinstance(model, MultiTaskModel):

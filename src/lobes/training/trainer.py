@@ -55,16 +55,25 @@ from lobes.training.checkpoints import (
     rotate,
     steps_of,
 )
-from lobes.training.data import TaskLoader, TrainingData, sampler_of
+from lobes.training.data import (
+    TaskLoader,
+    TrainingData,
+    sampler_of,
+    steps_in_all,
+    worker_settings,
+)
 from lobes.training.iat import IAT, IatPhase
+from lobes.training.sampling import MicroBatchSampler, TaskBatchSampler
 from lobes.training.supported import (
     building,
     check_arguments,
     check_types,
+    check_weighted,
     checkpoints_activations,
     recomputes,
     trainable,
 )
+from lobes.training.weighting import shared_parameters, weighted_step
 from lobes.transfers import Transfers
 
 OnStep = Callable[[int, int, str, float], None]
@@ -81,6 +90,10 @@ class MultiTaskTrainer(Trainer):
     into a batch: see `TaskBatchSampler`. `iat` turns, late in the training, to training each
     task's important heads only: see `IAT`. `on_step(step, total, task, loss)` is called after
     each optimizer step with its last batch's task and loss.
+
+    With `weighting`, each step has a micro-batch of every task instead, and a method against
+    interference weighs them, or the given weights, one for each task: see `weighting.py`. With
+    one task there is nothing to weigh.
 
     Texts are tokenized once, here; nothing is written before the training starts. A seed fixes
     the run: dropout draws from the global random state, which `train` sets from `args.seed` as the
@@ -99,6 +112,7 @@ class MultiTaskTrainer(Trainer):
         temperature: float = 2.0,
         group_lengths: bool = True,
         iat: IAT | None = None,
+        weighting: str | Sequence[float] | None = None,
         on_step: OnStep | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
@@ -107,8 +121,15 @@ class MultiTaskTrainer(Trainer):
         self.data = TrainingData(model, self.tasks)
         check_types(args, iat)
         args = args or training_arguments("lobes-training", epochs=3, progress=True)
-        self.sampler = sampler_of(args, self.data, sampling, temperature, group_lengths)
+        self.sampler: TaskBatchSampler | MicroBatchSampler
+        self.sampler = plain = sampler_of(args, self.data, sampling, temperature, group_lengths)
         check_arguments(args, model, self.tasks, len(self.sampler))
+        self.weighted = weighted_step(weighting, len(self.tasks), args.device, args.seed)
+        self._after_step: Callable[[], None] = lambda: None
+        if self.weighted is not None:
+            check_weighted(args, iat)
+            steps = steps_in_all(args, len(plain))
+            self.sampler = MicroBatchSampler(plain, steps, self.data.names)
         self._own = model
         self._iat = None if iat is None else self._phase(iat, args)
         self.losses: list[dict[str, Any]] = []
@@ -206,10 +227,7 @@ class MultiTaskTrainer(Trainer):
     @property
     def total_steps(self) -> int:
         """How many optimizer steps the whole run takes."""
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        steps_in_epoch = math.ceil(len(self.sampler) / self.args.gradient_accumulation_steps)
-        return math.ceil(self.args.num_train_epochs * steps_in_epoch)
+        return steps_in_all(self.args, len(self.sampler))
 
     def _finished(self, checkpoint: Path) -> TrainOutput:
         """Take over a run that ended; the Trainer would train one step more."""
@@ -225,24 +243,31 @@ class MultiTaskTrainer(Trainer):
         return TaskLoader(
             self.data,
             batch_sampler=self.sampler,
-            collate_fn=self.data.collate,
-            num_workers=self.args.dataloader_num_workers,
+            collate_fn=self.data.collate if self.weighted is None else self.data.collate_tasks,
             pin_memory=self.args.dataloader_pin_memory,
-            **self._worker_settings(),
+            **worker_settings(self.args),
         )
 
-    def _worker_settings(self) -> dict[str, Any]:
-        """What only means something, and is only allowed, with processes that load batches."""
-        if not self.args.dataloader_num_workers:
-            return {}
-        return {
-            "persistent_workers": self.args.dataloader_persistent_workers,
-            "prefetch_factor": self.args.dataloader_prefetch_factor,
-            "in_order": getattr(self.args, "dataloader_in_order", True),
-            "multiprocessing_context": getattr(
-                self.args, "dataloader_multiprocessing_context", None
-            ),
-        }
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Leave the gradients of one step in the parameters; return its mean loss."""
+        if self.weighted is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        parts = self._prepare_inputs(inputs)["parts"]
+        losses = [partial(self._loss_of, self.compute_loss, model, part) for part in parts]
+        unrecorded, bare = super().compute_loss, [dict(part) for part in parts]
+        again = [partial(self._loss_of, unrecorded, model, part) for part in bare]
+        for part in bare:
+            del part["examples"]
+        self._after_step = partial(self.weighted.after_step, again)
+        shared = shared_parameters(self._own)
+        return self.weighted.backward(losses, self.accelerator.backward, shared).mean()
+
+    def _loss_of(self, compute: Callable[..., Any], model: nn.Module, part: Any) -> torch.Tensor:
+        with self.compute_loss_context_manager():
+            return compute(model, dict(part))
 
     def compute_loss(
         self,
@@ -376,6 +401,11 @@ class MultiTaskTrainer(Trainer):
     def _checkpoint(self, wanted: str | os.PathLike[str] | bool | None) -> Path | None:
         if wanted is None or wanted is False:
             return None
+        if self.weighted is not None:
+            raise ConfigError(
+                "A training with weighting does not continue from a checkpoint: leave "
+                "resume_from_checkpoint out."
+            )
         if wanted is True:
             found = intact_checkpoint(self.args.output_dir)
             if found is None:
@@ -491,5 +521,6 @@ class _Progress(TrainerCallback):
                 model.classifiers[task].zero_grad(set_to_none=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer._after_step()
         if self.trainer._on_step is not None:
             self.trainer._on_step(state.global_step, state.max_steps, *self.trainer._last)

@@ -30,23 +30,29 @@ from lobes.results.over_seeds import (
 )
 
 ALL_TASKS = "all tasks (mean)"
-WAYS = (
-    ("single-task", "A model of its own for each task, trained on that task alone."),
-    (
-        "multi-task",
-        "One encoder for all tasks, a classifier for each; every batch comes from one task.",
-    ),
-    (
-        "IAT",
-        "The same training up to the switch; after it, each task trains its own important heads "
-        "only.",
-    ),
-    ("frozen encoder", "Only the classifiers are trained."),
-    (
-        "linear probe",
-        "A ridge regression on the outputs of the encoder as it is, solved in closed form.",
-    ),
-)
+# What each way to train is, with its source.
+WAYS = {
+    "single": "A model of its own for each task, trained on that task alone.",
+    "multi": "One encoder for all tasks, a classifier for each; every batch comes from one task.",
+    "iat": "The same training up to the switch; after it, each task trains its own important heads "
+    "only.",
+    "frozen": "Only the classifiers are trained.",
+    "probe": "A ridge regression on the outputs of the encoder as it is, solved in closed form.",
+    "sum": "The examples of multi-task training, a micro-batch of every task in each step; the "
+    "losses are added up. So it is in the methods that follow, which weigh the tasks.",
+    "pcgrad": "Each task’s gradient loses its components against the others’ (Yu et al. 2020).",
+    "mgda": "The convex combination of the gradients with the smallest norm (Désidéri 2012; Sener "
+    "and Koltun 2018).",
+    "cagrad": "The direction near the mean gradient that most helps the task worst off (Liu et al. "
+    "2021).",
+    "imtl": "The direction with equal projections on the tasks’ gradients (Liu et al. 2021).",
+    "famo": "Weights of the losses, learned so that all fall at the same rate (Liu et al. 2023).",
+    "uncertainty": "Weights of the losses, learned as the uncertainty of each task (Kendall et al. "
+    "2018).",
+    "tuned": "A sum with the weights of a grid that do best on held-out data, to compare such "
+    "methods with (Xin et al. 2022; Kurin et al. 2022).",
+}
+AGAINST = {"single": "single-task training", "tuned": "a tuned sum of the losses"}
 
 
 def page_of(results: ComparisonResults) -> Page:
@@ -60,6 +66,7 @@ def page_of(results: ComparisonResults) -> Page:
         _facts(results),
         (
             _scores(results),
+            _weights(results),
             parts.differences(
                 results,
                 "The first",
@@ -89,7 +96,7 @@ def page_of(results: ComparisonResults) -> Page:
                 },
             ),
         ),
-        (*glossary.over_seeds(level), *WAYS, *lesions),
+        (*glossary.over_seeds(level), *((NAMES[m], WAYS[m]) for m in results.methods), *lesions),
     )
 
 
@@ -145,9 +152,9 @@ def _performance_sentences(results: ComparisonResults, entry: Differences) -> li
     for other in results.summary.differences[1:]:
         if (other.first, other.second) == ("multi", "single"):
             sentences.append(_negative_transfer(results, other))
-        if (other.first, other.second) == ("iat", "single"):
-            found = in_words(results, other.mean.tested)
-            sentences.append(f"Against single-task training, IAT makes a difference of {found}.")
+        if other.first == "iat":
+            found, against = in_words(results, other.mean.tested), AGAINST[other.second]
+            sentences.append(f"Against {against}, IAT makes a difference of {found}.")
     return sentences
 
 
@@ -227,6 +234,26 @@ def _scores(results: ComparisonResults) -> Section:
         f"Scores on the validation examples, means over seeds with {level} intervals",
     )
     return Section("scores", "Scores", (Prose(text), table), contents="Scores")
+
+
+def _weights(results: ComparisonResults) -> Section | None:
+    """How the methods against interference weighed the tasks."""
+    if not results.weights:
+        return None
+    text = (
+        "The mean weight of each task’s gradient or loss over the steps, and over the seeds. Only "
+        "their proportions can be compared between methods."
+    )
+    means = {method: np.mean(each, axis=0).tolist() for method, each in results.weights.items()}
+    rows = zip(results.names, *means.values(), strict=True)
+    table = Table(
+        "weights",
+        "Mean weight of each task",
+        (Column("Task"), *(Column(NAMES[method], "number") for method in means)),
+        tuple(Row(row) for row in rows),
+        look="plain",
+    )
+    return Section("weights", "Weights of the tasks", (Prose(text), table), contents="Weights")
 
 
 def _score_lines(results: ComparisonResults, entry: Differences) -> list[Line]:

@@ -39,6 +39,14 @@ NAMES = {
     "iat": "IAT",
     "frozen": "frozen encoder",
     "probe": "linear probe",
+    "sum": "plain sum",
+    "pcgrad": "PCGrad",
+    "mgda": "MGDA",
+    "cagrad": "CAGrad",
+    "imtl": "IMTL-G",
+    "famo": "FAMO",
+    "uncertainty": "uncertainty weighting",
+    "tuned": "tuned sum",
     "pretrained": "pre-trained",
 }
 
