@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
 import lobes
@@ -20,6 +21,7 @@ from fake_results import fake_results
 from lobes import HeadLayout, HeadScores, HeadSet, Site
 from lobes.errors import ConfigError, HeadError, LobesError, ModelError, RunError
 from lobes.experiments.heads_to_prune import Choice, mean_rank
+from lobes.experiments.model_card import model_card
 from lobes.experiments.open_model import open_model
 from lobes.experiments.prune import MARKER, compare_speed, prune_model, timing_inputs
 from lobes.modeling import MultiTaskModel
@@ -194,6 +196,53 @@ def test_the_folder_is_whole_and_gives_what_ablation_gives(bert: Path, tmp_path:
     assert before - after == 3 * 6 * (4 * 30 + 3)
     assert record["largest_difference"] <= 1e-5
     assert record["speed"]["ratio"] > 0
+    card = ModelCard.load(to / "README.md")  # of a card without metadata
+    assert card.data.to_dict() == {
+        "library_name": "lobes",
+        "tags": ["pruned", "attention-heads", "lobes"],
+    }
+    for said in ("| 0 | 1 |\n| 1 | 0, 2 |", "without 3 of its 10 attention heads", "\n\nwords\n"):
+        assert said in card.text
+    assert 'lobes.load_pruned("NAME")' in card.text
+    assert "## Scores" not in card.text
+
+
+def test_the_model_card_goes_on_from_the_whole_models(tmp_path: Path) -> None:
+    heads = HeadSet.parse("0:1 1:0")
+    results = fake_results(tasks=("easy", "h|rd"), sites=(3, 2), fractions=(0.5,), training=False)
+    results["fractions"][0]["lesions"] = {"easy": "0:0 1:1", "h|rd": str(heads)}
+    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    choice = Choice(run=tmp_path, fraction=0.5, task="h|rd")
+    scores = choice.scores(heads)
+    matrix = results["fractions"][0]["scores"][1]
+    assert [score["ablated"] for score in scores] == matrix
+    assert [score["whole"] for score in scores] == [task["base"] for task in results["tasks"]]
+    assert {score["ablated"] for score in choice.scores(HeadSet.parse("0:2"))} == {None}
+    record = {
+        "model": "org/<b>whole</b>", "export": "native", "chosen": choice.rule, "heads": str(heads),
+        "n_heads": [5, 3], "n_parameters": [1000, 900], "largest_difference": 2e-7,
+        "scores": scores,
+    }  # fmt: skip
+    base = (
+        "---\nlicense: mit\nlanguage: en\ntags:\n- small\nmodel-index:\n- name: whole\n---\n"
+        "# Whole\n\nHow it was trained."
+    )
+    card = ModelCard(model_card(record, "load()", hub_name="org/whole", base=base))
+    assert card.data.to_dict() == {
+        "license": "mit",
+        "language": "en",
+        "tags": ["small", "pruned", "attention-heads", "lobes"],
+        "library_name": "transformers",
+        "base_model": "org/whole",
+    }
+    assert f"| h\\|rd | {scores[1]['metric']} | {scores[1]['whole']:.4f} | {matrix[1]:.4f} |" in (
+        card.text
+    )
+    assert "\\<b\\>" in card.text
+    assert card.text.endswith("# Whole\n\nHow it was trained.\n")
+    damaged = ModelCard(model_card(record, "load()", hub_name=None, base="---\n: [\n---\nwords"))
+    assert damaged.data.license is None
+    assert "words" in damaged.text
 
 
 def test_zeros_at_full_size_load_in_transformers_alone(bert: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -98,6 +99,29 @@ class Choice:
                 f"give a larger one."
             )
         return chosen
+
+    def scores(self, heads: HeadSet) -> list[dict[str, Any]]:
+        """Return what the run measured of its tasks: with all heads, and with these ablated.
+
+        `ablated` is None where no lesion of the run is this set of heads.
+        """
+        if self.run is None:
+            return []
+        results = read(self.run, RunResults)
+        names = [task.name for task in results.tasks]
+        under = next(
+            (
+                fraction.scores[names.index(task)].tolist()
+                for fraction in results.fractions
+                for task, lesion in fraction.lesions.items()
+                if lesion == heads
+            ),
+            [None] * len(names),
+        )
+        return [
+            {"task": task.name, "metric": task.metric, "whole": task.base, "ablated": score}
+            for task, score in zip(results.tasks, under, strict=True)
+        ]
 
     def _ranking(self, results: RunResults) -> HeadScores:
         scores = {entry.task: HeadScores(entry.values) for entry in results.importance}

@@ -23,6 +23,7 @@ from lobes.discovery import find_heads, guess_inputs
 from lobes.errors import ConfigError, ModelError, RunError
 from lobes.experiments.heads_to_prune import Choice
 from lobes.experiments.manifest import PRUNED_MARKER
+from lobes.experiments.model_card import model_card
 from lobes.experiments.open_model import open_model
 from lobes.files import disk_faults, read_json, restore, writing_folder
 from lobes.heads import HeadLayout, HeadSet
@@ -58,8 +59,8 @@ def prune_model(
 ) -> dict[str, Any]:
     """Write `model`, by default the run's, without the chosen heads to `to`; return the record.
 
-    What lies beside the model's weights, such as its tokenizer, comes along. `length` is that of
-    the texts on which the models are timed.
+    What lies beside the model's weights, such as its tokenizer, comes along; its model card goes
+    on below the pruned model's own. `length` is that of the texts on which the models are timed.
 
     Raises `RunError` for a folder that holds something (with `fresh`: something that was not
     written here) or cannot be written, and whatever `open_model`, `Choice` and `prune` raise.
@@ -92,6 +93,7 @@ def prune_model(
         record["n_parameters"] = [_size(whole), _size(saved)]
         timing = partial(tell, "timing")
         record["speed"] = compare_speed(whole, saved, inputs, timing)
+        _write_card(folder / "README.md", record, name, saved)
     return record
 
 
@@ -131,7 +133,21 @@ def _described(
         "heads": str(heads),
         "dropped_by_site": heads.counts(),
         "n_heads": [layout.total, layout.total - len(heads)],
+        **({"scores": scores} if (scores := choice.scores(heads)) else {}),
     }
+
+
+def _write_card(file: Path, record: Mapping[str, Any], name: str, model: nn.Module) -> None:
+    """Write the model card over the whole model's, whose text it goes on with."""
+    kind = type(model).__name__
+    loading = 'import lobes\n\nmodel = lobes.load_pruned("NAME")'
+    if isinstance(model, MultiTaskModel):
+        loading = 'import lobes\n\nmodel = lobes.MultiTaskModel.from_pretrained("FOLDER")'
+    elif record["export"]:
+        loading = f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("NAME")'
+    base = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    hub_name = None if os.path.isdir(name) else name
+    file.write_text(model_card(record, loading, hub_name=hub_name, base=base), encoding="utf-8")
 
 
 def _save(model: Any, name: str, folder: Path, trust_remote_code: bool) -> None:
