@@ -168,6 +168,14 @@ def tasks_and_model() -> dict:
     return {"lobes": lobes, "torch": torch, "tasks": tasks, "model": model, "heads": heads}
 
 
+def _generation() -> dict:
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = "left"
+    config = transformers.GPT2Config(vocab_size=31, n_embd=18, n_layer=4, n_head=6, pad_token_id=0)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    return {"model": model, "tokenizer": tokenizer, "texts": ["a boat", "the dull wind", "soup"]}
+
+
 def _iat() -> dict:
     from lobes.training.arguments import training_arguments
 
@@ -202,8 +210,9 @@ def _pruning() -> dict:
 
     model = build_model().eval()
     inputs = {"input_ids": torch.tensor([[2, 7, 5, 3]])}
-    others = {"build_model": build_model, "inputs": inputs}
-    return {**tasks_and_model(), "model": model, **others}
+    given = tasks_and_model()
+    others = {"build_model": build_model, "inputs": inputs, "task": given["tasks"][0]}
+    return {**given, "model": model, **others, "multi_task_model": given["model"].eval()}
 
 
 def _tasks() -> dict:
@@ -229,6 +238,7 @@ WORDS = {
 }
 # What the blocks of a page take as given.
 GIVEN = {
+    "docs/generation.md": _generation,
     "docs/iat.md": _iat,
     "docs/lora.md": _iat,
     "docs/method.md": tasks_and_model,
@@ -246,6 +256,9 @@ GIVEN = {
         if blocks(page, "python")
     ],
 )
+@pytest.mark.filterwarnings(
+    r"ignore:.torch\.jit\.:DeprecationWarning"
+)  # torch.export's own imports
 @pytest.mark.usefixtures("at_home")
 def test_every_python_block_runs(page, request, tmp_path, monkeypatch):
     reads_runs = any("runs/" in code for code in blocks(page, "python"))

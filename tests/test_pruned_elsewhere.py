@@ -11,8 +11,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import zoo
 from lobes import HeadSet, ablate, prune
 from lobes.pruning.plan import KEY
+from tiny_models import tiny_model
 
+HEADS = HeadSet.parse("0:1 1:0,2")
 IDS = torch.tensor([[5, 6, 7, 8, 9, 11, 13], [14, 4, 5, 9, 8, 7, 6]])
+# three texts with padding; a model is exported with two of them, and runs with any number
+BATCH = {"input_ids": IDS[[0, 1, 0]], "attention_mask": torch.ones(3, 7, dtype=torch.int64)}
+BATCH["attention_mask"][1, 4:] = 0
+EXAMPLE = {name: value[:2, :5].contiguous() for name, value in BATCH.items()}
 
 
 @torch.no_grad()
@@ -62,3 +68,45 @@ def test_layers_with_other_numbers_of_heads_load_in_transformers_alone(
     assert plain.config.to_dict()["per_layer_config"] == said
     torch.testing.assert_close(states(plain), ablated(model, HeadSet.parse(heads)))
     assert plain.num_parameters() < model.num_parameters()
+
+
+# torch's compilers, and ONNX Runtime
+
+
+@pytest.fixture(scope="module", params=["bert", "gpt2", "llama"])
+def pruned(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
+    """A pruned model, and what the whole one gives for `BATCH` while the heads are ablated."""
+    model: Any = tiny_model(request.param, attention="sdpa")
+    model.config.use_cache = False  # a cache among the outputs is nothing that torch.export knows
+    with torch.no_grad(), ablate(model, HEADS):
+        expected = model(**BATCH)[0]
+    return prune(model, HEADS), expected
+
+
+SIZES = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in BATCH}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(r"ignore:.torch\.jit\.:DeprecationWarning")
+@torch.no_grad()
+def test_pruned_models_compile_and_export(pruned: tuple[Any, Tensor]) -> None:
+    model, expected = pruned
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(**BATCH)[0], expected)
+    program = torch.export.export(model, (), kwargs=EXAMPLE, dynamic_shapes=SIZES)
+    torch.testing.assert_close(program.module()(**BATCH)[0], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_pruned_models_run_in_onnx_runtime(pruned: tuple[Any, Tensor], tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    model, expected = pruned
+    program = torch.onnx.export(
+        model, (), kwargs=EXAMPLE, dynamic_shapes=SIZES, dynamo=True, verbose=False
+    )
+    assert program is not None
+    program.save(tmp_path / "pruned.onnx")
+    session = runtime.InferenceSession(tmp_path / "pruned.onnx")
+    found = session.run(None, {name: value.numpy() for name, value in BATCH.items()})
+    torch.testing.assert_close(torch.from_numpy(found[0]), expected)
