@@ -288,6 +288,10 @@ class TrainingConfig(Section):
     sampling: Sampling = "proportional"
     temperature: Annotated[float, limits.TEMPERATURE] = 2.0
     dropout: Annotated[float, limits.DROPOUT] = 0.1
+    # None: the encoder's own weights train; else LoRA adapters on all its heads
+    lora_rank: Annotated[int, limits.RANK] | None = None
+    lora_alpha: Annotated[float, limits.LORA_ALPHA] = 16.0
+    lora_dropout: Annotated[float, limits.DROPOUT] = 0.0
     save_every: Annotated[int, limits.STEPS] | None = None
     report_to: Texts = Field(
         (), description='names of trackers that transformers knows, such as ["tensorboard"]'

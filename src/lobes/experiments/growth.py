@@ -29,6 +29,7 @@ from lobes.experiments.store import RunFolder
 from lobes.measure.iap import lesion_plan
 from lobes.measure.steps import Plan, Step, changed, together
 from lobes.modeling import MultiTaskModel
+from lobes.modeling.saved_adapters import save_merged
 from lobes.results.training import Training
 from lobes.tasks.subsets import growing_order
 from lobes.tasks.task import Task
@@ -58,7 +59,7 @@ class KeepModels(TrainerCallback):
         if step in growth_steps(self.study, state.max_steps) and state.is_world_process_zero:
             record = {"step": step, "of": state.max_steps}
             with self.folder.writing_model(record, _name(step)) as unfinished:
-                self.model.save_pretrained(unfinished)
+                save_merged(self.model, unfinished)
 
 
 def growth_plan(

@@ -13,9 +13,11 @@ from lobes.config.settings import TaskConfig
 from lobes.config.study import StudyConfig
 from lobes.data.batching import tokenizer_state
 from lobes.data.texts import digest
+from lobes.discovery import find_heads
 from lobes.errors import DataError, RunError
 from lobes.files import fingerprint
 from lobes.modeling import MultiTaskModel, TaskModel
+from lobes.modeling.head_lora import head_lora
 from lobes.progress import StageProgress
 from lobes.tasks.harness import harness_task
 from lobes.tasks.sources import load_task
@@ -99,6 +101,21 @@ def new_model(study: StudyConfig, tasks: Sequence[Task]) -> MultiTaskModel:
     if study.max_length is None and model.image_processor is None:
         model.max_length = min(model.max_length, LONGEST_BY_DEFAULT)
     return model
+
+
+def with_adapters(study: StudyConfig, model: MultiTaskModel) -> MultiTaskModel:
+    """Return the model, with adapters on all its heads where the study trains those alone."""
+    settings = study.training
+    if settings.lora_rank is None:
+        return model
+    return head_lora(
+        model,
+        find_heads(model).all_heads(),
+        r=settings.lora_rank,
+        alpha=settings.lora_alpha,
+        dropout=settings.lora_dropout,
+        seed=study.seed,
+    )
 
 
 def measuring_device() -> str:

@@ -38,7 +38,7 @@ from transformers import TrainerCallback
 from lobes.config.settings import WEIGHTED, CompareConfig, IatConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
-from lobes.experiments.loading import check_base, new_model
+from lobes.experiments.loading import check_base, new_model, with_adapters
 from lobes.experiments.training import study_trainer, warn_near_chance
 from lobes.files import disk_faults, remove
 from lobes.measure.evaluation import evaluate
@@ -47,6 +47,7 @@ from lobes.measure.steps import Arrays
 from lobes.modeling import MultiTaskModel, is_saved_model
 from lobes.modeling.precision import resolve_precision
 from lobes.modeling.saved import ENCODER
+from lobes.modeling.saved_adapters import merge
 from lobes.progress import Progress
 from lobes.report.seeds.parts import NAMES
 from lobes.tasks.subsets import hold_out
@@ -245,6 +246,8 @@ class SeedRun:
         """
         parts = self.parts if number is None else (self.parts[number],)
         model, settings = self.new_model(parts), dict[str, Any]()
+        if method != "frozen":
+            model = with_adapters(self.study, model)
         if number is not None:
             settings["steps"] = self.steps_of_tasks[number]
         if method == "iat":
@@ -263,10 +266,12 @@ class SeedRun:
             return self.train("multi", progress), self.train("iat", progress)
         path = self.checkpoints / f"checkpoint-{switch}"
         try:
-            first = self.trainer(self.new_model(), self.parts, progress=progress)
+            model = with_adapters(self.study, self.new_model())
+            first = self.trainer(model, self.parts, progress=progress)
             fork = _Fork(switch)
             multi = self._train(first, "multi", fork=fork)
-            second = self.trainer(self.new_model(), self.parts, iat=self.iat, progress=progress)
+            model = with_adapters(self.study, self.new_model())
+            second = self.trainer(model, self.parts, iat=self.iat, progress=progress)
             kept: dict[str, Any] = {"best": fork.best, "checkpoint": path, "before": fork.seconds}
             iat = self._train(second, "iat", **kept)
         finally:
@@ -330,6 +335,7 @@ class SeedRun:
         assert keeper.best is not None  # the last step is always evaluated
         model = trainer.model
         keeper.best.load(model)
+        merge(model)
         scores = [keeper.best.scores[f"eval_{task.name}_{task.metric}"] for task in trainer.tasks]
         named = {task.name: score for task, score in zip(trainer.tasks, scores, strict=True)}
         what = f"Seed {self.study.seed}, {NAMES[method]}, held-out data"

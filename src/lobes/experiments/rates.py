@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from lobes.experiments.loading import Loaded
+from lobes.experiments.loading import Loaded, with_adapters
 from lobes.experiments.training import study_trainer
 from lobes.heads import HeadLayout, HeadSet
 from lobes.measure.evaluation import evaluate, examples_of, task_means
@@ -268,6 +268,7 @@ def _training(loaded: Loaded) -> TrainingRate:
     tasks = [_fewer(task, loaded.tasks) for task in loaded.tasks]
     model = deepcopy(loaded.model)
     assert isinstance(model, MultiTaskModel)
+    model = with_adapters(loaded.study, model)
     trainer = study_trainer(loaded.study, Path("unused"), model, tasks)
     lengths, batches = trainer.data.lengths, []
     for _, batch in zip(range(_BATCHES), trainer.sampler, strict=False):
@@ -276,7 +277,8 @@ def _training(loaded: Loaded) -> TrainingRate:
     before = _peak(loaded.model.device)
     few, many = _steps(trainer, batches)
     grown = _peak(loaded.model.device) - before
-    state = 3 * sum(each.numel() * each.element_size() for each in model.parameters())
+    weights = [each for each in model.parameters() if each.requires_grad]
+    state = 3 * sum(each.numel() * each.element_size() for each in weights)
     del trainer, model
     gc.collect()
     activations = max(0, grown - state)

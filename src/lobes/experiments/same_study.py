@@ -100,6 +100,8 @@ def _idle(study: StudyConfig) -> list[str]:
         idle.append("iap.exact")
     if training.sampling != "temperature":
         idle.append("training.temperature")
+    if training.lora_rank is None:
+        idle += ["training.lora_alpha", "training.lora_dropout"]
     if not training.enabled:
         idle += [f"training.{name}" for name in type(training).model_fields if name != "enabled"]
         idle += ["iat", "growth"]

@@ -12,11 +12,13 @@ from transformers import TrainerCallback
 
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
+from lobes.experiments.loading import with_adapters
 from lobes.experiments.store import SECONDS, RunFolder
 from lobes.files import disk_faults, plain, read_json
 from lobes.limits import STEPS
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
+from lobes.modeling.saved_adapters import is_adapted, save_adapters, save_merged
 from lobes.progress import StageProgress
 from lobes.report import formatting as fmt
 from lobes.results.training import Training
@@ -25,6 +27,8 @@ from lobes.training.arguments import training_arguments
 from lobes.training.settings import IAT
 from lobes.training.trainer import MultiTaskTrainer, OnStep
 
+# Where adapters lie beside the model that they are merged into.
+ADAPTERS = "adapters"
 # How often every task is evaluated in a training, the end included.
 EVALUATIONS = 4
 # A checkpoint is written this often, but not every few steps of a short training.
@@ -57,6 +61,7 @@ def train(
     """
     checkpoints = folder.path / "checkpoints"
     clock, pace = _Clock(folder), rhythm(study, tasks)
+    model = with_adapters(study, model)
     with disk_faults(checkpoints):
         trainer = study_trainer(
             study,
@@ -86,7 +91,9 @@ def train(
         }
     )
     with folder.writing_model(record) as unfinished:
-        model.save_pretrained(unfinished)
+        save_merged(model, unfinished)
+        if is_adapted(model.encoder):
+            save_adapters(model.encoder, unfinished / ADAPTERS)
     folder.remove_checkpoints()
     return Training.model_validate(record)
 

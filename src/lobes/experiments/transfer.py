@@ -23,7 +23,7 @@ import numpy as np
 from lobes.config.settings import TransferConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
-from lobes.experiments.loading import check_inputs, load_tasks, measuring_device
+from lobes.experiments.loading import check_inputs, load_tasks, measuring_device, with_adapters
 from lobes.experiments.methods import SeedRun, free, freeing, with_defaults
 from lobes.experiments.over_seeds import (
     PAIR,
@@ -212,7 +212,7 @@ class _Transfer:
 
     def tuned(self, start: str, subset: Task, progress: Progress) -> Arrays:
         """Fine-tune one start on some of the new task's training data, and score it."""
-        model = self.new_model(start)
+        model = with_adapters(self.run.study, self.new_model(start))
         begin = time.perf_counter()
         trainer = self.run.trainer(
             model,

@@ -5,6 +5,7 @@ encoder/ then holds adapter_config.json and adapter_model.safetensors beside the
 the heads that `head_lora` limited the adapters to. A base model with other weights is refused.
 """
 
+import copy
 import hashlib
 import importlib
 import sys
@@ -86,6 +87,21 @@ def save_adapters(encoder: Any, folder: Path) -> None:
     """Write an encoder's adapters, as peft does."""
     # "auto" would ask the hub for the base model's vocabulary
     encoder.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+
+
+def merge(model: Any) -> None:
+    """Merge the adapters of a `MultiTaskModel`'s encoder into its weights, if it has any."""
+    if is_adapted(model.encoder):
+        model.encoder = model.encoder.merge_and_unload()
+
+
+def save_merged(model: Any, folder: Path) -> None:
+    """Write a `MultiTaskModel` with its adapters merged; the model itself keeps them."""
+    whole = copy.copy(model)
+    if is_adapted(model.encoder):
+        whole._modules = {**model._modules, "encoder": copy.deepcopy(model.encoder)}
+        merge(whole)
+    whole.save_pretrained(folder)
 
 
 def adapter_weights(encoder: Any, folder: Path) -> dict[str, Tensor]:
