@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lobes.dissociation import Dissociation, LesionMatrix
     from lobes.errors import LobesError
     from lobes.heads import HeadLayout, HeadSet
+    from lobes.measure.batch_task import BatchTask
     from lobes.measure.evaluation import evaluate
     from lobes.measure.gates import HeadGates, head_gates
     from lobes.measure.iap import lesion_matrix
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BatchTask": "measure.batch_task",
     "Dissociation": "dissociation",
     "HarnessModel": "modeling",
     "HeadGates": "measure.gates",
@@ -80,6 +82,7 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no constant
+    "BatchTask",
     "Dissociation",
     "HarnessModel",
     "HeadGates",

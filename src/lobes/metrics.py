@@ -16,7 +16,7 @@ scikit-learn. A row of predictions that holds NaN or infinity has the value NaN.
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import isfinite, isnan, sqrt
+from math import inf, isfinite, isnan, nan, sqrt
 from types import MappingProxyType
 from typing import Literal
 
@@ -50,7 +50,9 @@ class Metric:
     `low` and `high` bound its values. `ratio_safe` is False where chance alone can bring it to 0
     or below (the correlations): a ratio to such a score needs care (docs/method.md#d-scores).
     Classification metrics read class indices, regression metrics real numbers; those that are
-    `for_multi_label` also read 0 or 1 for each class, [examples, classes].
+    `for_multi_label` also read 0 or 1 for each class, [examples, classes]. A metric without bounds
+    (`is_unbounded`) has no chance level and no zero: its D-scores are in units of the spread of the
+    examples' values.
     """
 
     name: str
@@ -63,6 +65,11 @@ class Metric:
     formula: Callable[[Labels, Predictions, Weights], Values] = field(repr=False)
     chance_level: Callable[[Labels], float] = field(repr=False)
     scaling: Callable[[Labels], Labels] = field(repr=False)
+
+    @property
+    def is_unbounded(self) -> bool:
+        """Whether the metric has no range: the mean of losses or scores that a user defines."""
+        return not isfinite(self.span)
 
     @property
     def span(self) -> float:
@@ -115,7 +122,7 @@ class Metric:
         answering "positive". Matthews and the correlations: 0. Micro F1: accuracy's; with several
         labels that of always giving the k most frequent ones, for the best k. Macro F1: of k
         classes 1/k, from guessing each in its share (always the same one gives less); with several
-        labels that of always giving all.
+        labels that of always giving all. NaN for a metric without bounds.
         """
         self._check_shape(labels)
         return self.chance_level(labels) if labels.size else float("nan")
@@ -125,8 +132,11 @@ class Metric:
 
         It is near chance within a tenth of the way from chance to perfect, and within two standard
         errors of chance: √(c (1 − c) / n) for a share, 1 / √n for a correlation. An undefined score
-        (NaN) is near chance, too: it shows nothing.
+        (NaN) is near chance, too: it shows nothing. A metric without bounds has no chance level,
+        so any score is above it.
         """
+        if self.is_unbounded and isfinite(score):
+            return "above"
         way = self.high - chance
         if not (isfinite(score) and way > 0):
             return "near"
@@ -176,7 +186,12 @@ class Metric:
 
 
 def get_metric(name: str) -> Metric:
-    """Return the metric called `name`; `ConfigError` with the known names if there is none."""
+    """Return the metric called `name`, of `METRICS` or of `MEANS`.
+
+    Raises `ConfigError` with the known names if there is none.
+    """
+    if isinstance(name, str) and name in MEANS:
+        return MEANS[name]
     if not isinstance(name, str) or name not in METRICS:
         near = difflib.get_close_matches(str(name), METRICS, n=1)
         raise ConfigError(
@@ -383,8 +398,17 @@ def _best_macro(labels: Labels) -> float:
     return float(np.mean(2 * shares / (1 + shares)))
 
 
+def _mean(labels: Labels, predictions: Predictions, weights: Weights) -> Values:
+    """The mean of the predictions, which are each example's own score; labels are not read."""
+    return predictions @ weights.T / weights.sum(axis=1)
+
+
 def _zero(labels: Labels) -> float:
     return 0.0
+
+
+def _no_level(labels: Labels) -> float:
+    return nan
 
 
 def _share(
@@ -425,5 +449,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             _correlation("spearman", _spearman, _average_ranks, for_regression=True),
             _correlation("pearson", _pearson, _standard_scores, for_regression=True),
         )
+    }
+)
+
+# Of tasks whose examples have a loss or a score of their own (`lobes.BatchTask`). As scikit-learn's
+# "neg_…" metrics a loss is negated, so that more is better of every metric.
+MEANS: Mapping[str, Metric] = MappingProxyType(
+    {
+        name: Metric(name, -inf, inf, True, True, False, False, _mean, _no_level, _as_given)
+        for name in ("neg_mean_loss", "mean_score")
     }
 )

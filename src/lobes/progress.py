@@ -47,6 +47,13 @@ def counted(steps: Iterable[Step], progress: Progress | None) -> Iterator[Step]:
         progress(done, done)
 
 
+def part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    """Return the progress of one of several equal parts of a computation; None where none is."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, parts * total)
+
+
 class ProgressLine:
     """A line on stderr that says how far a computation is: in a terminal and in a notebook.
 

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lobes import limits
 from lobes.dissociation.answers import checked_answers
@@ -169,14 +169,15 @@ class LesionMatrix(Shown):
     ) -> Float[np.ndarray, " tasks"]:
         """Return the base scores above `zero`; NaN for those that nothing can be divided by.
 
-        The rule is `Metric.is_divisor`: the base's own bootstrap interval must exclude `zero`, and
-        the base lie above it by 5 % of the metric's range. A ratio to any other base would have an
-        interval of hundreds of percent.
+        Of a metric without bounds the standard deviation of the examples' values with nothing
+        ablated. The rule for the others is `Metric.is_divisor`: the base's own bootstrap interval
+        must exclude `zero`, and the base lie above it by 5 % of the metric's range. A ratio to any
+        other base would have an interval of hundreds of percent.
         """
         zeros, lows = np.broadcast_to(zero, len(self.tasks)), self.base_intervals(level)[:, 0]
         rows = zip(self.metrics, self.base, lows, zeros, strict=True)
         usable = [get_metric(name).is_divisor(base, low, start) for name, base, low, start in rows]
-        return np.where(usable, self.base - zeros, np.nan)
+        return self.scaled(np.where(usable, self.base - zeros, np.nan))
 
     def scores(self, fraction: float | None = None) -> Float[np.ndarray, "tasks tasks"]:
         """Return M[i][j], task j's metric under the lesion of task i; NaN without a lesion.
@@ -226,6 +227,17 @@ class LesionMatrix(Shown):
         """
         return -scores if self.keep else scores
 
+    def changes(
+        self,
+        scores: Float[np.ndarray, "*#batch tasks tasks"],
+        base: Float[np.ndarray, "*#batch tasks"],
+    ) -> Float[np.ndarray, "... tasks tasks"]:
+        """Return scores that can be divided by `divisors`: as they are where there is a zero.
+
+        Of a metric without bounds they are the changes from the base scores.
+        """
+        return np.where(self._is_unbounded, scores - base[..., None, :], scores)
+
     def dissociation(
         self,
         fraction: float | None = None,
@@ -239,8 +251,10 @@ class LesionMatrix(Shown):
 
         Intervals: a paired bootstrap of `resamples` resamples over each task's examples, the same
         resample for the base and all lesions of a task. With `chance`, all scores are measured
-        from the task's chance level, that of all its labels also within a resample. A task whose
-        base cannot be divided by (`divisors`) has no D-score: NaN, and `note` says why.
+        from the task's chance level, that of all its labels also within a resample. The D-score of
+        a metric without bounds is in percent of the spread of its examples' values
+        (docs/method.md#means-of-losses-and-scores). A task whose base cannot be divided by
+        (`divisors`) has no D-score: NaN, and `note` says why.
 
         Raises `ConfigError` with fewer than two tasks, and where a task lacks a lesion or one of
         the controls: D-scores need them all.
@@ -249,17 +263,17 @@ class LesionMatrix(Shown):
         chosen = self.fraction_of(fraction)
         self._check_complete(chosen)
         self.reference._check_complete(chosen)
-        zero = self.chance if chance else np.zeros(len(self.tasks))
+        zero = self._zeros(chance)
         base = self.divisors(level, zero=zero)
-        matrix = self.oriented(self.scores(chosen) - zero)
+        matrix = self.oriented(self.changes(self.scores(chosen), self.base) - zero)
         whole = self.reference
-        there = whole.chance if chance else np.zeros(len(self.tasks))
-        same_base = np.where(np.isnan(base), np.nan, whole.base - there)
-        some_base, some_matrix = self.resampled(chosen, resamples, seed)
-        some_base = np.where(np.isnan(base), np.nan, some_base - zero)
-        some_matrix = self.oriented(some_matrix - zero)
+        there = whole._zeros(chance)
+        same_base = np.where(np.isnan(base), np.nan, self.scaled(whole.base - there))
+        drawn_base, drawn = self.resampled(chosen, resamples, seed)
+        some_base = np.where(np.isnan(base), np.nan, self.scaled(drawn_base - zero))
+        some_matrix = self.oriented(self.changes(drawn, drawn_base) - zero)
         compared, exchanged, random = (
-            self.oriented(scores - there)
+            self.oriented(self.changes(scores, whole.base) - there)
             for scores in (
                 whole.scores(chosen),
                 whole.control_scores(chosen),
@@ -348,6 +362,32 @@ class LesionMatrix(Shown):
         if not isinstance(name, str):
             raise ConfigError(f"name is {limits.short(name)}; expected a text.")
         return Path(showing().write_report(self, target, name))
+
+    @cached_property
+    def _is_unbounded(self) -> Bool[np.ndarray, " tasks"]:
+        return np.array([get_metric(name).is_unbounded for name in self.metrics])
+
+    @cached_property
+    def spreads(self) -> Float[np.ndarray, " tasks"]:
+        """Each task's standard deviation of the examples' values with nothing ablated.
+
+        NaN where the metric has bounds, or all values are the same.
+        """
+        found = np.full(len(self.tasks), np.nan)
+        for j in np.flatnonzero(self._is_unbounded):
+            values = self.predictions[self.tasks[j]][0].astype(np.float64)
+            # of a constant the deviation is rounding error
+            if len(values) > 1 and np.ptp(values) > 0:
+                found[j] = values.std(ddof=1)
+        return found
+
+    def scaled(self, base: Float[np.ndarray, "*batch tasks"]) -> Float[np.ndarray, "*batch tasks"]:
+        """What D-scores are divided by: the spread where a metric has no bounds, else the base."""
+        return np.where(self._is_unbounded, self.spreads, base)
+
+    def _zeros(self, chance: bool) -> Float[np.ndarray, " tasks"]:
+        """Where the scores are measured from."""
+        return np.where(self._is_unbounded | (not chance), 0.0, self.chance)
 
     @cached_property
     def _scores(self) -> Float[np.ndarray, "lesions tasks"]:
@@ -523,6 +563,11 @@ class LesionMatrix(Shown):
             if np.isnan(self.base[j]) or np.isnan(matrix[:, j]).any():
                 reasons.append(
                     f"The {name} of {task} is undefined: labels or predictions are constant."
+                )
+            elif self._is_unbounded[j] and np.isnan(base[j]):
+                reasons.append(
+                    f"Every example of {task} has the same {name}: there is no spread to measure "
+                    f"a D-score in."
                 )
             elif np.isnan(base[j]):
                 low, high = intervals[j]

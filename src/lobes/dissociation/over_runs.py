@@ -182,7 +182,7 @@ def dissociation_over_runs(
     drawn = []
     for number, matrix in enumerate(matrices):
         base, some = matrix.resampled(chosen, resamples, _seeds(matrices, number, seed))
-        drawn.append((base, matrix.oriented(some)))
+        drawn.append((matrix.scaled(base), matrix.oriented(matrix.changes(some, base))))
     found = {}
     for name, formula in FORMULAS.items():
         scores = [getattr(each, name) for each in observed]

@@ -201,8 +201,7 @@ def trends(
     chosen = matrix.fraction_of(fraction)
     observed = pair_d_scores(matrix.oriented(matrix.scores(chosen)), matrix.divisors(level))
     base, scores = matrix.resampled(chosen, resamples, seed)
-    scores = matrix.oriented(scores)
-    drawn = pair_d_scores(scores, base)
+    drawn = pair_d_scores(matrix.oriented(scores), matrix.scaled(base))
     found = [
         similarity_trend(name, table, observed, drawn, level=level, seed=seed)
         for name, table in measures.items()

@@ -4,7 +4,7 @@
 any model, with a loss function.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,13 +18,12 @@ from lobes.ablation import checked_batches, on_model
 from lobes.discovery.positions import decoder_sites, real_positions
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout
+from lobes.measure.batch_task import Loss, each_example
 from lobes.measure.evaluation import check_finite, cut, examples_of, spec_of
 from lobes.modeling import TaskModel
 from lobes.progress import Progress, counted
 from lobes.tasks.task import Task
 from lobes.transfers import moved
-
-Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,10 @@ class GivenBatches:
         batches: Iterable[Mapping[str, Any]],
         loss: Loss,
         seed: int,
+        targets: Sequence[str] = (),
     ) -> None:
         self.model, self.layout, self.batches, self.loss = model, layout, batches, loss
-        self.seed, self.passed = seed, False
+        self.seed, self.passed, self.targets = seed, False, targets
         self.tokens: int | None = 0
 
     def __len__(self) -> int:
@@ -142,19 +142,15 @@ class GivenBatches:
         decoding: frozenset[int] | None = None
         self.tokens, self.passed = 0, True
         for batch in checked_batches(self.batches):
-            inputs = on_model(batch, self.model)
+            moved_batch = on_model(batch, self.model)
+            inputs = {k: value for k, value in moved_batch.items() if k not in self.targets}
             if decoding is None:
                 decoding = decoder_sites(self.model, self.layout, inputs)
 
-            def losses(inputs: Mapping[str, Any] = inputs) -> Tensor:
-                found = self.loss(self.model(**inputs), inputs)
-                if not isinstance(found, Tensor) or found.dim() != 1:
-                    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-                    raise ConfigError(
-                        f"The loss function returned {shape}: expected a tensor [batch] with each "
-                        f"example's own loss (with torch's losses: reduction='none')."
-                    )
-                return found
+            def losses(
+                batch: Mapping[str, Any] = moved_batch, inputs: Mapping[str, Any] = inputs
+            ) -> Tensor:
+                return each_example(self.loss, self.model(**inputs), batch, "loss")
 
             def real(
                 site: int, inputs: Mapping[str, Any] = inputs, decoding: frozenset[int] = decoding
@@ -168,7 +164,7 @@ class GivenBatches:
 
 
 def check_task(task: object) -> None:
-    """Raise `ConfigError` for what is no task, such as the name of one."""
+    """Raise `ConfigError` for what is no task of texts or images, such as the name of one."""
     if not isinstance(task, Task):
         given = f"the text {task!r}" if isinstance(task, str) else f"a {type(task).__name__}"
         raise ConfigError(f"task is a lobes.Task, with examples of its own, not {given}.")

@@ -8,14 +8,14 @@ serves all classifiers; a lesioned run plays back what the one before had in com
 for each lesion and example, so every statistic comes later and costs no run of the model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from lobes import limits
 from lobes.ablation import HeadMeans, means_over
@@ -24,12 +24,20 @@ from lobes.discovery import layout_of
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.measure.batch_size import room_for_copies, tokens_in_a_batch, within_memory
+from lobes.measure.batch_task import (
+    AnyTask,
+    BatchTask,
+    are_batch_tasks,
+    layout_for_tasks,
+    means_of,
+    values_under,
+)
 from lobes.measure.lesioned_runs import OwnRuns, Partners, SharedRuns, task_runs
 from lobes.measure.measuring import measuring
 from lobes.metrics import get_metric
 from lobes.modeling import EncodedContinuations, TaskModel
 from lobes.modeling.task_model import Readable, check_task_model, device_of
-from lobes.progress import Progress, counted, shown_progress
+from lobes.progress import Progress, counted, part_of, shown_progress
 from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task, TaskSpec, as_tasks
 from lobes.transfers import Transfers
@@ -46,11 +54,12 @@ class Evaluation:
     """What `evaluate` measured: every task's logits under every lesion.
 
     `logits[task]` has the shape [lesions, examples, outputs], in the order of the task's
-    examples, in float32. `labels[task]` are those examples' class indices or target values, or
+    examples, in float32; of a `BatchTask` each example's score or negated loss, as its one output.
+    `labels[task]` are those examples' class indices or target values, or
     [examples, classes] of 0 and 1 where an example may have several labels.
     """
 
-    specs: tuple[TaskSpec, ...]
+    specs: tuple[TaskSpec | BatchTask, ...]
     lesions: tuple[HeadSet, ...]
     logits: Mapping[str, Float[np.ndarray, "lesions _ _"]]
     labels: Mapping[str, np.ndarray]
@@ -66,7 +75,7 @@ class Evaluation:
         """
         return predictions_of(self.logits[task], self.spec(task))
 
-    def spec(self, task: str) -> TaskSpec:
+    def spec(self, task: str) -> TaskSpec | BatchTask:
         """Return the description of the task called `task`."""
         return next(spec for spec in self.specs if spec.name == task)
 
@@ -83,13 +92,13 @@ class Evaluation:
 
 
 def evaluate(
-    model: TaskModel,
-    tasks: Task | Sequence[Task],
+    model: nn.Module,
+    tasks: AnyTask | Sequence[AnyTask],
     lesions: Sequence[Heads] = (HeadSet(),),
     *,
     split: str = "validation",
     value: str = "zero",
-    reference: Task | Sequence[Task] | None = None,
+    reference: AnyTask | Sequence[AnyTask] | None = None,
     means: Mapping[str, HeadMeans] | None = None,
     seed: int = 0,
     precision: str = "fp32",
@@ -100,7 +109,8 @@ def evaluate(
 ) -> Evaluation:
     """Run every task's examples under every lesion; an empty `HeadSet` is the plain model.
 
-    `tasks` are those that the model was made for, or some of them, or one.
+    `tasks` are those that the model was made for, or some of them, or one; or, for any model, one
+    or more `BatchTask`.
 
     A lesion has any form that `HeadSet.of` reads.
 
@@ -119,13 +129,17 @@ def evaluate(
     a task without this split or that the model was not made for; `ModelError` for logits that are
     not finite, naming the lesion, the task and the examples.
     """
-    check_task_model(model)
+    chosen = as_tasks(tasks, BatchTask)
     report = shown_progress(progress, "evaluation")
     limits.check_choice("value", value, limits.VALUE)
     limits.check_number("seed", seed, limits.SEED)
-    layout = layout_of(model, layout)
+    layout = layout_for_tasks(model, chosen, layout, split, tokens_per_batch)
     sets = tuple(HeadSet.of(lesion, layout) for lesion in lesions)
-    chosen = as_tasks(tasks)
+    share = share_layers and sum(map(bool, sets)) > 1
+    if are_batch_tasks(chosen):
+        given = partial(values_under, sets=sets, split=split, value=value, seed=seed, share=share)
+        return _of_batches(model, chosen, sets, layout, given, value, means, precision, report)
+    model = check_task_model(model)
     measure = partial(
         _measured,
         model,
@@ -138,10 +152,39 @@ def evaluate(
         means=means,
         seed=seed,
         precision=precision,
-        share=share_layers and sum(map(bool, sets)) > 1,
+        share=share,
         progress=report,
     )
     return within_memory(model, tokens_in_a_batch(model, tokens_per_batch), measure)
+
+
+def _of_batches(
+    model: nn.Module,
+    tasks: Sequence[BatchTask],
+    sets: Sequence[HeadSet],
+    layout: HeadLayout,
+    values_of: Callable[..., Float[np.ndarray, "lesions _"]],
+    value: str,
+    means: Mapping[str, HeadMeans] | None,
+    precision: str,
+    progress: Progress | None,
+) -> Evaluation:
+    """Evaluate tasks that are batches; see `evaluate`."""
+    found = {}
+    with measuring(model, precision) as measured, torch.no_grad():
+        for number, task in enumerate(tasks):
+            mean = None
+            if value != "zero":
+                mean = means[task.name] if means else means_of(measured, task, layout)
+            done = part_of(progress, number, len(tasks))
+            values = values_of(measured, task, layout=layout, means=mean, progress=done)
+            for heads, row in zip(sets, values, strict=True):
+                lesion = f" with the heads {heads} ablated" if heads else ""
+                what = f"The values of task {task.name!r}{lesion}"
+                check_finite(row, np.arange(len(row)), what)
+            found[task.name] = values[..., None]
+    labels = {name: np.zeros(each.shape[1]) for name, each in found.items()}
+    return Evaluation(tuple(tasks), tuple(sets), found, labels)
 
 
 def _measured(
@@ -203,7 +246,9 @@ def _measured(
     )
 
 
-def _all_examples(tasks: Sequence[Task], reference: Task | Sequence[Task] | None) -> list[Task]:
+def _all_examples(
+    tasks: Sequence[Task], reference: AnyTask | Sequence[AnyTask] | None
+) -> list[Task]:
     """The tasks with the examples that means and contexts are taken from."""
     known = {task.name: task for task in (tasks if reference is None else as_tasks(reference))}
     for task in tasks:
@@ -225,8 +270,8 @@ def _partners(
 
 
 def task_means(
-    model: TaskModel,
-    tasks: Task | Sequence[Task],
+    model: nn.Module,
+    tasks: AnyTask | Sequence[AnyTask],
     *,
     split: str = "validation",
     precision: str = "fp32",
@@ -237,10 +282,12 @@ def task_means(
 
     The settings are those of `evaluate`, which takes the result as `means`.
     """
-    check_task_model(model)
+    chosen = as_tasks(tasks, BatchTask)
     layout = layout_of(model, layout)
     with measuring(model, precision) as measured, torch.no_grad():
-        return _means(measured, as_tasks(tasks), split, tokens_per_batch, layout)
+        if are_batch_tasks(chosen):
+            return {task.name: means_of(measured, task, layout, split=split) for task in chosen}
+        return _means(check_task_model(measured), chosen, split, tokens_per_batch, layout)
 
 
 def _means(
@@ -289,7 +336,7 @@ def predict_logits(
     return logits
 
 
-def predictions_of(logits: np.ndarray, spec: TaskSpec) -> np.ndarray:
+def predictions_of(logits: np.ndarray, spec: TaskSpec | BatchTask) -> np.ndarray:
     """Return the predicted class indices [...] or values [...] of logits [..., outputs].
 
     With several labels [..., outputs], int8: 1 where the logit is above 0, a probability of 1/2.

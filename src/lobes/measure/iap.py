@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from torch import nn
 
 from lobes import limits
 from lobes.ablation import HeadMeans
-from lobes.discovery import find_heads
+from lobes.discovery import layout_of
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.dissociation.exchange import Exchange
 from lobes.dissociation.matrix import Sampled
@@ -27,12 +28,17 @@ from lobes.dissociation.stopping import is_settled, look_of
 from lobes.dissociation.verdict import controls_needed
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout, HeadSet
+from lobes.measure.batch_task import (
+    AnyTask,
+    BatchTask,
+    are_batch_tasks,
+    check_settings,
+    layout_for_tasks,
+)
 from lobes.measure.evaluation import evaluate, examples_of, spec_of, task_means
 from lobes.measure.importance import head_importance
 from lobes.measure.settings import IapSettings
 from lobes.measure.steps import Arrays, Plan, Step, carry_out, changed
-from lobes.modeling import TaskModel
-from lobes.modeling.task_model import check_task_model
 from lobes.progress import Progress, StageProgress, shown_progress
 from lobes.scores import HeadScores
 from lobes.tasks.task import Task, as_tasks
@@ -44,10 +50,11 @@ GROUP = 32
 
 
 def lesion_matrix(
-    model: TaskModel,
-    tasks: Task | Sequence[Task],
+    model: nn.Module,
+    tasks: AnyTask | Sequence[AnyTask],
     settings: IapSettings | None = None,
     *,
+    layout: HeadLayout | None = None,
     precision: str = "fp32",
     tokens_per_batch: int | None = None,
     progress: StageProgress | bool | None = None,
@@ -56,6 +63,8 @@ def lesion_matrix(
 ) -> LesionMatrix:
     """Find each task's important heads, ablate them, and evaluate every task under each lesion.
 
+    `tasks` are those that a `MultiTaskModel` or `PromptedModel` was made for; or `BatchTask`s, on
+    any model (docs/any-model.md). `layout` spares the search for the heads (`find_heads`).
     `options` are the fields of `IapSettings`: `lesion_matrix(model, tasks, fractions=[0.3],
     controls=100)`. `precision` is "fp32", "bf16" or "auto"; see `evaluate`.
 
@@ -65,16 +74,20 @@ def lesion_matrix(
     Raises `ConfigError`, `DataError` or `HeadError` before anything is measured.
     """
     settings = _with_options(settings or IapSettings(), options)
-    check_task_model(model)
     report = shown_progress(progress, "lesion matrix")
     if remember is not None and not callable(remember):
         raise ConfigError(
             f"remember is a function remember(key, compute), or None, not {limits.short(remember)}."
         )
+    chosen = as_tasks(tasks, BatchTask)
+    layout = layout_for_tasks(model, chosen, layout, "validation", tokens_per_batch)
+    if are_batch_tasks(chosen):
+        check_settings(settings)
     plan = lesion_plan(
         model,
-        as_tasks(tasks),
+        chosen,
         settings,
+        layout=layout,
         precision=precision,
         tokens_per_batch=tokens_per_batch,
     )
@@ -87,27 +100,28 @@ def lesion_matrix(
 
 
 def lesion_plan(
-    model: TaskModel,
-    tasks: Sequence[Task],
+    model: nn.Module,
+    tasks: Sequence[AnyTask],
     settings: IapSettings,
     *,
+    layout: HeadLayout | None = None,
     precision: str = "fp32",
     tokens_per_batch: int | None = None,
-    load: Callable[[], TaskModel] | None = None,
+    load: Callable[[], Any] | None = None,
 ) -> Plan[LesionMatrix]:
     """Return the steps of `lesion_matrix`: importance task by task, then groups of lesions.
 
     `load` returns the model to measure where that is not `model` but one with the same heads and
     tasks; it is called only if a step is computed. Raises what `check_lesions` raises.
     """
-    layout = find_heads(model)
+    layout = layout_of(model, layout)
     check_lesions(settings, layout, tasks)
     plan = IapPlan(model, tasks, settings, layout, precision, tokens_per_batch, load)
     importance, of_tasks = yield from plan.choose()
     return (yield from changed(plan.measure(importance, of_tasks), plan.named))
 
 
-def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[Task]) -> None:
+def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[AnyTask]) -> None:
     """Raise what can be known to be wrong with a measurement before the model is trained or run.
 
     `ConfigError` for lesions that cannot be made of these heads, whatever their scores (a fraction
@@ -123,9 +137,10 @@ def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[Tas
                 f"{', '.join(map(repr, names))}."
             )
     for task in tasks:
-        examples_of(task, "validation")
+        check = task.batches if isinstance(task, BatchTask) else partial(examples_of, task)
+        check("validation")
         if settings.lesion_tasks is None or task.name in settings.lesion_tasks:
-            examples_of(task, settings.importance_split)
+            check(settings.importance_split)
     for task, places in zip(tasks, (sample_of(settings, tasks) or {}).values(), strict=False):
         try:
             _some(task, places)
@@ -168,16 +183,16 @@ def _with_options(settings: IapSettings, options: Mapping[str, Any]) -> IapSetti
 class IapPlan:
     """One IAP measurement: on what, how, and in which steps."""
 
-    model: TaskModel
-    tasks: Sequence[Task]
+    model: Any  # a `TaskModel`, or for batch tasks any model
+    tasks: Sequence[AnyTask]
     settings: IapSettings
     layout: HeadLayout
     precision: str
     tokens_per_batch: int | None
-    load: Callable[[], TaskModel] | None = None
+    load: Callable[[], Any] | None = None
 
     @property
-    def measured(self) -> TaskModel:
+    def measured(self) -> Any:
         """The model that is run."""
         return self.model if self.load is None else self.load()
 
@@ -206,7 +221,7 @@ class IapPlan:
         return self.layout.all_heads() - heads if keep else heads
 
     @property
-    def lesioned(self) -> list[Task]:
+    def lesioned(self) -> list[AnyTask]:
         chosen = self.settings.lesion_tasks
         return [task for task in self.tasks if chosen is None or task.name in chosen]
 
@@ -232,7 +247,7 @@ class IapPlan:
                 of_tasks.append(Lesion(heads, "task", task.name, fraction))
         return importance, of_tasks
 
-    def _importance(self, task: Task, ablated: HeadSet) -> Step:
+    def _importance(self, task: AnyTask, ablated: HeadSet) -> Step:
         """A task's importance, with the heads `ablated` that were chosen before."""
 
         def compute(progress: Progress) -> Arrays:
@@ -246,14 +261,17 @@ class IapPlan:
                 value=self.settings.importance_value,
                 precision=self.precision,
                 split=self.settings.importance_split,
-                max_examples=self.settings.importance_examples,
+                max_examples=None
+                if isinstance(task, BatchTask)
+                else self.settings.importance_examples,
                 seed=self.settings.seed,
                 ablated=ablated,
                 tokens_per_batch=self.tokens_per_batch,
                 layout=self.layout,
                 progress=progress,
             )
-            counts = [scores.settings["examples"], scores.settings["tokens"]]
+            # inputs that are no tokens have no number of them
+            counts = [scores.settings["examples"], scores.settings.get("tokens", -1)]
             found = {"values": scores.values, "counts": np.array(counts, dtype=np.int64)}
             return found if scores.halves is None else found | {"halves": scores.halves}
 
@@ -268,7 +286,8 @@ class IapPlan:
             task=task.name,
         )
 
-    def _scores(self, task: Task, found: Arrays) -> HeadScores:
+    def _scores(self, task: AnyTask, found: Arrays) -> HeadScores:
+        examples, tokens = found["counts"].tolist()
         return HeadScores(
             found["values"],
             {
@@ -277,8 +296,8 @@ class IapPlan:
                 "aggregate": self.settings.aggregate,
                 "normalize": self.settings.normalize,
                 "split": self.settings.importance_split,
-                "examples": int(found["counts"][0]),
-                "tokens": int(found["counts"][1]),
+                "examples": examples,
+                **({"tokens": tokens} if tokens >= 0 else {}),
             },
             found.get("halves"),
         )
@@ -365,7 +384,7 @@ class IapPlan:
         return self._can_exchange and len(self.tasks) > 2 and self.settings.controls >= needed
 
     def _pair(
-        self, tasks: Sequence[Task], i: int, j: int, within: LesionMatrix
+        self, tasks: Sequence[AnyTask], i: int, j: int, within: LesionMatrix
     ) -> Plan[PairEffects]:
         """The effects of two tasks' largest lesions, with heads exchanged between these two."""
         both = [tasks[i], tasks[j]]
@@ -379,7 +398,7 @@ class IapPlan:
 
     def _run(
         self,
-        tasks: Sequence[Task],
+        tasks: Sequence[AnyTask],
         fixed: Sequence[Lesion],
         exchanged: Sequence[Lesion],
         known: Arrays | None = None,
@@ -418,7 +437,7 @@ class IapPlan:
         return lesions, {name: values[rows] for name, values in _joined(tasks, parts).items()}
 
     def _groups(
-        self, tasks: Sequence[Task], sets: Sequence[HeadSet], start: int, end: int, kind: str
+        self, tasks: Sequence[AnyTask], sets: Sequence[HeadSet], start: int, end: int, kind: str
     ) -> list[Step]:
         """The steps that measure the sets of heads from one place to another."""
         return [
@@ -427,7 +446,7 @@ class IapPlan:
         ]
 
     def _evaluation(
-        self, tasks: Sequence[Task], sets: Sequence[HeadSet], places: range, kind: str
+        self, tasks: Sequence[AnyTask], sets: Sequence[HeadSet], places: range, kind: str
     ) -> Step:
         """The predictions under one group of the sets of heads."""
         start, group = places.start, sets[places.start : places.stop]
@@ -452,7 +471,7 @@ class IapPlan:
         # are the examples, where these are not all.
         named = [*map(str, group)]
         if kind != "predictions":
-            named += [str(len(examples_of(task, "validation"))) for task in tasks]
+            named += [str(len(task.validation)) for task in tasks]  # type: ignore[arg-type]
         digest = sha256("|".join(named).encode()).hexdigest()[:8]
         share = (start, len(group), len(sets))
         title = {"predictions": "lesions", "predictions-sample": "lesions on a sample"}.get(kind)
@@ -469,18 +488,20 @@ class IapPlan:
             joined=partial(_joined, tasks),
         )
 
+    def _metric(self, task: AnyTask) -> str:
+        return (task if isinstance(task, BatchTask) else spec_of(self.model, task)).metric
+
     def _matrix(
         self,
-        tasks: Sequence[Task],
+        tasks: Sequence[AnyTask],
         lesions: Sequence[Lesion],
         predictions: dict[str, np.ndarray],
         importance: dict[str, HeadScores],
     ) -> LesionMatrix:
-        labels = {task.name: task.validation.labels for task in tasks}  # type: ignore[union-attr]
         return LesionMatrix(
             tasks=tuple(task.name for task in tasks),
-            metrics=tuple(spec_of(self.model, task).metric for task in tasks),
-            labels=labels,
+            metrics=tuple(self._metric(task) for task in tasks),
+            labels={task.name: _labels(task, predictions[task.name]) for task in tasks},
             lesions=tuple(lesions),
             predictions=predictions,
             importance=importance,
@@ -491,7 +512,7 @@ class IapPlan:
         )
 
 
-def sample_of(settings: IapSettings, tasks: Sequence[Task]) -> dict[str, np.ndarray] | None:
+def sample_of(settings: IapSettings, tasks: Sequence[AnyTask]) -> dict[str, np.ndarray] | None:
     """The examples of each task that exchanged and random lesions are measured on; None for all.
 
     Tasks over the same number of examples keep the same places, so that texts that they share are
@@ -511,11 +532,19 @@ def sample_of(settings: IapSettings, tasks: Sequence[Task]) -> dict[str, np.ndar
     }
 
 
-def _some(task: Task, places: Int[np.ndarray, " _"]) -> Task:
+def _labels(task: AnyTask, predictions: np.ndarray) -> np.ndarray:
+    """The labels of the validation examples; zeros where the predictions are scores already."""
+    if isinstance(task, BatchTask):
+        return np.zeros(predictions.shape[1])
+    return task.validation.labels  # type: ignore[union-attr]
+
+
+def _some(task: AnyTask, places: Int[np.ndarray, " _"]) -> Task:
     """The task with some of its validation examples."""
+    assert isinstance(task, Task)
     assert task.validation is not None
     return task.replace(validation=task.validation.select(places))
 
 
-def _joined(tasks: Sequence[Task], parts: Sequence[Arrays]) -> Arrays:
+def _joined(tasks: Sequence[AnyTask], parts: Sequence[Arrays]) -> Arrays:
     return {task.name: np.concatenate([part[task.name] for part in parts]) for task in tasks}

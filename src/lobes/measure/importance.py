@@ -11,7 +11,7 @@ the gradients of the contexts are computed: the parameters are frozen and the gr
 first site.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -21,7 +21,8 @@ from lobes.discovery import layout_of
 from lobes.errors import ConfigError
 from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.measure.batch_size import tokens_in_a_batch, within_memory
-from lobes.measure.batches import Batches, GivenBatches, Loss, TaskBatches, check_task
+from lobes.measure.batch_task import AnyTask, BatchTask, Loss, layout_for_tasks
+from lobes.measure.batches import Batches, GivenBatches, TaskBatches, check_task
 from lobes.measure.estimates import Method, Options, single_ablations, taylor
 from lobes.measure.gates import gates
 from lobes.measure.integrated_gradients import integrated_gradients
@@ -40,7 +41,7 @@ _METHODS: Mapping[str, Method] = {  # each name of `limits.METHOD`
 
 def head_importance(
     model: nn.Module,
-    task: Task | None = None,
+    task: AnyTask | None = None,
     *,
     batches: Iterable[Mapping[str, Any]] | None = None,
     loss: Loss | None = None,
@@ -60,8 +61,9 @@ def head_importance(
 ) -> HeadScores:
     """Score every head of a model by how much a task's loss depends on it.
 
-    Either `task`, one of the tasks that a `MultiTaskModel` was made for; or, for any model,
-    `batches` of keyword inputs and `loss(outputs, batch) -> [batch]`, each example's own loss.
+    Either `task`, one of the tasks that a `MultiTaskModel` was made for; or, for any model, a
+    `BatchTask`, or `batches` of keyword inputs and `loss(outputs, batch) -> [batch]`, each
+    example's own loss.
 
     `method="taylor"`: the first-order score above. `aggregate="signed"` is the negated mean over
     examples of each one's whole sum, which estimates the rise of the loss when the head is
@@ -94,6 +96,12 @@ def head_importance(
         value=value,
     )
     report = shown_progress(progress, "importance")
+    targets: Sequence[str] = ()
+    settings: dict[str, object] = {"method": method, "aggregate": aggregate}
+    if isinstance(task, BatchTask) and batches is None and loss is None:
+        layout = layout_for_tasks(model, [task], layout, split, tokens_per_batch)
+        settings |= {"task": task.name, "split": split}
+        batches, loss, targets, task = task.batches(split), task.loss, task.targets, None
     layout = layout_of(model, layout)
     given = HeadSet.of(() if ablated is None else ablated, layout)
     if task is not None:
@@ -102,7 +110,6 @@ def head_importance(
         raise ConfigError(
             f"loss is a function loss(outputs, batch) -> [batch], not a {type(loss).__name__}."
         )
-    settings: dict[str, object] = {"method": method, "aggregate": aggregate}
 
     def measure(data_of: Callable[[nn.Module], Batches]) -> HeadScores:
         with measuring(model, precision) as measured, ablate(measured, given, layout=layout):
@@ -114,7 +121,7 @@ def head_importance(
         scores = HeadScores(found.values, {**about, "normalize": "none"}, found.halves)
         return scores.normalized() if normalize == "layer" else scores
 
-    if task is not None and batches is None and loss is None:
+    if isinstance(task, Task) and batches is None and loss is None:
         settings |= {"task": task.name, "split": split}
         tokens = tokens_in_a_batch(model, tokens_per_batch, gradients=True)
         return within_memory(
@@ -123,5 +130,5 @@ def head_importance(
             lambda n: measure(lambda one: TaskBatches(one, task, split, max_examples, seed, n)),
         )
     if task is None and batches is not None and loss is not None:
-        return measure(lambda one: GivenBatches(one, layout, batches, loss, seed))
+        return measure(lambda one: GivenBatches(one, layout, batches, loss, seed, targets))
     raise ConfigError("Give either a task, or batches together with a loss function.")

@@ -184,16 +184,16 @@ def example_losses(
     return nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
-def check_task_model(model: object) -> None:
-    """Raise `ModelError` for what cannot do tasks: a model as transformers loads it, or none."""
-    if not isinstance(model, TaskModel):
-        what = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
-        raise ModelError(
-            f"Expected a model that does tasks, such as lobes.MultiTaskModel, not {what}: build "
-            f"one with lobes.MultiTaskModel.from_pretrained(name, tasks=[...]), or use "
-            f"lobes.ablate and lobes.head_importance(model, batches=..., loss=...), which take any "
-            f"model."
-        )
+def check_task_model(model: object) -> TaskModel:
+    """Return the model, or raise `ModelError` for what cannot do tasks of texts or images."""
+    if isinstance(model, TaskModel):
+        return model
+    what = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+    raise ModelError(
+        f"Expected a model that does tasks, such as lobes.MultiTaskModel, not {what}: build "
+        f"one with lobes.MultiTaskModel.from_pretrained(name, tasks=[...]), or give each task as a "
+        f"lobes.BatchTask, batches with a loss of their own, which takes any model."
+    )
 
 
 def specs_of(tasks: TaskSpec | Sequence[TaskSpec]) -> tuple[TaskSpec, ...]:

@@ -11,7 +11,7 @@ from lobes.dissociation.verdict import (
     is_significant,
     smallest_p,
 )
-from lobes.metrics import Standing
+from lobes.metrics import Standing, get_metric
 from lobes.report import formatting as fmt
 from lobes.results.base import ModelRecord, TaskRecord
 from lobes.results.pooled import PooledFraction, PooledPair
@@ -121,10 +121,17 @@ def heads_of(model: ModelRecord) -> str:
 def outputs(task: TaskRecord) -> str:
     """What a task asks for: `regression`, `4 classes`, `28 labels, any number each`."""
     if task.labels is None:
-        return "regression"
+        return "each example" if get_metric(task.metric).is_unbounded else "regression"
     if task.multi_label:
         return f"{fmt.plural(len(task.labels), 'label')}, any number each"
     return fmt.plural(len(task.labels), "class", "classes")
+
+
+def unit_of(tasks: Sequence[TaskRecord]) -> str:
+    """What changes of scores and D-scores are in percent of."""
+    if any(get_metric(task.metric).is_unbounded for task in tasks):
+        return "the standard deviation of the examples’ values with nothing ablated"
+    return "the base score"
 
 
 def warning(standing: Standing) -> str:

@@ -79,9 +79,10 @@ class Keys:
 
 @dataclass(frozen=True)
 class Ramp:
-    """The key of the tints; `end` is the change of the strongest, `12 %`."""
+    """The key of the tints; `end` is the change of the strongest, `12 %`, of a `unit`."""
 
     end: str
+    unit: str = "the base score"
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ def _tasks(matrix: LesionMatrix, level: float) -> tuple[MeasuredTask, ...]:
         matrix.chance,
         matrix.base,
         matrix.base_intervals(level),
+        matrix.spreads,
         strict=True,
     )
     return tuple(
@@ -148,8 +149,9 @@ def _tasks(matrix: LesionMatrix, level: float) -> tuple[MeasuredTask, ...]:
             chance=chance,
             base=base,
             base_interval=tuple(interval),
+            spread=spread,
         )
-        for task, metric, chance, base, interval in rows
+        for task, metric, chance, base, interval, spread in rows
     )
 
 

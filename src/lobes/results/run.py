@@ -12,6 +12,7 @@ from lobes.dissociation import verdict
 from lobes.dissociation.dscores import mean_where, shared_tasks
 from lobes.dissociation.statistics import n_reached
 from lobes.heads import HeadSet
+from lobes.metrics import get_metric
 from lobes.results.base import (
     Correlation,
     Count,
@@ -50,10 +51,18 @@ class MeasuredTask(TaskRecord):
     """The model's score with nothing ablated."""
     base_interval: Interval
     """Its bootstrap interval over the validation examples."""
+    spread: Number = math.nan
+    """The standard deviation of the examples' values with nothing ablated, of a metric without
+    bounds: the unit of changes and D-scores. Null for other metrics."""
 
     @property
     def base_divisor(self) -> float:
-        """The base score, or NaN where nothing may be divided by it."""
+        """What changes are divided by: the base score, or the spread; NaN where there is neither.
+
+        The base score only where something may be divided by it.
+        """
+        if get_metric(self.metric).is_unbounded:
+            return self.spread
         return self.divisor(self.base, self.base_interval[0])
 
 
@@ -385,13 +394,20 @@ class RunResults(Results):
         return np.array([task.base for task in self.tasks])
 
     @property
+    def control_bases(self) -> np.ndarray:
+        """The same on the examples that exchanged and random lesions were measured on."""
+        if self.controls.base is None:
+            return self.bases
+        return np.array([self.controls.base[task.name] for task in self.tasks])
+
+    @property
     def divisors(self) -> np.ndarray:
-        """Each task's base score [tasks], NaN where nothing may be divided by it."""
+        """What each task's changes are divided by [tasks]; NaN where there is nothing."""
         return np.array([task.base_divisor for task in self.tasks])
 
     @property
     def control_divisors(self) -> np.ndarray:
-        """The same on the examples that exchanged and random lesions were measured on."""
+        """The same for the examples that exchanged and random lesions were measured on."""
         if self.controls.base is None:
             return self.divisors
         sampled = [task.divisor(self.controls.base[task.name]) for task in self.tasks]

@@ -7,7 +7,7 @@ from typing import Any
 
 from lobes.errors import ConfigError, DataError, at
 from lobes.limits import LONGEST_NAME, short
-from lobes.metrics import Metric, get_metric
+from lobes.metrics import METRICS, Metric, get_metric
 from lobes.tasks.arguments import known_arguments, label_names, names_of
 from lobes.tasks.columns import Columns, TaskData, listed
 from lobes.tasks.examples import Examples
@@ -34,7 +34,7 @@ class TaskSpec:
     image: str | None = None
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         metric = get_metric(self.metric)
         with at(f"Task {self.name!r}"):
             columns = Columns(self.text, self.label, self.image)
@@ -99,8 +99,9 @@ _SAME: Any = object()
 class Task(TaskSpec):
     """A named task with its labeled texts or images.
 
-    `train` and `validation` are a `datasets.Dataset`, a `pandas.DataFrame`, a `pyarrow.Table`, a
-    list of dicts, `Blocks` of such, or `Examples`. `text` names one column, or two for pairs of
+    `train` and `validation` are a `datasets.Dataset`, a `pandas.DataFrame`, a `polars.DataFrame`, a
+    `pyarrow.Table` or anything else that speaks Arrow's stream interface, a list or generator of
+    dicts, `Blocks` of such, or `Examples`. `text` names one column, or two for pairs of
     texts; or `image` names a column of pictures: paths, encoded bytes, what `datasets.Image` gives,
     PIL images or arrays [height, width] or [height, width, 3] of uint8.
 
@@ -148,7 +149,7 @@ class Task(TaskSpec):
         metric: str | None = None,
         fold_labels: bool = False,
     ) -> None:
-        _check_name(name)
+        check_name(name)
         with at(f"Task {name!r}"):
             text = names_of("text", text)
             label = label if isinstance(label, str) else names_of("label", label)
@@ -237,18 +238,19 @@ class Task(TaskSpec):
         return f"Task({self.name!r}, {sizes}, labels={self.labels}, metric={self.metric!r})"
 
 
-def as_tasks(tasks: Any) -> tuple[Any, ...]:
-    """Return one task, or several, as a tuple.
+def as_tasks(tasks: Any, *also: type) -> tuple[Any, ...]:
+    """Return one task, or several, as a tuple; `also` are other classes of tasks.
 
     Raises DataError for what is no task, where there is none, and where two have the same name.
     """
-    if isinstance(tasks, TaskSpec):
+    kinds = (TaskSpec, *also)
+    if isinstance(tasks, kinds):
         return (tasks,)
     if isinstance(tasks, str | bytes | Mapping) or not isinstance(tasks, Iterable):
         raise DataError(f"tasks are a list of lobes.Task, [task], not {short(tasks)}.")
     found = tuple(tasks)
     for task in found:
-        if not isinstance(task, TaskSpec):
+        if not isinstance(task, kinds):
             raise DataError(f"tasks are a list of lobes.Task, and {short(task)} is none.")
     names = [task.name for task in found]
     if not names:
@@ -262,7 +264,8 @@ def as_tasks(tasks: Any) -> tuple[Any, ...]:
     return found
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise `DataError` for what cannot be the name of a task, after which files are named."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise DataError(
             f"{name!r} cannot be a task's name: use letters, digits, '-' and '_' only, since "
@@ -296,6 +299,11 @@ def _check_labels(labels: tuple[str, ...] | None, columns: Columns) -> None:
 
 
 def _check_metric(metric: Metric, labels: tuple[str, ...] | None, is_multi_label: bool) -> None:
+    if metric.is_unbounded:
+        raise ConfigError(
+            f"has labels, and the metric {metric.name!r} is that of a lobes.BatchTask, which has a "
+            f"loss of its own: choose one of {', '.join(METRICS)}."
+        )
     if metric.for_regression != (labels is None):
         kind = "regression" if labels is None else "classes"
         wanted = '"spearman"' if labels is None else '"accuracy"'

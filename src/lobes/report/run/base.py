@@ -2,6 +2,7 @@
 
 from markupsafe import Markup
 
+from lobes.metrics import get_metric
 from lobes.report import phrases
 from lobes.report.charts import track
 from lobes.report.sections import Prose, Section
@@ -39,6 +40,8 @@ def section(results: RunResults) -> Section:
         "The model with all its heads, on each task’s validation examples. A lesion can only show "
         "what a task has to lose: the distance to chance."
     )
+    if any(get_metric(task.metric).is_unbounded for task in results.tasks):
+        text += " The mean of losses or scores that a user defines has no chance level."
     return Section(
         "base",
         "Base scores",

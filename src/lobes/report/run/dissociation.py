@@ -39,7 +39,7 @@ from lobes.results.run import Dissociation, DScore, Fraction
 
 _SDS = Markup('<abbr title="above the exchanges’ mean, in their standard deviations">SDs</abbr>')
 _READING = Markup(
-    "A D-score says, in percent of the base score, how much {} a task’s own lesion costs than it "
+    "A D-score says, in percent of {}, how much {} a task’s own lesion costs than it "
     "does otherwise; 0 means no dissociation. Three definitions are in use; "
     "<strong>column</strong> is the one to trust, since it compares a task only with itself. {} "
     "Gray dots are the D-scores of exchanged heads: the observed value (diamond, with its "
@@ -77,7 +77,9 @@ def section(results: RunResults) -> Section | None:
     words = words_of(results.lesioning)
     possible = any(entry.exchangeable for entry in results.fractions)
     exchange = phrases.EXCHANGE if possible else phrases.NOTHING_TO_EXCHANGE
-    blocks: list[Block] = [Prose(_READING.format(words.costs, exchange))]
+    blocks: list[Block] = [
+        Prose(_READING.format(phrases.unit_of(results.tasks), words.costs, exchange))
+    ]
     blocks += [Prose(note, "note") for note in _control_notes(results)]
     blocks += [_across(results, found), Prose(_on_across(results), "quiet")]
     blocks.append(Alternatives("fraction", tuple(panels)))

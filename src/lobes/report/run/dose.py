@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lobes.dissociation.dose import dose
+from lobes.metrics import get_metric
 from lobes.report import formatting as fmt
 from lobes.report.charts import Points, chart, in_words
 from lobes.report.drawing import Drawing
@@ -27,8 +28,11 @@ Curve = Sequence[Sequence[float]]  # at each fraction: own, others, random, low,
 
 
 def section(results: RunResults) -> Section | None:
-    """A chart for each task and all numbers; None where no lesion was measured."""
-    if not results.fractions:
+    """A chart for each task and all numbers; None where no lesion was measured.
+
+    None either where the metrics have no zero, so that nothing is a share of a base score.
+    """
+    if not results.fractions or any(get_metric(t.metric).is_unbounded for t in results.tasks):
         return None
     found = [
         dose(entry.scores, entry.random_scores).percent_of(

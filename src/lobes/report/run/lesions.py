@@ -64,7 +64,7 @@ def section(results: RunResults, *, whole: bool = False) -> Section | None:
         "Lesion matrices",
         (
             Prose(_reading(results)),
-            Ramp(f"{widest:.0f} %"),
+            Ramp(f"{widest:.0f} %", phrases.unit_of(results.tasks)),
             Alternatives("fraction", tuple(panels)),
         ),
         contents="Lesions",
@@ -119,16 +119,19 @@ def _reading(results: RunResults) -> Markup:
 def _widest_change(results: RunResults) -> float:
     """The largest change of any score under a task's lesion, in percent: the end of the tints."""
     changes = [
-        np.abs(_changed(entry.scores, results.divisors)).ravel() for entry in results.fractions
+        np.abs(_changed(entry.scores, results.bases, results.divisors)).ravel()
+        for entry in results.fractions
     ]
     return math.ceil(np.nanmax([5.0, *np.concatenate(changes)]))
 
 
 def _changed(
-    scores: Float[np.ndarray, "*lesions tasks"], bases: Float[np.ndarray, " tasks"]
+    scores: Float[np.ndarray, "*lesions tasks"],
+    bases: Float[np.ndarray, " tasks"],
+    divisors: Float[np.ndarray, " tasks"],
 ) -> Float[np.ndarray, "*lesions tasks"]:
-    """Scores as changes in percent of the base scores; NaN where nothing may be divided by one."""
-    return 100 * (scores - bases) / bases
+    """Scores as changes from the base scores in percent of `divisors`; NaN where one is NaN."""
+    return 100 * (scores - bases) / divisors
 
 
 @dataclass(frozen=True)
@@ -173,16 +176,16 @@ def _lines(results: RunResults, place: int) -> list[_Line]:
     base, words = results.bases, words_of(results.lesioning)
     of_base = np.array([task.base_interval for task in results.tasks])
     intervals = unknown if entry.score_intervals is None else entry.score_intervals
-    lines = [_Line(words.base, "base", base, of_base, _changed(base, divisors), unmarked)]
+    lines = [_Line(words.base, "base", base, of_base, _changed(base, base, divisors), unmarked)]
     ends = _ends(entry.scores, words.end)
     for i, (name, at_end) in enumerate(zip(results.names, ends, strict=True)):
         marks = tuple(_marks(i == j, words.end if at else None) for j, at in enumerate(at_end))
         scores = entry.scores[i]
-        changes = _changed(scores, divisors)
+        changes = _changed(scores, base, divisors)
         lines.append(_Line(name, "task", scores, intervals[i], changes, marks))
     if entry.n_random:
         random = dose(entry.scores, entry.random_scores).random
-        change = _changed(random, results.control_divisors)
+        change = _changed(random, results.control_bases, results.control_divisors)
         name = "random heads (mean)"
         lines.append(_Line(name, "control", random, unknown[0], change, unmarked))
     return lines

@@ -1,0 +1,255 @@
+"""A task as batches with a loss or a score of its own: for any model.
+
+Importance comes from the losses on `train`, and the scores under lesions from `validation`. The
+batches are read once and kept, so that every lesion meets the same examples in the same order. What
+a batch task cannot do: share runs with another task, and be measured on a sample of its examples.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lobes.ablation import HeadMeans, checked_batches, mean_contexts, on_model, resampled_contexts
+from lobes.discovery import find_heads, layout_of
+from lobes.errors import ConfigError, DataError, ModelError, at
+from lobes.heads import HeadLayout, HeadSet
+from lobes.limits import short
+from lobes.measure.settings import IapSettings
+from lobes.modeling.task_model import check_task_model
+from lobes.progress import Progress, counted
+from lobes.replay import Replay
+from lobes.tasks.arguments import names_of
+from lobes.tasks.task import Task, check_name
+
+Batch = Mapping[str, Any]
+Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class BatchTask:
+    """A task of any model: batches of keyword inputs, and each example's own loss or score.
+
+    `loss(outputs, batch) -> [batch]` is each example's loss, from what the model returned; head
+    importance comes from it. The task's metric is the mean of `score(outputs, batch) -> [batch]`,
+    where more is better, or without a score the negated mean loss (`neg_mean_loss`). Neither has a
+    chance level; docs/method.md#means-of-losses-and-scores says what their D-scores are.
+
+    `train` are the batches that importance comes from, `validation` those that are measured under
+    lesions; they must be different ones. Any iterable of dictionaries will do: it is read once, and
+    the batches are kept. `targets` are the entries of a batch that only loss and score read, and
+    not the model.
+
+    Raises `DataError` for batches that are none, or the same in both splits, and `ConfigError` for
+    what is no function.
+    """
+
+    name: str
+    _: KW_ONLY
+    loss: Loss
+    train: Iterable[Batch] | None = None
+    validation: Iterable[Batch] | None = None
+    score: Loss | None = None
+    targets: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        with at(f"Task {self.name!r}"):
+            for name in ("loss", "score"):
+                function = getattr(self, name)
+                if not (callable(function) or (name == "score" and function is None)):
+                    raise ConfigError(
+                        f"{name} is a function {name}(outputs, batch) -> [batch], not "
+                        f"{short(function)}."
+                    )
+            object.__setattr__(self, "targets", names_of("targets", self.targets))
+            if self.train is not None and self.train is self.validation:
+                raise DataError(_SAME)
+            for split in ("train", "validation"):
+                given = getattr(self, split)
+                if given is not None:
+                    object.__setattr__(self, split, self._kept(split, given))
+            if {*map(id, self.train or ())} & {*map(id, self.validation or ())}:
+                raise DataError(_SAME)
+
+    def _kept(self, split: str, batches: Iterable[Batch]) -> tuple[Batch, ...]:
+        kept = tuple(checked_batches(batches))
+        if not kept:
+            raise DataError(f"has no batch in {split}: expected one or more.")
+        for batch in kept:
+            for name in self.targets:
+                if name not in batch:
+                    raise DataError(
+                        f"has the target {name!r}, which a batch of {split} lacks: it has "
+                        f"{', '.join(map(repr, batch))}."
+                    )
+        return kept
+
+    def __repr__(self) -> str:
+        numbers = [
+            f"{len(getattr(self, split))} batches of {split}"
+            for split in ("train", "validation")
+            if getattr(self, split) is not None
+        ]
+        return f"BatchTask({', '.join([self.name, self.metric, *numbers])})"
+
+    @property
+    def metric(self) -> str:
+        """The metric, of `lobes.metrics.MEANS`."""
+        return "neg_mean_loss" if self.score is None else "mean_score"
+
+    is_regression, is_multi_label = True, False  # as `TaskSpec` says it: predictions are numbers
+
+    def batches(self, split: str) -> tuple[Batch, ...]:
+        """Return the batches of a split; `DataError` if there is none."""
+        if split not in ("train", "validation"):
+            raise ConfigError(f'A split is "train" or "validation", not {split!r}.')
+        found = getattr(self, split)
+        if found is None:
+            raise DataError(f"Task {self.name!r} has no {split} data: give {split}=[batches].")
+        return found
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """Return what the model reads of a batch."""
+        return {name: value for name, value in batch.items() if name not in self.targets}
+
+    def values(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+        """Return the values [batch] whose mean is the metric, from a run of the model."""
+        outputs = model(**self.inputs(batch))
+        if self.score is None:
+            return -each_example(self.loss, outputs, batch, "loss")
+        return each_example(self.score, outputs, batch, "score")
+
+
+AnyTask = Task | BatchTask
+
+_SAME = (
+    "has the same batches in train and validation, but importance must come from other examples "
+    "than those that are measured: divide them, as in train=batches[::2], "
+    "validation=batches[1::2]."
+)
+
+
+def each_example(function: Loss, outputs: Any, batch: Batch, what: str) -> Float[Tensor, " batch"]:
+    """Return each example's own loss or score; `ConfigError` for anything but a tensor [batch]."""
+    found = function(outputs, batch)
+    if not isinstance(found, Tensor) or found.dim() != 1:
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ConfigError(
+            f"The {what} function returned {shape}: expected a tensor [batch] with each example's "
+            f"own {what} (with torch's losses: reduction='none')."
+        )
+    return found
+
+
+def are_batch_tasks(tasks: Sequence[Any]) -> bool:
+    """Return whether the tasks are batch tasks; `ConfigError` where only some are."""
+    kinds = {isinstance(task, BatchTask) for task in tasks}
+    if len(kinds) > 1:
+        raise ConfigError(
+            "Some of the tasks are lobes.BatchTask and some are not: give tasks of one kind, which "
+            "one model can be measured on."
+        )
+    return kinds == {True}
+
+
+def layout_for_tasks(
+    model: nn.Module,
+    tasks: Sequence[AnyTask],
+    layout: HeadLayout | None,
+    split: str,
+    tokens_per_batch: int | None,
+) -> HeadLayout:
+    """Return the heads of a model, and check that it can do the tasks.
+
+    Raises `ModelError` for tasks of texts or images on a model without them, and `ConfigError` for
+    a size of batches where the batches are given.
+    """
+    if are_batch_tasks(tasks):
+        check_no_texts(tokens_per_batch)
+        return layout_of(model, layout or layout_for(model, tasks[0], split))
+    return layout_of(check_task_model(model), layout)
+
+
+def check_no_texts(tokens_per_batch: int | None) -> None:
+    """Raise `ConfigError` for a size of batches where the batches are given."""
+    if tokens_per_batch is not None:
+        raise ConfigError(
+            f"tokens_per_batch = {short(tokens_per_batch)} is for tasks of texts or images: the "
+            f"batches of a lobes.BatchTask are taken as they are; leave it out."
+        )
+
+
+def check_settings(settings: IapSettings) -> None:
+    """Raise `ConfigError` for settings that take some of the examples of a task."""
+    usual = {field.name: field.default for field in fields(IapSettings)}
+    for name in ("control_examples", "importance_examples"):
+        if getattr(settings, name) != usual[name]:
+            raise ConfigError(
+                f"{name} = {getattr(settings, name)} takes some of the examples of a task, and the "
+                f"batches of a lobes.BatchTask are taken whole: leave it out, and give fewer "
+                f"batches."
+            )
+
+
+def layout_for(model: nn.Module, task: AnyTask, split: str) -> HeadLayout:
+    """Return the heads of a model: by its own description, or run on a batch of the task."""
+    assert isinstance(task, BatchTask)
+    try:
+        return find_heads(model)
+    except ModelError:
+        batch = on_model(task.batches(split)[0], model)
+        return find_heads(model, example_inputs=task.inputs(batch))
+
+
+def means_of(
+    model: nn.Module, task: BatchTask, layout: HeadLayout, *, split: str = "validation"
+) -> HeadMeans:
+    """Return the mean contexts of the heads over the batches of a split."""
+    batches = (task.inputs(batch) for batch in task.batches(split))
+    return mean_contexts(model, batches, layout=layout)
+
+
+def values_under(
+    model: nn.Module,
+    task: BatchTask,
+    sets: Sequence[HeadSet],
+    layout: HeadLayout,
+    *,
+    split: str,
+    value: str,
+    means: HeadMeans | None,
+    seed: int,
+    share: bool,
+    progress: Progress | None,
+) -> Float[np.ndarray, "lesions examples"]:
+    """Return the values of every example under every lesion, in the order of the batches.
+
+    Raises `ModelError` where a loss or score gives other numbers of values for the same batch.
+    """
+    replay, parts = None, []
+    for batch in counted(task.batches(split), progress):
+        moved = on_model(batch, model)
+        run = partial(task.values, model, moved)
+        replay = replay or Replay(model, layout, run, share=share)
+        instead: dict[str, Any] = {}
+        if value == "mean":
+            instead = {"value": value, "data": means}
+        elif value == "resample":
+            inputs = task.inputs(moved)
+            samples = resampled_contexts(model, inputs, seed=seed, means=means, layout=layout)
+            instead = {"value": value, "data": samples}
+        found = dict(replay.runs(run, sets, **instead))
+        each = [found[number].detach() for number in range(len(sets))]
+        if len({len(values) for values in each}) > 1:
+            raise ModelError(
+                f"Task {task.name!r}: a batch has {len(each[0])} values under one lesion and "
+                f"{len(each[-1])} under another: loss and score give one for each example."
+            )
+        parts.append(torch.stack(each).double().cpu().numpy())
+    return np.concatenate(parts, axis=1)
