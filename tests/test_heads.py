@@ -343,3 +343,19 @@ def test_reliability_is_that_of_halves_stepped_up():
     assert np.isnan(HeadScores(halves[0]).reliability)
     with pytest.raises(HeadError, match=r"have the shape \[2, sites, heads\] and numbers"):
         HeadScores(halves[0], halves=np.nan_to_num(halves))
+
+
+def test_a_head_mask_keeps_where_it_is_one():
+    mask = np.ones((2, 5))
+    mask[0, 1] = mask[1, 3] = 0
+    heads = HeadSet.parse("0:1 1:3")
+    layout = find_heads(tiny_model("bert"))
+    for one in (mask, mask.tolist(), mask == 1, torch.tensor(mask), torch.tensor(mask).long()):
+        assert HeadSet.from_head_mask(one) == HeadSet.from_head_mask(one, layout) == heads
+    assert HeadSet.from_head_mask([1, 0, 1, 1, 1], layout) == HeadSet([(0, 1), (1, 1)])
+    with pytest.raises(HeadError, match=r"shape \[5\] does not fit: .* give the layout"):
+        HeadSet.from_head_mask([1, 0, 1, 1, 1])
+    with pytest.raises(HeadError, match=r"shape \[2, 3\] does not fit: expected \[2, 5\]"):
+        HeadSet.from_head_mask(mask[:, :3], layout)
+    with pytest.raises(HeadError, match=r"is no head_mask: .* factors=mask\) takes other numbers"):
+        HeadSet.from_head_mask(mask / 2)

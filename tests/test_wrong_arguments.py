@@ -65,16 +65,20 @@ NO_HEADS: list[tuple[Any, str]] = [
     ("0-1", "Cannot read '0-1' in the head set '0-1'"),
     ("0:7", "Head 0:7 does not exist: site 0"),
     ({5: [0]}, "Head 5:0 does not exist: the model has 2 sites"),
-    (MASK.astype(float), "transformers' head_mask, that it is kept; give booleans"),
+    (MASK.astype(float), "that it is kept; give HeadSet.from_head_mask(mask), where 1 keeps"),
+    (lobes.HeadScores(np.ones((2, 5))), "and no set of heads: choose some, as in scores.top(0.3)"),
+    ({(0, 1): 0.5}, "lobes.ablate takes numbers for heads as factors="),
     (torch.ones(2, 5), "An array of float32 is no set of heads"),
     (torch.ones(2, 5, dtype=torch.int64), "An array of int64 is no set of heads"),
     (MASK[:, :4], "boolean array of the shape [2, 4] is no set of heads of this model: expected"),
     (MASK[0], "boolean array of the shape [5] is no set of heads"),
 ]
+TASK = lobes.BatchTask("sum", loss=losses, validation=[BATCH])
 TAKE_HEADS: dict[str, Callable[[Any], Any]] = {
     "ablate": lambda heads: ablate(MODEL, heads),
     "prune": lambda heads: lobes.prune(MODEL, heads),
     "head_importance": lambda heads: of_batches(ablated=heads),
+    "evaluate": lambda heads: lobes.evaluate(MODEL, TASK, [heads]),
     "HeadSet.of": lambda heads: HeadSet.of(heads, find_heads(MODEL)),
 }
 NAME = "bert-base-uncased"

@@ -143,7 +143,7 @@ class HeadSet:
         boolean array or tensor [sites, heads], True for the heads in the set. With a `layout`
         every head must exist in it, and an array must have its shape.
         Raises `HeadError` for anything else, such as a mask of the numbers 0 and 1, where 1 may
-        mean "ablate" or, as in transformers' `head_mask`, "keep".
+        mean "ablate" or, as in transformers' `head_mask`, "keep": `from_head_mask` reads those.
         """
         if isinstance(heads, HeadSet):
             chosen = heads
@@ -151,6 +151,11 @@ class HeadSet:
             chosen = cls.parse(heads)
         elif isinstance(heads, Mapping):
             chosen = cls(_pairs(heads))
+        elif hasattr(heads, "ranked"):  # scores, which do not say how many heads are meant
+            raise HeadError(
+                f"{shortened(heads)} has a score for every head, and no set of heads: choose some, "
+                f"as in scores.top(0.3) or scores.bottom(k=10)."
+            )
         elif hasattr(heads, "dtype") and hasattr(heads, "shape"):
             chosen = cls(_true_entries(heads, layout))
         elif isinstance(heads, Iterable) and not isinstance(heads, bytes):
@@ -158,6 +163,31 @@ class HeadSet:
         else:
             raise HeadError(f"{shortened(heads)} is no set of heads: expected {_FORMS}.")
         return chosen if layout is None else layout.check(chosen)
+
+    @classmethod
+    def from_head_mask(cls, mask: Any, layout: HeadLayout | None = None) -> "HeadSet":
+        """Return the heads that a `head_mask` of transformers 4 removes: those where it is 0.
+
+        `mask` holds 1 for a head that is kept and 0 for one that is removed, [layers, heads]; or
+        [heads], for all layers alike, which takes the `layout` of the model. With a layout the
+        mask must have its shape. Raises `HeadError` for other numbers and shapes.
+        """
+        table = np.asarray(mask.detach().cpu() if hasattr(mask, "detach") else mask)
+        if table.dtype.kind not in "biuf" or not np.isin(table, (0, 1)).all():
+            raise HeadError(
+                f"{shortened(mask)} is no head_mask: expected 1 for each head that is kept and 0 "
+                f"for each that is removed; lobes.ablate(model, factors=mask) takes other numbers."
+            )
+        if table.ndim == 1 and layout is not None:
+            table = np.tile(table, (len(layout), 1))
+        if table.ndim != 2 or (layout is not None and table.shape != layout.shape):
+            expected = "[layers, heads]" if layout is None else f"{list(layout.shape)}, or [heads]"
+            raise HeadError(
+                f"A head_mask of the shape {list(table.shape)} does not fit: expected {expected}"
+                f"{'; for [heads] give the layout, too' if layout is None else ''}."
+            )
+        found = cls(np.argwhere(table == 0).tolist())
+        return found if layout is None else found & layout.all_heads()
 
     @classmethod
     def parse(cls, text: str) -> "HeadSet":
@@ -257,6 +287,11 @@ def _index(number: Any) -> int | None:
 
 def _pairs(by_site: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
     for site, heads in by_site.items():
+        if isinstance(site, tuple):
+            raise HeadError(
+                f"{{{site!r}: {shortened(heads)}}} is no set of heads: write the heads of each "
+                f"site, as in {{0: [1, 2]}}; lobes.ablate takes numbers for heads as factors=…."
+            )
         if isinstance(heads, str) or not isinstance(heads, Iterable):
             raise HeadError(
                 f"{heads!r} stands for the heads of site {site!r}: expected a list of them, such "
@@ -271,8 +306,9 @@ def _true_entries(mask: Any, layout: HeadLayout | None) -> list[tuple[int, int]]
     if kind != "bool":
         raise HeadError(
             f"An array of {kind} is no set of heads: a mask of numbers may mean by 1 that a head "
-            f"is ablated or, as transformers' head_mask, that it is kept; give booleans, True for "
-            f"the heads in the set (head_mask == 0), or pairs (array.tolist())."
+            f"is ablated or, as transformers' head_mask, that it is kept; give "
+            f"HeadSet.from_head_mask(mask), where 1 keeps, booleans, True for the heads in the "
+            f"set, or pairs (array.tolist())."
         )
     wanted = shape if layout is None else layout.shape
     if len(shape) != 2 or shape != wanted:

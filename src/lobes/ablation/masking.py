@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,14 @@ from torch import Tensor, nn
 
 from lobes import limits
 from lobes.ablation.entering import warns_unentered
+from lobes.ablation.factors import (
+    Factors,
+    Table,
+    blended,
+    factor_table,
+    site_factors,
+    touched_sites,
+)
 from lobes.ablation.replacements import HeadMeans, HeadSamples, checked_means, resampled_contexts
 from lobes.discovery import layout_of
 from lobes.discovery.contexts import argument_with, contexts_of
@@ -25,8 +34,9 @@ from lobes.transfers import moved
 @warns_unentered
 def ablate(
     model: nn.Module,
-    heads: Heads,
+    heads: Heads | None = None,
     *,
+    factors: Factors = None,
     layout: HeadLayout | None = None,
     value: str = "zero",
     data: HeadMeans | HeadSamples | Mapping[str, Any] | Iterable[Mapping[str, Any]] | None = None,
@@ -40,6 +50,13 @@ def ablate(
     heads' attention probabilities by 0, but where a site says that its contexts hold more than
     attention (`Site.beside_attention`): that goes too. Calls can be nested: a head is ablated
     while any of the blocks around it says so.
+
+    `factors`, in place of `heads`, multiply the contexts by other numbers than 0: {(site, head):
+    number}, an array or tensor [sites, heads], `HeadScores`, or one of these for each example. 0
+    ablates a head and 1 leaves it alone, both to the bit; a head that a mapping leaves out has 1.
+    With another `value`, z is z parts of the head's context and 1 − z of what stands in for it.
+    Gradients flow into tensors that require them, also at 0 and 1, as of `head_mask`; such tensors
+    are read at each run, so that an optimizer may change them inside the block.
 
     `value="mean"` puts the head's mean context over a data set there instead, at every position:
     what the head does for any text at all stays, what it says about this one goes. `data` are
@@ -59,11 +76,18 @@ def ablate(
     `torch.compile` compiled runs uncompiled inside the block.
     Raises `HeadError` for a head that the model does not have, when the number of sets and of a
     batch's examples differ, and for a batch of other shapes than the one that was resampled;
-    `ConfigError` for another `value`, or one without its data.
+    `ConfigError` for another `value`, or one without its data, and for both heads and factors.
     """
     layout = layout_of(model, layout)
-    sets = head_sets(heads, layout)
-    with _ablating(model, layout, sets, value, data, seed, deal=_for_batch):
+    if factors is None:
+        masks = _masks_of(head_sets(heads, layout), layout)  # type: ignore[arg-type]
+    elif heads is None:
+        masks = _masks_by(factor_table(factors, layout), layout)
+    else:
+        raise ConfigError(
+            "Both heads and factors were given: heads are ablated, factors 0 say the same."
+        )
+    with _ablating(model, layout, masks, value, data, seed, deal=_for_batch):
         yield
 
 
@@ -81,30 +105,56 @@ def ablate_copies(
     The batches that run inside the block hold one copy of a batch for each of the lesions, one
     copy after the other. Every site that they touch has contexts laid out example by example.
     """
-    with _ablating(model, layout, lesions, value, data, 0, deal=_for_copies):
+    masks = _masks_of(lesions, layout)
+    with _ablating(model, layout, masks, value, data, 0, deal=_for_copies):
         yield
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """The factors of contexts for so many sets of heads: `read(site)` gives them [sets, width].
+
+    `sites` are those that are touched. `soft` factors may be other than 0 and 1, and `live` ones
+    are read again at each run.
+    """
+
+    number: int
+    sites: Sequence[int]
+    read: Callable[[Site], Float[Tensor, "sets width"]]
+    soft: bool = False
+    live: bool = False
+
+
+def _masks_of(sets: Sequence[HeadSet], layout: HeadLayout) -> _Masks:
+    touched = sorted({site for one in sets for site, _ in one})
+    return _Masks(len(sets), touched, lambda site: site_mask(site, sets))
+
+
+def _masks_by(table: Table, layout: HeadLayout) -> _Masks:
+    def read(site: Site) -> Float[Tensor, "sets width"]:
+        return site_factors(table, site.index, site.n_heads, site.head_dim)
+
+    touched = touched_sites(table, layout)
+    return _Masks(len(table), touched, read, soft=True, live=table.requires_grad)
 
 
 @contextmanager
 def _ablating(
     model: nn.Module,
     layout: HeadLayout,
-    sets: Sequence[HeadSet],
+    masks: _Masks,
     value: str,
     data: Any,
     seed: int,
     deal: Callable[[Tensor, Tensor, Site], Tensor],
 ) -> Iterator[None]:
     """`deal` says which rows of a batch each of the sets is for."""
-    touched = sorted({site for one in sets for site, _ in one})
-    instead = _instead(model, layout, touched, value, data, seed)
+    instead = _instead(model, layout, masks.sites, value, data, seed)
     hooks = {
-        index: _masking_hook(
-            layout.sites[index], site_mask(layout.sites[index], sets), instead.get(index, ()), deal
-        )
-        for index in touched
+        index: _masking_hook(layout.sites[index], masks, instead.get(index, ()), deal)
+        for index in masks.sites
     }
-    counting = deal is _for_batch and len(sets) > 1
+    counting = deal is _for_batch and masks.number > 1
     counting = counting or any(len(fills) > 1 for fills in instead.values())
     # First among the modules' hooks: a recorder inside the block sees the lesioned input.
     scope = Scope(model, layout, hooks, what="ablate", first=True, repeats=True)
@@ -162,7 +212,7 @@ def site_mask(site: Site, sets: Sequence[HeadSet]) -> Float[Tensor, "sets width"
 
 def _masking_hook(
     site: Site,
-    mask: Tensor,
+    masks: _Masks,
     fills: Sequence[Tensor],
     deal: Callable[[Tensor, Tensor, Site], Tensor],
 ) -> Hook:
@@ -170,6 +220,7 @@ def _masking_hook(
 
     A fill is for every position [width], or for one call of the site, [batch, …, width].
     """
+    mask = masks.read(site)
     if deal is _for_copies:
         fills = [fill if fill.dim() == 1 else torch.cat([fill] * len(mask)) for fill in fills]
     placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Tensor]]] = {}
@@ -181,12 +232,17 @@ def _masking_hook(
         if key not in placed:
             placed[key] = moved(mask, *key), [moved(fill, *key) for fill in fills]
         here, instead = placed[key]
+        if masks.live:
+            here = moved(masks.read(site), *key)
         rows = deal(here, contexts, site)
         call = number() if len(fills) > 1 else 0
         if fills and (call >= len(fills) or fills[call].dim() > 1):
             _check_resampled(site, contexts, fills, call)
+        fill = instead[call] if instead else 0
         # not a product: 0 times what is not a number is not 0
-        left = torch.where(rows > 0, contexts, instead[call] if instead else 0)
+        left = (
+            blended(rows, contexts, fill) if masks.soft else torch.where(rows > 0, contexts, fill)
+        )
         return argument_with(site, module, args[0], left), *args[1:]
 
     return hook

@@ -138,9 +138,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def on_model(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Move a batch to the model's device, and its floating-point numbers to its precision."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return {
-        name: value.to(like.device, like.dtype if value.is_floating_point() else None)
-        if isinstance(value, Tensor)
-        else value
-        for name, value in batch.items()
-    }
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(like.device, like.dtype if value.is_floating_point() else None)
+        if isinstance(value, Mapping):  # models of sentence-transformers take one dictionary
+            return {name: placed(part) for name, part in value.items()}
+        return value
+
+    return {name: placed(value) for name, value in batch.items()}
