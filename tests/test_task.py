@@ -378,15 +378,15 @@ REFUSED = {
     ),
     "unsupported data": (
         {"train": {"sentence": ["a"], "label": [0]}},
-        "Task 'x': train is a dict: expected a datasets.Dataset, a pandas.DataFrame, a "
+        "Task 'x': train is a dict: expected a datasets.Dataset, a pandas or polars DataFrame, a "
         "pyarrow.Table or a list of dicts, holding one split. Columns become rows with "
         "pandas.DataFrame(data).",
     ),
     "streaming data": (
         {"train": datasets.Dataset.from_list(ROWS).to_iterable_dataset()},
         "Task 'x': train is a datasets.iterable_dataset.IterableDataset: expected a "
-        "datasets.Dataset, a pandas.DataFrame, a pyarrow.Table or a list of dicts, holding one "
-        "split.",
+        "datasets.Dataset, a pandas or polars DataFrame, a pyarrow.Table or a list of dicts, "
+        "holding one split. Rows that are streamed become a list with list(data).",
     ),
     "rows that are no dicts": (
         {"train": [("a", 0)]},
@@ -481,3 +481,42 @@ def test_task_names_differ():
     )
     with pytest.raises(DataError, match=r"^No task was given: expected one or more"):
         as_tasks([])
+
+
+class Frame:
+    """What a polars.DataFrame, a DuckDB relation and others offer: a stream of Arrow data."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
+def test_any_table_that_speaks_arrow_and_any_rows_that_come_one_by_one_are_read():
+    rows = [
+        {"text": f"text {number}", "label": ("bad", "fine", "good")[number % 3]}
+        for number in range(11)
+    ]
+    table = pa.Table.from_pylist(rows)
+    columns = {"text": pa.large_string(), "label": pa.dictionary(pa.int32(), pa.large_string())}
+    typed = table.cast(pa.schema(columns))  # as polars exports a String and a Categorical
+    given = [
+        Frame(table),
+        Frame(typed),
+        Frame(pa.chunked_array([table.to_struct_array().chunk(0)])),
+        pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=3)),
+        (row for row in rows),
+        map(dict, rows),
+    ]
+    expected = Task("x", train=rows, text="text")
+    for data in given:
+        task = Task("x", train=data, text="text")
+        assert [*task.train.texts] == [*expected.train.texts]
+        assert task.labels == ("bad", "fine", "good")
+        np.testing.assert_array_equal(task.train.labels, expected.train.labels)
+
+
+def test_what_arrow_cannot_read_as_a_table_is_refused_with_the_reason():
+    with pytest.raises(DataError, match="train is a Frame that Arrow cannot read: "):
+        Task("x", train=Frame(pa.chunked_array([[1, 2, 3]])), text="text")

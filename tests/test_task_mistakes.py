@@ -69,7 +69,7 @@ TASKS = [
         r"is a datasets.*DatasetDict: .* one of its splits, such as data\['test'\].",
     ),
     ({"train": {"sentence": ["a"], "label": [1]}}, r"rows with pandas.DataFrame\(data\)."),
-    ({"train": iter(ROWS)}, "is a list_iterator: expected a datasets.Dataset"),
+    ({"train": iter([("a", 0)])}, "row 0 is a tuple: expected a dict with the columns"),
     (
         {"train": [("a", 0)]},
         "row 0 is a tuple: expected a dict with the columns",

@@ -17,8 +17,8 @@ import numpy as np
 
 from lobes.errors import DataError, at, first_line
 
-# A datasets.Dataset, a pandas.DataFrame, a pyarrow.Table or a list of dicts. The first three are
-# recognized by what they offer, so that none of those libraries need be imported.
+# A datasets.Dataset, a pandas or polars DataFrame, a pyarrow.Table or other Arrow data, or dicts.
+# Libraries' types are recognized by what they offer, so that none of those need be imported.
 TaskData = Any
 
 # How many rows of a data set or a table become Python values at a time: enough that a call for
@@ -95,7 +95,7 @@ def blocks_of(data: TaskData) -> Iterator[tuple[int, TaskData]]:
     Data without rows, or of no supported kind, are one block.
     """
     if not isinstance(data, Blocks):
-        yield from _cut(data)
+        yield from _cut(_whole(data))
         return
     first = 0
     for part in data:
@@ -105,6 +105,23 @@ def blocks_of(data: TaskData) -> Iterator[tuple[int, TaskData]]:
         first += len(part)
     if not first:
         yield 0, []
+
+
+def _whole(data: TaskData) -> TaskData:
+    """The rows of an iterator as a list, and those of any table of Arrow as a `pyarrow.Table`."""
+    if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
+        return list(data)
+    known = isinstance(data, Sequence) or hasattr(data, "iloc") or hasattr(data, "num_rows")
+    if known or not hasattr(data, "__arrow_c_stream__"):
+        return data
+    import pyarrow
+
+    try:  # polars, DuckDB, nanoarrow, a RecordBatchReader: the Arrow PyCapsule interface
+        return pyarrow.table(data)
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+        raise DataError(
+            f"is a {type(data).__name__} that Arrow cannot read: {first_line(error)}."
+        ) from error
 
 
 def _cut(data: TaskData) -> Iterator[tuple[int, TaskData]]:
@@ -141,8 +158,8 @@ def read_columns(data: TaskData, wanted: Sequence[str], start: int = 0) -> dict[
         kind = type(data)
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         raise DataError(
-            f"is a {name}: expected a datasets.Dataset, a pandas.DataFrame, a pyarrow.Table or a "
-            f"list of dicts, holding one split." + _how_to_read(data)
+            f"is a {name}: expected a datasets.Dataset, a pandas or polars DataFrame, a "
+            f"pyarrow.Table or a list of dicts, holding one split." + _how_to_read(data)
         )
     if not len(data):
         raise DataError(NO_EXAMPLES)
@@ -169,6 +186,10 @@ def _how_to_read(data: Any) -> str:
         return f" Give one of its splits, such as data[{next(iter(data))!r}]."
     if isinstance(data, Mapping):
         return " Columns become rows with pandas.DataFrame(data)."
+    if hasattr(data, "collect"):  # a polars.LazyFrame
+        return " Give its rows, data.collect()."
+    if hasattr(data, "__iter__"):
+        return " Rows that are streamed become a list with list(data)."
     return ""
 
 
