@@ -16,6 +16,7 @@ that are not modules.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -34,9 +35,7 @@ _Fingerprint = tuple[tuple[str, tuple[int, ...]], ...]
 _known: WeakKeyDictionary[nn.Module, tuple[_Fingerprint, HeadLayout]] = WeakKeyDictionary()
 
 
-def find_heads(
-    model: nn.Module, *, example_inputs: Mapping[str, Tensor] | None = None
-) -> HeadLayout:
+def find_heads(model: nn.Module, *, example_inputs: Mapping[str, Any] | None = None) -> HeadLayout:
     """Find all attention heads of `model`, and return its sites in the order of execution.
 
     `example_inputs` are keyword arguments for one forward pass; a model from transformers needs
@@ -91,7 +90,7 @@ def layout_of(model: nn.Module, layout: HeadLayout | None = None) -> HeadLayout:
     return layout
 
 
-def _discover(model: nn.Module, example_inputs: Mapping[str, Tensor] | None) -> HeadLayout:
+def _discover(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> HeadLayout:
     check_whole(model)
     with held(model):
         inputs = guess_inputs(model) if example_inputs is None else example_inputs
@@ -102,7 +101,7 @@ def _discover(model: nn.Module, example_inputs: Mapping[str, Tensor] | None) -> 
 
 def _traced(
     model: nn.Module,
-    inputs: Mapping[str, Tensor],
+    inputs: Mapping[str, Any],
     *,
     guessed: bool,
     silent: frozenset[int] = frozenset(),
@@ -114,7 +113,10 @@ def _traced(
     except Exception as error:
         if not guessed:
             raise
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+        shapes = ", ".join(
+            f"{name} {list(value.shape)}" if isinstance(value, Tensor) else name
+            for name, value in inputs.items()
+        )
         raise ModelError(
             f"{type(model).__name__} could not be run on the inputs guessed for it ({shapes}): "
             f"{type(error).__name__}: {error}. Give find_heads example_inputs={{name: tensor}}."

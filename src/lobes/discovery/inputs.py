@@ -25,7 +25,7 @@ _SAMPLES, _FRAMES, _BANDS = 9600, 104, 80
 _CHARACTERS = 128
 _TRIALS = 48
 
-Inputs = dict[str, Tensor]
+Inputs = dict[str, Any]  # tensors, or a dictionary of them
 
 
 def guess_inputs(model: nn.Module) -> Inputs:
@@ -34,8 +34,11 @@ def guess_inputs(model: nn.Module) -> Inputs:
     Known are text (`input_ids`, with what an encoder-decoder needs, boxes on a page), pictures and
     video (`pixel_values`, `pixel_values_videos`, as pictures or as rows of patches) and sound
     (`input_values`, `input_features`), alone or with their places in a text. Raises `ModelError`
-    for any other required argument and for a model without a configuration.
+    for any other required argument and for a model without a configuration. A model that makes its
+    inputs itself, as those of sentence-transformers do, is asked for them.
     """
+    if prepared := _prepared(model):
+        return prepared
     described = _described(model)
     config = getattr(described, "config", None)
     if config is None:
@@ -54,6 +57,32 @@ def guess_inputs(model: nn.Module) -> Inputs:
         if _runs(model, inputs):
             return inputs
     return tried[0]
+
+
+_TEXTS = ("The quick brown fox jumps over the lazy dog.", "Five wizards boxed.")
+
+
+def _prepared(model: nn.Module) -> Inputs:
+    """What a model of sentence-transformers makes of two texts, or of pairs if it compares them.
+
+    Its forward pass has one argument, `input`, a dictionary. Nothing for any other model.
+    """
+    prepare = getattr(model, "preprocess", None) or getattr(model, "tokenize", None)
+    needed = [
+        name
+        for name, one in inspect.signature(model.forward).parameters.items()
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if needed != ["input"] or not callable(prepare):
+        return {}
+    pairs = hasattr(model, "predict") and not hasattr(model, "encode")  # a cross-encoder
+    features = prepare([_TEXTS, _TEXTS[::-1]] if pairs else list(_TEXTS))
+    device = next((p.device for p in model.parameters()), None)
+    placed = {
+        name: value.to(device) if isinstance(value, Tensor) else value
+        for name, value in features.items()
+    }
+    return {"input": placed}
 
 
 def _described(model: nn.Module) -> nn.Module:

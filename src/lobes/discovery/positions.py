@@ -19,8 +19,11 @@ def real_positions(
     """Return the mask of a batch's real positions; None if the batch has no mask and all count.
 
     `attention_mask` says it, for a decoder beside an encoder `decoder_attention_mask`, or else
-    the labels that are not -100, which torch leaves out of a loss.
+    the labels that are not -100, which torch leaves out of a loss. Models of sentence-transformers
+    take one dictionary, `input`, that holds the mask.
     """
+    if isinstance(inputs.get("input"), Mapping):
+        inputs = inputs["input"]
     mask = inputs.get("decoder_attention_mask" if decoder else "attention_mask")
     labels = inputs.get("labels")
     if decoder and mask is None and isinstance(labels, Tensor):
