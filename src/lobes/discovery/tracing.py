@@ -293,7 +293,7 @@ def _edge(tensor: Tensor) -> tuple[Any, int] | None:
 
 
 def trace(
-    model: nn.Module, inputs: Mapping[str, Tensor], *, silent: frozenset[int] = frozenset()
+    model: nn.Module, inputs: Mapping[str, Any], *, silent: frozenset[int] = frozenset()
 ) -> Trace:
     """Run `model` once, `held`, and watch it; its hooks are gone afterwards, whatever happens."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
