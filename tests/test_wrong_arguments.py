@@ -79,6 +79,7 @@ TAKE_HEADS: dict[str, Callable[[Any], Any]] = {
     "prune": lambda heads: lobes.prune(MODEL, heads),
     "head_importance": lambda heads: of_batches(ablated=heads),
     "evaluate": lambda heads: lobes.evaluate(MODEL, TASK, [heads]),
+    "head_lora": lambda heads: lobes.head_lora(MODEL, heads),
     "HeadSet.of": lambda heads: HeadSet.of(heads, find_heads(MODEL)),
 }
 NAME = "bert-base-uncased"
