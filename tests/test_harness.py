@@ -1,8 +1,10 @@
 """Tasks of lm-evaluation-harness have the harness's own scores, and go through the whole of IAP."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -12,8 +14,9 @@ from lobes.ablation import ablate, record_contexts
 from lobes.cli import app
 from lobes.config.study import load_study, override
 from lobes.discovery import find_heads
-from lobes.errors import ConfigError, DataError
+from lobes.errors import ConfigError, DataError, LobesError
 from lobes.experiments.harness import evaluate_with_harness
+from lobes.experiments.language_model import fetch_language_model
 from lobes.experiments.loading import load_tasks
 from lobes.experiments.run import given_model
 from lobes.heads import HeadSet
@@ -324,7 +327,7 @@ def test_settings_that_do_not_go_together(study, settings, sentence):
 @pytest.mark.parametrize(
     ("name", "settings", "error", "sentence"),
     [
-        ("pikc", {}, DataError, "has no task 'pikc'.*Did you mean 'pick'"),
+        ("pikc", {}, DataError, "There is no task 'pikc'.*Did you mean 'pick'"),
         ("say", {}, ConfigError, "'say' lets the model generate text"),
         ("flow", {}, ConfigError, "'flow' measures perplexity"),
         ("both", {}, ConfigError, "a group of tasks.*'pick'"),
@@ -358,8 +361,61 @@ def test_data_that_is_not_there(folder, tmp_path, monkeypatch):
     )
     (tmp_path / "pick.yaml").write_text(remote.replace("task: pick", "task: far"), encoding="utf-8")
     reading._manager.cache_clear()
-    with pytest.raises(DataError, match="cannot load 'far' with the data set 'nobody/none'"):
+    with pytest.raises(
+        DataError, match="The harness cannot load 'far' with the data set 'nobody/none'"
+    ):
         harness_task("far", include=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_real_model_has_the_scores_of_the_harness(folder):
+    """SmolLM2-135M-Instruct with 49,152 tokens, on prompts with examples in them."""
+    try:
+        source = fetch_language_model()
+    except LobesError as error:
+        pytest.skip(str(error))
+    given = {"pick": ["acc", "acc_norm"], "finish": ["acc"]}
+    tasks = [
+        harness_task(
+            name, name=f"{name}-{metric}", metric=metric, include=folder, limit=11, fewshot=2
+        )
+        for name, metrics in given.items()
+        for metric in metrics
+    ]
+    model = HarnessModel.from_pretrained(source, tasks)
+    with silent():
+        found = lm_eval.simple_evaluate(
+            HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=4),
+            tasks=[*given],
+            task_manager=task_manager([*given], folder),
+            limit=11,
+            num_fewshot=2,
+            bootstrap_iters=0,
+        )["results"]
+    expected = [found[name][f"{metric},none"] for name in given for metric in given[name]]
+    assert evaluate(model, tasks).scores()[0].tolist() == expected
+
+
+def test_the_example_is_a_study_of_the_harness(monkeypatch, tmp_path):
+    """Its four task files, over data of the same columns."""
+    monkeypatch.setenv("LOBES_DATA", str(tmp_path))
+    columns = {
+        "sst2": ["sentence"],
+        "ag": ["text"],
+        "scitail": ["premise", "hypothesis"],
+        "mrpc": ["sentence1", "sentence2"],
+    }
+    study = load_study(Path(__file__).parents[1] / "examples" / "harness.toml")
+    for name, texts in columns.items():
+        (tmp_path / name).mkdir()
+        rows = {text: [f"one {n}" for n in range(4)] for text in texts}
+        table = pandas.DataFrame(rows | {"label": [0, 1, 1, 0]})
+        for file in ("train", "train.subset", "train.split", "validation", "validation.split"):
+            table.to_parquet(tmp_path / name / f"{file}.parquet")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for task in load_tasks(study):
+        assert len(task.validation) == 4
+        assert task.labels[0] in task.validation.texts[0][1]
 
 
 def test_without_the_harness(folder, monkeypatch):

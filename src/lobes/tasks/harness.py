@@ -150,7 +150,7 @@ def load_harness_task(
     except Exception as error:  # of the task's file or code, its data, the hub
         where = config.get("dataset_path")
         raise DataError(
-            f"lm-evaluation-harness cannot load {lm_eval!r} with the data set {where!r}, and says: "
+            f"The harness cannot load {lm_eval!r} with the data set {where!r}, and says: "
             f"{first_line(error)}. Check the task's file, its data, and the connection where they "
             f"are on the hub."
         ) from error
@@ -184,8 +184,8 @@ def _checked(manager: Any, names: Sequence[str]) -> Any:
     for name in names:
         if name not in manager.task_index:
             raise DataError(
-                f"lm-evaluation-harness has no task {name!r}; `lm_eval ls tasks` lists them."
-                + suggest(name, manager.all_subtasks)
+                f"There is no task {name!r} in lm-evaluation-harness; `lm_eval ls tasks` lists "
+                f"them." + suggest(name, manager.all_subtasks)
             )
     return manager
 
