@@ -117,6 +117,44 @@ def test_a_base_without_a_name_or_other_trained_weights_are_refused(
         model.save_pretrained(tmp_path / "saved")
 
 
+@pytest.mark.parametrize("task_type", [None, "FEATURE_EXTRACTION"])
+def test_an_encoder_with_adapters_reads_what_its_base_model_reads(
+    base: Path, task_type: str | None
+) -> None:
+    plain = MultiTaskModel.from_pretrained(base, TASKS, pooling="mean")
+    adapted = model_on(base, task_type=task_type)
+    assert type(adapted.encoder).__name__.endswith("FeatureExtraction") == bool(task_type)
+    inputs = plain.example() | {"token_type_ids": torch.ones(1, 7, dtype=torch.int64)}
+    inputs = {name: value[:, :7] for name, value in inputs.items()}
+    with torch.no_grad():
+        found, expected = (each.eval().pooled(**inputs) for each in (adapted, plain))
+        others = {**inputs, "token_type_ids": inputs["token_type_ids"] * 0}
+        assert torch.equal(found, expected)
+        assert not torch.equal(found, plain.pooled(**others))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("adapter_model.safetensors", b"{}"),
+        ("adapter_config.json", b"{"),
+        ("adapter_config.json", b'{"peft_type": "NOTHING"}'),
+        ("adapter_config.json", b'{"peft_type": "LORA", "r": 3, "target_modules": ["key"]}'),
+    ],
+)
+def test_damaged_adapters_are_one_sentence(
+    base: Path, tmp_path: Path, file: str, content: bytes
+) -> None:
+    model = model_on(base)
+    model.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "encoder" / file).write_bytes(content)
+    with pytest.raises(ModelError, match=r"cannot be loaded .* copy the whole folder"):
+        load_task_model(tmp_path / "saved")
+    if file.startswith("adapter_model"):
+        with pytest.raises(ModelError, match=r"cannot be loaded .* copy the whole folder"):
+            model.load_weights(tmp_path / "saved")
+
+
 def test_adapters_are_not_trained_in_shards(base: Path, tmp_path: Path) -> None:
     options = {"steps": 2, "batch_size": 8, "precision": "fp32", "device": "cpu", "fsdp": True}
     args = training_arguments(tmp_path, **options)

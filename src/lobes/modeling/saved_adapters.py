@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -107,10 +108,13 @@ def save_merged(model: Any, folder: Path) -> None:
 def adapter_weights(encoder: Any, folder: Path) -> dict[str, Tensor]:
     """Return the encoder's weights with those of the adapters that `save_adapters` wrote.
 
-    Raises `ModelError` where they are those of other adapters.
+    Raises `ModelError` where they are damaged, or those of other adapters.
     """
     own, state = _adapter_names(encoder), encoder.state_dict()
-    saved = load_file(folder / _WEIGHTS)
+    try:
+        saved = load_file(folder / _WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(folder, error) from error
     shapes = {name: tensor.shape for name, tensor in saved.items()}
     if shapes != {name: state[place].shape for name, place in own.items()}:
         raise ModelError(
@@ -174,13 +178,17 @@ def put_on(
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(
-            f"The adapters in {str(folder)!r} cannot be loaded ({first_line(error)}): copy the "
-            f"whole folder again."
-        ) from error
+        raise _damaged(folder, error) from error
     # peft is silent about weights that it finds no place for
     adapted.load_state_dict(weights)
     return adapted.eval()
+
+
+def _damaged(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"The adapters in {str(folder)!r} cannot be loaded ({first_line(error)}): copy the whole "
+        f"folder again."
+    )
 
 
 def _saved_by_peft(encoder: Any) -> dict[str, Tensor]:
