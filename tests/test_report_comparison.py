@@ -343,6 +343,25 @@ def test_difference_tables_and_figures(planted, index):
     assert f"single seeds {span}." in description
 
 
+def test_methods_against_interference_are_on_the_page():
+    """With their scores and sources, IAT against the tuned sum, and the weights of the tasks."""
+    comparison = fake_comparison(methods=("multi", "iat", "pcgrad", "tuned"))
+    rows = [[0.5 + seed, 1.0, 2.0 + seed] for seed in range(5)]
+    comparison["weights"] = {"pcgrad": rows, "tuned": [[1.5, 0.75, 0.75]] * 5}
+    sections = {each.id: each for each in page_of(comparison).sections}
+    table = sections["weights"].blocks[-1]
+    assert [column.title for column in table.columns] == ["Task", "PCGrad", "tuned sum"]
+    names = [task["name"] for task in comparison["tasks"]]
+    assert [row.cells for row in table.rows] == [
+        (names[0], 2.5, 1.5), (names[1], 1.0, 0.75), (names[2], 4.0, 0.75)
+    ]  # fmt: skip
+    sentences = performance(comparison).sentences
+    assert any(each.startswith("Against a tuned sum of the losses, IAT") for each in sentences)
+    text = render(comparison)
+    for words in ("PCGrad − multi-task", "PCGrad − tuned sum", "IAT − tuned sum", "Yu et al. 2020"):
+        assert words in text
+
+
 def test_d_score_table_begins_with_the_headline(planted):
     comparison, page = planted
     rows = page.table("d-scores-caption")
