@@ -5,6 +5,8 @@ import runpy
 import sys
 from pathlib import Path
 
+import pytest
+
 import lobes
 from lobes.config.settings import IapConfig, TrainingConfig
 
@@ -12,11 +14,34 @@ ROOT = Path(__file__).parents[1]
 check_site = runpy.run_path(str(ROOT / "scripts" / "check_site.py"))["problems"]
 
 
-def test_the_reference_has_every_public_name():
-    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\.\. auto\w+:: lobes\.(\w+)$", text, re.M)
-    assert sorted({*listed} - {"errors"}) == lobes.__all__
-    assert len(listed) == len(set(listed))
+@pytest.fixture
+def reference(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_site")
+    yield __import__("reference")
+    sys.modules.pop("reference")
+
+
+def page(name):
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_the_reference_has_every_public_name(reference):
+    listed = dict(reference.documented(page("python.md")))
+    names = [name.removeprefix("lobes.") for name in listed]
+    assert sorted(name for name in names if "." not in name and name != "errors") == lobes.__all__
+    assert len(reference.NAMED.findall(page("python.md"))) == len(listed)
+    written = [line for each in listed.items() for line in reference._directive(*each)]
+    assert ".. autofunction:: lobes.ablate" in written
+    assert any(line.startswith(".. autoclass:: lobes.Task\n   :members:") for line in written)
+    assert "HeadError, DataError" in written[-2]
+
+
+def test_the_page_of_commands_says_what_help_says(reference):
+    listed = re.findall(r"^\| `lobes ([\w-]+)` \| (.*) \|$", page("commands.md"), re.M)
+    assert listed == [
+        (name, command.get_short_help_str(200).rstrip("."))
+        for name, command in reference.commands()
+    ]
 
 
 def test_every_page_is_in_the_index():
@@ -28,9 +53,7 @@ def test_every_page_is_in_the_index():
     assert listed == names - {"index"}
 
 
-def test_settings_and_commands_are_written_from_the_code(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs" / "_site")
-    reference = __import__("reference")
+def test_settings_and_commands_are_written_from_the_code(reference):
     settings = "\n".join(reference.Settings.markdown(None))
     assert "| `steps` | integer | – | a number of steps from 1 to 10,000,000 |" in settings
     assert '| `sampling` | text | `"proportional"` | "proportional", "square_root"' in settings
@@ -39,7 +62,6 @@ def test_settings_and_commands_are_written_from_the_code(monkeypatch):
     commands = "\n".join(reference.Commands.markdown(None))
     assert "## lobes run\n" in commands
     assert "| `--set KEY=VALUE` | Change one key of the study; repeatable. |" in commands
-    sys.modules.pop("reference")
 
 
 def test_the_checker_finds_broken_links_and_what_comes_from_elsewhere(tmp_path):

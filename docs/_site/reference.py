@@ -1,12 +1,15 @@
-"""Directives that write the reference from the code: commands and settings.
+"""Directives that write the reference from the code: Python, commands and settings.
 
+:::{lobes-python}         the signature and docstring of every name in the tables of the page
 :::{lobes-commands}       every command of `lobes`, with its arguments and options
 :::{lobes-settings}       every key of a study file, with type, default and accepted values
 """
 
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import typer
@@ -16,6 +19,7 @@ from pydantic.fields import FieldInfo
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+import lobes
 from lobes.cli import app as lobes_app
 from lobes.config import settings
 from lobes.config.study import StudyConfig
@@ -34,14 +38,60 @@ class Written(SphinxDirective):
         raise NotImplementedError
 
 
+NAMED = re.compile(r"^\| `([\w.]+)` \| ", re.M)  # a row of docs/python.md
+WITH_MEMBERS = "   :members:"
+
+
+def documented(page: str) -> Iterator[tuple[str, Any]]:
+    """Yield the full name of each row of the page's tables, and the object of that name."""
+    for short in NAMED.findall(page):
+        name = short if short.startswith("lobes.") else f"lobes.{short}"
+        yield name, pkgutil.resolve_name(name)
+
+
+class Python(Written):
+    """What docs/python.md names, in its order."""
+
+    def markdown(self) -> Iterator[str]:
+        page = Path(self.env.doc2path(self.env.docname)).read_text(encoding="utf-8")
+        yield "```{eval-rst}"
+        for name, found in documented(page):
+            yield from _directive(name, found)
+        yield "```"
+
+
+def _directive(name: str, found: Any) -> Iterator[str]:
+    if inspect.ismodule(found):
+        names = [each for each, value in vars(found).items() if _is_public_error(found, value)]
+        yield f".. automodule:: {name}\n{WITH_MEMBERS} {', '.join(names)}"
+    elif not inspect.isclass(found):
+        yield f".. autofunction:: {name}"
+    elif issubclass(found, Exception):
+        yield f".. autoexception:: {name}"
+    else:
+        yield f".. autoclass:: {name}\n{WITH_MEMBERS}"
+    yield ""
+
+
+def _is_public_error(module: Any, value: Any) -> bool:
+    is_error = inspect.isclass(value) and issubclass(value, Exception)
+    return is_error and value.__module__ == module.__name__ and value is not lobes.LobesError
+
+
 class Commands(Written):
     """Every command in the order of `lobes --help`."""
 
     def markdown(self) -> Iterator[str]:
-        group: Any = typer.main.get_command(lobes_app)
-        for name, command in group.commands.items():
-            if not command.hidden:
-                yield from _command(name, command)
+        for name, command in commands():
+            yield from _command(name, command)
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Yield the name and the command of every command that `lobes --help` lists."""
+    group: Any = typer.main.get_command(lobes_app)
+    for name, command in group.commands.items():
+        if not command.hidden:
+            yield name, command
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
@@ -163,6 +213,7 @@ def plain_docstring(
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives, as Sphinx asks of an extension."""
+    app.add_directive("lobes-python", Python)
     app.add_directive("lobes-commands", Commands)
     app.add_directive("lobes-settings", Settings)
     app.connect("autodoc-process-docstring", plain_docstring)
