@@ -296,6 +296,7 @@ def study(tmp_path_factory, llama, tokenizer, folder):
 
 
 def test_a_study(study):
+    assert load_study(study, ["tasks.pick.limit=7"]).tasks[0].limit == 7  # by the harness's name
     loaded = load_study(study)
     results = run_study(loaded)
     tasks = load_tasks(loaded)

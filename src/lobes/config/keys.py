@@ -4,7 +4,7 @@ import re
 import tomllib
 from typing import Any
 
-from lobes.config.settings import shown
+from lobes.config.settings import shown, with_name
 from lobes.errors import ConfigError
 
 
@@ -60,7 +60,7 @@ def _entry(table: Any, part: str, setting: str) -> Any:
             table[part] = {}
         return table[part]
     if isinstance(table, list):
-        table[:] = [{"name": entry} if isinstance(entry, str) else entry for entry in table]
+        table[:] = [with_name(entry) for entry in table]
         names = [entry.get("name") if isinstance(entry, dict) else None for entry in table]
         if part in names:
             return table[names.index(part)]

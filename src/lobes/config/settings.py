@@ -88,6 +88,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def with_name(task: Any) -> Any:
+    """Return a task's table with its name, where it is a name alone or one of the harness."""
+    if isinstance(task, dict) and isinstance(task.get("lm_eval"), str):
+        return {"name": harness_name(task["lm_eval"]), **task}
+    return {"name": task} if isinstance(task, str) else task
+
+
 class TaskConfig(Section):
     """One `[[tasks]]` table: a known task by its name, or files, or a data set of the hub.
 
@@ -176,9 +183,7 @@ class TaskConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("lm_eval"), str):
-            return {"name": harness_name(data["lm_eval"]), **data}
-        return {"name": data} if isinstance(data, str) else data
+        return with_name(data)
 
     @model_validator(mode="after")
     def _consistent(self) -> "TaskConfig":
