@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import lobes
 from lobes import BatchTask
+from lobes.dissociation.over_runs import dissociation_over_runs
 from lobes.errors import ConfigError, DataError, HeadError, ModelError
 from lobes.heads import HeadSet
 
@@ -136,6 +137,13 @@ def test_a_d_score_is_the_change_in_units_of_the_spread_whatever_the_scale(matri
         np.testing.assert_allclose(one.values, two.values, rtol=1e-4)
         np.testing.assert_allclose(one.interval, two.interval, rtol=1e-4)
         assert one.mean_p == two.mean_p
+
+
+def test_runs_are_pooled_in_the_same_unit(matrix):
+    pooled, alone = dissociation_over_runs([matrix, matrix]).column, matrix.dissociation().column
+    for task, value, interval in zip(pooled.tasks, alone.values, alone.interval, strict=True):
+        assert task.mean == pytest.approx(value)
+        assert (task.low, task.high) == pytest.approx(interval, rel=0.2)
 
 
 def test_the_same_task_on_other_data_is_not_dissociated(reader):
