@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -356,24 +355,38 @@ def test_what_lies_beside_a_model_of_the_hub_comes_along(bert: Path, tmp_path: P
 # Speed
 
 
-class Waiting(nn.Module):
-    """Takes its time."""
+class Clock:
+    """A clock that goes on while a `Waiting` runs, in place of the machine's."""
 
-    def __init__(self, seconds: float) -> None:
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class Waiting(nn.Module):
+    """Takes so many seconds by the clock, and every fifth run twice as many."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
         super().__init__()
-        self.seconds = seconds
+        self.clock, self.seconds, self.runs = clock, seconds, 0
 
     def forward(self, x: Tensor) -> Tensor:
-        time.sleep(self.seconds)
+        self.runs += 1
+        self.clock.now += self.seconds * (1 if self.runs % 5 else 2)
         return x
 
 
-def test_the_speed_is_the_median_ratio() -> None:
-    speed = compare_speed(Waiting(0.03), Waiting(0.01), {"x": torch.zeros(2, 3)})
+def test_the_speed_is_the_median_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("lobes.experiments.prune.time", clock)
+    before, after = Waiting(clock, 0.03), Waiting(clock, 0.01)
+    before.runs = 2  # so that one alone is slower in some rounds
+    speed = compare_speed(before, after, {"x": torch.zeros(2, 3)})
     low, high = speed["ratio_quartiles"]
-    assert [low, speed["ratio"], high] == pytest.approx([3, 3, 3], rel=0.2)
-    assert low <= speed["ratio"] <= high
-    assert speed["seconds"] == pytest.approx([0.03, 0.01], rel=0.2)
+    assert [low, speed["ratio"], high] == pytest.approx([3, 3, 3])
+    assert speed["seconds"] == pytest.approx([0.03, 0.01])
+    assert speed["rounds"] == 82  # more than 4 seconds of 0.048, those that do not count included
     assert speed["inputs"] == {"x": [2, 3]}
 
 
