@@ -134,6 +134,14 @@ def test_what_are_no_factors_is_refused_with_the_reason(model, batch, layout):
             r"Factors of the shape \[2, 4\] do not fit this model: expected \[2, 5\]",
         ),
         ("0:1", "'0:1' is no set of factors"),
+        ({(0, 1): "0.5"}, "'0.5' is no factor of head 0:1"),
+        ({(0, 1): 10**400}, "is no factor of head 0:1"),
+        (
+            np.ones((2, 5), dtype=bool),
+            "Factors of booleans may mean by True that a head is ablated",
+        ),
+        (torch.ones(2, 5).to_sparse(), "is no set of factors"),
+        (torch.ones(0, 2, 5), r"Factors of the shape \[0, 2, 5\] do not fit"),
     ]
     for factors, words in wrong:
         with pytest.raises(HeadError, match=words):

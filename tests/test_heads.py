@@ -357,5 +357,7 @@ def test_a_head_mask_keeps_where_it_is_one():
         HeadSet.from_head_mask([1, 0, 1, 1, 1])
     with pytest.raises(HeadError, match=r"shape \[2, 3\] does not fit: expected \[2, 5\]"):
         HeadSet.from_head_mask(mask[:, :3], layout)
-    with pytest.raises(HeadError, match=r"is no head_mask: .* factors=mask\) takes other numbers"):
-        HeadSet.from_head_mask(mask / 2)
+    assert HeadSet.from_head_mask(torch.tensor(mask).bfloat16()) == heads
+    for wrong in (mask / 2, [[1, 0], [1]], torch.ones(2, 5, device="meta"), None):
+        with pytest.raises(HeadError, match=r"is no head_mask: .*factors=mask\) takes other num"):
+            HeadSet.from_head_mask(wrong)

@@ -172,8 +172,10 @@ class HeadSet:
         [heads], for all layers alike, which takes the `layout` of the model. With a layout the
         mask must have its shape. Raises `HeadError` for other numbers and shapes.
         """
-        table = np.asarray(mask.detach().cpu() if hasattr(mask, "detach") else mask)
-        if table.dtype.kind not in "biuf" or not np.isin(table, (0, 1)).all():
+        if layout is not None and not isinstance(layout, HeadLayout):
+            raise HeadError(f"layout is what lobes.find_heads returned, not {shortened(layout)}.")
+        table = _numbers(mask)
+        if table is None or not np.isin(table, (0, 1)).all():
             raise HeadError(
                 f"{shortened(mask)} is no head_mask: expected 1 for each head that is kept and 0 "
                 f"for each that is removed; lobes.ablate(model, factors=mask) takes other numbers."
@@ -319,6 +321,16 @@ def _true_entries(mask: Any, layout: HeadLayout | None) -> list[tuple[int, int]]
         )
     table = mask.detach().cpu().numpy() if hasattr(mask, "detach") else np.asarray(mask)
     return [(int(site), int(head)) for site, head in np.argwhere(table)]
+
+
+def _numbers(mask: Any) -> np.ndarray | None:
+    """A mask as an array of numbers; None for anything else, such as rows of different lengths."""
+    try:
+        # a list, since numpy has no bfloat16
+        table = np.asarray(mask.tolist() if hasattr(mask, "detach") else mask)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return table if table.dtype.kind in "biuf" else None
 
 
 def shortened(value: object) -> str:

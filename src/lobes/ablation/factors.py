@@ -61,9 +61,15 @@ def _one(factors: Factors, layout: HeadLayout) -> Float[Tensor, "*sets sites hea
         return _of_heads(factors, layout)
     if isinstance(factors, np.ndarray) and factors.dtype.kind in "fiub":
         factors = torch.as_tensor(np.array(factors))
-    if not isinstance(factors, Tensor) or factors.is_complex():
+    if isinstance(factors, Tensor) and factors.dtype == torch.bool:
+        raise HeadError(
+            "Factors of booleans may mean by True that a head is ablated or that it is kept: give "
+            "heads=mask, True for the heads to ablate, or factors=mask.astype(float) (of a tensor "
+            "mask.double()), where 1 keeps."
+        )
+    if not isinstance(factors, Tensor) or factors.is_complex() or factors.is_sparse:
         raise HeadError(f"{shortened(factors)} is no set of factors: expected {_FORMS}.")
-    if factors.dim() not in (2, 3) or factors.shape[-2:] != layout.shape:
+    if factors.dim() not in (2, 3) or not len(factors) or factors.shape[-2:] != layout.shape:
         raise HeadError(
             f"Factors of the shape {list(factors.shape)} do not fit this model: expected "
             f"{list(layout.shape)}, sites and heads, or one such table for each example."
@@ -80,8 +86,10 @@ def _of_heads(factors: Mapping[Any, Any], layout: HeadLayout) -> Float[Tensor, "
     table = torch.ones(layout.shape, dtype=like.dtype, device=like.device)
     for head, value in factors.items():
         try:
+            if isinstance(value, str | bytes):
+                raise TypeError("a text")
             number = value.reshape(()).to(table) if isinstance(value, Tensor) else float(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise HeadError(
                 f"{shortened(value)} is no factor of head {head[0]}:{head[1]}: expected a number."
             ) from error
