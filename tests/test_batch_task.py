@@ -1,5 +1,7 @@
 """Tasks that are batches with a loss or a score of their own, on models that lobes never saw."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -248,6 +250,50 @@ def test_what_is_no_batch_task_is_refused_with_the_reason(reader):
         lobes.Task("a", train=[{"text": "a", "label": 0.5}], text="text", metric="mean_score")
     with pytest.raises(HeadError, match="does not exist"):
         lobes.evaluate(reader, one, ["5:1"])
+
+
+def test_batches_in_the_same_memory_are_not_taken_for_several():
+    first, second = signals(0, 5, 5)
+
+    def refilled():
+        for batch in (first, second):
+            for name, value in batch.items():
+                first[name].copy_(value)
+            yield dict(first)
+
+    make = partial(BatchTask, "one", loss=error_of(0), targets=["answer"])
+    for batches in (refilled(), [second, second]):
+        with pytest.raises(DataError, match="has the same batch twice in train"):
+            make(train=batches)
+    with pytest.raises(DataError, match="has the same batches in train and validation"):
+        make(train=[first], validation=[dict(first)])
+
+
+def test_a_loss_gives_one_real_number_for_each_example(reader):
+    one = partial(feature_task, "one", 0)
+    for found in (
+        lambda o, b: (o - b["answer"]).flatten(),  # two for each
+        lambda o, b: error_of(0)(o, b)[:1],
+        lambda o, b: error_of(0)(o, b) + 1j,
+    ):
+        with pytest.raises(ConfigError, match=r"score function returned .*: expected a tensor"):
+            lobes.evaluate(reader, one(score=found))
+        with pytest.raises(ConfigError, match=r"loss function returned .*: expected a tensor"):
+            lobes.lesion_matrix(reader, [one(loss=found)])
+    with pytest.raises(ConfigError, match="loss function returned numbers without a gradient"):
+        lobes.lesion_matrix(reader, [one(loss=lambda o, b: error_of(0)(o, b) < 1)])
+    right = lobes.evaluate(reader, one(score=lambda o, b: error_of(0)(o, b) < 1)).scores()
+    assert 0 < right[0, 0] < 1
+
+
+def test_a_score_may_change_its_batch(reader):
+    def popped(outputs, batch):
+        return -((outputs[:, 0] - batch.pop("answer")[:, 0]) ** 2)
+
+    plain, changing = feature_task("one", 0), feature_task("one", 0, score=popped)
+    lesions = ["0:0", "0:1"]
+    expected = lobes.evaluate(reader, plain, lesions).scores()
+    np.testing.assert_array_equal(lobes.evaluate(reader, changing, lesions).scores(), expected)
 
 
 def test_a_loader_that_shuffles_is_read_once(reader):

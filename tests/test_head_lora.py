@@ -148,6 +148,19 @@ def test_a_loaded_adapter_goes_on_within_its_heads(tmp_path: Path) -> None:
         torch.testing.assert_close(outputs(model, inputs), outputs(base, inputs))
 
 
+def test_what_a_kept_adapter_cannot_do_is_said(tmp_path: Path) -> None:
+    adapted("bert").save_pretrained(tmp_path)
+    used = peft.PeftModel.from_pretrained(tiny_model("bert"), tmp_path)
+    with pytest.raises(ModelError, match=r"does not train: load it with .*is_trainable=True"):
+        head_lora(used, HEADS["bert"])
+    first_site = head_lora(tiny_model("bert"), "0:1", r=3)
+    with pytest.raises(ConfigError, match="an adapter already, whose r is 3 and not 5"):
+        head_lora(first_site, "0:1", r=5)
+    with pytest.raises(ModelError, match="is on no projection of site 1"):
+        head_lora(first_site, "0:1 1:2", r=3)
+    assert head_lora(first_site, "0:1") is first_site
+
+
 @pytest.mark.parametrize(
     ("name", "heads", "more", "error", "words"),
     [
@@ -159,6 +172,8 @@ def test_a_loaded_adapter_goes_on_within_its_heads(tmp_path: Path) -> None:
         ("bert", "0:1", {"use_dora": True}, ConfigError, "use_dora is no option of head_lora"),
         ("bert", "0:1", {"init_lora_weights": "pissa"}, ConfigError, "weights of the base model"),
         ("bert", "0:1", {"target_modules": ["q"]}, ConfigError, "query, key, value, dense"),
+        ("bert", "0:1", {"target_modules": []}, ConfigError, "target_modules is \\[\\]; expected"),
+        ("bert", "0:1", {"task_type": "NO"}, ConfigError, "peft does not take .*Invalid task type"),
         ("olmo2", "0:1", {}, ModelError, r"\(layers.0.self_attn\).*a norm across heads"),
         ("bitnet", "0:1", {}, ModelError, "attn_sub_norm is a BitNetRMSNorm, and no linear"),
         ("squeezebert", "0:1", {}, ModelError, "is a Conv1d, and no linear layer"),

@@ -83,6 +83,7 @@ TAKE_HEADS: dict[str, Callable[[Any], Any]] = {
     "HeadSet.of": lambda heads: HeadSet.of(heads, find_heads(MODEL)),
 }
 NAME = "bert-base-uncased"
+BATCH_TASK = lobes.BatchTask("one", loss=losses, train=[BATCH])
 WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
     (lobes.find_heads, (NAME,), {}, "'bert-base-uncased' is no model: expected a torch.nn.Module"),
     (lobes.find_heads, (type(MODEL),), {}, "BertModel'> is no model"),
@@ -94,6 +95,12 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
     (ablate, (MODEL, "0:1"), {"value": "mean", "data": "text"}, "not str"),
     (ablate, (MODEL, "0:1"), {"value": 0}, 'value is 0; expected "zero", "mean" or "resample".'),
     (ablate, (MODEL, ["0:1"] * 3), {}, "3 head sets were given for a batch of 2 examples"),
+    (HeadSet.from_head_mask, (MASK, 5), {}, "layout is what lobes.find_heads returned, not 5"),
+    (lobes.head_lora, (MODEL, "0:1"), {"target_modules": 5}, "target_modules is 5; expected ends"),
+    (lobes.head_lora, (MODEL, "0:1"), {"seed": "a"}, "seed is 'a'; expected a whole number"),
+    (lobes.lesion_matrix, (NAME, [BATCH_TASK]), {}, "is no model"),
+    (lobes.harness_task, ("pick",), {"fewshot": -1}, "fewshot is -1; expected a number"),
+    (lobes.harness_task, ("pick",), {"seed": "a"}, "seed is 'a'; expected a whole number"),
     (record_contexts, (NAME,), {}, "is no model"),
     (lobes.mean_contexts, (NAME, [BATCH]), {}, "is no model"),
     (lobes.mean_contexts, (MODEL, BATCH), {}, "put it in a list, [batch]"),

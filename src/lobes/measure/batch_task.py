@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lobes.ablation import HeadMeans, checked_batches, mean_contexts, on_model, resampled_contexts
 from lobes.discovery import find_heads, layout_of
+from lobes.discovery.wrappers import check_model
 from lobes.errors import ConfigError, DataError, ModelError, at
 from lobes.heads import HeadLayout, HeadSet
 from lobes.limits import short
@@ -74,7 +75,7 @@ class BatchTask:
                 given = getattr(self, split)
                 if given is not None:
                     object.__setattr__(self, split, self._kept(split, given))
-            if {*map(id, self.train or ())} & {*map(id, self.validation or ())}:
+            if {*map(_identity, self.train or ())} & {*map(_identity, self.validation or ())}:
                 raise DataError(_SAME)
 
     def _kept(self, split: str, batches: Iterable[Batch]) -> tuple[Batch, ...]:
@@ -88,6 +89,11 @@ class BatchTask:
                         f"has the target {name!r}, which a batch of {split} lacks: it has "
                         f"{', '.join(map(repr, batch))}."
                     )
+        if len({*map(_identity, kept)}) < len(kept):
+            raise DataError(
+                f"has the same batch twice in {split}, in the same memory: give each once; an "
+                f"iterable that fills one batch again and again must make new tensors."
+            )
         return kept
 
     def __repr__(self) -> str:
@@ -128,6 +134,20 @@ class BatchTask:
 
 AnyTask = Task | BatchTask
 
+
+def _identity(batch: Batch) -> tuple[Any, ...]:
+    """What is equal for two batches that hold the same objects, or tensors in the same memory."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _identity(value)
+        if isinstance(value, Tensor) and value.layout == torch.strided:
+            return value.data_ptr(), value.shape, value.stride(), value.dtype
+        return id(value)
+
+    return tuple((name, of(value)) for name, value in batch.items())
+
+
 _SAME = (
     "has the same batches in train and validation, but importance must come from other examples "
     "than those that are measured: divide them, as in train=batches[::2], "
@@ -136,14 +156,33 @@ _SAME = (
 
 
 def each_example(function: Loss, outputs: Any, batch: Batch, what: str) -> Float[Tensor, " batch"]:
-    """Return each example's own loss or score; `ConfigError` for anything but a tensor [batch]."""
-    found = function(outputs, batch)
-    if not isinstance(found, Tensor) or found.dim() != 1:
-        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ConfigError(
-            f"The {what} function returned {shape}: expected a tensor [batch] with each example's "
-            f"own {what} (with torch's losses: reduction='none')."
-        )
+    """Return each example's own loss or score; `ConfigError` for anything but a tensor [batch].
+
+    The function gets a dictionary of its own, which it may change.
+    """
+    found = function(outputs, dict(batch))
+    sizes = _sizes(batch)
+    shape: Any = type(found).__name__
+    if isinstance(found, Tensor):
+        shape = f"complex numbers {list(found.shape)}" if found.is_complex() else list(found.shape)
+        if found.dim() == 1 and not found.is_complex() and (not sizes or len(found) in sizes):
+            return found if found.is_floating_point() else found.double()
+    raise ConfigError(
+        f"The {what} function returned {shape}: expected a tensor [batch] with each example's "
+        f"own {what} (with torch's losses: reduction='none')."
+    )
+
+
+def _sizes(batch: Batch) -> set[int]:
+    """How many examples a batch may have: sizes of its tensors, of which the second may be it."""
+    found = set()
+    for value in batch.values():
+        if isinstance(value, Mapping):
+            found |= _sizes(value)
+        elif isinstance(value, Tensor):
+            found |= {*value.shape[:2]}
+        elif isinstance(value, list | tuple):
+            found.add(len(value))
     return found
 
 
@@ -171,6 +210,7 @@ def layout_for_tasks(
     a size of batches where the batches are given.
     """
     if are_batch_tasks(tasks):
+        check_model(model)
         check_no_texts(tokens_per_batch)
         return layout_of(model, layout or layout_for(model, tasks[0], split))
     return layout_of(check_task_model(model), layout)

@@ -24,9 +24,9 @@ from transformers.pytorch_utils import Conv1D
 
 from lobes import limits
 from lobes.discovery import layout_of
-from lobes.errors import ConfigError, ModelError
+from lobes.errors import ConfigError, ModelError, first_line
 from lobes.heads import HeadLayout, Heads, HeadSet
-from lobes.limits import check_number
+from lobes.limits import check_number, short
 from lobes.modeling.saved import ENCODER, is_saved_model
 from lobes.modeling.saved_adapters import HEADS, is_adapted, name_base, peft_library
 from lobes.modeling.task_model import TaskModel
@@ -75,27 +75,37 @@ def head_lora(
     layout = layout_of(model, layout)
     chosen = HeadSet.of(heads, layout)
     _check(chosen, r, alpha, dropout, options)
+    check_number("seed", seed, limits.SEED)
     part = _part(model)
     target = getattr(model, part) if part else model
     slices = _named(_slices(model, layout, chosen, shared_rows), target_modules)
     slices = {path.removeprefix(f"{part}."): own for path, own in slices.items()}
     fresh = not is_adapted(target)
     if fresh:
-        config = peft.LoraConfig(
-            r=r,
-            lora_alpha=alpha,
-            lora_dropout=dropout,
-            target_modules=sorted(slices),
-            fan_in_fan_out=any(isinstance(own.module, Conv1D) for own in slices.values()),
-            **options,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            adapted = peft.get_peft_model(target, config)
+        conv1d = any(isinstance(own.module, Conv1D) for own in slices.values())
+        try:
+            config = peft.LoraConfig(
+                r=r,
+                lora_alpha=alpha,
+                lora_dropout=dropout,
+                target_modules=sorted(slices),
+                fan_in_fan_out=conv1d,
+                **options,
+            )
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                adapted = peft.get_peft_model(target, config)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"peft does not take these options, {short(options)}, and says: "
+                f"{first_line(error)}. Load the model again before another try."
+            ) from error
         _name_base(adapted, target)
         slices = {f"base_model.model.{path}": own for path, own in slices.items()}
     else:
         adapted = target
+        given = {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, **options}
+        _check_kept(adapted, layout, chosen, given)
     _limit(adapted, slices, fresh=fresh)
     adapted.__dict__[HEADS] = {"heads": str(chosen), "shared_rows": shared_rows}
     if not part:
@@ -137,6 +147,39 @@ def _check(
                 f"init_lora_weights is {value!r}, which would change the weights of the base model "
                 f'or needs data; expected True, False or "gaussian".'
             )
+
+
+def _check_kept(
+    adapted: Any, layout: HeadLayout, chosen: HeadSet, given: Mapping[str, Any]
+) -> None:
+    """Raise what an adapter that is kept cannot do: train, reach the heads, have other settings."""
+    config, name = adapted.peft_config[adapted.active_adapter], adapted.active_adapter
+    usual = {"r": 8, "lora_alpha": 16, "lora_dropout": 0}
+    for key, value in given.items():
+        kept = getattr(config, key, None)
+        if value not in (kept, usual.get(key)):
+            raise ConfigError(
+                f"The model has an adapter already, whose {key} is {short(kept)} and not "
+                f"{short(value)}: leave that out, or take the adapter out first (unload)."
+            )
+    factors = {
+        part: parameter
+        for part, parameter in adapted.named_parameters()
+        if f".lora_A.{name}." in part or f".lora_B.{name}." in part
+    }
+    paths = {part.rpartition(".lora_")[0] for part in factors}
+    for site in chosen.by_site():
+        own = {path for path, _, head, _ in _owned(layout) if head[0] == site}
+        if not any(path.endswith(each) or each.endswith(path) for path in paths for each in own):
+            raise ModelError(
+                f"The model's adapter is on no projection of site {site} ({layout[site].name}): "
+                f"choose the heads that it was made for, or begin with a new adapter."
+            )
+    if not all(parameter.requires_grad for parameter in factors.values()):
+        raise ModelError(
+            "The model's adapter was loaded to be used, and does not train: load it with "
+            "peft.PeftModel.from_pretrained(…, is_trainable=True)."
+        )
 
 
 # Which entries belong to the chosen heads
@@ -233,7 +276,12 @@ def _named(
     """Those projections whose path ends in one of the names; all for None."""
     if target_modules is None:
         return dict(slices)
-    names = [target_modules] if isinstance(target_modules, str) else list(target_modules)
+    names = [target_modules] if isinstance(target_modules, str) else target_modules
+    if not isinstance(names, list | tuple | set | frozenset) or not names:
+        raise ConfigError(
+            f"target_modules is {short(target_modules)}; expected ends of the names of "
+            f'projections, such as ["q_proj", "v_proj"], or None for all.'
+        )
     for name in names:
         if not any(f".{path}".endswith(f".{name}") for path in slices):
             ends = dict.fromkeys(path.rpartition(".")[2] for path in slices)

@@ -117,6 +117,9 @@ def harness_task(
     for key, value in (("limit", limit), ("train_size", train_size)):
         if value is not None:
             limits.check_number(key, value, limits.EXAMPLES)
+    if fewshot is not None:
+        limits.check_number("fewshot", fewshot, limits.EXAMPLES_OR_NONE)
+    limits.check_number("seed", seed, limits.SEED)
     with at(f"Task {name or harness_name(lm_eval)!r}"):
         task = load_harness_task(lm_eval, include)
         _check_kind(task, lm_eval)
