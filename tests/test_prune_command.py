@@ -223,7 +223,7 @@ def test_the_model_card_goes_on_from_the_whole_models(tmp_path: Path) -> None:
         "scores": scores,
     }  # fmt: skip
     base = (
-        "---\nlicense: mit\nlanguage: en\ntags:\n- small\nmodel-index:\n- name: whole\n---\n"
+        "---\nlicense: mit\nlanguage: en\ntags:\n- small\n- [1]\nmodel-index:\n- name: whole\n---\n"
         "# Whole\n\nHow it was trained."
     )
     card = ModelCard(model_card(record, "load()", hub_name="org/whole", base=base))

@@ -26,7 +26,8 @@ def model_card(record: Mapping[str, Any], loading: str, *, hub_name: str | None,
     has one, and `base` the text of its card, whose metadata (license, language) are kept.
     """
     text, metadata = _of_base(base)
-    tags = [*(metadata.get("tags") or ()), "pruned", "attention-heads", "lobes"]
+    own = [tag for tag in metadata.get("tags") or () if isinstance(tag, str)]
+    tags = [*own, "pruned", "attention-heads", "lobes"]
     metadata["tags"] = list(dict.fromkeys(tags))
     metadata["library_name"] = "transformers" if record["export"] else "lobes"
     if hub_name:
