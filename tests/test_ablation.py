@@ -563,8 +563,8 @@ def test_a_block_that_was_entered_or_could_not_be_made_does_not_warn(
 ):
     model = tiny_model("bert")
     inputs = tiny_inputs(model)
-    with pytest.raises(TypeError, match="heads"):
-        ablate(model)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match="Neither heads nor factors were given"), ablate(model):
+        pass
     with pytest.raises(HeadError), ablate(model, "0:97"):
         pass
     with ablate(model, "0:1") as entered:

@@ -417,7 +417,9 @@ def test_the_report_of_a_comparison_or_a_transfer(compared, tmp_path, command):
     assert json.loads(result.stdout) == _read(stored)
     assert (tmp_path / "page.html").exists()
     stored.rename(tmp_path / "else.json")
-    assert "give the folder of a finished run" in refusal("report", folder)
+    result = lobes("report", folder)
+    assert result.exit_code == 0
+    assert f"in {folder} is not finished: `lobes {command}` with its study" in result.stderr
     (tmp_path / "else.json").rename(stored)
 
 

@@ -40,8 +40,8 @@ def test_a_notebook_was_run_from_top_to_bottom(path):
     assert pictures
 
 
-def test_there_are_four():
-    names = ["find-ablate-prune", "frames-to-verdict", "iat", "own-loss"]
+def test_there_are_five():
+    names = ["find-ablate-prune", "frames-to-verdict", "harness", "iat", "own-loss"]
     assert [path.stem for path in NOTEBOOKS] == names
 
 

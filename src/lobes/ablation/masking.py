@@ -76,16 +76,22 @@ def ablate(
     `torch.compile` compiled runs uncompiled inside the block.
     Raises `HeadError` for a head that the model does not have, when the number of sets and of a
     batch's examples differ, and for a batch of other shapes than the one that was resampled;
-    `ConfigError` for another `value`, or one without its data, and for both heads and factors.
+    `ConfigError` for another `value`, or one without its data, and for both heads and factors, or
+    neither.
     """
     layout = layout_of(model, layout)
-    if factors is None:
-        masks = _masks_of(head_sets(heads, layout), layout)  # type: ignore[arg-type]
-    elif heads is None:
+    if heads is not None and factors is not None:
+        raise ConfigError(
+            "Both heads and factors were given: heads are ablated, factors 0 say the same."
+        )
+    if heads is not None:
+        masks = _masks_of(head_sets(heads, layout), layout)
+    elif factors is not None:
         masks = _masks_by(factor_table(factors, layout), layout)
     else:
         raise ConfigError(
-            "Both heads and factors were given: heads are ablated, factors 0 say the same."
+            'Neither heads nor factors were given: say what to ablate, such as "0:1,5 3:2"; () is '
+            "no head."
         )
     with _ablating(model, layout, masks, value, data, seed, deal=_for_batch):
         yield
