@@ -160,6 +160,11 @@ def test_report_and_results_of_batch_tasks(matrix, tmp_path):
     assert "standard deviation" in page
     assert "near chance" not in page
     assert "interval of the base score includes" not in page
+    assert "of base" not in page
+    assert "% of the SD" in page
+    assert "Change from the base score in percent of the standard deviation" in page
+    assert " / B<sub>" not in page
+    assert "M<sub>ii</sub>) / s<sub>i</sub>" in page
     assert "neg_mean_loss" in matrix.summary()
     assert {"first", "second"} <= {*matrix.to_frame()["task"]}
 

@@ -462,7 +462,10 @@ def test_caveats_name_what_weakens_the_answer():
     ]
     weak = found(fake_results(controls=59, bases=(0.85, 0.45, 0.3))).caveats
     assert weak[0].startswith("The model is near chance on domain: ")
-    assert weak[1] == "The model is below chance on domain-pair; are the labels in another order?"
+    assert weak[1] == (
+        "The model is below chance on domain-pair: a guess that does not look at the example would "
+        "score better. Are the labels in another order?"
+    )
     doubtful = fake_results(controls=59, extended=True)
     for entry, rho in zip(doubtful["agreement"], (0.3, 0.71, 0.69), strict=True):
         entry["spearman"] = rho

@@ -17,6 +17,25 @@ _TERMS = {
         "",
     ),
 }
+# The same of means of losses and scores, whose unit is the spread s of the examples' values.
+_TERMS_IN_SPREADS = {
+    "column": ("mean<sub>j≠i</sub> M<sub>ji</sub>", "M<sub>ii</sub>", " / s<sub>i</sub>"),
+    "row": (
+        "mean<sub>j≠i</sub> (M<sub>ij</sub> − B<sub>j</sub>)",
+        "(M<sub>ii</sub> − B<sub>i</sub>)",
+        " / s<sub>i</sub>",
+    ),
+    "relative": (
+        "mean<sub>j≠i</sub> (M<sub>ij</sub> − B<sub>j</sub>) / s<sub>j</sub>",
+        "(M<sub>ii</sub> − B<sub>i</sub>) / s<sub>i</sub>",
+        "",
+    ),
+}
+SPREAD: Entry = (
+    Markup("s<sub>j</sub>"),
+    "The standard deviation of the values of task j’s validation examples with nothing ablated: "
+    "the unit of changes and D-scores, since the mean of losses has no zero to take a ratio to.",
+)
 
 EXCHANGES: tuple[Entry, ...] = (
     (
@@ -43,21 +62,24 @@ OVER_FRACTIONS: Entry = (
 )
 
 
-def formula(definition: str, lesioning: Lesioning) -> Markup:
+def formula(definition: str, lesioning: Lesioning, *, in_spreads: bool = False) -> Markup:
     """A definition of the D-score: others' scores minus a task's own; of kept heads the reverse."""
-    others, own, divided = _TERMS[definition]
+    others, own, divided = (_TERMS_IN_SPREADS if in_spreads else _TERMS)[definition]
     first, second = (own, others) if lesioning.keeps else (others, own)
     return Markup(f"D<sub>i</sub> = 100 · ({first} − {second}){divided}")
 
 
-def d_scores(lesioning: Lesioning, meanings: dict[str, Markup] | None = None) -> tuple[Entry, ...]:
+def d_scores(
+    lesioning: Lesioning, meanings: dict[str, Markup] | None = None, *, in_spreads: bool = False
+) -> tuple[Entry, ...]:
     """Each definition of the D-score: its formula, and its meaning or what its symbols mean."""
     symbols = words_of(lesioning).symbols
     return tuple(
         (
             f"D-score, {name}",
             Markup('<span class="formula">{}</span>{}').format(
-                formula(name, lesioning), (meanings or {}).get(name, symbols)
+                formula(name, lesioning, in_spreads=in_spreads),
+                (meanings or {}).get(name, symbols),
             ),
         )
         for name in _TERMS

@@ -127,11 +127,21 @@ def outputs(task: TaskRecord) -> str:
     return fmt.plural(len(task.labels), "class", "classes")
 
 
+def in_spreads(tasks: Sequence[TaskRecord]) -> bool:
+    """Whether changes are in units of the examples' spread, which means of losses need."""
+    return any(get_metric(task.metric).is_unbounded for task in tasks)
+
+
 def unit_of(tasks: Sequence[TaskRecord]) -> str:
     """What changes of scores and D-scores are in percent of."""
-    if any(get_metric(task.metric).is_unbounded for task in tasks):
+    if in_spreads(tasks):
         return "the standard deviation of the examples’ values with nothing ablated"
     return "the base score"
+
+
+def percent_of(tasks: Sequence[TaskRecord]) -> str:
+    """`percent`, of the base score where nothing else is said."""
+    return "percent of the standard deviation" if in_spreads(tasks) else "percent"
 
 
 def warning(standing: Standing) -> str:
@@ -153,7 +163,8 @@ def chance_caveats(standings: Mapping[str, Standing], who: str, verb: str) -> li
         )
     if below:
         caveats.append(
-            f"{who} {verb} below chance on {some(below)}; are the labels in another order?"
+            f"{who} {verb} below chance on {some(below)}: a guess that does not look at "
+            f"the example would score better. Are the labels in another order?"
         )
     return caveats
 

@@ -96,6 +96,7 @@ def page_of(results: PooledResults) -> Page:
 
 def _glossary(results: PooledResults) -> tuple[glossary.Entry, ...]:
     level, words = fmt.percent(results.level), words_of(results.lesioning)
+    in_spreads = phrases.in_spreads(results.tasks)
     return (
         (
             "Run",
@@ -128,7 +129,8 @@ def _glossary(results: PooledResults) -> tuple[glossary.Entry, ...]:
             "heads are unlike random heads, not whether they belong to tasks. It decides nothing.",
         ),
         ("p (Holm)", "Corrected for the number of pairs."),
-        *glossary.d_scores(results.lesioning),
+        *((glossary.SPREAD,) if in_spreads else ()),
+        *glossary.d_scores(results.lesioning, in_spreads=in_spreads),
     )
 
 
@@ -182,13 +184,14 @@ def _reading(results: PooledResults) -> Markup:
     most = ", where the D-score stands out most" if len(results.fractions) > 1 else ""
     exchanges = f": here {fmt.plural(entry.n_controls, 'exchange')} in each run, averaged over them"
     return Markup(
-        "At {}{}. A D-score says, in percent of the base score, how much {} a task’s own lesion "
+        "At {}{}. A D-score says, in percent of {}, how much {} a task’s own lesion "
         "costs than it does otherwise. A gray dot is a single run, a diamond the mean{}. "
         "<strong>Column</strong> is the definition to trust. The D-score must also stand "
         "out from that of exchanged heads{}. {}"
     ).format(
         phrases.size_of(entry.fraction),
         most,
+        phrases.unit_of(results.tasks),
         words_of(results.lesioning).costs,
         interval if len(results.runs) > 1 else "",
         exchanges if entry.n_controls else "",
@@ -206,10 +209,11 @@ def _panel(results: PooledResults, place: int, name: str, score: PooledDScore) -
         strips, f"{name} D-scores of the runs at {size}, in percent", in_words=_in_words
     )
     figure = () if drawing is None else (Figure(f"strip-{place}", drawing),)
+    shown = formula(name, results.lesioning, in_spreads=phrases.in_spreads(results.tasks))
     return Panel(
         name,
         (
-            Prose(formula(name, results.lesioning), "formula"),
+            Prose(shown, "formula"),
             Beside((*figure, _scores(results, place, name, score)), "pair"),
         ),
         chip="headline" if name == HEADLINE else "",

@@ -2,7 +2,6 @@
 
 from markupsafe import Markup
 
-from lobes.metrics import get_metric
 from lobes.report import phrases
 from lobes.report.charts import track
 from lobes.report.sections import Prose, Section
@@ -40,7 +39,7 @@ def section(results: RunResults) -> Section:
         "The model with all its heads, on each task’s validation examples. A lesion can only show "
         "what a task has to lose: the distance to chance."
     )
-    if any(get_metric(task.metric).is_unbounded for task in results.tasks):
+    if phrases.in_spreads(results.tasks):
         text += " The mean of losses or scores that a user defines has no chance level."
     return Section(
         "base",

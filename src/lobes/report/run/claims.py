@@ -19,6 +19,16 @@ _CLAIMS: dict[str, tuple[str, str, Callable[[RunResults], str]]] = {
 }
 _COLUMNS = (Column("Claim"), Column("Answer"), Column("Reason"), Column("How sure"))
 
+_OF_TRAINED = Markup(
+    "These answers are about one trained model. Intervals reflect the sampling of validation "
+    "examples, not of training seeds, which may differ by more. <code>lobes compare</code> and "
+    "<code>lobes transfer</code> test what training for specialization (IAT) does."
+)
+_OF_GIVEN = (
+    "These answers are about one model, which this study did not train. Intervals reflect the "
+    "sampling of validation examples."
+)
+
 
 def section(results: RunResults) -> Section | None:
     """A line for each claim; None where the run speaks to the first only."""
@@ -33,11 +43,7 @@ def section(results: RunResults) -> Section | None:
         rows.append(Row((Cell(claim, href=f"#{part}"), answer, reason, quiet), verdict.answer))
         lines.append(Findings(claim, verdict.answer, reason))
     caption = "What this run says on the claims of the method, each with its reason"
-    text = Markup(
-        "These answers are about one trained model. Intervals reflect the sampling of validation "
-        "examples, not of training seeds, which may differ by more. <code>lobes compare</code> and "
-        "<code>lobes transfer</code> test what training for specialization (IAT) does."
-    )
+    text = _OF_TRAINED if results.training is not None else _OF_GIVEN
     return Section(
         "claims",
         "The claims, one by one",

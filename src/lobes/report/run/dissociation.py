@@ -189,10 +189,11 @@ def _panel(results: RunResults, place: int, name: str, score: DScore, k: int) ->
     figure = () if drawing is None else (Figure(f"strip-{place}-{k}", drawing),)
     table = _scores(results, place, name, k, score)
     note = (Prose(score.note, "note"),) if score.note else ()
+    shown = formula(name, results.lesioning, in_spreads=phrases.in_spreads(results.tasks))
     return Panel(
         name,
         (
-            Prose(formula(name, results.lesioning), "formula"),
+            Prose(shown, "formula"),
             *note,
             Beside((*figure, table), "pair"),
         ),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from lobes.dissociation.dose import dose
-from lobes.metrics import get_metric
 from lobes.report import formatting as fmt
+from lobes.report import phrases
 from lobes.report.charts import Points, chart, in_words
 from lobes.report.drawing import Drawing
 from lobes.report.lesion_words import words_of
@@ -32,7 +32,7 @@ def section(results: RunResults) -> Section | None:
 
     None either where the metrics have no zero, so that nothing is a share of a base score.
     """
-    if not results.fractions or any(get_metric(t.metric).is_unbounded for t in results.tasks):
+    if not results.fractions or phrases.in_spreads(results.tasks):
         return None
     found = [
         dose(entry.scores, entry.random_scores).percent_of(

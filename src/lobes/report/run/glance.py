@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from lobes.report import formatting as fmt
+from lobes.report import phrases
 from lobes.report.charts import strip_plot
 from lobes.report.phrases import HEADLINE, exchanges, size_of
 from lobes.report.run import dissociation, importance, lesions
@@ -64,8 +65,9 @@ def _matrix(results: RunResults) -> Panel | None:
     place = results.fractions.index(entry)
     table = lesions.changes(results, place)
     caption = (
-        f"Change of the score in percent, {fmt.percent(entry.fraction)} of the heads; framed: a "
-        f"task under its own lesion{end_key(table)}."
+        f"Change of the score in {phrases.percent_of(results.tasks)}, "
+        f"{fmt.percent(entry.fraction)} of the heads; framed: a task under its own "
+        f"lesion{end_key(table)}."
     )
     rows = tuple(row for row in table.rows if row.kind != "base")
     shown = replace(table, name="glance-change", caption=caption, rows=rows)

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from lobes.dissociation.similarity import corrected_for_noise, importance_correlation
 from lobes.heads import HeadSet
 from lobes.report import formatting as fmt
+from lobes.report import phrases
 from lobes.report.grids import all_maps
 from lobes.report.lesion_words import words_of
 from lobes.report.maps import HeatMaps, heat_map, site_labels
@@ -132,6 +133,8 @@ def _reliability(results: RunResults) -> tuple[Block, ...]:
     found = results.importance
     if all(math.isnan(each.reliability) for each in found):
         return ()
+    in_batches = phrases.in_spreads(results.tasks)
+    setting = "more batches in train" if in_batches else "iap.importance_examples"
     rows = tuple(
         Row(
             (
@@ -139,7 +142,7 @@ def _reliability(results: RunResults) -> tuple[Block, ...]:
                 Cell(each.reliability, marks=frozenset(["warn"] * (each in results.noisy))),
                 each.n_examples,
                 each.n_available,
-                _needed(each),
+                _needed(each, setting),
             )
         )
         for each in found
@@ -164,8 +167,8 @@ def _reliability(results: RunResults) -> tuple[Block, ...]:
     )
 
 
-def _needed(found: Importance) -> str:
-    """What would make a map reliable; empty where it is."""
+def _needed(found: Importance, setting: str) -> str:
+    """What would make a map reliable, with the setting for it; empty where it is."""
     if not found.reliability < RELIABLE:
         return ""
     needed = found.examples_needed
@@ -173,7 +176,7 @@ def _needed(found: Importance) -> str:
         return "the halves do not agree at all: no number of examples can be told"
     text = f"about {fmt.thousands(needed)} examples"
     if found.n_available is None or needed <= found.n_available:
-        return f"{text} (iap.importance_examples)"
+        return f"{text} ({setting})"
     return f"{text}; there are no more than {fmt.thousands(found.n_available)}"
 
 

@@ -215,7 +215,7 @@ def _matrices(results: RunResults, place: int, widest: float) -> tuple[Table, Ta
         ),
         Table(
             f"change-{place}",
-            f"Change from the base score in percent, {label}",
+            f"Change from the base score in {phrases.percent_of(results.tasks)}, {label}",
             (words.rows, *(Column(name, "points") for name in results.names)),
             tuple(line.of_changes(widest) for line in lines),
             _look(results),

@@ -5,7 +5,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from lobes.report import formatting as fmt
-from lobes.report import glossary, settings
+from lobes.report import glossary, phrases, settings
 from lobes.report.lesion_words import ABLATE, words_of
 from lobes.report.run import (
     agreement,
@@ -51,6 +51,14 @@ _MEANINGS = {
     ),
     "relative": Markup("As <em>row</em>, with every task on the scale of its own base score."),
 }
+_RELATIVE_IN_SPREADS = Markup(
+    "As <em>row</em>, with every task on the scale of its own standard deviation."
+)
+_CHANCE: glossary.Entry = (
+    "Chance",
+    "The score of an answer that does not look at the example: for accuracy, the share of the most "
+    "frequent label among the validation examples.",
+)
 _STATISTICS: tuple[glossary.Entry, ...] = (
     (
         "Interval",
@@ -124,6 +132,8 @@ def _settings(results: RunResults) -> Section:
 
 def _glossary(results: RunResults) -> tuple[glossary.Entry, ...]:
     words, lesioning = words_of(results.lesioning), results.lesioning
+    in_spreads = phrases.in_spreads(results.tasks)
+    relative = {"relative": _RELATIVE_IN_SPREADS} if in_spreads else {}
     lesion = (
         f"{words.definition} A task’s lesion takes the given fraction of all heads, by their "
         f"importance to that task."
@@ -135,6 +145,7 @@ def _glossary(results: RunResults) -> tuple[glossary.Entry, ...]:
         *glossary.EXCHANGES,
         _RANDOM,
         (Markup("M<sub>ij</sub>, B<sub>j</sub>"), words.symbols),
-        *glossary.d_scores(lesioning, _MEANINGS),
+        *((glossary.SPREAD,) if in_spreads else (_CHANCE,)),
+        *glossary.d_scores(lesioning, _MEANINGS | relative, in_spreads=in_spreads),
         *_STATISTICS,
     )

@@ -29,11 +29,6 @@ ONLY_LARGEST = (
     "Of three tasks or more, heads are exchanged between two tasks at the largest fraction only: "
     "here is the test over the examples alone."
 )
-_EFFECT = (
-    Column("Interval", "interval", ends="signed", under=True),
-    Column("Share", "points", "% of base", under=True),
-    Column("p", "p"),
-)
 _TESTS = (
     Column("p (Holm)", "p"),
     Column("p (exchange)", "p"),
@@ -121,10 +116,16 @@ def _pairs(results: RunResults, place: int, pairs: Sequence[Pair]) -> Table:
         f"{fmt.percent(entry.fraction)}; p and p (Holm) are over the examples, p (exchange) is "
         f"against {exchanges}"
     )
+    unit = "% of the SD" if phrases.in_spreads(results.tasks) else "% of base"
+    effect = (
+        Column("Interval", "interval", ends="signed", under=True),
+        Column("Share", "points", unit, under=True),
+        Column("p", "p"),
+    )
     columns = (
         *(Column("First"), Column("Second")),
-        *(Column(f"First loses {costs}", "signed"), *_EFFECT),
-        *(Column(f"Second loses {costs}", "signed"), *_EFFECT),
+        *(Column(f"First loses {costs}", "signed"), *effect),
+        *(Column(f"Second loses {costs}", "signed"), *effect),
         *_TESTS,
     )
     return Table(f"pairs-{place}", caption, columns, tuple(rows))
