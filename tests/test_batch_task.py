@@ -248,6 +248,9 @@ def test_what_is_no_batch_task_is_refused_with_the_reason(reader):
     mean = feature_task("one", 0, loss=lambda o, b: error_of(0)(o, b).mean())
     with pytest.raises(ConfigError, match=r"loss function returned \[\]: expected a tensor"):
         lobes.lesion_matrix(reader, [mean])
+    cut = feature_task("one", 0, loss=lambda o, b: error_of(0)(o, b).detach())
+    with pytest.raises(ConfigError, match="loss function returned a tensor without a gradient"):
+        lobes.head_importance(reader, cut)
     nan = feature_task("one", 0, score=lambda o, b: error_of(0)(o, b) / 0 * 0)
     with pytest.raises(ModelError, match="values of task 'one' are not finite"):
         lobes.lesion_matrix(reader, [nan])

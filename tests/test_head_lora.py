@@ -170,6 +170,7 @@ def test_what_a_kept_adapter_cannot_do_is_said(tmp_path: Path) -> None:
         ("bert", "0:1", {"alpha": -1}, ConfigError, "alpha is -1; expected a number above 0"),
         ("bert", "0:1", {"dropout": 1}, ConfigError, "dropout is 1; expected"),
         ("bert", "0:1", {"use_dora": True}, ConfigError, "use_dora is no option of head_lora"),
+        ("bert", "0:1", {"lora_alpha": 16}, ConfigError, "lora_alpha is called alpha"),
         ("bert", "0:1", {"init_lora_weights": "pissa"}, ConfigError, "weights of the base model"),
         ("bert", "0:1", {"target_modules": ["q"]}, ConfigError, "query, key, value, dense"),
         ("bert", "0:1", {"target_modules": []}, ConfigError, "target_modules is \\[\\]; expected"),

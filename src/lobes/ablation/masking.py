@@ -82,7 +82,8 @@ def ablate(
     layout = layout_of(model, layout)
     if heads is not None and factors is not None:
         raise ConfigError(
-            "Both heads and factors were given: heads are ablated, factors 0 say the same."
+            "Both heads and factors were given: give one of them. A factor of 0 ablates a head, as "
+            "naming it in heads does."
         )
     if heads is not None:
         masks = _masks_of(head_sets(heads, layout), layout)

@@ -166,11 +166,22 @@ def each_example(function: Loss, outputs: Any, batch: Batch, what: str) -> Float
     if isinstance(found, Tensor):
         shape = f"complex numbers {list(found.shape)}" if found.is_complex() else list(found.shape)
         if found.dim() == 1 and not found.is_complex() and (not sizes or len(found) in sizes):
+            _check_gradient(found, what)
             return found if found.is_floating_point() else found.double()
     raise ConfigError(
         f"The {what} function returned {shape}: expected a tensor [batch] with each example's "
         f"own {what} (with torch's losses: reduction='none')."
     )
+
+
+def _check_gradient(found: Tensor, what: str) -> None:
+    """Raise `ConfigError` for losses that importance is to come from, and that have no gradient."""
+    if what == "loss" and torch.is_grad_enabled() and not found.requires_grad:
+        raise ConfigError(
+            "The loss function returned a tensor without a gradient, which importance needs: "
+            "compute it from the model's outputs by torch's operations, without detach, numpy or "
+            "no_grad."
+        )
 
 
 def _sizes(batch: Batch) -> set[int]:

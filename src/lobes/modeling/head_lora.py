@@ -34,6 +34,8 @@ from lobes.sites import Site
 
 _OPTIONS = ("task_type", "use_rslora", "init_lora_weights", "rank_pattern", "alpha_pattern")
 _STARTS = (True, False, "gaussian")
+# peft's names of what `head_lora` has as arguments.
+_ARGUMENTS = {"lora_alpha": "alpha", "lora_dropout": "dropout", "rank": "r", "lora_rank": "r"}
 
 
 def head_lora(
@@ -114,6 +116,16 @@ def head_lora(
     return model
 
 
+def _unknown(name: str) -> str:
+    """What is said of an argument that `head_lora` does not have."""
+    if name in _ARGUMENTS:
+        return f"{name} is called {_ARGUMENTS[name]} in head_lora: give {_ARGUMENTS[name]}=…."
+    return (
+        f"{name} is no option of head_lora; of peft's it takes {', '.join(_OPTIONS)}. Others would "
+        f"change more than the rows of the chosen heads."
+    )
+
+
 def _part(model: nn.Module) -> str:
     """Where a model of lobes keeps that of transformers; "" for any other model."""
     if not isinstance(model, TaskModel):
@@ -138,10 +150,7 @@ def _check(
     check_number("dropout", dropout, limits.DROPOUT)
     for name, value in options.items():
         if name not in _OPTIONS:
-            raise ConfigError(
-                f"{name} is no option of head_lora; expected one of {', '.join(_OPTIONS)}: others "
-                f"of peft's would change more than the rows of the chosen heads."
-            )
+            raise ConfigError(_unknown(name))
         if name == "init_lora_weights" and value not in _STARTS:
             raise ConfigError(
                 f"init_lora_weights is {value!r}, which would change the weights of the base model "
