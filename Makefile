@@ -78,6 +78,7 @@ docs: setup
 # every command that writes, killed before every one of its file operations (an hour or more)
 kills: setup assets
 	PYTHONPATH=tests $(BIN)/python tests/kill_everywhere.py $(CURDIR)/.cache/kills
+	LOBES_TEST_KILLS=50 $(BIN)/python -m pytest -m slow tests/test_workers_studies.py -k killed_many_times
 
 check: setup
 	$(BIN)/ruff check .
