@@ -238,6 +238,12 @@ def test_the_command_shows_a_lesion_beside_its_base(study, folder, tasks, model,
     assert {*found} > {("pick", "acc_norm"), ("finish", "acc"), ("say", "exact_match")}
 
 
+def test_where_nothing_can_be_written_nothing_is_measured(tmp_path):
+    for output in (tmp_path, tmp_path / "missing" / "scores.json"):
+        with pytest.raises(ConfigError, match="cannot be written: expected a file in a folder"):
+            evaluate_with_harness("no model", ["mood"], output=output)
+
+
 def test_the_command_compares_a_pruned_model(study, folder, llama, tokenizer, tmp_path):
     heads = "0:0,3 2:1,4"
     lobes.prune(llama, heads).save_pretrained(tmp_path / "smaller")
