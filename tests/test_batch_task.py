@@ -288,7 +288,7 @@ def test_a_loss_gives_one_real_number_for_each_example(reader):
             lobes.evaluate(reader, one(score=found))
         with pytest.raises(ConfigError, match=r"loss function returned .*: expected a tensor"):
             lobes.lesion_matrix(reader, [one(loss=found)])
-    with pytest.raises(ConfigError, match="loss function returned numbers without a gradient"):
+    with pytest.raises(ConfigError, match="loss function returned a tensor without a gradient"):
         lobes.lesion_matrix(reader, [one(loss=lambda o, b: error_of(0)(o, b) < 1)])
     right = lobes.evaluate(reader, one(score=lambda o, b: error_of(0)(o, b) < 1)).scores()
     assert 0 < right[0, 0] < 1

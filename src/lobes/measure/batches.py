@@ -150,14 +150,7 @@ class GivenBatches:
             def losses(
                 batch: Mapping[str, Any] = moved_batch, inputs: Mapping[str, Any] = inputs
             ) -> Tensor:
-                found = each_example(self.loss, self.model(**inputs), batch, "loss")
-                if torch.is_grad_enabled() and not found.requires_grad:
-                    raise ConfigError(
-                        "The loss function returned numbers without a gradient, which importance "
-                        "comes from: expected a loss that is computed from the model's outputs "
-                        "by differentiable functions, without detach or comparisons."
-                    )
-                return found
+                return each_example(self.loss, self.model(**inputs), batch, "loss")
 
             def real(
                 site: int, inputs: Mapping[str, Any] = inputs, decoding: frozenset[int] = decoding
