@@ -89,6 +89,7 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
     (lobes.find_heads, (type(MODEL),), {}, "BertModel'> is no model"),
     (lobes.find_heads, (MODEL,), {"example_inputs": BATCH["input_ids"]}, "not a Tensor"),
     (ablate, (NAME, "0:1"), {}, "is no model"),
+    (ablate, (MODEL, None), {}, "Neither heads nor factors were given: say what to ablate"),
     (ablate, (MODEL, "0:1"), {"layout": "0:1"}, "layout is what lobes.find_heads returned"),
     (ablate, (MODEL, "0:1"), {"layout": find_heads(tiny_model("gpt2"))}, "is another model's"),
     (ablate, (MODEL, "0:1"), {"value": "mean", "data": BATCH}, "put it in a list, [batch]"),
@@ -250,8 +251,8 @@ def test_a_wrong_argument_is_one_sentence(function, args, kwargs, words):
 @pytest.mark.parametrize("function", TAKE_HEADS)
 @pytest.mark.parametrize(("heads", "words"), NO_HEADS)
 def test_what_is_no_set_of_heads_is_one_sentence(function, heads, words):
-    if heads is None and function == "head_importance":
-        pytest.skip("there None means that nothing is ablated")
+    if heads is None and function in ("head_importance", "ablate"):
+        pytest.skip("there None means that it is not given")
     assert words in refusal(lambda: TAKE_HEADS[function](heads))
 
 
