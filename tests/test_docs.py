@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import lobes
 from lobes.cli import app
 from lobes.config.study import load_study
-from lobes.config.sweep import load_sweep
+from lobes.config.sweep import load_sweeps
 from tiny_harness import write_tasks
 from tiny_images import picture, save_picture, tiny_processor
 from tiny_models import tiny_model
@@ -421,7 +421,7 @@ def test_every_study_shown_is_accepted(page, tmp_path, monkeypatch):
         if base := re.search(r'^study *= *"(.*)"', text, re.M):  # a sweep
             (tmp_path / base[1]).write_text('model = "model"\n' + TASKS)
             path.write_text(text)
-            assert load_sweep(path).runs
+            assert all(sweep.runs for sweep in load_sweeps(path))
             continue
         whole = text
         if not re.search(r"^model *=", text, re.M):

@@ -10,13 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from lobes.cli import app
-from lobes.config.sweep import load_sweep
+from lobes.config.sweep import load_sweeps
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.reports import report_again
 from lobes.experiments.run_seeds import run_seeds
 from lobes.experiments.several_runs import RunsSpec, RunWork, Shows
 from lobes.experiments.store import held
-from lobes.experiments.sweep import plan_sweep, run_sweep, states
+from lobes.experiments.sweep import plan_sweeps, run_sweep, states
 from lobes.results import PooledResults, RunResults, SweepResults, read
 from lobes.workers import WorkerSettings
 from tiny_study import as_before, timeless, write_study  # noqa: F401
@@ -42,6 +42,16 @@ tasks.mood.train = ["mood.train.csv", "other.csv"]
 """
 FINE = ("seed=0,tasks.mood.train=mood.train.csv", "seed=1,tasks.mood.train=mood.train.csv")
 WITHOUT = ("seed=0,tasks.mood.train=other.csv", "seed=1,tasks.mood.train=other.csv")
+
+
+def load_one(*arguments):
+    (sweep,) = load_sweeps(*arguments)
+    return sweep
+
+
+def plan_one(*arguments, **options):
+    (sweep,) = plan_sweeps(*arguments, **options)
+    return sweep
 
 
 def lobes(*arguments):
@@ -94,7 +104,7 @@ def alike(found, expected):
 
 def names_of(folder, axes):
     content = f'study = "study.toml"\n[axes]\n{axes}'
-    return [run.name for run in load_sweep(written(folder, content)).runs]
+    return [run.name for run in load_one(written(folder, content)).runs]
 
 
 @pytest.fixture
@@ -105,7 +115,7 @@ def place(world, tmp_path):
 
 
 def test_every_combination_is_a_study_in_a_folder_of_its_own(place):
-    sweep = load_sweep(
+    sweep = load_one(
         written(
             place,
             'study = "study.toml"\naxes.seed = [3, 5]\n[axes.iap]\n'
@@ -161,31 +171,107 @@ def test_what_is_no_sweep_is_refused_with_its_place(case, place):
         content = f'study = "study.toml"\n[axes]\n{content}'
     path = written(place, content)
     with pytest.raises(ConfigError, match=words) as caught:
-        load_sweep(path)
+        load_one(path)
     assert str(caught.value).startswith(str(path))
 
 
 def test_what_the_command_refuses_is_refused_before_the_first_run(place):
     path = written(place, 'study = "study.toml"\ncommand = "transfer"\n[axes]\nseed = [0, 1]')
     with pytest.raises(ConfigError, match="seed=0: The study names no task to transfer to"):
-        plan_sweep(path)
+        plan_one(path)
     path = written(place, 'study = "study.toml"\ncommand = "prune"\n[axes]\nseed = [0, 1]')
     with pytest.raises(ConfigError, match='command is "prune"; expected "run", "compare"'):
-        plan_sweep(path)
+        plan_one(path)
 
 
 def test_an_empty_text_takes_a_setting_out(place):
     content = 'study = "study.toml"\n[axes]\niat = ["", {delta = 0.5}]'
-    sweep = load_sweep(written(place, content))
+    sweep = load_one(written(place, content))
     assert [run.study.iat is None for run in sweep.runs] == [True, False]
     assert sweep.runs[0].name == "iat=none"
 
 
 def test_the_example_is_a_sweep(monkeypatch, tmp_path):
     monkeypatch.setenv("LOBES_DATA", str(tmp_path))
-    sweep = load_sweep(Path(__file__).parents[1] / "examples" / "sweep.toml")
+    sweep = load_one(Path(__file__).parents[1] / "examples" / "sweep.toml")
     assert [run.name for run in sweep.runs][1] == "seed=0,iap.value=mean"
     assert len(sweep.runs) == 6
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+PARTS = """
+output = "{folder}/whole"
+
+[axes]
+iap.controls = [3, 4]
+
+[[parts]]
+name = "one"
+study = "study.toml"
+axes.seed = [0, 1]
+
+[[parts]]
+name = "two"
+study = "study.toml"
+command = "compare"
+[parts.axes]
+iap.controls = [5]
+"""
+
+
+def test_parts_are_sweeps_in_folders_of_their_own(place):
+    path = written(place, PARTS)
+    one, two = load_sweeps(path)
+    assert [(each.name, each.part, each.command) for each in (one, two)] == [
+        ("one", "one", "run"),
+        ("two", "two", "compare"),
+    ]
+    assert [run.name for run in one.runs] == [
+        f"iap.controls={controls},seed={seed}" for controls in (3, 4) for seed in (0, 1)
+    ]
+    assert [run.study.iap.controls for run in two.runs] == [5]  # its own axis
+    assert (one.folder, two.folder) == (place / "whole/one", place / "whole/two")
+    assert [each.part for each in plan_sweeps(path, part="two")] == ["two"]
+    listed = json.loads(lobes("sweep", path, "--dry-run", "--json").stdout)
+    assert [Path(each["run"]).parent.name for each in listed] == [*["one"] * 4, "two"]
+    elsewhere = load_sweeps(path, (), tmp := place / "else")
+    assert [each.folder for each in elsewhere] == [tmp / "one", tmp / "two"]
+
+
+REFUSED_PARTS = {
+    "no table": ("parts = 3", r"parts is 3; expected tables \[\[parts\]\]"),
+    "a study for all": ('study = "study.toml"', "unknown key study; .* each part names its study"),
+    "no name": ('[[parts]]\nstudy = "study.toml"', "part 3: name is missing; expected up to"),
+    "a name twice": ('[[parts]]\nname = "One"', 'part 3: name is "One"; expected .* no other'),
+    "a path": ('[[parts]]\nname = ".."', 'part 3: name is ".."; expected up to'),
+    "an output": ('[[parts]]\nname = "a"\noutput = "b"', "part 3: unknown key output"),
+    "no study": ('[[parts]]\nname = "a"', "part 3: study is missing"),
+    "no list": ('[[parts]]\nname = "a"\nstudy = "study.toml"\naxes.seed = 1', "part 3: axes.seed"),
+    "no setting": (
+        '[[parts]]\nname = "a"\nstudy = "study.toml"\naxes.sed = [1]',
+        "part 3: .*unknown key sed",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED_PARTS)
+def test_parts_that_are_none_are_refused_with_their_place(case, place):
+    more, words = REFUSED_PARTS[case]
+    content = f"{PARTS}\n{more}" if more.startswith("[[") else f"{more}\n{PARTS}"
+    if more.startswith("parts"):
+        content = more
+    path = written(place, content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_sweeps(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_part_that_is_not_there_is_refused(place):
+    with pytest.raises(ConfigError, match="the part is 'three'; expected one of one, two"):
+        plan_sweeps(written(place, PARTS), part="three")
+    with pytest.raises(ConfigError, match=r"the part is 'one'; expected none, since it has no"):
+        plan_sweeps(written(place), part="one")
 
 
 # --- what is run ---------------------------------------------------------------------------------
@@ -235,6 +321,26 @@ def test_the_page_leads_to_the_pages_of_runs(swept):
     assert [*frame["run"]] == [run.name for run in results.runs]
 
 
+def test_parts_are_run_in_turn_and_those_that_are_finished_kept(swept, tmp_path):
+    _, folder = swept
+    content = (
+        f'output = "{(tmp_path / "parts").as_posix()}"\naxes.seed = [0]\n'
+        '[[parts]]\nname = "a"\nstudy = "study.toml"\n'
+        '[[parts]]\nname = "b"\nstudy = "study.toml"\naxes.seed = [1]\n'
+    )
+    path = folder.parent / "parts.toml"
+    path.write_text(content, encoding="utf-8")
+    shutil.copytree(folder / FINE[0], tmp_path / "parts" / "a" / "seed=0")
+    done = lobes("sweep", path, "--json")
+    assert done.exit_code == 0, done.stderr
+    first, second = json.loads(done.stdout)
+    assert [first["name"], second["name"]] == ["a", "b"]
+    assert first["runs"][0]["verdicts"] == json.loads(
+        (folder / FINE[0] / "results.json").read_text(encoding="utf-8")
+    )["verdicts"]  # fmt: skip
+    assert (tmp_path / "parts" / "b" / "sweep.html").is_file()
+
+
 @pytest.fixture
 def mended(swept, tmp_path):
     """A copy of the sweep's folder, and its file now that all data are there."""
@@ -248,7 +354,7 @@ def mended(swept, tmp_path):
 
 def test_the_same_command_tries_failed_runs_again_and_keeps_finished_ones(mended):
     path, folder = mended
-    sweep = plan_sweep(path, output=folder)
+    sweep = plan_one(path, output=folder)
     assert [each["state"] for each in states(sweep)] == ["finished", "not begun"] * 2
     before = [(folder / name / "results.json").read_bytes() for name in FINE]
 
@@ -279,16 +385,16 @@ def test_other_runs_in_the_folder_are_refused_before_the_first(swept, tmp_path):
     _, folder = swept
     path = folder.parent / "sweep.toml"
     with pytest.raises(RunError, match=r"seed=0,tasks.mood.*holds a run of another study"):
-        plan_sweep(path, ["training.steps=7"])
-    assert plan_sweep(path, ["training.steps=7"], fresh=True)
+        plan_one(path, ["training.steps=7"])
+    assert plan_one(path, ["training.steps=7"], fresh=True)
     (tmp_path / "sweep.html").write_text("mine", encoding="utf-8")
     with pytest.raises(RunError, match="is not as lobes wrote it"):
-        plan_sweep(path, output=tmp_path)
+        plan_one(path, output=tmp_path)
 
 
 def test_two_drivers_at_once_are_refused(swept):
     _, folder = swept
-    sweep = plan_sweep(folder.parent / "sweep.toml")
+    sweep = plan_one(folder.parent / "sweep.toml")
     with held(folder), pytest.raises(RunError, match="is in use by another run"):
         run_sweep(sweep)
 
@@ -298,7 +404,7 @@ def test_two_drivers_at_once_are_refused(swept):
 
 def test_a_worker_makes_a_whole_run_with_its_log(swept, tmp_path):
     _, folder = swept
-    run = plan_sweep(folder.parent / "sweep.toml", output=tmp_path / "out").runs[2]
+    run = plan_one(folder.parent / "sweep.toml", output=tmp_path / "out").runs[2]
     assert run.name == FINE[1]
     work = RunWork(RunsSpec("run", (run.study,), False, Path.cwd(), "sweep x.toml"))
     said = []
@@ -329,7 +435,7 @@ def test_workers_give_the_same_numbers(swept, tmp_path):
 @pytest.mark.slow
 def test_seeds_on_workers_are_those_without(swept, tmp_path):
     _, folder = swept
-    study = plan_sweep(folder.parent / "sweep.toml").runs[0].study
+    study = plan_one(folder.parent / "sweep.toml").runs[0].study
     study = study.model_copy(update={"output": str(tmp_path / "out")})
     pooled, _ = run_seeds(study, 2, workers=WorkerSettings(2))
     expected = read(folder / "tasks.mood.train=mood.train.csv,seeds", PooledResults)

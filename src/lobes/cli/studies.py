@@ -258,6 +258,9 @@ def sweep(
         Path,
         typer.Argument(metavar="SWEEP", help="A TOML file with a study's path and a table [axes]."),
     ],
+    part: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this one of the file's [[parts]].")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -281,25 +284,32 @@ def sweep(
     """Run a study in every combination of some values of its settings.
 
     Each run has a folder of its own, and one page shows all of them. A run that fails does not
-    stop the others; the same command tries it again. With workers several runs go on at once.
+    stop the others; the same command tries it again. With workers several runs go on at once. A
+    file with [[parts]] holds several sweeps, made in turn, each with a page of its own.
 
     Example: lobes sweep sweep.toml --dry-run
 
     Example: lobes sweep sweep.toml --workers 2
     """
     from lobes.cli.tables import show_planned, show_results
-    from lobes.experiments.sweep import check_all_ran, plan_sweep, run_sweep, states
+    from lobes.experiments.sweep import check_all_ran, plan_sweeps, run_sweep, states
 
     spread = _workers(workers, on, devices_per_worker, worker_option)
-    planned = plan_sweep(file, settings or (), output, fresh=fresh)
+    planned = plan_sweeps(file, settings or (), output, fresh=fresh, part=part)
     if dry_run:
-        out.show(states(planned), show_planned)
+        out.show([run for each in planned for run in states(each)], show_planned)
         return
-    results, page = run_sweep(planned, fresh=fresh, shows=_shows(out), workers=spread)
-    out.show(results, show_results, saved=f"Report: {page}")
-    if open_page:
-        out.open(page)
-    check_all_ran(results)
+    done = []
+    for each in planned:
+        results, page = run_sweep(each, fresh=fresh, shows=_shows(out), workers=spread)
+        if each.part is None or not out.as_json:
+            out.show(results, show_results, saved=f"Report: {page}")
+        if open_page:
+            out.open(page)
+        done.append(results)
+    if out.as_json and planned[0].part is not None:
+        out.show([results.to_dict() for results in done])
+    check_all_ran(done)
 
 
 def _study(

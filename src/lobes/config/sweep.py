@@ -1,7 +1,7 @@
 """Read a sweep from TOML: a base study, and the values that some of its settings take in turn.
 
-`load_sweep` returns every combination as a study of its own; what one of them cannot be is refused
-there, before anything runs.
+`load_sweeps` returns every combination as a study of its own; what one of them cannot be is refused
+there, before anything runs. A file may hold several sweeps, its `[[parts]]`.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +24,10 @@ from lobes.limits import LONGEST_NAME, short
 
 Command = Literal["run", "compare", "transfer"]
 KEYS = ("study", "axes", "output", "command")
+# the keys of a file with parts, and of a part
+_WHOLE = ("parts", "axes", "output")
+_PART = ("name", "study", "axes", "command")
+_NAME = f"[A-Za-z0-9_-]{{1,{LONGEST_NAME}}}"
 MOST_RUNS = 10_000
 # A value that is longer in the name of a run's folder is cut, and told apart by a digest.
 _LONGEST_VALUE = 24
@@ -53,7 +57,8 @@ class Sweep:
     """A study in every combination of some values of its settings.
 
     `command` makes a run of each, in a folder of its own in `folder`; `axes` are the values by
-    the dotted keys of the settings. The values of the last axis change fastest.
+    the dotted keys of the settings. The values of the last axis change fastest. `part` is its name
+    among several sweeps of one file.
     """
 
     name: str
@@ -61,59 +66,103 @@ class Sweep:
     folder: Path
     axes: Mapping[str, tuple[Any, ...]]
     runs: tuple[PlannedRun, ...]
+    part: str | None = None
 
 
-def load_sweep(
+def load_sweeps(
     path: str | os.PathLike[str], settings: Sequence[str] = (), output: Path | None = None
-) -> Sweep:
-    """Read the file of a sweep; `settings` change the base study, as in `load_study`.
+) -> tuple[Sweep, ...]:
+    """Read the sweeps of a file, one for each of its `[[parts]]`, or the one that it is.
 
-    Relative paths start at the file's folder, that of `output` at the working directory; the
-    option `output` comes before the file's. Raises `ConfigError` for what is no sweep, and for a
-    combination that is no study.
+    `settings` change the base studies, as in `load_study`. Relative paths start at the file's
+    folder, that of `output` at the working directory; the option `output` comes before the file's.
+    Raises `ConfigError` for what is no sweep, and for a combination that is no study.
     """
     file = Path(path)
     data = read_toml(file, "sweep", " with a study and a table [axes]")
-    _check_keys(data, file)
-    with at(f"{file}: study"):
+    if "parts" not in data:
+        return (_sweep(data, file, f"{file}", settings, output),)
+    _check_keys(data, f"{file}", _WHOLE, "a sweep with [[parts]]", "each part names its study.")
+    parts, shared = data["parts"], data.get("axes", {})
+    if not isinstance(parts, list) or not parts or not all(isinstance(p, dict) for p in parts):
+        raise ConfigError(f"{file}: parts is {shown(parts)}; expected tables [[parts]].")
+    if not isinstance(shared, dict):
+        raise ConfigError(f"{file}: axes is {shown(shared)}; expected a table [axes].")
+    folder = Path(output or data.get("output") or f"runs/{file.stem}")
+    sweeps = dict[str, Sweep]()
+    for number, part in enumerate(parts, 1):
+        place = f"{file}: part {number}"
+        _check_keys(part, place, _PART, "a part of a sweep", "the output is that of the sweep.")
+        own = {key: value for key, value in part.items() if key != "name"}
+        if isinstance(part.get("axes", {}), dict):
+            own["axes"] = {**shared, **part.get("axes", {})}
+        name = part.get("name")
+        is_name = isinstance(name, str) and re.fullmatch(_NAME, name) is not None
+        if not is_name or name.casefold() in map(str.casefold, sweeps):
+            given = "missing" if name is None else shown(name)
+            raise ConfigError(
+                f"{place}: name is {given}; expected up to {LONGEST_NAME} letters, digits, - and "
+                f"_ that are no other part's name: its folder is called so."
+            )
+        found = _sweep(own, file, place, settings, folder / name)
+        sweeps[name] = replace(found, name=name, part=name)
+    return tuple(sweeps.values())
+
+
+def _sweep(
+    data: Mapping[str, Any],
+    file: Path,
+    place: str,
+    settings: Sequence[str],
+    output: Path | None,
+) -> Sweep:
+    """One sweep, whose values stand at this place of the file."""
+    _check_keys(data, place, KEYS, "a sweep", "its study is a file of its own.")
+    _check_values(data, place)
+    with at(f"{place}: study"):
         base = load_study(file.parent / os.path.expanduser(data["study"]), settings)
-    axes = dict(_axes(data["axes"], f"{file}: axes"))
-    _check_axes(axes, file)
+    axes = dict(_axes(data["axes"], f"{place}: axes"))
+    _check_axes(axes, place)
     config = base.to_dict()
-    place = str(output or data.get("output") or f"{config['output'].rstrip('/')}-sweep")
+    folder = str(output or data.get("output") or f"{config['output'].rstrip('/')}-sweep")
     runs = []
     for labels, values in _combinations(axes):
         name = name_of(labels)
         own = json.loads(json.dumps(config))
         for key, value in values.items():
-            with at(f"{file}: axes"):
+            with at(f"{place}: axes"):
                 put(own, key, None if value == "" else value, f"{key}={shown(value)}")
-        own["output"] = f"{place}/{name}"
-        study = StudyConfig.from_dict(own, source=f"{file}: {name}", folder=file.parent)
+        own["output"] = f"{folder}/{name}"
+        study = StudyConfig.from_dict(own, source=f"{place}: {name}", folder=file.parent)
         runs.append(PlannedRun(name, values, study, labels))
-    _check_different(runs, file)
+    _check_different(runs, place)
     return Sweep(base.name, data.get("command", "run"), runs[0].folder.parent, axes, tuple(runs))
 
 
-def _check_keys(data: Mapping[str, Any], file: Path) -> None:
-    unknown = next((key for key in data if key not in KEYS), None)
+def _check_keys(
+    data: Mapping[str, Any], place: str, keys: Sequence[str], what: str, why: str
+) -> None:
+    unknown = next((key for key in data if key not in keys), None)
     if unknown is not None:
         raise ConfigError(
-            f"{file}: unknown key {unknown}; expected a sweep, which has {', '.join(KEYS[:-1])} "
-            f"and {KEYS[-1]}: its study is a file of its own."
+            f"{place}: unknown key {unknown}; expected {what}, which has {', '.join(keys[:-1])} "
+            f"and {keys[-1]}: {why}"
         )
+
+
+def _check_values(data: Mapping[str, Any], place: str) -> None:
     for key, kind, what in (
         ("study", str, "the path of a study file"),
         ("axes", dict, "a table [axes] of settings, each with a list of values"),
         ("output", str, "a folder"),
     ):
         if key not in data and key != "output":
-            raise ConfigError(f"{file}: {key} is missing; expected {what}.")
+            raise ConfigError(f"{place}: {key} is missing; expected {what}.")
         if key in data and (not isinstance(data[key], kind) or not data[key]):
-            raise ConfigError(f"{file}: {key} is {shown(data[key])}; expected {what}.")
+            raise ConfigError(f"{place}: {key} is {shown(data[key])}; expected {what}.")
     if data.get("command", "run") not in get_args(Command):
         raise ConfigError(
-            f"{file}: command is {shown(data['command'])}; expected "
+            f"{place}: command is {shown(data['command'])}; expected "
             f"{', '.join(map(json.dumps, get_args(Command)))}."
         )
 
@@ -131,19 +180,19 @@ def _axes(table: Mapping[str, Any], place: str) -> Iterator[tuple[str, tuple[Any
             yield key, tuple(value)
 
 
-def _check_axes(axes: Mapping[str, Sequence[Any]], file: Path) -> None:
+def _check_axes(axes: Mapping[str, Sequence[Any]], place: str) -> None:
     for key in axes:
         if key == "output":
             raise ConfigError(
-                f"{file}: axes.output: every run has a folder of its own; expected other settings."
+                f"{place}: axes.output: every run has a folder of its own; expected other settings."
             )
         inside = next((other for other in axes if other.startswith(f"{key}.")), None)
         if inside is not None:
-            raise ConfigError(f"{file}: axes has {key} and {inside}, which is a part of it.")
+            raise ConfigError(f"{place}: axes has {key} and {inside}, which is a part of it.")
     number = math.prod(map(len, axes.values()))
     if number > MOST_RUNS:
         raise ConfigError(
-            f"{file}: axes has {number:,} combinations; expected at most {MOST_RUNS:,}."
+            f"{place}: axes has {number:,} combinations; expected at most {MOST_RUNS:,}."
         )
 
 
@@ -203,7 +252,7 @@ def _json(value: Any) -> str:
         return short(value)
 
 
-def _check_different(runs: Sequence[PlannedRun], file: Path) -> None:
+def _check_different(runs: Sequence[PlannedRun], place: str) -> None:
     """Refuse two runs of one name, or of one study."""
     names, studies = dict[str, str](), dict[str, str]()
     for run in runs:
@@ -211,7 +260,7 @@ def _check_different(runs: Sequence[PlannedRun], file: Path) -> None:
         same = names.get(run.name.casefold()) or studies.get(study)
         if same is not None:
             raise ConfigError(
-                f"{file}: axes: two runs are the same, {same} and {run.name}; expected different "
+                f"{place}: axes: two runs are the same, {same} and {run.name}; expected different "
                 f"values."
             )
         names[run.name.casefold()] = studies[study] = run.name

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lobes.config.sweep import Command, PlannedRun, Sweep, load_sweep, name_of
+from lobes.config.sweep import Command, PlannedRun, Sweep, load_sweeps, name_of
 from lobes.dissociation.verdict import SPECIALIZED
-from lobes.errors import LobesError, RunError, at
+from lobes.errors import ConfigError, LobesError, RunError, at
 from lobes.experiments.manifest import check_files
 from lobes.experiments.methods import with_defaults
 from lobes.experiments.outputs import check_output
@@ -27,19 +27,31 @@ from lobes.workers import WorkerSettings
 SEED = "seed"
 
 
-def plan_sweep(
+def plan_sweeps(
     path: str | os.PathLike[str],
     settings: Sequence[str] = (),
     output: Path | None = None,
     *,
     fresh: bool = False,
-) -> Sweep:
-    """Return the sweep of a file; `settings` change its base study, `output` is its folder.
+    part: str | None = None,
+) -> tuple[Sweep, ...]:
+    """Return the sweeps of a file: the one that it is, or those of its parts, or this `part`.
 
-    Raises `ConfigError` and `RunError` for all that can be known to fail before the first run:
-    what no study takes, and folders that hold other runs or what lobes did not write.
+    `settings` change the base studies, `output` is the folder of all. Raises `ConfigError` and
+    `RunError` for all that can be known to fail before the first run: what no study takes, and
+    folders that hold other runs or what lobes did not write.
     """
-    sweep = load_sweep(path, settings, output)
+    sweeps = load_sweeps(path, settings, output)
+    if part is not None:
+        names = [sweep.part for sweep in sweeps if sweep.part is not None]
+        if part not in names:
+            known = f"one of {', '.join(names)}" if names else "none, since it has no [[parts]]"
+            raise ConfigError(f"{os.fspath(path)}: the part is {part!r}; expected {known}.")
+        sweeps = tuple(sweep for sweep in sweeps if sweep.part == part)
+    return tuple(_checked(sweep, path, fresh=fresh) for sweep in sweeps)
+
+
+def _checked(sweep: Sweep, path: str | os.PathLike[str], *, fresh: bool) -> Sweep:
     sweep = replace(sweep, runs=tuple(_ready(run, sweep.command, path) for run in sweep.runs))
     for run in sweep.runs:
         folder_of(run, sweep.command, fresh=fresh).check_study()
@@ -92,14 +104,15 @@ def run_sweep(
         return results, write_page(html(page_of(results)), page)
 
 
-def check_all_ran(results: SweepResults) -> None:
+def check_all_ran(sweeps: Sequence[SweepResults]) -> None:
     """Raise `RunError`, which names the runs that failed, where there are any."""
-    failed = results.failed
+    failed = [run for results in sweeps for run in results.failed]
+    number = sum(len(results.runs) for results in sweeps)
     if failed:
         named = "; ".join(f"{run.name}: {str(run.error).rstrip('.')}" for run in failed[:3])
         more = f"; and {len(failed) - 3} more, which the page names" if len(failed) > 3 else ""
         raise RunError(
-            f"{len(failed)} of {len(results.runs)} runs failed ({named}{more}). The same command "
+            f"{len(failed)} of {number} runs failed ({named}{more}). The same command "
             f"tries them again, and keeps what is finished."
         )
 
