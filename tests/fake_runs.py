@@ -206,6 +206,8 @@ def fake_sweep(
 ) -> dict[str, Any]:
     """A sweep over two seeds and three values of another axis, of which the last one fails."""
     values: tuple[Any, ...] = (0.2, {"phase": "late"}, "")
+    if axis == "model":
+        values = ("org/one", "two", "")
     runs, seeds = [], []
     for k, value in enumerate(values):
         for seed in (0, 1):

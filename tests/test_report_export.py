@@ -49,6 +49,7 @@ VIEWS = {
     "runs": lambda: runs_page(runs=4, tasks=HOSTILE, names=(*HOSTILE, "d")),
     "one run": lambda: runs_page(runs=1),
     "sweep": lambda: sweep_page(checked(fake_sweep(tasks=HOSTILE), SweepResults)),
+    "models": lambda: sweep_page(checked(fake_sweep(axis="model"), SweepResults)),
     "comparison": lambda: comparison_page(tasks=HOSTILE, sites=(7, 5, 11)),
     "transfer": lambda: transfer_page(name=HOSTILE[1]),
 }

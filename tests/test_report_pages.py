@@ -67,6 +67,7 @@ PAGES |= {
     f"sweep: {name}": (sweep_html, fake_sweep, case)
     for name, case in {
         "planted": {},
+        "models": {"axis": "model"},
         "hostile": {"tasks": HOSTILE, "axis": HOSTILE[0], "why": HOSTILE[1]},
     }.items()
 }

@@ -171,7 +171,7 @@ def transfer(
     """Return the verdict on claim 5, on the difference with each number of training examples.
 
     Their p are corrected (Holm). `above_chance` says of each size whether some start is clearly
-    better than chance there.
+    better than chance there. The effect among its numbers is that with most examples.
     """
     claim, rows = transfers(ways.first, ways.second), zip(sizes, found, above_chance, strict=True)
     usable = [(size, each) for size, each, above in rows if above]
@@ -182,6 +182,10 @@ def transfer(
         sizes_above_chance=len(usable),
         sizes_higher=len(better),
         sizes_lower=len(worse),
+        mean=found[-1].mean,
+        low=found[-1].low,
+        high=found[-1].high,
+        p=found[-1].p,
         seeds=ways.seeds,
         smallest_effect=SMALLEST_GAIN,
     )

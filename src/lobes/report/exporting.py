@@ -10,6 +10,7 @@ from functools import cache
 from types import ModuleType
 
 from lobes.errors import ConfigError, RunError
+from lobes.report.drawing import FONT
 from lobes.report.page import index as html_index
 from lobes.report.sections import Page, figures, tables
 from lobes.report.table_files import to_csv, to_latex
@@ -86,7 +87,7 @@ def _resvg() -> ModuleType:
     with_word, without = (
         library.svg_to_bytes(
             svg_string='<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20">'
-            f'<text y="15" font-family="sans-serif">{word}</text></svg>'
+            f'<text y="15" font-family="{FONT}">{word}</text></svg>'
         )
         for word in ("0", "")
     )

@@ -10,6 +10,7 @@ from lobes.report import formatting as fmt
 from lobes.report import glossary, phrases, settings
 from lobes.report.charts import Strip, strip_plot
 from lobes.report.sections import Block, Figure, Page, Prose, Section
+from lobes.report.sweep_models import over_the_models
 from lobes.report.tables import Cell, Column, Row, Table, Value, marked
 from lobes.results import SweepResults
 from lobes.results.sweep import SweptRun
@@ -20,7 +21,7 @@ _PAGES = {"run": "report.html", "compare": "comparison.html", "transfer": "trans
 
 def page_of(results: SweepResults) -> Page:
     """Compose the page of a sweep."""
-    sections = (_runs(results), _seeds(results), _failed(results))
+    sections = (_runs(results), _seeds(results), over_the_models(results), _failed(results))
     axes = fmt.listing([*results.axes])
     return Page(
         kind=f"sweep of {fmt.plural(len(results.runs), 'run')}",

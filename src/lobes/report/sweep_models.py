@@ -1,0 +1,113 @@
+"""What the models of a sweep say together: a forest plot and a table for each claim."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from lobes.dissociation.over_models import has_effect, over_models
+from lobes.dissociation.verdict import SPECIALIZED, WORDS, Verdict
+from lobes.report import formatting as fmt
+from lobes.report import phrases, settings
+from lobes.report.charts import Strip, strip_plot
+from lobes.report.sections import Block, Figure, Prose, Section
+from lobes.report.tables import Cell, Column, Kind, Row, Table
+from lobes.results import SweepResults
+
+MODEL = "model"
+_SEED = "seed"
+
+# (model, its verdicts)
+_Rows = list[tuple[str, tuple[Verdict, ...]]]
+
+
+def over_the_models(results: SweepResults) -> Section | None:
+    """Return the section; None where no two models have an effect on one claim."""
+    blocks: list[Block] = []
+    for group, rows in _groups(results).items():
+        for claim in dict.fromkeys(each.claim for _, verdicts in rows for each in verdicts):
+            found = [
+                (model, verdict)
+                for model, verdicts in rows
+                for verdict in verdicts
+                if verdict.claim == claim and has_effect(verdict)
+            ]
+            if len(found) > 1:
+                name = f"models-{sum(isinstance(each, Table) for each in blocks) + 1}"
+                blocks += _on_a_claim(name, group, found, _level(results))
+    if not blocks:
+        return None
+    text = (
+        "Each model’s effect with its interval, and the mean over the models by a random-effects "
+        "meta-analysis, for models like these. A model’s weight comes from its interval. All "
+        "models are measured on the same examples, which the interval of the mean does not know."
+    )
+    return Section("models", "Over the models", (Prose(text), *blocks), contents="Models")
+
+
+def _groups(results: SweepResults) -> dict[str, _Rows]:
+    """The models' verdicts for each combination of the other axes; seeds taken together."""
+    axes = [axis for axis in results.axes if axis not in (MODEL, _SEED)]
+    groups: dict[str, _Rows] = {}
+    if MODEL not in results.axes or (_SEED in results.axes and not results.seeds):
+        return groups
+    pooled = [(each.values, (each.verdict,)) for each in results.seeds if each.verdict is not None]
+    own = [(run.values, run.verdicts) for run in results.runs]
+    for values, verdicts in pooled if results.seeds else own:
+        group = ", ".join(f"{axis} {settings.plain(values[axis])}" for axis in axes)
+        model = settings.plain(values[MODEL]).rstrip("/").rpartition("/")[2]
+        groups.setdefault(group, []).append((model, tuple(verdicts)))
+    return groups
+
+
+def _level(results: SweepResults) -> float:
+    return next((run.level for run in results.runs if run.level is not None), 0.95)
+
+
+def _on_a_claim(
+    name: str, group: str, found: Sequence[tuple[str, Verdict]], level: float
+) -> Iterator[Block]:
+    """The figure and the table of one claim; the last row is the mean over the models."""
+    mean = over_models([verdict for _, verdict in found], level=level)
+    rows = [*found, ("over the models", mean)]
+    in_percent = mean.numbers["smallest_effect"] >= 0.1
+    kind: Kind = "points" if in_percent else "signed"
+    write = fmt.points if in_percent else partial(fmt.fixed, sign=True)
+    claim = mean.claim.rstrip(".")
+    caption = f"{claim}{f' ({group})' if group else ''}: effect by model"
+    strips = []
+    for model, each in rows:
+        value, low, high = (each.numbers[key] for key in ("mean", "low", "high"))
+        strips.append(Strip(model, value, low, high, (), is_mean=each is mean))
+
+    def in_words(strip: Strip) -> str:
+        ends = fmt.interval(strip.low, strip.high, write)
+        return f"{strip.label}: {write(strip.value)}, interval {ends}."
+
+    axis = "D-score, %" if claim == SPECIALIZED.rstrip(".") else "difference"
+    drawing = strip_plot(strips, caption, axis, in_words)
+    if drawing is not None:
+        yield Figure(name, drawing)
+    columns = (
+        Column("Model"),
+        Column("Effect", kind, strong=True),
+        Column("Interval", "interval", ends=kind),
+        Column("p", "p"),
+        Column("Answer"),
+    )
+    table = tuple(
+        Row(
+            (
+                model,
+                each.numbers["mean"],
+                (each.numbers["low"], each.numbers["high"]),
+                each.numbers.get("p"),
+                Cell(WORDS[each.answer].lower(), title=phrases.headline(each)),
+            )
+        )
+        for model, each in rows
+    )
+    yield Table(f"{name}-table", caption, columns, table, terminal=caption)
+    spread = write(mean.numbers["spread"]).lstrip("+")
+    yield Prose(
+        f"{phrases.headline(mean)} Between models the true effect has a standard deviation of "
+        f"{spread}."
+    )

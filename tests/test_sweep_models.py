@@ -1,0 +1,65 @@
+"""What a sweep's models say together: rows, mean and verdict, for each claim and other axis."""
+
+from fake_runs import fake_sweep
+from lobes.dissociation.over_models import over_models
+from lobes.report.sections import Prose
+from lobes.report.sweep_models import over_the_models
+from lobes.report.tables import Table
+from lobes.results import SweepResults
+from pages import checked
+
+CLAIM = "The scores are higher after IAT than after ordinary multi-task training."
+
+
+def section(content):
+    return over_the_models(checked(content, SweepResults))
+
+
+def tables(content):
+    found = section(content)
+    return [] if found is None else [each for each in found.blocks if isinstance(each, Table)]
+
+
+def compared(*effects, more=()):
+    """A sweep of comparisons over models (and another axis) with these effects."""
+    content = fake_sweep(axis="model")
+    axes = [(f"org/m{k}", *other) for other in more or [()] for k in range(len(effects))]
+    runs = []
+    for number, (model, *other) in enumerate(axes):
+        mean = effects[number % len(effects)] + 0.1 * (number // len(effects))
+        verdict = {"claim": CLAIM, "answer": "open", "reasons": ["x."], "numbers": {}}
+        if mean is not None:
+            verdict["numbers"] = {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "p": 0.2,
+                                  "smallest_effect": 0.005}  # fmt: skip
+        values = {"model": model} | ({"iat.delta": other[0]} if other else {})
+        runs.append({"name": f"r{number}", "values": values, "error": None, "base": {},
+                     "level": 0.95, "verdicts": [verdict]})  # fmt: skip
+    content["axes"] = {"model": [f"org/m{k}" for k in range(len(effects))]}
+    if more:
+        content["axes"]["iat.delta"] = [each for (each,) in more]
+    return {**content, "command": "compare", "runs": runs, "seeds": []}
+
+
+def test_seeds_are_taken_together_before_models():
+    content = fake_sweep(axis="model")
+    (table,) = tables(content)
+    assert [row.cells[0] for row in table.rows] == ["one", "two", "over the models"]
+    results = checked(content, SweepResults)
+    mean = over_models([each.verdict for each in results.seeds if each.verdict])
+    assert table.rows[-1].cells[1] == mean.numbers["mean"]
+    assert any(isinstance(each, Prose) and "Yes: over 2 models" in str(each.text)
+               for each in section(content).blocks)  # fmt: skip
+
+
+def test_each_value_of_another_axis_has_its_own_mean():
+    first, second = tables(compared(0.01, 0.02, 0.03, more=[(0.1,), (0.3,)]))
+    assert "iat.delta 0.1" in first.caption
+    assert "iat.delta 0.3" in second.caption
+    assert len(first.rows) == 4
+    assert abs(second.rows[-1].cells[1] - first.rows[-1].cells[1] - 0.1) < 1e-9
+    assert first.columns[1].kind == "signed"  # scores, not percent
+
+
+def test_one_model_or_another_axis_makes_no_section():
+    assert section(compared(0.01)) is None
+    assert section(fake_sweep()) is None
