@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lobes.tasks.harness import harness_task
     from lobes.tasks.prompts import Prompt
     from lobes.tasks.task import Task
-    from lobes.training.settings import IAT
+    from lobes.training.settings import IAT, TrainingLoss
     from lobes.training.trainer import MultiTaskTrainer
 
 __version__ = "0.1.0"
@@ -64,6 +64,7 @@ _HOMES = {
     "PromptedModel": "modeling",
     "Site": "sites",
     "Task": "tasks.task",
+    "TrainingLoss": "training.settings",
     "ablate": "ablation",
     "ag_pairs": "tasks.ag_pair",
     "evaluate": "measure.evaluation",
@@ -100,6 +101,7 @@ __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no consta
     "PromptedModel",
     "Site",
     "Task",
+    "TrainingLoss",
     "ablate",
     "ag_pairs",
     "evaluate",

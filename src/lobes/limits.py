@@ -7,6 +7,7 @@ refuse the same values in the same words. The largest values are where NumPy and
 (seeds), or beyond any useful amount of work (steps, controls).
 """
 
+import difflib
 import math
 import os
 import re
@@ -131,6 +132,8 @@ EVALUATIONS = Limit("a number of evaluations", 1, 10_000)
 HELD_OUT = Limit("a share of the training data", 0, 0.5, whole=False, above=True)
 PENALTY = Limit("a number", 1e-12, 1e12, whole=False)
 TASK_WEIGHT = Limit("a number", 0, 1000, whole=False, above=True)
+CLASS_WEIGHT = Limit("a number", 0, 10**6, whole=False, above=True)
+SMOOTHING = Limit("a share", 0, 1, whole=False, below=True)
 PATH_STEPS = Limit("a number of steps on the path of integrated gradients", 1, 1000)
 GATE_SHARE = Limit("a share", 0.5, 1, whole=False, below=True)
 METHOD = Choice(("taylor", "ablation", "integrated_gradients", "gates"))
@@ -160,7 +163,10 @@ def check_number(name: str, value: Any, limit: Limit) -> None:
 def check_choice(name: str, value: Any, choice: Choice | Flag) -> None:
     """Raise `ConfigError`, naming the setting, for a value that is none of the choices."""
     if not choice.allows(value):
-        raise ConfigError(f"{name} is {short(value)}; expected {choice}.")
+        names = choice.names if isinstance(choice, Choice) else ()
+        near = difflib.get_close_matches(str(value).lower(), names, n=1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        raise ConfigError(f"{name} is {short(value)}; expected {choice}.{hint}")
 
 
 def check_settings(settings: Any) -> None:

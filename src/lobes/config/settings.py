@@ -22,12 +22,13 @@ from lobes.tasks.harness import HARNESS_METRICS, harness_name
 from lobes.tasks.known import KNOWN
 from lobes.tasks.sources import TaskSource
 from lobes.training.sampling import Sampling
-from lobes.training.settings import IAT, Weighting
+from lobes.training.settings import IAT, TrainingLoss, Weighting
 
 NAME = r"[A-Za-z0-9_-]+"
 
-# the keys of a task of lm-evaluation-harness
+# the keys of a task of lm-evaluation-harness, and those of a task's loss in the training
 _HARNESS = ("lm_eval", "include", "limit", "fewshot")
+LOSS = ("class_weights", "label_smoothing", "weight")
 
 Usual = Literal["single", "multi", "iat", "frozen", "probe"]
 Weighted = Literal[Weighting, "tuned"]
@@ -74,6 +75,15 @@ def _in_order(key: str, expected: str, place: Callable[[Any], Any] | None = None
     return AfterValidator(ordered)
 
 
+def _class_weights(value: Any) -> str | dict[str, float]:
+    if value == "balanced":
+        return value
+    if isinstance(value, dict) and value and all(map(limits.CLASS_WEIGHT.allows, value.values())):
+        return {str(name): float(weight) for name, weight in value.items()}
+    raise PydanticCustomError("class_weights", "neither balanced nor a table of weights")
+
+
+ClassWeights = Annotated[str | dict[str, float], BeforeValidator(_class_weights)]
 LabelColumns = Annotated[str | tuple[str, ...], BeforeValidator(_label_columns)]
 
 _SPLIT = (
@@ -148,6 +158,12 @@ class TaskConfig(Section):
     include: Text | None = Field(None, description="a folder of task files of `lm_eval`")
     limit: Annotated[int, limits.EXAMPLES] | None = None
     fewshot: Annotated[int, limits.EXAMPLES_OR_NONE] | None = None
+    class_weights: ClassWeights | None = Field(
+        None,
+        description='"balanced", or a table of weights above 0, such as {positive = 3}',
+    )
+    label_smoothing: Annotated[float, limits.SMOOTHING] = 0.0
+    weight: Annotated[float, limits.TASK_WEIGHT] = 1.0
     prompt: Text | None = Field(None, description="a template with text columns in braces")
     words: (
         Annotated[Texts, Field(min_length=2)] | Annotated[dict[Text, Text], Field(min_length=2)]
@@ -177,8 +193,13 @@ class TaskConfig(Section):
                 f"{self.where} is a task of lm-evaluation-harness, whose data are read when it is "
                 f"measured: `lobes run` and `lobes iap` do that."
             )
-        own = {"train_size", "validation_size", "stratified", "prompt", "words", *_HARNESS}
+        own = {"train_size", "validation_size", "stratified", "prompt", "words", *_HARNESS, *LOSS}
         return TaskSource(**self.model_dump(exclude=own), data_dir=data_dir)
+
+    @property
+    def loss(self) -> TrainingLoss:
+        """The task's loss in the training."""
+        return TrainingLoss(**{key: getattr(self, key) for key in LOSS})
 
     @model_validator(mode="before")
     @classmethod
@@ -210,6 +231,8 @@ class TaskConfig(Section):
                 f"{where}.{given} is there, but {where}.{lacks} is missing; a prompted task needs "
                 f"both"
             )
+        if self.prompt is not None:
+            self._check_not_trained()
         self._check_source()
         if self.image is not None:
             self._check_image()
@@ -235,6 +258,14 @@ class TaskConfig(Section):
                     f"{better}"
                 )
         return True
+
+    def _check_not_trained(self) -> None:
+        for key in LOSS:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{self.where}.{key} is there, but {self.where}.prompt makes it a prompted "
+                    f"task, which is not trained; leave one of the two out"
+                )
 
     def _check_image(self) -> None:
         for key in ("text", "prompt"):
@@ -411,6 +442,11 @@ class NewTaskConfig(TaskConfig):
                     f"transfer.task.{key} is there, but a task that is transferred to is trained; "
                     f"leave {rest} out"
                 )
+        if self.weight != 1:
+            raise ValueError(
+                f"transfer.task.weight is {shown(self.weight)}, but the task is trained alone, "
+                f"with no other to weigh it against; leave `weight` out"
+            )
         return self
 
 

@@ -36,6 +36,7 @@ from lobes.errors import ConfigError
 from lobes.files import near_path
 from lobes.limits import LONGEST_NAME, check_path, fault_of_name, rule_of
 from lobes.tasks.sources import DATA_VARIABLE
+from lobes.training.settings import TrainingLoss
 
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
 
@@ -180,6 +181,12 @@ class StudyConfig(Section):
     def iap_seed(self) -> int:
         """The seed of lesions and of the resamples: the study's, unless [iap] has its own."""
         return self.seed if self.iap.seed is None else self.iap.seed
+
+    @property
+    def losses(self) -> dict[str, TrainingLoss]:
+        """The loss of every task in the training, by its name; that of [transfer.task], too."""
+        tasks = (*self.tasks, *([self.transfer.task] if self.transfer else []))
+        return {task.name: task.loss for task in tasks}
 
     def as_written(self, path: str) -> str:
         """Return a path of the study as it was written, with `${NAME}` in place of variables.

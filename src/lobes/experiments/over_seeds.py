@@ -19,6 +19,7 @@ from lobes.experiments.loading import (
 from lobes.experiments.methods import SeedRun, Trained
 from lobes.experiments.results import describe_environment, describe_model
 from lobes.experiments.store import RunFolder
+from lobes.experiments.training import losses_of
 from lobes.heads import HeadSet
 from lobes.measure.iap import check_lesions
 from lobes.measure.steps import Arrays, Plan
@@ -116,6 +117,7 @@ def seed_study(
     model = first.new_model()
     layout = find_heads(model)
     check_inputs(model, tasks)
+    losses_of(study, every)
     if set(PAIR) <= set(methods):
         check_lesions(first.lesions, layout, first.learnable)
     first.check(model, first.iat if "iat" in methods else None)

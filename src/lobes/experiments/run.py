@@ -35,7 +35,7 @@ from lobes.experiments.results import (
 )
 from lobes.experiments.spread import TRAINING, begin, pool_of
 from lobes.experiments.store import SECONDS, RunFolder
-from lobes.experiments.training import train, warn_near_chance
+from lobes.experiments.training import losses_of, train, warn_near_chance
 from lobes.measure.iap import check_lesions, lesion_plan
 from lobes.measure.steps import Plan, together
 from lobes.modeling import HarnessModel, PromptedModel, TaskModel, load_task_model
@@ -141,6 +141,7 @@ def _trained_model(
         # before hours are spent on the training
         check_lesions(study.iap.settings(study.seed), find_heads(new), tasks)
         check_inputs(new, tasks)
+        losses_of(study, tasks)
         _tell(tell, study, folder, tasks, new, progress)
         folder.begin({**fingerprints, "base model": base_fingerprint(new)})
         _adopt_training(folder)

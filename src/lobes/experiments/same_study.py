@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lobes.config.keys import differences
+from lobes.config.settings import LOSS
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
 
@@ -115,6 +116,9 @@ def _settled(config: StudyConfig | Mapping[str, Any], command: str) -> dict[str,
     settled = config.to_dict()
     if config.training.length == (None, 3.0):  # the default, which may be written out
         settled["training"]["epochs"] = None
+    if not config.training.enabled:
+        for task in settled["tasks"]:
+            task |= dict.fromkeys(LOSS)
     if command == "run":  # elsewhere each seed has its own
         for table in ("iap", "iat"):
             if settled[table] is not None and settled[table]["seed"] == config.seed:

@@ -24,7 +24,8 @@ from lobes.report import formatting as fmt
 from lobes.results.training import Training
 from lobes.tasks.task import Task
 from lobes.training.arguments import training_arguments
-from lobes.training.settings import IAT
+from lobes.training.losses import task_losses
+from lobes.training.settings import IAT, TrainingLoss
 from lobes.training.trainer import MultiTaskTrainer, OnStep
 
 # Where adapters lie beside the model that they are merged into.
@@ -158,10 +159,18 @@ def study_trainer(
         sampling=settings.sampling,
         temperature=settings.temperature,
         iat=iat,
+        losses=losses_of(study, tasks),
         weighting=weighting,
         on_step=on_step,
         callbacks=[*callbacks],
     )
+
+
+def losses_of(study: StudyConfig, tasks: Sequence[Task]) -> dict[str, TrainingLoss]:
+    """Return the losses of tasks in a study's training; `ConfigError` for one that does not fit."""
+    losses = {task.name: study.losses[task.name] for task in tasks}
+    task_losses(losses, tasks)
+    return losses
 
 
 def _scores(trainer: MultiTaskTrainer) -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ means attention heads. What a saved `MultiTaskModel` looks like on disk is in `s
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,11 +148,13 @@ class MultiTaskModel(TaskModel):
         *,
         task: str | None = None,
         labels: Int[Tensor, "batch *outputs"] | Float[Tensor, " batch"] | None = None,
+        loss_function: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> TaskOutput:
         """Return the logits of `task`, or of every task, and the loss if `labels` are given.
 
-        The loss is the mean over the batch of each example's own (`example_losses`). Raises
-        `ConfigError` for a task that the model does not have.
+        The loss is the mean over the batch of each example's own (`example_losses`), or of
+        `loss_function(logits, labels) -> [batch]`. Raises `ConfigError` for a task that the model
+        does not have.
         """
         if task is None and labels is not None:
             raise ConfigError("Labels belong to one task: say which, with task=NAME.")
@@ -162,8 +165,11 @@ class MultiTaskModel(TaskModel):
         logits = {spec.name: self._classify(spec, pooled) for spec in wanted}
         if task is None:
             return TaskOutput(logits=logits)
-        loss = None if labels is None else example_losses(logits[task], labels, wanted[0]).mean()
-        if loss is not None and self.reaches_all:
+        if labels is None:
+            return TaskOutput(logits=logits[task])
+        each = loss_function or partial(example_losses, spec=wanted[0])
+        loss = each(logits[task], labels).mean()
+        if self.reaches_all:
             others = [self._classify(spec, pooled) for spec in self.tasks if spec.name != task]
             loss = loss + sum(_nothing(values) for values in others)
         return TaskOutput(loss=loss, logits=logits[task])

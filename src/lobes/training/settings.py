@@ -1,7 +1,9 @@
 """The settings of ways to train, declared once for library and study file."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 from lobes import limits
 from lobes.errors import ConfigError
@@ -9,6 +11,55 @@ from lobes.scores import head_count
 
 # Methods against interference, which weigh the tasks in each step: `weighting.py`.
 Weighting = Literal["sum", "pcgrad", "mgda", "cagrad", "imtl", "famo", "uncertainty"]
+
+# loss(logits, labels) -> [batch], each example's own
+LossFunction = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLoss:
+    """How the loss of a task is computed while it is trained (docs/method.md#training-losses).
+
+    `class_weights` multiply the loss of the examples of a class: {class name: weight}, 1 for those
+    that are not named; "balanced": n / (K · n_k) with n_k of n training examples in class k of K.
+    Where an example has several labels, they multiply the term of a label that it has, and
+    "balanced" is (n − n_k) / n_k. `label_smoothing` is the share of the target that all classes
+    divide evenly. `function(logits, labels) -> [batch]` takes the place of the usual loss, of
+    logits [batch, outputs] and labels [batch] (class indices or numbers; [batch, outputs] of 0 and
+    1 for several labels). `weight` multiplies the loss of the task, which matters beside others.
+
+    Importance is not computed from it, but from the task's usual loss, also that of IAT: so what is
+    measured does not depend on how a model was trained. Raises `ConfigError` for a value that
+    cannot be.
+    """
+
+    class_weights: Mapping[str, float] | str | None = None
+    label_smoothing: Annotated[float, limits.SMOOTHING] = 0.0
+    weight: Annotated[float, limits.TASK_WEIGHT] = 1.0
+    function: LossFunction | None = None
+
+    def __post_init__(self) -> None:
+        limits.check_settings(self)
+        if self.function is not None and not callable(self.function):
+            raise ConfigError(
+                f"function is a function loss(logits, labels) -> [batch], not "
+                f"{limits.short(self.function)}."
+            )
+        if self.function is not None and (self.class_weights is not None or self.label_smoothing):
+            raise ConfigError(
+                "A loss has a function of its own and class_weights or label_smoothing, which "
+                "belong to the usual one: let the function weigh the classes, or leave it out."
+            )
+        if isinstance(self.class_weights, Mapping):
+            for name, weight in self.class_weights.items():
+                limits.check_number(f"class_weights[{name!r}]", weight, limits.CLASS_WEIGHT)
+            kept = MappingProxyType(dict(self.class_weights))
+            object.__setattr__(self, "class_weights", kept)
+        elif self.class_weights not in (None, "balanced"):
+            raise ConfigError(
+                f"class_weights is {limits.short(self.class_weights)}; expected "
+                f'{{"class name": weight}} or "balanced".'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -199,11 +199,6 @@ def _check_encoder(args: TrainingArguments, model: MultiTaskModel) -> None:
 
 
 def _check_processes(args: TrainingArguments, model: MultiTaskModel, tasks: Sequence[Task]) -> None:
-    if args.label_smoothing_factor and args.fsdp:
-        raise ConfigError(
-            f"label_smoothing_factor is {args.label_smoothing_factor:g}, but under FSDP every "
-            f"loss has to reach every classifier, which the smoothed one does not: set it to 0."
-        )
     if args.fsdp and is_adapted(model.encoder):
         raise ConfigError(
             "fsdp is set, but the encoder has adapters, which are not saved from shards: use DDP "

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -63,7 +63,9 @@ from lobes.training.data import (
     worker_settings,
 )
 from lobes.training.iat import IAT, IatPhase
+from lobes.training.losses import task_losses
 from lobes.training.sampling import MicroBatchSampler, TaskBatchSampler
+from lobes.training.settings import LossFunction, TrainingLoss
 from lobes.training.supported import (
     building,
     check_arguments,
@@ -73,7 +75,7 @@ from lobes.training.supported import (
     recomputes,
     trainable,
 )
-from lobes.training.weighting import shared_parameters, weighted_step
+from lobes.training.weighting import in_order, shared_parameters, weighted_step
 from lobes.transfers import Transfers
 
 OnStep = Callable[[int, int, str, float], None]
@@ -91,9 +93,13 @@ class MultiTaskTrainer(Trainer):
     task's important heads only: see `IAT`. `on_step(step, total, task, loss)` is called after
     each optimizer step with its last batch's task and loss.
 
+    `losses` says for tasks by their names how they are trained other than with the usual loss: a
+    `TrainingLoss` (class weights, label smoothing, a weight beside the other tasks), or a function
+    `loss(logits, labels) -> [batch]`. The importance of IAT does not depend on it.
+
     With `weighting`, each step has a micro-batch of every task instead, and a method against
-    interference weighs them, or the given weights, one for each task: see `weighting.py`. With
-    one task there is nothing to weigh.
+    interference weighs them, or the given weights, one for each task, in their order or by name:
+    see `weighting.py`. With one task there is nothing to weigh.
 
     Texts are tokenized once, here; nothing is written before the training starts. A seed fixes
     the run: dropout draws from the global random state, which `train` sets from `args.seed` as the
@@ -112,7 +118,8 @@ class MultiTaskTrainer(Trainer):
         temperature: float = 2.0,
         group_lengths: bool = True,
         iat: IAT | None = None,
-        weighting: str | Sequence[float] | None = None,
+        losses: Mapping[str, TrainingLoss | LossFunction] | None = None,
+        weighting: str | Sequence[float] | Mapping[str, float] | None = None,
         on_step: OnStep | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
@@ -124,7 +131,9 @@ class MultiTaskTrainer(Trainer):
         self.sampler: TaskBatchSampler | MicroBatchSampler
         self.sampler = plain = sampler_of(args, self.data, sampling, temperature, group_lengths)
         check_arguments(args, model, self.tasks, len(self.sampler))
-        self.weighted = weighted_step(weighting, len(self.tasks), args.device, args.seed)
+        self._task_losses = task_losses(losses, self.tasks, args.label_smoothing_factor)
+        weights = in_order(weighting, self.data.names)
+        self.weighted = weighted_step(weights, len(self.tasks), args.device, args.seed)
         self._after_step: Callable[[], None] = lambda: None
         if self.weighted is not None:
             check_weighted(args, iat)
@@ -149,6 +158,7 @@ class MultiTaskTrainer(Trainer):
                 callbacks=[_Progress(self), *([self._iat] if self._iat else []), *callbacks],
             )
         self.remove_callback(PrinterCallback)
+        self.label_smoother = None  # smoothing is part of the tasks' losses
         model.reaches_all = self.is_fsdp_enabled
         if self._iat is not None and self.is_deepspeed_enabled:
             raise ConfigError(
@@ -257,8 +267,8 @@ class MultiTaskTrainer(Trainer):
         model.train()
         parts = self._prepare_inputs(inputs)["parts"]
         losses = [partial(self._loss_of, self.compute_loss, model, part) for part in parts]
-        unrecorded, bare = super().compute_loss, [dict(part) for part in parts]
-        again = [partial(self._loss_of, unrecorded, model, part) for part in bare]
+        bare = [dict(part) for part in parts]
+        again = [partial(self._loss_of, self._unrecorded, model, part) for part in bare]
         for part in bare:
             del part["examples"]
         self._after_step = partial(self.weighted.after_step, again)
@@ -276,14 +286,17 @@ class MultiTaskTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the mean loss of one batch; raise `RunError` if it is not a number."""
+        """Return the mean loss of one batch; raise `RunError` if it is not a number.
+
+        It has the task's weight; what is recorded has not.
+        """
         task, examples = inputs["task"], inputs.pop("examples", ())
         size = len(inputs["labels"])
         self._seen.add(task)
         if self._iat is not None:
             self._iat.select(task)
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        value = float(loss.detach())
+        loss, outputs = self._unrecorded(model, inputs, True, num_items_in_batch)
+        value = float(loss.detach()) / self._task_losses[task].weight
         if not math.isfinite(value):
             raise RunError(
                 self._diverged(
@@ -296,6 +309,21 @@ class MultiTaskTrainer(Trainer):
         total = self._pending.setdefault(task, [0.0, 0])
         total[0] += value
         total[1] += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def _unrecorded(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        own = self._task_losses[inputs["task"]]
+        if own.function is not None:
+            inputs["loss_function"] = own.function
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if own.weight != 1:
+            loss = own.weight * loss
         return (loss, outputs) if return_outputs else loss
 
     def autocast_smart_context_manager(

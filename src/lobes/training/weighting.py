@@ -10,7 +10,7 @@ methods are those of TorchJD (the extra `lobes[conflict]`), in two groups:
 - by losses ("sum", "famo", "uncertainty", and given weights): one backward pass for all tasks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, get_args
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lobes.errors import ConfigError, RunError, first_line
 from lobes.limits import TASK_WEIGHT, Choice, check_choice, check_number, short
 from lobes.modeling import MultiTaskModel
+from lobes.tasks.columns import listed, suggest
 from lobes.training.settings import Weighting
 
 Losses = Sequence[Callable[[], Tensor]]
@@ -216,6 +217,23 @@ _BY_GRAMIAN = {
     "cagrad": "aggregation.CAGradWeighting",
     "imtl": "aggregation.IMTLGWeighting",
 }
+
+
+def in_order(weighting: Any, names: Sequence[str]) -> Any:
+    """Return weights that are given by the tasks' names in the order of the tasks.
+
+    Anything else as it is. Raises `ConfigError` where a task has no weight, or a weight no task.
+    """
+    if not isinstance(weighting, Mapping):
+        return weighting
+    for name in [*weighting, *names]:
+        if name not in names or name not in weighting:
+            lacks = "has a weight for" if name in weighting else "lacks a weight for"
+            raise ConfigError(
+                f"weighting {lacks} {short(name)}; expected one for each of {listed(names)}."
+                + ("" if name in names else suggest(str(name), names))
+            )
+    return [weighting[name] for name in names]
 
 
 def check_weighting(weighting: object, n_tasks: int) -> None:
