@@ -115,6 +115,15 @@ def test_smoothing_is_that_of_the_arguments_of_the_trainer(tmp_path: Path) -> No
     assert not same(trained(tmp_path, None, tasks), by_arguments)
 
 
+def test_under_fsdp_a_function_reaches_every_classifier_too() -> None:
+    model = new_model(TASKS[:2])
+    model.reaches_all = True
+    given: Any = {"task": "mood", "labels": torch.tensor([1])}
+    model(**model.example(), **given, loss_function=lambda z, y: z[:, 1]).loss.backward()
+    assert model.classifiers["mood"].weight.grad.any()
+    assert not model.classifiers["topic"].weight.grad.any()  # zero, and not None
+
+
 def test_a_weight_multiplies_a_tasks_gradient_and_not_the_recorded_loss(tmp_path: Path) -> None:
     tasks, double = TASKS[:2], {"mood": TrainingLoss(weight=2.0)}
     trainer = trained(tmp_path, double, tasks, steps=1)

@@ -292,7 +292,7 @@ def test_a_training_is_repeatable(tmp_path: Path, weighting: str) -> None:
             "pcgard",
             {},
             "weighting is 'pcgard'; expected \"sum\", \"pcgrad\", \"mgda\", \"cagrad\", \"imtl\", "
-            "\"famo\" or \"uncertainty\".",
+            "\"famo\" or \"uncertainty\". Did you mean \"pcgrad\"?",
         ),
         (
             [1, 2],
