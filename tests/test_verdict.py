@@ -22,6 +22,7 @@ from lobes.dissociation.verdict import (
     deciding,
     less_alike,
     more_specialized,
+    not_above_0,
     specialized,
 )
 from lobes.experiments.pooled_runs import pooled_results
@@ -212,6 +213,17 @@ def test_yes_and_no_need_a_study_that_could_have_said_yes(ends, p, controls, abo
 )
 def test_the_answer_on_specialization(evidence, answer):
     assert specialized(evidence).answer == answer
+
+
+def test_yes_names_the_tasks_of_which_it_does_not_hold():
+    assert not_above_0(("a", "b", "c", "d"), [1.0, 0.0, -2.0, math.nan]) == ("b", "c")
+    some = specialized(Evidence(8.0, 5.0, 11.0, 1 / 20, **SURE, without=("b", "c")))
+    assert some.headline == (
+        "Yes: on average, a task's own heads matter more to it than the other tasks' heads, but "
+        "not for b, c."
+    )
+    many = specialized(Evidence(8.0, 5.0, 11.0, 1 / 20, **SURE, without=tuple("bcdef")))
+    assert many.reasons[0].endswith("but not for b, c, d and 2 more.")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,13 @@ from lobes.dissociation.statistics import (
     p_against_controls,
     percentile_interval,
 )
-from lobes.dissociation.verdict import Evidence, Verdict, controls_needed, specialized
+from lobes.dissociation.verdict import (
+    Evidence,
+    Verdict,
+    controls_needed,
+    not_above_0,
+    specialized,
+)
 from lobes.shown import Shown
 
 DScoreName = Literal["row", "column", "relative"]
@@ -238,6 +244,7 @@ class Dissociation(Shown):
             above_chance=sum(self.above_chance),
             exchangeable=self.exchangeable,
             deals=self.deals,
+            without=not_above_0(self.tasks, self.column.values.tolist()),
         )
 
     def verdict(self) -> str:

@@ -34,7 +34,7 @@ from lobes.dissociation.matrix import LesionMatrix
 from lobes.dissociation.over_fractions import OverFractions, joined
 from lobes.dissociation.pairs import PairEffects, doubly_dissociated, p_of_pairs, pairs_of
 from lobes.dissociation.statistics import holm, p_against_controls, p_over_fractions
-from lobes.dissociation.verdict import Evidence, Verdict, specialized
+from lobes.dissociation.verdict import Evidence, Verdict, not_above_0, specialized
 from lobes.errors import ConfigError
 from lobes.metrics import get_metric
 
@@ -143,6 +143,7 @@ class RunsDissociation:
             above_chance=sum(self.above_chance),
             exchangeable=self.exchangeable,
             runs=self.runs,
+            without=not_above_0(self.tasks, [task.mean for task in self.column.tasks]),
         )
 
 

@@ -23,6 +23,8 @@ SMALLEST_D_CHANGE = 1.0
 SMALLEST_GAIN = 0.005
 SMALLEST_CORRELATION = 0.3
 
+_MOST_NAMED = 3  # tasks in a reason
+
 Answer = Literal["yes", "no", "open"]
 WORDS: Mapping[Answer, str] = {"yes": "Yes", "no": "No", "open": "Inconclusive"}
 
@@ -73,7 +75,7 @@ class Evidence:
     `exchangeable` is the number of heads that can be exchanged and `deals` in how many ways, where
     that is known. With several `fractions` p is over all of them, the interval that of the one
     that stands out most, and `reach` the largest upper end of all. `runs` is None for one run by
-    itself. NaN is undefined.
+    itself. `without` are the tasks whose own D-score is 0 or below. NaN is undefined.
     """
 
     mean: float
@@ -88,6 +90,12 @@ class Evidence:
     fractions: int = 1
     reach: float = math.nan
     runs: int | None = None
+    without: tuple[str, ...] = ()
+
+
+def not_above_0(tasks: Sequence[str], d_scores: Sequence[float]) -> tuple[str, ...]:
+    """Return the tasks whose D-score is 0 or below."""
+    return tuple(task for task, d in zip(tasks, d_scores, strict=True) if d <= 0)
 
 
 def known(**numbers: float) -> dict[str, float]:
@@ -165,7 +173,7 @@ def _decided(found: Evidence) -> tuple[Answer, str]:
     stands_out = is_significant(found.p)
     reach = found.high if found.fractions == 1 else found.reach
     if stands_out and found.low > 0:
-        return "yes", f"{over}each task's own heads matter more to it than the other tasks' heads."
+        return "yes", f"{over}{_matter_more(found.without)}"
     if reach < 0:
         return "no", f"{over}the other tasks' heads matter more to the tasks than their own."
     if stands_out:
@@ -179,6 +187,18 @@ def _decided(found: Evidence) -> tuple[Answer, str]:
     if reach < SMALLEST_D_SCORE:
         return "no", f"{opening}, and its interval ends below {smallest}."
     return "open", f"{opening}, but its interval (up to {reach:+.1f} %) reaches {smallest}."
+
+
+def _matter_more(without: Sequence[str]) -> str:
+    """What "yes" means, and the tasks of which it does not hold."""
+    if not without:
+        return "each task's own heads matter more to it than the other tasks' heads."
+    names = ", ".join(without[:_MOST_NAMED])
+    more = f" and {len(without) - _MOST_NAMED} more" if len(without) > _MOST_NAMED else ""
+    return (
+        f"on average, a task's own heads matter more to it than the other tasks' heads, but not "
+        f"for {names}{more}."
+    )
 
 
 MORE_SPECIALIZED = "The heads are more specialized after multi-task training than before."

@@ -1,0 +1,177 @@
+"""Writes the tables and figures of docs/results/claims.md from the results in docs/results/data.
+
+    scripts/claims.py                                   the page, anew
+    scripts/claims.py --collect RUN… --part unlike      results of finished runs into the data first
+
+A run is a folder of `lobes run`, `compare`, `transfer` or `report` (several seeds). Its results lie
+in data/PART/MODEL; of the study only its settings are kept, with the model's name for its folder.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lobes.dissociation.over_models import has_effect, over_models
+from lobes.dissociation.verdict import WORDS, Verdict
+from lobes.report import formatting as fmt
+from lobes.report import phrases
+from lobes.report.charts import Strip, strip_plot
+from lobes.results import (
+    ComparisonResults,
+    PooledResults,
+    Results,
+    RunResults,
+    TransferResults,
+    read,
+)
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+DATA = RESULTS / "data"
+PAGE = RESULTS / "claims.md"
+BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
+KINDS = (RunResults, PooledResults, ComparisonResults, TransferResults)
+
+
+def collect(folder: Path, part: str, data: Path = DATA) -> Path:
+    """Copy the results of a run into the data, without the paths of its machine."""
+    results = _read(folder)
+    content = json.loads((folder / results.FILE).read_text(encoding="utf-8"))
+    config = content.get("config")
+    if config:
+        config["model"] = results.model.name  # of a folder its last part
+        config.pop("output", None)
+        config.pop("data_dir", None)
+    target = data / part / _model(results) / results.FILE
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    return target
+
+
+def write_page(data: Path = DATA, page: Path = PAGE) -> None:
+    """Write the part of the page that is made of the data, and its figures beside it."""
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    body = "\n".join(lines(data, page.parent))
+    page.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+
+
+def lines(data: Path, figures: Path) -> Iterator[str]:
+    """Yield the tables of all claims; figures are written into a folder."""
+    rows = [*_rows(data)]
+    for number, claim in enumerate(dict.fromkeys(verdict.claim for *_, verdict in rows), 1):
+        yield f"\n### {claim.rstrip('.')}\n"
+        yield "| tasks | model | effect (95 % interval) | p | runs | budget | answer |"
+        yield "|---|---|---|---|---|---|---|"
+        here = [row for row in rows if row[-1].claim == claim]
+        for part, model, results, verdict in here:
+            effect, p, answer = _cells(verdict)
+            runs, budget = _runs(results), _budget(results)
+            yield f"| {part} | {model} | {effect} | {p} | {runs} | {budget} | {answer} |"
+        for part in dict.fromkeys(part for part, *_ in here):
+            found = [
+                (model, verdict)
+                for own, model, _, verdict in here
+                if own == part and has_effect(verdict)
+            ]
+            if len(found) > 1:
+                yield from _over_models(part, found, figures / f"claims-{number}-{part}.svg")
+        yield ""
+        for part, model, _, verdict in here:
+            yield f"- {part}, {model}: {phrases.headline(verdict)}"
+
+
+def _over_models(part: str, found: Sequence[tuple[str, Verdict]], figure: Path) -> Iterator[str]:
+    mean = over_models([verdict for _, verdict in found])
+    effect, p, answer = _cells(mean)
+    yield f"| {part} | **over the models** | {effect} | {p} | | | {answer} |"
+    rows = [*found, ("over the models", mean)]
+    strips = [
+        Strip(model, *(each.numbers[key] for key in ("mean", "low", "high")), (), each is mean)
+        for model, each in rows
+    ]
+    title = f"{mean.claim.rstrip('.')} ({part})"
+    drawing = strip_plot(strips, title, "effect", partial(_in_words, _write(mean)))
+    if drawing is not None:
+        figure.write_text(drawing.document(figure.stem), encoding="utf-8")
+        yield f"\n![{title}]({figure.name})"
+
+
+def _in_words(write: Any, strip: Strip) -> str:
+    return f"{strip.label}: {write(strip.value)}, {fmt.interval(strip.low, strip.high, write)}."
+
+
+def _rows(data: Path) -> Iterator[tuple[str, str, Results, Verdict]]:
+    """(tasks, model, results, verdict) of all data, by claim in the order of the claims."""
+    for folder in sorted({path.parent for path in data.glob("*/*/*.json")}):
+        for kind in KINDS:
+            if (folder / kind.FILE).is_file():
+                results = read(folder, kind)
+                for verdict in results.verdicts:
+                    yield folder.parent.name, folder.name, results, verdict
+
+
+def _read(folder: Path) -> Results:
+    for kind in KINDS:
+        if (folder / kind.FILE).is_file():
+            return read(folder, kind)
+    raise SystemExit(f"{folder} holds no results of a run.")
+
+
+def _model(results: Results) -> str:
+    name = results.runs[0].model if isinstance(results, PooledResults) else results.model.name
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def _write(verdict: Verdict) -> Any:
+    """How the numbers of a verdict are written: percent with one decimal, scores with three."""
+    in_percent = abs(verdict.numbers.get("smallest_effect", 1.0)) >= 0.5
+    return fmt.points if in_percent else partial(fmt.fixed, sign=True)
+
+
+def _cells(verdict: Verdict) -> tuple[str, str, str]:
+    numbers, write = verdict.numbers, _write(verdict)
+    key = next((key for key in ("mean", "correlation", "change") if key in numbers), None)
+    if key is None:
+        effect = fmt.UNDEFINED
+    else:
+        effect = write(numbers[key])
+        if "low" in numbers and "high" in numbers:
+            effect += f" ({fmt.interval(numbers['low'], numbers['high'], write)})"
+    p = fmt.p_value(numbers.get("p", float("nan")))
+    return effect, p, WORDS[verdict.answer].lower()
+
+
+def _runs(results: Results) -> str:
+    if isinstance(results, RunResults):
+        return "1"
+    return str(len(results.runs if isinstance(results, PooledResults) else results.seeds))
+
+
+def _budget(results: Results) -> str:
+    if isinstance(results, PooledResults):
+        steps = results.runs[0].steps
+    elif isinstance(results, RunResults):
+        steps = None if results.training is None else results.training.steps
+    else:
+        steps = results.training.get("steps")
+    return "not trained" if steps is None else f"{fmt.thousands(steps)} steps"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--collect", nargs="+", type=Path, default=[], metavar="RUN")
+    parser.add_argument("--part", help="the folder of the collected results, such as unlike")
+    given = parser.parse_args()
+    if given.collect and not given.part:
+        parser.error("--collect needs --part")
+    for folder in given.collect:
+        print(collect(folder, given.part))
+    write_page()
+
+
+if __name__ == "__main__":
+    main()
