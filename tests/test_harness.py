@@ -321,7 +321,6 @@ def test_a_study(study):
     [
         (["training.enabled=true"], "training.enabled is true"),
         (["tasks.end.lm_eval="], "tasks.end.include is there, but tasks.end.lm_eval is missing"),
-        (["tasks.pick.metric=f1"], "expected one of acc, acc_norm, acc_bytes"),
         (["tasks.pick.text=x"], "tasks.pick.text is there, but"),
         (["tasks.pick.validation_size=7"], "`limit` is the number of documents"),
     ],
@@ -335,7 +334,6 @@ def test_settings_that_do_not_go_together(study, settings, sentence):
     ("name", "settings", "error", "sentence"),
     [
         ("pikc", {}, DataError, "There is no task 'pikc'.*Did you mean 'pick'"),
-        ("say", {}, ConfigError, "'say' lets the model generate text"),
         ("flow", {}, ConfigError, "'flow' measures perplexity"),
         ("both", {}, ConfigError, "a group of tasks.*'pick'"),
         ("mood", {"fewshot": 0}, None, ""),

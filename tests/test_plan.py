@@ -48,7 +48,8 @@ def known(forecast):
     """The forecast of a machine whose speed is known: 2 s a step, 3 ms a token and run, …"""
     training = TrainingRate(Cost(1.0, 0.01), tokens=100.0, longest=200, activations=7, measured=100)
     found = deepcopy(forecast)
-    found.rates = Rates(Cost(0.5, 0.003), Cost(0.25, 0.005), Cost(0.1, 0.001), training, 10**9)
+    costs = Cost(0.5, 0.003), Cost(0.25, 0.005), Cost(0.1, 0.001)
+    found.rates = Rates(*costs, training, {}, 10**9)
     found.loading_seconds = 11.0
     return found
 

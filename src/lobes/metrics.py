@@ -452,11 +452,18 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     }
 )
 
-# Of tasks whose examples have a loss or a score of their own (`lobes.BatchTask`). As scikit-learn's
-# "neg_…" metrics a loss is negated, so that more is better of every metric.
+# Means of numbers that the examples have themselves: of a loss or a score of a `lobes.BatchTask`, a
+# loss negated as in scikit-learn's "neg_…" metrics, so that more is better of every metric; and of
+# values from 0 to 1 of generated texts (`lobes.harness_task`).
 MEANS: Mapping[str, Metric] = MappingProxyType(
     {
-        name: Metric(name, -inf, inf, True, True, False, False, _mean, _no_level, _as_given)
-        for name in ("neg_mean_loss", "mean_score")
+        metric.name: metric
+        for metric in (
+            Metric(
+                "neg_mean_loss", -inf, inf, True, True, False, False, _mean, _no_level, _as_given
+            ),
+            Metric("mean_score", -inf, inf, True, True, False, False, _mean, _no_level, _as_given),
+            Metric("generated", 0.0, 1.0, True, True, False, True, _mean, _zero, _as_given),
+        )
     }
 )

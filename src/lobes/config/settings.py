@@ -132,7 +132,8 @@ class TaskConfig(Section):
     )
     metric: Text | None = Field(
         None,
-        description=f"one of {', '.join(METRICS)}; with `lm_eval` of {', '.join(HARNESS_METRICS)}",
+        description=f"one of {', '.join(METRICS)}; with `lm_eval` of {', '.join(HARNESS_METRICS)}, "
+        f"or, where text is generated, such as exact_match",
     )
     columns: dict[Text, Text] | None = Field(
         None, description='a table of names, such as {text = "Review Text"}'
@@ -209,18 +210,17 @@ class TaskConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "TaskConfig":
         where = self.where
-        metrics = tuple(METRICS) if self.lm_eval is None else HARNESS_METRICS
-        if self.metric is not None and self.metric not in metrics:
+        if self._is_of_harness():
+            return self  # which metrics it has is known when it is loaded
+        if self.metric is not None and self.metric not in METRICS:
             raise ValueError(
                 f"{where}.metric is {shown(self.metric)}; "
                 + (
                     f"did you mean {shown(near[0])}?"
-                    if (near := difflib.get_close_matches(self.metric, metrics, n=1))
-                    else f"expected one of {', '.join(metrics)}"
+                    if (near := difflib.get_close_matches(self.metric, METRICS, n=1))
+                    else f"expected one of {', '.join(METRICS)}"
                 )
             )
-        if self._is_of_harness():
-            return self
         for key in ("text", "label", "labels"):
             values = getattr(self, key) or ()
             if not isinstance(values, str) and len(set(values)) < len(values):

@@ -241,10 +241,16 @@ class Forecast:
 
     def _runs(self, settings: IapSettings, runs: Runs) -> float:
         most = settings.control_examples if runs.sampled else None
+        seconds, generated = 0.0, self.rates.generated
+        for name, cost in generated.items():  # from the beginning under each lesion
+            if name in runs.tasks:
+                examples = len(examples_of(self._task(name), "validation"))
+                seconds += cost(runs.sets * min(examples, most or examples), runs.groups)
+        names = [name for name in runs.tasks if name not in generated]
         own = settings.value != "zero"  # each task has runs of its own
-        parts = [[name] for name in runs.tasks] if own else [[*runs.tasks]]
-        tokens = sum(self._validation_tokens(names, most) for names in parts)
-        return self.rates.lesion(runs.passes * tokens, runs.groups * len(parts))
+        parts = [[name] for name in names] if own else [names] if names else []
+        tokens = sum(self._validation_tokens(part, most) for part in parts)
+        return seconds + self.rates.lesion(runs.passes * tokens, runs.groups * len(parts))
 
     def _growth(self, study: StudyConfig, settings: IapSettings, steps: int) -> float:
         """Importance and own lesions at each step, and the probes of step 0."""

@@ -8,16 +8,15 @@ import gc
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
 
 from lobes.experiments.loading import Loaded, with_adapters
 from lobes.experiments.training import study_trainer
@@ -25,7 +24,6 @@ from lobes.heads import HeadLayout, HeadSet
 from lobes.measure.evaluation import evaluate, examples_of, task_means
 from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel
-from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task
 from lobes.training.trainer import MultiTaskTrainer
 
@@ -96,6 +94,7 @@ class Rates:
 
     `lesion` is a run of the model under a lesion, `single` one with a single head ablated (None
     where the study has none), `importance` a forward and a backward pass to the contexts.
+    `generated` are, for each task that generates text, runs under a lesion by their examples.
     `memory` is the peak of this process in bytes when all was measured, of the accelerator where
     there is one.
     """
@@ -104,6 +103,7 @@ class Rates:
     importance: Cost
     single: Cost | None
     training: TrainingRate | None
+    generated: Mapping[str, Cost]
     memory: int
 
 
@@ -115,10 +115,17 @@ def measure_rates(loaded: Loaded, layout: HeadLayout, *, single: bool, train: bo
     """
     with _same_randomness():
         training = _training(loaded) if train else None
-        lesion = _lesion(loaded, layout, [loaded.study.iap.fractions[-1]])
-        each = _lesion(loaded, layout, None) if single else None
+        fractions = [loaded.study.iap.fractions[-1]]
+        texts = [task for task in loaded.tasks if loaded.model.generates(task.name)]
+        others = [task for task in loaded.tasks if task not in texts]
+        generated = {task.name: _lesion(loaded, [task], layout, fractions) for task in texts}
+        nothing = Cost(0.0, 0.0)
+        lesion = _lesion(loaded, others, layout, fractions) if others else nothing
         importance = _importance(loaded, layout)
-    return Rates(lesion, importance, each, training, _peak(loaded.model.device))
+        each = None
+        if single:
+            each = _lesion(loaded, others, layout, None) if others else importance
+    return Rates(lesion, importance, each, training, generated, _peak(loaded.model.device))
 
 
 @contextmanager
@@ -191,17 +198,10 @@ class _Middle:
         """
         start = max(0, min(self.middle - size // 2, len(self.places) - size))
         chosen = slice(start, start + size)
-        examples = _relabeled(self.task, self.split, np.sort(self.places[chosen]))
-        task = self.task.replace(train=examples, validation=examples)
+        examples = examples_of(self.task, self.split).select(np.sort(self.places[chosen]))
+        # `replace` would refuse those that are all of one class
+        task = Task.of(self.task.spec, train=examples, validation=examples)
         return task, int(self.lengths[chosen].sum())
-
-
-def _relabeled(task: Task, split: str, places: Int[np.ndarray, " _"]) -> Examples:
-    """Some of a task's examples, with labels in turn, since those of one class are refused."""
-    examples = examples_of(task, split)
-    labels = np.unique(examples.labels, axis=0)
-    in_turn = np.arange(len(places)) % len(labels)
-    return replace(examples.select(places), labels=labels[in_turn])
 
 
 def mean_tokens(loaded: Loaded, task: Task, split: str) -> float:
@@ -209,15 +209,24 @@ def mean_tokens(loaded: Loaded, task: Task, split: str) -> float:
     return _Middle(loaded, task, split).mean
 
 
-def _longest(loaded: Loaded, split: str) -> _Middle:
+def _longest(loaded: Loaded, tasks: Sequence[Task], split: str) -> _Middle:
     """The task with the longest examples."""
-    return max((_Middle(loaded, task, split) for task in loaded.tasks), key=lambda each: each.mean)
+    return max((_Middle(loaded, task, split) for task in tasks), key=lambda each: each.mean)
 
 
-def _lesion(loaded: Loaded, layout: HeadLayout, fractions: Sequence[float] | None) -> Cost:
-    """A run with so many heads ablated; with None, with one head, at sites evenly spaced."""
+def _lesion(
+    loaded: Loaded,
+    tasks: Sequence[Task],
+    layout: HeadLayout,
+    fractions: Sequence[float] | None,
+) -> Cost:
+    """A run with so many heads ablated; with None, with one head, at sites evenly spaced.
+
+    On the longest of the tasks; of one that generates text, by its examples instead of tokens.
+    """
     settings = loaded.study.iap
-    middle = _longest(loaded, "validation")
+    middle = _longest(loaded, tasks, "validation")
+    generates = loaded.model.generates(middle.task.name)
     drawn = np.random.default_rng(0)
     if fractions is None:
         last = len(layout.sites) - 1
@@ -240,7 +249,7 @@ def _lesion(loaded: Loaded, layout: HeadLayout, fractions: Sequence[float] | Non
             precision=loaded.precision,
             layout=layout,
         )
-        return tokens * len(sets)
+        return (size if generates else tokens) * len(sets)
 
     means = None
     if settings.value != "zero":
@@ -251,9 +260,7 @@ def _lesion(loaded: Loaded, layout: HeadLayout, fractions: Sequence[float] | Non
 def _importance(loaded: Loaded, layout: HeadLayout) -> Cost:
     """A forward and a backward pass over examples, as importance takes them."""
     split = loaded.study.iap.importance_split
-    middle = max(
-        (_Middle(loaded, task, split) for task in loaded.tasks), key=lambda each: each.mean
-    )
+    middle = _longest(loaded, loaded.tasks, split)
 
     def run(size: int) -> float:
         task, tokens = middle.some(size)
@@ -333,7 +340,8 @@ def _fewer(task: Task, tasks: Sequence[Task]) -> Task:
     if number >= len(examples):
         return task
     places = np.random.default_rng(0).choice(len(examples), number, replace=False)
-    return task.replace(train=_relabeled(task, "train", np.sort(places)))
+    some = examples.select(np.sort(places))
+    return Task.of(task.spec, train=some, validation=task.validation)
 
 
 def _peak(device: torch.device) -> int:

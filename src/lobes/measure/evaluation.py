@@ -32,6 +32,7 @@ from lobes.measure.batch_task import (
     means_of,
     values_under,
 )
+from lobes.measure.generation import check_generation, values_of_texts
 from lobes.measure.lesioned_runs import OwnRuns, Partners, SharedRuns, task_runs
 from lobes.measure.measuring import measuring
 from lobes.metrics import get_metric
@@ -54,7 +55,8 @@ class Evaluation:
     """What `evaluate` measured: every task's logits under every lesion.
 
     `logits[task]` has the shape [lesions, examples, outputs], in the order of the task's
-    examples, in float32; of a `BatchTask` each example's score or negated loss, as its one output.
+    examples, in float32; of a `BatchTask` each example's score or negated loss, as its one output;
+    of a task that generates text the metric's value of each text, both in float64.
     `labels[task]` are those examples' class indices or target values, or
     [examples, classes] of 0 and 1 where an example may have several labels.
     """
@@ -140,22 +142,35 @@ def evaluate(
         given = partial(values_under, sets=sets, split=split, value=value, seed=seed, share=share)
         return _of_batches(model, chosen, sets, layout, given, value, means, precision, report)
     model = check_task_model(model)
+    check_generation(model, chosen, value)
     measure = partial(
         _measured,
         model,
-        chosen,
-        sets,
-        layout,
+        sets=sets,
+        layout=layout,
         split=split,
         value=value,
-        whole=() if value == "zero" else _all_examples(chosen, reference),
         means=means,
         seed=seed,
         precision=precision,
         share=share,
-        progress=report,
     )
-    return within_memory(model, tokens_in_a_batch(model, tokens_per_batch), measure)
+    whole = () if value == "zero" else _all_examples(chosen, reference)
+    # tasks that share runs together, and each task whose answers are texts by itself
+    parts = [[task for task in chosen if not model.generates(task.name)]]
+    parts += [[task] for task in chosen if model.generates(task.name)]
+    parts = [part for part in parts if part]
+    found = []
+    for number, part in enumerate(parts):
+        names = {task.name for task in part}
+        run = partial(
+            measure,
+            part,
+            whole=[task for task in whole if task.name in names],
+            progress=part_of(report, number, len(parts)),
+        )
+        found.append(within_memory(model, tokens_in_a_batch(model, tokens_per_batch), run))
+    return found[0] if len(found) == 1 else _together(chosen, found)
 
 
 def _of_batches(
@@ -190,10 +205,10 @@ def _of_batches(
 def _measured(
     model: TaskModel,
     tasks: Sequence[Task],
-    sets: Sequence[HeadSet],
-    layout: HeadLayout,
     tokens: int,
     *,
+    sets: Sequence[HeadSet],
+    layout: HeadLayout,
     split: str,
     value: str,
     whole: Sequence[Task],
@@ -204,6 +219,17 @@ def _measured(
     progress: Progress | None,
 ) -> Evaluation:
     """Evaluate with so many tokens in a batch; see `evaluate`."""
+    if model.generates(tasks[0].name):
+        if value != "zero" and means is None:
+            with measuring(model, precision) as measured, torch.no_grad():
+                means = _means(measured, whole, split, tokens, layout)
+        (task,) = tasks
+        examples, mean = examples_of(task, split), means[task.name] if means else None
+        values = values_of_texts(
+            model, task, examples, sets, layout, tokens, mean, precision, progress
+        )
+        specs, labels = (spec_of(model, task),), {task.name: examples.labels}
+        return Evaluation(specs, tuple(sets), {task.name: values[..., None]}, labels)
     parts = [tasks] if value == "zero" else [[task] for task in tasks]
     room, narrow = room_for_copies(device_of(model), tokens, len(sets))
     workloads = [prepare(model, part, split=split, tokens_per_batch=narrow) for part in parts]
@@ -243,6 +269,20 @@ def _measured(
             for task, members in work.examples.items()
         },
         labels={task: labels for work in workloads for task, labels in work.labels.items()},
+    )
+
+
+def _together(tasks: Sequence[Task], parts: Sequence[Evaluation]) -> Evaluation:
+    """One evaluation of several, the tasks in their order."""
+    specs = {spec.name: spec for part in parts for spec in part.specs}
+    logits = {name: part.logits[name] for part in parts for name in part.logits}
+    labels = {name: part.labels[name] for part in parts for name in part.labels}
+    names = [task.name for task in tasks]
+    return Evaluation(
+        tuple(specs[name] for name in names),
+        parts[0].lesions,
+        {name: logits[name] for name in names},
+        {name: labels[name] for name in names},
     )
 
 

@@ -6,7 +6,8 @@ For each answer, a continuation w of a context x of tokens w₁ … w_n,
 
 A multiple-choice task's logits are these, divided by what the metric divides them by: their argmax
 is the harness's prediction. A log-likelihood task asks whether greedy decoding gives w: its logits
-are 0 and the smallest margin, over j, by which w_j is likelier than any other token.
+are 0 and the smallest margin, over j, by which w_j is likelier than any other token. A task that
+generates text is scored on the text (`generated`); its logits are those of the reference text.
 
 The loss, from which importance is computed, is −log p(w | x) of the right answer, not divided.
 """
@@ -18,6 +19,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -35,6 +37,7 @@ from lobes.modeling.task_model import (
     check_texts,
     specs_of,
 )
+from lobes.tasks.generation import asked_of
 from lobes.tasks.harness import TEXT, Continuation, continuations_of, harness, silent
 from lobes.tasks.task import TaskSpec
 
@@ -143,9 +146,33 @@ class HarnessModel(TaskModel):
     def losses(self, task: str, labels: Tensor, **inputs: Tensor | None) -> Float[Tensor, " batch"]:
         """Return minus the log-likelihood of each example's right answer."""
         likelihoods = self._read(_filled(inputs)).likelihoods
-        if self.spec(task).metric == "greedy":
+        if self.spec(task).metric in ("greedy", "generated"):
             return -likelihoods[:, 0]
         return -likelihoods.gather(1, labels[:, None])[:, 0]
+
+    def generates(self, task: str) -> bool:
+        """Return whether the task is one of the harness's that generate text."""
+        return self.spec(task).metric == "generated"
+
+    def generated(
+        self, task: str, examples: Readable, sequences: int
+    ) -> Float[np.ndarray, " examples"]:
+        """Return the value that the harness's metric gives to the text generated for each example.
+
+        The harness's own code runs `generate` on so many `sequences` at once, cuts the texts at the
+        stop strings and scores them. Raises `DataError` where the task's code fails.
+        """
+        asked = [asked_of(texts) for texts in examples.texts]
+        judge = asked[0][0]
+        prompts = (texts[0] for texts in examples.texts)
+        requests = [
+            SimpleNamespace(args=(prompt, judge.kwargs[document]))
+            for prompt, (_, document) in zip(prompts, asked, strict=True)
+        ]
+        with quiet(), silent():
+            runner = _generator(self.model, self.tokenizer, self._given_length, sequences)
+            texts = runner.generate_until(requests, disable_tqdm=True)
+        return judge.values([document for _, document in asked], texts)
 
     def copies(self, task: str, inputs: Mapping[str, Tensor | None]) -> int:
         """Return how many sequences the batch has for each example."""
@@ -167,6 +194,8 @@ class HarnessModel(TaskModel):
         """Encode the contexts and continuations of a task's examples as the harness does."""
         each = [continuations_of(texts) for texts in examples.texts]
         encoder = _encoder(self.config, self.tokenizer, self._given_length)
+        if self.generates(task):
+            self._check_room(task, examples, encoder.max_gen_toks)
         pairs = _pairs(encoder, [one for some in each for one in some])
         found, start = [], 0
         for number, some in enumerate(each):
@@ -180,6 +209,16 @@ class HarnessModel(TaskModel):
                         f"more, and no more than that."
                     )
         return EncodedContinuations.of(found)
+
+    def _check_room(self, task: str, examples: Readable, default: int) -> None:
+        """Raise `DataError` where the texts to generate leave no room for a prompt."""
+        for judge, document in map(asked_of, examples.texts):
+            if (tokens := judge.longest(document, default)) >= self.max_length:
+                raise DataError(
+                    f"Task {task!r} lets the model generate {tokens} tokens, and it reads at most "
+                    f"{self.max_length}: give a smaller max_gen_toks in the generation_kwargs of a "
+                    f"copy of the task's file."
+                )
 
     def _read(self, inputs: Mapping[str, Tensor]) -> _Read:
         """Run the model, and read off the continuations' log-likelihoods."""
@@ -216,6 +255,8 @@ def _margins(
 def _logits(found: _Read, spec: TaskSpec) -> Float[Tensor, "batch outputs"]:
     if spec.metric == "greedy":
         return torch.stack([torch.zeros_like(found.margins[:, 0]), found.margins[:, 0]], 1)
+    if spec.metric == "generated":
+        return found.likelihoods[:, :1]
     # an answer that an example lacks is less likely than those that it has
     scores = found.likelihoods / found.divisors
     lowest = scores.detach().masked_fill(~found.there, torch.inf).amin(1, keepdim=True) - 1
@@ -268,6 +309,21 @@ def _encoder(config: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | 
             max_length=max_length,
             backend="causal",
         )
+
+
+def _generator(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int | None, sequences: int
+) -> Any:
+    """The harness's own model of transformers, which generates so many texts at once."""
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        batch_size=sequences,
+        backend="causal",
+    )
 
 
 @cache

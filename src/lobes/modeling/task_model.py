@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -138,6 +139,19 @@ class TaskModel(nn.Module):
     ) -> Float[Tensor, " batch"]:
         """Return each example's own loss in a task: what importance is computed from."""
         return example_losses(self.task_logits(task, **inputs), labels, self.spec(task))
+
+    def generates(self, task: str) -> bool:
+        """Return whether a task's examples are answered by text that the model generates.
+
+        Then `generated` gives their predictions, and logits are those of the reference texts.
+        """
+        return False
+
+    def generated(
+        self, task: str, examples: Readable, sequences: int
+    ) -> Float[np.ndarray, " examples"]:
+        """Return the value of the task's metric for each example, generating so many at once."""
+        raise ConfigError(f"{type(self).__name__} generates no text for task {task!r}.")
 
     def copies(self, task: str, inputs: Mapping[str, Tensor | None]) -> int:
         """Return how many sequences the model reads, one after the other, for each example."""

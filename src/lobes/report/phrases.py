@@ -119,7 +119,9 @@ def heads_of(model: ModelRecord) -> str:
 
 
 def outputs(task: TaskRecord) -> str:
-    """What a task asks for: `regression`, `4 classes`, `28 labels, any number each`."""
+    """What a task asks for: `regression`, `4 classes`, `generated text`, …"""
+    if task.metric == "generated":
+        return "generated text"
     if task.labels is None:
         return "each example" if get_metric(task.metric).is_unbounded else "regression"
     if task.multi_label:

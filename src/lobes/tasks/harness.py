@@ -25,6 +25,7 @@ from lobes.errors import ConfigError, DataError, at, first_line
 from lobes.limits import LONGEST_NAME
 from lobes.tasks.columns import listed, suggest
 from lobes.tasks.examples import Examples
+from lobes.tasks.generation import judge_of, written_prompt
 from lobes.tasks.task import Task, TaskSpec
 
 logger = logging.getLogger("lobes")
@@ -39,10 +40,6 @@ _KEPT_APART = 5
 # whether the harness's own task files are known, too
 _DEFAULTS = True
 _IMPOSSIBLE = -1e9
-_KINDS = {
-    "generate_until": "lets the model generate text",
-    "loglikelihood_rolling": "measures perplexity",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +95,13 @@ def harness_task(
     train: bool = True,
     seed: int = 0,
 ) -> Task:
-    """Return a multiple-choice or log-likelihood task of lm-evaluation-harness.
+    """Return a task of lm-evaluation-harness, answered by log-likelihoods or by generated text.
 
     `limit` and `fewshot` are the harness's `--limit` and `--num_fewshot`, `include` its
-    `--include_path`: a folder of task files. `metric` is "acc", "acc_norm" or "acc_bytes"; None
-    takes the first of these that the task has.
+    `--include_path`: a folder of task files. `metric` is "acc", "acc_norm" or "acc_bytes"; of a
+    task that generates text any metric that it has and that is a mean of values from 0 to 1, such
+    as "exact_match" or, where it has several filters, "exact_match,strict-match". None takes the
+    first of these that the task has.
 
     `validation` are the documents that the harness measures. `train`, from which importance is
     computed, are others: as many (or `train_size`), drawn with `seed` from the task's training
@@ -111,7 +110,7 @@ def harness_task(
     which are then not measured. `train=False` leaves them out.
 
     Raises `ConfigError` where lm_eval is not installed, for settings that do not fit the task, and
-    for tasks that generate text or measure perplexity; `DataError` for a task that does not exist,
+    for tasks that measure perplexity or sample text; `DataError` for a task that does not exist,
     whose data cannot be read, or that has a document with no or several right answers.
     """
     for key, value in (("limit", limit), ("train_size", train_size)):
@@ -226,11 +225,11 @@ def _expanded(value: Any) -> Any:
 
 
 def _check_kind(task: Any, lm_eval: str) -> None:
-    kind = task.OUTPUT_TYPE
-    if kind in _KINDS:
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
         raise ConfigError(
-            f"{lm_eval!r} {_KINDS[kind]} ({kind}): expected a task of lm-evaluation-harness that "
-            f"is answered by log-likelihoods (multiple_choice or loglikelihood)."
+            f"{lm_eval!r} measures perplexity (loglikelihood_rolling): expected a task of "
+            f"lm-evaluation-harness with answers (multiple_choice, loglikelihood or "
+            f"generate_until)."
         )
     if getattr(task, "MULTIMODAL", False):
         raise ConfigError(f"{lm_eval!r} has pictures or sound: expected a task of texts.")
@@ -267,11 +266,15 @@ class _Reader:
     def is_choice(self) -> bool:
         return bool(self.source.OUTPUT_TYPE == "multiple_choice")
 
+    @property
+    def generates(self) -> bool:
+        return bool(self.source.OUTPUT_TYPE == "generate_until")
+
     def task(self, name: str, limit: int | None, size: int | None, train: bool) -> Task:
         """Return the task with its documents; see `harness_task`."""
         total = len(self.source.eval_docs)
         measured = total if limit is None else min(limit, total)
-        learned: list[_Document] | None = None
+        learned: list[list[Any]] | None = None
         if train:
             other, places = self._other_documents(measured, total)
             if other is None and not len(places):
@@ -283,9 +286,28 @@ class _Reader:
                     *(name, total - measured, total, measured),
                 )
             chosen = _drawn(places, size or measured, self.seed)
-            learned = self._documents(other or self.source, samples=chosen)
-        tested = self._documents(self.source, limit=measured)
-        return self._made(name, learned, tested)
+            learned = _requests(other or self.source, samples=chosen)
+        tested = _requests(self.source, limit=measured)
+        if self.source.OUTPUT_TYPE == "generate_until":
+            return self._generated(name, learned, tested)
+        splits = [None if each is None else self._documents(each) for each in (learned, tested)]
+        return self._made(name, splits[0], splits[1] or [])
+
+    def _generated(
+        self, name: str, learned: list[list[Any]] | None, tested: list[list[Any]]
+    ) -> Task:
+        """The task whose answers are generated: every example's target is the highest value, 1."""
+        given = {"validation": [each for (each,) in tested]}
+        if learned is not None:
+            given["train"] = [each for (each,) in learned]
+        requests = [*given["validation"], *given.get("train", ())]
+        judge = judge_of(self.lm_eval, self.source, requests, self.metric)
+        splits = {
+            split: Examples(tuple(written_prompt(judge, one) for one in each), np.ones(len(each)))
+            for split, each in given.items()
+        }
+        spec = TaskSpec(name, TEXT, "answer", None, "generated")
+        return Task.of(spec, train=splits.get("train"), validation=splits["validation"])
 
     def _other_documents(self, measured: int, total: int) -> tuple[Any, np.ndarray]:
         """A task whose documents are another split's, or None for the rest of these; and places."""
@@ -303,26 +325,17 @@ class _Reader:
         _set_fewshot(other, self.lm_eval, self.fewshot)
         return other, np.arange(len(other.eval_docs))
 
-    def _documents(
-        self, source: Any, *, limit: int | None = None, samples: Iterable[int] | None = None
-    ) -> "list[_Document]":
-        """The requests of some documents, made by the harness."""
-        with silent():
-            source.set_fewshot_seed(seed=FEWSHOT_SEED)
-            # a set: the harness looks up every document's number in it
-            source.build_all_requests(limit=limit, samples=set(samples) if samples else None)
-        requests: dict[int, list[Any]] = defaultdict(list)
-        for instance in source.instances:
-            requests[instance.doc_id].append(instance)
-        return [self._document(source, number, each) for number, each in requests.items()]
+    def _documents(self, requests: Sequence[Sequence[Any]]) -> "list[_Document]":
+        return [self._document(each) for each in requests]
 
-    def _document(self, source: Any, number: int, requests: Sequence[Any]) -> "_Document":
-        doc, given = requests[0].doc, [request.args for request in requests]
+    def _document(self, requests: Sequence[Any]) -> "_Document":
+        source, doc = self.source, requests[0].doc
+        given = [request.args for request in requests]
         metric, right = self._right_answers(source, doc, len(given))
         if len(right) != 1:
             raise DataError(
-                f"Document {number} has {len(right) or 'no'} right answers of {len(given)} by "
-                f"{metric}: lobes measures tasks with one."
+                f"Document {requests[0].doc_id} has {len(right) or 'no'} right answers of "
+                f"{len(given)} by {metric}: lobes measures tasks with one."
             )
         lengths, choices = [1] * len(given), None
         if self.is_choice:
@@ -382,6 +395,20 @@ class _Document:
     continuations: tuple[Continuation, ...]
     right: int
     choices: tuple[str, ...] | None
+
+
+def _requests(
+    source: Any, *, limit: int | None = None, samples: Iterable[int] | None = None
+) -> list[list[Any]]:
+    """The requests of some documents, made by the harness, for each document."""
+    with silent():
+        source.set_fewshot_seed(seed=FEWSHOT_SEED)
+        # a set: the harness looks up every document's number in it
+        source.build_all_requests(limit=limit, samples=set(samples) if samples else None)
+    requests: dict[int, list[Any]] = defaultdict(list)
+    for instance in source.instances:
+        requests[instance.doc_id].append(instance)
+    return list(requests.values())
 
 
 def _drawn(places: np.ndarray, size: int, seed: int) -> list[int]:

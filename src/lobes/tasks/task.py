@@ -160,6 +160,11 @@ class Task(TaskSpec):
             if names is None and not isinstance(label, str):
                 names = label
             _check_labels(names, columns)
+            if metric == "generated":
+                raise ConfigError(
+                    f"has the metric 'generated', which is that of a text that a model generates: "
+                    f"make the task with lobes.harness_task, or choose one of {', '.join(METRICS)}."
+                )
         splits = {
             split: read_split(f"Task {name!r}: {split}", data, columns)
             for split, data in (("train", train), ("validation", validation))
