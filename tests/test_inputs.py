@@ -5,6 +5,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+import lobes
 import zoo
 from lobes.discovery.inputs import guess_inputs
 from lobes.errors import ModelError
@@ -82,6 +83,46 @@ def test_without_its_pictures_where_those_do_not_run():
 
     model.get_image_features = refuse
     assert guess_inputs(model).keys() == {"input_ids"}
+
+
+class Pictures(nn.Module):
+    """What a vision transformer of timm says of its pictures."""
+
+    def __init__(self, img_size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 20, 28), "num_classes": 5}
+        self.patch_embed = nn.Conv2d(1, 24, 4, 4)
+        self.patch_embed.img_size = img_size
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.patch_embed.img_size is not None:
+            assert x.shape[2:] == self.patch_embed.img_size
+        rows = self.patch_embed(x).flatten(2).transpose(1, 2)
+        return self.attention(rows, rows, rows)[0]
+
+
+def test_a_model_of_timm_says_how_large_its_pictures_are():
+    for img_size in (None, (12, 16)):
+        (pictures,) = guess_inputs(Pictures(img_size)).values()
+        assert pictures.shape == (2, 1, *(img_size or (20, 28)))
+    model = Pictures((12, 16)).eval()
+    smaller = lobes.prune(model, "0:1,3")
+    x = torch.randn(3, 1, 12, 16)
+    with torch.no_grad(), lobes.ablate(model, "0:1,3"):
+        torch.testing.assert_close(smaller(x), model(x))
+
+
+def test_timm_s_own_models_need_no_example():
+    timm = pytest.importorskip("timm")
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
+    for more in ({}, {"in_chans": 1}):
+        model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **sizes, **more).eval()
+        assert lobes.find_heads(model).shape == (2, 4)
+        x = torch.randn(3, more.get("in_chans", 3), 32, 32)
+        smaller = lobes.prune(model, "0:1 1:0")
+        with torch.no_grad(), lobes.ablate(model, "0:1 1:0"):
+            torch.testing.assert_close(smaller(x), model(x))
 
 
 class Strange(nn.Module):

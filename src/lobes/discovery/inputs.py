@@ -6,7 +6,7 @@ ones with the most media first, so that every encoder of a multimodal model runs
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,11 +35,14 @@ def guess_inputs(model: nn.Module) -> Inputs:
     video (`pixel_values`, `pixel_values_videos`, as pictures or as rows of patches) and sound
     (`input_values`, `input_features`), alone or with their places in a text. Raises `ModelError`
     for any other required argument and for a model without a configuration. A model that makes its
-    inputs itself, as those of sentence-transformers do, is asked for them.
+    inputs itself, as those of sentence-transformers do, is asked for them; a model of timm says how
+    large its pictures are.
     """
     if prepared := _prepared(model):
         return prepared
     described = _described(model)
+    if pictures := _of_timm(described, model):
+        return pictures
     config = getattr(described, "config", None)
     if config is None:
         raise ModelError(
@@ -83,6 +86,29 @@ def _prepared(model: nn.Module) -> Inputs:
         for name, value in features.items()
     }
     return {"input": placed}
+
+
+def _of_timm(described: nn.Module, model: nn.Module) -> Inputs:
+    """Pictures for a model of timm, as large as it was made for; nothing for any other model.
+
+    `pretrained_cfg` says for what the weights were trained, [channels, height, width], and what cuts
+    a picture into patches for what this model was made, where both differ.
+    """
+    given = getattr(described, "pretrained_cfg", None)
+    size = given.get("input_size") if isinstance(given, Mapping) else None
+    if size is None:
+        return {}
+    channels, *sides = size
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = channels if first is None else first.in_channels
+    own = getattr(getattr(described, "patch_embed", None), "img_size", None)
+    name = next(iter(inspect.signature(described.forward).parameters))
+    generator = torch.Generator().manual_seed(0)
+    guesses = [
+        _placed({name: torch.randn(_PICTURES, channels, *each, generator=generator)}, model)
+        for each in ([own] if own is not None else []) + [sides]
+    ]
+    return next((guess for guess in guesses if _runs(model, guess)), guesses[0])
 
 
 def _described(model: nn.Module) -> nn.Module:
