@@ -236,6 +236,15 @@ def test_the_command_shows_a_lesion_beside_its_base(study, folder, tasks, model,
     scores = evaluate(model, tasks[:1], [HeadSet(), HeadSet.parse(heads)]).scores()[:, 0]
     assert [found["pick", "acc"][key] for key in ("base", "score")] == scores.tolist()
     assert {*found} > {("pick", "acc_norm"), ("finish", "acc"), ("say", "exact_match")}
+    # of a share p among n documents √(p (1 − p) / (n − 1)); say has 5 documents only
+    for which, error in (("score", "error"), ("base", "base_error")):
+        share = found["pick", "acc"][which]
+        assert found["pick", "acc"][error] == pytest.approx((share * (1 - share) / 16) ** 0.5)
+        assert f"{share:.4f} ± {found['pick', 'acc'][error]:.4f}" in result.stdout
+    assert found["finish", "perplexity"]["error"] > 0  # from draws
+    assert [found[key]["documents"] for key in (("pick", "acc"), ("say", "exact_match"))] == [17, 5]
+    assert "documents" in result.stdout
+    assert "bootstrapping" not in result.stdout
 
 
 def test_where_nothing_can_be_written_nothing_is_measured(tmp_path):
@@ -333,7 +342,8 @@ def test_settings_that_do_not_go_together(study, settings, sentence):
 @pytest.mark.parametrize(
     ("name", "settings", "error", "sentence"),
     [
-        ("pikc", {}, DataError, "There is no task 'pikc'.*Did you mean 'pick'"),
+        ("pikc", {}, DataError, "There is no task 'pikc'.*has no file of it.*Did you mean 'pick'"),
+        ("pick", {"include": None}, DataError, r"with `include` \(--include FOLDER\)"),
         ("flow", {}, ConfigError, "'flow' measures perplexity"),
         ("both", {}, ConfigError, "a group of tasks.*'pick'"),
         ("mood", {"fewshot": 0}, None, ""),
@@ -344,11 +354,12 @@ def test_settings_that_do_not_go_together(study, settings, sentence):
 def test_tasks_that_cannot_be(folder, monkeypatch, name, settings, error, sentence):
     # without the harness's own files, which take long to read
     monkeypatch.setattr("lobes.tasks.harness._DEFAULTS", False)
+    settings = {"include": folder, **settings}
     if error is None:
-        harness_task(name, include=folder, **settings)
+        harness_task(name, **settings)
         return
     with pytest.raises(error, match=sentence):
-        harness_task(name, include=folder, **settings)
+        harness_task(name, **settings)
 
 
 def test_data_that_is_not_there(folder, tmp_path, monkeypatch):

@@ -196,14 +196,23 @@ def show_heads(layout: HeadLayout, name: str) -> None:
 
 
 def show_evaluation(record: dict[str, Any]) -> None:
-    """Print the harness's scores of a model, beside those of its base."""
+    """Print the harness's scores of a model ± their standard errors, beside those of its base."""
     lesion = f"heads {record['ablated']} ablated" if record["ablated"] else record["model"]
     names = [*(["base"] if record["base"] else []), lesion if record["base"] else "score"]
-    table = _table("task", "metric", *map(_text, names))
+    table = _table("task", "metric", "documents", *map(_text, names))
     for row in record["scores"]:
-        values = (row[key] for key in ("base", "score") if row[key] is not None)
-        table.add_row(_text(row["task"]), row["metric"], *(f"{value:.4f}" for value in values))
+        pairs = [("base", "base_error")] if record["base"] else []
+        pairs.append(("score", "error"))
+        values = (_with_error(row[value], row[error]) for value, error in pairs)
+        table.add_row(_text(row["task"]), row["metric"], f"{row['documents'] or 0:,}", *values)
     _console().print(table)
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    """A score and its standard error; the score alone where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if error is None or error != error else f"{value:.4f} ± {error:.4f}"
 
 
 def show_tasks(tasks: Sequence[dict[str, Any]]) -> None:

@@ -91,8 +91,8 @@ def _prepared(model: nn.Module) -> Inputs:
 def _of_timm(described: nn.Module, model: nn.Module) -> Inputs:
     """Pictures for a model of timm, as large as it was made for; nothing for any other model.
 
-    `pretrained_cfg` says for what the weights were trained, [channels, height, width], and what cuts
-    a picture into patches for what this model was made, where both differ.
+    `pretrained_cfg` says for what the weights were trained, [channels, height, width]; what cuts a
+    picture into patches knows for what this model was made, which may be another size.
     """
     given = getattr(described, "pretrained_cfg", None)
     size = given.get("input_size") if isinstance(given, Mapping) else None

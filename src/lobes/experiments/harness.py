@@ -3,6 +3,8 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,11 @@ from lobes.progress import StageProgress
 from lobes.tasks.harness import harness, load_harness_task, silent, task_manager
 
 PathLike = str | os.PathLike[str]
+Key = tuple[str, str]  # a task and its metric
+Row = dict[str, float | int | None]  # a score, its standard error, and how many documents it is of
+
+# Draws for the standard error of what is no mean; the harness takes fewer for corpus metrics.
+_DRAWS = 1000
 
 
 def evaluate_with_harness(
@@ -39,7 +46,9 @@ def evaluate_with_harness(
     """Return the harness's scores of a model, and those of `base`, as plain values for JSON.
 
     With heads to `ablate` the base is the model itself, where no other is named. Generation is
-    under the lesion, too. Raises `ConfigError` where lm_eval is not installed, `HeadError` for
+    under the lesion, too. Standard errors are the harness's, from the documents' values or, where a
+    metric is no mean, from 1,000 bootstrap draws (100 for corpus metrics); None where it has none.
+    Raises `ConfigError` where lm_eval is not installed, `HeadError` for
     heads that the model does not have, `ModelError` for what is no causal language model, and
     `DataError` for tasks that do not exist or whose data cannot be read.
     """
@@ -52,7 +61,7 @@ def evaluate_with_harness(
     heads = HeadSet.of(ablate or (), find_heads(network))
     settings = {"limit": limit, "num_fewshot": fewshot}
 
-    def scores(one: nn.Module, own: Any, stage: str) -> dict[tuple[str, str], float]:
+    def scores(one: nn.Module, own: Any, stage: str) -> dict[Key, Row]:
         if progress:
             progress(stage, 0, 1)
         found = _scores(one, own, tasks, manager, include, batch_size, settings)
@@ -62,7 +71,7 @@ def evaluate_with_harness(
 
     with ablated(network, heads):
         found = scores(network, tokenizer, "evaluation")
-    others: Mapping[tuple[str, str], float] = {}
+    others: Mapping[Key, Row] = {}
     if base is not None:
         del network
         others = scores(*_loaded(base, trust_remote_code), "evaluation of the base")
@@ -75,8 +84,14 @@ def evaluate_with_harness(
         "limit": limit,
         "fewshot": fewshot,
         "scores": [
-            {"task": task, "metric": metric, "score": value, "base": others.get((task, metric))}
-            for (task, metric), value in found.items()
+            {
+                "task": task,
+                "metric": metric,
+                **row,
+                "base": others.get((task, metric), {}).get("score"),
+                "base_error": others.get((task, metric), {}).get("error"),
+            }
+            for (task, metric), row in found.items()
         ],
     }
     if output is not None:
@@ -99,19 +114,19 @@ def _scores(
     include: PathLike | None,
     batch_size: int,
     settings: Mapping[str, Any],
-) -> dict[tuple[str, str], float]:
-    """What `lm_eval.simple_evaluate` says of a model: {(task, metric): score}."""
+) -> dict[Key, Row]:
+    """What `lm_eval.simple_evaluate` says of a model."""
     single = set(manager.all_subtasks)
     chosen = [load_harness_task(name, include) if name in single else name for name in tasks]
     try:
-        with silent():
+        with silent(), _in_this_process():
             from lm_eval.models.huggingface import HFLM
 
             found = harness().simple_evaluate(
                 HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
                 tasks=chosen,
                 task_manager=manager,
-                bootstrap_iters=0,
+                bootstrap_iters=_DRAWS,
                 log_samples=False,
                 **settings,
             )
@@ -123,9 +138,30 @@ def _scores(
     return dict(_values(found["results"]))
 
 
-def _values(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[tuple[str, str], float]]:
+def _values(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[Key, Row]]:
     for task, row in results.items():
         for key, value in row.items():
             metric, _, filtered = key.partition(",")
             if filtered and not metric.endswith("_stderr") and isinstance(value, int | float):
-                yield (task, metric if filtered == "none" else f"{metric} ({filtered})"), value
+                error = row.get(f"{metric}_stderr,{filtered}")
+                found = {
+                    "score": value,
+                    "error": error if isinstance(error, int | float) else None,
+                    "documents": row.get("sample_len"),
+                }
+                yield (task, metric if filtered == "none" else f"{metric} ({filtered})"), found
+
+
+@contextmanager
+def _in_this_process() -> Iterator[None]:
+    """Keep the harness from drawing in processes of its own, and what it prints from the output."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    finally:
+        if before is None:
+            del os.environ["DISABLE_MULTIPROC"]
+        else:
+            os.environ["DISABLE_MULTIPROC"] = before

@@ -171,8 +171,8 @@ def task_manager(names: Sequence[str], include: str | os.PathLike[str] | None = 
     if folder is not None:
         manager = _manager(folder, False)
         if all(name in manager.task_index for name in names):
-            return _checked(manager, names)
-    return _checked(_manager(folder, _DEFAULTS), names)
+            return manager
+    return _checked(_manager(folder, _DEFAULTS), names, folder)
 
 
 @lru_cache(maxsize=4)
@@ -182,12 +182,15 @@ def _manager(include: str | None, defaults: bool) -> Any:
         return tasks.TaskManager(include_path=include, include_defaults=defaults)
 
 
-def _checked(manager: Any, names: Sequence[str]) -> Any:
+def _checked(manager: Any, names: Sequence[str], folder: str | None) -> Any:
+    where = f"{folder} has no file of it"
+    if folder is None:
+        where = "task files of your own are found with `include` (--include FOLDER)"
     for name in names:
         if name not in manager.task_index:
             raise DataError(
                 f"There is no task {name!r} in lm-evaluation-harness; `lm_eval ls tasks` lists "
-                f"them." + suggest(name, manager.all_subtasks)
+                f"them, and {where}." + suggest(name, manager.all_subtasks)
             )
     return manager
 
