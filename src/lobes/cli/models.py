@@ -162,6 +162,13 @@ def prune(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Replace what `lobes prune` wrote there before.")
     ] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Upload the folder to the hub, too, as YOU/NAME."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push-to-hub: for your own eyes.")
+    ] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Remove heads for good.
@@ -187,9 +194,12 @@ def prune(
             length=length,
             fresh=fresh,
             trust_remote_code=trust_remote_code,
+            push_to_hub=push_to_hub,
+            private=private,
             progress=progress,
         )
-    out.show({**record, "folder": str(to)}, show_pruning, saved=f"Model: {to}")
+    saved = f"Model: {to}" + (f"\nUploaded: {record['url']}" if "url" in record else "")
+    out.show({**record, "folder": str(to)}, show_pruning, saved=saved)
 
 
 @command()

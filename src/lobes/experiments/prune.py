@@ -25,6 +25,7 @@ from lobes.experiments.heads_to_prune import Choice
 from lobes.experiments.manifest import PRUNED_MARKER
 from lobes.experiments.model_card import model_card
 from lobes.experiments.open_model import open_model
+from lobes.experiments.upload import check_upload, upload
 from lobes.files import disk_faults, read_json, restore, writing_folder
 from lobes.heads import HeadLayout, HeadSet
 from lobes.modeling import MultiTaskModel
@@ -55,17 +56,27 @@ def prune_model(
     length: int | None = None,
     fresh: bool = False,
     trust_remote_code: bool = False,
+    push_to_hub: str | None = None,
+    private: bool = False,
     progress: StageProgress | None = None,
 ) -> dict[str, Any]:
     """Write `model`, by default the run's, without the chosen heads to `to`; return the record.
 
     What lies beside the model's weights, such as its tokenizer, comes along; its model card goes
     on below the pruned model's own. `length` is that of the texts on which the models are timed.
+    With `push_to_hub` the folder is then uploaded to the hub under this name, for all to see or
+    `private`; the record that is returned has its "url".
 
     Raises `RunError` for a folder that holds something (with `fresh`: something that was not
-    written here) or cannot be written, and whatever `open_model`, `Choice` and `prune` raise.
+    written here) or cannot be written, and whatever `open_model`, `Choice` and `prune` raise. For
+    an upload, `ConfigError` before anything is done for a name that cannot be and without a token;
+    `RunError` where the hub refuses it, when the folder is written.
     """
     tell = progress or (lambda *_: None)
+    if push_to_hub is not None:
+        check_upload(push_to_hub)
+    elif private:
+        raise ConfigError("private = true says how a model is uploaded: name it with push_to_hub.")
     with disk_faults(to):
         restore(to.absolute(), MARKER)  # where this was killed between the old model and the new
     check_target(to, fresh=fresh)
@@ -93,8 +104,14 @@ def prune_model(
         record["n_parameters"] = [_size(whole), _size(saved)]
         timing = partial(tell, "timing")
         record["speed"] = compare_speed(whole, saved, inputs, timing)
-        _write_card(folder / "README.md", record, name, saved)
-    return record
+        _write_card(folder / "README.md", record, name, saved, push_to_hub)
+    if push_to_hub is None:
+        return record
+    tell("uploading", 0, 1)
+    message = f"Remove {len(heads)} of {layout.total} attention heads"
+    url = upload(to, push_to_hub, message=message, private=private)
+    tell("uploading", 1, 1)
+    return {**record, "url": url}
 
 
 def check_target(to: Path, *, fresh: bool) -> None:
@@ -137,7 +154,13 @@ def _described(
     }
 
 
-def _write_card(file: Path, record: Mapping[str, Any], name: str, model: nn.Module) -> None:
+def _write_card(
+    file: Path,
+    record: Mapping[str, Any],
+    name: str,
+    model: nn.Module,
+    uploaded: str | None,
+) -> None:
     """Write the model card over the whole model's, whose text it goes on with."""
     kind = type(model).__name__
     loading = 'import lobes\n\nmodel = lobes.load_pruned("NAME")'
@@ -145,6 +168,8 @@ def _write_card(file: Path, record: Mapping[str, Any], name: str, model: nn.Modu
         loading = 'import lobes\n\nmodel = lobes.MultiTaskModel.from_pretrained("FOLDER")'
     elif record["export"]:
         loading = f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("NAME")'
+    if uploaded:
+        loading = loading.replace('"NAME"', f'"{uploaded}"')
     base = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     hub_name = None if os.path.isdir(name) else name
     file.write_text(model_card(record, loading, hub_name=hub_name, base=base), encoding="utf-8")
