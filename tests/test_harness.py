@@ -16,13 +16,13 @@ from lobes.config.study import load_study, override
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, LobesError
 from lobes.experiments.harness import evaluate_with_harness
-from lobes.experiments.language_model import fetch_language_model
 from lobes.experiments.loading import load_tasks
 from lobes.experiments.run import given_model
 from lobes.heads import HeadSet
 from lobes.measure.evaluation import evaluate
 from lobes.measure.importance import head_importance
 from lobes.modeling import HarnessModel
+from lobes.modeling.packaged import fetch_model
 from lobes.tasks import harness as reading
 from lobes.tasks.harness import continuations_of, harness_task, silent, task_manager
 from lobes.tasks.task import Task
@@ -387,7 +387,7 @@ def test_data_that_is_not_there(folder, tmp_path, monkeypatch):
 def test_a_real_model_has_the_scores_of_the_harness(folder):
     """SmolLM2-135M-Instruct with 49,152 tokens, on prompts with examples in them."""
     try:
-        source = fetch_language_model()
+        source = fetch_model("SmolLM2-135M-Instruct")
     except LobesError as error:
         pytest.skip(str(error))
     given = {"pick": ["acc", "acc_norm"], "finish": ["acc"]}

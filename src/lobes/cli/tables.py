@@ -226,6 +226,16 @@ def show_tasks(tasks: Sequence[dict[str, Any]]) -> None:
     _console().print(table)
 
 
+def show_models(models: Sequence[dict[str, Any]]) -> None:
+    """Print the packaged models."""
+    table = _table("model", "architecture", "sites × heads", "parameters", "license", "fetched")
+    for model in models:
+        size = f"{model['sites']} × {model['heads']}", f"{model['parameters'] / 1e6:.0f} million"
+        known = model["license"], "yes" if model["folder"] else "no"
+        table.add_row(model["model"], model["architecture"], *size, *known)
+    _console().print(table)
+
+
 def show_task(task: dict[str, Any]) -> None:
     """Print one task: what it is, its sizes, and a few examples."""
     labels = ", ".join(task["labels"]) if task["labels"] else "a score"

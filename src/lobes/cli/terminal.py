@@ -45,7 +45,8 @@ class _Lines(logging.Handler):
     """Log records as plain lines on stderr, above a progress bar that is being shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"{record.levelname.capitalize()}: {record.getMessage()}")
+        kind = f"{record.levelname.capitalize()}: " if record.levelno > logging.INFO else ""
+        say(f"{kind}{record.getMessage()}")
 
 
 def set_up(*, debug: bool) -> None:
@@ -56,6 +57,7 @@ def set_up(*, debug: bool) -> None:
     logger = logging.getLogger("lobes")
     logger.handlers = [_Lines()]
     logger.propagate = False
+    logger.setLevel(logging.INFO)
     if debug:
         return
     for name, value in _QUIET_LIBRARIES.items():

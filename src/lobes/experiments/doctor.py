@@ -22,6 +22,7 @@ EXTRAS = {
     "images": "tasks of images",
     "lm-eval": "tasks of lm-evaluation-harness",
     "lora": "adapters on chosen heads (peft)",
+    "packaged": "packaged models in ONNX or GGUF",
     "plot": "figures in Python with matplotlib",
     "ray": "workers on Ray",
     "slurm": "workers on Slurm",

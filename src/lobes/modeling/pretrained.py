@@ -21,6 +21,7 @@ from transformers import (
 
 from lobes.errors import ModelError
 from lobes.files import near_path
+from lobes.modeling.packaged import local_model
 from lobes.modeling.pruned import PrunedLoader, is_pruned
 from lobes.modeling.safe_loading import (
     NEEDS_TRUST,
@@ -229,8 +230,11 @@ def checked(
 
 
 def checked_name(name_or_folder: str | os.PathLike[str]) -> str:
-    """Return the name as a string; `ModelError` if it can only be a folder, and there is none."""
-    name = name_of(name_or_folder)
+    """Return the name as a string, of a packaged model its folder, which may be made for it.
+
+    Raises `ModelError` if it can only be a folder, and there is none.
+    """
+    name = local_model(name_of(name_or_folder))
     if os.path.isdir(name):
         return name
     is_path = isinstance(name_or_folder, os.PathLike) or name.startswith((".", "/", "~"))

