@@ -229,7 +229,8 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path):
     with pytest.raises(ConfigError) as error:
         StudyConfig.from_dict(study("packaged:all-minilm-l6"), source="s.toml", folder=tmp_path)
     assert str(error.value) == (
-        "s.toml: model: There is no packaged model 'all-minilm-l6'; did you mean 'all-MiniLM-L6-v2'?"
+        "s.toml: model: There is no packaged model 'all-minilm-l6'; did you mean "
+        "'all-MiniLM-L6-v2'?"
     )
     with pytest.raises(ModelError, match=r"^There is no packaged model 'x'; expected all-Mini"):
         open_model("packaged:x")
