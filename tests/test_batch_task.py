@@ -157,6 +157,7 @@ def test_the_same_task_on_other_data_is_not_dissociated(reader):
 def test_report_and_results_of_batch_tasks(matrix, tmp_path):
     page = matrix.report(tmp_path / "page.html").read_text(encoding="utf-8")
     assert "neg_mean_loss" in page
+    assert "a number for each example" in page
     assert "standard deviation" in page
     assert "near chance" not in page
     assert "interval of the base score includes" not in page
@@ -226,6 +227,17 @@ def test_importance_of_a_batch_task_is_that_of_its_batches(reader):
     found = lobes.head_importance(reader, task)
     np.testing.assert_array_equal(found.values, scores.values)
     assert found.settings["task"] == "first"
+
+
+def test_an_entry_that_the_model_does_not_read_is_named(reader):
+    task = feature_task("one", 0)
+    lacking = BatchTask("one", loss=task.loss, train=task.train, validation=task.validation)
+    says = "Task 'one': A batch has the entry 'answer', which Reader does not read: it reads "
+    says += "'signals'. Name what only loss and score read, as in targets=['answer']."
+    for measure in (lobes.head_importance, lobes.evaluate, lobes.lesion_matrix):
+        with pytest.raises(ConfigError) as caught:
+            measure(reader, lacking)
+        assert str(caught.value) == says
 
 
 def test_what_is_no_batch_task_is_refused_with_the_reason(reader):

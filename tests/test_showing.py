@@ -92,6 +92,7 @@ def test_a_matrix_shows_the_numbers_of_its_report(matrix, tmp_path):
         assert f"{matrix.base[0]:.3f}" in text
         assert f"{matrix.scores()[0, 0]:.3f}" in text
     assert "by hand" in page
+    assert "from <code>a LesionMatrix</code>" in page
     assert "Settings and versions" in page
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         record_contexts,
         resampled_contexts,
     )
+    from lobes.custom_metrics import custom_metric
     from lobes.discovery import find_heads
     from lobes.dissociation import Dissociation, LesionMatrix
     from lobes.errors import LobesError
@@ -67,6 +68,7 @@ _HOMES = {
     "TrainingLoss": "training.settings",
     "ablate": "ablation",
     "ag_pairs": "tasks.ag_pair",
+    "custom_metric": "custom_metrics",
     "evaluate": "measure.evaluation",
     "find_heads": "discovery",
     "harness_task": "tasks.harness",
@@ -104,6 +106,7 @@ __all__ = [  # noqa: RUF022 - in plain order, where IAT is a class and no consta
     "TrainingLoss",
     "ablate",
     "ag_pairs",
+    "custom_metric",
     "evaluate",
     "find_heads",
     "harness_task",

@@ -16,6 +16,7 @@ scikit-learn. A row of predictions that holds NaN or infinity has the value NaN.
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
 from math import inf, isfinite, isnan, nan, sqrt
 from types import MappingProxyType
 from typing import Literal
@@ -23,7 +24,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from lobes.errors import ConfigError, DataError
+from lobes.errors import ConfigError, DataError, first_line
 
 Labels = Num[np.ndarray, "examples *classes"]
 Predictions = Num[np.ndarray, "rows examples *classes"]
@@ -32,6 +33,13 @@ Values = Float[np.ndarray, "rows resamples"]
 
 # Where a score lies: clearly above chance, not told from chance, or clearly below it.
 Standing = Literal["above", "near", "below"]
+
+# The entry points under which packages declare metrics of their own.
+GROUP = "lobes.metrics"
+OF_ONES_OWN = (
+    "One of your own is declared by lobes.custom_metric in the same program, or by an installed "
+    "package (docs/method.md#metrics-of-your-own)."
+)
 
 # A score below this share of its metric's range is never divided by.
 NEAR_ZERO = 0.05
@@ -65,6 +73,13 @@ class Metric:
     formula: Callable[[Labels, Predictions, Weights], Values] = field(repr=False)
     chance_level: Callable[[Labels], float] = field(repr=False)
     scaling: Callable[[Labels], Labels] = field(repr=False)
+    # what tells a metric of the user's own from others of its name; "" for those of lobes
+    fingerprint: str = field(default="", repr=False)
+
+    @property
+    def own_range(self) -> tuple[float, float] | None:
+        """The range of a metric that the user declared (`custom_metric`); None for another."""
+        return (self.low, self.high) if self.fingerprint else None
 
     @property
     def is_unbounded(self) -> bool:
@@ -131,16 +146,17 @@ class Metric:
         """Return where a score on so many examples lies in relation to the chance level.
 
         It is near chance within a tenth of the way from chance to perfect, and within two standard
-        errors of chance: √(c (1 − c) / n) for a share, 1 / √n for a correlation. An undefined score
-        (NaN) is near chance, too: it shows nothing. A metric without bounds has no chance level,
-        so any score is above it.
+        errors of chance: √((c − low) (high − c) / n), which is √(c (1 − c) / n) for a share and
+        1 / √n for a correlation, and the most that a mean of values in the range can have. An
+        undefined score (NaN) is near chance, too: it shows nothing. A metric without bounds has no
+        chance level, so any score is above it.
         """
         if self.is_unbounded and isfinite(score):
             return "above"
         way = self.high - chance
         if not (isfinite(score) and way > 0):
             return "near"
-        error = sqrt(max(chance * (1 - chance), 0.0)) if self.ratio_safe else 1.0
+        error = sqrt(max((chance - self.low) * (self.high - chance), 0.0))
         noise = 2 * error / sqrt(examples) if examples > 0 else 0.0
         beyond = max(NEAR_CHANCE * way, noise)
         if score - chance < beyond:
@@ -185,20 +201,60 @@ class Metric:
             )
 
 
-def get_metric(name: str) -> Metric:
-    """Return the metric called `name`, of `METRICS` or of `MEANS`.
+def get_metric(name: str, *, own: bool = True) -> Metric:
+    """Return the metric called `name`: one of lobes, a declared one, or one of a package.
 
-    Raises `ConfigError` with the known names if there is none.
+    A package's is loaded from the entry point of this name in the group `lobes.metrics`, which runs
+    code of that installed package only. `own=False` knows those of lobes alone. Raises
+    `ConfigError` with the known names if there is none, and where a package's cannot be loaded.
     """
-    if isinstance(name, str) and name in MEANS:
-        return MEANS[name]
-    if not isinstance(name, str) or name not in METRICS:
-        near = difflib.get_close_matches(str(name), METRICS, n=1)
+    for known in (METRICS, MEANS, DECLARED if own else {}):
+        if isinstance(name, str) and name in known:
+            return known[name]
+    for entry in entry_points(group=GROUP) if own else ():
+        if entry.name == name:
+            DECLARED[name] = _loaded(entry)
+            return DECLARED[name]
+    names = metric_names()
+    near = difflib.get_close_matches(str(name), names, n=1)
+    raise ConfigError(
+        f"{name!r} is not a metric: choose one of {', '.join(names)}."
+        + (f" Did you mean {near[0]!r}?" if near else f" {OF_ONES_OWN}")
+    )
+
+
+def name_of(metric: str | Metric | None) -> str | None:
+    """Return a metric's name; `ConfigError` where another one has taken it since."""
+    if not isinstance(metric, Metric):
+        return metric
+    if get_metric(metric.name) is not metric:
         raise ConfigError(
-            f"{name!r} is not a metric: choose one of {', '.join(METRICS)}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
+            f"Another metric has been declared under the name {metric.name!r} since: give the "
+            f"newer one, or choose another name."
         )
-    return METRICS[name]
+    return metric.name
+
+
+def metric_names() -> tuple[str, ...]:
+    """Return the names that `get_metric` knows for tasks; what packages declare is not loaded."""
+    packaged = sorted(entry.name for entry in entry_points(group=GROUP))
+    return tuple(dict.fromkeys([*METRICS, *DECLARED, *packaged]))
+
+
+def _loaded(entry: EntryPoint) -> Metric:
+    place = f"The package {entry.dist.name if entry.dist else '?'} declares the metric {entry.name}"
+    try:
+        found = entry.load()
+    except Exception as error:  # whatever the package's code raises
+        raise ConfigError(
+            f"{place}, which cannot be loaded from {entry.value}: {first_line(error)}."
+        ) from error
+    if not isinstance(found, Metric) or found.name != entry.name:
+        raise ConfigError(
+            f"{place}, but {entry.value} is no metric of that name: expected what "
+            f"lobes.custom_metric({entry.name!r}, …) returns."
+        )
+    return found
 
 
 def blocks(n_rows: int, width: int) -> Iterator[slice]:
@@ -451,6 +507,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         )
     }
 )
+
+# Those that users have declared in this process, by name: `custom_metrics.py`.
+DECLARED: dict[str, Metric] = {}
 
 # Means of numbers that the examples have themselves: of a loss or a score of a `lobes.BatchTask`, a
 # loss negated as in scikit-learn's "neg_…" metrics, so that more is better of every metric; and of

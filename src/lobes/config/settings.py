@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from lobes import limits
 from lobes.errors import ConfigError
 from lobes.measure.settings import IapSettings
-from lobes.metrics import METRICS
+from lobes.metrics import METRICS, metric_names
 from lobes.tasks.harness import HARNESS_METRICS, harness_name
 from lobes.tasks.known import KNOWN
 from lobes.tasks.sources import TaskSource
@@ -132,8 +132,9 @@ class TaskConfig(Section):
     )
     metric: Text | None = Field(
         None,
-        description=f"one of {', '.join(METRICS)}; with `lm_eval` of {', '.join(HARNESS_METRICS)}, "
-        f"or, where text is generated, such as exact_match",
+        description=f"one of {', '.join(METRICS)}, or one that an installed package declares; with "
+        f"`lm_eval` of {', '.join(HARNESS_METRICS)}, or, where text is generated, such as "
+        f"exact_match",
     )
     columns: dict[Text, Text] | None = Field(
         None, description='a table of names, such as {text = "Review Text"}'
@@ -212,13 +213,15 @@ class TaskConfig(Section):
         where = self.where
         if self._is_of_harness():
             return self  # which metrics it has is known when it is loaded
-        if self.metric is not None and self.metric not in METRICS:
+        metrics = metric_names()
+        if self.metric is not None and self.metric not in metrics:
             raise ValueError(
                 f"{where}.metric is {shown(self.metric)}; "
                 + (
                     f"did you mean {shown(near[0])}?"
-                    if (near := difflib.get_close_matches(self.metric, METRICS, n=1))
-                    else f"expected one of {', '.join(METRICS)}"
+                    if (near := difflib.get_close_matches(self.metric, metrics, n=1))
+                    else f"expected one of {', '.join(metrics)}, or one that an installed package "
+                    f"declares"
                 )
             )
         for key in ("text", "label", "labels"):

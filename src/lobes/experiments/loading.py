@@ -16,6 +16,7 @@ from lobes.data.texts import digest
 from lobes.discovery import find_heads
 from lobes.errors import DataError, RunError
 from lobes.files import fingerprint
+from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.modeling.head_lora import head_lora
 from lobes.progress import StageProgress
@@ -150,13 +151,23 @@ def task_fingerprint(task: Task) -> str:
     return fingerprint(*parts)
 
 
+def fingerprints_of(tasks: Sequence[Task]) -> dict[str, str]:
+    """Return fingerprints of the data of all tasks, and of metrics of the user's own, by name."""
+    found = {f"data of {task.name}": task_fingerprint(task) for task in tasks}
+    for task in tasks:
+        metric = get_metric(task.metric)
+        if metric.fingerprint:
+            found[f"metric of {task.name}"] = fingerprint(metric.fingerprint)
+    return found
+
+
 def scope_of(model: TaskModel, tasks: Sequence[Task], precision: str) -> str:
     """Return a fingerprint of what all measurements depend on: method, model, data, precision."""
     return fingerprint(
         f"version {MEASUREMENT_VERSION}",
         precision,
         model_fingerprint(model),
-        *map(task_fingerprint, tasks),
+        *fingerprints_of(tasks).values(),
     )
 
 

@@ -13,8 +13,8 @@ from lobes.discovery import find_heads
 from lobes.experiments.loading import (
     base_fingerprint,
     check_inputs,
+    fingerprints_of,
     scope_of,
-    task_fingerprint,
 )
 from lobes.experiments.methods import SeedRun, Trained
 from lobes.experiments.results import describe_environment, describe_model
@@ -125,12 +125,11 @@ def seed_study(
     base = base_fingerprint(model)
     for run in runs:
         run.base = base
-    fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in every}
     number = sum(parameter.numel() for parameter in model.parameters())
     described = describe_model(study.as_written(study.model), model.pooling, number, layout)
     return SeedStudy(
         runs,
-        {**fingerprints, "base model": base},
+        {**fingerprints_of(every), "base model": base},
         scope_of(model, every, first.precision),
         {**opening(study.name), "model": described},
     )
@@ -154,6 +153,7 @@ def described_task(task: Task) -> TaskRecord:
     return TaskRecord(
         name=task.name,
         metric=task.metric,
+        metric_range=get_metric(task.metric).own_range,
         labels=None if task.labels is None else tuple(task.labels),
         multi_label=task.is_multi_label,
         n_train=len(task.train),

@@ -19,13 +19,13 @@ from lobes.experiments.loading import (
     Loaded,
     base_fingerprint,
     check_inputs,
+    fingerprints_of,
     load_tasks,
     measuring_device,
     model_fingerprint,
     new_model,
     scope_of,
     several_gpus,
-    task_fingerprint,
 )
 from lobes.experiments.open_model import check_model
 from lobes.experiments.results import (
@@ -83,7 +83,7 @@ def run_study(
         pool_of(workers, folder) as pool,
     ):
         tasks = load_tasks(study, progress)
-        fingerprints = {f"data of {task.name}": task_fingerprint(task) for task in tasks}
+        fingerprints = fingerprints_of(tasks)
         model, training = _trained_model(
             study, folder, tasks, fingerprints, stages, progress, tell, pool
         )

@@ -183,7 +183,8 @@ class RunFolder:
             )
         changed = differences(known, {**known, **fingerprints})
         if changed:
-            other = "on other data" if changed[0].startswith("data of") else "of another model"
+            kinds = {"data": "on other data", "metric": "with another metric"}
+            other = kinds.get(changed[0].partition(" of ")[0], "of another model")
             raise RunError(
                 f"{self.path} holds a run {other}: {', '.join(changed)} changed since it "
                 f"began; choose another output, or start again with --fresh."

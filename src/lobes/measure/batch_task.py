@@ -8,6 +8,7 @@ a batch task cannot do: share runs with another task, and be measured on a sampl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from lobes.modeling.task_model import check_task_model
 from lobes.progress import Progress, counted
 from lobes.replay import Replay
 from lobes.tasks.arguments import names_of
+from lobes.tasks.columns import listed
 from lobes.tasks.task import Task, check_name
 
 Batch = Mapping[str, Any]
@@ -222,9 +224,33 @@ def layout_for_tasks(
     """
     if are_batch_tasks(tasks):
         check_model(model)
+        for task in tasks:
+            with at(f"Task {task.name!r}"):
+                check_entries(model, task.batches(split)[0], task.targets)
         check_no_texts(tokens_per_batch)
         return layout_of(model, layout or layout_for(model, tasks[0], split))
     return layout_of(check_task_model(model), layout)
+
+
+def check_entries(model: nn.Module, batch: Batch, targets: Sequence[str]) -> None:
+    """Raise `ConfigError` for an entry of a batch that the model does not read, and no target is.
+
+    A model that takes any argument decides itself.
+    """
+    try:
+        parameters = signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    read = {parameter.name for parameter in parameters}
+    for name in batch:
+        if name not in read and name not in targets:
+            raise ConfigError(
+                f"A batch has the entry {name!r}, which {type(model).__name__} does not read: it "
+                f"reads {listed(sorted(read))}. Name what only loss and score read, as in "
+                f"targets=[{name!r}]."
+            )
 
 
 def check_no_texts(tokens_per_batch: int | None) -> None:

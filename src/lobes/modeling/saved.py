@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lobes.errors import ModelError
+from lobes.errors import ConfigError, ModelError
 from lobes.files import equal_rights, writing
+from lobes.metrics import OF_ONES_OWN, metric_names
 from lobes.modeling.pruned import is_pruned
 from lobes.modeling.safe_loading import check_files, quiet
 from lobes.modeling.saved_adapters import BASE_KEYS, check_adapters, is_adapted
@@ -107,6 +108,8 @@ def read_card(folder: Path) -> Card:
             f"The model in {str(folder)!r} was saved by a newer lobes (format {version}, this one "
             f"reads up to {VERSION}): upgrade lobes."
         )
+    if schema == SCHEMA:
+        _check_metrics(folder, card.get("tasks"))
     try:
         tasks = tuple(TaskSpec.from_dict(spec) for spec in card["tasks"])
         known = Card(tasks, card["pooling"], float(card["dropout"]), int(card["max_length"]))
@@ -118,6 +121,17 @@ def read_card(folder: Path) -> Card:
     if schema != SCHEMA or not tasks:
         raise damaged
     return known
+
+
+def _check_metrics(folder: Path, tasks: Any) -> None:
+    """Raise `ConfigError` for a metric of somebody's own that is not known in this process."""
+    given = [spec.get("metric") for spec in tasks or () if isinstance(spec, dict)]
+    lacking = sorted({each for each in given if isinstance(each, str)} - {*metric_names()})
+    if lacking:
+        raise ConfigError(
+            f"The model in {str(folder)!r} does a task with the metric {lacking[0]!r}, which is "
+            f"not known here. {OF_ONES_OWN}"
+        )
 
 
 def encoder_type(folder: Path) -> str | None:

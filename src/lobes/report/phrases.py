@@ -11,7 +11,7 @@ from lobes.dissociation.verdict import (
     is_significant,
     smallest_p,
 )
-from lobes.metrics import Standing, get_metric
+from lobes.metrics import Standing
 from lobes.report import formatting as fmt
 from lobes.results.base import ModelRecord, TaskRecord
 from lobes.results.pooled import PooledFraction, PooledPair
@@ -123,7 +123,7 @@ def outputs(task: TaskRecord) -> str:
     if task.metric == "generated":
         return "generated text"
     if task.labels is None:
-        return "each example" if get_metric(task.metric).is_unbounded else "regression"
+        return "a number for each example" if task.scale.is_unbounded else "regression"
     if task.multi_label:
         return f"{fmt.plural(len(task.labels), 'label')}, any number each"
     return fmt.plural(len(task.labels), "class", "classes")
@@ -131,7 +131,7 @@ def outputs(task: TaskRecord) -> str:
 
 def in_spreads(tasks: Sequence[TaskRecord]) -> bool:
     """Whether changes are in units of the examples' spread, which means of losses need."""
-    return any(get_metric(task.metric).is_unbounded for task in tasks)
+    return any(task.scale.is_unbounded for task in tasks)
 
 
 def unit_of(tasks: Sequence[TaskRecord]) -> str:

@@ -5,6 +5,7 @@ and blocks of a report; its style is that of the report, kept to the value's own
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,8 @@ def write_report(matrix: LesionMatrix, path: Path, name: str) -> Path:
         raise RunError(
             f"{path} exists, and it is no page of lobes: give another place, or remove it first."
         )
-    return write_page(html(page_of(matrix_results(matrix, name))), path)
+    page = replace(page_of(matrix_results(matrix, name)), source="a LesionMatrix")
+    return write_page(html(page), path)
 
 
 @singledispatch

@@ -9,14 +9,23 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 from pydantic import WithJsonSchema as Schema
 
+from lobes.custom_metrics import declared_elsewhere
 from lobes.dissociation.verdict import Verdict
 from lobes.errors import ConfigError
 from lobes.files import plain
 from lobes.heads import HeadSet
-from lobes.metrics import Standing, get_metric
+from lobes.metrics import Metric, Standing, get_metric
 from lobes.shown import Shown
 
 LARGEST = 1e100  # no measurement is larger, and squares and percentages of these are still finite
@@ -77,14 +86,6 @@ def _within(low: float, high: float, value: Any) -> Any:
     return value
 
 
-def _metric(name: str) -> str:
-    try:
-        get_metric(name)
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
-    return name
-
-
 def _reasoned(verdict: Verdict) -> Verdict:
     if not verdict.reasons:
         raise ValueError("a verdict has no reason")
@@ -119,7 +120,6 @@ Heads = Annotated[
 ]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, le=1)]
-MetricName = Annotated[str, AfterValidator(_metric)]
 Settings = dict[str, Any]
 Verdicts = tuple[Annotated[Verdict, AfterValidator(_reasoned)], ...]
 
@@ -180,8 +180,10 @@ class TaskRecord(Record):
 
     name: str
     """The task's name."""
-    metric: MetricName
+    metric: str
     """Its main metric, in which all of its scores are."""
+    metric_range: Interval | None = None
+    """The least and the greatest value of a metric of the user's own; null for those of lobes."""
     labels: tuple[str, ...] | None
     """The names of the classes; null for a regression."""
     multi_label: bool = False
@@ -193,20 +195,36 @@ class TaskRecord(Record):
     chance: Number
     """The score of answers that do not look at the example."""
 
+    @model_validator(mode="after")
+    def _has_a_metric(self) -> "TaskRecord":
+        try:
+            _ = self.scale
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def scale(self) -> Metric:
+        """The metric's range and what follows from it; the user's own computes no score here."""
+        if self.metric_range is None:
+            return get_metric(self.metric, own=False)
+        return declared_elsewhere(self.metric, self.metric_range)
+
     def standing(self, score: float) -> Standing:
         """Where a score lies in relation to chance (`Metric.standing`)."""
-        return get_metric(self.metric).standing(score, self.chance, self.n_validation)
+        return self.scale.standing(score, self.chance, self.n_validation)
 
     def skill(self, score: float) -> float:
         """How far a score lies on the way from chance (0) to perfect (1); NaN if undefined."""
-        return (score - self.chance) / (1 - self.chance) if self.chance < 1 else math.nan
+        way = self.scale.high - self.chance if math.isfinite(self.chance) else math.nan
+        return (score - self.chance) / way if way > 0 else math.nan
 
     def divisor(self, score: float, low: float | None = None) -> float:
         """The score, or NaN where nothing may be divided by it (`Metric.is_divisor`).
 
         `low` is the lower end of its interval, where that is known.
         """
-        return score if get_metric(self.metric).is_divisor(score, low) else math.nan
+        return score if self.scale.is_divisor(score, low) else math.nan
 
 
 class Results(Shown, Record):

@@ -143,6 +143,7 @@ def _tasks(matrix: LesionMatrix, level: float) -> tuple[MeasuredTask, ...]:
         MeasuredTask(
             name=task,
             metric=metric,
+            metric_range=get_metric(metric).own_range,
             labels=_classes(matrix, task, metric),
             multi_label=matrix.labels[task].ndim == 2,
             n_validation=len(matrix.labels[task]),

@@ -12,7 +12,6 @@ from lobes.dissociation import verdict
 from lobes.dissociation.dscores import mean_where, shared_tasks
 from lobes.dissociation.statistics import n_reached
 from lobes.heads import HeadSet
-from lobes.metrics import get_metric
 from lobes.results.base import (
     Correlation,
     Count,
@@ -61,7 +60,7 @@ class MeasuredTask(TaskRecord):
 
         The base score only where something may be divided by it.
         """
-        if get_metric(self.metric).is_unbounded:
+        if self.scale.is_unbounded:
             return self.spread
         return self.divisor(self.base, self.base_interval[0])
 

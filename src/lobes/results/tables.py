@@ -18,7 +18,6 @@ from lobes.dissociation.matrix import Sampled
 from lobes.dissociation.pairs import PairEffects
 from lobes.errors import LobesError, RunError, first_line
 from lobes.heads import HeadSet
-from lobes.metrics import get_metric
 from lobes.results.run import RunResults
 from lobes.scores import HeadScores
 
@@ -225,6 +224,7 @@ def _matrix(
     starts = np.flatnonzero((lesion[1:] != lesion[:-1]) | (task[1:] != task[:-1])) + 1
     bounds = [0, *starts.tolist(), len(lesion)]
     metrics = {task.name: task.metric for task in results.tasks}
+    numbers = {task.name for task in results.tasks if task.labels is None}
     lesions: list[Lesion] = []
     labels: dict[str, np.ndarray] = {}
     places: dict[str, np.ndarray] = {}
@@ -235,7 +235,7 @@ def _matrix(
             first = part.slice(0, 1).to_pylist()[0]
             about = (first["lesioned_task"], float(first["fraction"]), int(first["replicate"]))
             lesions.append(Lesion(HeadSet.parse(first["heads"]), first["kind"], *about))
-        whole = not get_metric(metrics[name]).for_regression
+        whole = name not in numbers
         if name not in labels:
             labels[name] = _read_answers(part, "label", classes[name], whole)
         elif len(part) < len(labels[name]):

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lobes.errors import ConfigError, DataError, at
-from lobes.metrics import get_metric
+from lobes.metrics import Metric, get_metric, name_of
 from lobes.tasks.arguments import known_arguments, names_of
 from lobes.tasks.columns import Blocks, Columns, TaskData, suggest
 from lobes.tasks.delimited import Dialect
@@ -82,7 +82,7 @@ class TaskSource:
     image: str | None = None
     label: str | Sequence[str] = "label"
     labels: Sequence[str] | None = None
-    metric: str | None = None
+    metric: str | Metric | None = None
     columns: Mapping[str, str] | None = None
     label_map: Mapping[str, Any] | None = None
     filter: Mapping[str, Any] | None = None
@@ -96,6 +96,7 @@ class TaskSource:
     def __post_init__(self) -> None:
         Dialect(self.delimiter, self.quoting)
         with at(f"Task {self.name!r}"):
+            object.__setattr__(self, "metric", name_of(self.metric))
             if self.dataset is None and self.config is not None:
                 raise ConfigError(f"has config={self.config!r} but no dataset that it could be of.")
             if self.is_known:
@@ -238,13 +239,14 @@ def load_split(source: TaskSource | str, split: str, **settings: Any) -> Split:
     if raw.labels is None:
         return Split(raw.texts, None, raw.images)
     fold = source.fold_labels
-    is_regression = source.metric is not None and get_metric(source.metric).for_regression
+    metric = name_of(source.metric)
+    is_regression = metric is not None and get_metric(metric).for_regression
     if names is None and not (source.is_known or is_regression):
         train = raw
         if split != "train":
             train = read_split(f"Task {source.name!r}: train", _rows(source, "train"), columns)
         splits = settle({"train": train}, None, fold_labels=fold)
-        names = infer_labels(source.name, splits, source.metric)
+        names = infer_labels(source.name, splits, metric)
     raw = settle({split: raw}, names, fold_labels=fold)[split]
     return Split.of(raw.examples(names, needs_two_classes=False))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lobes.errors import ConfigError, DataError, at
 from lobes.limits import LONGEST_NAME, short
-from lobes.metrics import METRICS, Metric, get_metric
+from lobes.metrics import METRICS, Metric, get_metric, name_of
 from lobes.tasks.arguments import known_arguments, label_names, names_of
 from lobes.tasks.columns import Columns, TaskData, listed
 from lobes.tasks.examples import Examples
@@ -120,9 +120,9 @@ class Task(TaskSpec):
     class indices ([] for none), or where `label` names two or more columns of 0 and 1 (or true and
     false), whose names are then the label names.
 
-    `metric` is the name of one of `lobes.metrics.METRICS`; None means "accuracy" for classes,
-    "f1_micro" for several labels and "spearman" for regression. A metric for regression makes the
-    task one, whatever the numbers.
+    `metric` is the name of one of `lobes.metrics.METRICS`, or what `lobes.custom_metric` returned,
+    or its name; None means "accuracy" for classes, "f1_micro" for several labels and "spearman" for
+    regression. A metric for regression makes the task one, whatever the numbers.
 
     Raises DataError for data that cannot be used, naming task, split and row (from 0), and
     ConfigError for a metric that does not exist or does not fit, and for images without Pillow.
@@ -146,11 +146,12 @@ class Task(TaskSpec):
         image: str | None = None,
         label: str | Sequence[str] = "label",
         labels: Sequence[str] | None = None,
-        metric: str | None = None,
+        metric: str | Metric | None = None,
         fold_labels: bool = False,
     ) -> None:
         check_name(name)
         with at(f"Task {name!r}"):
+            metric = name_of(metric)
             text = names_of("text", text)
             label = label if isinstance(label, str) else names_of("label", label)
             if image is not None:
@@ -193,7 +194,7 @@ class Task(TaskSpec):
         self,
         *,
         name: str | None = None,
-        metric: str | None = None,
+        metric: str | Metric | None = None,
         train: Examples | None = _SAME,
         validation: Examples | None = _SAME,
     ) -> "Task":
@@ -206,7 +207,7 @@ class Task(TaskSpec):
         spec = replace(
             self.spec,
             name=self.name if name is None else name,
-            metric=self.metric if metric is None else metric,
+            metric=name_of(metric) or self.metric,
         )
         splits: dict[str, Any] = {"train": self.train, "validation": self.validation}
         for split, given in (("train", train), ("validation", validation)):

@@ -1,0 +1,195 @@
+"""Metrics of the user's own: a function, with its range and its chance level.
+
+Statistics need more than a score: D-scores divide by what a task has to lose, and a score is shown
+beside chance. So a metric is declared once, and from then on goes by its name, as lobes' own do. A
+package declares one under the entry point group `lobes.metrics`; `get_metric` looks there.
+
+The cost: lobes' own metrics score many resamples at once, a function one after the other.
+"""
+
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+from numbers import Real
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from lobes.errors import ConfigError, DataError, first_line
+from lobes.limits import LONGEST_NAME, Choice, check_choice, short
+from lobes.metrics import DECLARED, MEANS, METRICS, OF_ONES_OWN, Metric
+
+Judged = Literal["classes", "labels", "numbers"]
+ScoreFunction = Callable[[Any, Any], Any]
+
+
+def custom_metric(
+    name: str,
+    function: ScoreFunction,
+    *,
+    chance: float | Callable[[Any], Any],
+    low: float = 0.0,
+    high: float = 1.0,
+    judges: Judged = "classes",
+    version: str = "",
+) -> Metric:
+    """Declare a metric of one's own, and return it; from then on `Task(metric=name)` knows it.
+
+    `function(labels, predictions)` returns the score of one array of predictions, a number from
+    `low` to `high`, where more is better (negate an error), or NaN where it is undefined. It must
+    not depend on the order of the examples, and is called with resamples of them, often some
+    thousand times. `judges` says of what: "classes" (class indices [examples], those of a
+    task's `labels` in their order), "labels" (several for an example: 0 and 1 [examples, classes])
+    or "numbers" (a regression, [examples]). `low` and `high` lie between −1 and 1: divide a score
+    on another scale by its largest value.
+
+    `chance` is what is scored without looking at the input: a number, or a function of the labels.
+
+    A name means the metric declared last. A run is continued with the same metric only: its range,
+    its function's source and `version`, which stands for all else that the function depends on.
+
+    Raises `ConfigError` for a name that is taken by one of lobes' own metrics, and for a range or
+    a chance level that cannot be.
+    """
+    if not isinstance(name, str) or not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{LONGEST_NAME}}}", name):
+        raise ConfigError(
+            f"{short(name)} cannot be a metric's name: use up to {LONGEST_NAME} letters, digits, "
+            f"'-' and '_'."
+        )
+    if name in METRICS or name in MEANS:
+        raise ConfigError(f"{name!r} is one of lobes' own metrics: choose another name.")
+    where = f"The metric {name!r}"
+    if not callable(function):
+        raise ConfigError(
+            f"{where} is a function of labels and predictions, not {short(function)}."
+        )
+    check_choice("judges", judges, Choice(get_args(Judged)))
+    ends = (low, high)
+    if not (all(map(_is_number, ends)) and -1 <= low < high <= 1):
+        raise ConfigError(
+            f"{where} has low = {short(low)} and high = {short(high)}; expected -1 ≤ low < high ≤ "
+            f"1: divide a score on another scale by its largest value."
+        )
+    if not callable(chance) and not (_is_number(chance) and low <= chance <= high):
+        raise ConfigError(
+            f"{where} has chance = {short(chance)}; expected a number from {low:g} to {high:g}, or "
+            f"a function of the labels."
+        )
+    bounds = (float(low), float(high))
+    about = [name, *bounds, judges, version, _source(function)]
+    about.append(_source(chance) if callable(chance) else float(chance))
+    found = _metric(
+        name,
+        bounds,
+        judges,
+        partial(_resampled, name, bounds, function),
+        partial(_chance, name, bounds, chance),
+        json.dumps(about),
+    )
+    DECLARED[name] = found
+    return found
+
+
+def declared_elsewhere(name: str, bounds: tuple[float, float]) -> Metric:
+    """Return what is known of a metric by its name and range alone: all but its scores."""
+    if not -1 <= bounds[0] < bounds[1] <= 1:
+        raise ConfigError(f"{name!r} has no range of a metric: {short(bounds)}.")
+
+    def unknown(*_: Any) -> Any:
+        raise ConfigError(f"The function of the metric {name!r} is not known here. {OF_ONES_OWN}")
+
+    return _metric(name, bounds, "classes", unknown, unknown, name)
+
+
+def _metric(
+    name: str,
+    bounds: tuple[float, float],
+    judges: Judged,
+    formula: Callable[..., Any],
+    chance_level: Callable[..., Any],
+    fingerprint: str,
+) -> Metric:
+    return Metric(
+        name,
+        *bounds,
+        higher_is_better=True,
+        for_regression=judges == "numbers",
+        for_multi_label=judges == "labels",
+        ratio_safe=bounds[0] >= 0,
+        formula=formula,
+        chance_level=chance_level,
+        scaling=_as_given,
+        fingerprint=fingerprint,
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _source(function: Any) -> str:
+    """What tells one function from another: its text, or where that is not known its name."""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        kind = function if hasattr(function, "__qualname__") else type(function)
+        return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _as_given(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+def _resampled(
+    name: str,
+    bounds: tuple[float, float],
+    function: ScoreFunction,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
+    """The scores of every row of predictions on every resample, each written out."""
+    values = np.full((len(predictions), len(weights)), np.nan)
+    for column, counts in enumerate(weights):
+        places = np.repeat(np.arange(len(counts)), counts.astype(np.int64))
+        if len(places):
+            for row, each in enumerate(predictions):
+                values[row, column] = _checked(
+                    name, bounds, partial(function, labels[places], each[places])
+                )
+    return values
+
+
+def _chance(
+    name: str,
+    bounds: tuple[float, float],
+    chance: float | Callable[[Any], Any],
+    labels: np.ndarray,
+) -> float:
+    if not callable(chance):
+        return float(chance)
+    return _checked(f"{name} (chance)", bounds, partial(chance, labels.copy()))
+
+
+def _checked(name: str, bounds: tuple[float, float], call: Callable[[], Any]) -> float:
+    """What a user's function returns; `DataError` where that is no number in the range."""
+    try:
+        found = call()
+        value = float(found)
+    except Exception as error:  # whatever a user's function raises
+        raise DataError(
+            f"The function of the metric {name!r} failed: {type(error).__name__}: "
+            f"{first_line(error)}."
+        ) from error
+    low, high = bounds
+    if math.isnan(value):
+        return value
+    if not low - 1e-9 <= value <= high + 1e-9:
+        raise DataError(
+            f"The function of the metric {name!r} returned {value:g}, and its range is declared "
+            f"as {low:g} to {high:g}: declare another low or high."
+        )
+    return min(max(value, low), high)
