@@ -234,7 +234,7 @@ def test_environment_variables_in_paths(write, monkeypatch):
             '["bad", "good"]',
             '["bad", "good"]\nmetric = "acc"',
             'tasks.mood.metric is "acc"; expected one of accuracy, f1, f1_micro, f1_macro, '
-            "greedy, matthews, spearman, pearson.",
+            "greedy, matthews, spearman, pearson, or one that an installed package declares.",
         ),
         (
             'train = "data/train.csv"',

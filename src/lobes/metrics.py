@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from math import inf, isfinite, isnan, nan, sqrt
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
@@ -223,7 +223,7 @@ def get_metric(name: str, *, own: bool = True) -> Metric:
     )
 
 
-def name_of(metric: str | Metric | None) -> str | None:
+def name_of(metric: Any) -> Any:
     """Return a metric's name; `ConfigError` where another one has taken it since."""
     if not isinstance(metric, Metric):
         return metric

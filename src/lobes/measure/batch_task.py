@@ -225,6 +225,7 @@ def layout_for_tasks(
     if are_batch_tasks(tasks):
         check_model(model)
         for task in tasks:
+            assert isinstance(task, BatchTask)
             with at(f"Task {task.name!r}"):
                 check_entries(model, task.batches(split)[0], task.targets)
         check_no_texts(tokens_per_batch)

@@ -16,7 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    model_validator,
+    field_validator,
 )
 from pydantic import WithJsonSchema as Schema
 
@@ -180,10 +180,10 @@ class TaskRecord(Record):
 
     name: str
     """The task's name."""
-    metric: str
-    """Its main metric, in which all of its scores are."""
     metric_range: Interval | None = None
     """The least and the greatest value of a metric of the user's own; null for those of lobes."""
+    metric: str
+    """Its main metric, in which all of its scores are."""
     labels: tuple[str, ...] | None
     """The names of the classes; null for a regression."""
     multi_label: bool = False
@@ -195,20 +195,19 @@ class TaskRecord(Record):
     chance: Number
     """The score of answers that do not look at the example."""
 
-    @model_validator(mode="after")
-    def _has_a_metric(self) -> "TaskRecord":
+    @field_validator("metric")
+    @classmethod
+    def _is_known(cls, metric: str, info: Any) -> str:
         try:
-            _ = self.scale
+            _scale(metric, info.data.get("metric_range"))
         except ConfigError as error:
             raise ValueError(str(error)) from error
-        return self
+        return metric
 
     @property
     def scale(self) -> Metric:
         """The metric's range and what follows from it; the user's own computes no score here."""
-        if self.metric_range is None:
-            return get_metric(self.metric, own=False)
-        return declared_elsewhere(self.metric, self.metric_range)
+        return _scale(self.metric, self.metric_range)
 
     def standing(self, score: float) -> Standing:
         """Where a score lies in relation to chance (`Metric.standing`)."""
@@ -225,6 +224,12 @@ class TaskRecord(Record):
         `low` is the lower end of its interval, where that is known.
         """
         return score if self.scale.is_divisor(score, low) else math.nan
+
+
+def _scale(metric: str, bounds: tuple[float, float] | None) -> Metric:
+    if bounds is None:
+        return get_metric(metric, own=False)
+    return declared_elsewhere(metric, bounds)
 
 
 class Results(Shown, Record):
