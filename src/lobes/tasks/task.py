@@ -151,7 +151,7 @@ class Task(TaskSpec):
     ) -> None:
         check_name(name)
         with at(f"Task {name!r}"):
-            metric = name_of(metric)
+            judge: str | None = name_of(metric)
             text = names_of("text", text)
             label = label if isinstance(label, str) else names_of("label", label)
             if image is not None:
@@ -173,11 +173,11 @@ class Task(TaskSpec):
         }
         splits = settle(splits, names, fold_labels=fold_labels)
         if names is None:
-            names = infer_labels(name, splits, metric)
+            names = infer_labels(name, splits, judge)
         several = are_multi_label(name, label, splits)
         usual = "spearman" if names is None else "f1_micro" if several else "accuracy"
         spec = TaskSpec(
-            name, columns.text, label, names, metric or usual, several and names is not None, image
+            name, columns.text, label, names, judge or usual, several and names is not None, image
         )
         self._set(
             spec,
