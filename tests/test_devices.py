@@ -17,11 +17,12 @@ from lobes.discovery import find_heads
 from lobes.errors import HeadError
 from lobes.heads import HeadSet
 from lobes.measure.batch_size import bytes_per_token, room_for_copies, tokens_in_a_batch
-from lobes.measure.evaluation import evaluate, prepare, task_means
+from lobes.measure.evaluation import evaluate, task_means
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.measure.lesioned_runs import SharedRuns
 from lobes.measure.measuring import any_shape, measuring
+from lobes.measure.workload import prepare
 from lobes.modeling import MultiTaskModel, PromptedModel
 from lobes.modeling.precision import bf16_copy
 from lobes.pruning import prune

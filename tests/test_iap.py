@@ -1,5 +1,6 @@
 """The lesion matrix: which heads are ablated, what they are compared with, what is remembered."""
 
+from collections import Counter
 from dataclasses import fields, replace
 
 import numpy as np
@@ -9,10 +10,12 @@ from lobes.discovery import find_heads
 from lobes.dissociation.stopping import is_settled
 from lobes.errors import ConfigError
 from lobes.heads import HeadSet
+from lobes.measure import measuring, workload
 from lobes.measure.evaluation import evaluate
-from lobes.measure.iap import IapSettings, lesion_matrix
+from lobes.measure.iap import GROUP, IapSettings, lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel
+from lobes.replay import Replay
 from tiny_models import tiny_model
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task, warmth_task
 
@@ -334,3 +337,46 @@ def test_a_sample_has_the_partners_and_means_of_all_examples(two_kinds):
             whole.predictions["warmth"][:, places],
             atol=1e-5,
         )
+
+
+@pytest.mark.parametrize("value", ["zero", "resample"])
+def test_what_all_lesions_have_in_common_is_prepared_once(two_kinds, value, monkeypatch):
+    """In bf16, on a sample, with more than one group of lesions: as many trials as models."""
+    model, tasks = two_kinds
+    counts = Counter[str]()
+
+    def counted(place, name):
+        whole = getattr(place, name)
+
+        def count(*args, **kwargs):
+            task = next((f" {each}" for each in args if isinstance(each, str)), "")
+            counts[name + task] += 1
+            return whole(*args, **kwargs)
+
+        monkeypatch.setattr(place, name, count)
+
+    counted(Replay, "holds")
+    counted(workload, "_changes_with_padding")
+    counted(measuring, "bf16_copy")
+    counted(MultiTaskModel, "encode")
+    found = lesion_matrix(
+        model,
+        tasks,
+        fractions=(0.3, 0.5),
+        controls=19,
+        control_examples=7,
+        value=value,
+        precision="bf16",
+    )
+    assert len({lesion.heads for lesion in found.sampled.matrix.lesions}) > GROUP
+    first, second = (task.name for task in tasks)
+    own = value != "zero"
+    assert counts == {
+        "holds": 1 + own,
+        "bf16_copy": 1,
+        # for importance, for the means where there are any, and for the lesions
+        f"_changes_with_padding {first}": 2 + own,
+        f"_changes_with_padding {second}": 1 + 2 * own,
+        f"encode {first}": 2 + own,
+        f"encode {second}": 2 + own,
+    }

@@ -14,10 +14,11 @@ from lobes.ablation import HeadSamples, ablate, record_contexts
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.heads import HeadSet
-from lobes.measure.evaluation import evaluate, prepare
+from lobes.measure.evaluation import evaluate
 from lobes.measure.iap import IapSettings, lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.measure.resampling import partners_of
+from lobes.measure.workload import prepare
 from lobes.modeling import MultiTaskModel, PromptedModel, load_task_model
 from lobes.modeling.export_task import export_task
 from lobes.tasks.examples import Examples

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,17 @@ from lobes.discovery import find_heads
 from lobes.dissociation.power import power_of, specialization_for, true_d_score
 from lobes.dissociation.simulation import HeadStudy
 from lobes.errors import ConfigError
+from lobes.experiments import rates
 from lobes.experiments.budget import fit, seconds_of
 from lobes.experiments.estimate import Forecast
 from lobes.experiments.rates import Cost, Rates, TrainingRate
 from lobes.experiments.run import run_study
+from lobes.heads import HeadSet
+from lobes.measure.evaluation import Evaluator
 from lobes.measure.iap import IapSettings, lesion_matrix
 from lobes.measure.work import lesion_work
 from lobes.modeling import MultiTaskModel
+from lobes.replay import Replay
 from tiny_models import tiny_model
 from tiny_study import as_before, timeless, write_study  # noqa: F401
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task, warmth_task
@@ -171,6 +176,32 @@ def test_importance_takes_as_many_passes_as_its_method(known, settings, passes):
     usual = known.estimate(study, power=False).seconds["importance"]
     found = known.estimate(override(study, *settings), power=False).seconds["importance"]
     assert found == pytest.approx(passes * usual)
+
+
+def test_what_comes_before_the_first_lesion_is_no_part_of_what_a_token_takes(
+    study_file, monkeypatch
+):
+    """A trial of seconds, as that of a deep model: it once made every lesion look as slow."""
+
+    def slow(replay, run):
+        time.sleep(0.5)
+        return False
+
+    monkeypatch.setattr(Replay, "holds", slow)
+    monkeypatch.setattr(rates, "_LONG", 0.2)
+    found = Forecast.of(load_study(study_file))
+    assert found.rates.trial > 0.4
+    assert not found.rates.shares
+    sets = [HeadSet(), *(found.layout.random(3, np.random.default_rng(k)) for k in range(8))]
+    evaluator = Evaluator(found.loaded.model, found.tasks, layout=found.layout)
+    evaluator.run(sets)
+    start = time.perf_counter()
+    evaluator.run(sets)
+    seconds = time.perf_counter() - start
+    tokens = len(sets) * found._validation_tokens([task.name for task in found.tasks])
+    assert found.rates.lesion(tokens, 1) < 4 * seconds + 0.1
+    estimate = found.estimate(power=False)
+    assert estimate.seconds["lesions"] > found.rates.trial
 
 
 def test_iat_growth_and_single_ablations_take_their_time(known):

@@ -23,10 +23,10 @@ from lobes.dissociation.similarity import (
 )
 from lobes.experiments.loading import Loaded
 from lobes.heads import HeadSet
-from lobes.measure.evaluation import examples_of
 from lobes.measure.importance import head_importance
 from lobes.measure.similarity import gradient_similarity, lesion_cka
 from lobes.measure.steps import Arrays, Plan, Step
+from lobes.measure.workload import examples_of
 from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress
 from lobes.scores import HeadScores

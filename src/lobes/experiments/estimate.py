@@ -25,11 +25,11 @@ from lobes.experiments.loading import Loaded, load_tasks, new_model
 from lobes.experiments.rates import Rates, mean_tokens, measure_rates
 from lobes.experiments.run import ESTIMATING, given_model, measuring_device
 from lobes.experiments.training import Rhythm, rhythm
-from lobes.measure.evaluation import examples_of, prepare
 from lobes.measure.gates import GateSettings
 from lobes.measure.iap import check_lesions
 from lobes.measure.settings import IapSettings
 from lobes.measure.work import LesionWork, Runs, lesion_work
+from lobes.measure.workload import examples_of, prepare, tokens_of
 from lobes.modeling import MultiTaskModel
 from lobes.modeling.precision import resolve_precision
 from lobes.progress import StageProgress
@@ -237,7 +237,8 @@ class Forecast:
         return rates.importance(tokens)
 
     def _lesions(self, settings: IapSettings, work: LesionWork) -> float:
-        return sum(self._runs(settings, runs) for runs in work.runs)
+        trials = 1 if settings.value == "zero" else len(self.tasks)
+        return trials * self.rates.trial + sum(self._runs(settings, runs) for runs in work.runs)
 
     def _runs(self, settings: IapSettings, runs: Runs) -> float:
         most = settings.control_examples if runs.sampled else None
@@ -250,7 +251,8 @@ class Forecast:
         own = settings.value != "zero"  # each task has runs of its own
         parts = [[name] for name in names] if own else [names] if names else []
         tokens = sum(self._validation_tokens(part, most) for part in parts)
-        return seconds + self.rates.lesion(runs.passes * tokens, runs.groups * len(parts))
+        passes = runs.passes if self.rates.shares else runs.sets
+        return seconds + self.rates.lesion(passes * tokens, runs.groups * len(parts))
 
     def _growth(self, study: StudyConfig, settings: IapSettings, steps: int) -> float:
         """Importance and own lesions at each step, and the probes of step 0."""
@@ -300,7 +302,7 @@ class Forecast:
     def _validation(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Which inputs each task has, and how long all are; inputs that tasks share are one."""
         work = prepare(self.loaded.model, self.tasks, split="validation")
-        return dict(work.places), work.inputs.lengths
+        return dict(work.places), tokens_of(work.inputs)
 
     def _validation_tokens(self, names: Iterable[str], most: int | None = None) -> float:
         """How many tokens the inputs of some tasks have, on `most` examples of each."""

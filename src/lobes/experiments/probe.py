@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from scipy.linalg import cho_factor, cho_solve
 
-from lobes.measure.evaluation import check_finite, predictions_of, prepare
+from lobes.measure.evaluation import predictions_of
 from lobes.measure.measuring import measuring
+from lobes.measure.workload import check_finite, prepare
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task

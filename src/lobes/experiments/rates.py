@@ -21,8 +21,9 @@ import torch
 from lobes.experiments.loading import Loaded, with_adapters
 from lobes.experiments.training import study_trainer
 from lobes.heads import HeadLayout, HeadSet
-from lobes.measure.evaluation import evaluate, examples_of, task_means
+from lobes.measure.evaluation import Evaluator, task_means
 from lobes.measure.importance import head_importance
+from lobes.measure.workload import examples_of, tokens_of
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task
 from lobes.training.trainer import MultiTaskTrainer
@@ -95,8 +96,9 @@ class Rates:
     `lesion` is a run of the model under a lesion, `single` one with a single head ablated (None
     where the study has none), `importance` a forward and a backward pass to the contexts.
     `generated` are, for each task that generates text, runs under a lesion by their examples.
-    `memory` is the peak of this process in bytes when all was measured, of the accelerator where
-    there is one.
+    `trial` is what comes before the first lesion, in seconds: the model is tried out. `shares` says
+    whether lesions then share layers. `memory` is the peak of this process in bytes when all was
+    measured, of the accelerator where there is one.
     """
 
     lesion: Cost
@@ -105,6 +107,8 @@ class Rates:
     training: TrainingRate | None
     generated: Mapping[str, Cost]
     memory: int
+    trial: float = 0.0
+    shares: bool = True
 
 
 def measure_rates(loaded: Loaded, layout: HeadLayout, *, single: bool, train: bool) -> Rates:
@@ -115,17 +119,19 @@ def measure_rates(loaded: Loaded, layout: HeadLayout, *, single: bool, train: bo
     """
     with _same_randomness():
         training = _training(loaded) if train else None
-        fractions = [loaded.study.iap.fractions[-1]]
+        fraction = loaded.study.iap.fractions[-1]
         texts = [task for task in loaded.tasks if loaded.model.generates(task.name)]
         others = [task for task in loaded.tasks if task not in texts]
-        generated = {task.name: _lesion(loaded, [task], layout, fractions) for task in texts}
-        nothing = Cost(0.0, 0.0)
-        lesion = _lesion(loaded, others, layout, fractions) if others else nothing
+        generated = {task.name: _lesion(loaded, [task], layout, fraction)[0] for task in texts}
+        lesion, trial, shares = Cost(0.0, 0.0), 0.0, True
+        if others:
+            lesion, trial, shares = _lesion(loaded, others, layout, fraction)
         importance = _importance(loaded, layout)
         each = None
         if single:
-            each = _lesion(loaded, others, layout, None) if others else importance
-    return Rates(lesion, importance, each, training, generated, _peak(loaded.model.device))
+            each = _lesion(loaded, others, layout, None)[0] if others else importance
+    peak = _peak(loaded.model.device)
+    return Rates(lesion, importance, each, training, generated, peak, trial, shares)
 
 
 @contextmanager
@@ -139,18 +145,21 @@ def _same_randomness() -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def _timed(run: Callable[[int], float], sizes: Sequence[int]) -> Cost:
+def _timed(run: Callable[[int], float], sizes: Sequence[int]) -> tuple[Cost, float]:
     """Time `run(size)`, which returns its tokens, on ascending sizes until it takes long enough.
 
-    The larger sizes are those that tell what a token costs; a long first run tells enough.
+    The larger sizes are those that tell what a token costs; a long run of few tells enough. Returns
+    the cost, and how much longer the first run takes, which prepares the others.
     """
-    run(sizes[0])  # the first run of anything takes longer
+    start = time.perf_counter()
+    run(sizes[0])
+    first = time.perf_counter() - start
     few = many = _seconds(run, sizes[0])
     for size in sizes[1:]:
         if many[1] - few[1] >= _ENOUGH or many[1] >= _LONG:
             break
         many = _seconds(run, size)
-    return Cost.through(few, many)
+    return Cost.through(few, many), max(0.0, first - few[1])
 
 
 def _seconds(run: Callable[[int], float], size: int) -> tuple[float, float]:
@@ -180,28 +189,32 @@ class _Middle:
         places = np.arange(len(examples))
         if len(places) > _LOOKED_AT:
             places = np.random.default_rng(0).choice(places, _LOOKED_AT, replace=False)
-        lengths = loaded.model.encode(task.name, examples.select(places)).lengths
-        order = np.argsort(lengths, kind="stable")
-        self.places, self.lengths = places[order], lengths[order]
-        half = self.lengths.sum() / 2
-        self.middle = int(np.searchsorted(np.cumsum(self.lengths), half))
+        inputs = loaded.model.encode(task.name, examples.select(places))
+        order = np.argsort(inputs.lengths, kind="stable")
+        self.places, self.tokens = places[order], tokens_of(inputs)[order]
+        half = self.tokens.sum() / 2
+        self.middle = int(np.searchsorted(np.cumsum(self.tokens), half))
 
     @property
     def mean(self) -> float:
         """How many tokens an example has in the mean."""
-        return float(self.lengths.mean())
+        return float(self.tokens.mean())
+
+    def chosen(self, size: int) -> slice:
+        """Where so many examples are among `places`."""
+        start = max(0, min(self.middle - size // 2, len(self.places) - size))
+        return slice(start, start + size)
 
     def some(self, size: int) -> tuple[Task, int]:
         """Return the task with so many examples in its validation data and training data alike.
 
         And how many tokens they have.
         """
-        start = max(0, min(self.middle - size // 2, len(self.places) - size))
-        chosen = slice(start, start + size)
+        chosen = self.chosen(size)
         examples = examples_of(self.task, self.split).select(np.sort(self.places[chosen]))
         # `replace` would refuse those that are all of one class
         task = Task.of(self.task.spec, train=examples, validation=examples)
-        return task, int(self.lengths[chosen].sum())
+        return task, int(self.tokens[chosen].sum())
 
 
 def mean_tokens(loaded: Loaded, task: Task, split: str) -> float:
@@ -215,46 +228,52 @@ def _longest(loaded: Loaded, tasks: Sequence[Task], split: str) -> _Middle:
 
 
 def _lesion(
-    loaded: Loaded,
-    tasks: Sequence[Task],
-    layout: HeadLayout,
-    fractions: Sequence[float] | None,
-) -> Cost:
+    loaded: Loaded, tasks: Sequence[Task], layout: HeadLayout, fraction: float | None
+) -> tuple[Cost, float, bool]:
     """A run with so many heads ablated; with None, with one head, at sites evenly spaced.
 
-    On the longest of the tasks; of one that generates text, by its examples instead of tokens.
+    On the longest of the tasks; of one that generates text, by its examples instead of tokens. Also
+    the seconds of the trial before the first run, and whether runs then share layers.
     """
     settings = loaded.study.iap
     middle = _longest(loaded, tasks, "validation")
     generates = loaded.model.generates(middle.task.name)
     drawn = np.random.default_rng(0)
-    if fractions is None:
+    if fraction is None:
         last = len(layout.sites) - 1
         lesions = [HeadSet([(site, 0)]) for site in sorted({0, last // 2, last})]
     else:
-        count = max(1, int(fractions[0] * layout.total))
+        count = max(1, int(fraction * layout.total))
         lesions = [layout.random(count, drawn) for _ in range(2)]
         if settings.lesion == "keep":
             lesions = [layout.all_heads() - heads for heads in lesions]
     sets = [HeadSet(), *lesions]
-
-    def run(size: int) -> float:
-        task, tokens = middle.some(size)
-        evaluate(
-            loaded.model,
-            task,
-            sets,
-            value=settings.value,
-            means=means,
-            precision=loaded.precision,
-            layout=layout,
-        )
-        return (size if generates else tokens) * len(sets)
-
     means = None
     if settings.value != "zero":
         means = task_means(loaded.model, middle.some(8)[0], layout=layout)
-    return _timed(run, _sizes(len(middle.places)))
+    task, _ = middle.some(len(middle.places))
+    evaluator = Evaluator(
+        loaded.model,
+        task,
+        value=settings.value,
+        means=means,
+        precision=loaded.precision,
+        layout=layout,
+    )
+    # the places of the middle's examples among those of the task
+    ranks = np.argsort(np.argsort(middle.places))
+
+    def run(size: int) -> float:
+        some, tokens = middle.some(size)
+        places = np.sort(ranks[middle.chosen(size)])
+        part = evaluator.some([some], {some.name: places})
+        part.run(sets)
+        shares.append(part.shares)
+        return (size if generates else tokens) * len(sets)
+
+    shares: list[bool] = []
+    cost, trial = _timed(run, _sizes(len(middle.places)))
+    return cost, trial, all(shares)
 
 
 def _importance(loaded: Loaded, layout: HeadLayout) -> Cost:
@@ -267,7 +286,7 @@ def _importance(loaded: Loaded, layout: HeadLayout) -> Cost:
         head_importance(loaded.model, task, precision=loaded.precision, split=split, layout=layout)
         return tokens
 
-    return _timed(run, _sizes(len(middle.places)))
+    return _timed(run, _sizes(len(middle.places)))[0]
 
 
 def _training(loaded: Loaded) -> TrainingRate:

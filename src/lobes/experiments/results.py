@@ -12,7 +12,7 @@ from lobes.config.study import StudyConfig
 from lobes.dissociation import LesionMatrix
 from lobes.dissociation.verdict import Verdict, less_alike, more_specialized
 from lobes.heads import HeadLayout
-from lobes.measure.evaluation import examples_of
+from lobes.measure.workload import examples_of
 from lobes.metrics import get_metric
 from lobes.results.base import Lesioning, ModelRecord
 from lobes.results.beside_lesions import Agreement, Growth, Similarity

@@ -23,6 +23,7 @@ from lobes.errors import ConfigError, DataError, ModelError, at
 from lobes.heads import HeadLayout, HeadSet
 from lobes.limits import short
 from lobes.measure.settings import IapSettings
+from lobes.measure.workload import Tried
 from lobes.modeling.task_model import check_task_model
 from lobes.progress import Progress, counted
 from lobes.replay import Replay
@@ -304,17 +305,20 @@ def values_under(
     means: HeadMeans | None,
     seed: int,
     share: bool,
+    tried: Tried,
     progress: Progress | None,
 ) -> Float[np.ndarray, "lesions examples"]:
     """Return the values of every example under every lesion, in the order of the batches.
 
     Raises `ModelError` where a loss or score gives other numbers of values for the same batch.
     """
-    replay, parts = None, []
+    parts = []
     for batch in counted(task.batches(split), progress):
         moved = on_model(batch, model)
         run = partial(task.values, model, moved)
-        replay = replay or Replay(model, layout, run, share=share)
+        replay = tried.once(
+            ("replay", task.name, share), partial(Replay, model, layout, run, share=share)
+        )
         instead: dict[str, Any] = {}
         if value == "mean":
             instead = {"value": value, "data": means}

@@ -19,7 +19,7 @@ from lobes.discovery.positions import decoder_sites, real_positions
 from lobes.errors import ConfigError, DataError
 from lobes.heads import HeadLayout
 from lobes.measure.batch_task import Loss, each_example
-from lobes.measure.evaluation import check_finite, cut, examples_of, spec_of
+from lobes.measure.workload import check_finite, cut, examples_of, spec_of
 from lobes.modeling import TaskModel
 from lobes.progress import Progress, counted
 from lobes.tasks.task import Task

@@ -8,20 +8,22 @@ serves all classifiers; a lesioned run plays back what the one before had in com
 for each lesion and example, so every statistic comes later and costs no run of the model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import nn
 
 from lobes import limits
 from lobes.ablation import HeadMeans, means_over
-from lobes.data.batching import Inputs, token_batches
+from lobes.data.batching import Inputs
 from lobes.discovery import layout_of
-from lobes.errors import ConfigError, DataError, ModelError
+from lobes.errors import ConfigError
 from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.measure.batch_size import room_for_copies, tokens_in_a_batch, within_memory
 from lobes.measure.batch_task import (
@@ -34,20 +36,23 @@ from lobes.measure.batch_task import (
 )
 from lobes.measure.generation import check_generation, values_of_texts
 from lobes.measure.lesioned_runs import OwnRuns, Partners, SharedRuns, task_runs
-from lobes.measure.measuring import measuring
+from lobes.measure.measuring import at_precision, measuring
+from lobes.measure.workload import (
+    Tried,
+    Workload,
+    check_finite,
+    cut,
+    examples_of,
+    reads_padding,
+    spec_of,
+    workload_of,
+)
 from lobes.metrics import get_metric
-from lobes.modeling import EncodedContinuations, TaskModel
+from lobes.modeling import TaskModel
 from lobes.modeling.task_model import Readable, check_task_model, device_of
 from lobes.progress import Progress, counted, part_of, shown_progress
-from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task, TaskSpec, as_tasks
 from lobes.transfers import Transfers
-
-# So many examples show whether a model's answers depend on padding.
-_TRIED = 4
-
-# So many examples are named where something is wrong with them.
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -131,125 +136,178 @@ def evaluate(
     a task without this split or that the model was not made for; `ModelError` for logits that are
     not finite, naming the lesion, the task and the examples.
     """
-    chosen = as_tasks(tasks, BatchTask)
-    report = shown_progress(progress, "evaluation")
-    limits.check_choice("value", value, limits.VALUE)
-    limits.check_number("seed", seed, limits.SEED)
-    layout = layout_for_tasks(model, chosen, layout, split, tokens_per_batch)
-    sets = tuple(HeadSet.of(lesion, layout) for lesion in lesions)
-    share = share_layers and sum(map(bool, sets)) > 1
-    if are_batch_tasks(chosen):
-        given = partial(values_under, sets=sets, split=split, value=value, seed=seed, share=share)
-        return _of_batches(model, chosen, sets, layout, given, value, means, precision, report)
-    model = check_task_model(model)
-    check_generation(model, chosen, value)
-    measure = partial(
-        _measured,
+    evaluator = Evaluator(
         model,
-        sets=sets,
-        layout=layout,
+        tasks,
         split=split,
         value=value,
+        reference=reference,
         means=means,
         seed=seed,
         precision=precision,
-        share=share,
+        tokens_per_batch=tokens_per_batch,
+        share_layers=share_layers,
+        layout=layout,
     )
-    whole = () if value == "zero" else _all_examples(chosen, reference)
-    # tasks that share runs together, and each task whose answers are texts by itself
-    parts = [[task for task in chosen if not model.generates(task.name)]]
-    parts += [[task] for task in chosen if model.generates(task.name)]
-    parts = [part for part in parts if part]
-    found = []
-    for number, part in enumerate(parts):
-        names = {task.name for task in part}
-        run = partial(
-            measure,
-            part,
-            whole=[task for task in whole if task.name in names],
-            progress=part_of(report, number, len(parts)),
-        )
-        found.append(within_memory(model, tokens_in_a_batch(model, tokens_per_batch), run))
-    return found[0] if len(found) == 1 else _together(chosen, found)
+    return evaluator.run(lesions, shown_progress(progress, "evaluation"))
 
 
-def _of_batches(
-    model: nn.Module,
-    tasks: Sequence[BatchTask],
-    sets: Sequence[HeadSet],
-    layout: HeadLayout,
-    values_of: Callable[..., Float[np.ndarray, "lesions _"]],
-    value: str,
-    means: Mapping[str, HeadMeans] | None,
-    precision: str,
-    progress: Progress | None,
-) -> Evaluation:
-    """Evaluate tasks that are batches; see `evaluate`."""
-    found = {}
-    with measuring(model, precision) as measured, torch.no_grad():
-        for number, task in enumerate(tasks):
-            mean = None
-            if value != "zero":
-                mean = means[task.name] if means else means_of(measured, task, layout)
-            done = part_of(progress, number, len(tasks))
-            values = values_of(measured, task, layout=layout, means=mean, progress=done)
+class Evaluator:
+    """Evaluates tasks under group after group of lesions: `evaluate`, with what it prepares kept.
+
+    Kept are the encoded examples and their batches, a bf16 copy of the model, the means of the
+    heads, and what was tried out of the model: whether its runs share layers, whether its answers
+    depend on padding. So the model must not change. The arguments are those of `evaluate`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tasks: AnyTask | Sequence[AnyTask],
+        *,
+        split: str = "validation",
+        value: str = "zero",
+        reference: AnyTask | Sequence[AnyTask] | None = None,
+        means: Mapping[str, HeadMeans] | None = None,
+        seed: int = 0,
+        precision: str = "fp32",
+        tokens_per_batch: int | None = None,
+        share_layers: bool = True,
+        layout: HeadLayout | None = None,
+    ) -> None:
+        self.tasks: Sequence[AnyTask] = as_tasks(tasks, BatchTask)
+        limits.check_choice("value", value, limits.VALUE)
+        limits.check_number("seed", seed, limits.SEED)
+        self.layout = layout_for_tasks(model, self.tasks, layout, split, tokens_per_batch)
+        self.split, self.value, self.seed, self.share = split, value, seed, share_layers
+        self.tokens_per_batch, self.precision = tokens_per_batch, precision
+        self._given, self._means = model, means
+        self._whole: Sequence[AnyTask] = ()
+        if not are_batch_tasks(self.tasks):
+            check_generation(check_task_model(model), self.tasks, value)  # type: ignore[arg-type]
+            self._whole = () if value == "zero" else _all_examples(self.tasks, reference)
+        self._tried = Tried()
+        self._all = {task.name: task for task in self.tasks}
+        self._places: Mapping[str, Int[np.ndarray, " _"]] = {}
+        self._runs: dict[tuple[int, int, bool], list[SharedRuns]] = {}
+
+    @cached_property
+    def model(self) -> Any:
+        """The model that is run: the one that was given, or its copy in bf16."""
+        return at_precision(self._given, self.precision)
+
+    def some(
+        self, tasks: Sequence[AnyTask], places: Mapping[str, Int[np.ndarray, " _"]] | None = None
+    ) -> "Evaluator":
+        """Return an evaluator of some of the tasks that shares what is kept.
+
+        `places` are those of their examples among all, by the task, where they have fewer.
+        """
+        part = copy(self)
+        part.__dict__["model"] = self.model
+        part.tasks, part._places, part._runs = tasks, places or {}, {}
+        names = [task.name for task in tasks]
+        part._whole = [task for task in self._whole if task.name in names]
+        return part
+
+    @property
+    def shares(self) -> bool:
+        """Whether the lesions that were run shared layers."""
+        return all(each.shares for runs in self._runs.values() for each in runs)
+
+    def run(self, lesions: Sequence[Heads], progress: Progress | None = None) -> Evaluation:
+        """Return every task's logits under every lesion; see `evaluate`."""
+        sets = tuple(HeadSet.of(lesion, self.layout) for lesion in lesions)
+        share = self.share and sum(map(bool, sets)) > 1
+        with measuring(self.model, "fp32"), torch.no_grad():
+            if are_batch_tasks(self.tasks):
+                return self._of_batches(sets, share, progress)
+            # tasks that share runs together, and each task whose answers are texts by itself
+            texts = [task for task in self.tasks if self.model.generates(task.name)]
+            others = [task for task in self.tasks if task not in texts]
+            parts = [*([others] if others else []), *([task] for task in texts)]
+            found = []
+            for number, part in enumerate(parts):
+                done = part_of(progress, number, len(parts))
+                if part is others:
+                    measure = partial(self._measured, part, sets, share, done)
+                else:
+                    measure = partial(self._generated, *part, sets, done)
+                tokens = tokens_in_a_batch(self.model, self.tokens_per_batch)
+                found.append(within_memory(self.model, tokens, measure))
+            return found[0] if len(found) == 1 else _together(self.tasks, found)
+
+    def _of_batches(
+        self, sets: Sequence[HeadSet], share: bool, progress: Progress | None
+    ) -> Evaluation:
+        """Evaluate tasks that are batches."""
+        found = {}
+        for number, task in enumerate(self.tasks):
+            assert isinstance(task, BatchTask)
+            values = values_under(
+                self.model,
+                task,
+                sets,
+                self.layout,
+                split=self.split,
+                value=self.value,
+                means=None if self.value == "zero" else self._means_of(None)[task.name],
+                seed=self.seed,
+                share=share,
+                tried=self._tried,
+                progress=part_of(progress, number, len(self.tasks)),
+            )
             for heads, row in zip(sets, values, strict=True):
                 lesion = f" with the heads {heads} ablated" if heads else ""
                 what = f"The values of task {task.name!r}{lesion}"
                 check_finite(row, np.arange(len(row)), what)
             found[task.name] = values[..., None]
-    labels = {name: np.zeros(each.shape[1]) for name, each in found.items()}
-    return Evaluation(tuple(tasks), tuple(sets), found, labels)
+        labels = {name: np.zeros(each.shape[1]) for name, each in found.items()}
+        return Evaluation(tuple(self.tasks), tuple(sets), found, labels)
 
+    def _means_of(self, tokens: int | None) -> Mapping[str, HeadMeans]:
+        """Every task's mean contexts, over all its examples."""
+        if self._means is None:
+            self._means = task_means(
+                self.model,
+                self._whole or self.tasks,
+                split=self.split if self._whole else "validation",
+                tokens_per_batch=tokens,
+                layout=self.layout,
+            )
+        return self._means
 
-def _measured(
-    model: TaskModel,
-    tasks: Sequence[Task],
-    tokens: int,
-    *,
-    sets: Sequence[HeadSet],
-    layout: HeadLayout,
-    split: str,
-    value: str,
-    whole: Sequence[Task],
-    means: Mapping[str, HeadMeans] | None,
-    seed: int,
-    precision: str,
-    share: bool,
-    progress: Progress | None,
-) -> Evaluation:
-    """Evaluate with so many tokens in a batch; see `evaluate`."""
-    if model.generates(tasks[0].name):
-        if value != "zero" and means is None:
-            with measuring(model, precision) as measured, torch.no_grad():
-                means = _means(measured, whole, split, tokens, layout)
-        (task,) = tasks
-        examples, mean = examples_of(task, split), means[task.name] if means else None
-        values = values_of_texts(
-            model, task, examples, sets, layout, tokens, mean, precision, progress
-        )
-        specs, labels = (spec_of(model, task),), {task.name: examples.labels}
+    def _generated(
+        self, task: Task, sets: Sequence[HeadSet], progress: Progress | None, tokens: int
+    ) -> Evaluation:
+        """Evaluate a task that generates text, with so many tokens in a batch."""
+        examples = examples_of(task, self.split)
+        mean = None if self.value == "zero" else self._means_of(tokens)[task.name]
+        how = self.layout, tokens, mean, "fp32", progress
+        values = values_of_texts(self.model, task, examples, sets, *how)
+        specs, labels = (spec_of(self.model, task),), {task.name: examples.labels}
         return Evaluation(specs, tuple(sets), {task.name: values[..., None]}, labels)
-    parts = [tasks] if value == "zero" else [[task] for task in tasks]
-    room, narrow = room_for_copies(device_of(model), tokens, len(sets))
-    workloads = [prepare(model, part, split=split, tokens_per_batch=narrow) for part in parts]
-    logits = {
-        spec.name: np.empty((len(sets), len(work.places[spec.name]), spec.n_outputs), "f4")
-        for work in workloads
-        for spec in work.specs
-    }
-    with measuring(model, precision) as measured, torch.no_grad():
-        if value == "zero":
-            runs = [SharedRuns(measured, layout, work, share, room) for work in workloads]
-        else:
-            means = means or _means(measured, whole, split, tokens, layout)
-            sites = sorted({site for heads in sets for site, _ in heads})
-            runs = []
-            for task, work in zip(whole, workloads, strict=True):
-                resampled = value == "resample"
-                partners = _partners(measured, work, task, split, seed) if resampled else None
-                own = means[task.name]
-                runs.append(OwnRuns(measured, layout, work, share, own, partners, sites, room))
+
+    def _measured(
+        self,
+        tasks: Sequence[AnyTask],
+        sets: Sequence[HeadSet],
+        share: bool,
+        progress: Progress | None,
+        tokens: int,
+    ) -> Evaluation:
+        """Evaluate with so many tokens in a batch."""
+        room, narrow = room_for_copies(device_of(self.model), tokens, len(sets))
+        key = narrow, room, share
+        if key not in self._runs:
+            self._runs[key] = self._prepared(tasks, narrow, room, share)
+        runs = self._runs[key]
+        workloads = [each.workload for each in runs]
+        logits = {
+            spec.name: np.empty((len(sets), len(work.places[spec.name]), spec.n_outputs), "f4")
+            for work in workloads
+            for spec in work.specs
+        }
         steps = [(run, batch) for run in runs for batch in run.workload.batches]
         transfers = Transfers()
         for run, batch in counted(steps, progress):
@@ -260,19 +318,67 @@ def _measured(
             ]
             transfers.send(each, partial(run.workload.scatter, logits, batch, sets))
         transfers.finish()
-    return Evaluation(
-        specs=tuple(spec for work in workloads for spec in work.specs),
-        lesions=tuple(sets),
-        logits={
-            task: logits[task][:, members]
+        return Evaluation(
+            specs=tuple(spec for work in workloads for spec in work.specs),
+            lesions=tuple(sets),
+            logits={
+                task: logits[task][:, members]
+                for work in workloads
+                for task, members in work.examples.items()
+            },
+            labels={task: labels for work in workloads for task, labels in work.labels.items()},
+        )
+
+    def _prepared(
+        self, tasks: Sequence[AnyTask], tokens: int, room: int, share: bool
+    ) -> list[SharedRuns]:
+        """Encode the examples, cut them into batches, and try the model out."""
+        together = self.value == "zero"
+        parts = [tasks] if together else [[task] for task in tasks]
+        workloads = [
+            workload_of(
+                self.model,
+                part,  # type: ignore[arg-type]
+                [self._encoded(task) for task in part],
+                split=self.split,
+                tokens_per_batch=tokens,
+                tried=self._tried,
+            )
+            for part in parts
+        ]
+        how = self.model, self.layout
+        if together:
+            return [SharedRuns(*how, work, share, room, self._tried) for work in workloads]
+        means = self._means_of(tokens)
+        whole = {task.name: task for task in self._whole}
+        return [
+            OwnRuns(*how, work, share, room, self._tried, means[task.name], partners)
             for work in workloads
-            for task, members in work.examples.items()
-        },
-        labels={task: labels for work in workloads for task, labels in work.labels.items()},
-    )
+            for task in [whole[work.specs[0].name]]
+            for partners in [self._partners(work, task) if self.value == "resample" else None]
+        ]
+
+    def _encoded(self, task: AnyTask) -> Inputs:
+        """A task's encoded examples, chosen from all of its examples where it has some of them."""
+        found = self._encoded_whole(self._all[task.name])
+        places = self._places.get(task.name)
+        return found if places is None else found.select(places)
+
+    def _encoded_whole(self, whole: AnyTask) -> Inputs:
+        assert isinstance(whole, Task)
+        examples = examples_of(whole, self.split)
+        return self._tried.once(
+            ("encoded", id(whole)), lambda: self.model.encode(whole.name, examples)
+        )
+
+    def _partners(self, workload: Workload, whole: AnyTask) -> Partners:
+        """Whose contexts stand in for those of a task's inputs."""
+        inputs, _ = self._encoded_whole(whole).distinct()
+        alike = reads_padding(self.model, whole.name, inputs, self._tried)
+        return Partners.among(workload.inputs, inputs, self.seed, alike=alike)
 
 
-def _together(tasks: Sequence[Task], parts: Sequence[Evaluation]) -> Evaluation:
+def _together(tasks: Sequence[AnyTask], parts: Sequence[Evaluation]) -> Evaluation:
     """One evaluation of several, the tasks in their order."""
     specs = {spec.name: spec for part in parts for spec in part.specs}
     logits = {name: part.logits[name] for part in parts for name in part.logits}
@@ -287,8 +393,8 @@ def _together(tasks: Sequence[Task], parts: Sequence[Evaluation]) -> Evaluation:
 
 
 def _all_examples(
-    tasks: Sequence[Task], reference: AnyTask | Sequence[AnyTask] | None
-) -> list[Task]:
+    tasks: Sequence[AnyTask], reference: AnyTask | Sequence[AnyTask] | None
+) -> list[AnyTask]:
     """The tasks with the examples that means and contexts are taken from."""
     known = {task.name: task for task in (tasks if reference is None else as_tasks(reference))}
     for task in tasks:
@@ -298,15 +404,6 @@ def _all_examples(
                 f"with all its examples."
             )
     return [known[task.name] for task in tasks]
-
-
-def _partners(
-    model: TaskModel, workload: "Workload", whole: Task, split: str, seed: int
-) -> Partners:
-    """Whose contexts stand in for those of a task's inputs."""
-    inputs, _ = model.encode(whole.name, examples_of(whole, split)).distinct()
-    alike = _reads_padding(model, whole.name, inputs)
-    return Partners.among(workload.inputs, inputs, seed, alike=alike)
 
 
 def task_means(
@@ -387,180 +484,3 @@ def predictions_of(logits: np.ndarray, spec: TaskSpec | BatchTask) -> np.ndarray
     if spec.is_multi_label:
         return (logits > 0).astype(np.int8)
     return logits[..., 0].astype(np.float64) if spec.is_regression else logits.argmax(-1)
-
-
-def check_finite(
-    values: Shaped[np.ndarray, "examples *shape"], examples: Int[np.ndarray, " examples"], what: str
-) -> None:
-    """Raise `ModelError` where some examples' numbers are not finite; `what` begins the sentence.
-
-    `examples` are the places of the examples among those of their task.
-    """
-    if np.isfinite(values).all():
-        return
-    fine = np.isfinite(values.reshape(len(values), -1))
-    wrong = np.flatnonzero(~fine.all(axis=1))
-    value = values[wrong[0]].flat[int(fine[wrong[0]].argmin())]
-    places = sorted(examples[wrong].tolist())
-    more = ", …" if len(places) > _SHOWN else ""
-    raise ModelError(
-        f"{what} are not finite ({value:g}) for {'example' if len(places) == 1 else 'examples'} "
-        f"{', '.join(map(str, places[:_SHOWN]))}{more}: expected numbers. Check the model's "
-        f'weights and what these examples hold, or try precision="fp32".'
-    )
-
-
-@dataclass(frozen=True)
-class Workload:
-    """The inputs of one or more tasks, each distinct input once, in length-sorted batches.
-
-    `places[task]` are the distinct inputs (rows of `inputs`) that a task uses, ascending, and
-    `examples[task]` the position among those of each example of the task.
-    """
-
-    specs: tuple[TaskSpec, ...]
-    inputs: Inputs
-    places: Mapping[str, Int[np.ndarray, " _"]]
-    examples: Mapping[str, Int[np.ndarray, " _"]]
-    labels: Mapping[str, np.ndarray]
-    batches: Sequence[Int[np.ndarray, " _"]]
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens the distinct inputs have together, padding not counted."""
-        return int(self.inputs.lengths.sum())
-
-    def collate(self, batch: Int[np.ndarray, " batch"], model: TaskModel) -> dict[str, Tensor]:
-        """Return a batch's inputs as tensors on the model's device, padded to its longest."""
-        return self.inputs.collate(batch, model.device)
-
-    def scatter(
-        self,
-        logits: Mapping[str, Float[np.ndarray, "lesions _ _"]],
-        batch: Int[np.ndarray, " batch"],
-        lesions: Sequence[HeadSet],
-        *outputs: Float[np.ndarray, "lesions batch _"],
-    ) -> None:
-        """Put a batch's logits where they belong: those of a task whose inputs they are.
-
-        `outputs` are in the order of the tasks. Raises `ModelError` where one is not finite,
-        naming the lesion.
-        """
-        for (task, places), values in zip(self.places.items(), outputs, strict=True):
-            slots = np.searchsorted(places, batch)
-            found = slots < len(places)
-            found[found] = places[slots[found]] == batch[found]
-            logits[task][:, slots[found]] = values[:, found]
-            finite = np.isfinite(values[:, found]).all((1, 2))
-            if not finite.all():
-                lesion = int(finite.argmin())
-                self._refuse(task, logits[task][lesion], slots[found], lesions[lesion])
-
-    def _refuse(
-        self,
-        task: str,
-        logits: Float[np.ndarray, "_ _"],
-        slots: Int[np.ndarray, " _"],
-        ablated: HeadSet,
-    ) -> None:
-        """Name the task's examples whose inputs, at `slots`, gave logits that are not finite."""
-        members = self.examples[task]
-        examples = np.flatnonzero(np.isin(members, slots))
-        lesion = f" with the heads {ablated} ablated" if ablated else ""
-        check_finite(logits[members[examples]], examples, f"The logits of task {task!r}{lesion}")
-
-
-def prepare(
-    model: TaskModel,
-    tasks: Sequence[Task],
-    *,
-    split: str,
-    tokens_per_batch: int | None = None,
-) -> Workload:
-    """Encode one split of the tasks and cut it into batches, inputs shared by tasks once."""
-    specs = tuple(spec_of(model, task) for task in tasks)
-    encoded, labels = [], {}
-    for task in tasks:
-        examples = examples_of(task, split)
-        encoded.append(model.encode(task.name, examples))
-        labels[task.name] = examples.labels
-    inputs, inverse = type(encoded[0]).concatenate(encoded).distinct()
-    places, members, start = {}, {}, 0
-    for task, part in zip(tasks, encoded, strict=True):
-        rows = inverse[start : start + len(part)]
-        places[task.name], members[task.name] = np.unique(rows, return_inverse=True)
-        start += len(part)
-    return Workload(
-        specs=specs,
-        inputs=inputs,
-        places=places,
-        examples=members,
-        labels=labels,
-        batches=cut(model, tasks[0].name, inputs, tokens_per_batch),
-    )
-
-
-def cut(
-    model: TaskModel,
-    task: str,
-    inputs: Inputs,
-    tokens_per_batch: int | None,
-    *,
-    gradients: bool = False,
-) -> list[Int[np.ndarray, " batch"]]:
-    """Cut inputs into batches of similar length, as places among them.
-
-    All have one length in each batch of a model whose answers depend on the padding, as those of a
-    model that pools or convolves over all positions may.
-    """
-    budget = tokens_in_a_batch(model, tokens_per_batch, gradients=gradients)
-    padding = not _reads_padding(model, task, inputs)
-    if not isinstance(inputs, EncodedContinuations):
-        return token_batches(inputs.lengths, budget, padding=padding)
-    # as many sequences for each example of a batch, so that none is made up
-    batches = []
-    for number in np.unique(inputs.sequences):
-        chosen = np.flatnonzero(inputs.sequences == number)
-        found = token_batches(
-            inputs.lengths[chosen], max(1, budget // int(number)), padding=padding
-        )
-        batches += [chosen[batch] for batch in found]
-    return batches
-
-
-def _reads_padding(model: TaskModel, task: str, inputs: Inputs) -> bool:
-    """Whether an example's logits change with the padding beside it: tried on a few lengths."""
-    order = np.argsort(inputs.lengths, kind="stable")
-    chosen = order[np.unique(np.linspace(0, len(order) - 1, _TRIED).astype(np.int64))]
-    if np.ptp(inputs.lengths[chosen]) == 0:
-        return False
-    device = device_of(model)
-    exact = torch.autocast(device.type, enabled=False)
-    with measuring(model, "fp32") as measured, torch.no_grad(), exact:
-        together, *alone = (
-            measured.task_logits(task, **inputs.collate(some, device)).float()
-            for some in (chosen, *chosen[:, None])
-        )
-    difference = (together - torch.cat(alone)).abs().max()
-    precise = next(model.parameters()).dtype in (torch.float32, torch.float64)
-    # not a number where the model is broken, which is said of all examples later
-    return bool(difference > (2e-4 if precise else 0.05) * together.abs().max())
-
-
-def spec_of(model: TaskModel, task: Task) -> TaskSpec:
-    """Return the model's own description of a task; `DataError` if it was not made for the task."""
-    for spec in model.tasks:
-        if spec.name == task.name:
-            return spec
-    known = ", ".join(repr(spec.name) for spec in model.tasks)
-    raise DataError(f"The model was not made for task {task.name!r}: it knows {known}.")
-
-
-def examples_of(task: Task, split: str) -> Examples:
-    """Return one split of a task; `DataError` if the task has none."""
-    if split not in ("train", "validation"):
-        raise ConfigError(f'A split is "train" or "validation", not {split!r}.')
-    examples = task.train if split == "train" else task.validation
-    if examples is None:
-        raise DataError(f"Task {task.name!r} has no {split} data: give {split}=… to its Task.")
-    return examples

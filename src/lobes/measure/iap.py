@@ -8,7 +8,7 @@ these lesions, under lesions with their heads exchanged, and under random lesion
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from hashlib import sha256
 from typing import Any
 
@@ -35,10 +35,12 @@ from lobes.measure.batch_task import (
     check_settings,
     layout_for_tasks,
 )
-from lobes.measure.evaluation import evaluate, examples_of, spec_of, task_means
+from lobes.measure.evaluation import Evaluator, task_means
 from lobes.measure.importance import head_importance
+from lobes.measure.measuring import at_precision
 from lobes.measure.settings import IapSettings
 from lobes.measure.steps import Arrays, Plan, Step, carry_out, changed
+from lobes.measure.workload import examples_of, spec_of
 from lobes.progress import Progress, StageProgress, shown_progress
 from lobes.scores import HeadScores
 from lobes.tasks.task import Task, as_tasks
@@ -191,10 +193,23 @@ class IapPlan:
     tokens_per_batch: int | None
     load: Callable[[], Any] | None = None
 
-    @property
+    @cached_property
     def measured(self) -> Any:
-        """The model that is run."""
-        return self.model if self.load is None else self.load()
+        """The model that is run, for all steps the same: at its precision, so measured as it is."""
+        return at_precision(self.model if self.load is None else self.load(), self.precision)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """What runs the tasks under every group of lesions."""
+        return Evaluator(
+            self.measured,
+            self.tasks,
+            value=self.settings.value,
+            means=self.means,
+            seed=self.settings.seed,
+            tokens_per_batch=self.tokens_per_batch,
+            layout=self.layout,
+        )
 
     @cached_property
     def means(self) -> dict[str, HeadMeans] | None:
@@ -204,7 +219,6 @@ class IapPlan:
         return task_means(
             self.measured,
             self.tasks,
-            precision=self.precision,
             tokens_per_batch=self.tokens_per_batch,
             layout=self.layout,
         )
@@ -259,7 +273,6 @@ class IapPlan:
                 normalize=self.settings.normalize,
                 steps=self.settings.importance_steps,
                 value=self.settings.importance_value,
-                precision=self.precision,
                 split=self.settings.importance_split,
                 max_examples=None
                 if isinstance(task, BatchTask)
@@ -440,31 +453,27 @@ class IapPlan:
         self, tasks: Sequence[AnyTask], sets: Sequence[HeadSet], start: int, end: int, kind: str
     ) -> list[Step]:
         """The steps that measure the sets of heads from one place to another."""
+        places = None if kind == "predictions" else sample_of(self.settings, self.tasks)
+        evaluator = cache(lambda: self.evaluator.some(tasks, places))
         return [
-            self._evaluation(tasks, sets, range(first, min(first + GROUP, end)), kind)
+            self._evaluation(tasks, sets, range(first, min(first + GROUP, end)), kind, evaluator)
             for first in range(start, end, GROUP)
         ]
 
     def _evaluation(
-        self, tasks: Sequence[AnyTask], sets: Sequence[HeadSet], places: range, kind: str
+        self,
+        tasks: Sequence[AnyTask],
+        sets: Sequence[HeadSet],
+        places: range,
+        kind: str,
+        evaluator: Callable[[], Evaluator],
     ) -> Step:
         """The predictions under one group of the sets of heads."""
         start, group = places.start, sets[places.start : places.stop]
 
         def part(first: int, last: int, progress: Progress) -> Arrays:
-            found = evaluate(
-                self.measured,
-                tasks,
-                [self._ablated(heads) for heads in group[first:last]],
-                value=self.settings.value,
-                reference=self.tasks,
-                means=self.means,
-                seed=self.settings.seed,
-                precision=self.precision,
-                tokens_per_batch=self.tokens_per_batch,
-                layout=self.layout,
-                progress=progress,
-            )
+            ablated = [self._ablated(heads) for heads in group[first:last]]
+            found = evaluator().run(ablated, progress)
             return {task.name: found.predictions(task.name) for task in tasks}
 
         # The heads are part of the name: predictions are never taken back for other lesions. So

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +15,9 @@ from lobes.data.batching import Inputs
 from lobes.errors import DataError
 from lobes.heads import HeadLayout, HeadSet
 from lobes.measure.resampling import partners_of
+from lobes.measure.workload import Tried, Workload
 from lobes.modeling import TaskModel
 from lobes.replay import Copies, Replay
-
-if TYPE_CHECKING:
-    from lobes.measure.evaluation import Workload
 
 Outputs = Mapping[str, Tensor]
 Examples = Int[np.ndarray, " _"]
@@ -36,16 +34,31 @@ class SharedRuns:
         self,
         model: TaskModel,
         layout: HeadLayout,
-        workload: "Workload",
+        workload: Workload,
         share: bool,
-        room: int = 0,
+        room: int,
+        tried: Tried,
     ) -> None:
         self.model, self.layout, self.workload = model, layout, workload
-        # Tried out on two examples: whether layers can be shared does not depend on the batch.
-        probe = workload.collate(workload.batches[0][:2], model)
-        self._replay = Replay(model, layout, self._run(probe), share=share)
-        packs = room > 0 and self._replay.packs(self._run(probe), self._copies(probe))
+
+        def trial() -> tuple[Replay, bool]:
+            # on two examples: whether layers can be shared does not depend on the batch
+            probe = workload.collate(workload.batches[0][:2], model)
+            replay = Replay(model, layout, self._run(probe), share=share)
+            return replay, room > 0 and replay.packs(self._run(probe), self._copies(probe))
+
+        self._replay, packs = tried.once(("replay", self._own, share, room > 0), trial)
         self._room = room if packs else 0
+
+    @property
+    def shares(self) -> bool:
+        """Whether lesions share layers."""
+        return self._replay.sharing
+
+    @property
+    def _own(self) -> str:
+        """The task that a run is of, where it is not of all."""
+        return ""
 
     def outputs(self, batch: Examples, lesions: Sequence[HeadSet]) -> Iterator[tuple[int, Outputs]]:
         """Yield every lesion's number and the logits of each task under it."""
@@ -84,24 +97,26 @@ class SharedRuns:
 class OwnRuns(SharedRuns):
     """The runs of one task, with its own means or contexts in the place of zeros.
 
-    The contexts are those of `partners`, or the means where there are none. `sites` are those that
-    the lesions ablate.
+    The contexts are those of `partners`, or the means where there are none.
     """
 
     def __init__(
         self,
         model: TaskModel,
         layout: HeadLayout,
-        workload: "Workload",
+        workload: Workload,
         share: bool,
+        room: int,
+        tried: Tried,
         means: HeadMeans,
         partners: "Partners | None",
-        sites: Sequence[int],
-        room: int = 0,
     ) -> None:
-        self.task, self.means = workload.specs[0].name, means
-        self.partners, self.sites = partners, sites
-        super().__init__(model, layout, workload, share, room)
+        self.task, self.means, self.partners = workload.specs[0].name, means, partners
+        super().__init__(model, layout, workload, share, room, tried)
+
+    @property
+    def _own(self) -> str:
+        return self.task
 
     def outputs(self, batch: Examples, lesions: Sequence[HeadSet]) -> Iterator[tuple[int, Outputs]]:
         """Yield every lesion's number and the logits of the task under it."""
@@ -117,7 +132,7 @@ class OwnRuns(SharedRuns):
             _real(self.model, self.task, inputs),
             _real(self.model, self.task, others),
             self.means,
-            self.sites,
+            sorted({site for heads in lesions for site, _ in heads}),
         )
         return self._outputs(batch, inputs, lesions, value="resample", data=samples)
 

@@ -13,6 +13,12 @@ from lobes.modeling.task_model import device_of
 M = TypeVar("M", bound=torch.nn.Module)
 
 
+def at_precision(model: M, precision: str) -> M:
+    """Return what is run where a model is measured: its copy in bf16, or in fp32 the model."""
+    is_bf16 = resolve_precision(precision, device_of(model)) == "bf16"
+    return bf16_copy(model) if is_bf16 else model
+
+
 @contextmanager
 def measuring(model: M, precision: str) -> Iterator[M]:
     """Put a model into evaluation mode, frozen and at a precision, inside the block.
@@ -20,16 +26,12 @@ def measuring(model: M, precision: str) -> Iterator[M]:
     In bf16 that is a copy (`bf16_copy`); in fp32 the model itself, in whatever precision it was
     loaded, whose modes and flags are put back. One thread at a time measures.
     """
-    device = device_of(model)
-    if resolve_precision(precision, device) == "bf16":
-        with any_shape(device):
-            yield bf16_copy(model)
-        return
-    with evaluating(model), any_shape(device):
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    measured = at_precision(model, precision)
+    with evaluating(measured), any_shape(device_of(measured)):
+        trainable = [parameter for parameter in measured.parameters() if parameter.requires_grad]
         try:
-            model.requires_grad_(False)
-            yield model
+            measured.requires_grad_(False)
+            yield measured
         finally:
             for parameter in trainable:
                 parameter.requires_grad_(True)

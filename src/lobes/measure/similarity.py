@@ -19,8 +19,8 @@ from lobes.dissociation.similarity import linear_cka
 from lobes.errors import ConfigError
 from lobes.heads import Heads
 from lobes.measure.batches import TaskBatches
-from lobes.measure.evaluation import check_finite
 from lobes.measure.measuring import measuring
+from lobes.measure.workload import check_finite
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.progress import Progress, counted
 from lobes.tasks.task import Task

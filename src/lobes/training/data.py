@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments
 
-from lobes.measure.evaluation import examples_of
+from lobes.measure.workload import examples_of
 from lobes.modeling import MultiTaskModel
 from lobes.tasks.task import Task
 from lobes.training.sampling import TaskBatchSampler

@@ -17,7 +17,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from lobes import limits
 from lobes.errors import ConfigError, LobesError, first_line
 from lobes.limits import Limit, check_number, short
-from lobes.measure.evaluation import examples_of
+from lobes.measure.workload import examples_of
 from lobes.modeling import MultiTaskModel, TaskModel
 from lobes.modeling.saved import check_saveable
 from lobes.modeling.saved_adapters import is_adapted

@@ -34,7 +34,8 @@ from transformers.trainer_utils import TrainOutput
 
 from lobes.errors import ConfigError, LobesError, RunError
 from lobes.heads import HeadSet
-from lobes.measure.evaluation import Workload, predictions_of, prepare
+from lobes.measure.evaluation import predictions_of
+from lobes.measure.workload import Workload, prepare
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
 from lobes.modeling.pooling import evaluation_mode
