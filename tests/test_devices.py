@@ -22,7 +22,7 @@ from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.measure.lesioned_runs import SharedRuns
 from lobes.measure.measuring import any_shape, measuring
-from lobes.measure.workload import prepare
+from lobes.measure.workload import Tried, prepare
 from lobes.modeling import MultiTaskModel, PromptedModel
 from lobes.modeling.precision import bf16_copy
 from lobes.pruning import prune
@@ -175,7 +175,7 @@ def test_rows_that_are_no_copies_are_refused(model):
 
 def runs_for(model, task, room):
     work = prepare(model, [task], split="validation", tokens_per_batch=60)
-    return SharedRuns(model, find_heads(model), work, True, room), work
+    return SharedRuns(model, find_heads(model), work, True, room, Tried()), work
 
 
 def prompted(task):
