@@ -198,7 +198,7 @@ def test_what_comes_before_the_first_lesion_is_no_part_of_what_a_token_takes(
     start = time.perf_counter()
     evaluator.run(sets)
     seconds = time.perf_counter() - start
-    tokens = len(sets) * found._validation_tokens([task.name for task in found.tasks])
+    tokens = len(sets) * found.validation_tokens([task.name for task in found.tasks])
     assert found.rates.lesion(tokens, 1) < 4 * seconds + 0.1
     estimate = found.estimate(power=False)
     assert estimate.seconds["lesions"] > found.rates.trial

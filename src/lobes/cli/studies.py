@@ -1,6 +1,8 @@
 """Commands that make runs of a study, from demo and run to compare and sweep."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +27,7 @@ from lobes.cli.options import (
 
 if TYPE_CHECKING:
     import lobes.config.study
+    import lobes.config.sweep
     import lobes.experiments.loading
     import lobes.experiments.several_runs
     import lobes.workers
@@ -116,10 +119,23 @@ def run(
         _run_seeds(out, chosen, seeds, fresh, spread)
 
 
+class For(StrEnum):
+    """The commands whose time `lobes plan` says."""
+
+    run = "run"
+    compare = "compare"
+    transfer = "transfer"
+
+
 @command()
 def plan(
     out: Output,
-    study: Study,
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="The study's TOML file, or that of a sweep.")
+    ],
+    command: Annotated[
+        For, typer.Option("--for", help="The command that would run the study.")
+    ] = For.run,
     settings: Settings = None,
     controls: Controls = None,
     budget: Annotated[
@@ -136,18 +152,50 @@ def plan(
 ) -> None:
     """Say what a run will take here and what it can find.
 
-    Time, memory, disk and statistical power; runs nothing.
+    Time, memory, disk and statistical power; runs nothing. Of a sweep's file: what each of its runs
+    takes, and all that are not finished.
 
     Example: lobes plan study.toml --budget 20m
+
+    Example: lobes plan study.toml --for compare
     """
-    from lobes.cli.tables import show_plan
+    from lobes.cli.tables import show_plan, show_sweep_plans
+    from lobes.config.sweep import is_sweep
     from lobes.experiments.budget import plan_study
 
+    if is_sweep(study):
+        with out.progress() as progress:
+            records = _plan_sweep(study, settings, controls, command, budget, progress)
+        out.show(records, show_sweep_plans)
+        return
     chosen = _study(study, settings, None, controls)
     with out.progress() as progress:
-        record = plan_study(chosen, budget, study if write else None, progress)
+        record = plan_study(chosen, budget, study if write else None, progress, command.value)
+    others = [name for name in ("compare", "transfer") if getattr(chosen, name) is not None]
+    record["others"] = [name for name in others if name != command.value]
     saved = f"Changed: {study}" if write and record["budget"]["changes"] else ""
     out.show(record, show_plan, saved=saved)
+
+
+def _plan_sweep(
+    file: Path,
+    settings: list[str] | None,
+    controls: int | None,
+    command: For,
+    budget: str | None,
+    progress: Any,
+) -> list[dict[str, Any]]:
+    from lobes.errors import ConfigError
+    from lobes.experiments.estimate_runs import estimate_sweep
+    from lobes.experiments.sweep import plan_sweeps
+
+    if budget is not None or command is not For.run:
+        raise ConfigError(
+            f"{file} is a sweep, whose command stands in the file and whose sizes are those of its "
+            f"study; leave out --for, --budget and --write."
+        )
+    given = [*(settings or ()), *([] if controls is None else [f"iap.controls={controls}"])]
+    return [estimate_sweep(sweep, progress) for sweep in plan_sweeps(file, given)]
 
 
 @command(resumable=True)
@@ -223,7 +271,8 @@ def compare(
 
     chosen = _study(study, settings, output, beside="-compare")
     spread = _workers(workers, on, devices_per_worker, worker_option)
-    _carry_out(out, chosen, partial(compare_study, workers=spread), fresh)
+    tell = _teller(out, "compare", spread)
+    _carry_out(out, chosen, partial(compare_study, tell=tell, workers=spread), fresh)
 
 
 @command(resumable=True)
@@ -248,7 +297,8 @@ def transfer(
 
     chosen = _study(study, settings, output, beside="-transfer")
     spread = _workers(workers, on, devices_per_worker, worker_option)
-    _carry_out(out, chosen, partial(transfer_study, workers=spread), fresh)
+    tell = _teller(out, "transfer", spread)
+    _carry_out(out, chosen, partial(transfer_study, tell=tell, workers=spread), fresh)
 
 
 @command(resumable=True)
@@ -299,9 +349,12 @@ def sweep(
     if dry_run:
         out.show([run for each in planned for run in states(each)], show_planned)
         return
+    if not out.quiet and spread is None:
+        _tell_sweeps(out, planned, fresh)
+    shows = replace(_shows(out), tell=None)  # all runs were told of
     done = []
     for each in planned:
-        results, page = run_sweep(each, fresh=fresh, shows=_shows(out), workers=spread)
+        results, page = run_sweep(each, fresh=fresh, shows=shows, workers=spread)
         if each.part is None or not out.as_json:
             out.show(results, show_results, saved=f"Report: {page}")
         if open_page:
@@ -362,9 +415,7 @@ def _run_stages(
 ) -> None:
     from lobes.experiments.run import STAGES, run_study
 
-    tell = None
-    if stages == STAGES and not out.quiet and workers is None:  # one process would be estimated
-        tell = _tell_estimate
+    tell = _teller(out, "run", workers) if stages == STAGES else None
     compute = partial(run_study, stages=stages, tell=tell, workers=workers)
     _carry_out(out, study, compute, fresh)
 
@@ -389,18 +440,49 @@ def _shows(out: Output) -> "lobes.experiments.several_runs.Shows":
 
     if out.quiet:
         return Shows(out.progress)
-    return Shows(out.progress, say, _tell_estimate)
+    return Shows(out.progress, say, partial(_tell_estimate, "run"))
 
 
-def _tell_estimate(loaded: "lobes.experiments.loading.Loaded") -> None:
+def _teller(
+    out: Output,
+    command: "lobes.config.sweep.Command",
+    workers: "lobes.workers.WorkerSettings | None",
+) -> Callable[["lobes.experiments.loading.Loaded"], None] | None:
+    """What says what a command will take; None with workers, since one process is estimated."""
+    return None if out.quiet or workers is not None else partial(_tell_estimate, command)
+
+
+def _tell_sweeps(out: Output, sweeps: Sequence["lobes.config.sweep.Sweep"], fresh: bool) -> None:
+    """Say on stderr what sweeps will take, of which no run has begun."""
+    from lobes.cli.tables import sweep_line
+    from lobes.cli.terminal import say
+    from lobes.errors import first_line
+    from lobes.experiments.estimate_runs import estimate_sweep
+    from lobes.experiments.sweep import states
+
+    begun = any(run["state"] != "not begun" for each in sweeps for run in states(each))
+    if begun and not fresh:
+        return
+    try:
+        with out.progress() as progress:
+            line = sweep_line([estimate_sweep(each, progress) for each in sweeps])
+    except Exception as error:  # what fails here is told by the run, where it matters
+        line = f"No estimate of what this takes: {first_line(error)}"
+    say(line)
+
+
+def _tell_estimate(
+    command: "lobes.config.sweep.Command", loaded: "lobes.experiments.loading.Loaded"
+) -> None:
     """Say on stderr what a study will take, before it begins."""
     from lobes.cli.tables import plan_line
     from lobes.cli.terminal import say
     from lobes.errors import first_line
     from lobes.experiments.estimate import Forecast
+    from lobes.experiments.estimate_runs import estimate_for
 
     try:
-        line = plan_line(Forecast(loaded).estimate(power=False).to_dict())
+        line = plan_line(estimate_for(Forecast(loaded), command))
     except Exception as error:  # what fails here is told by the run, where it matters
         line = f"No estimate of what this takes: {first_line(error)}"
     say(line)

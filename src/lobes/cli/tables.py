@@ -80,6 +80,8 @@ def show_plan(record: dict[str, Any]) -> None:
         table.add_row(stage, duration(seconds))
     table.add_row("in all", duration(estimate["total_seconds"]))
     console.print(table, *_plan_notes(estimate), sep="\n")
+    for name in record.get("others", ()):
+        console.print(f"What `lobes {name}` takes: lobes plan --for {name}.")
     budget = record["budget"]
     if budget is None:
         return
@@ -97,6 +99,31 @@ def show_plan(record: dict[str, Any]) -> None:
     )
 
 
+def show_sweep_plans(records: list[dict[str, Any]]) -> None:
+    """Print what the runs of sweeps will take."""
+    console = _console()
+    for record in records:
+        table = _table("run", "state", "time")
+        for run in record["runs"]:
+            table.add_row(_text(run["run"]), run["state"], duration(run["seconds"]))
+        table.add_row("in all", "", duration(record["total_seconds"]))
+        console.print(f"{_text(record['sweep'])}: lobes {record['command']}", table)
+    console.print(sweep_line(records).removeprefix("Estimate: "))
+
+
+def sweep_line(records: list[dict[str, Any]]) -> str:
+    """Return what sweeps will take in one line."""
+    runs = sum(len(each["runs"]) for each in records)
+    left = sum(each["runs_left"] for each in records)
+    some = f"{left} of {runs} runs are left:" if left < runs else f"{runs} runs:"
+    memory = max((each["memory_bytes"] for each in records), default=0)
+    disk = sum(each["disk_bytes"] for each in records)
+    return (
+        f"Estimate: {some} {duration(sum(each['left_seconds'] for each in records))} one after "
+        f"the other, {_size(memory)} of memory, {_size(disk)} of disk."
+    )
+
+
 def plan_line(estimate: dict[str, Any]) -> str:
     """Return what a study will take in one line."""
     stages = ", ".join(
@@ -105,13 +132,25 @@ def plan_line(estimate: dict[str, Any]) -> str:
     return (
         f"Estimate: {duration(estimate['total_seconds'])} ({stages}), "
         f"{_size(estimate['memory_bytes'])} of memory, "
-        f"{_size(estimate['disk_meanwhile_bytes'])} of disk, "
-        f"{estimate['lesions']['total']:,} lesions."
+        f"{_size(estimate['disk_meanwhile_bytes'])} of disk, {_count(estimate)}."
     )
+
+
+def _count(estimate: dict[str, Any]) -> str:
+    """How many lesions, or trainings over how many seeds."""
+    if "lesions" in estimate:
+        return f"{estimate['lesions']['total']:,} lesions"
+    return f"{estimate['trainings']:,} trainings over {estimate['seeds']} seeds"
 
 
 def _plan_notes(estimate: dict[str, Any]) -> list[str]:
     """Memory and disk in a sentence, then lesions and power in others."""
+    space = (
+        f"Memory: {_size(estimate['memory_bytes'])}. Disk: {_size(estimate['disk_bytes'])}, at "
+        f"most {_size(estimate['disk_meanwhile_bytes'])} on the way."
+    )
+    if "lesions" not in estimate:
+        return [space, f"Together {_count(estimate)}."]
     lesions = estimate["lesions"]
     counts = {
         "of the tasks": lesions["own"],
@@ -121,8 +160,7 @@ def _plan_notes(estimate: dict[str, Any]) -> list[str]:
     }
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     return [
-        f"Memory: {_size(estimate['memory_bytes'])}. Disk: {_size(estimate['disk_bytes'])}, at "
-        f"most {_size(estimate['disk_meanwhile_bytes'])} on the way.",
+        space,
         f"Lesions: {lesions['total']:,} ({kinds}), about {lesions['runs']:,} runs with the base, "
         f"since the same heads are run once.",
         *_going_on(estimate),

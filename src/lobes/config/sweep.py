@@ -69,6 +69,12 @@ class Sweep:
     part: str | None = None
 
 
+def is_sweep(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is that of a sweep, by its keys."""
+    data = read_toml(Path(path), "study", ", such as `lobes init` writes")
+    return "parts" in data or {"study", "axes"} <= data.keys()
+
+
 def load_sweeps(
     path: str | os.PathLike[str], settings: Sequence[str] = (), output: Path | None = None
 ) -> tuple[Sweep, ...]:

@@ -11,9 +11,11 @@ from typing import Any
 
 from lobes.config.editing import edited
 from lobes.config.study import StudyConfig, override
+from lobes.config.sweep import Command
 from lobes.dissociation.stopping import look_of
 from lobes.errors import ConfigError
 from lobes.experiments.estimate import Estimate, Forecast
+from lobes.experiments.estimate_runs import estimate_for, ready_for
 from lobes.files import writing
 from lobes.progress import StageProgress
 
@@ -64,17 +66,28 @@ def plan_study(
     budget: str | None = None,
     file: Path | None = None,
     progress: StageProgress | None = None,
+    command: Command = "run",
 ) -> dict[str, Any]:
-    """Return what a study takes and, with a budget, what it takes with sizes that fit.
+    """Return what a command takes for a study and, with a budget, what a run with sizes that fit.
 
     These are set in the study's `file`, if one is given. Raises `ConfigError` for a budget that is
-    no time, for a file without one and where it cannot be changed in place.
+    no time, for one of another command than "run", for a file without one and where it cannot be
+    changed in place; and what the command raises for a study that it does not take.
     """
     seconds = None if budget is None else seconds_of(budget)
+    if command != "run" and seconds is not None:
+        raise ConfigError(
+            f"--budget lowers the sizes of a run; leave it out with --for {command}, and lower "
+            f"{command}.seeds or training.steps."
+        )
     if file is not None and seconds is None:
         raise ConfigError("--write sets the sizes that fit a budget; give it with --budget 20m.")
+    study = ready_for(study, command)
     forecast = Forecast.of(study, progress)
-    record: dict[str, Any] = {"study": study.name, "estimate": forecast.estimate().to_dict()}
+    estimate = (
+        forecast.estimate().to_dict() if command == "run" else estimate_for(forecast, command)
+    )
+    record: dict[str, Any] = {"study": study.name, "command": command, "estimate": estimate}
     if seconds is None:
         return {**record, "budget": None}
     found = fit(forecast, seconds)

@@ -17,7 +17,7 @@ import numpy as np
 from lobes.config.settings import METHODS, WEIGHTED
 from lobes.config.study import StudyConfig
 from lobes.dissociation.dscores import mean_where, shared_tasks, standardized
-from lobes.experiments.loading import load_tasks, measuring_device
+from lobes.experiments.loading import Loaded, load_tasks, measuring_device
 from lobes.experiments.methods import SeedRun, freeing, with_defaults
 from lobes.experiments.over_seeds import (
     PAIR,
@@ -51,14 +51,15 @@ def compare_study(
     *,
     fresh: bool = False,
     progress: StageProgress | None = None,
+    tell: Callable[[Loaded], None] | None = None,
     workers: WorkerSettings | None = None,
 ) -> ComparisonResults:
     """Compare the study's methods over its seeds, in the folder `study.output`.
 
     Returns the results; `comparison.html` shows them. An interrupted comparison continues, `fresh`
-    starts again. `progress(stage, done, total)` is called as things go. `workers` train and
-    measure, with the same numbers. Raises `LobesError` of every kind; whatever can be refused is,
-    before the first training.
+    starts again. `progress(stage, done, total)` is called as things go; `tell` is that of
+    `run_study`. `workers` train and measure, with the same numbers. Raises `LobesError` of every
+    kind; whatever can be refused is, before the first training.
     """
     study = with_defaults(study)
     with (
@@ -67,6 +68,7 @@ def compare_study(
     ):
         precision = begin(pool, study, folder, measuring_device())
         over_seeds = _seeds(study, folder.path / "checkpoints", precision, progress)
+        over_seeds.tell(tell, folder, progress)
         plans = [seed_plan(run) for run in over_seeds.runs]
         describe = partial(_comparison, over_seeds.runs[0])
         return over_seeds.finish(folder, plans, describe, progress, pool)

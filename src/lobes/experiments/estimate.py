@@ -21,9 +21,9 @@ from lobes.dissociation.simulation import HeadStudy
 from lobes.dissociation.stopping import look_of
 from lobes.experiments.agreement import AGGREGATES, MOST_GRADIENT_BYTES
 from lobes.experiments.growth import PROBE_EXAMPLES, growth_steps
-from lobes.experiments.loading import Loaded, load_tasks, new_model
+from lobes.experiments.loading import ESTIMATING, Loaded, load_tasks, new_model
 from lobes.experiments.rates import Rates, mean_tokens, measure_rates
-from lobes.experiments.run import ESTIMATING, given_model, measuring_device
+from lobes.experiments.run import given_model, measuring_device
 from lobes.experiments.training import Rhythm, rhythm
 from lobes.measure.gates import GateSettings
 from lobes.measure.iap import check_lesions
@@ -43,7 +43,7 @@ D_SCORES = (5.0, 10.0, 20.0)
 _WITH_WEIGHTS = 1.5
 
 # Bytes of a prediction in a file, and of all that does not grow with a study.
-_PREDICTION, _PAGES = 0.5, 200_000
+_PREDICTION, PAGES = 0.5, 200_000
 
 # Of a checkpoint: bytes written in a second, and the seconds that any takes.
 _WRITTEN, _WRITING = 5e8, 0.05
@@ -107,28 +107,34 @@ class Forecast:
     """How a study's model runs here, measured once: `estimate` says what any of its sizes take.
 
     `loaded` has the model that would be trained or measured, which stays as it is.
-    `loading_seconds` are those that reading data and model took.
+    `loading_seconds` are those that reading data and model took. `alone` says whether runs with
+    single heads ablated are measured, too; by default where the study has such.
     """
 
-    def __init__(self, loaded: Loaded, loading_seconds: float = 0.0) -> None:
+    def __init__(
+        self, loaded: Loaded, loading_seconds: float = 0.0, *, alone: bool | None = None
+    ) -> None:
         self.loaded, self.tasks = loaded, loaded.tasks
         self.loading_seconds = loading_seconds
         self.layout = find_heads(loaded.model)
         study = loaded.study
-        methods = {study.iap.method, *([study.iat.method] if study.iat else [])}
         self.rates: Rates = measure_rates(
             loaded,
             self.layout,
-            single="ablation" in methods or study.iap.agreement_examples > 0,
+            single=ablates_alone(study) if alone is None else alone,
             train=study.training.enabled,
         )
         self._means: dict[tuple[str, str], float] = {}
-        self._weights = sum(
-            each.numel() * each.element_size() for each in loaded.model.parameters()
-        )
+        self.weights = sum(each.numel() * each.element_size() for each in loaded.model.parameters())
 
     @classmethod
-    def of(cls, study: StudyConfig, progress: StageProgress | None = None) -> "Forecast":
+    def of(
+        cls,
+        study: StudyConfig,
+        progress: StageProgress | None = None,
+        *,
+        alone: bool | None = None,
+    ) -> "Forecast":
         """Load a study's data and model, check them as a run does, and measure.
 
         Raises what `run_study` raises before it starts.
@@ -142,7 +148,7 @@ class Forecast:
         seconds = time.perf_counter() - start
         if progress:
             progress(ESTIMATING, 0, 1)
-        forecast = cls(loaded, seconds)
+        forecast = cls(loaded, seconds, alone=alone)
         if progress:
             progress(ESTIMATING, 1, 1)
         return forecast
@@ -154,13 +160,13 @@ class Forecast:
         """
         study = study or self.loaded.study
         settings = study.iap.settings(study.seed)
-        work, whole = self._work(settings), self._work(settings, stops=False)
+        work, whole = self.work(settings), self.work(settings, stops=False)
         pace = rhythm(study, self.tasks) if study.training.enabled else None
         seconds = {"loading": self.loading_seconds}
         if pace is not None:
             seconds["training"] = self._training(study, pace)
-        seconds["importance"] = self._importances(settings)
-        seconds["lesions"] = self._lesions(settings, work)
+        seconds["importance"] = self.importances(settings)
+        seconds["lesions"] = self.lesions(settings, work)
         if pace is not None and study.growth is not None:
             seconds["growth"] = self._growth(study, settings, pace.steps)
         if study.iap.agreement_examples and settings.method != "ablation":
@@ -174,13 +180,13 @@ class Forecast:
         return Estimate(
             seconds,
             work,
-            self._memory(),
+            self.memory,
             disk,
             meanwhile,
             tested,
             sizes_of(study),
             whole.exchanged,
-            self._lesions(settings, whole) - seconds["lesions"],
+            self.lesions(settings, whole) - seconds["lesions"],
             self._power(settings, tested) if power else None,
         )
 
@@ -193,7 +199,8 @@ class Forecast:
             return rhythm(study, self.tasks).steps if study.training.enabled else 0
         return max(len(examples_of(task, "validation")) for task in self.tasks)
 
-    def _work(self, settings: IapSettings, *, stops: bool = True) -> LesionWork:
+    def work(self, settings: IapSettings, *, stops: bool = True) -> LesionWork:
+        """Return the lesions of the study's tasks with these settings."""
         return lesion_work(self.loaded.model, self.tasks, settings, self.layout, stops=stops)
 
     # Time
@@ -203,26 +210,27 @@ class Forecast:
         assert self.rates.training is not None
         names = [task.name for task in self.tasks]
         evaluations = pace.steps // pace.evaluate_every + bool(pace.steps % pace.evaluate_every)
-        evaluated = evaluations * self._validation_tokens(names)
+        evaluated = evaluations * self.validation_tokens(names)
         seconds = pace.steps * self.rates.training.step + self.rates.lesion.each * evaluated
         saved = pace.steps // pace.save_every + 1  # and in the end
-        seconds += saved * (_WRITING + 3 * self._weights / _WRITTEN)
+        seconds += saved * (_WRITING + 3 * self.weights / _WRITTEN)
         if study.iat is not None and (switch := study.iat.switch_step(pace.steps)) is not None:
             refresh = study.iat.refresh
             times = 1 if refresh is None else 1 + (pace.steps - switch - 1) // refresh
-            seconds += times * sum(self._importance(task, study.iat) for task in self.tasks)
+            seconds += times * sum(self.importance(task, study.iat) for task in self.tasks)
         return seconds
 
-    def _importances(self, settings: IapSettings) -> float:
+    def importances(self, settings: IapSettings) -> float:
+        """Return the seconds of the importance of all tasks with lesions."""
         times = len(settings.fractions) if settings.exact else 1
-        return times * sum(self._importance(task, settings) for task in self._lesioned(settings))
+        return times * sum(self.importance(task, settings) for task in self._lesioned(settings))
 
-    def _importance(self, task: Task, settings: IapSettings | IAT) -> float:
-        """A task's importance by the method of the settings."""
+    def importance(self, task: Task, settings: IapSettings | IAT) -> float:
+        """Return the seconds of a task's importance by the method of the settings."""
         split = getattr(settings, "importance_split", "train")
         steps = getattr(settings, "importance_steps", 5)
         of_mean = getattr(settings, "importance_value", "zero") != "zero"
-        mean, number = self._mean(task, split), len(examples_of(task, split))
+        mean, number = self.mean(task, split), len(examples_of(task, split))
         examples = min(settings.importance_examples or number, number)
         tokens, rates = examples * mean, self.rates
         if settings.method == "integrated_gradients":
@@ -236,7 +244,8 @@ class Forecast:
             return rates.single(tokens * (self.layout.total + 1))
         return rates.importance(tokens)
 
-    def _lesions(self, settings: IapSettings, work: LesionWork) -> float:
+    def lesions(self, settings: IapSettings, work: LesionWork) -> float:
+        """Return the seconds of all runs under lesions."""
         trials = 1 if settings.value == "zero" else len(self.tasks)
         return trials * self.rates.trial + sum(self._runs(settings, runs) for runs in work.runs)
 
@@ -250,14 +259,14 @@ class Forecast:
         names = [name for name in runs.tasks if name not in generated]
         own = settings.value != "zero"  # each task has runs of its own
         parts = [[name] for name in names] if own else [names] if names else []
-        tokens = sum(self._validation_tokens(part, most) for part in parts)
+        tokens = sum(self.validation_tokens(part, most) for part in parts)
         passes = runs.passes if self.rates.shares else runs.sets
         return seconds + self.rates.lesion(passes * tokens, runs.groups * len(parts))
 
     def _growth(self, study: StudyConfig, settings: IapSettings, steps: int) -> float:
         """Importance and own lesions at each step, and the probes of step 0."""
         few = replace(settings, controls=0, random=0, fractions=(settings.fractions[-1],))
-        each = self._importances(few) + self._lesions(few, self._work(few))
+        each = self.importances(few) + self.lesions(few, self.work(few))
         probed = sum(self._tokens(task, "train", PROBE_EXAMPLES) for task in self.tasks)
         return (1 + len(growth_steps(study, steps))) * each + self.rates.lesion.each * probed
 
@@ -275,7 +284,7 @@ class Forecast:
         if not most or len(tasks) < 2 or len(self._lesioned(settings)) < len(tasks):
             return 0.0
         seconds = 0.0
-        if len(tasks) * self._weights <= MOST_GRADIENT_BYTES:
+        if len(tasks) * self.weights <= MOST_GRADIENT_BYTES:
             split = settings.importance_split
             tokens = sum(self._tokens(task, split, most) for task in tasks)
             seconds += _WITH_WEIGHTS * self.rates.importance(tokens, len(tasks))
@@ -291,9 +300,10 @@ class Forecast:
     # Tokens
 
     def _tokens(self, task: Task, split: str, most: int) -> float:
-        return min(most, len(examples_of(task, split))) * self._mean(task, split)
+        return min(most, len(examples_of(task, split))) * self.mean(task, split)
 
-    def _mean(self, task: Task, split: str) -> float:
+    def mean(self, task: Task, split: str) -> float:
+        """Return how many tokens an example of a task's split has in the mean."""
         if (task.name, split) not in self._means:
             self._means[task.name, split] = mean_tokens(self.loaded, task, split)
         return self._means[task.name, split]
@@ -304,8 +314,8 @@ class Forecast:
         work = prepare(self.loaded.model, self.tasks, split="validation")
         return dict(work.places), tokens_of(work.inputs)
 
-    def _validation_tokens(self, names: Iterable[str], most: int | None = None) -> float:
-        """How many tokens the inputs of some tasks have, on `most` examples of each."""
+    def validation_tokens(self, names: Iterable[str], most: int | None = None) -> float:
+        """Return how many tokens the inputs of some tasks have, on `most` examples of each."""
         places, lengths = self._validation
         found, share = [], 0.0
         for name in names:
@@ -319,14 +329,15 @@ class Forecast:
 
     # Memory, disk and power
 
-    def _memory(self) -> int:
-        """The peak while it was measured, with the largest batch of a training."""
+    @property
+    def memory(self) -> int:
+        """The bytes at the peak while it was measured, with the largest batch of a training."""
         training, peak = self.rates.training, self.rates.memory
         if training is None:
             return peak
         # a copy was trained, and perhaps not on the largest batch
         more = training.activations * (training.longest / training.measured - 1)
-        return int(peak - self._weights + max(0.0, more))
+        return int(peak - self.weights + max(0.0, more))
 
     def _disk(
         self, study: StudyConfig, work: LesionWork, sizes: Sequence[int], pace: Rhythm | None
@@ -345,13 +356,13 @@ class Forecast:
         texts = 0
         if study.keep_texts:
             texts = sum(_bytes_of(examples_of(task, "validation").texts) for task in self.tasks)
-        least = int(_PREDICTION * predictions) + texts // 2 + _PAGES
+        least = int(_PREDICTION * predictions) + texts // 2 + PAGES
         if pace is None:
             return least, least
         saved = min(3, pace.steps // pace.save_every + 1)  # two are kept, and one is written
         kept = len(growth_steps(study, pace.steps))
-        during = max((3 * saved + kept + 1) * self._weights, kept * self._weights + least)
-        return self._weights + least, self._weights + max(least, during)
+        during = max((3 * saved + kept + 1) * self.weights, kept * self.weights + least)
+        return self.weights + least, self.weights + max(least, during)
 
     def _power(self, settings: IapSettings, examples: int) -> list[Power] | None:
         if len(self.tasks) < 2 or len(self._lesioned(settings)) < len(self.tasks):
@@ -365,6 +376,12 @@ class Forecast:
         )
         look = look_of(settings.controls) if settings.stop else None
         return power_of(planned, D_SCORES, look=look)
+
+
+def ablates_alone(study: StudyConfig) -> bool:
+    """Return whether a study has runs in which one head is ablated."""
+    methods = {study.iap.method, *([study.iat.method] if study.iat else [])}
+    return "ablation" in methods or study.iap.agreement_examples > 0
 
 
 def _as_json(power: Power) -> dict[str, float | None]:

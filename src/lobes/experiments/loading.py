@@ -26,6 +26,9 @@ from lobes.tasks.task import Task
 
 LONGEST_BY_DEFAULT = 256
 
+# What progress calls the time before a run in which its own is estimated.
+ESTIMATING = "estimate"
+
 # How measurements are made, as a number that is part of what names them: those of an earlier
 # version, which other code made in another way, are never mixed with new ones.
 # 2: classifiers in fp32 beside a bf16 encoder; T of the importance from the mask.

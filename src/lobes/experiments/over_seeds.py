@@ -11,6 +11,8 @@ from lobes.config.settings import WEIGHTED
 from lobes.config.study import StudyConfig
 from lobes.discovery import find_heads
 from lobes.experiments.loading import (
+    ESTIMATING,
+    Loaded,
     base_fingerprint,
     check_inputs,
     fingerprints_of,
@@ -55,6 +57,22 @@ class SeedStudy:
     fingerprints: Mapping[str, str]
     scope: str
     head: Mapping[str, Any]
+
+    def tell(
+        self,
+        tell: Callable[[Loaded], None] | None,
+        folder: RunFolder,
+        progress: StageProgress | None,
+    ) -> None:
+        """Tell of a study that begins, before its first training."""
+        if tell is None or folder.goes_on:
+            return
+        first = self.runs[0]
+        if progress:
+            progress(ESTIMATING, 0, 1)
+        tell(Loaded(first.study, first.tasks, first.new_model(), first.precision))
+        if progress:
+            progress(ESTIMATING, 1, 1)
 
     def finish(
         self,

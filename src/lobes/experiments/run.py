@@ -16,6 +16,7 @@ from lobes.errors import ConfigError, ModelError, RunError
 from lobes.experiments.agreement import agreement_plan, similarity_plan
 from lobes.experiments.growth import KeepModels, growth_plan, kept_models, remove_kept_models
 from lobes.experiments.loading import (
+    ESTIMATING,
     Loaded,
     base_fingerprint,
     check_inputs,
@@ -51,9 +52,6 @@ from lobes.tasks.task import Task
 from lobes.workers import Job, Pool, WorkerSettings
 
 STAGES = ("train", "iap", "report")
-
-# What progress calls the time before a run in which its own is estimated.
-ESTIMATING = "estimate"
 
 
 def run_study(

@@ -11,7 +11,7 @@ the run's folder until all of the seed's fine-tunings are done.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -23,7 +23,13 @@ import numpy as np
 from lobes.config.settings import TransferConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
-from lobes.experiments.loading import check_inputs, load_tasks, measuring_device, with_adapters
+from lobes.experiments.loading import (
+    Loaded,
+    check_inputs,
+    load_tasks,
+    measuring_device,
+    with_adapters,
+)
 from lobes.experiments.methods import SeedRun, free, freeing, with_defaults
 from lobes.experiments.over_seeds import (
     PAIR,
@@ -56,6 +62,7 @@ def transfer_study(
     *,
     fresh: bool = False,
     progress: StageProgress | None = None,
+    tell: Callable[[Loaded], None] | None = None,
     workers: WorkerSettings | None = None,
 ) -> TransferResults:
     """Transfer to the study's new task, over its seeds, in the folder `study.output`.
@@ -73,6 +80,7 @@ def transfer_study(
         transfers[0].check()
         for each in transfers[1:]:
             each.subsets()  # which may be of one class only, by another seed
+        over_seeds.tell(tell, folder, progress)
         plans = [each.plan() for each in transfers]
         return over_seeds.finish(folder, plans, partial(_results, transfers[0]), progress, pool)
 
