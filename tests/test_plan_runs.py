@@ -65,7 +65,7 @@ def study(path):
 def known(study):
     """The forecast of a machine whose speed is known, of which nothing is measured."""
     training = TrainingRate(Cost(1.0, 0.01), tokens=100.0, longest=200, activations=7, measured=100)
-    speed = Rates(Cost(0.5, 0.003), Cost(0.25, 0.005), Cost(0.1, 0.001), training, 10**9)
+    speed = Rates(Cost(0.5, 0.003), Cost(0.25, 0.005), Cost(0.1, 0.001), training, {}, 10**9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lobes.experiments.estimate.measure_rates", lambda *_, **__: speed)
         forecast = Forecast.of(study)

@@ -184,7 +184,7 @@ class Evaluator:
         self._given, self._means = model, means
         self._whole: Sequence[AnyTask] = ()
         if not are_batch_tasks(self.tasks):
-            check_generation(check_task_model(model), self.tasks, value)  # type: ignore[arg-type]
+            check_generation(check_task_model(model), self.tasks, value)
             self._whole = () if value == "zero" else _all_examples(self.tasks, reference)
         self._tried = Tried()
         self._all = {task.name: task for task in self.tasks}
@@ -225,14 +225,11 @@ class Evaluator:
             # tasks that share runs together, and each task whose answers are texts by itself
             texts = [task for task in self.tasks if self.model.generates(task.name)]
             others = [task for task in self.tasks if task not in texts]
-            parts = [*([others] if others else []), *([task] for task in texts)]
+            runs = [partial(self._measured, others, sets, share)] if others else []
+            runs += [partial(self._generated, task, sets) for task in texts]
             found = []
-            for number, part in enumerate(parts):
-                done = part_of(progress, number, len(parts))
-                if part is others:
-                    measure = partial(self._measured, part, sets, share, done)
-                else:
-                    measure = partial(self._generated, *part, sets, done)
+            for number, run in enumerate(runs):
+                measure = partial(run, part_of(progress, number, len(runs)))
                 tokens = tokens_in_a_batch(self.model, self.tokens_per_batch)
                 found.append(within_memory(self.model, tokens, measure))
             return found[0] if len(found) == 1 else _together(self.tasks, found)
@@ -278,9 +275,10 @@ class Evaluator:
         return self._means
 
     def _generated(
-        self, task: Task, sets: Sequence[HeadSet], progress: Progress | None, tokens: int
+        self, task: AnyTask, sets: Sequence[HeadSet], progress: Progress | None, tokens: int
     ) -> Evaluation:
         """Evaluate a task that generates text, with so many tokens in a batch."""
+        assert isinstance(task, Task)
         examples = examples_of(task, self.split)
         mean = None if self.value == "zero" else self._means_of(tokens)[task.name]
         how = self.layout, tokens, mean, "fp32", progress
