@@ -15,6 +15,7 @@ from lobes.cli import app
 from lobes.config.study import load_study, override
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, LobesError
+from lobes.experiments.estimate import Forecast
 from lobes.experiments.harness import evaluate_with_harness
 from lobes.experiments.loading import load_tasks
 from lobes.experiments.run import given_model
@@ -323,6 +324,11 @@ def test_a_study(study):
     assert [task["metric"] for task in results["tasks"]] == ["accuracy", "greedy"]
     assert [task["chance"] for task in results["tasks"]][1] == 0
     assert (study.parent / "run" / "report.html").is_file()
+
+
+def test_an_estimate_takes_documents_with_different_numbers_of_answers(study):
+    rates = Forecast.of(load_study(study)).rates
+    assert min(rates.lesion.each, rates.importance.each) > 0
 
 
 @pytest.mark.parametrize(
