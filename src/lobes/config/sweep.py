@@ -229,13 +229,13 @@ def _labels(values: Sequence[Any]) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    """A value in few characters: of a path the last part, of a list its values."""
+    """A value in few characters: of a path or a packaged model its last part, of a list all."""
     if isinstance(value, bool | int | float):
         return _json(value)
     if isinstance(value, list):
         text = "+".join(_plain(each) for each in value)
     else:
-        text = value.rstrip("/").rpartition("/")[2] if isinstance(value, str) else _json(value)
+        text = re.split("[/:]", value.rstrip("/"))[-1] if isinstance(value, str) else _json(value)
     return _safe(re.sub("[=,]", "-", text)).strip("-") or "none"
 
 
