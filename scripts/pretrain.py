@@ -6,9 +6,10 @@ model without much pre-training.
 Texts come from the training splits that LOBES_DATA (or --data-dir) has, each text once; 2 % of them
 are held out. A WordPiece tokenizer is trained on the others, then an encoder of 4 layers of 8 heads
 with masked-language modelling. The learning rate falls to 0 over --steps or --minutes, whichever
-ends first; with --minutes 0 the result is repeatable on one machine. The same command continues a
-training that was killed. OUT becomes a folder that lobes and transformers load, and that holds
-`pretraining.json`: steps, tokens, and the held-out loss in nats for each masked token.
+ends first. With --minutes 0 the result is repeatable on one machine, given the tokenizer of an
+earlier training in OUT: `tokenizers` numbers its tokens in another order each time. The same
+command continues a training that was killed. OUT becomes a folder that lobes and transformers load,
+and that holds `pretraining.json`: steps, tokens, held-out loss in nats for each masked token.
 """
 
 import argparse
@@ -223,12 +224,14 @@ def main() -> None:
     cut = max(1, round(HELD_OUT * len(texts)))
     parts = {"held out": order[:cut], "train": order[cut:]}
     chosen = {name: [texts[i] for i in places] for name, places in parts.items()}
-    if (args.out / CHECKPOINT).exists():
+    if (args.out / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
     else:
         tokenizer = trained_tokenizer(chosen["train"])
         tokenizer.save_pretrained(args.out)
     blocks = {name: blocks_of(some, tokenizer) for name, some in chosen.items()}
+    if not all(map(len, blocks.values())):
+        raise SystemExit(f"{len(texts):,} texts are too few to train on and to hold some out.")
     print(f"{len(texts):,} texts, {blocks['train'].size:,} tokens for training", flush=True)
     record = pretrain(args, blocks["train"], blocks["held out"][:HELD_OUT_BLOCKS])
     with writing(args.out / RECORD) as file:
