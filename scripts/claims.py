@@ -8,7 +8,6 @@ in data/PART/MODEL; of the study only its settings are kept, with the model's na
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,12 @@ from lobes.report.charts import Strip, strip_plot
 from lobes.results import (
     ComparisonResults,
     PooledResults,
-    Results,
     RunResults,
     TransferResults,
+    as_bytes,
     read,
 )
+from lobes.results.base import Results
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 DATA = RESULTS / "data"
@@ -38,15 +38,15 @@ KINDS = (RunResults, PooledResults, ComparisonResults, TransferResults)
 def collect(folder: Path, part: str, data: Path = DATA) -> Path:
     """Copy the results of a run into the data, without the paths of its machine."""
     results = _read(folder)
-    content = json.loads((folder / results.FILE).read_text(encoding="utf-8"))
-    config = content.get("config")
-    if config:
-        config["model"] = results.model.name  # of a folder its last part
-        config.pop("output", None)
-        config.pop("data_dir", None)
+    changed: dict[str, Any] = {}
+    if "config" in type(results).model_fields:
+        config = {k: v for k, v in results.config.items() if k not in ("output", "data_dir")}
+        changed["config"] = config | {"model": results.model.name}  # of a folder its last part
+        changed["environment"] = {k: v for k, v in results.environment.items() if k != "platform"}
+    results = results.model_copy(update=changed)
     target = data / part / _model(results) / results.FILE
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    target.write_bytes(as_bytes(results))
     return target
 
 
@@ -62,6 +62,7 @@ def write_page(data: Path = DATA, page: Path = PAGE) -> None:
 def lines(data: Path, figures: Path) -> Iterator[str]:
     """Yield the tables of all claims; figures are written into a folder."""
     rows = [*_rows(data)]
+    yield from _trained(rows)
     for number, claim in enumerate(dict.fromkeys(verdict.claim for *_, verdict in rows), 1):
         yield f"\n### {claim.rstrip('.')}\n"
         yield "| tasks | model | effect (95 % interval) | p | runs | budget | answer |"
@@ -82,6 +83,33 @@ def lines(data: Path, figures: Path) -> Iterator[str]:
         yield ""
         for part, model, _, verdict in here:
             yield f"- {part}, {model}: {phrases.headline(verdict)}"
+
+
+def _trained(rows: Sequence[tuple[str, str, Results, Verdict]]) -> Iterator[str]:
+    """Yield a table of the scores and D-scores of comparisons."""
+    found = {(part, model): each for part, model, each, _ in rows}
+    compared = {key: each for key, each in found.items() if isinstance(each, ComparisonResults)}
+    if not compared:
+        return
+    yield "\n### Scores and D-scores after training\n"
+    yield "| tasks | model | after | scores | D-score | SDs above exchanges |"
+    yield "|---|---|---|---|---|---|"
+    for (part, model), each in compared.items():
+        best, exchanged = each.summary.headline(phrases.HEADLINE), each.summary.exchanged
+        for method, summary in each.summary.methods.items():
+            scores = ", ".join(
+                f"{task.name} {fmt.fixed(score.mean)}"
+                for task, score in zip(each.tasks, summary.tasks, strict=True)
+            )
+            d_score = distance = fmt.UNDEFINED
+            if best is not None and method in ("multi", "iat"):
+                mean = getattr(best, method).mean
+                ends = fmt.interval(mean.low, mean.high)
+                d_score = f"{fmt.points(mean.mean)} ({ends}) at {fmt.percent(best.fraction)}"
+            if exchanged is not None and method in ("multi", "iat"):
+                own = getattr(exchanged, method)
+                distance = f"{fmt.points(own.mean)} ({fmt.interval(own.low, own.high)})"
+            yield f"| {part} | {model} | {method} | {scores} | {d_score} | {distance} |"
 
 
 def _over_models(part: str, found: Sequence[tuple[str, Verdict]], figure: Path) -> Iterator[str]:

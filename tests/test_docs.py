@@ -297,7 +297,7 @@ PLACES = {
 # Commands that need more than the tiny world: data sets, downloads, clusters, a figure's minutes.
 NOT_RUN = re.compile(
     r"^demo|^init|^eval|LOBES_DATA|examples/|runs/four|sst2.toml|runs/sst2|^tasks sst2|^iap STUDY"
-    r"|--on "
+    r"|--on |programme.toml"
 )
 
 
