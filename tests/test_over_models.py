@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lobes.dissociation.over_models import over_models, random_effects
-from lobes.dissociation.verdict import SPECIALIZED, Verdict
+from lobes.dissociation.over_models import has_effect, over_models, random_effects
+from lobes.dissociation.seeds import Difference
+from lobes.dissociation.verdict import SPECIALIZED, Evidence, Verdict, specialized
+from lobes.dissociation.verdicts_over_seeds import Trainings, performance
 from lobes.errors import ConfigError
 
 
@@ -68,3 +70,14 @@ def test_the_verdict_over_models_needs_an_interval_and_exchanged_heads():
     assert over_models(verdicts((-1, 0.2, 0.1), (-1.1, 0.2, 0.1))).answer == "no"
     assert over_models(verdicts(*[(0.0, 0.001, 0.9)] * 3)).answer == "no"
     assert over_models(verdicts(*[(0.0, 0.1, 0.9)] * 3)).answer == "open"
+
+
+def test_models_that_could_not_tell_are_left_out():
+    (told,) = verdicts((0.0, 0.001, 0.9))
+    assert has_effect(told)
+    ways, difference = Trainings("iat", "multi", 3, before_iat=2), Difference(0.0, -0.1, 0.1, 0.9)
+    assert not has_effect(performance(ways, difference, above_chance=True))
+    assert not has_effect(performance(Trainings("iat", "multi", 3), difference, above_chance=False))
+    assert has_effect(performance(Trainings("iat", "multi", 3), difference, above_chance=True))
+    assert not has_effect(specialized(Evidence(8.0, 5.0, 11.0, 0.05, 99, 2, 1, 9)))
+    assert has_effect(specialized(Evidence(8.0, 5.0, 11.0, 0.01, 99, 2, 2, 9)))

@@ -68,9 +68,13 @@ def random_effects(
 
 
 def has_effect(found: Verdict) -> bool:
-    """Return whether a verdict has an effect with an interval of some width."""
+    """Return whether a verdict is of a study that could tell, with an interval of some width."""
     numbers = found.numbers
-    return "mean" in numbers and numbers.get("high", 0.0) > numbers.get("low", 0.0)
+    return (
+        "usable" not in numbers
+        and "mean" in numbers
+        and numbers.get("high", 0.0) > numbers.get("low", 0.0)
+    )
 
 
 def over_models(found: Sequence[Verdict], *, level: float = 0.95) -> Verdict:

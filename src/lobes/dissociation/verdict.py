@@ -93,6 +93,10 @@ class Evidence:
     without: tuple[str, ...] = ()
 
 
+# Among the numbers of a verdict of a study that could not have said yes, or shows something else.
+UNUSABLE: Mapping[str, float] = {"usable": 0.0}
+
+
 def not_above_0(tasks: Sequence[str], d_scores: Sequence[float]) -> tuple[str, ...]:
     """Return the tasks whose D-score is 0 or below."""
     return tuple(task for task, d in zip(tasks, d_scores, strict=True) if d <= 0)
@@ -124,7 +128,7 @@ def specialized(found: Evidence) -> Verdict:
     )
     obstacle = _obstacle(found)
     if obstacle:
-        return Verdict(SPECIALIZED, "open", (obstacle,), numbers)
+        return Verdict(SPECIALIZED, "open", (obstacle,), {**numbers, **UNUSABLE})
     answer, reason = _decided(found)
     return Verdict(SPECIALIZED, answer, (reason,), numbers)
 

@@ -12,6 +12,7 @@ from lobes.dissociation.seeds import Difference
 from lobes.dissociation.verdict import (
     SMALLEST_D_CHANGE,
     SMALLEST_GAIN,
+    UNUSABLE,
     Answer,
     Verdict,
     known,
@@ -190,7 +191,7 @@ def transfer(
         smallest_effect=SMALLEST_GAIN,
     )
     if _is_mostly_before(ways):
-        return Verdict(claim, "open", (_mostly_before(ways),), numbers)
+        return Verdict(claim, "open", (_mostly_before(ways),), {**numbers, **UNUSABLE})
     answer, cause = gained_anywhere(
         found, SMALLEST_GAIN, seeds=ways.seeds, above_chance=above_chance
     )
@@ -208,6 +209,8 @@ def transfer(
         "negligible": _negligible(first),
         "undecided": _undecided(first, second),
     }
+    if not usable:
+        numbers |= UNUSABLE
     return Verdict(claim, answer, (reasons[cause],), numbers)
 
 
@@ -232,13 +235,14 @@ def _judged(
         smallest_effect=smallest,
     )
     if _is_mostly_before(ways):
-        return Verdict(claim, "open", (_mostly_before(ways),), numbers)
+        return Verdict(claim, "open", (_mostly_before(ways),), {**numbers, **UNUSABLE})
     answer, cause = gained(found, smallest, seeds=ways.seeds, above_chance=above_chance)
     general: dict[Cause, str] = {
         "one seed": _ONE_SEED,
         "near chance": "too few tasks are clearly above chance to tell.",
     }
-    return Verdict(claim, answer, (general.get(cause) or reasons[cause],), numbers)
+    unusable = UNUSABLE if cause in general else {}
+    return Verdict(claim, answer, (general.get(cause) or reasons[cause],), {**numbers, **unusable})
 
 
 def _is_mostly_before(ways: Trainings) -> bool:
