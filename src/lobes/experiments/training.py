@@ -168,7 +168,8 @@ def study_trainer(
 
 def losses_of(study: StudyConfig, tasks: Sequence[Task]) -> dict[str, TrainingLoss]:
     """Return the losses of tasks in a study's training; `ConfigError` for one that does not fit."""
-    losses = {task.name: study.losses[task.name] for task in tasks}
+    given = study.losses
+    losses = {task.name: given[task.name] for task in tasks if task.name in given}
     task_losses(losses, tasks)
     return losses
 
