@@ -308,7 +308,7 @@ def shown_commands() -> list[str]:
         fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.S | re.M)
         code = "\n".join(block for language, block in fences if not language)
         indented = re.findall(r"\n\n((?: {4}.*\n)+)(?=\n|$)", text)
-        code = "\n".join([code, *indented])
+        code = re.sub(r" *\\\n *", " ", "\n".join([code, *indented]))  # one line for each command
         lines = re.findall(r"^ *(?:LOBES_DATA=\S+ )?lobes +(.+)$", code, re.M)
         lines += re.findall(r"`lobes ((?!tasks`)[^`\n]+)`", text)
         found += lines
