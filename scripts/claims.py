@@ -9,15 +9,14 @@ in data/PART/MODEL; of the study only its settings are kept, with the model's na
 
 import argparse
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lobes.dissociation.over_models import has_effect, over_models
+from lobes.dissociation.over_models import has_effect
 from lobes.dissociation.verdict import WORDS, Verdict
 from lobes.report import formatting as fmt
 from lobes.report import phrases
-from lobes.report.charts import Strip, strip_plot
+from lobes.report.sweep_models import OVER_MODELS, effect_unit, forest_plot
 from lobes.results import (
     ComparisonResults,
     PooledResults,
@@ -113,23 +112,13 @@ def _trained(rows: Sequence[tuple[str, str, Results, Verdict]]) -> Iterator[str]
 
 
 def _over_models(part: str, found: Sequence[tuple[str, Verdict]], figure: Path) -> Iterator[str]:
-    mean = over_models([verdict for _, verdict in found])
+    title = f"{found[0][1].claim.rstrip('.')} ({part})"
+    mean, drawing = forest_plot(found, title)
     effect, p, answer = _cells(mean)
-    yield f"| {part} | **over the models** | {effect} | {p} | | | {answer} |"
-    rows = [*found, ("over the models", mean)]
-    strips = [
-        Strip(model, *(each.numbers[key] for key in ("mean", "low", "high")), (), each is mean)
-        for model, each in rows
-    ]
-    title = f"{mean.claim.rstrip('.')} ({part})"
-    drawing = strip_plot(strips, title, "effect", partial(_in_words, _write(mean)))
+    yield f"| {part} | **{OVER_MODELS}** | {effect} | {p} | | | {answer} |"
     if drawing is not None:
         figure.write_text(drawing.document(figure.stem), encoding="utf-8")
         yield f"\n![{title}]({figure.name})"
-
-
-def _in_words(write: Any, strip: Strip) -> str:
-    return f"{strip.label}: {write(strip.value)}, {fmt.interval(strip.low, strip.high, write)}."
 
 
 def _rows(data: Path) -> Iterator[tuple[str, str, Results, Verdict]]:
@@ -154,14 +143,8 @@ def _model(results: Results) -> str:
     return name.rstrip("/").rpartition("/")[2]
 
 
-def _write(verdict: Verdict) -> Any:
-    """How the numbers of a verdict are written: percent with one decimal, scores with three."""
-    in_percent = abs(verdict.numbers.get("smallest_effect", 1.0)) >= 0.5
-    return fmt.points if in_percent else partial(fmt.fixed, sign=True)
-
-
 def _cells(verdict: Verdict) -> tuple[str, str, str]:
-    numbers, write = verdict.numbers, _write(verdict)
+    numbers, (_, write) = verdict.numbers, effect_unit(verdict)
     key = next((key for key in ("mean", "correlation", "change") if key in numbers), None)
     if key is None:
         effect = fmt.UNDEFINED

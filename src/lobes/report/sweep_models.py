@@ -1,6 +1,6 @@
 """What the models of a sweep say together: a forest plot and a table for each claim."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from lobes.dissociation.over_models import has_effect, over_models
@@ -8,11 +8,13 @@ from lobes.dissociation.verdict import SPECIALIZED, WORDS, Verdict
 from lobes.report import formatting as fmt
 from lobes.report import phrases, settings
 from lobes.report.charts import Strip, strip_plot
+from lobes.report.drawing import Drawing
 from lobes.report.sections import Block, Figure, Prose, Section
 from lobes.report.tables import Cell, Column, Kind, Row, Table
 from lobes.results import SweepResults
 
 MODEL = "model"
+OVER_MODELS = "over the models"
 _SEED = "seed"
 
 # (model, its verdicts)
@@ -62,28 +64,41 @@ def _level(results: SweepResults) -> float:
     return next((run.level for run in results.runs if run.level is not None), 0.95)
 
 
-def _on_a_claim(
-    name: str, group: str, found: Sequence[tuple[str, Verdict]], level: float
-) -> Iterator[Block]:
-    """The figure and the table of one claim; the last row is the mean over the models."""
+def effect_unit(verdict: Verdict) -> tuple[Kind, Callable[[float], str]]:
+    """How the effect of a claim is written: D-scores as percent, scores with three decimals."""
+    if abs(verdict.numbers.get("smallest_effect", 1.0)) >= 0.5:
+        return "points", fmt.points
+    return "signed", partial(fmt.fixed, sign=True)
+
+
+def forest_plot(
+    found: Sequence[tuple[str, Verdict]], title: str, level: float = 0.95
+) -> tuple[Verdict, Drawing | None]:
+    """Return the verdict over the models, and a drawing of every model's and of their mean."""
     mean = over_models([verdict for _, verdict in found], level=level)
-    rows = [*found, ("over the models", mean)]
-    in_percent = mean.numbers["smallest_effect"] >= 0.1
-    kind: Kind = "points" if in_percent else "signed"
-    write = fmt.points if in_percent else partial(fmt.fixed, sign=True)
-    claim = mean.claim.rstrip(".")
-    caption = f"{claim}{f' ({group})' if group else ''}: effect by model"
-    strips = []
-    for model, each in rows:
-        value, low, high = (each.numbers[key] for key in ("mean", "low", "high"))
-        strips.append(Strip(model, value, low, high, (), is_mean=each is mean))
+    kind, write = effect_unit(mean)
 
     def in_words(strip: Strip) -> str:
         ends = fmt.interval(strip.low, strip.high, write)
         return f"{strip.label}: {write(strip.value)}, interval {ends}."
 
-    axis = "D-score, %" if claim == SPECIALIZED.rstrip(".") else "difference"
-    drawing = strip_plot(strips, caption, axis, in_words)
+    strips = []
+    for model, each in [*found, (OVER_MODELS, mean)]:
+        value, low, high = (each.numbers[key] for key in ("mean", "low", "high"))
+        strips.append(Strip(model, value, low, high, (), is_mean=each is mean))
+    axis = "D-score" if mean.claim == SPECIALIZED else "difference"
+    unit = ", %" if kind == "points" else ""
+    return mean, strip_plot(strips, title, f"{axis}{unit}", in_words)
+
+
+def _on_a_claim(
+    name: str, group: str, found: Sequence[tuple[str, Verdict]], level: float
+) -> Iterator[Block]:
+    """The figure and the table of one claim; the last row is the mean over the models."""
+    claim = found[0][1].claim.rstrip(".")
+    caption = f"{claim}{f' ({group})' if group else ''}: effect by model"
+    mean, drawing = forest_plot(found, caption, level)
+    kind, write = effect_unit(mean)
     if drawing is not None:
         yield Figure(name, drawing)
     columns = (
@@ -103,7 +118,7 @@ def _on_a_claim(
                 Cell(WORDS[each.answer].lower(), title=phrases.headline(each)),
             )
         )
-        for model, each in rows
+        for model, each in [*found, (OVER_MODELS, mean)]
     )
     yield Table(f"{name}-table", caption, columns, table, terminal=caption)
     spread = write(mean.numbers["spread"]).lstrip("+")
