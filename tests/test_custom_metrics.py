@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import sys
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def test_a_metric_goes_by_its_name_or_itself() -> None:
         ({"low": 0, "high": 5}, "low = 0 and high = 5; expected -1 ≤ low < high ≤ 1: divide"),
         ({"low": 1}, "low = 1 and high = 1.0; expected -1 ≤ low < high"),
         ({"chance": 1.5}, "chance = 1.5; expected a number from 0 to 1, or a function of"),
+        ({"version": 2}, 'version = 2; expected a text, such as "2"'),
         ({"judges": "class"}, "judges is 'class'; expected .* Did you mean \"classes\""),
     ],
 )
@@ -254,6 +256,61 @@ def test_fingerprints_follow_range_function_and_version() -> None:
     found.append(fingerprints_of([task.replace(metric=custom_metric("f2", f2, chance=0.5))]))
     assert found[0] == found[4]
     assert len({json.dumps(each) for each in found}) == 5
+
+
+class Shifted:
+    """An object that is called."""
+
+    def __init__(self, by: Any) -> None:
+        self.by, self.me = by, self
+
+    def __call__(self, labels: Any, predictions: Any) -> float:
+        return right(labels, predictions) - self.by
+
+    def score(self, labels: Any, predictions: Any) -> float:
+        return right(labels, predictions) - self.by
+
+
+def around(by: Any) -> Any:
+    return lambda labels, predictions: right(labels, predictions) - by
+
+
+def with_default(by: Any) -> Any:
+    def found(labels: Any, predictions: Any, by: Any = by) -> float:
+        return right(labels, predictions) - by
+
+    return found
+
+
+def without_source(by: Any) -> Any:
+    return eval(f"lambda labels, predictions: [x - {by} for x in labels]", {})
+
+
+def decorated(by: Any) -> Any:
+    return lru_cache(around(by))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Shifted,
+        around,
+        with_default,
+        without_source,
+        decorated,
+        lambda by: partial(fbeta_score, beta=by),
+        lambda by: partial(partial(f2, 1), by),
+        lambda by: Shifted(by).score,
+        lambda by: around(Shifted(np.array([by]))),
+        lambda by: around({"by": [by, (None, f2)]}),
+    ],
+)
+def test_fingerprints_follow_the_values_that_a_function_holds(make: Any) -> None:
+    """A run with beta = 1 is not continued with beta = 2."""
+    found = [custom_metric("m", make(by), chance=0.5).fingerprint for by in (0.25, 0.25, 0.5)]
+    assert found[0] == found[1] != found[2]
+    found = [custom_metric("m", f2, chance=make(by)).fingerprint for by in (0.25, 0.25, 0.5)]
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_saved_model_needs_its_metric(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """How tasks are trained with other losses than the usual ones, and what that leaves alone."""
 
+import copy
+import pickle
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from lobes import IAT, MultiTaskModel, MultiTaskTrainer, TrainingLoss, head_importance
 from lobes.config.study import StudyConfig, load_study
-from lobes.errors import ConfigError
+from lobes.errors import ConfigError, RunError
 from lobes.experiments.run import run_study
 from lobes.experiments.same_study import what_differs
 from lobes.experiments.training import study_trainer
@@ -162,6 +165,7 @@ def test_importance_is_of_the_usual_loss_whatever_a_task_is_trained_with(tmp_pat
     [
         ({"mod": TrainingLoss()}, "losses has 'mod'.*'marks'. Did you mean 'mood'"),
         (["balanced"], r"losses is \['balanced'\]; expected a lobes.TrainingLoss or a function"),
+        ({"mood": TrainingLoss}, r"losses\['mood'\] is <class .*; expected a lobes.TrainingLoss"),
         ({"mood": 3}, r"losses\['mood'\] is 3; expected .* a function loss\(logits, labels\)"),
         (
             {"mood": TrainingLoss(class_weights={"god": 2.0})},
@@ -190,6 +194,7 @@ def test_losses_that_do_not_fit_the_tasks(losses: Any, message: str) -> None:
     ("settings", "message"),
     [
         ({"class_weights": "balance"}, """expected {"class name": weight} or "balanced"."""),
+        ({"function": nn.CrossEntropyLoss}, r"function is a function loss\(logits, labels\)"),
         ({"class_weights": {"bad": 0}}, r"class_weights\['bad'\] is 0; expected a number above 0"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0; expected a share from 0 and below 1"),
         ({"weight": -2}, "weight is -2; expected a number above 0"),
@@ -207,8 +212,15 @@ def test_settings_of_a_loss_that_cannot_be(settings: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda logits, labels: logits.mean(), r"returned \[\]: expected a tensor \[7\]"),
-        (lambda logits, labels: 3.0, r"returned float: expected a tensor \[7\]"),
+        (
+            lambda logits, labels: logits.mean(),
+            r"returned \[\] of float32: expected a tensor \[7\]",
+        ),
+        (
+            lambda logits, labels: 3.0,
+            r"returned a float: expected a tensor \[7\] of floating-point",
+        ),
+        (lambda logits, labels: labels, r"returned \[7\] of int64: expected a tensor \[7\]"),
         (lambda logits, labels: logits.detach()[:, 0], "without a gradient"),
     ],
 )
@@ -217,6 +229,28 @@ def test_functions_that_give_no_loss_of_each_example(
 ) -> None:
     with pytest.raises(ConfigError, match=f"loss function of task 'mood'.*{message}"):
         trained(tmp_path, {"mood": function}, TASKS[:1])
+
+
+@pytest.mark.parametrize("weighting", ["famo", "uncertainty"])
+def test_weights_that_are_learned_need_losses_of_0_and_more(tmp_path: Path, weighting: str) -> None:
+    pytest.importorskip("torchjd")
+    functions = {"mood": lambda logits, labels: -1 - logits[:, 0] ** 2}
+    with pytest.raises(ConfigError, match=r"of task 'mood' gives -1.* takes losses of 0 and more"):
+        trained(tmp_path, functions, TASKS[:2], weighting=weighting)
+
+
+def test_a_loss_that_is_no_number_names_the_function(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"'mood' is nan on .* and its loss function"):
+        trained(tmp_path, {"mood": lambda logits, labels: logits[:, 0] * torch.nan}, TASKS[:1])
+
+
+def test_a_loss_can_be_copied_and_sent() -> None:
+    given = {"bad": 2.0}
+    loss = TrainingLoss(class_weights=given)
+    given["bad"] = 3.0
+    assert loss.class_weights == {"bad": 2.0}
+    assert pickle.loads(pickle.dumps(loss)) == copy.deepcopy(loss) == loss
+    assert asdict(loss)["class_weights"] == {"bad": 2.0}
 
 
 def test_a_name_of_a_weighting_that_is_nearly_one(tmp_path: Path) -> None:

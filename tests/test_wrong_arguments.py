@@ -88,6 +88,7 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
     (lobes.find_heads, (NAME,), {}, "'bert-base-uncased' is no model: expected a torch.nn.Module"),
     (lobes.find_heads, (type(MODEL),), {}, "BertModel'> is no model"),
     (lobes.find_heads, (MODEL,), {"example_inputs": BATCH["input_ids"]}, "not a Tensor"),
+    (lobes.TrainingLoss, (), {"class_weights": np.array([1.0, 3.0])}, "class_weights is array([1."),
     (ablate, (NAME, "0:1"), {}, "is no model"),
     (ablate, (MODEL, None), {}, "Neither heads nor factors were given: say what to ablate"),
     (ablate, (MODEL, "0:1"), {"layout": "0:1"}, "layout is what lobes.find_heads returned"),

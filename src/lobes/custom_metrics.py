@@ -11,9 +11,11 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from numbers import Real
+from types import CodeType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -49,10 +51,12 @@ def custom_metric(
     `chance` is what is scored without looking at the input: a number, or a function of the labels.
 
     A name means the metric declared last. A run is continued with the same metric only: its range,
-    its function's source and `version`, which stands for all else that the function depends on.
+    its function's source with the plain values that it holds (those of a `functools.partial`, of an
+    object that is called, of variables around the function), and `version`, which stands for all
+    else that the function depends on.
 
-    Raises `ConfigError` for a name that is taken by one of lobes' own metrics, and for a range or
-    a chance level that cannot be.
+    Raises `ConfigError` for a name that is taken by one of lobes' own metrics, and for a range, a
+    chance level or a version that cannot be.
     """
     if not isinstance(name, str) or not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{LONGEST_NAME}}}", name):
         raise ConfigError(
@@ -78,9 +82,11 @@ def custom_metric(
             f"{where} has chance = {short(chance)}; expected a number from {low:g} to {high:g}, or "
             f"a function of the labels."
         )
+    if not isinstance(version, str):
+        raise ConfigError(f'{where} has version = {short(version)}; expected a text, such as "2".')
     bounds = (float(low), float(high))
-    about = [name, *bounds, judges, version, _source(function)]
-    about.append(_source(chance) if callable(chance) else float(chance))
+    about = [name, *bounds, judges, version, _held(function)]
+    about.append(_held(chance) if callable(chance) else float(chance))
     found = _metric(
         name,
         bounds,
@@ -130,13 +136,56 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _source(function: Any) -> str:
-    """What tells one function from another: its text, or where that is not known its name."""
+def _held(value: Any, around: tuple[int, ...] = ()) -> Any:
+    """What tells one function from another, as JSON: its text, and the plain values it holds.
+
+    Of other values than plain ones and functions, the type; `around` are the ids of what holds it.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if id(value) in around:
+        return "..."
+    inner = partial(_held, around=(*around, id(value)))
+    if isinstance(value, np.ndarray | np.generic):
+        return [str(value.dtype), inner(value.tolist())]
+    if isinstance(value, list | tuple):
+        return [inner(each) for each in value]
+    if isinstance(value, Mapping):
+        return [[inner(key), inner(each)] for key, each in value.items()]
+    if isinstance(value, partial):
+        return [inner(value.func), inner(value.args), inner(value.keywords)]
+    if inspect.ismethod(value):
+        return [inner(value.__func__), inner(value.__self__)]
+    function = inspect.unwrap(value) if callable(value) else value
+    if inspect.isfunction(function):
+        values = [_around(function), function.__defaults__, function.__kwdefaults__]
+        return [_source(function), *(inner(each) for each in values if each)]
+    if callable(function) and not inspect.isroutine(function) and not isinstance(function, type):
+        return [_source(type(function)), inner(getattr(function, "__dict__", {}))]
+    return _source(function if hasattr(function, "__qualname__") else type(function))
+
+
+def _around(function: Any) -> dict[str, Any]:
+    """The values of the variables around a function that it uses, but for those not yet set."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):
+            found[name] = cell.cell_contents
+    return found
+
+
+def _source(kind: Any) -> Any:
+    """The text of a function or a class; where it is not known its code, or else its name."""
     try:
-        return inspect.getsource(function)
+        return inspect.getsource(kind)
     except (OSError, TypeError):
-        kind = function if hasattr(function, "__qualname__") else type(function)
-        return f"{kind.__module__}.{kind.__qualname__}"
+        code = getattr(kind, "__code__", None)
+        return f"{kind.__module__}.{kind.__qualname__}" if code is None else _code(code)
+
+
+def _code(code: CodeType) -> list[Any]:
+    constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return [code.co_code.hex(), *code.co_names, constants]
 
 
 def _as_given(values: np.ndarray) -> np.ndarray:

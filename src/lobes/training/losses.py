@@ -17,7 +17,7 @@ from lobes.errors import ConfigError, at
 from lobes.limits import short
 from lobes.tasks.columns import listed, suggest
 from lobes.tasks.task import Task
-from lobes.training.settings import LossFunction, TrainingLoss
+from lobes.training.settings import LossFunction, TrainingLoss, is_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def _by_task(losses: Any, names: Sequence[str]) -> dict[str, TrainingLoss]:
                 f"{listed(names)}.{suggest(str(name), names)}"
             )
         if not isinstance(each, TrainingLoss):
-            if not callable(each):
+            if not is_function(each):
                 raise ConfigError(
                     f"losses[{name!r}] is {short(each)}; expected a lobes.TrainingLoss, or a "
                     f"function loss(logits, labels) -> [batch]."
@@ -104,7 +104,7 @@ def _class_weights(
 ) -> Float[np.ndarray, " classes"] | None:
     if given is None:
         return None
-    if given == "balanced":
+    if isinstance(given, str):  # "balanced"
         assert task.train is not None
         return _balanced(task.train.labels, len(names))
     for name in given:
@@ -163,11 +163,14 @@ def _several(weights: Float[np.ndarray, " classes"] | None) -> LossFunction:
 def _own(function: LossFunction, task: str, logits: Tensor, labels: Tensor) -> Tensor:
     """A function of the user's, checked: what it returns is [batch], with a gradient."""
     found = function(logits, labels)
-    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    if shape != [len(logits)] or not found.is_floating_point():
+    wanted = [len(logits)]
+    if not isinstance(found, Tensor) or [*found.shape] != wanted or not found.is_floating_point():
+        what = f"a {type(found).__name__}"
+        if isinstance(found, Tensor):
+            what = f"{[*found.shape]} of {str(found.dtype).removeprefix('torch.')}"
         raise ConfigError(
-            f"The loss function of task {task!r} returned {shape}: expected a tensor "
-            f"[{len(logits)}] of numbers, each example's own loss (with torch's losses: "
+            f"The loss function of task {task!r} returned {what}: expected a tensor {wanted} of "
+            f"floating-point numbers, each example's own loss (with torch's losses: "
             f"reduction='none')."
         )
     if torch.is_grad_enabled() and logits.requires_grad and not found.requires_grad:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from lobes import limits
@@ -16,6 +15,11 @@ Weighting = Literal["sum", "pcgrad", "mgda", "cagrad", "imtl", "famo", "uncertai
 LossFunction = Callable[[Any, Any], Any]
 
 
+def is_function(value: object) -> bool:
+    """Return whether a value can be called; a class, which makes an object, is no function."""
+    return callable(value) and not isinstance(value, type)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingLoss:
     """How the loss of a task is computed while it is trained (docs/method.md#training-losses).
@@ -25,8 +29,9 @@ class TrainingLoss:
     Where an example has several labels, they multiply the term of a label that it has, and
     "balanced" is (n − n_k) / n_k. `label_smoothing` is the share of the target that all classes
     divide evenly. `function(logits, labels) -> [batch]` takes the place of the usual loss, of
-    logits [batch, outputs] and labels [batch] (class indices or numbers; [batch, outputs] of 0 and
-    1 for several labels). `weight` multiplies the loss of the task, which matters beside others.
+    logits [batch, outputs] and labels [batch] (class indices or numbers; [batch, outputs] of the
+    integers 0 and 1 for several labels). `weight` multiplies the loss of the task, which matters
+    beside others.
 
     Importance is not computed from it, but from the task's usual loss, also that of IAT: so what is
     measured does not depend on how a model was trained. Raises `ConfigError` for a value that
@@ -40,7 +45,7 @@ class TrainingLoss:
 
     def __post_init__(self) -> None:
         limits.check_settings(self)
-        if self.function is not None and not callable(self.function):
+        if self.function is not None and not is_function(self.function):
             raise ConfigError(
                 f"function is a function loss(logits, labels) -> [batch], not "
                 f"{limits.short(self.function)}."
@@ -53,9 +58,11 @@ class TrainingLoss:
         if isinstance(self.class_weights, Mapping):
             for name, weight in self.class_weights.items():
                 limits.check_number(f"class_weights[{name!r}]", weight, limits.CLASS_WEIGHT)
-            kept = MappingProxyType(dict(self.class_weights))
-            object.__setattr__(self, "class_weights", kept)
-        elif self.class_weights not in (None, "balanced"):
+            # a dict, which pickles and copies, of its own
+            object.__setattr__(self, "class_weights", dict(self.class_weights))
+        elif self.class_weights is not None and not (
+            isinstance(self.class_weights, str) and self.class_weights == "balanced"
+        ):
             raise ConfigError(
                 f"class_weights is {limits.short(self.class_weights)}; expected "
                 f'{{"class name": weight}} or "balanced".'

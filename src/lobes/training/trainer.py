@@ -305,6 +305,11 @@ class MultiTaskTrainer(Trainer):
                     f"{', '.join(map(str, examples))}"
                 )
             )
+        if value < 0 and self.weighted is not None and self.weighted.learns:
+            raise ConfigError(
+                f"The loss function of task {task!r} gives {value:g}, and this weighting takes "
+                f"losses of 0 and more: add a constant to it, or choose another weighting."
+            )
         self._last = task, value
         self._counted = self._counted[0], self._counted[1] + size
         total = self._pending.setdefault(task, [0.0, 0])
@@ -509,7 +514,8 @@ class MultiTaskTrainer(Trainer):
         where = f"the last checkpoint is {str(kept)!r}" if kept else "there is no checkpoint"
         return (
             f"Training failed at step {self.state.global_step + 1}: {what}; {where}. Lower the "
-            f"learning rate ({self.args.learning_rate:g}), or check the task's data."
+            f"learning rate ({self.args.learning_rate:g}), or check the task's data, and its loss "
+            f"function where it has one of its own."
         )
 
 

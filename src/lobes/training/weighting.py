@@ -37,11 +37,12 @@ class WeightedStep:
     """The backward pass of a step with a micro-batch of every task, weighed by the losses.
 
     `combine` maps the losses [tasks] to what is minimized; its parameters, if it has any, are
-    learned with it.
+    learned with it. `learns` says so: the methods that do are defined for losses of 0 and more.
     """
 
     def __init__(self, n_tasks: int, combine: Callable[[Tensor], Tensor]) -> None:
         self.n_tasks, self.combine = n_tasks, combine
+        self.learns = isinstance(combine, nn.Module)
         self._sum, self._steps = np.zeros(n_tasks), 0
         learned = list(combine.parameters()) if isinstance(combine, nn.Module) else []
         self._optimizer = torch.optim.Adam(learned, lr=LEARNING_RATE) if learned else None
