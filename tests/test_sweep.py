@@ -239,7 +239,24 @@ def test_parts_are_sweeps_in_folders_of_their_own(place):
     assert [each.folder for each in elsewhere] == [tmp / "one", tmp / "two"]
 
 
+def test_axes_of_all_parts_stay_beside_a_parts_own_of_the_same_table(place):
+    """TOML makes one table of `iap.controls` and `iap.fractions`; each is an axis by itself."""
+    more = '[[parts]]\nname = "a"\nstudy = "study.toml"\naxes.iap.fractions = [[0.2], [0.5]]\n'
+    sweep = load_sweeps(written(place, f"{PARTS}\n{more}"))[2]
+    assert dict(sweep.axes) == {"iap.controls": (3, 4), "iap.fractions": ([0.2], [0.5])}
+    more = more.replace("iap.fractions = [[0.2], [0.5]]", '"iap.controls" = [5]')
+    sweep = load_sweeps(written(place, f"{PARTS}\n{more}"))[2]
+    assert dict(sweep.axes) == {"iap.controls": (5,)}
+
+
 REFUSED_PARTS = {
+    "an output that is a number": ("output = 3", r"output is 3; expected a folder"),
+    "no output": ('output = ""', r'output is ""; expected a folder'),
+    "a setting twice": (
+        '[[parts]]\nname = "a"\nstudy = "study.toml"\n'
+        'axes = {"iap.controls" = [1], iap = {controls = [2]}}',
+        "part 3: axes has iap.controls twice; expected each setting once",
+    ),
     "no table": ("parts = 3", r"parts is 3; expected tables \[\[parts\]\]"),
     "a study for all": ('study = "study.toml"', "unknown key study; .* each part names its study"),
     "no name": ('[[parts]]\nstudy = "study.toml"', "part 3: name is missing; expected up to"),
@@ -259,6 +276,8 @@ REFUSED_PARTS = {
 def test_parts_that_are_none_are_refused_with_their_place(case, place):
     more, words = REFUSED_PARTS[case]
     content = f"{PARTS}\n{more}" if more.startswith("[[") else f"{more}\n{PARTS}"
+    if more.startswith("output"):
+        content = content.replace('output = "{folder}/whole"', "", 1)
     if more.startswith("parts"):
         content = more
     path = written(place, content)

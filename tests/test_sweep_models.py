@@ -63,3 +63,23 @@ def test_each_value_of_another_axis_has_its_own_mean():
 def test_one_model_or_another_axis_makes_no_section():
     assert section(compared(0.01)) is None
     assert section(fake_sweep()) is None
+
+
+def test_an_interval_is_of_its_own_groups_level():
+    """Where the level is an axis: half of an interval is so many standard errors."""
+    content = compared(0.01, 0.02, 0.03, more=[(0.1,), (0.3,)])
+    before = tables(content)[1].rows[-1].cells[2]
+    for run in content["runs"][3:]:
+        run["level"] = 0.5
+    second = tables(content)[1].rows[-1].cells[2]
+    found = [run.verdicts[0] for run in checked(content, SweepResults).runs[3:]]
+    wanted = over_models(found, level=0.5).numbers
+    assert second == (wanted["low"], wanted["high"]) != before
+
+
+def test_models_that_end_alike_are_told_apart():
+    content = compared(0.01, 0.02, 0.03)
+    content["axes"]["model"][0] = content["runs"][0]["values"]["model"] = "other/m1"
+    (table,) = tables(content)
+    names = [row.cells[0] for row in table.rows]
+    assert names == ["other/m1", "org/m1", "m2", "over the models"]

@@ -94,6 +94,8 @@ def load_sweeps(
         raise ConfigError(f"{file}: parts is {shown(parts)}; expected tables [[parts]].")
     if not isinstance(shared, dict):
         raise ConfigError(f"{file}: axes is {shown(shared)}; expected a table [axes].")
+    shared = _axes(shared, f"{file}: axes")
+    _check_output(data, f"{file}")
     folder = Path(output or data.get("output") or f"runs/{file.stem}")
     sweeps = dict[str, Sweep]()
     for number, part in enumerate(parts, 1):
@@ -101,7 +103,7 @@ def load_sweeps(
         _check_keys(part, place, _PART, "a part of a sweep", "the output is that of the sweep.")
         own = {key: value for key, value in part.items() if key != "name"}
         if isinstance(part.get("axes", {}), dict):
-            own["axes"] = {**shared, **part.get("axes", {})}
+            own["axes"] = {**shared, **_axes(part.get("axes", {}), f"{place}: axes")}
         name = part.get("name")
         is_name = isinstance(name, str) and re.fullmatch(_NAME, name) is not None
         if not is_name or name.casefold() in map(str.casefold, sweeps):
@@ -127,7 +129,7 @@ def _sweep(
     _check_values(data, place)
     with at(f"{place}: study"):
         base = load_study(file.parent / os.path.expanduser(data["study"]), settings)
-    axes = dict(_axes(data["axes"], f"{place}: axes"))
+    axes = _axes(data["axes"], f"{place}: axes")
     _check_axes(axes, place)
     config = base.to_dict()
     folder = str(output or data.get("output") or f"{config['output'].rstrip('/')}-sweep")
@@ -160,12 +162,12 @@ def _check_values(data: Mapping[str, Any], place: str) -> None:
     for key, kind, what in (
         ("study", str, "the path of a study file"),
         ("axes", dict, "a table [axes] of settings, each with a list of values"),
-        ("output", str, "a folder"),
     ):
-        if key not in data and key != "output":
+        if key not in data:
             raise ConfigError(f"{place}: {key} is missing; expected {what}.")
-        if key in data and (not isinstance(data[key], kind) or not data[key]):
+        if not isinstance(data[key], kind) or not data[key]:
             raise ConfigError(f"{place}: {key} is {shown(data[key])}; expected {what}.")
+    _check_output(data, place)
     if data.get("command", "run") not in get_args(Command):
         raise ConfigError(
             f"{place}: command is {shown(data['command'])}; expected "
@@ -173,17 +175,30 @@ def _check_values(data: Mapping[str, Any], place: str) -> None:
         )
 
 
-def _axes(table: Mapping[str, Any], place: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """The values by dotted keys, of tables in tables, too: `iat.alpha` needs no quotes."""
+def _check_output(data: Mapping[str, Any], place: str) -> None:
+    output = data.get("output", ".")
+    if not isinstance(output, str) or not output:
+        raise ConfigError(f"{place}: output is {shown(output)}; expected a folder.")
+
+
+def _axes(table: Mapping[str, Any], place: str) -> dict[str, tuple[Any, ...]]:
+    """The values by dotted keys, of tables in tables, too: `iat.alpha` needs no quotes.
+
+    Raises `ConfigError` for a key that is there in both ways.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
     for key, value in table.items():
         where = f"{place}.{key}"
-        if isinstance(value, dict) and value:
-            for name, values in _axes(value, where):
-                yield f"{key}.{name}", values
-        elif not isinstance(value, list) or not value:
-            raise ConfigError(f"{where} is {shown(value)}; expected a list of values.")
+        if isinstance(value, list | tuple) and value:
+            inner = {key: tuple(value)}
+        elif isinstance(value, dict) and value:
+            inner = {f"{key}.{name}": values for name, values in _axes(value, where).items()}
         else:
-            yield key, tuple(value)
+            raise ConfigError(f"{where} is {shown(value)}; expected a list of values.")
+        for name in inner.keys() & found.keys():
+            raise ConfigError(f"{place} has {name} twice; expected each setting once.")
+        found |= inner
+    return found
 
 
 def _check_axes(axes: Mapping[str, Sequence[Any]], place: str) -> None:

@@ -1,7 +1,9 @@
 """What the models of a sweep say together: a forest plot and a table for each claim."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from lobes.dissociation.over_models import has_effect, over_models
 from lobes.dissociation.verdict import SPECIALIZED, WORDS, Verdict
@@ -34,7 +36,7 @@ def over_the_models(results: SweepResults) -> Section | None:
             ]
             if len(found) > 1:
                 name = f"models-{sum(isinstance(each, Table) for each in blocks) + 1}"
-                blocks += _on_a_claim(name, group, found, _level(results))
+                blocks += _on_a_claim(name, group, found, _level(results, group))
     if not blocks:
         return None
     text = (
@@ -47,21 +49,37 @@ def over_the_models(results: SweepResults) -> Section | None:
 
 def _groups(results: SweepResults) -> dict[str, _Rows]:
     """The models' verdicts for each combination of the other axes; seeds taken together."""
-    axes = [axis for axis in results.axes if axis not in (MODEL, _SEED)]
     groups: dict[str, _Rows] = {}
     if MODEL not in results.axes or (_SEED in results.axes and not results.seeds):
         return groups
     pooled = [(each.values, (each.verdict,)) for each in results.seeds if each.verdict is not None]
     own = [(run.values, run.verdicts) for run in results.runs]
     for values, verdicts in pooled if results.seeds else own:
-        group = ", ".join(f"{axis} {settings.plain(values[axis])}" for axis in axes)
-        model = settings.plain(values[MODEL]).rstrip("/").rpartition("/")[2]
-        groups.setdefault(group, []).append((model, tuple(verdicts)))
-    return groups
+        model = settings.plain(values[MODEL])
+        groups.setdefault(_group(values), []).append((model, tuple(verdicts)))
+    models = [settings.plain(model) for model in results.axes[MODEL]]
+    last = Counter(map(_last, models))  # of two folders or owners that end alike, the whole name
+    shown = {model: model if last[_last(model)] > 1 else _last(model) for model in models}
+    return {
+        group: [(shown[model], verdicts) for model, verdicts in rows]
+        for group, rows in groups.items()
+    }
 
 
-def _level(results: SweepResults) -> float:
-    return next((run.level for run in results.runs if run.level is not None), 0.95)
+def _group(values: Mapping[str, Any]) -> str:
+    """The values of the axes but for model and seed, in words."""
+    others = (axis for axis in values if axis not in (MODEL, _SEED))
+    return ", ".join(f"{axis} {settings.plain(values[axis])}" for axis in others)
+
+
+def _last(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2]
+
+
+def _level(results: SweepResults, group: str) -> float:
+    """The level of the intervals of a group, which an axis may vary."""
+    levels = (run.level for run in results.runs if _group(run.values) == group)
+    return next((level for level in levels if level is not None), 0.95)
 
 
 def effect_unit(verdict: Verdict) -> tuple[Kind, Callable[[float], str]]:
