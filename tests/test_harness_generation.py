@@ -62,6 +62,12 @@ def scored(doc, results):
         "error": 1.0 - (wanted == said),
     }
 """
+ODD = """
+def odd(doc, results):
+    if results[0] == doc["end"]:
+        return {"none": 1.0, "list": 1.0, "lacking": 1.0, "nan": 1.0}
+    return {"none": None, "list": [1.0], "nan": float("nan")}
+"""
 SCORED = "process_results: !function scoring.scored\nmetric_list:\n" + "".join(
     f"  - {{metric: {name}, aggregation: {how}, higher_is_better: {better}}}\n"
     for name, how, better in (
@@ -77,6 +83,18 @@ TASKS = {
     "share": KWARGS + SCORED,
     "short": KWARGS + EXACT + "num_fewshot: 1\n",
     "random": "generation_kwargs: {until: [with], do_sample: true, temperature: 0.7}\n" + EXACT,
+    "warm": "generation_kwargs: {until: [with], temperature: 0.7}\n" + EXACT,
+    "nothing": "generation_kwargs: {until: [with], max_gen_toks: 0}\n" + EXACT,
+    "many": "generation_kwargs: {until: [with], max_gen_toks: many}\n" + EXACT,
+    "stops": "generation_kwargs: {until: [with, 3], max_gen_toks: 5}\n" + EXACT,
+    "misspelt": "generation_kwargs: {until: [with], max_gen_toks: 5, num_beam: 2}\n" + EXACT,
+    "mute": KWARGS + EXACT + "doc_to_target: 0\n",
+    "blank": KWARGS + EXACT + "doc_to_target: ''\n",
+    **{
+        f"odd_{name}": f"{KWARGS}process_results: !function oddities.odd\nmetric_list:\n"
+        f"  - {{metric: {name}, aggregation: mean, higher_is_better: true}}\n"
+        for name in ("none", "list", "lacking", "nan")
+    },
     "often": KWARGS + EXACT + "repeats: 3\n",
     "code": KWARGS + EXACT + "unsafe_code: true\n",
     "endless": "generation_kwargs: {until: [with], max_gen_toks: 400}\n" + EXACT,
@@ -106,8 +124,13 @@ def folder(tmp_path_factory, llama, tokenizer):
         text = "\n".join(json.dumps({key: row[key] for key in ("start", "end")}) for row in rows)
         (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
     (folder / "scoring.py").write_text(SHARE, encoding="utf-8")
+    (folder / "oddities.py").write_text(ODD, encoding="utf-8")
     for name, text in TASKS.items():
         head = HEAD.format(name=name, folder=folder).lstrip()
+        if "doc_to_target" in text:
+            head = "".join(
+                line for line in head.splitlines(keepends=True) if "doc_to_target" not in line
+            )
         (folder / f"{name}.yaml").write_text(head + text, encoding="utf-8")
     return folder
 
@@ -289,6 +312,12 @@ def test_the_command_plans_and_evaluates(study, folder):
     ("name", "settings", "error", "sentence"),
     [
         ("random", {}, ConfigError, r"draws texts at random \(do_sample: True, temperature: 0.7\)"),
+        ("warm", {}, ConfigError, r"draws texts at random \(temperature: 0.7\)"),
+        ("nothing", {}, ConfigError, "lets the model generate 0 tokens"),
+        ("many", {}, ConfigError, "generation_kwargs that the harness cannot read .*'many'"),
+        ("stops", {}, ConfigError, r"has the stop string 3, no text \(until\)"),
+        ("mute", {}, ConfigError, "has no reference texts: its doc_to_target is 0"),
+        ("blank", {}, ConfigError, "has no reference texts: its doc_to_target is ''"),
         ("often", {}, ConfigError, "asks each question 3 times"),
         ("code", {}, ConfigError, "runs the code that a model writes"),
         ("corpus", {}, ConfigError, "'corpus' has no metric that lobes measures.*into 'bleu'"),
@@ -315,6 +344,56 @@ def test_a_value_beyond_1_is_refused(tasks, model, monkeypatch):
     monkeypatch.setattr(generation.Judge, "rows", lambda *_: rows)
     with pytest.raises(DataError, match="gives the exact_match 2 to a text"):
         evaluate(model, tasks[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("odd_none", "'odd_none' gives the none None to a text"),
+        ("odd_list", r"'odd_list' gives the list \[1.0\] to a text"),
+        ("odd_lacking", "'odd_lacking' gives the lacking None to a text"),
+        ("odd_nan", "'odd_nan' gives the nan nan to a text"),
+        ("misspelt", "cannot let the model generate text for 'misspelt', and says: .*num_beam"),
+    ],
+)
+def test_what_only_a_models_text_shows(folder, llama, tokenizer, name, sentence):
+    metric = name.removeprefix("odd_") if name.startswith("odd_") else None
+    task = harness_task(name, include=folder, metric=metric, limit=5)
+    with pytest.raises(DataError, match=sentence):
+        evaluate(HarnessModel(llama, tokenizer, [task]), task)
+
+
+def test_tasks_of_one_name_are_scored_by_their_own_code(folder, tmp_path, llama, tokenizer):
+    """Two folders, or an edited file, whose tasks differ in what their function says alone."""
+    found = []
+    for value in (0.25, 0.75):
+        here = tmp_path / str(value)
+        here.mkdir()
+        text = (folder / "share.yaml").read_text(encoding="utf-8")
+        (here / "share.yaml").write_text(text, encoding="utf-8")
+        body = SHARE.partition("return")[0] + f"return {{'share': {value}}}\n"
+        (here / "scoring.py").write_text(body, encoding="utf-8")
+        found.append(harness_task("share", include=here, metric="share", limit=3))
+    for task, value in zip(found, (0.25, 0.75), strict=True):
+        assert evaluate(HarnessModel(llama, tokenizer, [task]), task).scores() == value
+
+
+def test_an_edited_task_file_is_read_again(folder, tmp_path):
+    text = (folder / "exact.yaml").read_text(encoding="utf-8")
+    prompts = []
+    for said in ("{{start}}", "Say: {{start}}"):
+        (tmp_path / "exact.yaml").write_text(text.replace("{{start}}", said), encoding="utf-8")
+        prompts.append(harness_task("exact", include=tmp_path, limit=1).validation.texts[0][0])
+    assert prompts[1] == f"Say: {prompts[0]}"
+
+
+def test_one_document_is_not_enough(folder, tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"start": "the boat", "end": "wave"}', encoding="utf-8")
+    text = (folder / "exact.yaml").read_text(encoding="utf-8").replace("training_split: train", "")
+    text = text.replace(f"{folder}/validation", f"{tmp_path}/one")
+    (tmp_path / "exact.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"'exact' has 1 document, .* expected two or more"):
+        harness_task("exact", include=tmp_path)
 
 
 def test_a_task_of_another_process(tasks, model, monkeypatch):

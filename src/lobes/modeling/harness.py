@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lobes.errors import DataError
+from lobes.errors import DataError, first_line
 from lobes.modeling.causal import check_causal, load_causal, logits_at
 from lobes.modeling.continuations import EncodedContinuations, TokenPair
 from lobes.modeling.safe_loading import opening, quiet
@@ -171,7 +171,13 @@ class HarnessModel(TaskModel):
         ]
         with quiet(), silent():
             runner = _generator(self.model, self.tokenizer, self._given_length, sequences)
-            texts = runner.generate_until(requests, disable_tqdm=True)
+            try:
+                texts = runner.generate_until(requests, disable_tqdm=True)
+            except (ValueError, TypeError, AssertionError) as error:
+                raise DataError(
+                    f"The harness cannot let the model generate text for {judge.name!r}, and says: "
+                    f"{first_line(error)}. Check the generation_kwargs of the task's file."
+                ) from error
         return judge.values([document for _, document in asked], texts)
 
     def copies(self, task: str, inputs: Mapping[str, Tensor | None]) -> int:

@@ -6,19 +6,22 @@ as a continuation, from whose likelihood importance comes, and the names of the 
 the process that made the task.
 """
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from lobes.errors import ConfigError, DataError, first_line
+from lobes.limits import short
 from lobes.tasks.columns import listed
 
-# Sampling changes a score from run to run.
+# Sampling changes a score from run to run. The harness takes a temperature above 0 for it, too.
 _SAMPLING = ("do_sample", "temperature", "top_p", "top_k")
 
 
@@ -42,6 +45,8 @@ class Judge:
         """The name under which the texts of examples know the judge: what decides a value."""
         config = self.source.config
         parts = [config.filter_list, config.metric_list, config.generation_kwargs]
+        if (own := _own_scoring(self.source)) is not None:
+            parts.append(own)
         digest = sha256(_as_json(parts).encode()).hexdigest()[:12]
         return f"{self.name} {self.metric},{self.filter} {digest}"
 
@@ -66,11 +71,12 @@ class Judge:
         Raises `DataError` where the task's code fails, and for values outside of 0 to 1.
         """
         chosen = [self.documents[name] for name in documents]
-        values = [float(row[self.metric]) for row in self.rows(chosen, texts)]
+        values: list[Any] = [row.get(self.metric) for row in self.rows(chosen, texts)]
         for value in values:
-            if not 0 <= value <= 1:
+            if not (_is_number(value) and 0 <= value <= 1):
+                shown = f"{value:g}" if _is_number(value) else short(value)
                 raise DataError(
-                    f"{self.name!r} gives the {self.metric} {value:g} to a text: lobes measures "
+                    f"{self.name!r} gives the {self.metric} {shown} to a text: lobes measures "
                     f"metrics from 0 to 1."
                 )
         return np.array(values, dtype=np.float64)
@@ -89,7 +95,7 @@ class Judge:
         try:
             pipeline.apply(requests)
             return [
-                self.source.process_results(each.doc, [each.filtered_resps[self.filter]])
+                dict(self.source.process_results(each.doc, [each.filtered_resps[self.filter]]))
                 for each in requests
             ]
         except Exception as error:  # of a task's code
@@ -110,7 +116,7 @@ def judge_of(name: str, source: Any, requests: Sequence[Any], metric: str | None
     tasks that sample, repeat their prompts or run what the model writes, and for a metric that is
     no mean of values from 0 to 1, of which more is better.
     """
-    _check_generation(name, source, requests[0].args[1])
+    _check_generation(name, source, requests)
     wanted, _, only = (metric or "").partition(",")
     filters = [each.name for each in source._filters if only in ("", each.name)]
     faults: dict[str, str] = {}
@@ -144,20 +150,56 @@ def _kept(judge: Judge, requests: Sequence[Any]) -> Judge:
     return judge
 
 
-def _check_generation(name: str, source: Any, kwargs: Mapping[str, Any]) -> None:
+def _check_generation(name: str, source: Any, requests: Sequence[Any]) -> None:
     fault = None
     if getattr(source, "UNSAFE_CODE", False):
         fault = "runs the code that a model writes"
     elif (source.config.repeats or 1) > 1:
         fault = f"asks each question {source.config.repeats} times (repeats)"
-    elif kwargs.get("do_sample"):
-        given = ", ".join(f"{key}: {kwargs[key]}" for key in _SAMPLING if key in kwargs)
-        fault = f"draws texts at random ({given})"
+    for request in requests:
+        fault = fault or _fault_of(request.args[1])
     if fault:
         raise ConfigError(
             f"{name!r} {fault}: lobes measures greedy decoding, once for each document; change the "
             f"generation_kwargs and repeats of a copy of the task's file."
         )
+    # such as ifeval's, whose own code scores a text without one
+    number = isinstance(source.config.doc_to_target, int) and source.config.doc_to_choice is None
+    if number or not any(reference_of(source, each.doc).strip() for each in requests):
+        raise ConfigError(
+            f"{name!r} has no reference texts: its doc_to_target is "
+            f"{short(source.config.doc_to_target)}; expected the text that an answer should be, "
+            f"from whose likelihood importance is computed."
+        )
+
+
+def _fault_of(kwargs: Mapping[str, Any]) -> str | None:
+    """What greedy decoding cannot do of a request's generation_kwargs."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    try:
+        asked = normalize_gen_kwargs(dict(kwargs), 1)
+    except (TypeError, ValueError) as error:
+        return f"has generation_kwargs that the harness cannot read ({first_line(error)})"
+    if asked["do_sample"]:
+        given = ", ".join(f"{key}: {kwargs[key]}" for key in _SAMPLING if key in kwargs)
+        return f"draws texts at random ({given})"
+    if asked["max_gen_toks"] < 1:
+        return f"lets the model generate {asked['max_gen_toks']} tokens"
+    wrong = [each for each in asked["until"] if not isinstance(each, str)]
+    return f"has the stop string {short(wrong[0])}, no text (until)" if wrong else None
+
+
+def _own_scoring(source: Any) -> Any:
+    """The function of a task's file, or the class, that scores a text where it is its own."""
+    from lm_eval.api.task import ConfigurableTask
+
+    own = source.config.process_results
+    return own or (None if type(source) is ConfigurableTask else type(source))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number | np.bool_)
 
 
 def _fault(source: Any, metric: str, value: Any) -> str:
@@ -168,7 +210,7 @@ def _fault(source: Any, metric: str, value: Any) -> str:
         return f"whose values are not averaged but go together into {name!r}"
     if not source.higher_is_better().get(metric, True):
         return "of which less is better"
-    if not isinstance(value, int | float | np.number | np.bool_):
+    if not _is_number(value):
         return f"whose value for one text is a {type(value).__name__}, no number"
     if not 0 <= value <= 1:
         return f"which gives {value:g} to the reference"
@@ -217,10 +259,19 @@ def asked_of(texts: Sequence[str]) -> tuple[Judge, str]:
     return judge, row["document"]
 
 
+def _text(function: Any) -> str:
+    """The text of the file that a function or class is in: what it calls there counts, too."""
+    try:
+        return Path(inspect.getsourcefile(function) or "").read_text(encoding="utf-8")
+    except (OSError, TypeError, ValueError):
+        return ""
+
+
 def _as_json(value: Any) -> str:
-    """Plain values as JSON; functions by their names, without addresses in memory."""
+    """Plain values as JSON; functions by names and text, without addresses in memory."""
 
     def named(each: Any) -> str:
-        return str(getattr(each, "__qualname__", "") or getattr(each, "isoformat", str)())
+        name = getattr(each, "__qualname__", "")
+        return f"{name} {_text(each)}" if name else str(getattr(each, "isoformat", str)())
 
     return json.dumps(value, sort_keys=True, default=named)

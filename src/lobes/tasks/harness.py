@@ -282,6 +282,12 @@ class _Reader:
             other, places = self._other_documents(measured, total)
             if other is None and not len(places):
                 measured = total - max(1, total // _KEPT_APART)
+                if measured < 1:
+                    raise DataError(
+                        f"{self.lm_eval!r} has {total} document{'' if total == 1 else 's'}, and "
+                        f"importance is computed from others than those that are measured: "
+                        f"expected two or more."
+                    )
                 places = np.arange(measured, total)
                 logger.warning(
                     "Task %r has no documents beside those to measure: the last %d of %d are kept "
@@ -406,8 +412,14 @@ def _requests(
     """The requests of some documents, made by the harness, for each document."""
     with silent():
         source.set_fewshot_seed(seed=FEWSHOT_SEED)
-        # a set: the harness looks up every document's number in it
-        source.build_all_requests(limit=limit, samples=set(samples) if samples else None)
+        try:
+            # a set: the harness looks up every document's number in it
+            source.build_all_requests(limit=limit, samples=set(samples) if samples else None)
+        except Exception as error:  # of the task's file or code
+            raise DataError(
+                f"The harness cannot make the prompts of {source.config.task!r}, and says: "
+                f"{first_line(error)}. Check the task's file and its data."
+            ) from error
     requests: dict[int, list[Any]] = defaultdict(list)
     for instance in source.instances:
         requests[instance.doc_id].append(instance)
