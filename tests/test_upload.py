@@ -29,6 +29,7 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.messages: list[str] = []
         self.refuses = False
+        self.private = True
 
     @property
     def url(self) -> str:
@@ -63,7 +64,7 @@ class _Answer(BaseHTTPRequestHandler):
             self._say({"error": f"no {self.path}"}, 404)
 
     def do_GET(self) -> None:
-        self._say({"id": NAME, "sha": "0" * 40, "siblings": []})
+        self._say({"id": NAME, "sha": "0" * 40, "private": self.server.private, "siblings": []})
 
     def _say(self, what: dict[str, Any], status: int = 200) -> None:
         body = json.dumps(what).encode()
@@ -120,12 +121,24 @@ def test_the_folder_is_uploaded_with_its_card(hub, bert, tmp_path):
 
 def test_where_the_hub_refuses_the_folder_stays(hub, bert, tmp_path):
     hub.refuses = True
-    result = pruned(bert, tmp_path / "smaller", "--push-to-hub", NAME)
+    folder = tmp_path / "a smaller one"
+    result = pruned(bert, folder, "--push-to-hub", NAME, "--private")
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
     assert f"{NAME!r} was not uploaded to {hub.url}:" in said
-    assert f"`hf upload {NAME}" in said
-    assert (tmp_path / "smaller" / "model.safetensors").is_file()
+    assert f"`hf upload {NAME} '{folder}' --private` tries again" in said
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_a_private_model_does_not_go_where_all_can_see_it(hub, tmp_path):
+    """The hub keeps a repository that is there as public as it is."""
+    (tmp_path / "README.md").write_text("mine")
+    hub.private = False
+    with pytest.raises(RunError, match=r"already, for all to see, .* `hf upload .* --private`"):
+        upload(tmp_path, NAME, message="one", private=True)
+    assert hub.files == {}
+    upload(tmp_path, NAME, message="one")
+    assert hub.files == {"README.md": b"mine"}
 
 
 def test_a_hub_that_is_not_reached(hub, monkeypatch, tmp_path):
