@@ -247,6 +247,33 @@ def test_a_study_with_a_metric_of_a_package(package: Path, tmp_path: Path) -> No
         load_task_model(tmp_path / "run" / "model")
 
 
+def strict_recall(labels: Any, predictions: Any) -> float:
+    if len(set(predictions)) < 2:
+        raise ValueError("Only one class is predicted")
+    return float(np.mean(predictions[labels == 1] == 1))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (strict_recall, "ValueError: Only one class is predicted"),
+        (lambda labels, predictions: 100 * right(labels, predictions), "returned .* 0 to 1"),
+        (lambda labels, predictions: labels == predictions, "failed: TypeError"),
+    ],
+)
+def test_a_metric_that_fails_is_found_before_the_training(
+    tmp_path: Path, function: Any, message: str
+) -> None:
+    """A model that lost heads often says the same to all: not after hours of measurements."""
+    custom_metric("mine", function, chance=0.5)
+    study = load_study(write_study(tmp_path), [*QUICK, "tasks.mood.metric=mine"])
+    with pytest.raises(
+        DataError, match=f"Task 'mood': The function of the metric 'mine' .*{message}"
+    ):
+        run_study(study)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_fingerprints_follow_range_function_and_version() -> None:
     task, found = mood_task(23, 11), []
     assert [*fingerprints_of([task])] == ["data of mood"]

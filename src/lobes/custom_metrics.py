@@ -27,6 +27,9 @@ from lobes.metrics import DECLARED, MEANS, METRICS, OF_ONES_OWN, Metric
 Judged = Literal["classes", "labels", "numbers"]
 ScoreFunction = Callable[[Any, Any], Any]
 
+# So many resamples show before a run whether a function can score them.
+_TRIED = 20
+
 
 def custom_metric(
     name: str,
@@ -97,6 +100,21 @@ def custom_metric(
     )
     DECLARED[name] = found
     return found
+
+
+def try_out(metric: Metric, labels: np.ndarray) -> None:
+    """Call a metric of the user's own as a run will, before the run; those of lobes need not be.
+
+    The labels in another order and one class for all stand for predictions, on some resamples.
+    Raises `DataError` where its function fails or leaves its range.
+    """
+    if not metric.fingerprint:
+        return
+    generator, n = np.random.default_rng(0), len(labels)
+    weights = generator.multinomial(n, np.full(n, 1 / n), size=_TRIED)
+    rows = np.stack([generator.permutation(labels), np.repeat(labels[:1], n, axis=0)])
+    metric.weighted(labels, rows, np.vstack([np.ones((1, n)), weights]))
+    metric.chance(labels)
 
 
 def declared_elsewhere(name: str, bounds: tuple[float, float]) -> Metric:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from lobes.config.settings import TaskConfig
 from lobes.config.study import StudyConfig
+from lobes.custom_metrics import try_out
 from lobes.data.batching import tokenizer_state
 from lobes.data.texts import digest
 from lobes.discovery import find_heads
-from lobes.errors import DataError, RunError
+from lobes.errors import DataError, RunError, at
 from lobes.files import fingerprint
 from lobes.metrics import get_metric
 from lobes.modeling import MultiTaskModel, TaskModel
@@ -59,6 +60,10 @@ def load_tasks(study: StudyConfig, progress: StageProgress | None = None) -> lis
                 f"train=…, or measure a model that is trained with "
                 f'iap.importance_split="validation".'
             )
+        examples = loaded.validation or loaded.train
+        if examples is not None:
+            with at(f"Task {task.name!r}"):
+                try_out(get_metric(loaded.metric), examples.labels)
         tasks.append(loaded)
     if progress:
         progress("reading data", len(study.tasks), len(study.tasks))
