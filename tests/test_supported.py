@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from lobes import IAT, MultiTaskModel, MultiTaskTrainer
+from lobes import IAT, MultiTaskModel, MultiTaskTrainer, custom_metric, metrics
 from lobes.errors import ConfigError, DataError, ModelError
 from lobes.tasks.examples import Examples
 from lobes.tasks.task import Task
@@ -209,6 +209,22 @@ def test_settings_that_are_not_used_here_are_refused(
             "metric_for_best_model is 'loss', .*; expected one of mean, mood_accuracy, topic_acc",
         ),
         ({"accelerator_config": {"split_batches": True}}, r"accelerator_config\.split_batches is"),
+        (
+            {"evaluate_every": 2, "metric_for_best_model": "mean", "greater_is_better": False},
+            "greater_is_better is False, but more is better of every metric of lobes, .*'mean'",
+        ),
+        *(
+            (
+                {
+                    "evaluate_every": 2,
+                    "metric_for_best_model": "eval_mean",
+                    "lr_scheduler_type": schedule,
+                    "lr_scheduler_kwargs": {"factor": 0.5},
+                },
+                "with which the learning rate follows a metric that should fall, .*'mode': 'max'",
+            )
+            for schedule in ("reduce_lr_on_plateau", "greedy")
+        ),
     ],
 )
 def test_settings_that_would_fail_later(
@@ -216,6 +232,23 @@ def test_settings_that_would_fail_later(
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         check_arguments(arguments(tmp_path, **settings), model, TASKS, 29)
+
+
+def test_a_metric_called_loss_is_not_taken_upside_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers takes the lowest of a metric whose name ends so: the worst model."""
+    monkeypatch.setattr(metrics, "DECLARED", {})
+    monkeypatch.setattr("lobes.custom_metrics.DECLARED", metrics.DECLARED)
+    metric = custom_metric("no_loss", lambda labels, said: (labels == said).mean(), chance=0.5)
+    tasks = [mood_task().replace(metric=metric), topic_task()]
+    settings = {"metric_for_best_model": "mood_no_loss", "load_best_model_at_end": True}
+    args = arguments(tmp_path, evaluate_every=2, save_every=2, **settings)
+    with pytest.raises(ConfigError, match=r"greater_is_better is False.*'mood_no_loss': set it to"):
+        MultiTaskTrainer(new_model(tasks=tasks), args, tasks=tasks)
+    plateau = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"mode": "max"}}
+    args = arguments(tmp_path, evaluate_every=2, metric_for_best_model="mean", **plateau)
+    MultiTaskTrainer(new_model(), args, tasks=TASKS)
 
 
 def test_tasks_and_models_that_a_setting_does_not_fit(tmp_path: Path) -> None:

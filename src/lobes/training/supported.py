@@ -166,13 +166,26 @@ def _check_evaluation(args: TrainingArguments, tasks: Sequence[Task]) -> None:
     for task in tasks:
         examples_of(task, "validation")
     plateau = args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
-    if not (args.load_best_model_at_end or best or plateau):
-        return
     names = ["mean", *(f"{task.name}_{task.metric}" for task in tasks)]
     if str(args.metric_for_best_model or "").removeprefix("eval_") not in names:
+        if not (args.load_best_model_at_end or best or plateau):
+            return
         raise ConfigError(
             f"metric_for_best_model is {args.metric_for_best_model!r}, which the evaluation does "
             f"not give; expected one of {', '.join(names)}."
+        )
+    # transformers takes it for False where a metric's name ends with "loss"
+    if args.greater_is_better is False:
+        raise ConfigError(
+            f"greater_is_better is False, but more is better of every metric of lobes, and so of "
+            f"{args.metric_for_best_model!r}: set it to True."
+        )
+    given = dict(args.lr_scheduler_kwargs or {})
+    if plateau and given.get("mode", "min") != "max":
+        raise ConfigError(
+            f"lr_scheduler_kwargs is {short(args.lr_scheduler_kwargs)}, with which the learning "
+            f"rate follows a metric that should fall, but more is better of every metric of lobes: "
+            f"set {short({**given, 'mode': 'max'})}."
         )
 
 
