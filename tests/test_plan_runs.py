@@ -185,6 +185,15 @@ def test_the_command_says_what_each_command_takes(path, tmp_path, monkeypatch, k
     result = lobes("plan", file, "--for", "compare")
     assert result.exit_code == 1
     assert "leave out --for, --budget and --write" in " ".join(result.stderr.split())
+    result = lobes("plan", path, "--part", "one")
+    assert result.exit_code == 1
+    assert "is a study, not a sweep, and has no [[parts]]" in " ".join(result.stderr.split())
+    named = file.with_name("programme.toml")
+    parts = [f'[[parts]]\nname = "{name}"\nstudy = "study.toml"\n' for name in ("one", "two")]
+    named.write_text("[axes]\nseed = [0, 1]\n" + "".join(parts))
+    result = lobes("plan", named, "--part", "two", "--json", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert len(json.loads(result.stdout)) == 1
 
 
 def test_a_comparison_is_told_of_in_one_line(known, capsys):

@@ -32,6 +32,9 @@ FolderBeside = Annotated[
         help="The folder, instead of the study's `output` with the command's name added.",
     ),
 ]
+Part = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of a sweep's file: only this of its [[parts]].")
+]
 Controls = Annotated[
     int | None,
     typer.Option(

@@ -18,6 +18,7 @@ from lobes.cli.options import (
     Fresh,
     On,
     Open,
+    Part,
     Settings,
     Study,
     Where,
@@ -138,6 +139,7 @@ def plan(
     ] = For.run,
     settings: Settings = None,
     controls: Controls = None,
+    part: Part = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -161,13 +163,18 @@ def plan(
     """
     from lobes.cli.tables import show_plan, show_sweep_plans
     from lobes.config.sweep import is_sweep
+    from lobes.errors import ConfigError
     from lobes.experiments.budget import plan_study
 
     if is_sweep(study):
         with out.progress() as progress:
-            records = _plan_sweep(study, settings, controls, command, budget, progress)
+            records = _plan_sweep(study, settings, controls, part, command, budget, progress)
         out.show(records, show_sweep_plans)
         return
+    if part is not None:
+        raise ConfigError(
+            f"{study} is a study, not a sweep, and has no [[parts]]; leave out --part."
+        )
     chosen = _study(study, settings, None, controls)
     with out.progress() as progress:
         record = plan_study(chosen, budget, study if write else None, progress, command.value)
@@ -181,6 +188,7 @@ def _plan_sweep(
     file: Path,
     settings: list[str] | None,
     controls: int | None,
+    part: str | None,
     command: For,
     budget: str | None,
     progress: Any,
@@ -195,7 +203,7 @@ def _plan_sweep(
             f"study; leave out --for, --budget and --write."
         )
     given = [*(settings or ()), *([] if controls is None else [f"iap.controls={controls}"])]
-    return [estimate_sweep(sweep, progress) for sweep in plan_sweeps(file, given)]
+    return [estimate_sweep(sweep, progress) for sweep in plan_sweeps(file, given, part=part)]
 
 
 @command(resumable=True)
@@ -308,9 +316,7 @@ def sweep(
         Path,
         typer.Argument(metavar="SWEEP", help="A TOML file with a study's path and a table [axes]."),
     ],
-    part: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only this one of the file's [[parts]].")
-    ] = None,
+    part: Part = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
