@@ -319,8 +319,8 @@ def test_a_base_at_chance_has_no_score_measured_from_chance(right, defined):
     if not defined:
         low, high = stats.binom.ppf((0.025, 0.975), 100, right / 100) / 100
         note = (
-            f"The base accuracy of weak (0.{right}0, 95 % interval {low:.3f} to {high:.3f}) is too "
-            f"close to chance (0.500), or below it, to be divided by."
+            f"The base score of weak (accuracy 0.{right}0, 95 % interval {low:.3f} to {high:.3f}) "
+            f"is too close to chance (0.500), or below it, to be divided by."
         )
         assert found.column.note == f"{note} The mean is over the remaining 1 task."
         assert found.column.mean == found.column.values[1]
@@ -337,7 +337,7 @@ def test_a_correlation_near_zero_is_not_divided_by():
     assert abs(matrix.base[1]) < 0.1
     found = matrix.dissociation(resamples=20)
     assert np.isfinite(found.column.values).tolist() == [True, False]
-    assert "The base matthews of second (0.0" in found.column.note
+    assert "The base score of second (matthews 0.0" in found.column.note
     assert "is too close to zero, or below it, to be divided by." in found.column.note
 
 
@@ -353,7 +353,7 @@ def test_no_ratio_to_a_base_whose_interval_reaches_zero():
     found = few.dissociation(resamples=20)
     assert np.isfinite(found.column.values).tolist() == [True, False]
     assert np.isnan(few.divisors()).tolist() == [False, True]
-    assert f"(0.{1000 * few.base[1]:.0f}, 95 % interval -0." in found.column.note
+    assert f"(matthews 0.{1000 * few.base[1]:.0f}, 95 % interval -0." in found.column.note
     many = replace(
         few,
         labels={**few.labels, "second": np.tile(labels, 11)},

@@ -171,6 +171,9 @@ def test_controls_on_a_sample_are_compared_with_the_lesions_on_it(model, tasks):
     options = {"fractions": [0.3, 0.5], "controls": 6, "importance_examples": 30}
     whole = lesion_matrix(model, tasks, **options)
     some = lesion_matrix(model, tasks, control_examples=15, **options)
+    kinds = [lesion.kind for lesion in some.reference.lesions]
+    counts = f"{kinds.count('exchanged')} exchanged, {kinds.count('random')} random"
+    assert f"{counts} (these two on a sample of the examples)" in str(some)
     assert {lesion.kind for lesion in some.lesions} == {"none", "task"}
     assert some.scores().tolist() == whole.scores().tolist()
     assert {name: len(places) for name, places in some.sampled.examples.items()} == {

@@ -572,8 +572,8 @@ class LesionMatrix(Shown):
             elif np.isnan(base[j]):
                 low, high = intervals[j]
                 reasons.append(
-                    f"The base {name} of {task} ({self.base[j]:.3f}, {100 * level:g} % interval "
-                    f"{low:.3f} to {high:.3f}) is too close to "
+                    f"The base score of {task} ({name} {self.base[j]:.3f}, {100 * level:g} % "
+                    f"interval {low:.3f} to {high:.3f}) is too close to "
                     f"{f'chance ({zero[j]:.3f})' if zero[j] else 'zero'}, or below it, to be "
                     f"divided by."
                 )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def summary(matrix: "lobes.dissociation.matrix.LesionMatrix", fraction: float | None) -> str:
     """Return a table of the base scores and those under the lesions of one fraction."""
-    kinds = [item.kind for item in matrix.lesions]
+    kinds = [item.kind for item in matrix.reference.lesions]
     table = [
         ["", *matrix.tasks],
         ["metric", *matrix.metrics],
@@ -23,6 +23,7 @@ def summary(matrix: "lobes.dissociation.matrix.LesionMatrix", fraction: float | 
     title = (
         f"{plural(len(matrix.tasks), 'task')}, {plural(kinds.count('task'), 'lesion')}, "
         f"{kinds.count('exchanged')} exchanged, {kinds.count('random')} random"
+        f"{'' if matrix.sampled is None else ' (these two on a sample of the examples)'}"
     )
     if matrix.fractions or fraction is not None:
         chosen = matrix.fraction_of(fraction)
