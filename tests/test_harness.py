@@ -225,13 +225,17 @@ def test_long_contexts_lose_their_beginning(llama, tokenizer, folder):
     assert evaluate(short, task).scores()[0, 0] == found["results"]["pick"]["acc,none"]
 
 
-def test_the_command_shows_a_lesion_beside_its_base(study, folder, tasks, model, tmp_path):
+def test_the_command_shows_a_lesion_beside_its_base(
+    study, folder, tasks, model, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)  # no git repository, which the harness asks for its version
     heads = "1:0,2,3"
     given = [study.parent / "model", "--tasks", "pick,finish,say", "--include", folder]
     given += ["--limit", "17", "--ablate", heads, "--output", tmp_path / "scores.json"]
     result = CliRunner().invoke(app, ["eval", *map(str, given)])
     assert result.exit_code == 0, result.output
     assert "heads 1:0,2,3 ablated" in result.stdout
+    assert "git" not in capfd.readouterr().err
     record = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     found = {(row["task"], row["metric"]): row for row in record["scores"]}
     scores = evaluate(model, tasks[:1], [HeadSet(), HeadSet.parse(heads)]).scores()[:, 0]

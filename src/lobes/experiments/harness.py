@@ -158,10 +158,23 @@ def _in_this_process() -> Iterator[None]:
     before = os.environ.get("DISABLE_MULTIPROC")
     os.environ["DISABLE_MULTIPROC"] = "1"
     try:
-        with redirect_stdout(StringIO()):
+        with redirect_stdout(StringIO()), _without_git():
             yield
     finally:
         if before is None:
             del os.environ["DISABLE_MULTIPROC"]
         else:
             os.environ["DISABLE_MULTIPROC"] = before
+
+
+@contextmanager
+def _without_git() -> Iterator[None]:
+    """Keep the harness from asking git for a version, which git denies on stderr elsewhere."""
+    from lm_eval import evaluator
+
+    asked = evaluator.get_git_commit_hash
+    evaluator.get_git_commit_hash = lambda: None
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = asked
