@@ -21,9 +21,10 @@ from lobes.measure.evaluation import evaluate, task_means
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.measure.lesioned_runs import SharedRuns
-from lobes.measure.measuring import any_shape, measuring
+from lobes.measure.measuring import measuring
 from lobes.measure.workload import Tried, prepare
 from lobes.modeling import MultiTaskModel, PromptedModel
+from lobes.modeling.attention_kernels import any_shape
 from lobes.modeling.precision import bf16_copy
 from lobes.pruning import prune
 from lobes.tasks.prompts import Prompt

@@ -157,7 +157,7 @@ def head_gates(
     report = shown_progress(progress, "gates")
     check_task(task)
     layout = layout_of(model, layout)
-    with measuring(model, precision) as measured:
+    with measuring(model, precision, gradients=True) as measured:
         data = TaskBatches(measured, task, split, max_examples, seed, tokens_per_batch)
         return learn_gates(measured, data, layout, settings, options.seed, report)
 

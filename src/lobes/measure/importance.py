@@ -112,7 +112,10 @@ def head_importance(
         )
 
     def measure(data_of: Callable[[nn.Module], Batches]) -> HeadScores:
-        with measuring(model, precision) as measured, ablate(measured, given, layout=layout):
+        with (
+            measuring(model, precision, gradients=True) as measured,
+            ablate(measured, given, layout=layout),
+        ):
             data = data_of(measured)
             found = _METHODS[method](measured, data, layout, options, report)
         about = {**settings, "examples": found.examples}

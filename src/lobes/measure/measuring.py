@@ -1,12 +1,13 @@
 """The state in which a model is measured: evaluation mode, frozen, at a precision."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
 
 from lobes.ablation import evaluating
+from lobes.modeling.attention_kernels import any_shape, fast_gradients
 from lobes.modeling.precision import bf16_copy, resolve_precision
 from lobes.modeling.task_model import device_of
 
@@ -20,14 +21,17 @@ def at_precision(model: M, precision: str) -> M:
 
 
 @contextmanager
-def measuring(model: M, precision: str) -> Iterator[M]:
+def measuring(model: M, precision: str, *, gradients: bool = False) -> Iterator[M]:
     """Put a model into evaluation mode, frozen and at a precision, inside the block.
 
     In bf16 that is a copy (`bf16_copy`); in fp32 the model itself, in whatever precision it was
-    loaded, whose modes and flags are put back. One thread at a time measures.
+    loaded, whose modes and flags are put back. `gradients` are computed inside the block. One
+    thread at a time measures.
     """
     measured = at_precision(model, precision)
-    with evaluating(measured), any_shape(device_of(measured)):
+    device = device_of(measured)
+    kernels = fast_gradients(device) if gradients else nullcontext()
+    with evaluating(measured), any_shape(device), kernels:
         trainable = [parameter for parameter in measured.parameters() if parameter.requires_grad]
         try:
             measured.requires_grad_(False)
@@ -35,19 +39,3 @@ def measuring(model: M, precision: str) -> Iterator[M]:
         finally:
             for parameter in trainable:
                 parameter.requires_grad_(True)
-
-
-@contextmanager
-def any_shape(device: torch.device) -> Iterator[None]:
-    """Keep attention from cuDNN, which builds a program for each shape that it meets.
-
-    Batches sorted by length have as many shapes as there are batches.
-    """
-    if device.type != "cuda" or not torch.backends.cuda.cudnn_sdp_enabled():
-        yield
-        return
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)

@@ -43,7 +43,7 @@ def gradient_similarity(
     `head_importance` does.
     """
     gradients: list[list[Tensor]] = []
-    with measuring(model, "fp32") as measured:
+    with measuring(model, "fp32", gradients=True) as measured:
         shared = [
             parameter
             for name, parameter in measured.named_parameters()

@@ -38,6 +38,7 @@ from lobes.measure.evaluation import predictions_of
 from lobes.measure.workload import Workload, prepare
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
+from lobes.modeling.attention_kernels import fast_gradients
 from lobes.modeling.pooling import evaluation_mode
 from lobes.modeling.safe_loading import quiet
 from lobes.modeling.saved import matching_specs, read_card
@@ -263,8 +264,13 @@ class MultiTaskTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Leave the gradients of one step in the parameters; return its mean loss."""
-        if self.weighted is None:
-            return super().training_step(model, inputs, num_items_in_batch)
+        with fast_gradients(self.args.device):
+            if self.weighted is None:
+                return super().training_step(model, inputs, num_items_in_batch)
+            return self._weighted_step(model, inputs)
+
+    def _weighted_step(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        assert self.weighted is not None
         model.train()
         parts = self._prepare_inputs(inputs)["parts"]
         losses = [partial(self._loss_of, self.compute_loss, model, part) for part in parts]
