@@ -298,6 +298,9 @@ def test_the_log_says_which_phase_it_is_and_how_fast(tmp_path: Path) -> None:
     assert [entry["iat"] for entry in steps] == [0.0] * 5 + [1.0] * 5
     assert all(entry["examples_per_second"] > 0 for entry in steps)
     assert all("learning_rate" in entry for entry in steps)
+    (end,) = [entry for entry in trainer.state.log_history if "train_loss" in entry]
+    assert end["train_samples_per_second"] > 0
+    assert "examples_per_second" not in end  # none were trained on since the last step's entry
 
 
 # Checkpoints

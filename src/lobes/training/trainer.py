@@ -347,7 +347,9 @@ class MultiTaskTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each task's mean loss since the last time, the speed, and whether IAT is on."""
         if "loss" in logs or "train_loss" in logs:
-            logs |= self._mean_losses() | self._pace()
+            logs |= self._mean_losses()
+            if "loss" in logs:  # not at the end, where the Trainer has the speed of all steps
+                logs |= self._pace()
             if self._iat is not None:
                 logs["iat"] = float(self._iat.active)
         super().log(logs, start_time)
