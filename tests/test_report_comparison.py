@@ -246,7 +246,7 @@ def test_specialization_speaks_of_the_largest_fraction_and_of_column():
     multi, iat = (fmt.fixed(distances[way]["mean"], 1, sign=True) for way in ("multi", "iat"))
     assert exchanged.startswith(
         f"The D-score lies {multi} standard deviations above that of exchanged heads after "
-        f"ordinary multi-task training, and {iat} after IAT (p "
+        f"ordinary multi-task training, and {iat} after IAT (of the difference p "
     )
     means = [fmt.points(entry[method]["mean"]["mean"]) for method in ("multi", "iat")]
     assert main.startswith(
@@ -357,6 +357,8 @@ def test_methods_against_interference_are_on_the_page():
     ]  # fmt: skip
     sentences = performance(comparison).sentences
     assert any(each.startswith("Against a tuned sum of the losses, IAT") for each in sentences)
+    plain = "Against ordinary multi-task training, PCGrad makes a difference of "
+    assert sum(each.startswith(plain) for each in sentences) == 1
     text = render(comparison)
     for words in ("PCGrad − multi-task", "PCGrad − tuned sum", "IAT − tuned sum", "Yu et al. 2020"):
         assert words in text

@@ -52,6 +52,8 @@ WAYS = {
     "tuned": "A sum with the weights of a grid that do best on held-out data, to compare such "
     "methods with (Xin et al. 2022; Kurin et al. 2022).",
 }
+# Methods against interference between tasks
+INTERFERENCE = ("sum", "pcgrad", "mgda", "cagrad", "imtl", "famo", "uncertainty", "tuned")
 AGAINST = {"single": "single-task training", "tuned": "a tuned sum of the losses"}
 
 
@@ -155,6 +157,12 @@ def _performance_sentences(results: ComparisonResults, entry: Differences) -> li
         if other.first == "iat":
             found, against = in_words(results, other.mean.tested), AGAINST[other.second]
             sentences.append(f"Against {against}, IAT makes a difference of {found}.")
+        if other.second == "multi" and other.first in INTERFERENCE:
+            found = in_words(results, other.mean.tested)
+            sentences.append(
+                f"Against ordinary multi-task training, {NAMES[other.first]} makes a difference of "
+                f"{found}."
+            )
     return sentences
 
 
@@ -301,7 +309,8 @@ def _specialization_sentences(results: ComparisonResults, entry: DScoreSummary) 
     found = results.summary.exchanged
     if found is not None and math.isfinite(found.difference.mean):
         before, after = (fmt.fixed(each.mean, 1, sign=True) for each in (found.multi, found.iat))
-        tail = f" ({fmt.p_equals(found.difference.p)})" if math.isfinite(found.difference.p) else ""
+        p = found.difference.p
+        tail = f" (of the difference {fmt.p_equals(p)})" if math.isfinite(p) else ""
         sentences.insert(
             1,
             f"The D-score lies {before} standard deviations above that of exchanged heads "
