@@ -574,6 +574,19 @@ def test_parts_that_were_not_measured_are_left_out():
     assert "The model was not trained by this study." in [p["text"] for p in page.all("p")]
 
 
+def test_the_training_names_losses_that_are_not_the_usual_ones():
+    results = fake_results(tasks=2)
+    names = [task["name"] for task in results["tasks"]]
+    results["config"]["tasks"] = [
+        {"name": names[0], "class_weights": {"good": 3.0}, "label_smoothing": 0.1, "weight": 1.0},
+        {"name": names[1], "class_weights": None, "label_smoothing": 0.0},
+    ]
+    text = visible(Page(run_html(results)).part("training")[0])
+    assert f"Loss of {names[0]}" in text
+    assert 'class weights {"good": 3.0}, label smoothing 0.1' in text
+    assert f"Loss of {names[1]}" not in text
+
+
 def test_undefined_numbers_are_dashes_not_zeros():
     results = fake_results(tasks=2, controls=19)
     results["tasks"][0]["base"] = 0.01

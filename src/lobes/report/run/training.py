@@ -1,9 +1,14 @@
 """How the model was trained: the settings that matter, and a loss and score curve of each task."""
 
+from collections.abc import Iterator, Mapping
+
 from lobes.report import formatting as fmt
+from lobes.report import settings
 from lobes.report.charts import line_chart
 from lobes.report.sections import Block, Fact, Facts, Figure, Panel, Panels, Prose, Section
 from lobes.results import RunResults
+
+_USUAL = {"class_weights": None, "label_smoothing": 0.0, "weight": 1.0}
 
 
 def section(results: RunResults) -> Section | None:
@@ -18,6 +23,7 @@ def section(results: RunResults) -> Section | None:
             Fact("Time", fmt.duration(training.seconds)),
             Fact("Precision", training.precision or fmt.UNDEFINED),
             Fact("Seed", str(training.seed)),
+            *_losses(results),
         )
     )
     panels = []
@@ -39,3 +45,18 @@ def section(results: RunResults) -> Section | None:
     return Section(
         "training", "Training", shown, contents="Training", asks="How was the model trained?"
     )
+
+
+def _losses(results: RunResults) -> Iterator[Fact]:
+    """Yield the settings of each task whose loss is not the usual one."""
+    given = results.config.get("tasks")
+    for task in given if isinstance(given, list) else ():
+        if not isinstance(task, Mapping):
+            continue
+        changed = [
+            f"{key.replace('_', ' ')} {settings.plain(task[key])}"
+            for key, usual in _USUAL.items()
+            if task.get(key, usual) != usual
+        ]
+        if changed:
+            yield Fact(f"Loss of {task.get('name', fmt.UNDEFINED)}", ", ".join(changed))
