@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lobes.data.packaged_models import PREFIX
 from lobes.dissociation.over_models import has_effect
 from lobes.dissociation.verdict import WORDS, Verdict
 from lobes.report import formatting as fmt
@@ -140,7 +141,7 @@ def _read(folder: Path) -> Results:
 
 def _model(results: Results) -> str:
     name = results.runs[0].model if isinstance(results, PooledResults) else results.model.name
-    return name.rstrip("/").rpartition("/")[2]
+    return name.rstrip("/").rpartition("/")[2].removeprefix(PREFIX)
 
 
 def _cells(verdict: Verdict) -> tuple[str, str, str]:

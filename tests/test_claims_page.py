@@ -43,10 +43,11 @@ def test_each_number_is_a_verdicts(claims):
 def test_collected_results_have_no_path_of_their_machine(claims, tmp_path):
     content = fake_results(training=False)
     content["config"] = {"model": "/home/somebody/m", "output": "/home/somebody/out", "seed": 0}
+    content["model"]["name"] = "packaged:all-MiniLM-L6-v2"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.json").write_text(json.dumps(content), encoding="utf-8")
     path = claims.collect(tmp_path / "run", "alike", tmp_path / "data")
-    assert path.parent.parent == tmp_path / "data" / "alike"
+    assert path.parent == tmp_path / "data" / "alike" / "all-MiniLM-L6-v2"
     assert "somebody" not in path.read_text(encoding="utf-8")
     for kept in (ROOT / "docs" / "results" / "data").glob("*/*/*.json"):
         assert '"/' not in kept.read_text(encoding="utf-8"), kept  # no absolute path
