@@ -25,6 +25,7 @@ from lobes.measure.evaluation import Evaluator, task_means
 from lobes.measure.importance import head_importance
 from lobes.measure.workload import examples_of, tokens_of
 from lobes.modeling import MultiTaskModel
+from lobes.modeling.attention_kernels import fast_gradients
 from lobes.tasks.task import Task
 from lobes.training.trainer import MultiTaskTrainer
 
@@ -340,9 +341,10 @@ def _step(trainer: MultiTaskTrainer, batch: list[int]) -> tuple[float, float]:
     trainer.model.train()
     start = time.perf_counter()
     inputs: dict[str, Any] = trainer._prepare_inputs(trainer.data.collate(batch))
-    with trainer.accelerator.autocast():
-        loss = trainer.compute_loss(trainer.model, inputs)
-    loss.backward()
+    with fast_gradients(trainer.args.device):
+        with trainer.accelerator.autocast():
+            loss = trainer.compute_loss(trainer.model, inputs)
+        loss.backward()
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
     if trainer.args.device.type == "cuda":
