@@ -6,7 +6,8 @@ runs `serving.py`. What a job is only the function knows that computes it, which
 its name; the driver alone writes results.
 """
 
-from lobes.workers.executors import WorkerSettings, started
+from lobes.workers.executors import started
 from lobes.workers.pool import Finished, Job, Place, Pool
+from lobes.workers.settings import WorkerSettings
 
 __all__ = ["Finished", "Job", "Place", "Pool", "WorkerSettings", "started"]

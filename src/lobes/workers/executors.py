@@ -1,41 +1,13 @@
-"""Where workers are to run, and the executor for it."""
+"""The executor for where workers are to run, and a pool over it."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from lobes.errors import ConfigError
 from lobes.workers.connected import ConnectedExecutor
 from lobes.workers.local import LocalLauncher, shares
 from lobes.workers.pool import Executor, Pool
-
-Where = Literal["local", "ray", "slurm"]
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """How many workers, where, and with how many GPUs each: by default one where there are any.
-
-    `options` are for the executor: of Ray "address", of Slurm what submitit takes.
-    """
-
-    number: int
-    on: Where = "local"
-    devices: int | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, number in (("workers", self.number), ("devices per worker", self.devices)):
-            if number is not None and number < 1:
-                raise ConfigError(f"{number} {name} cannot compute anything: expected 1 or more.")
-        if self.on == "local" and self.options:
-            first = next(iter(self.options))
-            raise ConfigError(
-                f"Workers on this machine take no options, and there is {first}: "
-                f"expected them with --on ray or --on slurm."
-            )
+from lobes.workers.settings import WorkerSettings
 
 
 def started(settings: WorkerSettings, entry: str, logs: Path) -> AbstractContextManager[Pool]:

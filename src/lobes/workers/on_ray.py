@@ -10,15 +10,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lobes.errors import ConfigError, RunError, first_line
 from lobes.workers.local import cores
 from lobes.workers.messages import Message
 from lobes.workers.serving import Reporter, attempted, found, hello
-
-if TYPE_CHECKING:
-    from lobes.workers.executors import WorkerSettings
+from lobes.workers.settings import WorkerSettings
 
 # Seconds between two looks at how far jobs are.
 _EVERY = 1.0
@@ -70,7 +68,7 @@ class RayExecutor:
     resources of the cluster's own.
     """
 
-    def __init__(self, settings: "WorkerSettings", entry: str, logs: Path) -> None:
+    def __init__(self, settings: WorkerSettings, entry: str, logs: Path) -> None:
         try:
             with _environment(RAY_DEDUP_LOGS_SKIP_REGEX=".*"):  # read as it is imported first
                 import ray
@@ -194,7 +192,7 @@ def _number(key: str, value: str) -> float:
 
 
 def _wanted(
-    options: Mapping[str, float], settings: "WorkerSettings", nodes: Sequence[Mapping[str, float]]
+    options: Mapping[str, float], settings: WorkerSettings, nodes: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
     """What each worker gets of the cluster: what options say, else a GPU or a share of the cores.
 

@@ -8,13 +8,11 @@ import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lobes.errors import ConfigError, RunError, first_line
 from lobes.workers.messages import last_words
-
-if TYPE_CHECKING:
-    from lobes.workers.executors import WorkerSettings
+from lobes.workers.settings import WorkerSettings
 
 # Minutes that a worker's job may run, unless the options say: a day.
 _TIMEOUT = 24 * 60
@@ -34,7 +32,7 @@ class SlurmLauncher:
     "cluster" may be "local", which runs jobs as processes here.
     """
 
-    def __init__(self, settings: "WorkerSettings", entry: str, logs: Path) -> None:
+    def __init__(self, settings: WorkerSettings, entry: str, logs: Path) -> None:
         try:
             import submitit
         except ImportError as error:
