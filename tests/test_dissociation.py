@@ -98,7 +98,7 @@ def test_scores_are_the_metrics_of_the_stored_predictions():
 def test_scores_in_blocks_equal_scores_at_once(monkeypatch):
     at_once, in_blocks = simulate(replicates=3), simulate(replicates=3)
     expected = at_once.dissociation(resamples=23)
-    monkeypatch.setattr("lobes.metrics._BLOCK", 4 * 61)
+    monkeypatch.setattr("lobes.metric_formulas._BLOCK", 4 * 61)
     np.testing.assert_array_equal(in_blocks.control_scores(), at_once.control_scores())
     found = in_blocks.dissociation(resamples=23)
     np.testing.assert_allclose(found.column.interval, expected.column.interval)

@@ -139,13 +139,10 @@ def _metric(
     return Metric(
         name,
         *bounds,
-        higher_is_better=True,
+        formula,
+        chance_level,
         for_regression=judges == "numbers",
         for_multi_label=judges == "labels",
-        ratio_safe=bounds[0] >= 0,
-        formula=formula,
-        chance_level=chance_level,
-        scaling=_as_given,
         fingerprint=fingerprint,
     )
 
@@ -204,10 +201,6 @@ def _source(kind: Any) -> Any:
 def _code(code: CodeType) -> list[Any]:
     constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
     return [code.co_code.hex(), *code.co_names, constants]
-
-
-def _as_given(values: np.ndarray) -> np.ndarray:
-    return values
 
 
 def _resampled(

@@ -44,7 +44,8 @@ from lobes.dissociation.summary import summary
 from lobes.dissociation.verdict import ALPHA
 from lobes.errors import ConfigError
 from lobes.heads import HeadLayout
-from lobes.metrics import blocks, get_metric
+from lobes.metric_formulas import blocks
+from lobes.metrics import get_metric
 from lobes.scores import HeadScores
 from lobes.shown import Shown, showing
 

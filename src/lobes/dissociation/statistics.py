@@ -12,7 +12,8 @@ from jaxtyping import Float, Int, Num
 from scipy import stats
 from scipy.special import bdtrc
 
-from lobes.metrics import Metric, blocks, exact
+from lobes.metric_formulas import blocks, exact
+from lobes.metrics import Metric
 
 # How often a score is resampled for its own interval, whatever a D-score's resamples are.
 BASE_RESAMPLES = 1000
