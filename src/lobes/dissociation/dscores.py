@@ -1,7 +1,7 @@
 """The three D-scores of docs/method.md#d-scores, with their statistics and verdict.
 
 Formulas on plain arrays first, then the values that hold a result: `DScore`, `Dissociation` and its
-verdict in words. `matrix.py` computes them from a lesion matrix, `verdict.py` has the rule.
+verdict in words. `at_fraction.py` computes them from a lesion matrix, `verdict.py` has the rule.
 """
 
 import math

@@ -14,7 +14,7 @@ independently of each other, also where they share their sentences. NumPy and Sc
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -23,25 +23,14 @@ from jaxtyping import Bool, Float, Int
 
 from lobes import limits
 from lobes.dissociation.answers import checked_answers
-from lobes.dissociation.dscores import FORMULAS, Dissociation, d_score, plural
+from lobes.dissociation.at_fraction import dissociation_at
+from lobes.dissociation.dscores import Dissociation, plural
 from lobes.dissociation.exchange import Exchange
 from lobes.dissociation.lesions import Lesion, check_lesions
 from lobes.dissociation.over_fractions import OverFractions, over_fractions
-from lobes.dissociation.pairs import (
-    PairEffects,
-    controls_needed,
-    effects_of_two,
-    pair_verdicts,
-    pairs_of,
-)
-from lobes.dissociation.statistics import (
-    metric_intervals,
-    named_generator,
-    paired_p_value,
-    resample_counts,
-)
+from lobes.dissociation.pairs import PairEffects, effects_of_two, pairs_of
+from lobes.dissociation.statistics import metric_intervals, named_generator, resample_counts
 from lobes.dissociation.summary import summary
-from lobes.dissociation.verdict import ALPHA
 from lobes.errors import ConfigError
 from lobes.heads import HeadLayout
 from lobes.metric_formulas import blocks
@@ -260,61 +249,8 @@ class LesionMatrix(Shown):
         Raises `ConfigError` with fewer than two tasks, and where a task lacks a lesion or one of
         the controls: D-scores need them all.
         """
-        _check_statistics(resamples, seed, level)
-        chosen = self.fraction_of(fraction)
-        self._check_complete(chosen)
-        self.reference._check_complete(chosen)
-        zero = self._zeros(chance)
-        base = self.divisors(level, zero=zero)
-        matrix = self.oriented(self.changes(self.scores(chosen), self.base) - zero)
-        whole = self.reference
-        there = whole._zeros(chance)
-        same_base = np.where(np.isnan(base), np.nan, self.scaled(whole.base - there))
-        drawn_base, drawn = self.resampled(chosen, resamples, seed)
-        some_base = np.where(np.isnan(base), np.nan, self.scaled(drawn_base - zero))
-        some_matrix = self.oriented(self.changes(drawn, drawn_base) - zero)
-        compared, exchanged, random = (
-            self.oriented(self.changes(scores, whole.base) - there)
-            for scores in (
-                whole.scores(chosen),
-                whole.control_scores(chosen),
-                whole.random_scores(chosen),
-            )
-        )
-        d_scores = {
-            name: d_score(
-                name,
-                formula(matrix, base),
-                formula(some_matrix, some_base),
-                formula(exchanged, same_base),
-                formula(random, same_base),
-                formula(compared, same_base),
-                level,
-                self._undefined(base, matrix, zero, level),
-            )
-            for name, formula in FORMULAS.items()
-        }
-        references = self.pair_effects(chosen)
-        n_controls = min((len(each.replicates) for each in references), default=0)
-        pairs = pair_verdicts(
-            self.tasks,
-            matrix,
-            self._paired_tests(chosen, resamples, seed, n_controls),
-            some_matrix,
-            level,
-            references,
-        )
-        return Dissociation(
-            self.tasks,
-            chosen,
-            **d_scores,
-            pairs=pairs,
-            level=level,
-            resamples=resamples,
-            above_chance=self.above_chance,
-            chance=chance,
-            exchangeable=0 if self.exchange is None else self.exchange.movable(chosen),
-            deals=None if self.exchange is None else self.exchange.deals(),
+        return dissociation_at(
+            self, fraction, resamples=resamples, seed=seed, level=level, chance=chance
         )
 
     def over_fractions(
@@ -386,23 +322,16 @@ class LesionMatrix(Shown):
         """What D-scores are divided by: the spread where a metric has no bounds, else the base."""
         return np.where(self._is_unbounded, self.spreads, base)
 
-    def _zeros(self, chance: bool) -> Float[np.ndarray, " tasks"]:
-        """Where the scores are measured from."""
-        return np.where(self._is_unbounded | (not chance), 0.0, self.chance)
-
     @cached_property
     def _scores(self) -> Float[np.ndarray, "lesions tasks"]:
         """Every task's metric under every lesion."""
         scores = np.empty((len(self.lesions), len(self.tasks)))
         for j, (task, name) in enumerate(zip(self.tasks, self.metrics, strict=True)):
-            metric, labels, predictions = (
-                get_metric(name),
-                self.labels[task],
-                self.predictions[task],
-            )
+            labels, predictions = self.labels[task], self.predictions[task]
             once = np.ones((1, len(labels)))
             for block in blocks(len(self.lesions), labels.size):
-                scores[block, j] = metric.weighted(labels, predictions[block], once)[:, 0]
+                found = get_metric(name).weighted(labels, predictions[block], once)
+                scores[block, j] = found[:, 0]
         return scores
 
     def _intervals(
@@ -469,31 +398,6 @@ class LesionMatrix(Shown):
             f"{', '.join(f'{known:g}' for known in self.fractions)}."
         )
 
-    def _check_complete(self, fraction: float) -> None:
-        if len(self.tasks) < 2:
-            raise ConfigError(
-                f"A D-score compares tasks: two or more are needed, and this matrix has only "
-                f"{self.tasks[0]!r}."
-            )
-        present = {
-            (item.kind, item.replicate) for item in self.lesions if item.fraction == fraction
-        }
-        for kind, replicate in sorted(present):
-            missing = [
-                task
-                for task in self.tasks
-                if (kind, task, fraction, replicate) not in self._positions
-            ]
-            if missing:
-                which = "lesion" if kind == "task" else f"{kind} lesion (replicate {replicate})"
-                raise ConfigError(
-                    f"D-scores at the fraction {fraction:g} need a {which} for every task; there "
-                    f"is none for {', '.join(missing)}."
-                )
-
-    def _lesion_predictions(self, task: str, lesion: str, fraction: float) -> np.ndarray:
-        return self.predictions[task][self._positions["task", lesion, fraction, 0]]
-
     def lesion(self, task: str, fraction: float | None = None) -> Lesion:
         """Return a task's lesion at one fraction (the largest); `ConfigError` without one."""
         chosen = self.fraction_of(fraction)
@@ -525,61 +429,6 @@ class LesionMatrix(Shown):
                 matrix[block, :, j] = values[1:].T
         return base, matrix
 
-    def _paired_tests(
-        self, fraction: float, resamples: int, seed: int, controls: int
-    ) -> list[tuple[float, float]]:
-        """The p of both effects of every pair of tasks."""
-        pairs, draws = pairs_of(self.tasks), resamples
-        if controls >= controls_needed(len(pairs)):
-            # So that the smallest possible p of a pair can pass the correction for all of them;
-            # with fewer controls no pair can be called, whatever its p.
-            draws = max(resamples, round(2 / ALPHA) * len(pairs))
-        return [
-            (self._pair_p(i, j, fraction, draws, seed), self._pair_p(j, i, fraction, draws, seed))
-            for i, j in pairs
-        ]
-
-    def _pair_p(self, i: int, j: int, fraction: float, draws: int, seed: int) -> float:
-        """p that task i's own heads matter more to it than task j's."""
-        task, other = self.tasks[i], self.tasks[j]
-        own, others = (self._lesion_predictions(task, each, fraction) for each in (task, other))
-        return paired_p_value(
-            get_metric(self.metrics[i]),
-            self.labels[task],
-            *((others, own) if self.keep else (own, others)),
-            draws=draws,
-            generator=named_generator(seed, task, other),
-        )
-
-    def _undefined(
-        self,
-        base: Float[np.ndarray, " tasks"],
-        matrix: Float[np.ndarray, "tasks tasks"],
-        zero: Float[np.ndarray, " tasks"],
-        level: float,
-    ) -> list[str]:
-        """Why tasks have no D-score: a sentence for each."""
-        reasons, intervals = [], self.base_intervals(level)
-        for j, (task, name) in enumerate(zip(self.tasks, self.metrics, strict=True)):
-            if np.isnan(self.base[j]) or np.isnan(matrix[:, j]).any():
-                reasons.append(
-                    f"The {name} of {task} is undefined: labels or predictions are constant."
-                )
-            elif self._is_unbounded[j] and np.isnan(base[j]):
-                reasons.append(
-                    f"Every example of {task} has the same {name}: there is no spread to measure "
-                    f"a D-score in."
-                )
-            elif np.isnan(base[j]):
-                low, high = intervals[j]
-                reasons.append(
-                    f"The base score of {task} ({name} {self.base[j]:.3f}, {100 * level:g} % "
-                    f"interval {low:.3f} to {high:.3f}) is too close to "
-                    f"{f'chance ({zero[j]:.3f})' if zero[j] else 'zero'}, or below it, to be "
-                    f"divided by."
-                )
-        return reasons
-
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
@@ -591,12 +440,3 @@ class Sampled:
 
     matrix: LesionMatrix
     examples: Mapping[str, Int[np.ndarray, " _"]]
-
-
-def _check_statistics(resamples: int, seed: int, level: float) -> None:
-    for name, value, limit in (
-        ("resamples", resamples, replace(limits.RESAMPLES, least=1)),
-        ("seed", seed, limits.SEED),
-        ("level", level, limits.LEVEL),
-    ):
-        limits.check_number(name, value, limit)

@@ -1,6 +1,6 @@
 """Resampling and tests: what turns stored predictions into intervals and p-values.
 
-General tools, with no lesion in them; `matrix.py` applies them. Randomness comes in as a
+General tools, with no lesion in them; `matrix.py` and `at_fraction.py` apply them. Randomness comes in as a
 `Generator`. NumPy and SciPy only.
 """
 
