@@ -174,7 +174,10 @@ def renewed(results: dict[str, Any]) -> dict[str, Any]:
     """The results with the verdicts that their numbers give."""
     entries = results["fractions"]
     tasks = [MeasuredTask(**task) for task in results["tasks"]]
-    above = sum(task.standing(task.base) == "above" for task in tasks)
+    above = {task.name for task in tasks if task.standing(task.base) == "above"}
+    for entry in entries:
+        for pair in entry["pairs"]:
+            pair["double_dissociation"] &= {pair["first"], pair["second"]} <= above
     over = None
     if len(tasks) < 2:
         verdict = undecided("a dissociation needs at least two tasks, here is one.")
@@ -193,7 +196,7 @@ def renewed(results: dict[str, Any]) -> dict[str, Any]:
                 *map(defined, (column["mean"], *column["mean_interval"], column["mean_p"])),
                 controls=entry["n_controls"],
                 tasks=len(tasks),
-                above_chance=above,
+                above_chance=len(above),
                 exchangeable=entry["exchangeable"],
             )
             for entry, column in zip(entries, columns, strict=True)
@@ -350,7 +353,9 @@ def _pairs(names, scores, control_scores) -> list[dict[str, Any]]:
                     "p_controls_holm": None if math.isnan(p) else p_controls_holm,
                     "compared_effects": own.observed.round(6).tolist(),
                     "control_effects": own.replicates.round(6).tolist(),
-                    "double_dissociation": doubly_dissociated(effects, p_holm, p_controls_holm),
+                    "double_dissociation": doubly_dissociated(
+                        effects, p_holm, p_controls_holm, (True, True)
+                    ),
                 }
             )
     return pairs

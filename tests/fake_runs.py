@@ -95,7 +95,11 @@ def renewed(content: dict[str, Any]) -> dict[str, Any]:
     scores = [entry["dissociation"]["column"] for entry in entries]
     tasks = [TaskRecord(**task) for task in content["tasks"]]
     means = np.array(content["base"]).mean(axis=0)
-    above = sum(task.standing(mean) == "above" for task, mean in zip(tasks, means, strict=True))
+    rows = zip(tasks, means, strict=True)
+    above = {task.name for task, mean in rows if task.standing(mean) == "above"}
+    for entry in entries:
+        for pair in entry["pairs"]:
+            pair["double_dissociation"] &= {pair["first"], pair["second"]} <= above
     over = over_fractions_of(
         [entry["fraction"] for entry in entries],
         [score["mean"]["mean"] for score in scores],
@@ -108,7 +112,7 @@ def renewed(content: dict[str, Any]) -> dict[str, Any]:
             defined(score["p_controls"]),
             controls=entry["n_controls"],
             tasks=len(tasks),
-            above_chance=above,
+            above_chance=len(above),
             exchangeable=entry["exchangeable"],
             runs=len(content["runs"]),
         )
@@ -181,7 +185,9 @@ def _pairs(rng, entries, names) -> list[dict[str, Any]]:
             "p_holm": plain(p),
             "p_controls": plain(p_controls),
             "p_controls_holm": plain(p_both),
-            "double_dissociation": doubly_dissociated([e["mean"] for e in both], p, p_both),
+            "double_dissociation": doubly_dissociated(
+                [e["mean"] for e in both], p, p_both, (True, True)
+            ),
         }
         for (i, j), both, p, p_controls, p_both in zip(
             places, effects, holm(np.array(larger)), against, against_holm, strict=True

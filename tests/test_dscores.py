@@ -1,5 +1,7 @@
 """The three D-scores by hand and by law, and the verdict in words."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -297,6 +299,14 @@ def test_one_level_for_every_verdict(p, expected):
 )
 def test_a_double_dissociation_takes_two_significant_effects(effects, p, double):
     assert pair(*effects, p=p).is_double_dissociation is double
+
+
+@pytest.mark.parametrize("above", [(False, False), (True, False), (False, True)])
+def test_a_double_dissociation_takes_two_tasks_above_chance(above):
+    strong = dataclasses.replace(pair(0.1, 0.2), above_chance=above)
+    assert not strong.is_double_dissociation
+    result = found(score(controls=range(-19, 0)), strong, above_chance=above)
+    assert result.verdict().endswith("above chance: no pair can be called one.")
 
 
 def test_only_the_corrected_p_decides_on_a_pair():

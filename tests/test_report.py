@@ -441,6 +441,36 @@ def test_sentences_count_controls_tasks_and_pairs():
     )
 
 
+@pytest.mark.parametrize(
+    ("bases", "column", "sentences"),
+    [
+        (
+            (0.53, 0.45, 0.51),
+            ["not above chance"] * 3,
+            [
+                "A double dissociation takes two tasks clearly above chance: no pair can be called "
+                "one."
+            ],
+        ),
+        (
+            (0.846, 0.912, 0.51),
+            ["yes", "not above chance", "not above chance"],
+            [
+                "Of 3 pairs of tasks, 1 shows a double dissociation at 30 % of the heads "
+                "(Holm-corrected p ≤ 0.05): sentiment with domain.",
+                "A double dissociation takes two tasks clearly above chance: no pair with "
+                "domain-pair can be called one.",
+            ],
+        ),
+    ],
+)
+def test_a_pair_with_a_task_near_chance_is_not_called(bases, column, sentences):
+    results = fake_results(controls=59, fractions=(0.3,), bases=bases, effect=0.9)
+    said = spaced(found(results).sentences)
+    assert [each for each in said if "double dissociation" in each] == sentences
+    assert [row[-1] for row in texts_of(table_of(run_page(results), "pairs-0"))] == column
+
+
 def test_sentence_of_one_task_compares_with_random_lesions():
     results = fake_results(tasks=1, controls=11)
     (sentence,) = spaced(found(results).sentences)

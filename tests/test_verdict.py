@@ -56,6 +56,8 @@ STUDIES = st.builds(
 YES = Simulation(tasks=2, examples=499, controls=19, specialization=1.5)
 NO = Simulation(tasks=2, examples=1999, controls=23, spread=0.01, chance=0.01)
 OPEN = Simulation(tasks=2, examples=23, controls=19)
+# below chance, where lesions cost each task more by its own heads
+BELOW = Simulation(tasks=2, examples=499, controls=19, specialization=1.5, ability=-0.7)
 UNDEFINED = Simulation(tasks=2, examples=23, controls=7, ability=-1.0)  # by one definition
 
 
@@ -128,6 +130,8 @@ def column(page, name, title):
 def double_in_words(pair, lacks_controls):
     if pair.is_double_dissociation:
         return "yes"
+    if not all(pair.above_chance):
+        return "not above chance"
     return "too few exchanges" if lacks_controls else "not shown"
 
 
@@ -136,6 +140,7 @@ def double_in_words(pair, lacks_controls):
 @example(simulation=YES, runs=2, seed=0)
 @example(simulation=NO, runs=2, seed=0)
 @example(simulation=OPEN, runs=1, seed=0)
+@example(simulation=BELOW, runs=2, seed=0)
 @example(simulation=UNDEFINED, runs=1, seed=14)
 def test_library_pages_and_terminal_give_one_answer(simulation, runs, seed):
     studies = simulation.runs(runs, np.random.default_rng(seed), between=0.02)
@@ -162,6 +167,22 @@ def test_library_pages_and_terminal_give_one_answer(simulation, runs, seed):
     assert column(page, "pairs", "Double dissociation") == [
         double_in_words(pair, lacks_controls) for pair in over.pairs
     ]
+
+
+def test_no_pair_is_called_where_no_task_is_above_chance():
+    """Both tests would call the pair: the verdict and the pairs ask for the same tasks."""
+    matrices = [each.matrix for each in BELOW.runs(2, np.random.default_rng(0), between=0.02)]
+    one = matrices[0].dissociation(resamples=RESAMPLES)
+    (pair,) = one.pairs
+    assert dataclasses.replace(pair, above_chance=(True, True)).is_double_dissociation
+    assert not pair.is_double_dissociation
+    assert one.specialized.reasons[0].startswith("no task is clearly above chance")
+    assert one.verdict().endswith(
+        "A double dissociation takes two tasks clearly above chance: no pair can be called one."
+    )
+    (over,) = dissociation_over_runs(matrices, resamples=RESAMPLES).pairs
+    assert over.above_chance == (False, False)
+    assert not over.is_double_dissociation
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,9 @@ def dissociation_at(
         matrix.tasks,
         chosen,
         **d_scores,
-        pairs=pair_verdicts(matrix.tasks, scores, p_values, some_scores, level, references),
+        pairs=pair_verdicts(
+            matrix.tasks, scores, p_values, some_scores, level, references, matrix.above_chance
+        ),
         level=level,
         resamples=resamples,
         above_chance=matrix.above_chance,

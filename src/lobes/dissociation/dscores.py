@@ -22,6 +22,7 @@ from lobes.dissociation.statistics import (
 from lobes.dissociation.verdict import (
     Evidence,
     Verdict,
+    barred_pairs,
     controls_needed,
     not_above_0,
     specialized,
@@ -274,6 +275,12 @@ class Dissociation(Shown):
         )
 
     def _doubles(self) -> str:
+        barred = barred_pairs(self.tasks, self.above_chance)
+        if sum(self.above_chance) < 2:
+            return barred
+        return " ".join(filter(None, (self._doubles_found(), barred)))
+
+    def _doubles_found(self) -> str:
         found = sum(pair.is_double_dissociation for pair in self.pairs)
         if any(pair.lacks_controls for pair in self.pairs):
             controls = min(pair.controls for pair in self.pairs)

@@ -88,6 +88,7 @@ class RunsPair:
 
     `p_holm` tests the effects over runs and examples; `p_controls` and `p_controls_holm` compare
     the smaller of the two with that of `controls` exchanges, all averaged over the runs.
+    `above_chance` says whether the models, on average, do each clearly better than chance.
     """
 
     first: str
@@ -97,12 +98,13 @@ class RunsPair:
     p_controls: float
     p_controls_holm: float
     controls: int
+    above_chance: tuple[bool, bool]
 
     @property
     def is_double_dissociation(self) -> bool:
-        """Both effects are positive, and both tests significant at 0.05 after correction."""
+        """Both effects are positive, both tests significant, and both tasks above chance."""
         means = [effect.mean for effect in self.effects]
-        return doubly_dissociated(means, self.p_holm, self.p_controls_holm)
+        return doubly_dissociated(means, self.p_holm, self.p_controls_holm, self.above_chance)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -293,7 +295,7 @@ def _pairs(
     drawn: Sequence[Float[np.ndarray, "resamples tasks tasks"]],
     level: float,
 ) -> tuple[RunsPair, ...]:
-    tasks = matrices[0].tasks
+    tasks, above_chance = matrices[0].tasks, _above_chance(matrices)
     scores, some = np.array([m.oriented(m.scores(fraction)) for m in matrices]), np.array(drawn)
 
     def effect(i: int, j: int) -> RunsEstimate:
@@ -324,6 +326,7 @@ def _pairs(
             p_controls=float(p),
             p_controls_holm=float(p_corrected),
             controls=len(reference.replicates),
+            above_chance=(above_chance[i], above_chance[j]),
         )
         for (i, j), both, reference, p_holm, p, p_corrected in zip(
             pairs, effects, references, corrected, against, against_holm, strict=True

@@ -6,8 +6,9 @@ A pair is doubly dissociated where two tests hold. On the examples: each task do
 other's lesion than under its own (paired), more than other examples would change. On the lesions:
 the smaller of the two effects is larger than where the heads of the two lesions are exchanged
 between the two tasks. Without the second, two lesions that merely differ in severity pass the
-first given enough examples. Scores are oriented (`LesionMatrix.oriented`): lower where a lesion
-costs more. NumPy only.
+first given enough examples. Both tasks must be done clearly better than chance, as the verdict on
+specialized heads asks of two tasks. Scores are oriented (`LesionMatrix.oriented`): lower where a
+lesion costs more. NumPy only.
 """
 
 from collections.abc import Sequence
@@ -42,7 +43,8 @@ class PairVerdict:
     the two, as both must hold, corrected for the number of pairs. `p_controls` is
     (1 + #{smaller effect of an exchange ≥ smaller effect}) / (1 + `controls`), with `controls`
     exchanges between the two tasks, and `p_controls_holm` the same corrected for the `pairs` of
-    the study; NaN without exchanges.
+    the study; NaN without exchanges. `above_chance` says whether the base score of each is clearly
+    above chance.
     """
 
     first: str
@@ -55,11 +57,14 @@ class PairVerdict:
     p_controls_holm: float
     controls: int
     pairs: int = 1
+    above_chance: tuple[bool, bool] = (True, True)
 
     @property
     def is_double_dissociation(self) -> bool:
-        """Both effects are positive, and both tests significant at 0.05 after correction."""
-        return doubly_dissociated(self.effects, self.p_holm, self.p_controls_holm)
+        """Both effects are positive, both tests significant, and both tasks above chance."""
+        return doubly_dissociated(
+            self.effects, self.p_holm, self.p_controls_holm, self.above_chance
+        )
 
     @property
     def lacks_controls(self) -> bool:
@@ -67,9 +72,19 @@ class PairVerdict:
         return self.controls < controls_needed(self.pairs)
 
 
-def doubly_dissociated(effects: Sequence[float], p_holm: float, p_controls_holm: float) -> bool:
-    """Return whether both effects are positive and both corrected p-values significant at 0.05."""
-    return min(effects) > 0 and is_significant(p_holm) and is_significant(p_controls_holm)
+def doubly_dissociated(
+    effects: Sequence[float],
+    p_holm: float,
+    p_controls_holm: float,
+    above_chance: Sequence[bool],
+) -> bool:
+    """Return whether two tasks are doubly dissociated.
+
+    Both effects are positive, both corrected p-values significant at 0.05, and both tasks done
+    clearly better than chance.
+    """
+    significant = is_significant(p_holm) and is_significant(p_controls_holm)
+    return min(effects) > 0 and significant and all(above_chance)
 
 
 def effects_of_two(
@@ -106,11 +121,13 @@ def pair_verdicts(
     drawn: Float[np.ndarray, "resamples tasks tasks"],
     level: float,
     references: Sequence[PairEffects],
+    above_chance: Sequence[bool],
 ) -> tuple[PairVerdict, ...]:
     """Return the verdict on every pair of tasks, both tests corrected for their number.
 
     `p_values` are the paired tests' of each pair, `drawn` the scores on resampled examples, and
-    `references` what each pair's exchanges are compared by.
+    `references` what each pair's exchanges are compared by; `above_chance` says of each task
+    whether its base score is clearly above chance.
     """
     corrected = holm(np.max(np.array(p_values).reshape(-1, 2), axis=1))
     against, against_holm = p_of_pairs(references)
@@ -136,6 +153,7 @@ def pair_verdicts(
                 p_controls_holm=float(against_holm[place]),
                 controls=len(references[place].replicates),
                 pairs=len(pairs),
+                above_chance=(above_chance[i], above_chance[j]),
             )
         )
     return tuple(found)

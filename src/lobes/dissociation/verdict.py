@@ -197,11 +197,32 @@ def _matter_more(without: Sequence[str]) -> str:
     """What "yes" means, and the tasks of which it does not hold."""
     if not without:
         return "each task's own heads matter more to it than the other tasks' heads."
-    names = ", ".join(without[:_MOST_NAMED])
-    more = f" and {len(without) - _MOST_NAMED} more" if len(without) > _MOST_NAMED else ""
     return (
         f"on average, a task's own heads matter more to it than the other tasks' heads, but not "
-        f"for {names}{more}."
+        f"for {_named(without)}."
+    )
+
+
+def _named(tasks: Sequence[str]) -> str:
+    names = ", ".join(tasks[:_MOST_NAMED])
+    more = f" and {len(tasks) - _MOST_NAMED} more" if len(tasks) > _MOST_NAMED else ""
+    return f"{names}{more}"
+
+
+def barred_pairs(tasks: Sequence[str], above_chance: Sequence[bool]) -> str:
+    """Return the sentence on pairs that cannot be called a double dissociation, or nothing.
+
+    Those with a task that is not done clearly better than chance.
+    """
+    barred = [task for task, above in zip(tasks, above_chance, strict=True) if not above]
+    if not barred:
+        return ""
+    which = ""
+    if len(tasks) - len(barred) >= 2:
+        which = f" with {'any of ' if len(barred) > 1 else ''}{_named(barred)}"
+    return (
+        f"A double dissociation takes two tasks clearly above chance: no pair{which} can be called "
+        f"one."
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lobes.dissociation.verdict import (
     ALPHA,
     Verdict,
+    barred_pairs,
     controls_needed,
     is_significant,
     smallest_p,
@@ -184,24 +185,30 @@ def over_others(names: Sequence[str], values: Iterable[float], expected: Iterabl
     return f", over {some(defined)}" if defined and defined != others else ""
 
 
-def pair_sentences(entry: Fraction | PooledFraction, where: str = "") -> list[str]:
-    """Which pairs of tasks are doubly dissociated, or how many exchanges that takes."""
-    pairs = entry.pairs
-    if not pairs:
+def pair_sentences(
+    entry: Fraction | PooledFraction, standings: Mapping[str, Standing], where: str = ""
+) -> list[str]:
+    """Which pairs of tasks are doubly dissociated, or what that takes; `standings` by task."""
+    if not entry.pairs:
         return []
-    lacking = pair_caveat(entry)
-    if lacking:
-        return [lacking]
+    above = [standing == "above" for standing in standings.values()]
+    barred = [barred_pairs([*standings], above)] * (not all(above))
+    if sum(above) < 2:
+        return barred
+    return [pair_caveat(entry) or _doubles(entry.pairs, where), *barred]
+
+
+def _doubles(pairs: Sequence[Pair] | Sequence[PooledPair], where: str) -> str:
     double = [f"{pair.first} with {pair.second}" for pair in pairs if pair.double_dissociation]
     test = f"a double dissociation{where} (Holm-corrected p ≤ {ALPHA})"
     if len(pairs) == 1:
-        return [f"The two tasks {'show' if double else 'do not show'} {test}."]
+        return f"The two tasks {'show' if double else 'do not show'} {test}."
     if not double:
-        return [f"Of {len(pairs)} pairs of tasks, none shows {test}."]
+        return f"Of {len(pairs)} pairs of tasks, none shows {test}."
     if len(double) == len(pairs):
-        return [f"All {len(pairs)} pairs of tasks show {test}."]
+        return f"All {len(pairs)} pairs of tasks show {test}."
     verb = "shows" if len(double) == 1 else "show"
-    return [f"Of {len(pairs)} pairs of tasks, {len(double)} {verb} {test}: {some(double)}."]
+    return f"Of {len(pairs)} pairs of tasks, {len(double)} {verb} {test}: {some(double)}."
 
 
 def pair_caveat(entry: Fraction | PooledFraction) -> str:
@@ -222,9 +229,18 @@ def pair_caveat(entry: Fraction | PooledFraction) -> str:
 
 
 def double_of(
-    pair: Pair | PooledPair, entry: Fraction | PooledFraction, lacking: str = "too few exchanges"
+    pair: Pair | PooledPair,
+    entry: Fraction | PooledFraction,
+    standings: Mapping[str, Standing],
+    lacking: str = "too few exchanges",
 ) -> str:
-    """What a table says of a pair: `yes`, `not shown`, or `lacking` where no test could tell."""
+    """What a table says of a pair.
+
+    `yes`, `not shown`, `not above chance` where a task is not (`standings` by task), or `lacking`
+    where no test could tell.
+    """
     if pair.double_dissociation:
         return "yes"
+    if not standings[pair.first] == standings[pair.second] == "above":
+        return "not above chance"
     return "not shown" if entry.n_pair_controls >= controls_needed(len(entry.pairs)) else lacking

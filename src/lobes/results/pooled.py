@@ -129,7 +129,7 @@ class PooledPair(Record):
     p_controls_holm: P
     """The same, corrected for the number of pairs (Holm)."""
     double_dissociation: bool
-    """Both effects are positive, and both corrected p at most 0.05."""
+    """Both effects are positive, both corrected p at most 0.05, and both tasks above chance."""
 
 
 class PooledFraction(Record):

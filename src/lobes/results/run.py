@@ -12,6 +12,7 @@ from lobes.dissociation import verdict
 from lobes.dissociation.dscores import mean_where, shared_tasks
 from lobes.dissociation.statistics import n_reached
 from lobes.heads import HeadSet
+from lobes.metrics import Standing
 from lobes.results.base import (
     Correlation,
     Count,
@@ -216,7 +217,7 @@ class Pair(Record):
     control_effects: Matrix
     """The effects with heads exchanged between these two tasks: replicate by task."""
     double_dissociation: bool
-    """Both effects are positive, and both corrected p at most 0.05."""
+    """Both effects are positive, both corrected p at most 0.05, and both tasks above chance."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Pair":
@@ -360,6 +361,11 @@ class RunResults(Results):
     def names(self) -> tuple[str, ...]:
         """The tasks' names."""
         return tuple(task.name for task in self.tasks)
+
+    @property
+    def standings(self) -> dict[str, Standing]:
+        """Where the base score of each task lies in relation to chance."""
+        return {task.name: task.standing(task.base) for task in self.tasks}
 
     @property
     def lesioning(self) -> Lesioning:

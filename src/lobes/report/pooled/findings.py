@@ -1,9 +1,11 @@
 """What several runs found together, in words: the stored verdict, its reasons, what weakens it."""
 
 import math
+from collections.abc import Mapping
 from itertools import combinations
 
 from lobes.dissociation.verdict import SPECIALIZED, all_fractions
+from lobes.metrics import Standing
 from lobes.report import formatting as fmt
 from lobes.report import lesion_words, phrases
 from lobes.report.lesion_words import in_short, words_of
@@ -75,7 +77,7 @@ def _sentences(results: PooledResults) -> list[str]:
         *_spread(results, score),
         _other_definitions(results, entry, score),
         *_tasks_alone(results, score),
-        *_pairs(results.largest),
+        *_pairs(results.largest, results.standings),
         *_other_fractions(results, entry, score),
     ]
 
@@ -193,11 +195,11 @@ def _tasks_alone(results: PooledResults, score: PooledDScore) -> list[str]:
     return [f"One at a time (uncorrected), the interval lies above 0 for {which}."]
 
 
-def _pairs(entry: PooledFraction) -> list[str]:
+def _pairs(entry: PooledFraction, standings: Mapping[str, Standing]) -> list[str]:
     if not any(math.isfinite(pair.p_holm) for pair in entry.pairs):
         return []
     where = f" over the runs at {phrases.size_of(entry.fraction)}"
-    return phrases.pair_sentences(entry, where)
+    return phrases.pair_sentences(entry, standings, where)
 
 
 def _other_fractions(

@@ -373,7 +373,7 @@ def _pairs(results: PooledResults) -> Section | None:
         effects = (
             value for one in pair.effects for value in (one.mean, (one.low, one.high), one.p)
         )
-        double = phrases.double_of(pair, entry)
+        double = phrases.double_of(pair, entry, results.standings)
         cell = marked(double, "chip", "good") if double == "yes" else marked(double, "quiet")
         tests = (pair.p_holm, pair.p_controls, pair.p_controls_holm)
         return Row((pair.first, pair.second, *effects, *tests, cell))

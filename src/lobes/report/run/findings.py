@@ -120,7 +120,7 @@ def _sentences(results: RunResults) -> list[str]:
         *_against_random(entry, score),
         _other_definitions(results, entry, score),
         *_tasks_alone(results, entry, score),
-        *phrases.pair_sentences(results.largest, pairs_at),
+        *phrases.pair_sentences(results.largest, results.standings, pairs_at),
         *_other_fractions(results, entry, score),
     ]
 
@@ -262,8 +262,7 @@ def _other_fractions(results: RunResults, shown: Fraction, headline: DScore) -> 
 
 def _caveats(results: RunResults) -> list[str]:
     entry = results.strongest
-    standings = {task.name: task.standing(task.base) for task in results.tasks}
-    caveats = phrases.chance_caveats(standings, "The model", "is")
+    caveats = phrases.chance_caveats(results.standings, "The model", "is")
     caveats += _importance_caveats(results)
     if entry is not None and len(results.tasks) > 1:
         caveats += phrases.exchange_caveats(results.fractions)

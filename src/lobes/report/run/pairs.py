@@ -23,7 +23,7 @@ _READING = Markup(
     "the same of these two lesions. Two lesions may differ in how severe they are without any "
     "specialization, so the smaller of the two differences must also stand out from the same with "
     "heads exchanged between these two tasks, again corrected: that says that the heads belong to "
-    "the tasks."
+    "the tasks. It takes two tasks that the model does clearly better than chance."
 )
 ONLY_LARGEST = (
     "Of three tasks or more, heads are exchanged between two tasks at the largest fraction only: "
@@ -98,7 +98,7 @@ def _pairs(results: RunResults, place: int, pairs: Sequence[Pair]) -> Table:
         effects = zip(
             pair.effects, pair.effect_intervals, pair.relative_effects, pair.p_values, strict=True
         )
-        double = phrases.double_of(pair, entry, lacking)
+        double = phrases.double_of(pair, entry, results.standings, lacking)
         rows.append(
             Row(
                 (
