@@ -1,7 +1,7 @@
 """Resampling and tests: what turns stored predictions into intervals and p-values.
 
-General tools, with no lesion in them; `matrix.py` and `at_fraction.py` apply them. Randomness comes in as a
-`Generator`. NumPy and SciPy only.
+General tools, with no lesion in them; `matrix.py` and `at_fraction.py` apply them. Randomness comes
+in as a `Generator`. NumPy and SciPy only.
 """
 
 import math

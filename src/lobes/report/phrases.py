@@ -15,8 +15,8 @@ from lobes.dissociation.verdict import (
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
 from lobes.results.base import ModelRecord, TaskRecord
+from lobes.results.fractions import Fraction, Pair
 from lobes.results.pooled import PooledFraction, PooledPair
-from lobes.results.run import Fraction, Pair
 
 HEADLINE = "column"  # the D-score that verdicts speak of (docs/method.md#d-scores)
 DEFINITIONS = ("column", "row", "relative")

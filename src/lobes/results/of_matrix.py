@@ -14,17 +14,8 @@ from lobes.dissociation.verdict import Verdict, undecided
 from lobes.heads import HeadLayout
 from lobes.metrics import get_metric
 from lobes.results.base import ModelRecord, Site
-from lobes.results.run import (
-    Controls,
-    Dissociation,
-    DScore,
-    Fraction,
-    Importance,
-    MeasuredTask,
-    OverFractions,
-    Pair,
-    RunResults,
-)
+from lobes.results.fractions import Dissociation, DScore, Fraction, OverFractions, Pair
+from lobes.results.run import Controls, Importance, MeasuredTask, RunResults
 from lobes.scores import HeadScores
 
 # What is taken where a matrix does not say how it was measured.

@@ -25,7 +25,7 @@ from lobes.results.base import (
     expect_shape,
     expect_share,
 )
-from lobes.results.run import OverFractions
+from lobes.results.fractions import OverFractions, expect_fractions
 
 
 class PooledRun(Record):
@@ -261,12 +261,7 @@ class PooledResults(Results):
         runs, n = len(self.runs), len(self.tasks)
         if len(set(self.names)) < n:
             raise ValueError("two tasks have the same name")
-        sizes = [entry.fraction for entry in self.fractions]
-        if sizes != sorted(set(sizes)):
-            raise ValueError("the fractions are not in ascending order")
-        if self.over_fractions.strongest not in sizes:
-            raise ValueError("the fraction that stands out most was not measured")
-        expect_shape(self.over_fractions.standardized, (len(sizes),), "standardized")
+        expect_fractions([entry.fraction for entry in self.fractions], self.over_fractions)
         expect_share(self.over_fractions.p, self.largest.n_controls, "over_fractions.p")
         expect_shape(self.base, (runs, n), "base")
         expect_shape(self.base_intervals, (runs, n, 2), "base_intervals")

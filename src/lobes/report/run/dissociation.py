@@ -35,7 +35,7 @@ from lobes.report.tables import (
     stacked,
 )
 from lobes.results import RunResults
-from lobes.results.run import Dissociation, DScore, Fraction
+from lobes.results.fractions import Dissociation, DScore, Fraction
 
 _SDS = Markup('<abbr title="above the exchanges’ mean, in their standard deviations">SDs</abbr>')
 _READING = Markup(

@@ -20,7 +20,8 @@ from lobes.report.phrases import HEADLINE
 from lobes.report.run import glance
 from lobes.report.sections import Fact, Facts, Findings, Section
 from lobes.results import RunResults
-from lobes.results.run import RELIABLE, TRUSTED, DScore, Fraction
+from lobes.results.fractions import DScore, Fraction
+from lobes.results.run import RELIABLE, TRUSTED
 
 
 def section(results: RunResults) -> Section:

@@ -17,7 +17,8 @@ from lobes.report.run import agreement
 from lobes.report.sections import Block, Details, Figure, InFiles, Prose, Section
 from lobes.report.tables import MOST_PAIRS, MOST_TASKS, Cell, Column, Row, Table
 from lobes.results import RunResults
-from lobes.results.run import RELIABLE, Fraction, Importance
+from lobes.results.fractions import Fraction
+from lobes.results.run import RELIABLE, Importance
 from lobes.scores import HeadScores
 
 MOST_TOP_HEADS = 12

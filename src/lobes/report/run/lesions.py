@@ -28,7 +28,7 @@ from lobes.report.sections import (
 )
 from lobes.report.tables import ENDS, MOST_TASKS, Cell, Column, Mark, Row, Table
 from lobes.results import RunResults
-from lobes.results.run import Fraction
+from lobes.results.fractions import Fraction
 
 OVERLAP = "Jaccard index · number of heads that both lesions hold"
 

@@ -13,7 +13,7 @@ from lobes.report.run.lesions import is_large, title_of
 from lobes.report.sections import Alternatives, Block, Panel, Prose, Section
 from lobes.report.tables import MOST_PAIRS, Column, Row, Table, marked
 from lobes.results import RunResults
-from lobes.results.run import Fraction, Pair
+from lobes.results.fractions import Fraction, Pair
 
 _READING = Markup(
     "A <em>double dissociation</em>: the first task loses {0} by its own lesion than by the "
