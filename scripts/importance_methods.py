@@ -23,7 +23,7 @@ from torch import nn
 
 import lobes
 from lobes.experiments.loading import load_tasks
-from lobes.experiments.store import stored_study
+from lobes.experiments.stored_study import stored_study
 from lobes.modeling import TaskModel, load_task_model
 from lobes.modeling.precision import resolve_precision
 

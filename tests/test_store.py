@@ -16,7 +16,8 @@ import pytest
 from lobes.config.study import StudyConfig, override
 from lobes.errors import RunError
 from lobes.experiments.manifest import check_files, read_entries
-from lobes.experiments.store import RunFolder, stored_study
+from lobes.experiments.store import RunFolder
+from lobes.experiments.stored_study import stored_study
 from lobes.files import digest_of, read_json
 from lobes.measure.steps import Step
 

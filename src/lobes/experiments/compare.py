@@ -32,8 +32,8 @@ from lobes.experiments.over_seeds import (
 from lobes.experiments.probe import pooled_features, probe
 from lobes.experiments.results import lesioning_of
 from lobes.experiments.seed_statistics import comparison_summary, comparison_verdicts
-from lobes.experiments.spread import begin, pool_of
 from lobes.experiments.store import RunFolder
+from lobes.experiments.study_workers import begin, pool_of
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel

@@ -13,15 +13,14 @@ from typing import IO, Any
 import numpy as np
 
 from lobes.errors import first_line
-from lobes.experiments.spread import carry_out_on
 from lobes.files import fingerprint, writing
 from lobes.measure.steps import Arrays, Plan, Result, Step, carry_out, missing
 from lobes.progress import Progress, StageProgress
-from lobes.workers import Pool
 
 logger = logging.getLogger("lobes")
 
 Writing = Callable[[Path], AbstractContextManager[IO[bytes]]]
+Elsewhere = Callable[[Sequence[Plan[Any]], "Measurements"], list[Any]]
 
 
 class Measurements:
@@ -33,6 +32,7 @@ class Measurements:
 
     `scope` says what the measurements are of (a fingerprint of the model and the data): arrays of
     another scope are never returned. `writing` is how a file is written into the folder.
+    `elsewhere` gives the results of plans where other processes compute their steps.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class Measurements:
         scope: str,
         writing: Writing = writing,
         progress: StageProgress | None = None,
-        pool: Pool | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.folder = folder
         self.scope = scope
         self.progress = progress
-        self.pool = pool
         self._writing = writing
+        self._elsewhere = elsewhere
         # (stage, task, seconds) of each; no steps, which would keep their models alive
         self._seconds: dict[Path, tuple[str, str, float]] = {}
 
@@ -56,13 +56,10 @@ class Measurements:
         return self.run_all([plan])[0]
 
     def run_all(self, plans: Sequence[Plan[Result]]) -> list[Result]:
-        """Return the results of plans that do not depend on each other.
-
-        Where there is a pool, its workers compute what is not kept.
-        """
-        if self.pool is None:
+        """Return the results of plans that do not depend on each other."""
+        if self._elsewhere is None:
             return [carry_out(plan, self.measure) for plan in plans]
-        return carry_out_on(self.pool, plans, self)
+        return self._elsewhere(plans, self)
 
     def pending(self, *plans: Plan[Any]) -> list[Step]:
         """Return the steps of these plans that are not kept and can be computed now, in any order.

@@ -22,7 +22,7 @@ from lobes.experiments.loading import load_tasks, model_fingerprint
 from lobes.experiments.open_model import trained_model
 from lobes.experiments.outputs import OutputFolder
 from lobes.experiments.run import given_model
-from lobes.experiments.store import check_same_model, stored_study
+from lobes.experiments.stored_study import check_same_model, stored_study
 from lobes.measure.evaluation import predict_logits, predictions_of
 from lobes.metrics import get_metric
 from lobes.modeling import TaskModel, load_task_model

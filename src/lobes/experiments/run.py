@@ -34,8 +34,8 @@ from lobes.experiments.results import (
     describe_model,
     study_results,
 )
-from lobes.experiments.spread import TRAINING, begin, pool_of
 from lobes.experiments.store import SECONDS, RunFolder
+from lobes.experiments.study_workers import TRAINING, begin, pool_of
 from lobes.experiments.training import losses_of, train, warn_near_chance
 from lobes.measure.iap import check_lesions, lesion_plan
 from lobes.measure.steps import Plan, together

@@ -5,30 +5,18 @@ study, and goes through them with the arrays that are kept. So only keys and arr
 plan is the same whoever carries it out.
 """
 
-import contextlib
 import math
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lobes.config.study import StudyConfig
 from lobes.errors import RunError
+from lobes.experiments.measurements import Measurements
 from lobes.measure.steps import Arrays, Plan, Result, Step
-from lobes.modeling.precision import resolve_precision
 from lobes.progress import StageProgress
-from lobes.workers import Job, Place, Pool, WorkerSettings, started
-
-if TYPE_CHECKING:
-    from lobes.experiments.measurements import Measurements
-    from lobes.experiments.store import RunFolder
-
-# What workers run, and the job of training a study's model.
-ENTRY = "lobes.experiments.worker:StudyWork"
-TRAINING = "training"
+from lobes.workers import Job, Place, Pool
 
 # So many measurements are written at the same time.
 _WRITERS = 4
@@ -37,52 +25,8 @@ _WRITERS = 4
 _LEAST = 8
 
 
-@dataclass(frozen=True)
-class StudySpec:
-    """What a worker is told: a command's study, its folder, and how it is measured.
-
-    `precision` is "fp32" or "bf16", `here` is the driver's working directory.
-    """
-
-    command: str
-    study: StudyConfig
-    folder: Path
-    precision: str
-    here: Path
-
-
-@contextlib.contextmanager
-def pool_of(settings: WorkerSettings | None, folder: "RunFolder") -> Iterator[Pool | None]:
-    """Yield a pool whose workers log into the run's folder; None without settings."""
-    if settings is None:
-        yield None
-        return
-    logs = folder.path / "logs"
-    try:
-        with started(settings, ENTRY, logs) as pool:
-            yield pool
-    finally:
-        folder.sweep()  # what workers left that were ended
-        if not (folder.path / "config.json").exists():  # it did not begin
-            shutil.rmtree(logs, ignore_errors=True)
-
-
-def begin(pool: Pool | None, study: StudyConfig, folder: "RunFolder", device: str) -> str:
-    """Return the precision in which a study is measured, and tell workers to measure it.
-
-    Without workers, and with those of this machine, it is that of `device`; else that of theirs.
-    """
-    if pool is not None and pool.is_remote and study.precision == "auto":
-        precision: str = "bf16" if pool.facts()["bf16"] else "fp32"
-    else:
-        precision = resolve_precision(study.precision, device)
-    if pool is not None:
-        pool.begin(StudySpec(folder.command, study, folder.path.resolve(), precision, Path.cwd()))
-    return precision
-
-
 def carry_out_on(
-    pool: Pool, plans: Sequence[Plan[Result]], measurements: "Measurements"
+    pool: Pool, plans: Sequence[Plan[Result]], measurements: Measurements
 ) -> list[Result]:
     """Return the results of plans, with the steps that are not kept computed by workers.
 
@@ -102,7 +46,7 @@ def carry_out_on(
 class _Writing:
     """Keeps measurements in threads, which wait for the disk while the next results come in."""
 
-    def __init__(self, measurements: "Measurements") -> None:
+    def __init__(self, measurements: Measurements) -> None:
         self.measurements = measurements
         self._threads = ThreadPoolExecutor(_WRITERS)
         self._begun: list[Future[None]] = []
@@ -131,7 +75,7 @@ class _Writing:
 def _follow(
     walks: Sequence["_Walk"],
     pool: Pool,
-    measurements: "Measurements",
+    measurements: Measurements,
     writing: _Writing,
     shown: "_Shown",
 ) -> None:
@@ -196,7 +140,7 @@ def _advance(
     walk: _Walk,
     arrays: Sequence[Arrays] | None,
     pool: Pool,
-    measurements: "Measurements",
+    measurements: Measurements,
     shown: "_Shown",
 ) -> None:
     """Go on with a plan to the next group that is not all kept, and hand out what is missing."""

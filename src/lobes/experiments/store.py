@@ -28,24 +28,25 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from lobes.config.keys import differences
-from lobes.config.study import StudyConfig
-from lobes.errors import ConfigError, RunError
+from lobes.errors import RunError
 from lobes.experiments.lock import FolderLock
-from lobes.experiments.manifest import JOURNAL, MODEL_MARKER, NAME, PAGES, Manifest, check_files
+from lobes.experiments.manifest import JOURNAL, MODEL_MARKER, NAME, PAGES, Manifest
 from lobes.experiments.manifest import SCHEMA as FILES
 from lobes.experiments.measurements import Measurements
 from lobes.experiments.same_study import what_differs
+from lobes.experiments.spread import carry_out_on
+from lobes.experiments.stored_study import unknown_setting
 from lobes.files import (
     REPLACED,
     TEMPORARY,
     digest_of,
     disk_faults,
-    near_path,
     read_folder,
     read_json,
     remove,
@@ -142,9 +143,7 @@ class RunFolder:
                     (self.path / NAME).unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
-        for folder in self._made:  # innermost first; stays where something was written into it
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove_empty(self._made)
 
     @property
     def goes_on(self) -> bool:
@@ -235,7 +234,11 @@ class RunFolder:
         """Return the measurements of this run that are made of `scope`; `pool` computes them."""
         folder = self.path / "measurements"
         return Measurements(
-            folder, scope, lambda path: self.writing(f"{folder.name}/{path.name}"), progress, pool
+            folder,
+            scope,
+            lambda path: self.writing(f"{folder.name}/{path.name}"),
+            progress,
+            partial(carry_out_on, pool) if pool is not None else None,
         )
 
     def writing_model(
@@ -337,7 +340,7 @@ class RunFolder:
                 f"again with --fresh."
             )
         changed = what_differs(stored["config"], self.config, command)
-        unknown = _unknown(stored["config"]) if changed else ""
+        unknown = unknown_setting(stored["config"]) if changed else ""
         if unknown:
             raise RunError(
                 f"{self.path} holds a run that another version of lobes began ({unknown}); choose "
@@ -385,9 +388,7 @@ def held(folder: Path) -> Iterator[None]:
         finally:
             lock.release()
     finally:
-        for each in made:  # innermost first; stays where something was written into it
-            with contextlib.suppress(OSError):
-                each.rmdir()
+        _remove_empty(made)
 
 
 class WorkerFolder(RunFolder):
@@ -411,54 +412,6 @@ class WorkerFolder(RunFolder):
 
     def _record(self, name: str, whole: Path) -> None:
         pass
-
-
-def _unknown(config: Mapping[str, Any]) -> str:
-    """What is said of a setting in a stored study that this version does not have; "" for none."""
-    try:
-        StudyConfig.from_dict(config, source="its config.json")
-    except ConfigError as error:
-        found = re.search(r"unknown key [^;]+", str(error))
-        return found.group() if found else ""
-    return ""
-
-
-def stored_study(run: Path, *, trust_remote_code: bool = False) -> StudyConfig:
-    """Return the study that a run's folder holds; `RunError` if it is no run's, or damaged.
-
-    Whether Python code of a model may run is for the caller to say, not for the folder: somebody
-    else may have made it.
-    """
-    check_files(run, "config.json")
-    record = read_json(run / "config.json")
-    if not isinstance(record, dict) or record.get("command", "run") != "run":
-        raise RunError(
-            f"There is no run in {run}: give the folder of a run, with its config.json."
-            f"{near_path(run)}"
-        )
-    try:
-        config = {**record["config"], "trust_remote_code": trust_remote_code}
-        return StudyConfig.from_dict(config, source=str(run / "config.json"))
-    except (KeyError, TypeError, ConfigError) as error:
-        unknown = _unknown(record["config"]) if isinstance(error, ConfigError) else ""
-        if unknown:
-            raise RunError(
-                f"{run} holds a run that another version of lobes began ({unknown}): use that "
-                f"version, or run the study again in another folder."
-            ) from error
-        raise RunError(
-            f"{run / 'config.json'} is damaged or of another version: {error}"
-        ) from error
-
-
-def check_same_model(run: Path, model: str) -> None:
-    """Raise `RunError` where a run measured another model than the one of this fingerprint."""
-    known = (read_json(run / "config.json") or {}).get("fingerprints", {}).get("model", model)
-    if known != model:
-        raise RunError(
-            f"The model that {run} measured has changed since: put the one back that it measured, "
-            f"or measure the new one in another folder."
-        )
 
 
 def _check_is_run(path: Path) -> None:
@@ -499,3 +452,10 @@ def _make_folder(path: Path) -> list[Path]:
     with disk_faults(path):
         path.mkdir(parents=True, exist_ok=True)
     return missing
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove what `_make_folder` made; a folder stays where something was written into it."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()

@@ -43,8 +43,8 @@ from lobes.experiments.over_seeds import (
     training_arrays,
 )
 from lobes.experiments.seed_statistics import transfer_summary, transfer_verdicts
-from lobes.experiments.spread import begin, pool_of
 from lobes.experiments.store import RunFolder
+from lobes.experiments.study_workers import begin, pool_of
 from lobes.measure.steps import Arrays, Plan, Step
 from lobes.modeling import MultiTaskModel
 from lobes.progress import Progress, StageProgress

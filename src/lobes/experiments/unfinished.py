@@ -7,7 +7,8 @@ from typing import Any
 from lobes.errors import LobesError
 from lobes.experiments.manifest import MODEL_MARKER
 from lobes.experiments.measurements import stored
-from lobes.experiments.store import SCHEMA, SECONDS, stored_study
+from lobes.experiments.store import SCHEMA, SECONDS
+from lobes.experiments.stored_study import stored_study
 from lobes.files import read_folder, read_json
 from lobes.results import ComparisonResults, RunResults, TransferResults
 from lobes.results.training import Training

@@ -15,8 +15,8 @@ from lobes.experiments.compare import compare_plans
 from lobes.experiments.loading import measuring_device
 from lobes.experiments.measurements import Measurements
 from lobes.experiments.run import run_plans, train_alone
-from lobes.experiments.spread import TRAINING, StudySpec
 from lobes.experiments.store import WorkerFolder
+from lobes.experiments.study_workers import TRAINING, StudySpec
 from lobes.experiments.transfer import transfer_plans
 from lobes.files import TEMPORARY
 from lobes.measure.steps import Arrays, Plan, Step
