@@ -1,6 +1,6 @@
 """Commands that make runs of a study, from demo and run to compare and sweep."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lobes.cli.app import Output, command
+from lobes.cli.estimates import tell_estimate, tell_sweeps
 from lobes.cli.options import (
     Controls,
     DevicesPerWorker,
@@ -202,8 +203,8 @@ def _plan_sweep(
             f"{file} is a sweep, whose command stands in the file and whose sizes are those of its "
             f"study; leave out --for, --budget and --write."
         )
-    given = [*(settings or ()), *([] if controls is None else [f"iap.controls={controls}"])]
-    return [estimate_sweep(sweep, progress) for sweep in plan_sweeps(file, given, part=part)]
+    planned = plan_sweeps(file, _given(settings, controls), part=part)
+    return [estimate_sweep(sweep, progress) for sweep in planned]
 
 
 @command(resumable=True)
@@ -279,8 +280,7 @@ def compare(
 
     chosen = _study(study, settings, output, beside="-compare")
     spread = _workers(workers, on, devices_per_worker, worker_option)
-    tell = _teller(out, "compare", spread)
-    _carry_out(out, chosen, partial(compare_study, tell=tell, workers=spread), fresh)
+    _carry_out(out, chosen, compare_study, fresh, spread, "compare")
 
 
 @command(resumable=True)
@@ -305,8 +305,7 @@ def transfer(
 
     chosen = _study(study, settings, output, beside="-transfer")
     spread = _workers(workers, on, devices_per_worker, worker_option)
-    tell = _teller(out, "transfer", spread)
-    _carry_out(out, chosen, partial(transfer_study, tell=tell, workers=spread), fresh)
+    _carry_out(out, chosen, transfer_study, fresh, spread, "transfer")
 
 
 @command(resumable=True)
@@ -356,7 +355,7 @@ def sweep(
         out.show([run for each in planned for run in states(each)], show_planned)
         return
     if not out.quiet and spread is None:
-        _tell_sweeps(out, planned, fresh)
+        tell_sweeps(out, planned, fresh)
     shows = replace(_shows(out), tell=None)  # all runs were told of
     done = []
     for each in planned:
@@ -381,12 +380,13 @@ def _study(
     """The study with the changes of the command; `beside` ends the name of its usual folder."""
     from lobes.config.study import load_study
 
-    settings = settings or []
-    if controls is not None:
-        settings = [*settings, f"iap.controls={controls}"]
-    study = load_study(path, settings)
+    study = load_study(path, _given(settings, controls))
     folder = f"{study.output.rstrip('/')}{beside}" if beside else study.output
     return study.model_copy(update={"output": folder if output is None else str(output)})
+
+
+def _given(settings: list[str] | None, controls: int | None) -> list[str]:
+    return [*(settings or ()), *([] if controls is None else [f"iap.controls={controls}"])]
 
 
 def _workers(
@@ -421,9 +421,8 @@ def _run_stages(
 ) -> None:
     from lobes.experiments.run import STAGES, run_study
 
-    tell = _teller(out, "run", workers) if stages == STAGES else None
-    compute = partial(run_study, stages=stages, tell=tell, workers=workers)
-    _carry_out(out, study, compute, fresh)
+    compute = partial(run_study, stages=stages)
+    _carry_out(out, study, compute, fresh, workers, "run" if stages == STAGES else None)
 
 
 def _run_seeds(
@@ -446,64 +445,30 @@ def _shows(out: Output) -> "lobes.experiments.several_runs.Shows":
 
     if out.quiet:
         return Shows(out.progress)
-    return Shows(out.progress, say, partial(_tell_estimate, "run"))
-
-
-def _teller(
-    out: Output,
-    command: "lobes.config.sweep.Command",
-    workers: "lobes.workers.WorkerSettings | None",
-) -> Callable[["lobes.experiments.loading.Loaded"], None] | None:
-    """What says what a command will take; None with workers, since one process is estimated."""
-    return None if out.quiet or workers is not None else partial(_tell_estimate, command)
-
-
-def _tell_sweeps(out: Output, sweeps: Sequence["lobes.config.sweep.Sweep"], fresh: bool) -> None:
-    """Say on stderr what sweeps will take, of which no run has begun."""
-    from lobes.cli.tables import sweep_line
-    from lobes.cli.terminal import say
-    from lobes.errors import first_line
-    from lobes.experiments.estimate_runs import estimate_sweep
-    from lobes.experiments.sweep import states
-
-    begun = any(run["state"] != "not begun" for each in sweeps for run in states(each))
-    if begun and not fresh:
-        return
-    try:
-        with out.progress() as progress:
-            line = sweep_line([estimate_sweep(each, progress) for each in sweeps])
-    except Exception as error:  # what fails here is told by the run, where it matters
-        line = f"No estimate of what this takes: {first_line(error)}"
-    say(line)
-
-
-def _tell_estimate(
-    command: "lobes.config.sweep.Command", loaded: "lobes.experiments.loading.Loaded"
-) -> None:
-    """Say on stderr what a study will take, before it begins."""
-    from lobes.cli.tables import plan_line
-    from lobes.cli.terminal import say
-    from lobes.errors import first_line
-    from lobes.experiments.estimate import Forecast
-    from lobes.experiments.estimate_runs import estimate_for
-
-    try:
-        line = plan_line(estimate_for(Forecast(loaded), command))
-    except Exception as error:  # what fails here is told by the run, where it matters
-        line = f"No estimate of what this takes: {first_line(error)}"
-    say(line)
+    return Shows(out.progress, say, partial(tell_estimate, "run"))
 
 
 def _carry_out(
-    out: Output, study: "lobes.config.study.StudyConfig", compute: Callable[..., Any], fresh: bool
+    out: Output,
+    study: "lobes.config.study.StudyConfig",
+    compute: Callable[..., Any],
+    fresh: bool,
+    workers: "lobes.workers.WorkerSettings | None",
+    tells: "lobes.config.sweep.Command | None",
 ) -> None:
-    """Compute what a command is for, and show it: results with a page, or a training."""
+    """Compute what a command is for, and show it: results with a page, or a training.
+
+    What `tells` will take is said first; not with workers, since one process is estimated.
+    """
     from lobes.cli.tables import show_results, show_training
     from lobes.report.pages import page_name
     from lobes.results.training import Training
 
+    tell = None
+    if tells is not None and workers is None and not out.quiet:
+        tell = partial(tell_estimate, tells)
     with out.progress(Path(study.output)) as progress:
-        results = compute(study, fresh=fresh, progress=progress)
+        results = compute(study, fresh=fresh, progress=progress, tell=tell, workers=workers)
     if isinstance(results, Training):
         out.show(results, show_training, saved=f"Model: {Path(study.output, 'model')}")
     else:
