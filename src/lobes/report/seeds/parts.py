@@ -27,10 +27,18 @@ from lobes.report.sections import (
 )
 from lobes.report.settings import durations, section
 from lobes.report.tables import Cell, Column, Row, Table, marked, stacked, text_of
-from lobes.results.over_seeds import ComparedTask, Estimate, OverSeeds, RowDifference
+from lobes.results.over_seeds import (
+    ComparedTask,
+    ComparisonResults,
+    Estimate,
+    OverSeeds,
+    RowDifference,
+    TaskDifferences,
+)
 from lobes.results.over_seeds import Difference as StoredDifference
 
 FEW_SEEDS = 5
+ALL_TASKS = "all tasks (mean)"
 
 # What stands at the head of a column.
 NAMES = {
@@ -138,6 +146,19 @@ def higher_and_lower(names: Sequence[str], found: Iterable[RowDifference]) -> di
     return {how: rows for how, rows in {"higher": higher, "lower": lower}.items() if rows}
 
 
+def task_by_task(
+    results: ComparisonResults, found: Sequence[RowDifference], what: str
+) -> list[str]:
+    """On which tasks `what` differs, each by its own corrected test; silent for one seed."""
+    if len(results.seeds) < 2:
+        return []
+    rows = higher_and_lower(results.names, found)
+    said = [f"{how} on {some(names)}" for how, names in rows.items()]
+    if not said:
+        return ["Task by task, no difference can be told (Holm-corrected)."]
+    return [f"Task by task (Holm-corrected), {what} is {fmt.listing(said)}."]
+
+
 def level_of(results: OverSeeds) -> str:
     """`95 %`."""
     return fmt.percent(results.level)
@@ -210,6 +231,17 @@ class Line:
     def is_mean(self) -> bool:
         """Whether it is the mean over the other lines, which is tested by itself."""
         return not isinstance(self.found, RowDifference)
+
+
+def lines_of_tasks(
+    results: ComparisonResults, entry: TaskDifferences, singles: np.ndarray, means: np.ndarray
+) -> list[Line]:
+    """The mean over tasks first, then each; `singles` are [seeds, tasks], `means` [seeds]."""
+    lines = [
+        Line(name, found, own)
+        for name, found, own in zip(results.names, entry.tasks, singles.T, strict=True)
+    ]
+    return lines if len(lines) == 1 else [Line(ALL_TASKS, entry.mean, means), *lines]
 
 
 def difference(
