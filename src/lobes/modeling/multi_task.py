@@ -21,16 +21,15 @@ from lobes.errors import ConfigError, ModelError
 from lobes.modeling.head_lora import head_lora
 from lobes.modeling.pictures import Pixels, load_image_processor
 from lobes.modeling.pooling import (
-    PictureProbe,
     Pooling,
     as_sequence,
-    check_pooling,
     choose_pooling,
-    has_pooler,
     has_trained_pooler,
     pool,
     probe,
     probe_pictures,
+    resolved_picture_pooling,
+    resolved_pooling,
     run_encoder,
 )
 from lobes.modeling.pretrained import (
@@ -126,9 +125,9 @@ class MultiTaskModel(TaskModel):
         self.pooling: Pooling
         seen = self._read_with(encoder, tokenizer, image_processor, max_length)
         if seen is None:
-            self.pooling, outputs = _resolve_pooling(pooling, encoder), probe(encoder)
+            self.pooling, outputs = resolved_pooling(pooling, encoder), probe(encoder)
         else:
-            self.pooling = _resolve_picture_pooling(pooling, encoder, seen)
+            self.pooling = resolved_picture_pooling(pooling, encoder, seen)
             outputs = seen.outputs
         self.dropout = nn.Dropout(dropout)
         # FSDP reduces the gradients that are there, and processes may have batches of different
@@ -481,31 +480,6 @@ def _limited(model: MultiTaskModel, card: Card) -> MultiTaskModel:
         return model
     limits = card.base["limited_to"]
     return head_lora(model, limits["heads"], shared_rows=bool(limits["shared_rows"]))
-
-
-def _resolve_pooling(pooling: str, encoder: Any) -> Pooling:
-    check_pooling(pooling)
-    if pooling == "auto":
-        return choose_pooling(encoder, trained_pooler=has_trained_pooler(encoder))
-    if pooling == "pooler" and not has_pooler(encoder):
-        raise ConfigError(
-            f"The encoder {type(encoder).__name__} has no pooler of its own: choose the pooling "
-            f'"first", "mean" or "last".'
-        )
-    return cast(Pooling, pooling)
-
-
-def _resolve_picture_pooling(pooling: str, encoder: Any, seen: PictureProbe) -> Pooling:
-    check_pooling(pooling)
-    if pooling == "auto":
-        trained = not has_pooler(encoder) or has_trained_pooler(encoder)
-        return seen.choose_pooling(trained_pooler=trained)
-    if pooling == "last" or (pooling == "pooler" and not seen.has_pooler):
-        raise ConfigError(
-            f"The image encoder {type(encoder).__name__} cannot be pooled by {pooling!r}: choose "
-            f'the pooling "first" or "mean".'
-        )
-    return cast(Pooling, pooling)
 
 
 def _new_classifier(encoder: nn.Module, width: int, spec: TaskSpec, seed: int) -> nn.Linear:

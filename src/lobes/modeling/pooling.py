@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -98,6 +98,19 @@ def choose_pooling(encoder: nn.Module, *, trained_pooler: bool) -> Pooling:
     if _is_encoder_decoder(encoder) or _is_causal(encoder):
         return "last"
     return "first"
+
+
+def resolved_pooling(pooling: str, encoder: nn.Module) -> Pooling:
+    """Return the pooling of a text encoder; `ConfigError` where it cannot be pooled so."""
+    check_pooling(pooling)
+    if pooling == "auto":
+        return choose_pooling(encoder, trained_pooler=has_trained_pooler(encoder))
+    if pooling == "pooler" and not has_pooler(encoder):
+        raise ConfigError(
+            f"The encoder {type(encoder).__name__} has no pooler of its own: choose the pooling "
+            f'"first", "mean" or "last".'
+        )
+    return cast(Pooling, pooling)
 
 
 def has_pooler(encoder: nn.Module) -> bool:
@@ -196,6 +209,20 @@ def probe_pictures(
             f"load its weights into another class, such as ViTModel."
         )
     return PictureProbe(outputs, places[0] if places else states.shape[1])
+
+
+def resolved_picture_pooling(pooling: str, encoder: nn.Module, seen: PictureProbe) -> Pooling:
+    """Return the pooling of an image encoder; `ConfigError` where it cannot be pooled so."""
+    check_pooling(pooling)
+    if pooling == "auto":
+        trained = not has_pooler(encoder) or has_trained_pooler(encoder)
+        return seen.choose_pooling(trained_pooler=trained)
+    if pooling == "last" or (pooling == "pooler" and not seen.has_pooler):
+        raise ConfigError(
+            f"The image encoder {type(encoder).__name__} cannot be pooled by {pooling!r}: choose "
+            f'the pooling "first" or "mean".'
+        )
+    return cast(Pooling, pooling)
 
 
 def as_sequence(states: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch length width"]:
