@@ -1,5 +1,7 @@
 """The public surface: few names, documented, and light to import."""
 
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lobes
+from lobes.results.run import Fraction, Pair, RunResults
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,6 +21,33 @@ def test_the_public_names_are_sorted_and_all_there():
         assert getattr(lobes, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'prun'"):
         lobes.prun  # noqa: B018
+
+
+def written_methods(kind: type) -> dict[str, object]:
+    """What `help` shows of a class with a signature: itself and its public methods."""
+    own = {name: each for name, each in vars(kind).items() if inspect.isfunction(each)}
+    shown = {name: each for name, each in own.items() if name == "__init__" or name[0] != "_"}
+    return {"": kind, **shown}
+
+
+@pytest.mark.parametrize("name", lobes.__all__)
+def test_help_shows_plain_types(name):
+    """No rules by which values are checked, and no objects without a repr."""
+    found = getattr(lobes, name)
+    for method, each in (written_methods(found) if inspect.isclass(found) else {"": found}).items():
+        try:
+            text = str(inspect.signature(each))
+        except ValueError:  # an exception without a signature
+            continue
+        unreadable = r"Annotated|Validator|Limit\(|FieldInfo|<\w+ object at|<function"
+        assert not re.findall(unreadable, text), f"{name}.{method}{text}"
+
+
+def test_help_shows_plain_types_of_what_results_hold():
+    pair = str(inspect.signature(Pair))
+    assert "p_values: tuple[float, float]" in pair
+    for kind in (Fraction, RunResults):
+        assert "Annotated" not in str(inspect.signature(kind))
 
 
 def modules_after(statement: str) -> set[str]:

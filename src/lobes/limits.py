@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from lobes.errors import ConfigError
 
@@ -182,6 +182,19 @@ def check_settings(settings: Any) -> None:
             check_number(name, value, rule)
         else:
             check_choice(name, value, rule)
+
+
+Class = TypeVar("Class", bound=type)
+
+
+def plain_signature(settings: Class) -> Class:
+    """Show the types of a dataclass in its signature without their rules, and return it.
+
+    What `help` and a notebook print; the class's own annotations keep the rules.
+    """
+    construct: Any = vars(settings)["__init__"]
+    construct.__annotations__ = get_type_hints(construct) | {"return": None}
+    return settings
 
 
 def rule_of(kind: Any) -> Limit | Choice | Flag | None:

@@ -4,9 +4,10 @@ In JSON an undefined number (NaN) is null, an array is a list of lists and a set
 such as "0:1,5 3:2". In Python they are NaN, a float64 array and a `HeadSet`.
 """
 
+import inspect
 import math
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import numpy as np
 from pydantic import (
@@ -40,6 +41,17 @@ class Record(BaseModel):
         arbitrary_types_allowed=True,
         use_attribute_docstrings=True,
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **settings: Any) -> None:
+        """Show plain types to `help`, without the rules by which values are checked."""
+        hints, written = get_type_hints(cls), inspect.signature(cls)
+        kinds = {field.alias or name: hints[name] for name, field in cls.model_fields.items()}
+        plain = [
+            each.replace(annotation=kinds.get(each.name, each.annotation))
+            for each in written.parameters.values()
+        ]
+        cls.__signature__ = written.replace(parameters=plain)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as they stand in the file: lists for arrays, None for NaN."""

@@ -92,7 +92,7 @@ class TaskSpec:
 
 
 # What stands for an argument that is not given where None has a meaning of its own.
-_SAME: Any = object()
+_SAME: Any = ...
 
 
 @dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)

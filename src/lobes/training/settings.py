@@ -20,6 +20,7 @@ def is_function(value: object) -> bool:
     return callable(value) and not isinstance(value, type)
 
 
+@limits.plain_signature
 @dataclass(frozen=True, kw_only=True)
 class TrainingLoss:
     """How the loss of a task is computed while it is trained (docs/method.md#training-losses).
@@ -69,6 +70,7 @@ class TrainingLoss:
             )
 
 
+@limits.plain_signature
 @dataclass(frozen=True, kw_only=True)
 class IAT:
     """When and how a `MultiTaskTrainer` turns to training important heads only.
