@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import lobes
-from lobes.results.run import Fraction, Pair, RunResults
+from lobes.results import RunResults
+from lobes.results.fractions import Fraction, Pair
 
 ROOT = Path(__file__).parents[1]
 
