@@ -1,4 +1,4 @@
-"""Checkpoints on disk: verify them, find the newest, remove old ones.
+"""Checkpoints on disk: write and read them, verify them, find the newest, remove old ones.
 
 A checkpoint is a folder `checkpoint-STEP`. Its `digests.json` is written last: the size and the
 SHA-256 of every other file. A folder without it was interrupted; one whose files differ from it is
@@ -12,12 +12,17 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from transformers import TrainerState
+
 from lobes.errors import LobesError, RunError, first_line
 from lobes.files import digest_of, to_json, writing
+from lobes.modeling.saved import matching_specs, read_card
+from lobes.tasks.task import TaskSpec
 
 STATE = "trainer_state.json"
 LOSSES = "losses.json"
@@ -146,6 +151,63 @@ def discard(checkpoint: Path) -> None:
     """Remove a checkpoint; what is left of it if that is interrupted counts as incomplete."""
     (checkpoint / DIGESTS).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def checkpoint_of(
+    wanted: str | os.PathLike[str] | bool | None,
+    folder: str | os.PathLike[str],
+    tasks: Sequence[TaskSpec],
+) -> Path | None:
+    """Return the checkpoint that is wanted, or for True the newest intact one in `folder`.
+
+    Raises `RunError` for one that is damaged, `ModelError` for one of other tasks.
+    """
+    if wanted is None or wanted is False:
+        return None
+    found = intact_checkpoint(folder) if wanted is True else Path(wanted)
+    if found is None:
+        return None
+    if wanted is not True:
+        check_intact(found)
+    matching_specs(found, read_card(found).tasks, tasks)
+    return found
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write what `read_record` reads: "losses", "pending" and "iat" of a training so far."""
+    (folder / LOSSES).write_text(json.dumps(record), encoding="utf-8")
+
+
+def read_record(checkpoint: Path | None) -> dict[str, Any]:
+    """Return the record of a checkpoint, or that of a training that begins.
+
+    Raises `RunError` where it cannot be read, nor the Trainer's own state.
+    """
+    if checkpoint is None:
+        return {"losses": [], "pending": {}, "iat": None}
+    with reading(checkpoint):
+        record = json.loads((checkpoint / LOSSES).read_text(encoding="utf-8"))
+        TrainerState.load_from_json(os.fspath(checkpoint / STATE))
+        return {
+            "losses": record["losses"],
+            "pending": record["pending"],
+            "iat": record.get("iat"),
+        }
+
+
+@contextlib.contextmanager
+def writing_checkpoint(checkpoint: Path) -> Iterator[None]:
+    """Remove a checkpoint that cannot be written, and say in one sentence why and what to do."""
+    try:
+        yield
+    except LobesError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:
+        discard(checkpoint)
+        raise RunError(
+            f"The checkpoint {str(checkpoint)!r} could not be written ({error}): make room or "
+            f"choose another folder, then run the same command again to continue."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -279,6 +279,15 @@ def check_types(args: object, iat: object) -> None:
         )
 
 
+def check_iat(args: TrainingArguments) -> None:
+    """Raise `ConfigError` where a process would train on several devices, which IAT does not."""
+    if args.n_gpu > 1:
+        raise ConfigError(
+            f"IAT trains on one device in each process, and this one sees {args.n_gpu}: start "
+            f"it with torchrun --nproc-per-node {args.n_gpu}, or set CUDA_VISIBLE_DEVICES."
+        )
+
+
 def check_weighted(args: TrainingArguments, iat: object) -> None:
     """Raise `ConfigError` for what does not go with a micro-batch of every task in each step."""
     for name, is_given, instead in (

@@ -7,10 +7,8 @@ processes. Ours are the order of the batches, the evaluation of every task, chec
 `MultiTaskModel.from_pretrained` can read, and stopping when the loss is no longer a number.
 """
 
-import json
 import math
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,7 +17,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -32,30 +29,26 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput
 
-from lobes.errors import ConfigError, LobesError, RunError
-from lobes.heads import HeadSet
-from lobes.measure.evaluation import predictions_of
+from lobes.errors import ConfigError, RunError
 from lobes.measure.workload import Workload, prepare
-from lobes.metrics import get_metric
 from lobes.modeling import TaskModel
 from lobes.modeling.attention_kernels import fast_gradients
-from lobes.modeling.pooling import evaluation_mode
 from lobes.modeling.safe_loading import quiet
-from lobes.modeling.saved import matching_specs, read_card
 from lobes.tasks.task import Task, as_tasks
 from lobes.training import sharding
 from lobes.training.arguments import training_arguments
 from lobes.training.checkpoints import (
-    LOSSES,
     STATE,
-    check_intact,
+    checkpoint_of,
     complete,
     discard,
-    intact_checkpoint,
     last_checkpoint,
+    read_record,
     reading,
     rotate,
     steps_of,
+    write_record,
+    writing_checkpoint,
 )
 from lobes.training.data import (
     TaskLoader,
@@ -65,20 +58,22 @@ from lobes.training.data import (
     worker_settings,
 )
 from lobes.training.iat import IAT, IatPhase
+from lobes.training.loss_record import LossRecord
 from lobes.training.losses import task_losses
 from lobes.training.sampling import MicroBatchSampler, TaskBatchSampler
 from lobes.training.settings import LossFunction, TrainingLoss
 from lobes.training.supported import (
     building,
     check_arguments,
+    check_iat,
     check_types,
     check_weighted,
     checkpoints_activations,
     recomputes,
     trainable,
 )
+from lobes.training.validation import scores_on
 from lobes.training.weighting import in_order, shared_parameters, weighted_step
-from lobes.transfers import Transfers
 
 OnStep = Callable[[int, int, str, float], None]
 
@@ -143,10 +138,7 @@ class MultiTaskTrainer(Trainer):
             self.sampler = MicroBatchSampler(plain, steps, self.data.names)
         self._own = model
         self._iat = None if iat is None else self._phase(iat, args)
-        self.losses: list[dict[str, Any]] = []
-        self._pending: dict[str, list[float]] = {}
-        self._last = ("", math.nan)
-        self._counted = (time.perf_counter(), 0)
+        self._recorded = LossRecord()
         self._seen: set[str] = set()  # the tasks of this step's batches
         self._on_step = on_step
         self._validation: Workload | None = None
@@ -185,20 +177,20 @@ class MultiTaskTrainer(Trainer):
         the resumed run ends with the same weights, to the bit, as one that was never interrupted.
         Raises `RunError` when the loss is not a number, or a checkpoint cannot be written or read.
         """
-        checkpoint = self._checkpoint(resume_from_checkpoint)
-        self.losses, self._pending = [], {}
-        record = {}
+        if resume_from_checkpoint not in (None, False) and self.weighted is not None:
+            raise ConfigError(
+                "A training with weighting does not continue from a checkpoint: leave "
+                "resume_from_checkpoint out."
+            )
+        checkpoint = checkpoint_of(resume_from_checkpoint, self.args.output_dir, self._own.tasks)
         if checkpoint is None:
             set_seed(self.args.seed)
-        else:
-            with reading(checkpoint):
-                record = json.loads((checkpoint / LOSSES).read_text(encoding="utf-8"))
-                self.losses, self._pending = record["losses"], record["pending"]
-                TrainerState.load_from_json(os.fspath(checkpoint / STATE))
+        record = read_record(checkpoint)
+        self._recorded.restore(record)
         steps = 0 if checkpoint is None else steps_of(checkpoint) or 0
         if self._iat is not None:
-            self._iat.prepare(self.total_steps, steps, record.get("iat"))
-        elif record.get("iat") is not None:
+            self._iat.prepare(self.total_steps, steps, record["iat"])
+        elif record["iat"] is not None:
             raise RunError(
                 f"The checkpoint {str(checkpoint)!r} is in the IAT phase of a training: give the "
                 f"trainer the same iat=IAT(…), or train from the beginning."
@@ -220,6 +212,11 @@ class MultiTaskTrainer(Trainer):
                 self._own.get_input_embeddings().__dict__.pop("neftune_noise_alpha", None)
             # accelerate marks the model as its own
             self._own.__dict__.pop("_is_accelerate_prepared", None)
+
+    @property
+    def losses(self) -> list[dict[str, Any]]:
+        """The mean losses that were logged: {"step", "task", "loss"} each."""
+        return self._recorded.losses
 
     @property
     def switch_step(self) -> int | None:
@@ -245,7 +242,7 @@ class MultiTaskTrainer(Trainer):
         """Take over a run that ended; the Trainer would train one step more."""
         self._load_from_checkpoint(os.fspath(checkpoint))
         self.state = TrainerState.load_from_json(os.fspath(checkpoint / STATE))
-        self._mean_losses()
+        self._recorded.means(self.state.global_step)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self._load_best_model()
         return TrainOutput(self.state.global_step, math.nan, {})
@@ -316,11 +313,7 @@ class MultiTaskTrainer(Trainer):
                 f"The loss function of task {task!r} gives {value:g}, and this weighting takes "
                 f"losses of 0 and more: add a constant to it, or choose another weighting."
             )
-        self._last = task, value
-        self._counted = self._counted[0], self._counted[1] + size
-        total = self._pending.setdefault(task, [0.0, 0])
-        total[0] += value
-        total[1] += 1
+        self._recorded.add(task, value, size)
         return (loss, outputs) if return_outputs else loss
 
     def _unrecorded(
@@ -347,33 +340,15 @@ class MultiTaskTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each task's mean loss since the last time, the speed, and whether IAT is on."""
         if "loss" in logs or "train_loss" in logs:
-            logs |= self._mean_losses()
+            logs |= self._recorded.means(self.state.global_step)
             if "loss" in logs:  # not at the end, where the Trainer has the speed of all steps
-                logs |= self._pace()
+                logs |= self._recorded.pace(self.args.world_size)
             if self._iat is not None:
                 logs["iat"] = float(self._iat.active)
         super().log(logs, start_time)
 
-    def _mean_losses(self) -> dict[str, float]:
-        """{"loss_TASK": mean} over the batches since the last time; adds them to `losses`."""
-        means = {task: total / number for task, (total, number) in self._pending.items()}
-        self._pending = {}
-        for task, loss in means.items():
-            self.losses.append({"step": self.state.global_step, "task": task, "loss": loss})
-        return {f"loss_{task}": loss for task, loss in means.items()}
-
-    def _pace(self) -> dict[str, float]:
-        """Training examples per second since the last time, all processes together."""
-        now, (before, examples) = time.perf_counter(), self._counted
-        self._counted = now, 0
-        return {"examples_per_second": round(examples * self.args.world_size / (now - before), 1)}
-
     def _phase(self, iat: IAT, args: TrainingArguments) -> IatPhase:
-        if args.n_gpu > 1:
-            raise ConfigError(
-                f"IAT trains on one device in each process, and this one sees {args.n_gpu}: start "
-                f"it with torchrun --nproc-per-node {args.n_gpu}, or set CUDA_VISIBLE_DEVICES."
-            )
+        check_iat(args)
         return IatPhase(
             iat,
             self._own,
@@ -405,7 +380,9 @@ class MultiTaskTrainer(Trainer):
         The keys are `eval_TASK_METRIC` and `eval_mean`. Raises `DataError` for a task without
         validation data. The model is left in the mode it was in.
         """
-        scores = self._scores()
+        if self._validation is None:
+            self._validation = prepare(self._own, self.tasks, split="validation")
+        scores = scores_on(self._validation, self._own, self.accelerator.autocast())
         metrics = {
             f"{metric_key_prefix}_{task.name}_{task.metric}": scores[task.name]
             for task in self.tasks
@@ -417,46 +394,7 @@ class MultiTaskTrainer(Trainer):
         )
         return metrics
 
-    def _scores(self) -> dict[str, float]:
-        model = self._own
-        work = self._validation or prepare(model, self.tasks, split="validation")
-        self._validation = work
-        logits = {
-            spec.name: np.empty((1, len(work.places[spec.name]), spec.n_outputs), np.float32)
-            for spec in work.specs
-        }
-        with evaluation_mode(model), torch.no_grad(), self.accelerator.autocast():
-            transfers = Transfers()
-            for batch in work.batches:
-                found = model.logits(**work.collate(batch, model))
-                each = [found[task][None].float() for task in work.places]
-                transfers.send(each, partial(work.scatter, logits, batch, [HeadSet()]))
-            transfers.finish()
-        scores = {}
-        for spec in work.specs:
-            predictions = predictions_of(logits[spec.name][0, work.examples[spec.name]], spec)
-            scores[spec.name] = float(get_metric(spec.metric)(work.labels[spec.name], predictions))
-        return scores
-
     # Checkpoints
-
-    def _checkpoint(self, wanted: str | os.PathLike[str] | bool | None) -> Path | None:
-        if wanted is None or wanted is False:
-            return None
-        if self.weighted is not None:
-            raise ConfigError(
-                "A training with weighting does not continue from a checkpoint: leave "
-                "resume_from_checkpoint out."
-            )
-        if wanted is True:
-            found = intact_checkpoint(self.args.output_dir)
-            if found is None:
-                return None
-        else:
-            found = Path(wanted)
-            check_intact(found)
-        matching_specs(found, read_card(found).tasks, self._own.tasks)
-        return found
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
@@ -468,19 +406,12 @@ class MultiTaskTrainer(Trainer):
         # the Trainer would remove an older checkpoint before this one counts as written
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                complete(folder)
-                rotate(folder, limit, self.state.best_model_checkpoint)
-        except LobesError:
-            raise
-        except (OSError, RuntimeError, SafetensorError) as error:
-            discard(folder)
-            raise RunError(
-                f"The checkpoint {str(folder)!r} could not be written ({error}): make room or "
-                f"choose another folder, then run the same command again to continue."
-            ) from error
+            with writing_checkpoint(folder):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    complete(folder)
+                    rotate(folder, limit, self.state.best_model_checkpoint)
         finally:
             self.args.save_total_limit = limit
 
@@ -496,8 +427,7 @@ class MultiTaskTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         self._own.save_pretrained(folder, state_dict=state_dict)
-        record = {"losses": self.losses, "pending": self._pending, "iat": self.iat_record}
-        (folder / LOSSES).write_text(json.dumps(record), encoding="utf-8")
+        write_record(folder, {**self._recorded.to_dict(), "iat": self.iat_record})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         weights = self._own.saved_weights(resume_from_checkpoint)
@@ -566,4 +496,4 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer._after_step()
         if self.trainer._on_step is not None:
-            self.trainer._on_step(state.global_step, state.max_steps, *self.trainer._last)
+            self.trainer._on_step(state.global_step, state.max_steps, *self.trainer._recorded.last)
