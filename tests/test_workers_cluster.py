@@ -16,7 +16,7 @@ import pytest
 from kill_everywhere import GROWTH
 from lobes.config.study import load_study, override
 from lobes.errors import ConfigError, DataError, ModelError, RunError
-from lobes.experiments import run, spread
+from lobes.experiments import run, study_workers
 from lobes.experiments.store import RunFolder
 from lobes.workers import Job, Pool, WorkerSettings, started
 from lobes.workers.messages import last_words
@@ -230,7 +230,7 @@ def test_a_worker_without_the_models_file_says_so_and_leaves_nothing(tmp_path, m
 
     def begin(*arguments):
         (tmp_path / "trained/model").rename(tmp_path / "trained/gone")
-        return spread.begin(*arguments)
+        return study_workers.begin(*arguments)
 
     monkeypatch.setattr(run, "begin", begin)
     with pytest.raises(ModelError, match=r"^There is no folder '\S+trained/model'"):
