@@ -280,8 +280,16 @@ def test_a_study(study, llama, tokenizer, folder):
     expected = of_the_harness(llama, tokenizer, folder, "exact", limit=17)
     assert exact["base"] == expected["exact_match,none"]
     assert (exact["metric"], exact["chance"], pick["metric"]) == ("generated", 0, "accuracy")
+    assert (exact["source_metric"], pick["source_metric"]) == ("exact_match", "acc")
     page = (study.parent / "run" / "report.html").read_text(encoding="utf-8")
     assert "generated text" in page
+    assert ">exact_match<" in page
+    assert ">acc<" in page
+    assert ">generated<" not in page
+
+
+def test_a_metric_is_shown_with_its_filter_where_there_are_several(folder):
+    assert harness_task("filters", include=folder, limit=3).source_metric == "exact_match,strict"
 
 
 def test_an_estimate_knows_what_generating_takes(study):

@@ -617,6 +617,22 @@ def test_the_training_names_losses_that_are_not_the_usual_ones():
     assert f"Loss of {names[1]}" not in text
 
 
+def test_settings_that_nobody_set_are_left_out():
+    results = fake_results(tasks=2)
+    results["config"] = {
+        "tasks": [
+            {"name": "a", "dataset": None, "columns": {}, "labels": [], "fold_labels": False}
+        ],
+        "max_length": None,
+        "iap": {"controls": 0, "lesion_tasks": None},
+    }
+    text = visible(Page(run_html(results)).part("settings")[0])
+    for key in ("dataset", "columns", "labels", "max_length", "lesion_tasks"):
+        assert key not in text.replace("fold_labels", "")
+    for said in ("tasks.0.fold_labelsno", "iap.controls0"):
+        assert said in " ".join(text.split())
+
+
 def test_undefined_numbers_are_dashes_not_zeros():
     results = fake_results(tasks=2, controls=19)
     results["tasks"][0]["base"] = 0.01

@@ -119,7 +119,7 @@ class Choice:
             [None] * len(names),
         )
         return [
-            {"task": task.name, "metric": task.metric, "whole": task.base, "ablated": score}
+            {"task": task.name, "metric": task.metric_name, "whole": task.base, "ablated": score}
             for task, score in zip(results.tasks, under, strict=True)
         ]
 

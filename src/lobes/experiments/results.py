@@ -127,6 +127,7 @@ def _tasks(tasks: Sequence[Task], matrix: LesionMatrix, level: float) -> tuple[M
         MeasuredTask(
             name=task.name,
             metric=task.metric,
+            source_metric=task.source_metric,
             metric_range=get_metric(task.metric).own_range,
             labels=None if task.labels is None else tuple(task.labels),
             multi_label=task.is_multi_label,

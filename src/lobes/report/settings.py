@@ -28,10 +28,15 @@ def durations(times: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def flat(value: object, prefix: str = "") -> tuple[Fact, ...]:
-    """Nested settings as one list, `iap.controls` → `20`; lists of plain values on one line."""
+    """Nested settings as one list, `iap.controls` → `20`; lists of plain values on one line.
+
+    Settings that nobody set (null, or an empty list or table) are left out.
+    """
+    if value is None or value == [] or value == {}:
+        return ()
     if isinstance(value, Record):
         value = value.to_dict()
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict):
         items = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         items = [(f"{prefix}.{index}", item) for index, item in enumerate(value)]

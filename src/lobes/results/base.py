@@ -196,6 +196,8 @@ class TaskRecord(Record):
     """The least and the greatest value of a metric of the user's own; null for those of lobes."""
     metric: str
     """Its main metric, in which all of its scores are."""
+    source_metric: str | None = None
+    """What lm-evaluation-harness calls it; null for other tasks."""
     labels: tuple[str, ...] | None
     """The names of the classes; null for a regression."""
     multi_label: bool = False
@@ -215,6 +217,11 @@ class TaskRecord(Record):
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return metric
+
+    @property
+    def metric_name(self) -> str:
+        """The metric as a page names it: as the task's source does, where it has a name there."""
+        return self.source_metric or self.metric
 
     @property
     def scale(self) -> Metric:

@@ -50,6 +50,12 @@ class Judge:
         digest = sha256(_as_json(parts).encode()).hexdigest()[:12]
         return f"{self.name} {self.metric},{self.filter} {digest}"
 
+    @property
+    def shown(self) -> str:
+        """The metric as a page names it: with its filter where the task has several."""
+        alone = len(self.source._filters) == 1
+        return self.metric if alone else f"{self.metric},{self.filter}"
+
     def keep(self, request: Any) -> str:
         """Keep the document of a request of the harness; return its name."""
         document, kwargs = request.doc, request.args[1]

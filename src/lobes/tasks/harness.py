@@ -315,7 +315,7 @@ class _Reader:
             split: Examples(tuple(written_prompt(judge, one) for one in each), np.ones(len(each)))
             for split, each in given.items()
         }
-        spec = TaskSpec(name, TEXT, "answer", None, "generated")
+        spec = TaskSpec(name, TEXT, "answer", None, "generated", source_metric=judge.shown)
         return Task.of(spec, train=splits.get("train"), validation=splits["validation"])
 
     def _other_documents(self, measured: int, total: int) -> tuple[Any, np.ndarray]:
@@ -353,7 +353,7 @@ class _Reader:
                 as_counted = choices if metric == "acc_norm" else (c.encode() for c in choices)
                 lengths = [len(choice) for choice in as_counted]
         found = [Continuation(each[0], each[1], n) for each, n in zip(given, lengths, strict=True)]
-        return _Document(tuple(found), right[0], choices)
+        return _Document(tuple(found), right[0], choices, metric)
 
     def _right_answers(self, source: Any, doc: Any, number: int) -> tuple[str, list[int]]:
         """The metric, and the outcomes for which the harness's own one gives 1.
@@ -392,18 +392,20 @@ class _Reader:
             fixed = tuple(map(str.strip, (named.pop() or ()) if len(named) == 1 else ()))
             if len(set(filter(None, fixed))) == len(labels):
                 labels = fixed
-        spec = TaskSpec(name, TEXT, "answer", labels, "accuracy" if self.is_choice else "greedy")
+        metric, own = "accuracy" if self.is_choice else "greedy", documents[0].metric
+        spec = TaskSpec(name, TEXT, "answer", labels, metric, source_metric=own)
         splits = [None if each is None else _examples(each) for each in (learned, tested)]
         return Task.of(spec, train=splits[0], validation=splits[1])
 
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """A document's continuations, which of the outcomes is right, and its choices' texts."""
+    """A document's continuations, which outcome is right by which metric, its choices' texts."""
 
     continuations: tuple[Continuation, ...]
     right: int
     choices: tuple[str, ...] | None
+    metric: str
 
 
 def _requests(

@@ -21,8 +21,9 @@ class TaskSpec:
     `text` are the text columns, one or two; or it is empty, and `image` the image column. `labels`
     are the class names in the order of the class indices, or None for regression.
     `is_multi_label`: an example may have any number of them; `label` may then name a column for
-    each. Raises DataError for a name, columns or labels that cannot be, and ConfigError for a
-    metric that does not exist or does not fit.
+    each. `source_metric` is the metric's name where the task comes from, which pages show
+    (lm-evaluation-harness). Raises DataError for a name, columns or labels that cannot be, and
+    ConfigError for a metric that does not exist or does not fit.
     """
 
     name: str
@@ -32,6 +33,7 @@ class TaskSpec:
     metric: str
     is_multi_label: bool = False
     image: str | None = None
+    source_metric: str | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -70,6 +72,7 @@ class TaskSpec:
         so that the fingerprints of other tasks stay what they were in earlier versions.
         """
         values = asdict(self.spec)
+        del values["source_metric"]  # no model that is saved has a task of the harness
         if not self.is_multi_label:
             del values["is_multi_label"]
         if self.image is None:
@@ -208,6 +211,7 @@ class Task(TaskSpec):
             self.spec,
             name=self.name if name is None else name,
             metric=name_of(metric) or self.metric,
+            source_metric=self.source_metric if metric is None else None,
         )
         splits: dict[str, Any] = {"train": self.train, "validation": self.validation}
         for split, given in (("train", train), ("validation", validation)):

@@ -415,7 +415,7 @@ def _base(results: PooledResults) -> Section:
             Row(
                 (
                     Cell(task.name, chip=warning, marks=frozenset({"warn"} if warning else ())),
-                    Cell(task.metric, note=f" · {kind}", marks=frozenset({"metric"})),
+                    Cell(task.metric_name, note=f" · {kind}", marks=frozenset({"metric"})),
                     kind,
                     mean,
                     deviation,

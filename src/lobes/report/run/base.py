@@ -56,7 +56,7 @@ def _row(task: MeasuredTask, is_trained: bool) -> Row:
     return Row(
         (
             Cell(task.name, chip=warning, marks=marks),
-            Cell(task.metric, note=f" · {phrases.outputs(task)}", marks=frozenset({"metric"})),
+            Cell(task.metric_name, note=f" · {phrases.outputs(task)}", marks=frozenset({"metric"})),
             task.base,
             task.base_interval,
             task.chance,

@@ -130,7 +130,7 @@ def _single_task(results: RunResults, entry: Fraction) -> str:
     task, words = results.tasks[0], words_of(results.lesioning)
     text = (
         f"{words.doing} {fmt.percent(entry.fraction)} of heads most important to {task.name} takes "
-        f"its {task.metric} from {fmt.fixed(task.base)} to {fmt.fixed(entry.scores[0, 0])}"
+        f"its {task.metric_name} from {fmt.fixed(task.base)} to {fmt.fixed(entry.scores[0, 0])}"
     )
     if entry.n_random:
         mean = fmt.fixed(float(np.mean(entry.random_scores)))

@@ -36,9 +36,9 @@ def section(results: RunResults) -> Section | None:
         loss = line_chart(losses, f"{task.name}: training loss", "loss")
         if loss is not None:
             blocks += [Prose("training loss", "axis"), Figure(f"loss-{k}", loss)]
-        score = line_chart(scores, f"{task.name}: validation {task.metric}", "score")
+        score = line_chart(scores, f"{task.name}: validation {task.metric_name}", "score")
         if score is not None:
-            blocks += [Prose(f"validation {task.metric}", "axis"), Figure(f"score-{k}", score)]
+            blocks += [Prose(f"validation {task.metric_name}", "axis"), Figure(f"score-{k}", score)]
         if blocks:
             panels.append(Panel(task.name, tuple(blocks)))
     shown = (facts, Panels(tuple(panels), "curves"))

@@ -177,7 +177,7 @@ def _performance_caveats(results: ComparisonResults, entry: Differences) -> list
         "Near chance on {}: there a difference between two trainings says little.",
         "Below chance on {}; are the labels in another order?",
     )
-    metrics = sorted({task.metric for task in results.tasks})
+    metrics = sorted({task.metric_name for task in results.tasks})
     if len(metrics) > 1:
         caveats.append(
             f"The mean over tasks adds different metrics ({fmt.listing(metrics)}); see the tasks "

@@ -388,7 +388,7 @@ def data(title: str, caption: str, tasks: Sequence[ComparedTask]) -> Section:
         Row(
             (
                 task.name,
-                replace(marked(task.metric, "metric"), note=f" · {outputs(task)}"),
+                replace(marked(task.metric_name, "metric"), note=f" · {outputs(task)}"),
                 outputs(task),
                 task.n_train,
                 task.n_held_out,

@@ -42,7 +42,7 @@ def page_of(results: TransferResults) -> Page:
                 "The first start",
                 {(e.first, e.second): _lines(results, e) for e in results.summary.differences},
                 first="Training examples",
-                axis=f"difference in {results.task.metric}",
+                axis=f"difference in {results.task.metric_name}",
             ),
             trained_heads.over_seeds(results, [task.name for task in results.sources]),
             _seeds(results),
@@ -69,7 +69,7 @@ def _facts(results: TransferResults) -> Facts:
     return Facts(
         (
             Fact("Model", results.model.name),
-            Fact("New task", f"{task.name} ({task.metric}, {outputs(task)})"),
+            Fact("New task", f"{task.name} ({task.metric_name}, {outputs(task)})"),
             Fact("Its training examples", fmt.thousands(task.n_train)),
             Fact("Its validation examples", fmt.thousands(task.n_validation)),
             Fact("Trained before on", fmt.plural(len(results.sources), "task")),
@@ -100,7 +100,7 @@ def _sentences(results: TransferResults, entry: StartDifferences) -> list[str]:
     starts = results.summary.starts
     sentences = [
         f"{fmt.plural(len(results.sizes), 'training size')}, {seeds_of(results)} each, scored by "
-        f"{results.task.metric}."
+        f"{results.task.metric_name}."
     ]
     for place, (size, each) in enumerate(zip(results.sizes, entry.fractions, strict=True)):
         scores = [fmt.fixed(starts[start][place].mean) for start in (entry.first, entry.second)]
@@ -159,9 +159,9 @@ def _curves(results: TransferResults) -> Section:
     task, starts, level = results.task, results.summary.starts, level_of(results)
     text = (
         f"The encoder is fine-tuned on the new task with more and more of its training examples, "
-        f"from each start. Score on the task’s validation examples ({task.metric}): mean over the "
-        f"seeds, and its {level} interval; points of one size stand a little apart, so that all "
-        f"can be seen."
+        f"from each start. Score on the task’s validation examples ({task.metric_name}): mean over "
+        f"the seeds, and its {level} interval; points of one size stand a little apart, so that "
+        f"all can be seen."
     )
     curves = learning_curves(
         [
@@ -178,7 +178,7 @@ def _curves(results: TransferResults) -> Section:
         results.sizes,
         [value for start in results.starts for value in results.scores[start].ravel().tolist()],
         task.chance,
-        f"{task.name}: {task.metric} against the number of training examples",
+        f"{task.name}: {task.metric_name} against the number of training examples",
     )
     chances = [task.chance] * len(results.sizes)
     table = parts.means(
@@ -186,7 +186,7 @@ def _curves(results: TransferResults) -> Section:
         "Training examples",
         {start: starts[start] for start in results.starts},
         [*zip(_labels(results), chances, _standings(results), strict=True)],
-        f"{task.metric} on the new task, means over seeds with {level} intervals",
+        f"{task.metric_name} on the new task, means over seeds with {level} intervals",
     )
     figures: tuple[Block, ...] = () if curves is None else (Figure("learning", curves),)
     blocks = (Prose(text), *figures, table)
