@@ -10,7 +10,7 @@ from lobes.discovery import find_heads
 from lobes.dissociation.stopping import is_settled
 from lobes.errors import ConfigError
 from lobes.heads import HeadSet
-from lobes.measure import iap, measuring, workload
+from lobes.measure import iap_plan, measuring, workload
 from lobes.measure.evaluation import evaluate
 from lobes.measure.iap import IapSettings, lesion_matrix
 from lobes.measure.importance import head_importance
@@ -100,7 +100,7 @@ def test_exact_estimates_again_with_the_chosen_heads_ablated(model, tasks):
 
 
 def test_every_measurement_is_remembered_once_and_taken_back(model, tasks, monkeypatch):
-    monkeypatch.setattr("lobes.measure.iap.GROUP", 8)
+    monkeypatch.setattr(iap_plan, "GROUP", 8)
     stored, computed = {}, []
 
     def remember(key, compute):
@@ -231,7 +231,7 @@ def test_exchanges_stop_where_39_settle_p(tasks, monkeypatch):
     reached = int(np.sum(means[:39] >= value - 1e-9))
     assert is_settled(reached)
     for group, controls in ((32, 97), (5, 97), (32, 211)):
-        monkeypatch.setattr("lobes.measure.iap.GROUP", group)
+        monkeypatch.setattr(iap_plan, "GROUP", group)
         found = lesion_matrix(model, tasks, controls=controls, **options)
         assert found.look == 39
         assert len(found.lesions) == 1 + (39 + 1) * len(tasks)
@@ -245,7 +245,7 @@ def test_exchanges_stop_where_39_settle_p(tasks, monkeypatch):
 def test_exchanges_go_on_where_39_do_not_settle_p(tasks, monkeypatch):
     model = MultiTaskModel(tiny_model("gpt2"), tiny_tokenizer(), tasks, pooling="last").eval()
     options = {"fractions": [0.4], "importance_examples": 30, "random": 0}
-    monkeypatch.setattr("lobes.measure.iap.is_settled", lambda reached: False)
+    monkeypatch.setattr(iap_plan, "is_settled", lambda reached: False)
     found = lesion_matrix(model, tasks, controls=79, **options)
     every = lesion_matrix(model, tasks, controls=79, stop=False, **options)
     assert found.lesions == every.lesions
@@ -358,7 +358,7 @@ def test_what_all_lesions_have_in_common_is_prepared_once(two_kinds, value, monk
 
         monkeypatch.setattr(place, name, count)
 
-    monkeypatch.setattr(iap, "GROUP", 7)
+    monkeypatch.setattr(iap_plan, "GROUP", 7)
     counted(Replay, "holds")
     counted(workload, "_changes_with_padding")
     counted(measuring, "bf16_copy")

@@ -23,6 +23,7 @@ Outputs = Mapping[str, Tensor]
 Examples = Int[np.ndarray, " _"]
 
 
+@dataclass(eq=False)
 class SharedRuns:
     """The runs of a workload's batches under lesions: one pass for all its tasks.
 
@@ -30,25 +31,24 @@ class SharedRuns:
     of its own, if the model allows that.
     """
 
-    def __init__(
-        self,
-        model: TaskModel,
-        layout: HeadLayout,
-        workload: Workload,
-        share: bool,
-        room: int,
-        tried: Tried,
-    ) -> None:
-        self.model, self.layout, self.workload = model, layout, workload
+    model: TaskModel
+    layout: HeadLayout
+    workload: Workload
+    share: bool
+    room: int
+    tried: Tried
+
+    def __post_init__(self) -> None:
+        several = self.room > 0
 
         def trial() -> tuple[Replay, bool]:
             # on two examples: whether layers can be shared does not depend on the batch
-            probe = workload.collate(workload.batches[0][:2], model)
-            replay = Replay(model, layout, self._run(probe), share=share)
-            return replay, room > 0 and replay.packs(self._run(probe), self._copies(probe))
+            probe = self.workload.collate(self.workload.batches[0][:2], self.model)
+            replay = Replay(self.model, self.layout, self._run(probe), share=self.share)
+            return replay, several and replay.packs(self._run(probe), self._copies(probe))
 
-        self._replay, packs = tried.once(("replay", self._own, share, room > 0), trial)
-        self._room = room if packs else 0
+        self._replay, packs = self.tried.once(("replay", self._task, self.share, several), trial)
+        self._room = self.room if packs else 0
 
     @property
     def shares(self) -> bool:
@@ -56,7 +56,7 @@ class SharedRuns:
         return self._replay.sharing
 
     @property
-    def _own(self) -> str:
+    def _task(self) -> str:
         """The task that a run is of, where it is not of all."""
         return ""
 
@@ -94,29 +94,19 @@ class SharedRuns:
         return partial(self.model.logits, **inputs)
 
 
+@dataclass(eq=False)
 class OwnRuns(SharedRuns):
     """The runs of one task, with its own means or contexts in the place of zeros.
 
     The contexts are those of `partners`, or the means where there are none.
     """
 
-    def __init__(
-        self,
-        model: TaskModel,
-        layout: HeadLayout,
-        workload: Workload,
-        share: bool,
-        room: int,
-        tried: Tried,
-        means: HeadMeans,
-        partners: "Partners | None",
-    ) -> None:
-        self.task, self.means, self.partners = workload.specs[0].name, means, partners
-        super().__init__(model, layout, workload, share, room, tried)
+    means: HeadMeans
+    partners: "Partners | None"
 
     @property
-    def _own(self) -> str:
-        return self.task
+    def _task(self) -> str:
+        return self.workload.specs[0].name
 
     def outputs(self, batch: Examples, lesions: Sequence[HeadSet]) -> Iterator[tuple[int, Outputs]]:
         """Yield every lesion's number and the logits of the task under it."""
@@ -129,15 +119,15 @@ class OwnRuns(SharedRuns):
             self.layout,
             self._run(others),
             places,
-            _real(self.model, self.task, inputs),
-            _real(self.model, self.task, others),
+            _real(self.model, self._task, inputs),
+            _real(self.model, self._task, others),
             self.means,
             sorted({site for heads in lesions for site, _ in heads}),
         )
         return self._outputs(batch, inputs, lesions, value="resample", data=samples)
 
     def _run(self, inputs: Mapping[str, Tensor]) -> Run:
-        return lambda: {self.task: self.model.task_logits(self.task, **inputs)}
+        return lambda: {self._task: self.model.task_logits(self._task, **inputs)}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from lobes.dissociation import Lesion
 from lobes.dissociation.pairs import pairs_of
 from lobes.heads import HeadLayout, HeadSet
-from lobes.measure.iap import GROUP, IapPlan, sample_of
+from lobes.measure.iap_plan import GROUP, IapPlan, sample_of
 from lobes.measure.settings import IapSettings
 from lobes.measure.steps import Arrays, Step, carry_out
 from lobes.modeling import TaskModel
