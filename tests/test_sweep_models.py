@@ -2,9 +2,11 @@
 
 from fake_runs import fake_sweep
 from lobes.dissociation.over_models import over_models
+from lobes.report import sections
 from lobes.report.sections import Prose
+from lobes.report.sweep import page_of
 from lobes.report.sweep_models import over_the_models
-from lobes.report.tables import Table
+from lobes.report.tables import Table, cell_of
 from lobes.results import SweepResults
 from pages import checked
 
@@ -83,3 +85,23 @@ def test_models_that_end_alike_are_told_apart():
     (table,) = tables(content)
     names = [row.cells[0] for row in table.rows]
     assert names == ["other/m1", "org/m1", "m2", "over the models"]
+
+
+def test_only_intervals_of_a_yes_are_marked():
+    """Whatever the interval: p over all fractions decides, too, and two tasks above chance."""
+    content = fake_sweep()
+    one = next(run for run in content["runs"] if run["verdicts"])
+    numbers = {"mean": 5.0, "low": 2.0, "high": 8.0, "p": 0.2}
+    marked = []
+    for answer in ("open", "yes"):
+        verdict = {**one["verdicts"][0], "answer": answer, "numbers": numbers}
+        runs = [{**one, "verdicts": [verdict]} if run is one else run for run in content["runs"]]
+        seeds = [{**content["seeds"][0], "verdict": verdict}, *content["seeds"][1:]]
+        page = page_of(checked({**content, "runs": runs, "seeds": seeds}, SweepResults))
+        found = {table.name: table for table in sections.tables(page)}
+        place = content["runs"].index(one)
+        rows = found["runs"].rows[place].cells, found["seeds"].rows[0].cells
+        spans = [cell_of(cell) for row in rows for cell in row if cell_of(cell).value == (2.0, 8.0)]
+        assert len(spans) == 2
+        marked.append(["beyond" in span.marks for span in spans])
+    assert marked == [[False, False], [True, True]]

@@ -14,6 +14,7 @@ from lobes.dissociation.verdict import (
 )
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
+from lobes.report.tables import Cell, marked
 from lobes.results.base import ModelRecord, TaskRecord
 from lobes.results.fractions import Fraction, Pair
 from lobes.results.pooled import PooledFraction, PooledPair
@@ -81,6 +82,11 @@ def exchanges_between(number: int) -> str:
 def p_with_heads(p: float, exchangeable: int, bound: str = "") -> str:
     """`p = 0.03, 12 heads that can be exchanged`; `bound` is "up to ", "at least " or empty."""
     return f"{fmt.p_equals(p)}, {bound}{fmt.plural(exchangeable, 'head')} that can be exchanged"
+
+
+def tested(p: float) -> float | Cell:
+    """The p of a test for a table, marked where it is significant."""
+    return marked(p, "beyond") if is_significant(p) else p
 
 
 def above(distance: float, what: str) -> str:

@@ -129,10 +129,14 @@ _SCORES = (
 
 
 def _scores(found: Verdict | None) -> tuple[Value | Cell, ...]:
-    """D, its interval, p and the answer; undefined where there is no verdict."""
+    """D, its interval, p and the answer; undefined where there is no verdict.
+
+    What is marked follows the answer: an interval above 0 alone shows nothing.
+    """
     numbers = {} if found is None else found.numbers
-    low, high = numbers.get("low"), numbers.get("high")
-    interval = marked((low, high), "beyond") if (low or 0) > 0 else (low, high)
+    span = numbers.get("low"), numbers.get("high")
+    yes = found is not None and found.answer == "yes"
+    interval = marked(span, "beyond") if yes else span
     return numbers.get("mean"), interval, numbers.get("p"), _answer(found)
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from markupsafe import Markup
 
-from lobes.dissociation.verdict import ALPHA, is_significant
+from lobes.dissociation.verdict import ALPHA
 from lobes.report import formatting as fmt
 from lobes.report import glossary, phrases, settings
 from lobes.report.charts import Strip, strip_plot
@@ -253,10 +253,9 @@ def _scores(results: PooledResults, place: int, name: str, score: PooledDScore) 
 
 def _cells(found: PooledEstimate, runs: list[float]) -> tuple[Value | Cell, ...]:
     """D, its interval and the range of the single runs, of which there must be two."""
-    span = (found.low, found.high)
     return (
         found.mean,
-        marked(span, "beyond") if found.low > 0 else span,
+        (found.low, found.high),
         (min(runs), max(runs)) if len(runs) > 1 else None,
     )
 
@@ -314,7 +313,7 @@ def _over_fractions(results: PooledResults) -> Row:
     over = results.over_fractions
     most = max(entry.exchangeable for entry in results.fractions)
     distance = float(np.nanmax([-math.inf, *over.standardized]))
-    p = marked(over.p, "beyond") if is_significant(over.p) else over.p
+    p = phrases.tested(over.p)
     cells = (HEADLINE, "all fractions", None, None, distance, p, most, None)
     return Row(cells, "mean")
 

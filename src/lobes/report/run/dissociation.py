@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from lobes.dissociation.verdict import is_significant, smallest_p
+from lobes.dissociation.verdict import smallest_p
 from lobes.report import formatting as fmt
 from lobes.report import phrases
 from lobes.report.charts import Strip, strip_plot
@@ -143,7 +143,7 @@ def _across(results: RunResults, found: Sequence[Dissociation]) -> Table:
             over = results.over_fractions
             most = max((each.exchangeable for each in results.fractions), default=0)
             distance = float(np.nanmax([-math.inf, *over.standardized]))
-            p = marked(over.p, "beyond") if is_significant(over.p) else over.p
+            p = phrases.tested(over.p)
             tests: tuple[Value | Cell, ...] = (distance, p, most, None, None)
             rows.append(Row((definition, ALL_FRACTIONS, None, None, *tests), "mean"))
     caption = (
@@ -262,9 +262,7 @@ def _scores(results: RunResults, place: int, name: str, k: int, score: DScore) -
             "D on the sample": strip.on_sample,
             "Exchanges": (min(strip.controls), max(strip.controls)) if strip.controls else None,
             "SDs above exchanges": distance,
-            "p": marked(p, "beyond")
-            if strip.is_mean and is_significant(p)
-            else (p if strip.is_mean else marked(p, "quiet")),
+            "p": phrases.tested(p) if strip.is_mean else marked(p, "quiet"),
         }
         rows.append(Row(tuple(cells[c.title] for c in kept), "mean" if strip.is_mean else ""))
     caption = (
