@@ -113,6 +113,16 @@ text = "sentence"
 """
 
 
+def check_warned_once(said, log):
+    """A task that is near chance in many trainings is named once; the log has them all."""
+    words = re.compile(r"Warning: Seed .* the accuracy of (\w+), .* is (near|below) chance")
+    found = words.findall(said)
+    everything = words.findall(log.read_text(encoding="utf-8"))
+    assert len(found) == len(set(found))
+    assert set(found) == set(everything)
+    assert "compare" not in log.parent.name or len(everything) > len(found)
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """A study file; beside it its finished comparison and transfer, where they go by default."""
@@ -123,6 +133,7 @@ def compared(tmp_path_factory):
         assert result.exit_code == 0, result.stderr
         page = path.parent / f"run-{command}" / PAGES[command]
         assert result.stderr.splitlines()[-1] == f"Report: {page}"
+        check_warned_once(result.stderr, page.parent / "lobes.log")
         assert "IAT − multi-task" in result.stdout
         assert page.exists()
     assert not (path.parent / "run").exists()

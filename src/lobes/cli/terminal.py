@@ -42,9 +42,20 @@ _QUIET_LIBRARIES = {
 
 
 class _Lines(logging.Handler):
-    """Log records as plain lines on stderr, above a progress bar that is being shown."""
+    """Log records as plain lines on stderr, above a progress bar that is being shown.
+
+    Of records that say the same of many trainings (`once` is equal) the first is shown.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[object] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        once = getattr(record, "once", None)
+        if once is not None and once in self._said:
+            return
+        self._said.add(once)
         kind = f"{record.levelname.capitalize()}: " if record.levelno > logging.INFO else ""
         say(f"{kind}{record.getMessage()}")
 

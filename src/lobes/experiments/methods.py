@@ -339,7 +339,7 @@ class SeedRun:
         scores = [keeper.best.scores[f"eval_{task.name}_{task.metric}"] for task in trainer.tasks]
         named = {task.name: score for task, score in zip(trainer.tasks, scores, strict=True)}
         what = f"Seed {self.study.seed}, {NAMES[method]}, held-out data"
-        warn_near_chance(trainer.tasks, named, what)
+        warn_near_chance(trainer.tasks, named, what, within=self.study.output)
         weights = None if trainer.weighted is None else trainer.weighted.mean_weights
         return Trained(
             model, keeper.best.step, np.array(scores), seconds, trainer.iat_record, weights

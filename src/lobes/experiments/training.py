@@ -188,11 +188,14 @@ def _scores(trainer: MultiTaskTrainer) -> list[dict[str, Any]]:
     ]
 
 
-def warn_near_chance(tasks: Sequence[Task], scores: Mapping[str, float | None], what: str) -> None:
+def warn_near_chance(
+    tasks: Sequence[Task], scores: Mapping[str, float | None], what: str, within: object = None
+) -> None:
     """Log a warning for each task whose score is near chance or below; `what` begins it.
 
     It is said before hours are spent on measuring a model that hardly does its tasks. `scores` are
-    the tasks' main metrics on their validation data.
+    the tasks' main metrics on their validation data. Of those `within` the same study the terminal
+    shows each task's first (`terminal.py`), the log all.
     """
     for task in tasks:
         assert task.validation is not None
@@ -216,6 +219,7 @@ def warn_near_chance(tasks: Sequence[Task], scores: Mapping[str, float | None], 
             shown,
             chance,
             why,
+            extra={"once": None if within is None else (within, task.name, standing)},
         )
 
 
