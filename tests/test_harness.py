@@ -28,7 +28,14 @@ from lobes.tasks import harness as reading
 from lobes.tasks.harness import continuations_of, harness_task, silent, task_manager
 from lobes.tasks.task import Task
 from plain_results import run_study
-from tiny_harness import TASKS, bpe_tokenizer, tiny_llama, write_tasks
+from tiny_harness import (
+    TASKS,
+    bpe_tokenizer,
+    measured_by_harness,
+    tiny_llama,
+    write_harness_study,
+    write_tasks,
+)
 
 lm_eval = pytest.importorskip("lm_eval")
 from lm_eval.models.huggingface import HFLM  # noqa: E402
@@ -90,15 +97,8 @@ def of_the_harness(llama, tokenizer, folder, name):
     """What `lm_eval` says of a task: its metric, and (log-likelihood, greedy) of each request."""
     settings = MEASURED[name]
     task = name.removesuffix("_norm")
-    with silent():
-        found = lm_eval.simple_evaluate(
-            HFLM(pretrained=llama, tokenizer=tokenizer, batch_size=3),
-            tasks=[task],
-            task_manager=task_manager([task], folder),
-            limit=settings.get("limit"),
-            num_fewshot=settings.get("fewshot"),
-            bootstrap_iters=0,
-        )
+    limit, shots = settings.get("limit"), settings.get("fewshot")
+    found = measured_by_harness(llama, tokenizer, folder, task, limit=limit, num_fewshot=shots)
     metric = METRIC.get(name, "acc")
     samples = sorted(found["samples"][task], key=lambda sample: sample["doc_id"])
     return found["results"][task][f"{metric},none"], [
@@ -284,35 +284,11 @@ def test_what_the_command_refuses(study, folder, arguments, sentence):
     assert sentence in result.stderr
 
 
-STUDY = """
-model = "model"
-output = "{output}"
-precision = "fp32"
-
-tasks = [
-    {{ lm_eval = "pick", include = "{include}", limit = 13, metric = "acc_norm" }},
-    {{ lm_eval = "finish", include = "{include}", limit = 17, name = "end" }},
-]
-
-[training]
-enabled = false
-
-[iap]
-fractions = [0.25]
-controls = 3
-importance_examples = 11
-resamples = 50
-"""
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, llama, tokenizer, folder):
     here = tmp_path_factory.mktemp("study")
-    llama.save_pretrained(here / "model")
-    tokenizer.save_pretrained(here / "model")
-    text = STUDY.format(output=here / "run", include=folder)
-    (here / "study.toml").write_text(text, encoding="utf-8")
-    return here / "study.toml"
+    tasks = {"pick": 'limit = 13, metric = "acc_norm"', "finish": 'limit = 17, name = "end"'}
+    return write_harness_study(here, llama, tokenizer, folder, tasks)
 
 
 def test_a_study(study):

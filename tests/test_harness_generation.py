@@ -22,13 +22,18 @@ from lobes.measure.evaluation import evaluate
 from lobes.measure.importance import head_importance
 from lobes.modeling import HarnessModel
 from lobes.tasks import generation
-from lobes.tasks.harness import harness_task, silent, task_manager
+from lobes.tasks.harness import harness_task
 from lobes.tasks.task import Task
 from plain_results import run_study
-from tiny_harness import bpe_tokenizer, tiny_llama, write_tasks
+from tiny_harness import (
+    bpe_tokenizer,
+    measured_by_harness,
+    tiny_llama,
+    write_harness_study,
+    write_tasks,
+)
 
-lm_eval = pytest.importorskip("lm_eval")
-from lm_eval.models.huggingface import HFLM  # noqa: E402
+pytest.importorskip("lm_eval")
 
 HEADS = HeadSet.parse("0:1,4 2:3")
 TOKENS = 5
@@ -149,14 +154,7 @@ def said(llama, tokenizer, text):
 
 
 def of_the_harness(llama, tokenizer, folder, name, **settings):
-    with silent():
-        return lm_eval.simple_evaluate(
-            HFLM(pretrained=llama, tokenizer=tokenizer, batch_size=3),
-            tasks=[name],
-            task_manager=task_manager([name], folder),
-            bootstrap_iters=0,
-            **settings,
-        )["results"][name]
+    return measured_by_harness(llama, tokenizer, folder, name, **settings)["results"][name]
 
 
 @pytest.fixture(scope="module")
@@ -242,36 +240,12 @@ def test_means_stand_in_for_contexts(llama, model, tasks):
         evaluate(model, task, [HEADS], value="resample")
 
 
-STUDY = """
-model = "model"
-output = "{output}"
-precision = "fp32"
-
-tasks = [
-    {{ lm_eval = "exact", include = "{include}", limit = 17, metric = "exact_match" }},
-    {{ lm_eval = "pick", include = "{include}", limit = 13 }},
-]
-
-[training]
-enabled = false
-
-[iap]
-fractions = [0.25]
-controls = 3
-control_examples = 11
-importance_examples = 11
-resamples = 50
-"""
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, llama, tokenizer, folder):
     here = tmp_path_factory.mktemp("study")
-    llama.save_pretrained(here / "model")
-    tokenizer.save_pretrained(here / "model")
-    text = STUDY.format(output=here / "run", include=folder)
-    (here / "study.toml").write_text(text, encoding="utf-8")
-    return here / "study.toml"
+    tasks = {"exact": 'limit = 17, metric = "exact_match"', "pick": "limit = 13"}
+    more = "control_examples = 11"
+    return write_harness_study(here, llama, tokenizer, folder, tasks, more)
 
 
 def test_a_study(study, llama, tokenizer, folder):

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-import transformers
 
 from lobes.config.study import load_study, override
 from lobes.errors import ConfigError
@@ -15,6 +13,7 @@ from lobes.measure.evaluation import evaluate
 from lobes.modeling import PromptedModel
 from lobes.tasks.prompts import Prompt
 from plain_results import run_study
+from tiny_harness import tiny_llama
 from tiny_study import timeless
 from tiny_tasks import VOCABULARY, mood_task, tiny_tokenizer, topic_task
 
@@ -56,22 +55,7 @@ resamples = 50
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prompted")
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=24,
-        intermediate_size=29,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=67,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        model = transformers.LlamaForCausalLM(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.3)
-    model.save_pretrained(folder / "model")
+    tiny_llama(VOCABULARY).save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
     for task in (mood_task(), topic_task()):
         for split in ("train", "validation"):

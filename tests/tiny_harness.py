@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from lobes.tasks.harness import silent, task_manager
 from tiny_tasks import FILLER, MOODS, TOPICS
 
 WORDS = (*sum((*MOODS.values(), *TOPICS.values()), ()), *FILLER)
@@ -165,3 +167,57 @@ def tiny_llama(vocabulary: int) -> transformers.LlamaForCausalLM:
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.3)
     return model.eval()
+
+
+def measured_by_harness(
+    llama: Any, tokenizer: Any, folder: Path, task: str, **settings: Any
+) -> dict[str, Any]:
+    """What `lm_eval.simple_evaluate` says of a task."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    with silent():
+        found: dict[str, Any] = lm_eval.simple_evaluate(
+            HFLM(pretrained=llama, tokenizer=tokenizer, batch_size=3),
+            tasks=[task],
+            task_manager=task_manager([task], folder),
+            bootstrap_iters=0,
+            **settings,
+        )
+    return found
+
+
+STUDY = """
+model = "model"
+output = "{output}"
+precision = "fp32"
+tasks = [{tasks}]
+
+[training]
+enabled = false
+
+[iap]
+fractions = [0.25]
+controls = 3
+importance_examples = 11
+resamples = 50
+"""
+
+
+def write_harness_study(
+    here: Path, llama: Any, tokenizer: Any, folder: Path, tasks: dict[str, str], more: str = ""
+) -> Path:
+    """Write a study over tasks of the harness, {name there: its other settings}, and its model.
+
+    `more` are further keys of the table `[iap]`.
+    """
+    llama.save_pretrained(here / "model")
+    tokenizer.save_pretrained(here / "model")
+    tables = (
+        f'{{ lm_eval = "{name}", include = "{folder}", {settings} }}'
+        for name, settings in tasks.items()
+    )
+    text = STUDY.format(output=here / "run", tasks=", ".join(tables)) + more
+    path = here / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
