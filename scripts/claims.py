@@ -3,18 +3,22 @@
     scripts/claims.py                                   the page, anew
     scripts/claims.py --collect RUN… --part unlike      results of finished runs into the data first
 
-A run is a folder of `lobes run`, `compare`, `transfer` or `report` (several seeds). Its results lie
-in data/PART/MODEL; of the study only its settings are kept, with the model's name for its folder.
+A run is a folder of `lobes run`, `compare`, `transfer` or `report` (several seeds, their folder
+ends with `seeds` in a sweep). Its results lie in data/PART/MODEL, one of each kind; of the study
+only its settings are kept, with the model's name for its folder.
 """
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lobes.data.packaged_models import PREFIX
 from lobes.dissociation.over_models import has_effect
-from lobes.dissociation.verdict import WORDS, Verdict
+from lobes.dissociation.verdict import LESS_ALIKE, MORE_SPECIALIZED, SPECIALIZED, WORDS, Verdict
+from lobes.dissociation.verdicts_over_seeds import SPECIALIZED_BY_IAT
+from lobes.errors import ConfigError, LobesError, RunError
 from lobes.report import formatting as fmt
 from lobes.report import phrases
 from lobes.report.sweep_models import OVER_MODELS, effect_unit, forest_plot
@@ -35,19 +39,37 @@ BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
 KINDS = (RunResults, PooledResults, ComparisonResults, TransferResults)
 
 
-def collect(folder: Path, part: str, data: Path = DATA) -> Path:
-    """Copy the results of a run into the data, without the paths of its machine."""
-    results = _read(folder)
+def collect(folders: Sequence[Path], part: str, data: Path = DATA) -> list[Path]:
+    """Copy the results of runs into the data, without the paths of their machine.
+
+    Raises `ConfigError` for a part that is no folder's name, and for two runs of one model and
+    kind, and `RunError` for a folder without results; nothing is written then.
+    """
+    if not re.fullmatch(r"[\w-]+", part):
+        raise ConfigError(f"The part is {part!r}; expected letters, digits, _ and - alone.")
+    found: dict[Path, tuple[Path, Results]] = {}
+    for folder in folders:
+        results = _read(folder)
+        target = data / part / _model(results) / results.FILE
+        if target in found:
+            raise ConfigError(
+                f"{found[target][0]} and {folder} hold results of one kind for one model, and the "
+                f"page takes one: give the folder of several seeds that lobes report makes."
+            )
+        found[target] = folder, _without_paths(results)
+    for target, (_, results) in found.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(as_bytes(results))
+    return [*found]
+
+
+def _without_paths(results: Results) -> Results:
     changed: dict[str, Any] = {}
     if "config" in type(results).model_fields:
         config = {k: v for k, v in results.config.items() if k not in ("output", "data_dir")}
         changed["config"] = config | {"model": results.model.name}  # of a folder its last part
         changed["environment"] = {k: v for k, v in results.environment.items() if k != "platform"}
-    results = results.model_copy(update=changed)
-    target = data / part / _model(results) / results.FILE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(as_bytes(results))
-    return target
+    return results.model_copy(update=changed)
 
 
 def write_page(data: Path = DATA, page: Path = PAGE) -> None:
@@ -55,6 +77,8 @@ def write_page(data: Path = DATA, page: Path = PAGE) -> None:
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
+    for figure in page.parent.glob("claim-*.svg"):
+        figure.unlink()
     body = "\n".join(lines(data, page.parent))
     page.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
 
@@ -63,8 +87,9 @@ def lines(data: Path, figures: Path) -> Iterator[str]:
     """Yield the tables of all claims; figures are written into a folder."""
     rows = [*_rows(data)]
     yield from _trained(rows)
-    for number, claim in enumerate(dict.fromkeys(verdict.claim for *_, verdict in rows), 1):
-        yield f"\n### {claim.rstrip('.')}\n"
+    claims = {(_number(verdict.claim, each), verdict.claim) for *_, each, verdict in rows}
+    for number, claim in sorted(claims):
+        yield f"\n### Claim {number}: {claim.rstrip('.')}\n"
         yield "| tasks | model | effect (95 % interval) | p | runs | budget | answer |"
         yield "|---|---|---|---|---|---|---|"
         here = [row for row in rows if row[-1].claim == claim]
@@ -79,7 +104,7 @@ def lines(data: Path, figures: Path) -> Iterator[str]:
                 if own == part and has_effect(verdict)
             ]
             if len(found) > 1:
-                yield from _over_models(part, found, figures / f"claims-{number}-{part}.svg")
+                yield from _over_models(part, found, figures / f"claim-{number}-{part}.svg")
         yield ""
         for part, model, _, verdict in here:
             yield f"- {part}, {model}: {phrases.headline(verdict)}"
@@ -87,8 +112,9 @@ def lines(data: Path, figures: Path) -> Iterator[str]:
 
 def _trained(rows: Sequence[tuple[str, str, Results, Verdict]]) -> Iterator[str]:
     """Yield a table of the scores and D-scores of comparisons."""
-    found = {(part, model): each for part, model, each, _ in rows}
-    compared = {key: each for key, each in found.items() if isinstance(each, ComparisonResults)}
+    compared = {
+        (part, model): each for part, model, each, _ in rows if isinstance(each, ComparisonResults)
+    }
     if not compared:
         return
     yield "\n### Scores and D-scores after training\n"
@@ -123,7 +149,7 @@ def _over_models(part: str, found: Sequence[tuple[str, Verdict]], figure: Path) 
 
 
 def _rows(data: Path) -> Iterator[tuple[str, str, Results, Verdict]]:
-    """(tasks, model, results, verdict) of all data, by claim in the order of the claims."""
+    """(tasks, model, results, verdict) of all data."""
     for folder in sorted({path.parent for path in data.glob("*/*/*.json")}):
         for kind in KINDS:
             if (folder / kind.FILE).is_file():
@@ -136,7 +162,13 @@ def _read(folder: Path) -> Results:
     for kind in KINDS:
         if (folder / kind.FILE).is_file():
             return read(folder, kind)
-    raise SystemExit(f"{folder} holds no results of a run.")
+    raise RunError(f"{folder} holds no results of a run.")
+
+
+def _number(claim: str, results: Results) -> str:
+    """The number of a claim in docs/method.md#claims."""
+    known = {SPECIALIZED: "1", MORE_SPECIALIZED: "1b", LESS_ALIKE: "2", SPECIALIZED_BY_IAT: "3"}
+    return known.get(claim) or ("5" if isinstance(results, TransferResults) else "4")
 
 
 def _model(results: Results) -> str:
@@ -170,7 +202,12 @@ def _budget(results: Results) -> str:
         steps = None if results.training is None else results.training.steps
     else:
         steps = results.training.get("steps")
-    return "not trained" if steps is None else f"{fmt.thousands(steps)} steps"
+    if steps is None:
+        return "not trained"
+    if isinstance(results, TransferResults):  # its own steps are those on the new task
+        before = results.config["training"]["steps"]
+        return f"{fmt.thousands(before)} steps, then {fmt.thousands(steps)}"
+    return f"{fmt.thousands(steps)} steps"
 
 
 def main() -> None:
@@ -178,11 +215,14 @@ def main() -> None:
     parser.add_argument("--collect", nargs="+", type=Path, default=[], metavar="RUN")
     parser.add_argument("--part", help="the folder of the collected results, such as unlike")
     given = parser.parse_args()
-    if given.collect and not given.part:
-        parser.error("--collect needs --part")
-    for folder in given.collect:
-        print(collect(folder, given.part))
-    write_page()
+    if bool(given.collect) != (given.part is not None):
+        parser.error("--collect and --part go together")
+    try:
+        for path in collect(given.collect, given.part) if given.collect else ():
+            print(path)
+        write_page()
+    except LobesError as error:
+        raise SystemExit(f"Error: {error}") from error
 
 
 if __name__ == "__main__":

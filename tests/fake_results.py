@@ -207,7 +207,7 @@ def renewed(results: dict[str, Any]) -> dict[str, Any]:
     further = further_verdicts(
         Growth.model_validate(growth) if growth else None,
         Similarity.model_validate(similarity) if similarity else None,
-        len(tasks),
+        [task.name in above for task in tasks],
     )
     verdicts = [plain(dataclasses.asdict(v)) for v in (verdict, *further)]
     return {**results, "over_fractions": over, "verdicts": verdicts}

@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from fake_comparisons import fake_comparison, fake_transfer
 from fake_runs import fake_results
+from lobes.errors import LobesError
 from lobes.results import ComparisonResults, read
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +27,7 @@ def claims():
 def test_the_page_is_that_of_the_data(claims, tmp_path):
     shutil.copytree(ROOT / "docs" / "results", tmp_path / "results")
     claims.write_page(tmp_path / "results" / "data", tmp_path / "results" / "claims.md")
-    for path in sorted((ROOT / "docs" / "results").glob("claims*")):
+    for path in sorted((ROOT / "docs" / "results").glob("claim*")):
         assert (tmp_path / "results" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
@@ -46,8 +49,53 @@ def test_collected_results_have_no_path_of_their_machine(claims, tmp_path):
     content["model"]["name"] = "packaged:all-MiniLM-L6-v2"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.json").write_text(json.dumps(content), encoding="utf-8")
-    path = claims.collect(tmp_path / "run", "alike", tmp_path / "data")
+    (path,) = claims.collect([tmp_path / "run"], "alike", tmp_path / "data")
     assert path.parent == tmp_path / "data" / "alike" / "all-MiniLM-L6-v2"
     assert "somebody" not in path.read_text(encoding="utf-8")
     for kept in (ROOT / "docs" / "results" / "data").glob("*/*/*.json"):
         assert '"/' not in kept.read_text(encoding="utf-8"), kept  # no absolute path
+
+
+def test_what_cannot_be_collected_is_one_sentence_and_nothing_is_written(claims, tmp_path):
+    for name in ("one", "two", "damaged"):
+        content = fake_results(training=False)
+        content["model"]["name"] = "packaged:all-MiniLM-L6-v2"
+        (tmp_path / name).mkdir()
+        text = json.dumps(content)
+        (tmp_path / name / "results.json").write_text(text[:900] if name == "damaged" else text)
+    data = tmp_path / "data"
+    for names, part, said in (
+        (["one"], "a/b", "The part is 'a/b'; expected letters"),
+        (["one"], "../evil", "expected letters"),
+        (["one", "two"], "alike", "hold results of one kind for one model"),
+        (["one", "damaged"], "alike", "is damaged"),
+        (["one", "data"], "alike", "holds no results of a run"),
+    ):
+        with pytest.raises(LobesError, match=re.escape(said)):
+            claims.collect([tmp_path / name for name in names], part, data)
+    assert not data.exists()
+
+
+def test_kinds_of_results_stand_beside_each_other_in_the_order_of_the_claims(claims, tmp_path):
+    """A transfer does not hide the scores of a comparison; its budget is that of both trainings."""
+    for name, content in (
+        ("compared", fake_comparison()),
+        ("transferred", fake_transfer()),
+        ("run", fake_results()),
+    ):
+        content["model"]["name"] = "m"
+        content["config"]["training"] = {"steps": 1234}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / FILES[name]).write_text(json.dumps(content))
+    folders = [tmp_path / name for name in FILES]
+    claims.collect(folders, "mine", tmp_path / "data")
+    text = "\n".join(claims.lines(tmp_path / "data", tmp_path))
+    assert "| mine | m | multi |" in text
+    numbers = re.findall(r"### Claim (\w+):", text)
+    assert numbers == sorted(numbers)
+    assert {"1", "3", "4", "5"} <= set(numbers)
+    row = next(line for line in text.split("### Claim 5")[1].splitlines() if "| mine | m |" in line)
+    assert re.search(r"\| 1.234 steps, then \d+ \|", row)
+
+
+FILES = {"compared": "comparison.json", "transferred": "transfer.json", "run": "results.json"}

@@ -67,6 +67,30 @@ def test_one_model_or_another_axis_makes_no_section():
     assert section(fake_sweep()) is None
 
 
+def test_models_that_could_tell_nothing_are_named():
+    """Where fewer than two are left, the page says why it has no verdict over the models."""
+    content = compared(0.01, 0.02)
+    for run in content["runs"]:
+        run["verdicts"][0]["numbers"]["usable"] = 0.0
+    (said,) = section(content).blocks
+    assert f"{CLAIM[:-1]}: no verdict over the models" in str(said.text)
+    assert "here is none. m0: Inconclusive: x.; m1: Inconclusive: x." in str(said.text)
+    del content["runs"][0]["verdicts"][0]["numbers"]["usable"]
+    (said,) = section(content).blocks
+    assert "here is one. m1: Inconclusive: x." in str(said.text)
+
+
+def test_the_answers_of_comparisons_have_their_effects():
+    content = compared(0.01, 0.02)
+    content["runs"][1]["verdicts"][0]["numbers"] = {}
+    page = page_of(checked(content, SweepResults))
+    (table,) = [each for each in sections.tables(page) if each.name == "runs"]
+    assert [cell_of(row.cells[1]).value for row in table.rows] == [
+        "inconclusive: +0.010 (0.000 to +0.020)",
+        "inconclusive",
+    ]
+
+
 def test_an_interval_is_of_its_own_groups_level():
     """Where the level is an axis: half of an interval is so many standard errors."""
     content = compared(0.01, 0.02, 0.03, more=[(0.1,), (0.3,)])

@@ -259,13 +259,28 @@ def test_yes_names_the_tasks_of_which_it_does_not_hold():
     ],
 )
 def test_the_answer_on_growth(change, answer, reason):
-    found = more_specialized(*change)
+    found = more_specialized(*change, after=0.1, above_chance=2)
     assert (found.answer, found.reasons) == (answer, (reason,))
     assert found.numbers == {
         name: value
         for name, value in zip(("change", "low", "high"), change, strict=True)
         if not math.isnan(value)
     }
+
+
+@pytest.mark.parametrize(
+    ("after", "above_chance", "reason"),
+    [
+        (0.0, 2, "the D-score is larger than before multi-task training, but not above 0."),
+        (9.0, 1, "only one task is clearly above chance, and a dissociation needs two."),
+        (9.0, 0, "no task is clearly above chance, and a dissociation needs two."),
+    ],
+)
+def test_growth_alone_is_no_specialization(after, above_chance, reason):
+    """A model that learned nothing has D-scores of 0 at the end, which may lie above the first."""
+    found = more_specialized(109.3, 83.5, 141.1, after=after, above_chance=above_chance)
+    assert (found.answer, found.reasons) == ("open", (reason,))
+    assert ("usable" in found.numbers) == (above_chance < 2)
 
 
 HOLDS, WEAK, NARROW = (-0.7, -0.9, -0.2, 0.01), (-0.2, -0.5, 0.3, 0.3), (-0.1, -0.29, 0.2, 0.3)

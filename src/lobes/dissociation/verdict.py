@@ -141,8 +141,7 @@ def _obstacle(found: Evidence) -> str:
     if not math.isfinite(found.mean):
         return f"the {which} is undefined here."
     if found.above_chance < 2:
-        done = "only one task is" if found.above_chance else "no task is"
-        return f"{done} clearly above chance, and a dissociation needs two."
+        return _too_few_above(found.above_chance)
     if found.runs == 1:
         return "one run alone does not show how much another would differ."
     if not found.exchangeable:
@@ -163,6 +162,11 @@ def _obstacle(found: Evidence) -> str:
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
         return f"the interval of the {which} is undefined."
     return ""
+
+
+def _too_few_above(tasks: int) -> str:
+    done = "only one task is" if tasks else "no task is"
+    return f"{done} clearly above chance, and a dissociation needs two."
 
 
 def all_fractions(number: int) -> str:
@@ -229,18 +233,28 @@ def barred_pairs(tasks: Sequence[str], above_chance: Sequence[bool]) -> str:
 MORE_SPECIALIZED = "The heads are more specialized after multi-task training than before."
 
 
-def more_specialized(change: float, low: float, high: float) -> Verdict:
+def more_specialized(
+    change: float, low: float, high: float, *, after: float, above_chance: int
+) -> Verdict:
     """Return the verdict on the second half of claim 1: the D-score grew over the training.
 
-    The change of the mean `column` D-score with its interval, in percent; NaN is undefined.
+    The change of the mean `column` D-score with its interval and that score `after` the training,
+    in percent; NaN is undefined. `above_chance` is the number of tasks clearly above chance then.
     """
-    answer, reason = _changed(change, low, high)
-    return Verdict(MORE_SPECIALIZED, answer, (reason,), known(change=change, low=low, high=high))
+    numbers = known(change=change, low=low, high=high)
+    if above_chance < 2:
+        return Verdict(
+            MORE_SPECIALIZED, "open", (_too_few_above(above_chance),), {**numbers, **UNUSABLE}
+        )
+    answer, reason = _changed(change, low, high, after)
+    return Verdict(MORE_SPECIALIZED, answer, (reason,), numbers)
 
 
-def _changed(change: float, low: float, high: float) -> tuple[Answer, str]:
+def _changed(change: float, low: float, high: float, after: float) -> tuple[Answer, str]:
     if not math.isfinite(change):
         return "open", "the D-score is undefined before or after the training."
+    if low > 0 >= after:
+        return "open", "the D-score is larger than before multi-task training, but not above 0."
     if low > 0:
         return "yes", "the D-score is larger than before multi-task training."
     if high < 0:

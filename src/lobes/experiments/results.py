@@ -50,7 +50,7 @@ def study_results(
     iap = {**study.to_dict()["iap"], "seed": study.iap_seed}
     return RunResults(
         **opening(study.name),
-        **of_matrix(matrix, iap, further_verdicts(grown, alike, len(tasks))),
+        **of_matrix(matrix, iap, further_verdicts(grown, alike, matrix.above_chance)),
         model=model,
         tasks=_tasks(tasks, matrix, study.iap.level),
         training=training,
@@ -142,13 +142,23 @@ def _tasks(tasks: Sequence[Task], matrix: LesionMatrix, level: float) -> tuple[M
 
 
 def further_verdicts(
-    growth: Growth | None, similarity: Similarity | None, n_tasks: int
+    growth: Growth | None, similarity: Similarity | None, above_chance: Sequence[bool]
 ) -> list[Verdict]:
-    """The verdicts on the claims beside the first, as far as they were measured."""
+    """The verdicts on the claims beside the first, as far as they were measured.
+
+    `above_chance` says of each task whether the model does it clearly better than chance.
+    """
     found = []
     if growth is not None:
-        change = growth.change["column"]
-        found.append(more_specialized(change.mean, *change.mean_interval))
+        change, end = growth.change["column"], growth.points[-1].dissociation["column"]
+        found.append(
+            more_specialized(
+                change.mean,
+                *change.mean_interval,
+                after=end.shared_mean,
+                above_chance=sum(above_chance),
+            )
+        )
     if similarity is not None:
-        found.append(less_alike(similarity.evidence, n_tasks))
+        found.append(less_alike(similarity.evidence, len(above_chance)))
     return found

@@ -71,7 +71,8 @@ def _record(
         "scores": scores,
         "importance": importance or {},
         "note": f"The {_NOUNS[command]} in {run} is not finished: `lobes {command}` "
-        f"with its study and this output continues it.",
+        f"with its study and this output continues it; a run of a sweep, `lobes sweep` with its "
+        f"file.",
     }
 
 

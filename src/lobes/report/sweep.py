@@ -10,7 +10,7 @@ from lobes.report import formatting as fmt
 from lobes.report import glossary, phrases, settings
 from lobes.report.charts import Strip, strip_plot
 from lobes.report.sections import Block, Figure, Page, Prose, Section
-from lobes.report.sweep_models import over_the_models
+from lobes.report.sweep_models import effect_unit, over_the_models
 from lobes.report.tables import Cell, Column, Row, Table, Value, marked
 from lobes.results import SweepResults
 from lobes.results.sweep import SweptRun
@@ -107,7 +107,7 @@ def _table(results: SweepResults) -> Table:
     else:
         claims = [*dict.fromkeys(each.claim for run in results.runs for each in run.verdicts)]
         columns = tuple(Column(claim) for claim in claims)
-        rows = [tuple(_answer(_on(run, claim)) for claim in claims) for run in results.runs]
+        rows = [tuple(_with_effect(_on(run, claim)) for claim in claims) for run in results.runs]
     return Table(
         "runs",
         "The runs by the values of the settings",
@@ -144,6 +144,17 @@ def _answer(found: Verdict | None) -> Cell:
     if found is None:
         return Cell(fmt.UNDEFINED)
     return Cell(WORDS[found.answer].lower(), title=phrases.headline(found))
+
+
+def _with_effect(found: Verdict | None) -> Cell:
+    """The answer, and the effect with its interval: `no: −0.001 (−0.002 to 0.000)`."""
+    answer = _answer(found)
+    if found is None or not {"mean", "low", "high"} <= found.numbers.keys():
+        return answer
+    _, write = effect_unit(found)
+    mean, low, high = (found.numbers[name] for name in ("mean", "low", "high"))
+    text = f"{answer.value}: {write(mean)} ({fmt.interval(low, high, write)})"
+    return Cell(text, title=answer.title)
 
 
 def _on(run: SweptRun, claim: str) -> Verdict | None:

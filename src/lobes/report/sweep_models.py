@@ -24,27 +24,47 @@ _Rows = list[tuple[str, tuple[Verdict, ...]]]
 
 
 def over_the_models(results: SweepResults) -> Section | None:
-    """Return the section; None where no two models have an effect on one claim."""
+    """Return the section; None where the models are no axis, or have no numbers to compare."""
     blocks: list[Block] = []
+    untold: list[Prose] = []
     for group, rows in _groups(results).items():
         for claim in dict.fromkeys(each.claim for _, verdicts in rows for each in verdicts):
-            found = [
+            given = [
                 (model, verdict)
                 for model, verdicts in rows
                 for verdict in verdicts
-                if verdict.claim == claim and has_effect(verdict)
+                if verdict.claim == claim and "mean" in verdict.numbers
             ]
+            found = [each for each in given if has_effect(each[1])]
             if len(found) > 1:
                 name = f"models-{sum(isinstance(each, Table) for each in blocks) + 1}"
                 blocks += _on_a_claim(name, group, found, _level(results, group))
-    if not blocks:
+            elif len(given) > 1:
+                untold.append(_untold(claim, group, given, len(found)))
+    if not blocks and not untold:
         return None
-    text = (
-        "Each model’s effect with its interval, and the mean over the models by a random-effects "
-        "meta-analysis, for models like these. A model’s weight comes from its interval. All "
-        "models are measured on the same examples, which the interval of the mean does not know."
+    if blocks:
+        blocks.insert(0, Prose(_METHOD))
+    return Section("models", "Over the models", (*blocks, *untold), contents="Models")
+
+
+_METHOD = (
+    "Each model’s effect with its interval, and the mean over the models by a random-effects "
+    "meta-analysis, for models like these. A model’s weight comes from its interval. All models "
+    "are measured on the same examples, which the interval of the mean does not know."
+)
+
+
+def _untold(claim: str, group: str, given: Sequence[tuple[str, Verdict]], usable: int) -> Prose:
+    """Why there is no verdict over the models on a claim."""
+    of = f" ({group})" if group else ""
+    models = "; ".join(
+        f"{model}: {phrases.headline(each)}" for model, each in given if not has_effect(each)
     )
-    return Section("models", "Over the models", (Prose(text), *blocks), contents="Models")
+    return Prose(
+        f"{claim.rstrip('.')}{of}: no verdict over the models, for that takes two whose studies "
+        f"could tell, and here {'is none' if not usable else 'is one'}. {models}"
+    )
 
 
 def _groups(results: SweepResults) -> dict[str, _Rows]:
