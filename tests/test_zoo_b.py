@@ -1,7 +1,7 @@
 """What `lobes` can do with every type of model that transformers has: half of the other types.
 
 Slow, that the suite stays short: `make test-slow` runs it, with the other half in test_zoo_c.py at
-the same time. LOBES_TYPES=1/3 takes a third of the types, always the same ones.
+the same time. LOBES_TYPES=1/6 takes a sixth of the types, always the same ones.
 """
 
 import os
