@@ -77,10 +77,11 @@ def write_page(data: Path = DATA, page: Path = PAGE) -> None:
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    for figure in page.parent.glob("claim-*.svg"):
-        figure.unlink()
     body = "\n".join(lines(data, page.parent))
     page.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+    for figure in page.parent.glob("claim-*.svg"):
+        if f"]({figure.name})" not in body:  # of data that are no longer there
+            figure.unlink()
 
 
 def lines(data: Path, figures: Path) -> Iterator[str]:

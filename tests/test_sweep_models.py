@@ -74,7 +74,7 @@ def test_models_that_could_tell_nothing_are_named():
         run["verdicts"][0]["numbers"]["usable"] = 0.0
     (said,) = section(content).blocks
     assert f"{CLAIM[:-1]}: no verdict over the models" in str(said.text)
-    assert "here is none. m0: Inconclusive: x.; m1: Inconclusive: x." in str(said.text)
+    assert "here is none. m0: Inconclusive: x. m1: Inconclusive: x." in str(said.text)
     del content["runs"][0]["verdicts"][0]["numbers"]["usable"]
     (said,) = section(content).blocks
     assert "here is one. m1: Inconclusive: x." in str(said.text)

@@ -58,7 +58,7 @@ _METHOD = (
 def _untold(claim: str, group: str, given: Sequence[tuple[str, Verdict]], usable: int) -> Prose:
     """Why there is no verdict over the models on a claim."""
     of = f" ({group})" if group else ""
-    models = "; ".join(
+    models = " ".join(
         f"{model}: {phrases.headline(each)}" for model, each in given if not has_effect(each)
     )
     return Prose(
