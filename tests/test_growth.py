@@ -11,15 +11,19 @@ from scipy import stats
 from lobes.ablation import ablate
 from lobes.config.study import load_study, override
 from lobes.dissociation.similarity import importance_correlation, linear_cka
+from lobes.dissociation.verdict import more_specialized
 from lobes.errors import ConfigError
 from lobes.experiments.growth import growth_steps
 from lobes.experiments.loading import load_tasks, new_model
 from lobes.experiments.probe import pooled_features
+from lobes.experiments.results import further_verdicts
 from lobes.heads import HeadSet
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.measure.similarity import gradient_similarity, lesion_cka
 from lobes.modeling import MultiTaskModel
+from lobes.results.beside_lesions import Growth
+from lobes.results.run import MeasuredTask
 from lobes.scores import HeadScores
 from plain_results import run_study
 from tiny_models import tiny_model
@@ -77,6 +81,21 @@ def test_the_last_point_is_the_run_itself(grown):
     assert last["scores"] == entry["scores"]
     assert last["dissociation"]["column"]["mean"] == entry["dissociation"]["column"]["mean"]
     assert last["stability"] == pytest.approx([1.0, 1.0])
+
+
+def test_what_grew_is_judged_by_the_end_of_the_training(grown):
+    """By the tasks above chance then, and by the D-score then."""
+    _, results, _ = grown
+    growth = Growth.model_validate(results["growth"])
+    tasks = [MeasuredTask(**task) for task in results["tasks"]]
+    above = [task.standing(task.base) == "above" for task in tasks]
+    change, end = growth.change["column"], growth.points[-1].dissociation["column"]
+    span = (change.mean, *change.mean_interval)
+    wanted = more_specialized(*span, after=end.shared_mean, above_chance=sum(above))
+    (found,) = [each for each in results["verdicts"] if each["claim"] == wanted.claim]
+    assert (found["answer"], found["reasons"]) == (wanted.answer, [*wanted.reasons])
+    (one,) = further_verdicts(growth, None, [True, False])
+    assert one.reasons == ("only one task is clearly above chance, and a dissociation needs two.",)
 
 
 def test_before_the_training_probes_stand_in_for_classifiers(grown):
