@@ -788,11 +788,20 @@ def _has_measured(folder):
 
 
 def _wait(process, happened, folder):
+    """Wait until `happened(folder)`; a process in which it does not happen is ended."""
     deadline = time.monotonic() + LIMIT
-    while not happened(folder):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
+    while not _is_true(happened, folder):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"No {happened.__name__}: {finish(process)}")
         time.sleep(0.002)
+
+
+def _is_true(happened, folder):
+    try:
+        return happened(folder)
+    except FileNotFoundError:  # the process removed a folder while it was listed
+        return False
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_numbers(new_run, study, tmp_path):
