@@ -10,6 +10,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As the command line does: waiting threads sleep, also in what the tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from jaxtyping import install_import_hook
+import gc
 
-install_import_hook("lobes", "typechecking.checked")
+from typechecking import check_package
+
+check_package("lobes")
+
+
+def pytest_collection_finish() -> None:
+    """Take all that imports made, most of what there is, from what is looked through for garbage.
+
+    lobes frees memory after each training; looking through all of it took half a test's time.
+    """
+    gc.collect()
+    gc.freeze()

@@ -97,7 +97,7 @@ def check_sentence(said: str, key: str) -> None:
 def settings_of_the_library() -> dict[str, Any]:
     """{"what.setting": a call with a value for it}."""
     calls: dict[str, Any] = {}
-    for name in ("alpha", "delta", "refresh", "importance_examples", "seed", "strict"):
+    for name in ("alpha", "delta", "refresh", "importance_examples", "seed"):
         calls[f"IAT.{name}"] = lambda value, name=name: IAT(**{name: value})
     for name in (
         "controls", "keep_per_site", "importance_examples", "control_examples", "seed"
@@ -131,7 +131,7 @@ def test_every_number_of_the_library_is_bounded(setting: str) -> None:
         except TypeCheckError:  # annotations are checked in tests only
             refused += 1
         else:
-            assert isinstance(value, bool) if name == "strict" else assert_number(value) is None
+            assert_number(value)
             if isinstance(made, TaskBatchSampler):
                 assert sum(map(len, made)) >= 3
     assert refused >= 15
