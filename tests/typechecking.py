@@ -1,5 +1,4 @@
-"""The checks that run under every test: types by beartype, and shapes by jaxtyping where a signature
-names them.
+"""The checks that run under every test: of types, and of the shapes that a signature names.
 
 jaxtyping's own import hook puts a slow wrapper around every function, also around those inside
 functions, which are made anew in each call: the tests took three times as long.
