@@ -11,7 +11,7 @@ from lobes.cli.tables import plan_line, show_plan, show_sweep_plans, sweep_line
 from lobes.config.study import load_study, override
 from lobes.experiments import estimate_runs
 from lobes.experiments.estimate import Forecast
-from lobes.experiments.estimate_runs import estimate_for, estimate_sweep, ready_for
+from lobes.experiments.estimate_runs import estimate_for, estimate_sweep, ready_for, unknown
 from lobes.experiments.methods import SeedRun
 from lobes.experiments.rates import Cost, Rates, TrainingRate
 from lobes.experiments.sweep import plan_sweeps
@@ -140,10 +140,30 @@ def test_a_sweep_is_measured_once_for_each_model(path, tmp_path, monkeypatch, kn
     assert some["total_seconds"] == found["total_seconds"]
     assert some["left_seconds"] == pytest.approx(2 * one, rel=0.02)
     assert sweep_line([some]).startswith("Estimate: 2 of 6 runs are left: ")
+    assert unknown([some]) == ""
     # other lengths of text are another speed
     file.write_text(file.read_text() + "max_length = [15, 31]\n")
     estimate_sweep(*plan_sweeps(file))
     assert sum(measured.values()) == 1 + 1 + 2
+
+
+def test_a_run_whose_model_is_not_there_stops_no_plan(path, tmp_path):
+    file = path.parent / "models.toml"
+    there = str(load_study(path).model)
+    axes = f"[axes]\nmodel = {json.dumps([there, 'org/gone'])}\n"
+    file.write_text(f'study = "study.toml"\noutput = "{tmp_path / "sweep"}"\n{axes}')
+    result = lobes("plan", file, "--json", "--quiet")
+    assert result.exit_code == 1
+    (record,) = json.loads(result.stdout)
+    first, second = record["runs"]
+    assert first["error"] is None
+    assert record["left_seconds"] == record["total_seconds"] == first["seconds"] > 0
+    assert second["seconds"] is None
+    assert "gone" in second["error"]
+    assert (record["runs_left"], record["runs_unknown"]) == (1, 1)
+    said = " ".join(result.stderr.split())
+    assert said.startswith("Error: 1 of 2 runs cannot be estimated (")
+    assert second["error"] in said
 
 
 def _states(sweep, finished):

@@ -24,12 +24,13 @@ def tell_estimate(
 def tell_sweeps(out: Output, sweeps: Sequence["lobes.config.sweep.Sweep"], fresh: bool) -> None:
     """Say what sweeps will take, of which no run has begun."""
     from lobes.cli.tables import sweep_line
-    from lobes.experiments.estimate_runs import estimate_sweep
+    from lobes.experiments.estimate_runs import estimate_sweep, unknown
     from lobes.experiments.sweep import states
 
     def line() -> str:
         with out.progress() as progress:
-            return sweep_line([estimate_sweep(each, progress) for each in sweeps])
+            records = [estimate_sweep(each, progress) for each in sweeps]
+        return f"{sweep_line(records)} {unknown(records)}".rstrip()
 
     begun = any(run["state"] != "not begun" for each in sweeps for run in states(each))
     if fresh or not begun:

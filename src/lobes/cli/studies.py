@@ -164,13 +164,16 @@ def plan(
     """
     from lobes.cli.tables import show_plan, show_sweep_plans
     from lobes.config.sweep import is_sweep
-    from lobes.errors import ConfigError
+    from lobes.errors import ConfigError, RunError
     from lobes.experiments.budget import plan_study
+    from lobes.experiments.estimate_runs import unknown
 
     if is_sweep(study):
         with out.progress() as progress:
             records = _plan_sweep(study, settings, controls, part, command, budget, progress)
         out.show(records, show_sweep_plans)
+        if others := unknown(records):
+            raise RunError(others)
         return
     if part is not None:
         raise ConfigError(

@@ -17,7 +17,7 @@ from lobes.dissociation.verdict import ALPHA, controls_needed
 from lobes.heads import HeadLayout
 from lobes.progress import duration
 from lobes.report.console import shown
-from lobes.report.formatting import fixed, listing
+from lobes.report.formatting import fixed, listing, plural
 from lobes.report.pages import page_of
 from lobes.results.base import Results
 from lobes.results.training import Training
@@ -105,7 +105,8 @@ def show_sweep_plans(records: list[dict[str, Any]]) -> None:
     for record in records:
         table = _table("run", "state", "time")
         for run in record["runs"]:
-            table.add_row(_text(run["run"]), run["state"], duration(run["seconds"]))
+            time = "not known" if run["error"] else duration(run["seconds"])
+            table.add_row(_text(run["run"]), run["state"], time)
         table.add_row("in all", "", duration(record["total_seconds"]))
         console.print(f"{_text(record['sweep'])}: lobes {record['command']}", table)
     console.print(sweep_line(records).removeprefix("Estimate: "))
@@ -113,9 +114,9 @@ def show_sweep_plans(records: list[dict[str, Any]]) -> None:
 
 def sweep_line(records: list[dict[str, Any]]) -> str:
     """Return what sweeps will take in one line."""
-    runs = sum(len(each["runs"]) for each in records)
+    runs = sum(len(each["runs"]) - each["runs_unknown"] for each in records)
     left = sum(each["runs_left"] for each in records)
-    some = f"{left} of {runs} runs are left:" if left < runs else f"{runs} runs:"
+    some = f"{left} of {runs} runs are left:" if left < runs else f"{plural(runs, 'run')}:"
     memory = max((each["memory_bytes"] for each in records), default=0)
     disk = sum(each["disk_bytes"] for each in records)
     return (

@@ -16,12 +16,12 @@ import numpy as np
 from lobes.config.settings import WEIGHTED
 from lobes.config.study import StudyConfig
 from lobes.config.sweep import Command, PlannedRun, Sweep
-from lobes.errors import at
+from lobes.errors import ConfigError, DataError, ModelError, first_line
 from lobes.experiments.estimate import PAGES, Forecast, ablates_alone
 from lobes.experiments.loading import load_tasks
 from lobes.experiments.methods import SeedRun, with_defaults
 from lobes.experiments.over_seeds import PAIR
-from lobes.experiments.sweep import states
+from lobes.experiments.sweep import named_errors, states
 from lobes.experiments.transfer import STARTS, ready_to_transfer
 from lobes.measure.settings import IapSettings
 from lobes.measure.workload import examples_of
@@ -244,34 +244,52 @@ def estimate_sweep(sweep: Sweep, progress: StageProgress | None = None) -> dict[
     """Return what each run of a sweep takes, and all that are not finished.
 
     Runs of one model on the same data are measured together. A run that has begun counts whole.
+    One whose model or data are not there has an `error` in place of its `seconds`.
     """
     groups: dict[str, list[PlannedRun]] = {}
     for run in sweep.runs:
         groups.setdefault(_speed_of(run.study), []).append(run)
     found: dict[str, dict[str, Any]] = {}
+    errors: dict[str, str] = {}
     for runs in groups.values():
-        with at(f"Run {runs[0].name}"):
+        try:
             alone = any(ablates_alone(run.study) for run in runs)
             forecast = Forecast.of(runs[0].study, progress, alone=alone)
-        for run in runs:
-            with at(f"Run {run.name}"):
+            for run in runs:
                 found[run.name] = estimate_for(forecast, sweep.command, run.study)
+        except (DataError, ConfigError, ModelError) as error:
+            errors |= {run.name: first_line(error) for run in runs if run.name not in found}
     listed = [
-        {**state, "seconds": found[run.name]["total_seconds"]}
+        {
+            **state,
+            "seconds": found[run.name]["total_seconds"] if run.name in found else None,
+            "error": errors.get(run.name),
+        }
         for run, state in zip(sweep.runs, states(sweep), strict=True)
     ]
-    left = [run["seconds"] for run in listed if run["state"] != "finished"]
+    known = [run for run in listed if run["error"] is None]
+    left = [run["seconds"] for run in known if run["state"] != "finished"]
     estimates = [*found.values()]
     return {
         "sweep": sweep.name,
         "command": sweep.command,
         "runs": listed,
-        "total_seconds": round(sum(run["seconds"] for run in listed), 2),
+        "total_seconds": round(sum(run["seconds"] for run in known), 2),
         "left_seconds": round(sum(left), 2),
         "runs_left": len(left),
-        "memory_bytes": max(each["memory_bytes"] for each in estimates),
+        "runs_unknown": len(errors),
+        "memory_bytes": max((each["memory_bytes"] for each in estimates), default=0),
         "disk_bytes": sum(each["disk_bytes"] for each in estimates),
     }
+
+
+def unknown(records: Sequence[dict[str, Any]]) -> str:
+    """Return which runs of sweeps could not be estimated, in a sentence; "" if all were."""
+    runs = [run for record in records for run in record["runs"]]
+    failed = {Path(run["run"]).name: run["error"] for run in runs if run["error"] is not None}
+    if not failed:
+        return ""
+    return f"{len(failed)} of {len(runs)} runs cannot be estimated ({named_errors(failed)})."
 
 
 def _speed_of(study: StudyConfig) -> str:

@@ -106,15 +106,19 @@ def run_sweep(
 
 def check_all_ran(sweeps: Sequence[SweepResults]) -> None:
     """Raise `RunError`, which names the runs that failed, where there are any."""
-    failed = [run for results in sweeps for run in results.failed]
+    failed = {run.name: str(run.error) for results in sweeps for run in results.failed}
     number = sum(len(results.runs) for results in sweeps)
     if failed:
-        named = "; ".join(f"{run.name}: {str(run.error).rstrip('.')}" for run in failed[:3])
-        more = f"; and {len(failed) - 3} more, which the page names" if len(failed) > 3 else ""
         raise RunError(
-            f"{len(failed)} of {number} runs failed ({named}{more}). The same command "
+            f"{len(failed)} of {number} runs failed ({named_errors(failed)}). The same command "
             f"tries them again, and keeps what is finished."
         )
+
+
+def named_errors(failed: Mapping[str, str]) -> str:
+    """Return what up to three runs failed for, in half a sentence."""
+    named = "; ".join(f"{name}: {error.rstrip('.')}" for name, error in [*failed.items()][:3])
+    return named + (f"; and {len(failed) - 3} more" if len(failed) > 3 else "")
 
 
 def _ready(run: PlannedRun, command: Command, path: str | os.PathLike[str]) -> PlannedRun:
