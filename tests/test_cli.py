@@ -819,13 +819,18 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(new_run, study, tmp_
     assert left == {path.name for path in (study.parent / "run").iterdir()}
 
 
-def test_ctrl_c_is_130_and_says_that_the_command_continues(new_run, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Terminated")]
+)
+def test_an_interruption_has_its_code_and_says_that_the_command_continues(
+    new_run, tmp_path, number, word
+):
     process = start("run", *new_run, "--set", "training.steps=100000")
     _wait(process, _has_checkpoint, tmp_path / "run")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     code, out, err = finish(process)
-    assert (code, out) == (130, "")
-    assert err == "Interrupted. The same command continues where it stopped.\n"
+    assert (code, out) == (128 + number, "")
+    assert err == f"{word}. The same command continues where it stopped.\n"
     assert _has_checkpoint(tmp_path / "run")
 
 

@@ -228,6 +228,11 @@ def metric_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*METRICS, *DECLARED, *packaged]))
 
 
+def is_metric(name: str) -> bool:
+    """Return whether `name` is among `metric_names()`; packages are asked last."""
+    return name in METRICS or name in DECLARED or name in metric_names()
+
+
 def _loaded(entry: EntryPoint) -> Metric:
     place = f"The package {entry.dist.name if entry.dist else '?'} declares the metric {entry.name}"
     try:

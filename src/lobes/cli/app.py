@@ -5,12 +5,14 @@ import functools
 import inspect
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -74,17 +76,39 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by who started us
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    _end_well_when_terminated()
     try:
         try:
             app()
         finally:
             sys.stdout.flush()
-    except KeyboardInterrupt:  # before a command could say so itself
-        sys.exit(130)
+    except KeyboardInterrupt as error:  # before a command could say so itself
+        sys.exit(_code_of(error))
     except OSError as error:  # of what no command wrote: --help, --version
         if not _is_of_output(error):
             raise
         sys.exit(_without_output(error))
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, by which `kill`, containers and schedulers end a process: it ends as by Ctrl-C."""
+
+
+def _end_well_when_terminated() -> None:
+    ours = os.getpid()
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == ours:
+            raise _Terminated
+        signal.signal(number, signal.SIG_DFL)  # a fork of this process ends at once
+        os.kill(os.getpid(), number)
+
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminated)
+
+
+def _code_of(error: KeyboardInterrupt) -> int:
+    return 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -158,10 +182,10 @@ def _guarded(call: Callable[[], None], *, resumable: bool, debug: bool) -> int:
         call()
         sys.stdout.flush()
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         more = " The same command continues where it stopped." if resumable else ""
-        terminal.say(f"Interrupted.{more}")
-        return 130
+        terminal.say(f"{'Terminated' if isinstance(error, _Terminated) else 'Interrupted'}.{more}")
+        return _code_of(error)
     except Exception as error:
         if isinstance(error, OSError) and _is_of_output(error):
             return _without_output(error)

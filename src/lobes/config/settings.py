@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from lobes import limits
 from lobes.errors import ConfigError
 from lobes.measure.settings import IapSettings
-from lobes.metrics import METRICS, metric_names
+from lobes.metrics import METRICS, is_metric, metric_names
 from lobes.tasks.harness import HARNESS_METRICS, harness_name
 from lobes.tasks.known import KNOWN
 from lobes.tasks.sources import TaskSource
@@ -213,8 +213,8 @@ class TaskConfig(Section):
         where = self.where
         if self._is_of_harness():
             return self  # which metrics it has is known when it is loaded
-        metrics = metric_names()
-        if self.metric is not None and self.metric not in metrics:
+        if self.metric is not None and not is_metric(self.metric):
+            metrics = metric_names()
             raise ValueError(
                 f"{where}.metric is {shown(self.metric)}; "
                 + (
