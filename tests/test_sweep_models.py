@@ -2,6 +2,7 @@
 
 from fake_runs import fake_sweep
 from lobes.dissociation.over_models import over_models
+from lobes.dissociation.verdicts_over_seeds import SPECIALIZED_BY_IAT
 from lobes.report import sections
 from lobes.report.sections import Prose
 from lobes.report.sweep import page_of
@@ -89,6 +90,11 @@ def test_the_answers_of_comparisons_have_their_effects():
         "inconclusive: +0.010 (0.000 to +0.020)",
         "inconclusive",
     ]
+    for run in content["runs"]:
+        run["verdicts"][0]["claim"] = SPECIALIZED_BY_IAT  # of a D-score, in percent
+    page = page_of(checked(content, SweepResults))
+    (table,) = [each for each in sections.tables(page) if each.name == "runs"]
+    assert cell_of(table.rows[0].cells[1]).value == "inconclusive: 0.0 % (0.0 to 0.0)"
 
 
 def test_an_interval_is_of_its_own_groups_level():

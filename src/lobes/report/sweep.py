@@ -151,9 +151,10 @@ def _with_effect(found: Verdict | None) -> Cell:
     answer = _answer(found)
     if found is None or not {"mean", "low", "high"} <= found.numbers.keys():
         return answer
-    _, write = effect_unit(found)
+    kind, write = effect_unit(found)
     mean, low, high = (found.numbers[name] for name in ("mean", "low", "high"))
-    text = f"{answer.value}: {write(mean)} ({fmt.interval(low, high, write)})"
+    unit = " %" if kind == "points" else ""
+    text = f"{answer.value}: {write(mean)}{unit} ({fmt.interval(low, high, write)})"
     return Cell(text, title=answer.title)
 
 

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from lobes.dissociation.over_models import has_effect, over_models
-from lobes.dissociation.verdict import SPECIALIZED, WORDS, Verdict
+from lobes.dissociation.verdict import MORE_SPECIALIZED, SPECIALIZED, WORDS, Verdict
+from lobes.dissociation.verdicts_over_seeds import SPECIALIZED_BY_IAT
 from lobes.report import formatting as fmt
 from lobes.report import phrases, settings
 from lobes.report.charts import Strip, strip_plot
@@ -104,7 +105,7 @@ def _level(results: SweepResults, group: str) -> float:
 
 def effect_unit(verdict: Verdict) -> tuple[Kind, Callable[[float], str]]:
     """How the effect of a claim is written: D-scores as percent, scores with three decimals."""
-    if abs(verdict.numbers.get("smallest_effect", 1.0)) >= 0.5:
+    if verdict.claim in (SPECIALIZED, MORE_SPECIALIZED, SPECIALIZED_BY_IAT):
         return "points", fmt.points
     return "signed", partial(fmt.fixed, sign=True)
 
