@@ -1,8 +1,11 @@
 """Importance equals its definition, whatever the batches; and leaves the model as it was."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +20,7 @@ from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.tasks.task import Task
 from tiny_images import image_task, tiny_processor
-from tiny_models import tiny_inputs, tiny_model
+from tiny_models import TINY, VOCABULARY, tiny_inputs, tiny_model
 from tiny_tasks import mood_task, pair_task, tiny_tokenizer, warmth_task
 
 
@@ -260,6 +263,28 @@ def test_a_model_of_ones_own_with_batches_and_a_loss():
     np.testing.assert_allclose(found.values, head_importance(model, task).values, rtol=1e-4)
     with pytest.raises(ConfigError, match="each example's own loss"):
         head_importance(Bare(), batches=batches, loss=lambda o, b: loss(o, b).mean())
+
+
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_a_model_with_labels_among_its_inputs_has_the_gradient_of_a_factor(name: str):
+    """Models compute a loss of their own from labels, of which they take a view."""
+    torch.manual_seed(0)
+    config = TINY[name].config()
+    model = transformers.AutoModelForSeq2SeqLM.from_config(config).eval()
+    labels = torch.randint(4, VOCABULARY, (3, 5))
+    labels[0, 3:] = -100
+    batch = {"input_ids": torch.randint(4, VOCABULARY, (3, 7)), "labels": labels}
+
+    def loss(outputs: Any, batch: Any) -> torch.Tensor:
+        logits = outputs.logits.transpose(1, 2)
+        return torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none").sum(1)
+
+    found = head_importance(model, batches=[batch], loss=loss)
+    factors = torch.ones(find_heads(model).shape, requires_grad=True)
+    with ablate(model, factors=factors):
+        loss(model(**batch), batch).mean().backward()
+    expected = np.where(np.isnan(found.values), np.nan, -factors.grad.numpy())
+    np.testing.assert_allclose(found.values, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_padding_is_not_counted_even_where_the_loss_reads_it():

@@ -52,7 +52,8 @@ def decoder_sites(
 
 def _one_less(values: Tensor) -> Tensor:
     """One position less, or one more where there is only one."""
-    return values[:, :-1] if values.shape[1] > 1 else torch.cat([values, values], 1)
+    # contiguous, since models take a view of their labels
+    return values[:, :-1].contiguous() if values.shape[1] > 1 else torch.cat([values, values], 1)
 
 
 def _sizes(model: nn.Module, layout: HeadLayout, inputs: Mapping[str, Any]) -> dict[int, int]:
