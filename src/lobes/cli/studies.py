@@ -172,8 +172,8 @@ def plan(
         with out.progress() as progress:
             records = _plan_sweep(study, settings, controls, part, command, budget, progress)
         out.show(records, show_sweep_plans)
-        if others := unknown(records):
-            raise RunError(others)
+        if missing := unknown(records):
+            raise RunError(missing)
         return
     if part is not None:
         raise ConfigError(
