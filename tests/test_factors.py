@@ -148,3 +148,16 @@ def test_what_are_no_factors_is_refused_with_the_reason(model, batch, layout):
             outputs(model, batch, factors=factors)
     with pytest.raises(ConfigError, match="Both heads and factors"):
         outputs(model, batch, "0:1", factors={(0, 1): 0})
+
+
+def test_a_run_in_inference_mode_leaves_nothing_that_training_stumbles_over():
+    model = tiny_model("bert").bfloat16()  # of another precision than the factors
+    batch = tiny_inputs(model)
+    for value in ("zero", "mean"):
+        more = {} if value == "zero" else {"value": value, "data": [batch]}
+        with lobes.ablate(model, factors={(0, 1): 0.5}, **more):
+            with torch.inference_mode():
+                expected = model(**batch).last_hidden_state
+            found = model(**batch).last_hidden_state
+            assert torch.equal(found, expected)
+            found.sum().backward()

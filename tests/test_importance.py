@@ -9,6 +9,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lobes
 import zoo
 from lobes.ablation import ablate, record_contexts
 from lobes.discovery import find_heads
@@ -285,6 +286,34 @@ def test_a_model_with_labels_among_its_inputs_has_the_gradient_of_a_factor(name:
         loss(model(**batch), batch).mean().backward()
     expected = np.where(np.isnan(found.values), np.nan, -factors.grad.numpy())
     np.testing.assert_allclose(found.values, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["taylor", "integrated_gradients", "gates"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_importance_is_the_same_in_inference_mode(method: str, precision: str):
+    task = mood_task(n_train=7)
+    model = model_for("bert", task)
+    settings = {"method": method, "precision": precision}
+    expected = head_importance(model, task, **settings)
+    with torch.inference_mode():
+        assert np.array_equal(head_importance(model, task, **settings).values, expected.values)
+
+
+def test_batches_that_were_made_in_inference_mode_have_gradients():
+    task = mood_task(n_train=7)
+    model = model_for("bert", task)
+    with torch.inference_mode():
+        batch = dict(model.tokenizer([text for (text,) in task.train.texts], padding=True))
+        batch = {name: torch.tensor(values) for name, values in batch.items()}
+        batch["labels"] = torch.tensor(task.train.labels)
+
+    def loss(outputs: Any, batch: Any) -> torch.Tensor:
+        logits = outputs.logits["mood"]
+        return torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
+
+    batches = lobes.BatchTask("mood", train=[batch], loss=loss, targets=["labels"])
+    found = head_importance(model, batches)
+    np.testing.assert_allclose(found.values, head_importance(model, task).values, rtol=1e-4)
 
 
 def test_padding_is_not_counted_even_where_the_loss_reads_it():

@@ -407,6 +407,15 @@ def test_weights_of_plain_modules_are_loaded_into_one_that_is_pruned_likewise():
     assert torch.equal(run(again, inputs), run(smaller, inputs))
 
 
+def test_what_is_pruned_in_inference_mode_can_be_trained():
+    model = tiny_model("bert")
+    inputs = tiny_inputs(model)
+    with torch.inference_mode():
+        smaller = prune(model, HeadSet([(0, 1)]))
+    smaller(**inputs).last_hidden_state.sum().backward()
+    assert all(p.grad is not None for name, p in smaller.named_parameters() if "pooler" not in name)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when it first compiles
 @pytest.mark.parametrize(
     ("change", "say"),

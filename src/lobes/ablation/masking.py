@@ -230,17 +230,19 @@ def _masking_hook(
     mask = masks.read(site)
     if deal is _for_copies:
         fills = [fill if fill.dim() == 1 else torch.cat([fill] * len(mask)) for fill in fills]
-    placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Tensor]]] = {}
+    placed: dict[tuple[torch.device, torch.dtype, bool], tuple[Tensor, list[Tensor]]] = {}
     number = _calls_in_a_run()
 
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         contexts = contexts_of(site, module, args[0])
-        key = contexts.device, contexts.dtype
+        kind = contexts.device, contexts.dtype
+        # what is made in inference mode takes part in no gradient later
+        key = *kind, torch.is_inference_mode_enabled()
         if key not in placed:
-            placed[key] = moved(mask, *key), [moved(fill, *key) for fill in fills]
+            placed[key] = moved(mask, *kind), [moved(fill, *kind) for fill in fills]
         here, instead = placed[key]
         if masks.live:
-            here = moved(masks.read(site), *key)
+            here = moved(masks.read(site), *kind)
         rows = deal(here, contexts, site)
         call = number() if len(fills) > 1 else 0
         if fills and (call >= len(fills) or fills[call].dim() > 1):

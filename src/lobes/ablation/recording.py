@@ -141,6 +141,8 @@ def on_model(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
 
     def placed(value: Any) -> Any:
         if isinstance(value, Tensor):
+            if value.is_inference() and not torch.is_inference_mode_enabled():
+                value = value.clone()  # one that gradients can take part in
             return value.to(like.device, like.dtype if value.is_floating_point() else None)
         if isinstance(value, Mapping):  # models of sentence-transformers take one dictionary
             return {name: placed(part) for name, part in value.items()}

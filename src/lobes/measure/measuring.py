@@ -28,7 +28,14 @@ def measuring(model: M, precision: str, *, gradients: bool = False) -> Iterator[
     loaded, whose modes and flags are put back. `gradients` are computed inside the block. One
     thread at a time measures.
     """
-    measured = at_precision(model, precision)
+    # no gradient goes through what `torch.inference_mode` around the call would make, copies too
+    plainly = torch.inference_mode(False) if gradients else nullcontext()
+    with plainly, _measuring(at_precision(model, precision), gradients) as measured:
+        yield measured
+
+
+@contextmanager
+def _measuring(measured: M, gradients: bool) -> Iterator[M]:
     device = device_of(measured)
     kernels = fast_gradients(device) if gradients else nullcontext()
     with evaluating(measured), any_shape(device), kernels:

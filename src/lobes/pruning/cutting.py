@@ -30,6 +30,7 @@ from lobes.pruning.verification import largest_difference, tensors, tolerance
 from lobes.sites import Site
 
 
+@torch.inference_mode(False)  # what it makes can be trained, wherever it is called
 def prune(
     model: nn.Module,
     heads: Heads,
