@@ -18,6 +18,7 @@ from lobes.dissociation.dscores import (
     relative,
     row,
 )
+from lobes.dissociation.over_fractions import over_fractions
 from lobes.dissociation.pairs import PairEffects, effects_of_two, p_of_pairs
 from lobes.dissociation.statistics import holm
 from lobes.dissociation.verdict import controls_needed, is_significant, smallest_p
@@ -177,6 +178,35 @@ def test_controls_on_a_sample_are_compared_with_the_score_on_it():
     assert result.mean_standardized == pytest.approx((2 - np.mean(means)) / np.std(means, ddof=1))
     alone = d_score("row", values, values[None], controls[:1], controls[:0], sample, 0.8, [])
     assert np.isnan([*alone.standardized, alone.mean_standardized]).all()
+
+
+def test_undefined_controls_are_left_out_of_the_distance_and_count_against():
+    values, controls = np.array([3.0, 5.0]), np.array([[0.0, 0], [np.nan, 0], [2, 1], [4, 2]])
+    result = d_score("row", values, values[None], controls, controls, values, 0.8, [])
+    np.testing.assert_allclose(result.standardized, [1 / 2, 4.25 / np.std([0, 0, 1, 2], ddof=1)])
+    means = [0, 1.5, 3]
+    assert result.mean_standardized == pytest.approx((4 - np.mean(means)) / np.std(means, ddof=1))
+    np.testing.assert_allclose(result.p_values, [(1 + 2) / 5, 1 / 5])
+    assert result.mean_p == 2 / 5
+
+
+@pytest.mark.parametrize(
+    "strong", [[0.0] * 39, [*np.linspace(-1, 1, 38), np.nan]], ids=["all alike", "one undefined"]
+)
+def test_the_interval_over_fractions_is_of_the_fraction_that_p_is_of(strong):
+    first = found(score(mean=9.0, low=8.0, controls=strong))
+    weak = score(mean=1.0, low=-5.0, controls=np.linspace(-3, 3, 39))
+    over = over_fractions([first, dataclasses.replace(first, fraction=0.4, column=weak)])
+    assert over.p <= 0.05
+    assert over.strongest == 0.3
+    assert over.specialized.answer == "yes"
+    assert over.specialized.numbers["mean"] == 9.0
+
+
+def test_the_largest_fraction_is_taken_where_none_stands_out():
+    first = found(score(controls=()))
+    over = over_fractions([first, dataclasses.replace(first, fraction=0.4)])
+    assert over.strongest == 0.4
 
 
 def test_without_any_defined_task_all_is_nan():

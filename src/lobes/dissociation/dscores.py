@@ -301,13 +301,16 @@ def standardized(
 ) -> Float[np.ndarray, " scores"]:
     """Return (observed − mean) / standard deviation of the controls.
 
-    NaN if that is undefined: with one control, and where all are the same up to rounding.
+    Controls that are undefined are left out. NaN if that is undefined: with one control, and where
+    all are the same up to rounding.
     """
-    if len(controls) < 2:
-        return np.full(observed.shape, np.nan)
-    deviation = controls.std(axis=0, ddof=1)
-    known = np.where(deviation > TIE, deviation, np.nan)
-    return (observed - controls.mean(axis=0)) / known
+    known = np.isfinite(controls)
+    number = known.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(known, controls, 0.0).sum(axis=0) / number
+        squares = np.where(known, controls - mean, 0.0) ** 2
+        deviation = np.sqrt(squares.sum(axis=0) / np.where(number > 1, number - 1, np.nan))
+    return (observed - mean) / np.where(deviation > TIE, deviation, np.nan)
 
 
 def _standardized(observed: float, controls: Float[np.ndarray, " replicates"]) -> float:

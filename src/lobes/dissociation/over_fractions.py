@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lobes.dissociation.dscores import Dissociation
-from lobes.dissociation.statistics import n_reached, p_over_fractions
+from lobes.dissociation.statistics import n_reached, p_over_fractions, standing_out
 from lobes.dissociation.stopping import p_with_look
 from lobes.dissociation.verdict import Evidence, Verdict, specialized
 
@@ -20,18 +20,15 @@ class OverFractions:
     """The mean `column` D-scores at several fractions, tested together.
 
     `standardized` says at each of the `fractions` how far the D-score lies above its exchanges, in
-    their standard deviations; the test is of the largest. `p` is against that of each exchange.
+    their standard deviations. `p` is of the largest, with the observation among these, against
+    that of each exchange. `strongest` is its fraction; the largest one where none is defined.
     """
 
     fractions: tuple[float, ...]
     standardized: tuple[float, ...]
     p: float
+    strongest: float
     evidence: Evidence
-
-    @property
-    def strongest(self) -> float:
-        """The fraction whose D-score stands out most; the largest where none is defined."""
-        return self.fractions[most(self.standardized)]
 
     @property
     def specialized(self) -> Verdict:
@@ -44,12 +41,18 @@ def over_fractions(found: Sequence[Dissociation], look: int | None = None) -> Ov
 
     `look` is after how many exchanges the study might stop; None where it might not.
     """
-    fractions = tuple(each.fraction for each in found)
-    standing = tuple(each.column.mean_standardized for each in found)
+    observed = np.array([each.column.compared_mean for each in found])
     replicates = np.array([each.column.control_means for each in found]).T
-    p = p_of_study(np.array([each.column.compared_mean for each in found]), replicates, look)
+    standing = standing_out(observed, replicates).tolist()
+    p = p_of_study(observed, replicates, look)
     evidence = joined([each.evidence for each in found], standing, p)
-    return OverFractions(fractions, standing, p, replace(evidence, p=p))
+    return OverFractions(
+        fractions=tuple(each.fraction for each in found),
+        standardized=tuple(each.column.mean_standardized for each in found),
+        p=p,
+        strongest=found[most(standing)].fraction,
+        evidence=replace(evidence, p=p),
+    )
 
 
 def p_of_study(

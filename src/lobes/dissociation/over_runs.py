@@ -31,9 +31,14 @@ from lobes.dissociation.dscores import (
     standardized,
 )
 from lobes.dissociation.matrix import LesionMatrix
-from lobes.dissociation.over_fractions import OverFractions, joined
+from lobes.dissociation.over_fractions import OverFractions, joined, most
 from lobes.dissociation.pairs import PairEffects, doubly_dissociated, p_of_pairs, pairs_of
-from lobes.dissociation.statistics import holm, p_against_controls, p_over_fractions
+from lobes.dissociation.statistics import (
+    holm,
+    p_against_controls,
+    p_over_fractions,
+    standing_out,
+)
 from lobes.dissociation.verdict import Evidence, Verdict, not_above_0, specialized
 from lobes.errors import ConfigError
 from lobes.metrics import get_metric
@@ -151,14 +156,18 @@ class RunsDissociation:
 
 def runs_over_fractions(found: Sequence[RunsDissociation]) -> OverFractions:
     """Return the test over the D-scores of several runs at all of their fractions."""
-    standing = tuple(each.column.standardized for each in found)
     n_controls = min(len(each.column.control_means) for each in found)
-    p = p_over_fractions(
-        np.array([each.column.compared for each in found]),
-        np.array([each.column.control_means[:n_controls] for each in found]).T,
+    observed = np.array([each.column.compared for each in found])
+    replicates = np.array([each.column.control_means[:n_controls] for each in found]).T
+    standing = standing_out(observed, replicates).tolist()
+    p = p_over_fractions(observed, replicates)
+    return OverFractions(
+        fractions=tuple(each.fraction for each in found),
+        standardized=tuple(each.column.standardized for each in found),
+        p=p,
+        strongest=found[most(standing)].fraction,
+        evidence=joined([each.evidence for each in found], standing, p),
     )
-    evidence = joined([each.evidence for each in found], standing, p)
-    return OverFractions(tuple(each.fraction for each in found), standing, p, evidence)
 
 
 def dissociation_over_runs(

@@ -62,12 +62,36 @@ def p_over_fractions(
     known = np.isfinite(observed)
     if not known.any() or not len(replicates):
         return math.nan
-    scores = np.concatenate([observed[None], replicates])[:, known]
-    deviation = np.nanstd(scores, axis=0)
-    # where all replicates are the same, rounding is all that there is to standardize
-    moved = (scores - np.nanmean(scores, axis=0)) / np.where(deviation > TIE, deviation, np.inf)
+    moved = _moved(observed[known], replicates[:, known])
     largest = np.where(np.isnan(moved), np.inf, moved).max(axis=1)
     return float(p_against_controls(largest[:1], largest[1:, None])[0])
+
+
+def standing_out(
+    observed: Float[np.ndarray, " fractions"], replicates: Float[np.ndarray, "replicates fractions"]
+) -> Float[np.ndarray, " fractions"]:
+    """Return how far the score at each fraction stands out, as `p_over_fractions` compares it.
+
+    Its largest is the one that p is of. NaN for an undefined score, without replicates, and where
+    all replicates are like the observation.
+    """
+    found = np.full(observed.shape, np.nan)
+    known = np.isfinite(observed)
+    if known.any() and len(replicates):
+        scores = np.concatenate([observed[None], replicates])[:, known]
+        moved = _moved(observed[known], replicates[:, known])[0]
+        found[known] = np.where(np.nanstd(scores, axis=0) > TIE, moved, np.nan)
+    return found
+
+
+def _moved(
+    observed: Float[np.ndarray, " fractions"], replicates: Float[np.ndarray, "replicates fractions"]
+) -> Float[np.ndarray, "rows fractions"]:
+    """The observation and its replicates, each fraction standardized by all of them."""
+    scores = np.concatenate([observed[None], replicates])
+    deviation = np.nanstd(scores, axis=0)
+    # where all replicates are the same, rounding is all that there is to standardize
+    return (scores - np.nanmean(scores, axis=0)) / np.where(deviation > TIE, deviation, np.inf)
 
 
 def n_reached(p: float, controls: int) -> int:
