@@ -393,6 +393,15 @@ def test_the_sentences_speak_of_the_fraction_that_stands_out_most():
     assert "D-scores of the tasks in percent at 10% of the heads" in printed(renewed(results), 200)
 
 
+def test_exchanges_without_a_d_score_count_as_p_counts_them():
+    results = fake_results(controls=39)
+    column = results["fractions"][-1]["dissociation"]["column"]
+    column["control_means"][:5] = [None] * 5
+    column["mean_p"] = (1 + 5 + 2) / 40  # two of the others dissociate as much
+    _, main, *_ = spaced(found(results).sentences)
+    assert "of these deals 7 dissociate as much (5 of these without a D-score; p = 0.2" in main
+
+
 def test_tasks_that_share_all_heads_have_nothing_to_exchange():
     results = fake_results(tasks=2, controls=39)
     for entry in results["fractions"]:

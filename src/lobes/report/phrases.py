@@ -4,6 +4,8 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from lobes.dissociation.verdict import (
     ALPHA,
     Verdict,
@@ -15,7 +17,7 @@ from lobes.dissociation.verdict import (
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
 from lobes.report.tables import Cell, marked
-from lobes.results.base import ModelRecord, TaskRecord
+from lobes.results.base import ModelRecord, TaskRecord, Vector
 from lobes.results.fractions import Fraction, Pair
 from lobes.results.pooled import PooledFraction, PooledPair
 
@@ -82,6 +84,12 @@ def exchanges_between(number: int) -> str:
 def p_with_heads(p: float, exchangeable: int, bound: str = "") -> str:
     """`p = 0.03, 12 heads that can be exchanged`; `bound` is "up to ", "at least " or empty."""
     return f"{fmt.p_equals(p)}, {bound}{fmt.plural(exchangeable, 'head')} that can be exchanged"
+
+
+def undefined_deals(means: Vector) -> str:
+    """`3 of these without a D-score; `, of exchanges that count as reaching it; or nothing."""
+    number = int(np.isnan(means).sum())
+    return f"{fmt.thousands(number)} of these without a D-score; " if number else ""
 
 
 def tested(p: float) -> float | Cell:

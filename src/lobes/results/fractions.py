@@ -65,19 +65,9 @@ class DScore(Record):
     """What is undefined, and why."""
 
     @property
-    def n_controls(self) -> int:
-        """How many exchanges have a mean."""
-        return int(np.isfinite(self.control_means).sum())
-
-    @property
     def reached(self) -> int:
-        """How many exchanges dissociate at least as much."""
-        return n_reached(self.mean_p, self.n_controls)
-
-    @property
-    def n_random(self) -> int:
-        """How many random lesions have a mean."""
-        return int(np.isfinite(self.random_means).sum())
+        """How many exchanges dissociate at least as much, undefined ones included, as p counts."""
+        return n_reached(self.mean_p, len(self.control_means))
 
     @model_validator(mode="after")
     def _fits(self) -> "DScore":

@@ -105,7 +105,8 @@ def _main(results: PooledResults, entry: PooledFraction, score: PooledDScore) ->
     return (
         f"{text}{', ' * bool(distance)}{distance}; of {fmt.plural(count, 'exchange')} of the "
         f"tasks’ heads{averaged} {number} {verb} as much "
-        f"({phrases.p_with_heads(score.p_controls, entry.exchangeable, _bound(results))})."
+        f"({phrases.undefined_deals(score.control_means)}"
+        f"{phrases.p_with_heads(score.p_controls, entry.exchangeable, _bound(results))})."
     )
 
 

@@ -185,8 +185,8 @@ def _main(results: RunResults, entry: Fraction, score: DScore) -> str:
         f"model’s {HEADLINE} D-score is {_percent(score.mean)} "
         f"({fmt.percent(results.level)} interval {fmt.interval(*score.mean_interval)})"
     )
-    count = score.n_controls
-    if not count or not entry.exchangeable:
+    count = entry.n_controls
+    if not count or not entry.exchangeable or not math.isfinite(score.mean_p):
         return text + "."
     distance = phrases.above(score.mean_standardized, "exchanged heads")
     reached = {0: "none", count: "all"}.get(score.reached, fmt.thousands(score.reached))
@@ -195,7 +195,8 @@ def _main(results: RunResults, entry: Fraction, score: DScore) -> str:
     p = results.p_at(entry, score)
     return (
         f"{text}{', ' * bool(distance)}{distance}; {how} {reached} {verb} as much "
-        f"({phrases.p_with_heads(p, entry.exchangeable)})."
+        f"({phrases.undefined_deals(score.control_means)}"
+        f"{phrases.p_with_heads(p, entry.exchangeable)})."
     )
 
 
