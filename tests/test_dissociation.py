@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lobes.dissociation import Lesion, LesionMatrix, column, relative, row
+from lobes.dissociation.over_runs import dissociation_over_runs
 from lobes.dissociation.pairs import PairEffects, effects_of_two, pairs_of
 from lobes.dissociation.statistics import named_generator, paired_p_value
 from lobes.errors import ConfigError, DataError
@@ -416,6 +417,20 @@ def test_one_task_has_no_d_score_but_has_scores():
         matrix.dissociation()
 
 
+def test_what_has_no_divisor_has_none_on_resampled_examples():
+    """Also where the resampled base scores are far from 0 by chance."""
+    matrix = simulate(metrics=("accuracy", "matthews"), sizes=(41, 53))
+    labels, rows = matrix.labels["second"], matrix.predictions["second"].copy()
+    rows[0] = np.where(np.arange(53) < 29, labels, 1 - labels)
+    matrix = replace(matrix, predictions={**matrix.predictions, "second": rows})
+    divisors, scores = matrix.drawn(0.3, 50, 0)
+    assert np.isfinite(divisors).all(axis=0).tolist() == [True, False]
+    assert np.isnan(divisors[:, 1]).all()
+    base, plain = matrix.resampled(0.3, 50, 0)
+    assert np.abs(base[:, 1]).max() > 0.1
+    np.testing.assert_array_equal(scores, plain)
+
+
 def test_a_task_without_a_lesion_has_a_row_of_nan_and_no_d_scores():
     whole = simulate(replicates=2)
     kept = [
@@ -430,6 +445,12 @@ def test_a_task_without_a_lesion_has_a_row_of_nan_and_no_d_scores():
     message = "D-scores at the fraction 0.3 need a lesion for every task; there is none for second."
     with pytest.raises(ConfigError, match=message):
         part.dissociation()
+    base, scores = part.resampled(0.3, 20, 0)
+    np.testing.assert_array_equal(base, whole.resampled(0.3, 20, 0)[0])
+    assert np.isnan(scores).all(axis=(0, 2)).tolist() == [False, True, False]
+    pytest.importorskip("matplotlib")
+    heights = [bar.get_height() for bar in part.plot().axes[0].patches[:9]]
+    assert np.isnan(heights).tolist() == [False] * 3 + [True] * 3 + [False] * 3
 
 
 def test_an_incomplete_replicate_is_refused():
@@ -464,6 +485,9 @@ def test_impossible_settings_are_refused(arguments, message):
 def test_a_fraction_is_found_in_spite_of_rounding():
     matrix = simulate(fractions=(0.1, 0.3))
     np.testing.assert_array_equal(matrix.scores(0.1 + 0.2), matrix.scores(0.3))
+    runs = [simulate(fractions=(0.3,)), simulate(fractions=(0.1 + 0.2,), seed=1)]
+    values = dissociation_over_runs(runs, resamples=20).column.values
+    np.testing.assert_array_equal(values, [run.dissociation().column.values for run in runs])
 
 
 def test_a_matrix_of_base_scores_only():

@@ -1,6 +1,7 @@
 """What a run measures beside its lesions: growth, agreement with exact importance, similarity."""
 
 import json
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -10,10 +11,11 @@ from scipy import stats
 
 from lobes.ablation import ablate
 from lobes.config.study import load_study, override
+from lobes.dissociation.dscores import FORMULAS
 from lobes.dissociation.similarity import importance_correlation, linear_cka
 from lobes.dissociation.verdict import more_specialized
 from lobes.errors import ConfigError
-from lobes.experiments.growth import growth_steps
+from lobes.experiments.growth import _point, growth_steps
 from lobes.experiments.loading import load_tasks, new_model
 from lobes.experiments.probe import pooled_features
 from lobes.experiments.results import further_verdicts
@@ -26,6 +28,7 @@ from lobes.results.beside_lesions import Growth
 from lobes.results.run import MeasuredTask
 from lobes.scores import HeadScores
 from plain_results import run_study
+from test_dissociation import simulate as plain_matrix
 from tiny_models import tiny_model
 from tiny_study import timeless, write_study
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task, warmth_task
@@ -96,6 +99,21 @@ def test_what_grew_is_judged_by_the_end_of_the_training(grown):
     assert (found["answer"], found["reasons"]) == (wanted.answer, [*wanted.reasons])
     (one,) = further_verdicts(growth, None, [True, False])
     assert one.reasons == ("only one task is clearly above chance, and a dissociation needs two.",)
+
+
+def test_a_step_whose_d_score_is_undefined_has_no_interval(grown):
+    study = override(grown[0], "iap.resamples=100")
+    matrix = plain_matrix(metrics=("accuracy", "matthews"), sizes=(41, 100))
+    labels, rows = matrix.labels["second"], matrix.predictions["second"].copy()
+    rows[0] = np.where(np.arange(100) < 51, labels, 1 - labels)  # near chance
+    near = replace(matrix, predictions={**matrix.predictions, "second": rows})
+    shared = {name: np.array([True, True]) for name in FORMULAS}
+    for each, defined in ((matrix, True), (near, False)):
+        found = each.dissociation(0.3, resamples=100)
+        point = _point(study, each, each, found, shared, 8)
+        for score in point["dissociation"].values():
+            assert np.isfinite(score["shared_mean"]) == defined
+            assert np.isfinite(score["shared_interval"]).tolist() == [defined] * 2
 
 
 def test_before_the_training_probes_stand_in_for_classifiers(grown):

@@ -46,9 +46,7 @@ def dissociation_at(
     base = matrix.divisors(level, zero=zero)
     scores = matrix.oriented(matrix.changes(matrix.scores(chosen), matrix.base) - zero)
     same_base = np.where(np.isnan(base), np.nan, matrix.scaled(whole.base - there))
-    drawn_base, drawn = matrix.resampled(chosen, resamples, seed)
-    some_base = np.where(np.isnan(base), np.nan, matrix.scaled(drawn_base - zero))
-    some_scores = matrix.oriented(matrix.changes(drawn, drawn_base) - zero)
+    some_base, some_scores = matrix.drawn(chosen, resamples, seed, level, zero=zero)
     compared, exchanged, random = (
         matrix.oriented(matrix.changes(each, whole.base) - there)
         for each in (

@@ -411,13 +411,16 @@ class LesionMatrix(Shown):
     ) -> tuple[Float[np.ndarray, "resamples tasks"], Float[np.ndarray, "resamples tasks tasks"]]:
         """Return base scores and matrices on resampled examples, shared by a task's lesions.
 
-        `seeds` decides what is drawn: one for all tasks, or one for each. Raises `ConfigError` for
-        a number of resamples beyond its limit.
+        `seeds` decides what is drawn: one for all tasks, or one for each. NaN without a lesion.
+        Raises `ConfigError` for a number of resamples beyond its limit, or another fraction.
         """
         limits.check_number("resamples", resamples, limits.RESAMPLES)
-        n_tasks = len(self.tasks)
-        base, matrix = np.empty((resamples, n_tasks)), np.empty((resamples, n_tasks, n_tasks))
-        positions = [0, *(self._positions["task", task, fraction, 0] for task in self.tasks)]
+        n_tasks, chosen = len(self.tasks), self.fraction_of(fraction)
+        base = np.empty((resamples, n_tasks))
+        matrix = np.full((resamples, n_tasks, n_tasks), np.nan)
+        keys = [("task", task, chosen, 0) for task in self.tasks]
+        rows = [i for i, key in enumerate(keys) if key in self._positions]
+        positions = [0, *(self._positions[keys[i]] for i in rows)]
         for j, (task, name) in enumerate(zip(self.tasks, self.metrics, strict=True)):
             labels, predictions = self.labels[task], self.predictions[task][positions]
             seed = seeds if isinstance(seeds, int) else seeds[task]
@@ -426,8 +429,27 @@ class LesionMatrix(Shown):
                 weights = resample_counts(len(labels), block.stop - block.start, generator)
                 values = get_metric(name).weighted(labels, predictions, weights)
                 base[block, j] = values[0]
-                matrix[block, :, j] = values[1:].T
+                matrix[block, rows, j] = values[1:].T
         return base, matrix
+
+    def drawn(
+        self,
+        fraction: float,
+        resamples: int,
+        seeds: int | Mapping[str, int],
+        level: float = 0.95,
+        *,
+        zero: Float[np.ndarray, " tasks"] | float = 0.0,
+    ) -> tuple[Float[np.ndarray, "resamples tasks"], Float[np.ndarray, "resamples tasks tasks"]]:
+        """Return what D-scores on resampled examples are computed from: divisors and scores.
+
+        As D-scores on all examples are: measured from `zero`, oriented, and NaN for a task whose
+        base score on all examples nothing can be divided by (`divisors`).
+        """
+        base, scores = self.resampled(fraction, resamples, seeds)
+        known = np.isfinite(self.divisors(level, zero=zero))
+        divisors = np.where(known, self.scaled(base - zero), np.nan)
+        return divisors, self.oriented(self.changes(scores, base) - zero)
 
 
 @dataclass(frozen=True, eq=False)

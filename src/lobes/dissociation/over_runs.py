@@ -191,10 +191,10 @@ def dissociation_over_runs(
     chosen = matrices[0].fraction_of(fraction)
     look = min((m.look for m in matrices if m.look is not None), default=None)
     observed = [m.dissociation(chosen, resamples=1, seed=seed, level=level) for m in matrices]
-    drawn = []
-    for number, matrix in enumerate(matrices):
-        base, some = matrix.resampled(chosen, resamples, _seeds(matrices, number, seed))
-        drawn.append((matrix.scaled(base), matrix.oriented(matrix.changes(some, base))))
+    drawn = [
+        matrix.drawn(chosen, resamples, _seeds(matrices, number, seed), level)
+        for number, matrix in enumerate(matrices)
+    ]
     found = {}
     for name, formula in FORMULAS.items():
         scores = [getattr(each, name) for each in observed]

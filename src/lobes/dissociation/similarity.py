@@ -200,8 +200,8 @@ def trends(
     """
     chosen = matrix.fraction_of(fraction)
     observed = pair_d_scores(matrix.oriented(matrix.scores(chosen)), matrix.divisors(level))
-    base, scores = matrix.resampled(chosen, resamples, seed)
-    drawn = pair_d_scores(matrix.oriented(scores), matrix.scaled(base))
+    divisors, scores = matrix.drawn(chosen, resamples, seed, level)
+    drawn = pair_d_scores(scores, divisors)
     found = [
         similarity_trend(name, table, observed, drawn, level=level, seed=seed)
         for name, table in measures.items()

@@ -184,6 +184,13 @@ def _dissociation(study: StudyConfig, matrix: LesionMatrix, fraction: float) -> 
     )
 
 
+def _drawn(
+    study: StudyConfig, matrix: LesionMatrix, fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divisors and scores on resampled examples, the same examples for every matrix."""
+    return matrix.drawn(fraction, study.iap.resamples, study.iap_seed, study.iap.level)
+
+
 def _point(
     study: StudyConfig,
     matrix: LesionMatrix,
@@ -197,7 +204,7 @@ def _point(
     `shared` says by definition which tasks have a D-score at both ends: over the same tasks at
     every step, "shared_mean" is their mean and "shared_interval" its interval.
     """
-    base, matrices = matrix.resampled(found.fraction, study.iap.resamples, study.iap_seed)
+    divisors, scores = _drawn(study, matrix, found.fraction)
     return {
         "step": step,
         "classifiers": "trained" if step else "probe",
@@ -211,7 +218,7 @@ def _point(
                 "mean_interval": score.mean_interval,
                 "shared_mean": float(mean_where(shared[name], score.values)),
                 "shared_interval": percentile_interval(
-                    mean_where(shared[name], formula(matrix.oriented(matrices), base))[:, None],
+                    mean_where(shared[name], formula(scores, divisors))[:, None],
                     study.iap.level,
                 )[0],
                 "note": score.note,
@@ -238,18 +245,12 @@ def _change(
 
     Means are over the tasks with a D-score at both ends.
     """
-    drawn_ends = [
-        matrix.resampled(observed[0].fraction, study.iap.resamples, study.iap_seed)
-        for matrix in ends
-    ]
+    drawn_ends = [_drawn(study, matrix, observed[0].fraction) for matrix in ends]
     found: dict[str, Any] = {}
     for name, formula in FORMULAS.items():
         before, after = (getattr(each, name).values for each in observed)
         values: Float[np.ndarray, " tasks"] = after - before
-        start, end = (
-            formula(matrix.oriented(scores), base)
-            for matrix, (base, scores) in zip(ends, drawn_ends, strict=True)
-        )
+        start, end = (formula(scores, divisors) for divisors, scores in drawn_ends)
         drawn = end - start
         defined = shared_tasks(before, after)
         found[name] = {
