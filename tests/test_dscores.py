@@ -305,6 +305,14 @@ def test_verdict_needs_two_tasks_above_chance(above):
 def test_verdict_without_controls_or_without_a_score():
     text = found(score(), pair(0.1, 0.1)).verdict()
     assert text.startswith("Inconclusive: no exchanged lesions were measured to compare with. At")
+    values, nothing = np.array([8.0, 8.0]), np.array([8.0, np.nan])  # on the exchanges' examples
+    sampled = d_score(
+        "column", values, values[None], np.ones((39, 2)), np.ones((0, 2)), nothing, 0.9, []
+    )
+    text = found(sampled, pair(0.1, 0.1)).verdict()
+    assert text.startswith(
+        "Inconclusive: the D-score is undefined on the examples of the exchanged lesions. At"
+    )
     undefined = found(score(mean=np.nan, note="All bases are zero."), pair(0.1, 0.1)).verdict()
     assert undefined.startswith("Inconclusive: the D-score is undefined here. All bases are zero. ")
 

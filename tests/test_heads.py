@@ -14,7 +14,7 @@ from scipy import stats
 from lobes.discovery import find_heads
 from lobes.errors import ConfigError, HeadError
 from lobes.heads import HeadLayout, HeadSet
-from lobes.scores import HeadScores, check_fractions, head_count
+from lobes.scores import HeadScores, check_fractions, head_count, least_fraction
 from lobes.sites import OwnedRows, Site
 from tiny_models import tiny_model
 
@@ -137,6 +137,14 @@ def test_ties_are_broken_by_site_and_head():
 )
 def test_head_count_survives_binary_fractions(fraction, total, number):
     assert head_count(fraction, total) == number
+
+
+def test_the_least_fraction_that_is_advised_is_one_head():
+    assert [least_fraction(n) for n in (1, 10, 12, 144)] == ["1", "0.1", "0.0834", "0.00695"]
+    for total in range(1, 2000):
+        least = float(least_fraction(total))
+        assert head_count(least, total) == 1
+        assert least * total < 1.011  # no more than rounding asks for
 
 
 def test_heads_kept_in_each_site_are_replaced_by_the_next():

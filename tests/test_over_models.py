@@ -70,6 +70,12 @@ def test_the_verdict_over_models_needs_an_interval_and_exchanged_heads():
     assert over_models(verdicts((-1, 0.2, 0.1), (-1.1, 0.2, 0.1))).answer == "no"
     assert over_models(verdicts(*[(0.0, 0.001, 0.9)] * 3)).answer == "no"
     assert over_models(verdicts(*[(0.0, 0.1, 0.9)] * 3)).answer == "open"
+    # as one study is not: beyond exchanged heads, with an interval that includes 0
+    beyond = verdicts(*[(1.5, 2.5, 0.001)] * 3, claim=SPECIALIZED, smallest=5.0)
+    found = over_models(beyond)
+    assert found.answer == "open" == specialized(Evidence(1.5, -1, 4, 0.001, 39, 2, 2, 9)).answer
+    assert found.numbers["high"] < 5
+    assert "exceeds that of exchanged heads, but its interval includes 0" in found.reasons[0]
 
 
 def test_models_that_could_not_tell_are_left_out():

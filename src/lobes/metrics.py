@@ -132,7 +132,7 @@ class Metric:
     def standing(self, score: float, chance: float, examples: int | float) -> Standing:
         """Return where a score on so many examples lies in relation to the chance level.
 
-        It is near chance within a tenth of the way from chance to perfect, and within two standard
+        It is near chance within a tenth of the way from chance to perfect, or within two standard
         errors of chance: √((c − low) (high − c) / n), which is √(c (1 − c) / n) for a share and
         1 / √n for a correlation, and the most that a mean of values in the range can have. An
         undefined score (NaN) is near chance, too: it shows nothing. A metric without bounds has no

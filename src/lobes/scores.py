@@ -255,6 +255,12 @@ def head_count(fraction: float, total: int) -> int:
     return int(np.floor(np.nextafter(fraction * total, np.inf)))
 
 
+def least_fraction(total: int) -> str:
+    """Return the least fraction of so many heads that is one head, rounded up to three digits."""
+    digit = 10.0 ** (math.floor(math.log10(1 / total)) - 2)
+    return f"{math.ceil(round(1 / total / digit, 6)) * digit:.3g}"
+
+
 def check_fractions(fractions: float | Sequence[float]) -> tuple[float, ...]:
     """Return one fraction, or several in ascending order: 0 < p ≤ 1, no repeats.
 

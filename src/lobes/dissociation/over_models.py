@@ -23,7 +23,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from lobes.dissociation.verdict import SPECIALIZED, Answer, Verdict, is_significant, known
+from lobes.dissociation.verdict import (
+    SPECIALIZED,
+    Answer,
+    Verdict,
+    answer_of,
+    is_significant,
+    known,
+)
 from lobes.errors import ConfigError
 
 
@@ -80,9 +87,10 @@ def has_effect(found: Verdict) -> bool:
 def over_models(found: Sequence[Verdict], *, level: float = 0.95) -> Verdict:
     """Return the verdict over models on the claim of their verdicts, which have effects.
 
-    "Yes" needs an interval above 0 and, where heads were exchanged, p ≤ 0.05 over the models; "no"
-    an interval that ends below the smallest effect of interest, or below 0. Its numbers: mean, low,
-    high, p, spread, models, smallest_effect. Raises `ConfigError` as `random_effects` does.
+    "Yes" needs p ≤ 0.05 and an interval above 0; "no" an interval below 0, or p > 0.05 and an
+    interval that ends below the smallest effect of interest (`answer_of`). p of the claim on
+    specialized heads is that of the exchanges in all models. Its numbers: mean, low, high, p,
+    spread, models, smallest_effect. Raises `ConfigError` as `random_effects` does.
     """
     quantile = float(stats.norm.ppf((1 + level) / 2))
     numbers = [each.numbers for each in found]
@@ -117,13 +125,18 @@ def _fisher(p: Sequence[float]) -> float:
 def _answer(
     pooled: RandomEffects, p: float, smallest: float, *, against_exchanged: bool
 ) -> tuple[Answer, str]:
-    if pooled.low > 0 and is_significant(p):
+    answer = answer_of(p, pooled.low, pooled.high, smallest)
+    if answer == "yes":
         beyond = ", and beyond that of exchanged heads" if against_exchanged else ""
-        return "yes", f"the mean effect is above 0{beyond}."
+        return answer, f"the mean effect is above 0{beyond}."
     if pooled.high < 0:
-        return "no", "the mean effect is below 0."
-    if pooled.high < smallest:
-        return "no", f"any mean effect is below {smallest:g}, the smallest of interest."
+        return answer, "the mean effect is below 0."
+    if answer == "no":
+        return answer, f"any mean effect is below {smallest:g}, the smallest of interest."
     if pooled.low > 0:
-        return "open", "the mean effect is above 0, and not told from that of exchanged heads."
-    return "open", "the mean effect is not told from 0."
+        return answer, "the mean effect is above 0, and not told from that of exchanged heads."
+    if against_exchanged and is_significant(p):
+        return answer, (
+            "the mean effect exceeds that of exchanged heads, but its interval includes 0."
+        )
+    return answer, "the mean effect is not told from 0."

@@ -34,6 +34,17 @@ def is_significant(p: float) -> bool:
     return bool(p <= ALPHA + _ROUNDING)
 
 
+def answer_of(p: float, low: float, high: float, smallest: float) -> Answer:
+    """Return the answer on an effect tested by p, with an interval: the rule of claim 1.
+
+    "Yes" where p is significant and the interval above 0. "No" where it is below 0, or p is not
+    significant and it ends below the `smallest` effect of interest.
+    """
+    if is_significant(p) and low > 0:
+        return "yes"
+    return "no" if high < 0 or (high < smallest and not is_significant(p)) else "open"
+
+
 def smallest_p(n_controls: int) -> float:
     """Return the smallest p that so many exchanges allow, 1 / (1 + R); NaN without any."""
     return 1 / (1 + n_controls) if n_controls else math.nan
@@ -146,8 +157,10 @@ def _obstacle(found: Evidence) -> str:
         return "one run alone does not show how much another would differ."
     if not found.exchangeable:
         return "the tasks share all of their important heads, so that none can be exchanged."
-    if not found.controls or not math.isfinite(found.p):
+    if not found.controls:
         return "no exchanged lesions were measured to compare with."
+    if not math.isfinite(found.p):
+        return f"the {which} is undefined on the examples of the exchanged lesions."
     if found.controls < controls_needed():
         allow = "exchange allows" if found.controls == 1 else "exchanges allow"
         return (
@@ -180,21 +193,22 @@ def _decided(found: Evidence) -> tuple[Answer, str]:
         over += f"over {all_fractions(found.fractions)}, "
     stands_out = is_significant(found.p)
     reach = found.high if found.fractions == 1 else found.reach
-    if stands_out and found.low > 0:
-        return "yes", f"{over}{_matter_more(found.without)}"
+    answer = answer_of(found.p, found.low, reach, SMALLEST_D_SCORE)
+    if answer == "yes":
+        return answer, f"{over}{_matter_more(found.without)}"
     if reach < 0:
-        return "no", f"{over}the other tasks' heads matter more to the tasks than their own."
+        return answer, f"{over}the other tasks' heads matter more to the tasks than their own."
     if stands_out:
-        return "open", (
+        return answer, (
             f"{over}the D-score exceeds that of exchanged heads, but its interval includes 0."
         )
     opening = f"{over}the D-score does not stand out from that of exchanged heads"
     smallest = f"{SMALLEST_D_SCORE:g} %, the smallest effect of interest"
     if math.isnan(reach):
-        return "open", f"{opening}, but at some fraction its interval is undefined."
-    if reach < SMALLEST_D_SCORE:
-        return "no", f"{opening}, and its interval ends below {smallest}."
-    return "open", f"{opening}, but its interval (up to {reach:+.1f} %) reaches {smallest}."
+        return answer, f"{opening}, but at some fraction its interval is undefined."
+    if answer == "no":
+        return answer, f"{opening}, and its interval ends below {smallest}."
+    return answer, f"{opening}, but its interval (up to {reach:+.1f} %) reaches {smallest}."
 
 
 def _matter_more(without: Sequence[str]) -> str:

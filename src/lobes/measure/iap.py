@@ -31,7 +31,7 @@ from lobes.measure.settings import IapSettings
 from lobes.measure.steps import Arrays, Plan, Step, carry_out, changed
 from lobes.measure.workload import examples_of
 from lobes.progress import StageProgress, shown_progress
-from lobes.scores import HeadScores
+from lobes.scores import HeadScores, least_fraction
 from lobes.tasks.task import as_tasks
 
 Remember = Callable[[str, Callable[[], Arrays]], Arrays]
@@ -145,7 +145,7 @@ def check_lesions(settings: IapSettings, layout: HeadLayout, tasks: Sequence[Any
         if not heads:
             raise ConfigError(
                 f"A fraction of {fraction:g} of {layout.total} heads is not one head: take at "
-                f"least {1 / layout.total:.3g}."
+                f"least {least_fraction(layout.total)}."
             )
         if settings.lesion == "keep" and len(heads) == layout.total:
             raise ConfigError(

@@ -27,7 +27,7 @@ from lobes.heads import HeadLayout, HeadSet
 from lobes.measure.importance import head_importance
 from lobes.modeling import MultiTaskModel, example_losses
 from lobes.modeling.pooling import probing
-from lobes.scores import HeadScores, head_count
+from lobes.scores import HeadScores, head_count, least_fraction
 from lobes.tasks.task import Task
 from lobes.training.processes import computed_once
 from lobes.training.row_gate import KeptRows, RowGate, check_gateable
@@ -85,7 +85,7 @@ class IatPhase(TrainerCallback):
         if head_count(settings.alpha, total) == 0:
             raise ConfigError(
                 f"alpha={settings.alpha:g} of {total} heads is not one head, so that IAT would "
-                f"train none: take at least {1 / total:.3g}, or leave iat out."
+                f"train none: take at least {least_fraction(total)}, or leave iat out."
             )
         check_gateable(self.layout)
         check_gate(model, self.layout)
