@@ -582,6 +582,22 @@ def test_a_block_that_was_entered_or_could_not_be_made_does_not_warn(
     assert not caplog.records
 
 
+def test_a_block_can_be_entered_again_also_inside_itself():
+    model = tiny_model("bert")
+    inputs = tiny_inputs(model)
+    plain = run(model, inputs)
+    with ablate(model, "0:1"):
+        expected = run(model, inputs)
+    block = ablate(model, "0:1")
+    for _ in range(2):
+        with block:
+            assert torch.equal(run(model, inputs), expected)
+            with block:
+                assert torch.equal(run(model, inputs), expected)
+            assert torch.equal(run(model, inputs), expected)
+        assert torch.equal(run(model, inputs), plain)
+
+
 @pytest.mark.usefixtures("never_warned")
 def test_a_notebook_that_shows_a_block_shows_how_to_enter_it():
     block = ablate(tiny_model("bert"), "0:1")

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lobes
-from lobes import HeadSet, ablate, find_heads, load_pruned, prune
-from lobes.errors import HeadError, ModelError
+from lobes import HeadSet, ablate, find_heads, load_pruned, prune, record_contexts
+from lobes.errors import ConfigError, HeadError, ModelError
 from lobes.pruning.cutting import tried_out
 from lobes.pruning.plan import KEY, plans_of
 from lobes.pruning.verification import largest_difference
@@ -405,6 +405,27 @@ def test_weights_of_plain_modules_are_loaded_into_one_that_is_pruned_likewise():
     again = prune(fresh, heads, example_inputs=inputs)
     again.load_state_dict(smaller.state_dict())
     assert torch.equal(run(again, inputs), run(smaller, inputs))
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "swin"])
+def test_the_layout_of_the_whole_model_is_refused_by_name(name):
+    model = tiny_model(name)
+    inputs = tiny_inputs(model)
+    layout = find_heads(model)
+    smaller = prune(model, HeadSet([(1, 0)]))
+    for block in (ablate(smaller, "1:0", layout=layout), record_contexts(smaller, layout=layout)):
+        said = pytest.raises(ConfigError, match=r"before it was pruned.*at site 1.*leave layout")
+        with said, block:
+            smaller(**inputs)
+
+
+@pytest.mark.parametrize("block", [lambda m: ablate(m, "1:0"), record_contexts])
+def test_a_model_inside_a_block_is_not_pruned(block):
+    model = tiny_model("bert")
+    with block(model), pytest.raises(ModelError, match=r"inside a block of .*after the block"):
+        prune(model, "0:1")
+    with ablate(model, ""), block(tiny_model("bert")):
+        pickle.dumps(prune(model, "0:1"))
 
 
 def test_what_is_pruned_in_inference_mode_can_be_trained():

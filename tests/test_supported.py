@@ -342,3 +342,11 @@ def test_a_training_that_is_cut_off_leaves_no_noise_behind(tmp_path: Path) -> No
         MultiTaskTrainer(model, args, tasks=TASKS, on_step=stop).train()
     assert not any(part._forward_hooks for part in model.modules())
     assert not any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+
+
+def test_other_data_than_the_tasks_own_are_refused(tmp_path: Path) -> None:
+    trainer = MultiTaskTrainer(new_model(), arguments(tmp_path), tasks=TASKS)
+    for call in (trainer.evaluate, trainer.predict):
+        with pytest.raises(ConfigError, match=r"its own tasks.*call lobes\.evaluate"):
+            call(TASKS[0].validation)
+    assert "eval_mean" in trainer.evaluate()

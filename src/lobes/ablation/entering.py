@@ -30,10 +30,11 @@ def warns_unentered(
 
 
 class _Block(ContextDecorator):
-    """What such a function returns: a block that is entered once."""
+    """What such a function returns: a block, made anew each time that it is entered."""
 
     def __init__(self, name: str, make: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._name, self._make, self._block = name, make, make()
+        self._name, self._make = name, make
+        self._made, self._entered = [make()], list[AbstractContextManager[Any]]()
         self._is_unused = True  # last: arguments that do not fit have raised by now
 
     def _recreate_cm(self) -> Any:
@@ -43,10 +44,13 @@ class _Block(ContextDecorator):
 
     def __enter__(self) -> Any:
         self._is_unused = False
-        return self._block.__enter__()
+        block = self._made.pop() if self._made else self._make()
+        entered = block.__enter__()
+        self._entered.append(block)
+        return entered
 
     def __exit__(self, *error: Any) -> bool | None:
-        return self._block.__exit__(*error)
+        return self._entered.pop().__exit__(*error)
 
     def __repr__(self) -> str:
         return f"<{_advice(self._name)}>"

@@ -8,16 +8,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lobes.discovery.tracing import channel_axis
+from lobes.errors import ConfigError
 from lobes.sites import Site
 
 
 def contexts_of(
     site: Site, projection: nn.Module, argument: Tensor
 ) -> Float[Tensor, "*positions width"]:
-    """Return the contexts in the input of a site's projection, as a view."""
+    """Return the contexts in the input of a site's projection, as a view.
+
+    Raises `ConfigError` where they are not as wide as the site: a layout of another model.
+    """
     contexts = _channels_last(projection, argument)
     if contexts.shape[-1] != site.width:  # groups of heads along the axis before
         contexts = contexts.flatten(-2)
+    if contexts.shape[-1] != site.width:
+        raise ConfigError(
+            f"The layout is another model's, or that of this one before it was pruned: it has "
+            f"{site.n_heads} heads of {site.head_dim} at site {site.index} ({site.name}), whose "
+            f"contexts have the shape {list(argument.shape)}; leave layout out."
+        )
     return contexts.movedim(site.batch_axis, 0) if site.batch_axis else contexts
 
 

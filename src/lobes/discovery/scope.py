@@ -42,6 +42,12 @@ def without_others() -> Iterator[None]:
         _alone.set(before)
 
 
+def block_around(model: nn.Module) -> str | None:
+    """Return what any thread's block around a part of the model does to it; None for no block."""
+    parts = set(model.modules())
+    return next((one.what for one in tuple(_open) if one.hooks and parts & one.modules), None)
+
+
 class Scope:
     """Forward pre-hooks at sites' output projections, for the runs of one block.
 

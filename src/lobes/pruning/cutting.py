@@ -15,6 +15,7 @@ from lobes.ablation import ablate
 from lobes.discovery import find_heads, layout_of
 from lobes.discovery.functional import opened
 from lobes.discovery.inputs import guess_inputs
+from lobes.discovery.scope import block_around
 from lobes.discovery.wrappers import check_model
 from lobes.errors import ConfigError, HeadError, ModelError
 from lobes.heads import HeadLayout, Heads, HeadSet
@@ -213,6 +214,11 @@ def _check_state(model: nn.Module) -> None:
         raise ModelError(
             f"{kind} exchanges its attention modules when a text is short: set attention_type to "
             f'"original_full" in its configuration before it is loaded, and prune that.'
+        )
+    if (what := block_around(model)) is not None:
+        raise ModelError(
+            f"{kind} is inside a block of {what}, of which a smaller copy would keep a part: prune "
+            f"it after the block."
         )
     if any(module.training for module in model.modules()):
         raise ModelError(

@@ -279,6 +279,14 @@ def check_types(args: object, iat: object) -> None:
         )
 
 
+def only_own_data(method: str, argument: str) -> ConfigError:
+    """Return what is said of data that are given to a method of the Trainer."""
+    return ConfigError(
+        f"MultiTaskTrainer.{method} takes no {argument}: a trainer evaluates the validation data "
+        f"of its own tasks; for scores and predictions of others call lobes.evaluate(model, tasks)."
+    )
+
+
 def check_iat(args: TrainingArguments) -> None:
     """Raise `ConfigError` where a process would train on several devices, which IAT does not."""
     if args.n_gpu > 1:

@@ -62,6 +62,7 @@ from lobes.training.loss_record import LossRecord
 from lobes.training.losses import task_losses
 from lobes.training.sampling import MicroBatchSampler, TaskBatchSampler
 from lobes.training.settings import LossFunction, TrainingLoss
+from lobes.training.step_callback import StepCallback
 from lobes.training.supported import (
     building,
     check_arguments,
@@ -69,6 +70,7 @@ from lobes.training.supported import (
     check_types,
     check_weighted,
     checkpoints_activations,
+    only_own_data,
     recomputes,
     trainable,
 )
@@ -149,7 +151,7 @@ class MultiTaskTrainer(Trainer):
                 args,
                 train_dataset=self.data,
                 eval_dataset={task.name: task.validation for task in self.tasks},
-                callbacks=[_Progress(self), *([self._iat] if self._iat else []), *callbacks],
+                callbacks=[StepCallback(self), *([self._iat] if self._iat else []), *callbacks],
             )
         self.remove_callback(PrinterCallback)
         self.label_smoother = None  # smoothing is part of the tasks' losses
@@ -378,8 +380,10 @@ class MultiTaskTrainer(Trainer):
         """Return the main metric of every task on its validation data, and their mean.
 
         The keys are `eval_TASK_METRIC` and `eval_mean`. Raises `DataError` for a task without
-        validation data. The model is left in the mode it was in.
+        validation data, `ConfigError` for other data. The model is left in the mode it was in.
         """
+        if eval_dataset is not None:
+            raise only_own_data("evaluate", "eval_dataset")
         if self._validation is None:
             self._validation = prepare(self._own, self.tasks, split="validation")
         scores = scores_on(self._validation, self._own, self.accelerator.autocast())
@@ -393,6 +397,10 @@ class MultiTaskTrainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def predict(self, test_dataset: Any = None, *_: Any, **__: Any) -> Any:
+        """Raise `ConfigError`: `lobes.evaluate` returns predictions."""
+        raise only_own_data("predict", "test_dataset")
 
     # Checkpoints
 
@@ -455,45 +463,3 @@ class MultiTaskTrainer(Trainer):
             f"learning rate ({self.args.learning_rate:g}), or check the task's data, and its loss "
             f"function where it has one of its own."
         )
-
-
-class _Progress(TrainerCallback):
-    """Calls the trainer's `on_step`, and mends what its libraries do.
-
-    The sampler learns in which epoch it is, the model's forward loses accelerate's precision, and
-    a classifier without a batch in a step has no gradient, also under FSDP.
-    """
-
-    def __init__(self, trainer: MultiTaskTrainer) -> None:
-        self.trainer = trainer
-        self.patched = False
-
-    def on_init_end(self, *_: Any, **__: Any) -> None:
-        self.patched = "forward" in self.trainer.model.__dict__
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        # accelerate replaces the forward method of the model it is given, for good; the precision
-        # belongs to the training step, not to whoever uses the model later
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model, keep_fp32_wrapper=False)
-        if not self.patched:
-            model.__dict__.pop("forward", None)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # transformers before 5.18 wraps the sampler when it goes on in the middle of an epoch, and
-        # then tells the wrapper which epoch it is; the share of the epoch that is done is dropped
-        self.trainer.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.trainer._seen = set()
-
-    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        model = self.trainer._own
-        if model.reaches_all:
-            # a gradient of zero is not none: the optimizer's momentum would move the classifier
-            for task in {spec.name for spec in model.tasks} - self.trainer._tasks_of_step():
-                model.classifiers[task].zero_grad(set_to_none=True)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer._after_step()
-        if self.trainer._on_step is not None:
-            self.trainer._on_step(state.global_step, state.max_steps, *self.trainer._recorded.last)
