@@ -15,14 +15,17 @@ from lobes.dissociation.dscores import FORMULAS
 from lobes.dissociation.similarity import importance_correlation, linear_cka
 from lobes.dissociation.verdict import more_specialized
 from lobes.errors import ConfigError
-from lobes.experiments.growth import _point, growth_steps
-from lobes.experiments.loading import load_tasks, new_model
+from lobes.experiments import growth
+from lobes.experiments.growth import _lesion_plan, _point, growth_steps
+from lobes.experiments.loading import Loaded, load_tasks, new_model
 from lobes.experiments.probe import pooled_features
 from lobes.experiments.results import further_verdicts
+from lobes.experiments.store import RunFolder
 from lobes.heads import HeadSet
 from lobes.measure.iap import lesion_matrix
 from lobes.measure.importance import head_importance
 from lobes.measure.similarity import gradient_similarity, lesion_cka
+from lobes.measure.steps import carry_out
 from lobes.modeling import MultiTaskModel
 from lobes.results.beside_lesions import Growth
 from lobes.results.run import MeasuredTask
@@ -72,6 +75,22 @@ def test_a_point_is_the_lesion_matrix_of_that_model(grown):
         assert np.allclose(point["scores"], matrix.scores())
         values = matrix.dissociation(resamples=1).column.values
         assert np.allclose(np.array(point["dissociation"]["column"]["values"], float), values)
+
+
+def test_heads_chosen_step_by_step_are_chosen_so_at_every_step(grown, monkeypatch, tmp_path):
+    """As in the run's own lesions, which the D-scores of a step are compared with."""
+    study, tasks = override(grown[0], "iap.exact=true"), load_tasks(grown[0])
+    model = grown[2]["model-step-16"]
+    monkeypatch.setattr(growth, "_model", lambda *_: model)
+    with RunFolder(tmp_path / "run", study.to_dict()) as folder:
+        plan = _lesion_plan(Loaded(study, tasks, model, "fp32"), folder, 16)
+        point = carry_out(plan, lambda step: step.compute(lambda *_: None))
+    settings = replace(study.iap.settings(study.seed), controls=0, random=0)
+    assert settings.fractions == (0.2, 0.5)
+    matrix = lesion_matrix(model, tasks, settings)
+    assert [point.lesion(task) for task in point.tasks] == [matrix.lesion(t) for t in matrix.tasks]
+    at_once = lesion_matrix(model, tasks, replace(settings, exact=False))
+    assert [at_once.lesion(t) for t in matrix.tasks] != [matrix.lesion(t) for t in matrix.tasks]
 
 
 def test_the_last_point_is_the_run_itself(grown):

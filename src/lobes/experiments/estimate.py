@@ -265,7 +265,7 @@ class Forecast:
 
     def _growth(self, study: StudyConfig, settings: IapSettings, steps: int) -> float:
         """Importance and own lesions at each step, and the probes of step 0."""
-        few = replace(settings, controls=0, random=0, fractions=(settings.fractions[-1],))
+        few = replace(settings.of_largest, controls=0, random=0)
         each = self.importances(few) + self.lesions(few, self.work(few))
         probed = sum(self._tokens(task, "train", PROBE_EXAMPLES) for task in self.tasks)
         return (1 + len(growth_steps(study, steps))) * each + self.rates.lesion.each * probed

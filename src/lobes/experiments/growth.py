@@ -76,9 +76,7 @@ def growth_plan(
         return None
     fraction = last.fractions[-1]
     steps = [0, *growth_steps(study, training.steps)]
-    matrices = yield from together(
-        *(_lesion_plan(loaded, folder, fraction, step) for step in steps)
-    )
+    matrices = yield from together(*(_lesion_plan(loaded, folder, step) for step in steps))
     found = [_dissociation(study, matrix, fraction) for matrix in (*matrices, last)]
     shared = {
         name: shared_tasks(*(getattr(each, name).values for each in (found[0], found[-1])))
@@ -97,10 +95,8 @@ def growth_plan(
     }
 
 
-def _lesion_plan(
-    loaded: Loaded, folder: RunFolder, fraction: float, step: int
-) -> Plan[LesionMatrix]:
-    """The lesion matrix of one fraction at a step of the training, without controls.
+def _lesion_plan(loaded: Loaded, folder: RunFolder, step: int) -> Plan[LesionMatrix]:
+    """The lesion matrix of the largest fraction at a step of the training, without controls.
 
     Its measurements are kept by the step, within the scope of the trained model, whose training
     the step belongs to. The heads are those of the trained model at every step.
@@ -114,7 +110,7 @@ def _lesion_plan(
     plan = lesion_plan(
         loaded.model,
         loaded.tasks,
-        replace(settings, controls=0, random=0, fractions=(fraction,)),
+        replace(settings.of_largest, controls=0, random=0),
         precision=loaded.precision,
         load=load,
     )

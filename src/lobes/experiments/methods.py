@@ -180,9 +180,7 @@ class SeedRun:
             return None
         lesions = self.lesions
         return replace(
-            lesions,
-            # chosen step by step, the largest lesion depends on the smaller ones
-            fractions=lesions.fractions if lesions.exact else lesions.fractions[-1:],
+            lesions.of_largest,
             controls=self.compare.controls,
             stop=False,
             control_examples=lesions.control_examples or CONTROL_EXAMPLES,

@@ -1,7 +1,7 @@
 """The settings of Important Attention-head Pruning, declared once for library and study file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from lobes import limits
@@ -56,6 +56,14 @@ class IapSettings:
     def importance_value(self) -> str:
         """What stands in for contexts where importance is measured: there is no resampling."""
         return "zero" if self.value == "zero" else "mean"
+
+    @property
+    def of_largest(self) -> "IapSettings":
+        """What the lesions of the largest fraction take.
+
+        Chosen step by step (`exact`), they depend on the smaller ones.
+        """
+        return self if self.exact else replace(self, fractions=self.fractions[-1:])
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fractions", check_fractions(self.fractions))  # a tuple
