@@ -423,6 +423,12 @@ def test_methods_that_weigh_the_tasks(study, expected):
             ConfigError,
             None,
         ),
+        (
+            ["compare=", f"seed={2**32 - 1}"],
+            ConfigError,
+            "seed is 4294967295 and compare.seeds is 5; expected a last seed of at most "
+            "4,294,967,295.",
+        ),
         (["iat.delta=0.05"], ConfigError, None),
         (["iap.fractions=[0.05]"], ConfigError, None),
         (

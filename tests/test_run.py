@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lobes.config.study import load_study, override, with_trained_model
+from lobes.config.study import StudyConfig, load_study, override, with_trained_model
 from lobes.dissociation import Lesion, LesionMatrix
 from lobes.errors import ConfigError, DataError, ModelError, RunError
 from lobes.experiments import run as run_module
@@ -275,6 +275,13 @@ def test_a_model_trained_elsewhere(finished, study, expected):
     assert results["fractions"] == expected["fractions"]
     with pytest.raises(ConfigError, match=r"^training\.enabled is false, so there is nothing to"):
         run_study(elsewhere, stages=("train",))
+
+
+def test_what_a_model_trained_elsewhere_leaves_of_a_study_is_a_study(finished, study):
+    """A run's folder keeps it, and whatever opens the folder reads it again."""
+    growing = override(study, "growth.checkpoints=2")
+    elsewhere = with_trained_model(growing, str(finished.parent / "run" / "model"))
+    assert StudyConfig.from_dict(elsewhere.to_dict()) == elsewhere
 
 
 def test_one_task_has_no_dissociation(finished, tmp_path):

@@ -189,6 +189,14 @@ class StudyConfig(Section):
         tasks = (*self.tasks, *([self.transfer.task] if self.transfer else []))
         return {task.name: task.loss for task in tasks}
 
+    def changed(self, **tables: Any) -> "StudyConfig":
+        """Return the study with other tables or keys; `ConfigError` where they do not fit it."""
+        study = self.model_copy(update=tables)
+        try:
+            return study._consistent()
+        except ValueError as error:
+            raise ConfigError(f"{error}.") from error
+
     def as_written(self, path: str) -> str:
         """Return a path of the study as it was written, with `${NAME}` in place of variables.
 
@@ -279,10 +287,11 @@ def with_trained_model(study: StudyConfig, model: str) -> StudyConfig:
     """Return the study without its training, on a model that was trained elsewhere.
 
     `model` is a folder (relative to the working directory) or the name of a model on the hub.
+    Without a training nothing grows: the study has no [growth].
     """
     training = study.training.model_copy(update={"enabled": False})
     name = _Resolver("--model", Path()).model(model)
-    return study.model_copy(update={"model": name, "training": training})
+    return study.changed(model=name, training=training, growth=None)
 
 
 @dataclass(frozen=True, slots=True)

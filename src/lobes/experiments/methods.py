@@ -84,7 +84,8 @@ def with_defaults(study: StudyConfig) -> StudyConfig:
     """Return the study with tables [compare] and [iat], if it leaves them out.
 
     Raises `ConfigError` for a study that trains nothing, or on one task, or whose model is trained
-    on its tasks already, for an IAT phase of no step, and for a grid of weights that is too large.
+    on its tasks already, for an IAT phase of no step, for a grid of weights that is too large, and
+    for seeds that go too far.
     """
     if not study.training.enabled:
         raise ConfigError(
@@ -115,7 +116,7 @@ def with_defaults(study: StudyConfig) -> StudyConfig:
             f'tasks makes {number:,} combinations for "tuned" to train with; expected at most '
             f"{MOST_WEIGHTS}: give fewer values, or leave the method out."
         )
-    return study.model_copy(update={"iat": iat, "compare": compare})
+    return study.changed(iat=iat, compare=compare)
 
 
 class SeedRun:
