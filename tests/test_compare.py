@@ -15,6 +15,7 @@ from lobes.errors import ConfigError, DataError, RunError
 from lobes.experiments import compare as compare_module
 from lobes.experiments.methods import SeedRun, with_defaults
 from lobes.experiments.probe import pooled_features, probe
+from lobes.experiments.store import RunFolder
 from lobes.measure.evaluation import evaluate
 from lobes.modeling import MultiTaskModel
 from plain_results import compare_study, read_comparison
@@ -340,9 +341,11 @@ def test_nothing_is_done_twice_and_more_can_be_added(copied, expected, monkeypat
     assert timeless(compare_study(copied)) == expected
     assert Path(copied.output, "comparison.html").exists()
     assert made == []
-    more = compare_study(
-        override(copied, "compare.seeds=3", 'compare.methods=["frozen", "single"]')
-    )
+    asked = override(copied, "compare.seeds=3", 'compare.methods=["frozen", "single"]')
+    folder = RunFolder(copied.output, with_defaults(asked).to_dict(), command="compare")
+    assert not folder.is_finished("comparison.json", "comparison.html")
+    more = compare_study(asked)
+    assert folder.is_finished("comparison.json", "comparison.html")
     assert more["methods"] == ["single", "frozen"]
     assert made == [("single", 2), ("single", 2), ("frozen", 2)]
     assert (more["iat"], more["d_scores"]) == (None, [])

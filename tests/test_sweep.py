@@ -13,6 +13,7 @@ from lobes.cli import app
 from lobes.config.sweep import load_sweeps
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.reports import report_again
+from lobes.experiments.run import run_study
 from lobes.experiments.run_seeds import run_seeds
 from lobes.experiments.several_runs import RunsSpec, RunWork, Shows
 from lobes.experiments.store import held
@@ -398,6 +399,26 @@ def test_the_same_command_tries_failed_runs_again_and_keeps_finished_ones(mended
     assert results.seeds[0].verdict == results.seeds[1].verdict
     for fine, other in zip(FINE, WITHOUT, strict=True):
         assert alike(numbers(folder / fine), numbers(folder / other))
+
+
+def test_a_run_that_is_to_show_more_is_not_finished(swept, tmp_path):
+    """Nor is one whose command was interrupted once it knew that."""
+    folder, path = tmp_path / "out", swept[1].parent / "sweep.toml"
+    shutil.copytree(swept[1], folder)
+    more = plan_one(path, ["iap.controls=4"], folder)
+    assert [each["state"] for each in states(more)][:2] == ["begun", "not begun"]
+
+    def stop(stage, done, total):
+        if stage != "reading data":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(more.runs[0].study, progress=stop)
+    config = json.loads((folder / FINE[0] / "config.json").read_text(encoding="utf-8"))
+    assert config["config"]["iap"]["controls"] == 4
+    assert states(more)[0]["state"] == "begun"
+    run_study(more.runs[0].study)
+    assert states(more)[0]["state"] == "finished"
 
 
 def test_other_runs_in_the_folder_are_refused_before_the_first(swept, tmp_path):

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lobes.config.keys import differences
-from lobes.config.settings import LOSS
+from lobes.config.settings import LOSS, IapConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
 
-# Where the study is told to write, how often, and what it is called change no number. Where a
-# task's files lie does not either: their content has a fingerprint of its own.
+# Where the study is told to write, and how often, changes no number. Where a task's files lie does
+# not either: their content has a fingerprint of its own.
 FREE_KEYS = (
-    "name",
     "output",
     "keep_texts",
     "training.save_every",
@@ -20,41 +19,49 @@ FREE_KEYS = (
     "trust_remote_code",
 )
 FREE_TASK_KEYS = ("train", "validation")
-# What a finished run can be given more of, or less: what it shows is then made again, from the
-# measurements that there are and those that are missing.
-EXTENSIBLE = (
-    "iap.controls",
-    "iap.random",
-    "iap.matched",
-    "iap.control_examples",
-    "iap.stop",
-    "iap.resamples",
-    "iap.level",
-    "iap.agreement_examples",
-    "iap.similarity_examples",
-)
-# What changes no number of a command's, or only which of its measurements there are.
-FREE_TABLES = {
-    "run": ("compare", "transfer", *EXTENSIBLE),
+# What a finished run, comparison or transfer study can be given more of, or less: what it shows is
+# then made again, from the measurements that there are and those that are missing.
+EXTENSIBLE = {
+    "run": (
+        "iap.controls",
+        "iap.random",
+        "iap.matched",
+        "iap.control_examples",
+        "iap.stop",
+        "iap.resamples",
+        "iap.level",
+        "iap.agreement_examples",
+        "iap.similarity_examples",
+    ),
     "compare": (
         "compare.seeds",
         "compare.methods",
         "compare.weights",  # each is a training of its own
+        "iap.level",
+    ),
+    "transfer": ("transfer.seeds", "transfer.fractions", "iap.level"),
+}
+# What changes nothing that a command measures or shows.
+UNUSED = {
+    "run": ("compare", "transfer"),
+    "compare": (
         "transfer",
-        # each training is one measurement, with its exchanges on these examples
-        *(key for key in EXTENSIBLE if key != "iap.control_examples"),
+        # each training is one measurement, with its exchanges on `iap.control_examples`
+        *(
+            key
+            for key in EXTENSIBLE["run"]
+            if key not in ("iap.control_examples", *EXTENSIBLE["compare"])
+        ),
         "iap.lesion_tasks",
         "growth",
     ),
     "transfer": (
-        "transfer.seeds",
-        "transfer.fractions",
         "compare.seeds",
         "compare.methods",
         "compare.frozen_learning_rate",
         "compare.penalties",
         "compare.weights",
-        "iap",
+        *(f"iap.{key}" for key in IapConfig.model_fields if key != "level"),
         "growth",
     ),
 }
@@ -68,9 +75,7 @@ def what_differs(
     Two studies that differ in none measure the same, though a finished run may be given more. With
     `shown` they also show the same.
     """
-    free = list(FREE_TABLES[command])
-    if shown and command == "run":
-        free = [key for key in free if key not in EXTENSIBLE]
+    free = [*UNUSED[command], *(() if shown else ("name", *EXTENSIBLE[command]))]
     both = [_completed(each) for each in (stored, study)]
     free += {key for each in both if isinstance(each, StudyConfig) for key in _idle(each)}
     first, second = (_what_counts(_settled(each, command), free) for each in both)

@@ -126,14 +126,17 @@ class RunFolder:
         if not self.fresh:
             self._compare()
 
-    def is_finished(self, *names: str) -> bool:
-        """Whether the folder holds these files, as they were written for this study."""
+    def is_finished(self, results: str, *names: str) -> bool:
+        """Whether the folder holds these files as written, and the `results` of this study.
+
+        config.json does not tell: it is that of a command which may have been interrupted.
+        """
         self.manifest.load()
-        stored = self._stored()
+        found = read_json(self.path / results)
         return (
-            stored is not None
-            and self.is_of_this_study(stored["config"])
-            and all(self.manifest.holds(name) for name in names)
+            isinstance(found, dict)
+            and self.is_of_this_study(found.get("config"))
+            and all(self.manifest.holds(name) for name in (results, *names))
         )
 
     def __exit__(self, *_: object) -> None:
