@@ -511,6 +511,22 @@ def test_ag_pair(tmp_path):
     assert (found["pairs"], found["topics"]) == (8, {"Sports": 4, "World": 4})
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["report", "RUN", "--output", "x"], "--output is the folder of what several runs say"),
+        (["report", "RUN", "--pdf"], "--pdf is about the figures that --figures writes; name"),
+        (["report", "RUN", "--no-png"], "--no-png is about the figures that --figures writes"),
+        (["tasks", "--study", "STUDY"], "name it before the options (mood, topic)"),
+        (["tasks", "--model", "gpt2"], "name it before the options (`lobes tasks` lists them)"),
+        (["predict", "RUN", "--to", "STUDY", "--split", "validation"], "is a file; expected a"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(study, arguments, sentence):
+    names = {"RUN": study.parent / "run", "STUDY": study}
+    assert sentence in refusal(*(names.get(argument, argument) for argument in arguments))
+
+
 def test_tasks(tmp_path):
     shown = lobes("tasks")
     assert (shown.exit_code, _said(shown.stderr)) == (0, "")

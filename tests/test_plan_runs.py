@@ -202,9 +202,10 @@ def test_the_command_says_what_each_command_takes(path, tmp_path, monkeypatch, k
     result = lobes("plan", file, "--quiet")
     assert result.exit_code == 0, result.stderr
     assert "6 runs: " in result.stdout
-    result = lobes("plan", file, "--for", "compare")
-    assert result.exit_code == 1
-    assert "leave out --for, --budget and --write" in " ".join(result.stderr.split())
+    for useless in (["--for", "compare"], ["--budget", "20m"], ["--write"]):
+        result = lobes("plan", file, *useless)
+        assert result.exit_code == 1
+        assert "leave out --for, --budget and --write" in " ".join(result.stderr.split())
     result = lobes("plan", path, "--part", "one")
     assert result.exit_code == 1
     assert "is a study, not a sweep, and has no [[parts]]" in " ".join(result.stderr.split())

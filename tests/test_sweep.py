@@ -185,6 +185,19 @@ def test_what_the_command_refuses_is_refused_before_the_first_run(place):
         plan_one(path)
 
 
+def test_a_setting_that_no_run_would_have_is_refused(place):
+    with pytest.raises(ConfigError, match="^The setting seed=9 has no effect: seed is an axis, "):
+        plan_sweeps(written(place), ["seed=9"])
+    with pytest.raises(ConfigError, match=r"output has no effect, since the folder of all runs is"):
+        plan_sweeps(written(place), ["output=elsewhere"])
+    (free,) = load_sweeps(written(place, SWEEP.replace("output", "#")), ["output=elsewhere"])
+    assert free.folder.name == "elsewhere-sweep"
+    path = written(place, PARTS)
+    assert plan_sweeps(path, ["seed=9"])[1].runs[0].study.seed == 9  # an axis of the first part
+    with pytest.raises(ConfigError, match="seed is an axis"):
+        plan_sweeps(path, ["seed=9"], part="one")
+
+
 def test_an_empty_text_takes_a_setting_out(place):
     content = 'study = "study.toml"\n[axes]\niat = ["", {delta = 0.5}]'
     sweep = load_one(written(place, content))

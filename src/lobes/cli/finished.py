@@ -95,8 +95,11 @@ def report(
         bool, typer.Option("--pdf", help="With --figures: PDF beside SVG, for LaTeX.")
     ] = False,
     output: Annotated[
-        Path, typer.Option(help="With several runs: the folder for their pooled results.")
-    ] = Path("runs/together"),
+        Path | None,
+        typer.Option(
+            help="With several runs: the folder for their pooled results; runs/together by default."
+        ),
+    ] = None,
     open_page: Open = False,
 ) -> None:
     """Report on a run, or on several runs together.
@@ -109,10 +112,21 @@ def report(
     """
     from lobes.cli.tables import show_results, show_unfinished
     from lobes.cli.terminal import say
+    from lobes.errors import ConfigError
     from lobes.experiments.reports import report_again, report_runs, write_exhibits
     from lobes.experiments.unfinished import unfinished_run
 
     source = runs[0]
+    if len(runs) == 1 and output is not None:
+        raise ConfigError(
+            f"--output is the folder of what several runs say together, and {source} is one; give "
+            f"the place of its page with --html, or that of its figures and tables with --figures."
+        )
+    if figures is None and (pdf or not png):
+        raise ConfigError(
+            f"{'--pdf' if pdf else '--no-png'} is about the figures that --figures writes; name a "
+            f"folder for them with --figures DIR."
+        )
     record = unfinished_run(source) if len(runs) == 1 else None
     if record is not None:
         out.show(record, show_unfinished, saved=record["note"])
@@ -120,8 +134,8 @@ def report(
     if len(runs) == 1:
         results, page = report_again(source, html)
     else:
-        results, page = report_runs(runs, output, html)
-        source = output
+        source = output or Path("runs/together")
+        results, page = report_runs(runs, source, html)
     out.show(results, show_results, saved=f"Report: {page}")
     if figures is not None:
         files = write_exhibits(source, figures, png=png, pdf=pdf)

@@ -40,14 +40,21 @@ def tasks(
     """
     from lobes.cli.tables import show_task, show_tasks
     from lobes.config.study import load_study
+    from lobes.errors import ConfigError
     from lobes.experiments.task_listing import describe_task, known_tasks
 
+    own = load_study(study) if study else None
     if name is None:
+        if own or data_dir or model or trust_remote_code:
+            names = ", ".join(task.name for task in own.tasks) if own else "`lobes tasks` lists them"
+            raise ConfigError(
+                f"Which task is to be described is not said: name it before the options ({names})."
+            )
         out.show(known_tasks(), show_tasks)
         return
     task = describe_task(
         name,
-        study=load_study(study) if study else None,
+        study=own,
         data_dir=str(data_dir) if data_dir else None,
         model=model,
         trust_remote_code=trust_remote_code,

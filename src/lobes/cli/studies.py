@@ -170,7 +170,12 @@ def plan(
 
     if is_sweep(study):
         with out.progress() as progress:
-            records = _plan_sweep(study, settings, controls, part, command, budget, progress)
+            if budget is not None or write or command is not For.run:
+                raise ConfigError(
+                    f"{study} is a sweep, whose command stands in the file and whose sizes are "
+                    f"those of its study; leave out --for, --budget and --write."
+                )
+            records = _plan_sweep(study, settings, controls, part, progress)
         out.show(records, show_sweep_plans)
         if missing := unknown(records):
             raise RunError(missing)
@@ -193,19 +198,11 @@ def _plan_sweep(
     settings: list[str] | None,
     controls: int | None,
     part: str | None,
-    command: For,
-    budget: str | None,
     progress: Any,
 ) -> list[dict[str, Any]]:
-    from lobes.errors import ConfigError
     from lobes.experiments.estimate_runs import estimate_sweep
     from lobes.experiments.sweep import plan_sweeps
 
-    if budget is not None or command is not For.run:
-        raise ConfigError(
-            f"{file} is a sweep, whose command stands in the file and whose sizes are those of its "
-            f"study; leave out --for, --budget and --write."
-        )
     planned = plan_sweeps(file, _given(settings, controls), part=part)
     return [estimate_sweep(sweep, progress) for sweep in planned]
 

@@ -132,7 +132,13 @@ def _sweep(
     axes = _axes(data["axes"], f"{place}: axes")
     _check_axes(axes, place)
     config = base.to_dict()
-    folder = str(output or data.get("output") or f"{config['output'].rstrip('/')}-sweep")
+    named = output or data.get("output")
+    if named and any(setting.partition("=")[0].strip() == "output" for setting in settings):
+        raise ConfigError(
+            f"{place}: the setting output has no effect, since the folder of all runs is {named}; "
+            f"name another with --output."
+        )
+    folder = str(named or f"{config['output'].rstrip('/')}-sweep")
     runs = []
     for labels, values in _combinations(axes):
         name = name_of(labels)

@@ -25,6 +25,8 @@ class OutputFolder:
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder} is a file; expected a folder to write into, or none yet.")
         for name in (*names, NAME):
             check_output(folder / name)
         self.folder = folder

@@ -131,6 +131,12 @@ def _trained_model(
     record = None if folder.fresh else folder.model_record()
     if record is None:
         if "train" not in stages:
+            if folder.fresh and folder.model_record() is not None:
+                raise RunError(
+                    f"--fresh would delete the trained model in {folder.path}, which is to be "
+                    f"measured: leave it out, train anew with `lobes run --fresh`, or measure the "
+                    f"model in another output with --model {folder.path / 'model'}."
+                )
             raise RunError(
                 f"There is no trained model in {folder.path} yet: run `lobes train` or `lobes "
                 f"run` with this study first, or name a model with --model."

@@ -38,8 +38,9 @@ def plan_sweeps(
     """Return the sweeps of a file: the one that it is, or those of its parts, or this `part`.
 
     `settings` change the base studies, `output` is the folder of all. Raises `ConfigError` and
-    `RunError` for all that can be known to fail before the first run: what no study takes, and
-    folders that hold other runs or what lobes did not write.
+    `RunError` for all that can be known to fail before the first run: what no study takes, settings
+    that an axis takes the place of, and folders that hold other runs
+    or what lobes did not write.
     """
     sweeps = load_sweeps(path, settings, output)
     if part is not None:
@@ -48,7 +49,19 @@ def plan_sweeps(
             known = f"one of {', '.join(names)}" if names else "none, since it has no [[parts]]"
             raise ConfigError(f"{os.fspath(path)}: the part is {part!r}; expected {known}.")
         sweeps = tuple(sweep for sweep in sweeps if sweep.part == part)
+    for setting in settings:
+        _check_has_effect(setting, sweeps)
     return tuple(_checked(sweep, path, fresh=fresh) for sweep in sweeps)
+
+
+def _check_has_effect(setting: str, sweeps: Sequence[Sweep]) -> None:
+    """Raise `ConfigError` for a setting of the base study that no run would have."""
+    key = setting.partition("=")[0].strip()
+    if all(key in sweep.axes for sweep in sweeps):
+        raise ConfigError(
+            f"The setting {setting} has no effect: {key} is an axis, whose values every run takes; "
+            f"change them in the file."
+        )
 
 
 def _checked(sweep: Sweep, path: str | os.PathLike[str], *, fresh: bool) -> Sweep:
