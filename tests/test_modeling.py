@@ -452,7 +452,11 @@ def test_load_task_model_takes_either_kind(tmp_path: Path) -> None:
     many = load_task_model(tmp_path / "many", [mood_task(), topic_task(), warmth_task()])
     assert isinstance(many, MultiTaskModel)
     saved_encoder(tmp_path / "one", classifier(labels=("sky", "food", "sea")))
+    assert load_task_model(tmp_path / "many", max_length=7).max_length == 7
     one = load_task_model(str(tmp_path / "one"), [topic_task()])
+    assert load_task_model(tmp_path / "one", [topic_task()], max_length=7).max_length == 7
+    with pytest.raises(ModelError, match="decides what it reads, not pooling = 'mean': leave"):
+        load_task_model(tmp_path / "one", [topic_task()], pooling="mean")
     assert isinstance(one, SingleTaskModel)
     expected = classifier()(**inputs_of()).logits[:, [1, 2, 0]]
     torch.testing.assert_close(one.eval().logits(**inputs_of())["topic"], expected)

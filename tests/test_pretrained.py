@@ -56,6 +56,15 @@ def test_loading_says_nothing_and_leaves_the_verbosity(
         assert torch.equal(weight, model.state_dict()[name])
 
 
+def test_the_folder_of_a_run_is_told_from_that_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"schema": "lobes-run", "version": 1, "config": {}}')
+    said = message(load_config, tmp_path)
+    assert said == (
+        f"{str(tmp_path)!r} is the folder of a run of lobes, not of a model: its trained model, "
+        f"where it has one, is {str(tmp_path / 'model')!r}."
+    )
+
+
 def test_missing_weights_are_named_and_start_from_the_seed(tmp_path: Path) -> None:
     encoder = transformers.BertModel(tiny_model("bert").config, add_pooling_layer=False)
     with quiet():

@@ -270,6 +270,15 @@ def test_texts_are_cut_to_what_the_model_takes(study):
     assert new_model(study, tasks).max_length == 31
 
 
+def test_a_model_trained_elsewhere_reads_texts_as_the_study_says(finished, study):
+    elsewhere = with_trained_model(study, str(finished.parent / "run" / "model"))
+    tasks = load_tasks(elsewhere)
+    assert run_module.given_model(override(elsewhere, "max_length="), tasks).max_length == 31
+    assert run_module.given_model(override(elsewhere, "max_length=11"), tasks).max_length == 11
+    with pytest.raises(ModelError, match="read the pooling 'pooler', not 'mean'"):
+        run_module.given_model(override(elsewhere, "pooling=mean"), tasks)
+
+
 def test_a_model_trained_elsewhere(finished, study, expected):
     elsewhere = with_trained_model(study, str(finished.parent / "run" / "model"))
     results = timeless(run_study(elsewhere))

@@ -256,12 +256,18 @@ def given_model(
     how: dict[str, Any] = {
         "max_length": study.max_length,
         "trust_remote_code": study.trust_remote_code,
-        "device_map": device_map,
     }
-    if any(task.lm_eval is not None for task in study.tasks):
+    of_harness = any(task.lm_eval is not None for task in study.tasks)
+    if not prompts and not of_harness:
+        return load_task_model(study.model, tasks, pooling=study.pooling, **how)
+    if study.pooling != "auto":
+        raise ConfigError(
+            f"pooling is {study.pooling!r}, but these tasks are answered by a language model, "
+            f"which pools nothing; leave pooling out."
+        )
+    how["device_map"] = device_map
+    if of_harness:
         return HarnessModel.from_pretrained(study.model, tasks, **how)
-    if not prompts:
-        return load_task_model(study.model, tasks, trust_remote_code=study.trust_remote_code)
     return PromptedModel.from_pretrained(study.model, tasks, prompts, **how)
 
 

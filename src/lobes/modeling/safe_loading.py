@@ -118,6 +118,11 @@ def check_contents(name: str, *, subfolder: str = "", trust_remote_code: bool = 
     if os.path.isdir(folder):
         check_files(folder)
     config = read_json(name, "config.json", subfolder=subfolder)
+    if isinstance(config, dict) and str(config.get("schema")).startswith("lobes-"):
+        raise ModelError(
+            f"{name!r} is the folder of a run of lobes, not of a model: its trained model, where "
+            f"it has one, is {str(folder / 'model')!r}."
+        )
     _check_config(name, config, trust_remote_code)
     index = read_json(name, INDEX, subfolder=subfolder)
     weights = config.get(_WEIGHTS_KEY) if isinstance(config, dict) else None

@@ -52,13 +52,14 @@ class SingleTaskModel(TaskModel):
         task: TaskSpec,
         *,
         image_processor: Any = None,
+        max_length: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.config = model.config
         self.tasks = specs_of([task])
         base = model if image_processor is None else getattr(model, "base_model", model)
-        self._read_with(base, tokenizer, image_processor, None)
+        self._read_with(base, tokenizer, image_processor, max_length)
         if self.tokenizer is not None and getattr(self.config, "pad_token_id", None) is None:
             # decoders look for the last token that is not padding
             self.config.pad_token_id = self.tokenizer.pad_token_id
@@ -86,6 +87,8 @@ def load_task_model(
     tasks: Sequence[TaskSpec] | None = None,
     *,
     trust_remote_code: bool = False,
+    pooling: str = "auto",
+    max_length: int | None = None,
     dtype: torch.dtype = torch.float32,
     base: str | os.PathLike[str] | None = None,
 ) -> TaskModel:
@@ -94,12 +97,19 @@ def load_task_model(
     Either a folder that `MultiTaskModel.save_pretrained` wrote, or the name or folder of an
     `AutoModelForSequenceClassification` or `AutoModelForImageClassification` with the one task it
     was trained for. `base` is where the base model of saved adapters lies, if not where it did.
-    Raises `ModelError` where it is neither, or does not fit the tasks.
+    `max_length` cuts texts to other lengths than the model's own.
+    Raises `ModelError` where it is neither, does not fit the tasks, or reads another `pooling`.
     """
     name = name_of(name_or_folder)
     if is_saved_model(name):
         return MultiTaskModel.from_pretrained(
-            name_or_folder, tasks, dtype=dtype, trust_remote_code=trust_remote_code, base=base
+            name_or_folder,
+            tasks,
+            pooling=pooling,
+            max_length=max_length,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            base=base,
         )
     config = load_config(name_or_folder, trust_remote_code=trust_remote_code)
     image = tasks is not None and specs_of(tasks)[0].image is not None
@@ -115,6 +125,11 @@ def load_task_model(
             f"The model {name!r} was trained for one task; {len(tasks or ())} were given: name "
             f"the one task that its classifier answers."
         )
+    if pooling != "auto":
+        raise ModelError(
+            f"The model {name!r} has a classifier of its own, which decides what it reads, not "
+            f"pooling = {pooling!r}: leave pooling out."
+        )
     model, missing = load_model(
         name_or_folder,
         loader=AutoModelForImageClassification if image else AutoModelForSequenceClassification,
@@ -129,9 +144,11 @@ def load_task_model(
     with opening(name):
         if image:
             processor = load_image_processor(name_or_folder, trust_remote_code=trust_remote_code)
-            return SingleTaskModel(model, None, tasks[0], image_processor=processor)
+            return SingleTaskModel(
+                model, None, tasks[0], image_processor=processor, max_length=max_length
+            )
         tokenizer = load_tokenizer(name_or_folder, trust_remote_code=trust_remote_code)
-        return SingleTaskModel(model, tokenizer, tasks[0])
+        return SingleTaskModel(model, tokenizer, tasks[0], max_length=max_length)
 
 
 def _label_order(spec: TaskSpec, config: Any) -> list[int]:
