@@ -257,7 +257,7 @@ def test_one_stage_at_a_time(study, expected):
     training = run_study(study, stages=("train",))
     assert training["losses"] == expected["training"]["losses"]
     assert run_study(study, stages=("train",)) == training
-    with pytest.raises(RunError, match="^--fresh would delete the trained model in .*: leave it"):
+    with pytest.raises(RunError, match=r"^--fresh would delete the trained model in .*: leave it"):
         run_study(study, stages=("iap", "report"), fresh=True)
     assert timeless(run_study(study, stages=("iap", "report"))) == expected
 

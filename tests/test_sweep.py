@@ -186,7 +186,7 @@ def test_what_the_command_refuses_is_refused_before_the_first_run(place):
 
 
 def test_a_setting_that_no_run_would_have_is_refused(place):
-    with pytest.raises(ConfigError, match="^The setting seed=9 has no effect: seed is an axis, "):
+    with pytest.raises(ConfigError, match=r"^The setting seed=9 has no effect: seed is an axis, "):
         plan_sweeps(written(place), ["seed=9"])
     with pytest.raises(ConfigError, match=r"output has no effect, since the folder of all runs is"):
         plan_sweeps(written(place), ["output=elsewhere"])
