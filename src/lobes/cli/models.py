@@ -46,7 +46,9 @@ def tasks(
     own = load_study(study) if study else None
     if name is None:
         if own or data_dir or model or trust_remote_code:
-            names = ", ".join(task.name for task in own.tasks) if own else "`lobes tasks` lists them"
+            names = "`lobes tasks` lists them"
+            if own:
+                names = ", ".join(each.name for each in own.tasks)
             raise ConfigError(
                 f"Which task is to be described is not said: name it before the options ({names})."
             )
