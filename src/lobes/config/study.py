@@ -83,6 +83,10 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":
+        return self._checked()
+
+    def _checked(self) -> "StudyConfig":
+        """Return the study; `ValueError` where two of its settings do not go together."""
         if fault_of_name(self.name):
             raise ValueError(f"name is {shown(self.name)}, {fault_of_name(self.name)}")
         if "${" in self.name:
@@ -193,7 +197,7 @@ class StudyConfig(Section):
         """Return the study with other tables or keys; `ConfigError` where they do not fit it."""
         study = self.model_copy(update=tables)
         try:
-            return study._consistent()
+            return study._checked()
         except ValueError as error:
             raise ConfigError(f"{error}.") from error
 
