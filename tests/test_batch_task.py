@@ -324,3 +324,22 @@ def test_a_loader_that_shuffles_is_read_once(reader):
     assert repr(task) == "BatchTask(one, neg_mean_loss, 2 batches of validation)"
     first, second = (lobes.evaluate(reader, task).scores() for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("loaded", [torch.float32, torch.bfloat16])
+def test_targets_are_not_rounded_to_the_precision_of_the_model(loaded):
+    config = GPT2Config(vocab_size=31, n_embd=12, n_layer=2, n_head=3, n_positions=8)
+    model = GPT2LMHeadModel(config).eval().to(loaded)
+    targets, seen = torch.tensor([1001.25, 3.14159]), []
+
+    def loss(outputs, batch):
+        seen.append(batch["target"])
+        return (outputs.logits[:, -1, 0] - batch["target"]) ** 2
+
+    ids = torch.arange(12).view(2, 6) + 4
+    parts = ({"input_ids": ids[:, columns], "target": targets} for columns in (..., slice(5)))
+    train, validation = parts
+    task = BatchTask("far", train=[train], validation=[validation], loss=loss, targets=["target"])
+    lobes.head_importance(model, task, precision="bf16")
+    lobes.evaluate(model, task, precision="bf16")
+    assert all(torch.equal(each, targets) for each in seen)

@@ -288,6 +288,24 @@ def test_a_model_with_labels_among_its_inputs_has_the_gradient_of_a_factor(name:
     np.testing.assert_allclose(found.values, expected, rtol=1e-3, atol=1e-6)
 
 
+def test_labels_of_several_classes_are_no_tokens_of_a_decoder():
+    config = TINY["bart"].config()
+    config.num_labels, config.problem_type = 4, "multi_label_classification"
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    tokens = torch.arange(21).view(3, 7) + 4
+    tokens[:, -1] = config.eos_token_id
+    labels = torch.tensor([[0.0, 1, 0, 1]]).expand(3, 4)
+
+    def loss(outputs: Any, batch: Any) -> torch.Tensor:
+        return ((outputs.logits - labels) ** 2).sum(1)
+
+    found, bare = (
+        head_importance(model, batches=[{"input_ids": tokens} | more], loss=loss).values
+        for more in ({"labels": labels}, {})
+    )
+    assert np.array_equal(found, bare, equal_nan=True)
+
+
 @pytest.mark.parametrize("method", ["taylor", "integrated_gradients", "gates"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_importance_is_the_same_in_inference_mode(method: str, precision: str):

@@ -135,15 +135,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                 module.training = mode
 
 
-def on_model(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Move a batch to the model's device, and its floating-point numbers to its precision."""
+def on_model(batch: Mapping[str, Any], model: nn.Module, *, rounded: bool = True) -> dict[str, Any]:
+    """Move a batch to the model's device, and its floating-point numbers to its precision.
+
+    Where they are not to be `rounded`, as what a loss compares the outputs with, to float32 at
+    least.
+    """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    dtype = like.dtype if rounded else torch.promote_types(like.dtype, torch.float32)
 
     def placed(value: Any) -> Any:
         if isinstance(value, Tensor):
             if value.is_inference() and not torch.is_inference_mode_enabled():
                 value = value.clone()  # one that gradients can take part in
-            return value.to(like.device, like.dtype if value.is_floating_point() else None)
+            return value.to(like.device, dtype if value.is_floating_point() else None)
         if isinstance(value, Mapping):  # models of sentence-transformers take one dictionary
             return {name: placed(part) for name, part in value.items()}
         return value

@@ -1,7 +1,7 @@
 """Find the real (not padding) positions of a batch, at the sites of encoder and decoder."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Bool
@@ -26,7 +26,7 @@ def real_positions(
         inputs = inputs["input"]
     mask = inputs.get("decoder_attention_mask" if decoder else "attention_mask")
     labels = inputs.get("labels")
-    if decoder and mask is None and isinstance(labels, Tensor):
+    if decoder and mask is None and _are_tokens(labels):
         mask = labels != -100
     return mask != 0 if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
@@ -40,14 +40,20 @@ def decoder_sites(
     one position less for the decoder.
     """
     parts = [name for name in inputs if name.startswith("decoder_")]
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        parts += ["labels"] if "labels" in inputs else []
+    if _are_tokens(inputs.get("labels")):
+        is_decoded = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        parts += ["labels"] if is_decoded else []
     parts = [name for name in parts if isinstance(inputs[name], Tensor) and inputs[name].dim() > 1]
     if not parts:
         return frozenset()
     other = {name: _one_less(inputs[name]) for name in parts}
     before, after = (_sizes(model, layout, run) for run in (inputs, {**inputs, **other}))
     return frozenset(site for site in before if before[site] != after.get(site))
+
+
+def _are_tokens(labels: Any) -> TypeGuard[Tensor]:
+    """Whether labels are tokens of a decoder's text: those of several classes are no integers."""
+    return isinstance(labels, Tensor) and not labels.is_floating_point()
 
 
 def _one_less(values: Tensor) -> Tensor:

@@ -127,9 +127,9 @@ class BatchTask:
         """Return what the model reads of a batch."""
         return {name: value for name, value in batch.items() if name not in self.targets}
 
-    def values(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
-        """Return the values [batch] whose mean is the metric, from a run of the model."""
-        outputs = model(**self.inputs(batch))
+    def values(self, model: nn.Module, inputs: Batch, batch: Batch) -> Float[Tensor, " batch"]:
+        """Return the values [batch] whose mean is the metric, from a run of the model on inputs."""
+        outputs = model(**inputs)
         if self.score is None:
             return -each_example(self.loss, outputs, batch, "loss")
         return each_example(self.score, outputs, batch, "score")
@@ -314,8 +314,9 @@ def values_under(
     """
     parts = []
     for batch in counted(task.batches(split), progress):
-        moved = on_model(batch, model)
-        run = partial(task.values, model, moved)
+        moved = on_model(batch, model, rounded=False)
+        inputs = on_model(task.inputs(moved), model)
+        run = partial(task.values, model, inputs, moved)
         replay = tried.once(
             ("replay", task.name, share), partial(Replay, model, layout, run, share=share)
         )
@@ -323,7 +324,6 @@ def values_under(
         if value == "mean":
             instead = {"value": value, "data": means}
         elif value == "resample":
-            inputs = task.inputs(moved)
             samples = resampled_contexts(model, inputs, seed=seed, means=means, layout=layout)
             instead = {"value": value, "data": samples}
         found = dict(replay.runs(run, sets, **instead))

@@ -142,8 +142,9 @@ class GivenBatches:
         decoding: frozenset[int] | None = None
         self.tokens, self.passed = 0, True
         for batch in checked_batches(self.batches):
-            moved_batch = on_model(batch, self.model)
+            moved_batch = on_model(batch, self.model, rounded=False)
             inputs = {k: value for k, value in moved_batch.items() if k not in self.targets}
+            inputs = on_model(inputs, self.model)
             if decoding is None:
                 decoding = decoder_sites(self.model, self.layout, inputs)
 
