@@ -202,6 +202,35 @@ def test_pairs_are_tested_on_each_task_and_corrected():
     np.testing.assert_allclose(np.sort([pair.p_holm for pair in pairs]), corrected)
 
 
+@pytest.mark.parametrize("scale", [(1000.0, 1.0), (1.0, 1000.0), (1e-9, 1e-9)])
+def test_a_pair_does_not_depend_on_the_scale_of_a_loss(scale):
+    """Nor do both tests of it where two losses have scales of their own."""
+    generator, tasks, n = np.random.default_rng(1), ("first", "second"), 200
+    every = lesions(tasks, replicates=39)
+    own = np.array(
+        [[each.kind == "task" and each.task == task for each in every] for task in tasks]
+    )
+    cost = generator.normal(0.3, 0.2, own.shape) + 0.35 * own
+    cost[:, 0] = 0.0
+    values = generator.normal(size=(2, 1, n)) - cost[:, :, None]
+    values += generator.normal(0, 0.3, values.shape) * (cost[:, :, None] != 0)
+    labels = dict.fromkeys(tasks, np.zeros(n))
+
+    def pair(*units):
+        rows = {task: unit * each for task, unit, each in zip(tasks, units, values, strict=True)}
+        matrix = LesionMatrix(tasks, ("mean_score",) * 2, labels, every, rows)
+        (found,) = matrix.dissociation(resamples=100).pairs
+        (over,) = dissociation_over_runs([matrix, matrix], resamples=20).pairs
+        assert over.p_controls == found.p_controls
+        return found
+
+    plain, scaled = pair(1.0, 1.0), pair(*scale)
+    assert plain.is_double_dissociation
+    assert scaled.p_values == plain.p_values
+    assert scaled.p_controls == plain.p_controls
+    assert scaled.effects == pytest.approx(np.array(plain.effects) * scale)
+
+
 def with_pairs(matrix):
     """The matrix with the lesions of every pair exchanged: here those of all tasks stand for it."""
     found = {}

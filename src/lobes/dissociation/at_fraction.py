@@ -169,6 +169,8 @@ def _paired_tests(
         """p that task i's own heads matter more to it than task j's."""
         task, other = matrix.tasks[i], matrix.tasks[j]
         own, others = (matrix.predictions[task][places[k]] for k in (i, j))
+        if get_metric(matrix.metrics[i]).is_unbounded:
+            own, others = own / matrix.units[i], others / matrix.units[i]
         return paired_p_value(
             get_metric(matrix.metrics[i]),
             matrix.labels[task],

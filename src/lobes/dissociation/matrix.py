@@ -276,7 +276,8 @@ class LesionMatrix(Shown):
         chosen = self.fraction_of(fraction)
         if len(self.tasks) == 2:
             scores = self.reference.scores(chosen), self.control_scores(chosen)[: self.look]
-            return [PairEffects(*(effects_of_two(self.oriented(each)) for each in scores))]
+            observed, exchanged = (effects_of_two(self.oriented(each)) for each in scores)
+            return [PairEffects(observed, exchanged, self.units)]
         known = self.exchanged_pairs if chosen == self.fractions[-1] else {}
         none = PairEffects(np.full(2, np.nan), np.empty((0, 2)))
         pairs = [(self.tasks[i], self.tasks[j]) for i, j in pairs_of(self.tasks)]
@@ -317,6 +318,11 @@ class LesionMatrix(Shown):
             if len(values) > 1 and np.ptp(values) > 0:
                 found[j] = values.std(ddof=1)
         return found
+
+    @property
+    def units(self) -> Float[np.ndarray, " tasks"]:
+        """What effects are compared in: the spread where a metric has no bounds, else 1."""
+        return np.where(np.isfinite(self.spreads), self.spreads, 1.0)
 
     def scaled(self, base: Float[np.ndarray, "*batch tasks"]) -> Float[np.ndarray, "*batch tasks"]:
         """What D-scores are divided by: the spread where a metric has no bounds, else the base."""

@@ -323,7 +323,8 @@ def _pairs(
             np.mean([each.observed for each in of_runs], axis=0),
             _averaged([each.replicates for each in of_runs]),
         )
-        for of_runs in zip(*(m.pair_effects(fraction) for m in matrices), strict=True)
+        for pairs_of_runs in zip(*(m.pair_effects(fraction) for m in matrices), strict=True)
+        for of_runs in [[each.in_units for each in pairs_of_runs]]
     ]
     against, against_holm = p_of_pairs(references)
     return tuple(

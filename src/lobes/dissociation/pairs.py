@@ -12,7 +12,7 @@ lesion costs more. NumPy only.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -27,10 +27,17 @@ class PairEffects:
     """How much more two tasks' own lesions cost them than the other's, as in `PairVerdict`.
 
     `observed` with the tasks' own heads, `replicates` with heads exchanged between the two tasks.
+    `units` are what the two tasks' effects are compared in (`LesionMatrix.units`).
     """
 
     observed: Float[np.ndarray, "2"]
     replicates: Float[np.ndarray, "replicates 2"]
+    units: Float[np.ndarray, "2"] = field(default_factory=lambda: np.ones(2))
+
+    @property
+    def in_units(self) -> "PairEffects":
+        """The same in their units."""
+        return PairEffects(self.observed / self.units, self.replicates / self.units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +109,12 @@ def p_of_pairs(
     """Return p of every pair against the same pair with heads exchanged, and it corrected.
 
     p = (1 + #{smaller effect of a replicate ≥ smaller effect observed}) / (1 + R), then Holm over
-    the pairs; NaN for a pair without replicates.
+    the pairs; NaN for a pair without replicates. Effects are compared in their `units`.
     """
-    smaller = [(pair.observed.min(keepdims=True), pair.replicates.min(axis=1)) for pair in pairs]
+    smaller = [
+        (pair.observed.min(keepdims=True), pair.replicates.min(axis=1))
+        for pair in (each.in_units for each in pairs)
+    ]
     found = np.array([p_against_controls(one, each[:, None])[0] for one, each in smaller])
     return found, holm(found)
 
