@@ -1,5 +1,6 @@
 """Importance equals its definition, whatever the batches; and leaves the model as it was."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -286,6 +287,24 @@ def test_a_model_with_labels_among_its_inputs_has_the_gradient_of_a_factor(name:
         loss(model(**batch), batch).mean().backward()
     expected = np.where(np.isnan(found.values), np.nan, -factors.grad.numpy())
     np.testing.assert_allclose(found.values, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["taylor", "integrated_gradients"])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_neither_vanish_nor_overflow_in_fp16(method: str, size: float, autocast: bool):
+    model = tiny_model("bert")
+    inputs = tiny_inputs(model)
+
+    def loss(outputs: Any, batch: Any) -> torch.Tensor:
+        return size * outputs.last_hidden_state.float().pow(2).mean((1, 2))
+
+    settings = {"batches": [inputs], "loss": loss, "method": method, "aggregate": "token"}
+    expected = head_importance(model, **settings).values
+    with torch.autocast("cpu", torch.float16, enabled=autocast):
+        measured = model if autocast else copy.deepcopy(model).half()
+        found = head_importance(measured, **settings).values
+    np.testing.assert_allclose(found, expected, rtol=0.1, atol=0.01 * expected.max())
 
 
 def test_labels_of_several_classes_are_no_tokens_of_a_decoder():

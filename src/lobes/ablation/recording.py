@@ -1,7 +1,8 @@
 """Record the contexts of attention heads, and their gradients, while a model runs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,14 +48,33 @@ class ContextRecord:
         return contexts.unflatten(-1, (self.layout.sites[site].n_heads, -1))
 
     def gradients(self, loss: Float[Tensor, ""]) -> list[list[Tensor]]:
-        """Return ∂loss/∂context in the form of `calls`; zeros if the loss does not depend on it."""
+        """Return ∂loss/∂context in the form of `calls`; zeros if the loss does not depend on it.
+
+        Those of contexts in fp16 are in float32.
+        """
         flat = [context for calls in self.calls for context in calls]
-        found = iter(torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True))
+        found = iter(_gradients(loss, flat))
         return [[next(found) for _ in calls] for calls in self.calls]
 
     def clear(self) -> None:
         """Forget what was recorded so far."""
         self.calls = [[] for _ in self.layout.sites]
+
+
+# What fp16 gradients are multiplied by on their way, the largest first that does not overflow.
+_SCALES = (2.0**14, 2.0**9, 2.0**4, 1.0)
+
+
+def _gradients(loss: Float[Tensor, ""], contexts: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return ∂loss/∂context; in fp16, where 6e-8 is the least number, by way of scaled ones."""
+    grad = partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
+    if not any(context.dtype == torch.float16 for context in contexts):
+        return grad(loss, contexts)
+    for scale in _SCALES:
+        found = grad(loss, contexts, loss.new_tensor(scale), retain_graph=scale > 1)
+        if all(bool(each.isfinite().all()) for each in found):
+            break
+    return [each.float() / scale for each in found]
 
 
 @warns_unentered
