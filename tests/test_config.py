@@ -124,6 +124,17 @@ def test_what_is_recorded_of_a_variable_is_its_name(write, monkeypatch, tmp_path
     assert shown.tasks[0].train.endswith("${SHELF}/mood/train.csv")
 
 
+def test_what_lies_beside_an_output_is_not_hidden(write):
+    """`lobes compare` and others add to its name, which a folder of dots only does not have."""
+    study = load_study(write(STUDY))
+    for output, expected in (
+        ("runs/x/", "runs/x-compare"),
+        (".", f"{Path.cwd()}-compare"),
+        ("..", f"{Path.cwd().parent}-compare"),
+    ):
+        assert study.model_copy(update={"output": output}).beside("-compare") == expected
+
+
 def test_a_name_has_no_variables(write, monkeypatch):
     monkeypatch.setenv("SHELF", "secret")
     path = write('name = "${SHELF}"\n' + STUDY.replace('name = "my study"\n', ""))
@@ -321,6 +332,11 @@ def test_tables_and_tasks_of_the_wrong_kind(write):
     )
     assert refusal(write(f"iap = 3\n{STUDY.replace('[iap]', '').replace('fractions', '#')}")) == (
         "iap is 3; expected a table [iap]."
+    )
+    filtered = 'text = "t"\nfilter = {a = 2000-01-01}'
+    assert refusal(write(f'model = "m"\n[[tasks]]\nname = "a"\ntrain = "a.csv"\n{filtered}')) == (
+        'tasks.a.filter.a is "2000-01-01"; expected a table of columns and values, such as '
+        '{language = ["de", "en"]}.'
     )
     assert refusal(write('model = "m"\ntasks = ["mood"]')) == (
         "tasks.mood is not a known task; expected one of those that `lobes tasks` lists, or a "

@@ -198,6 +198,29 @@ def test_a_setting_that_no_run_would_have_is_refused(place):
         plan_sweeps(path, ["seed=9"], part="one")
 
 
+@pytest.mark.parametrize(
+    ("axes", "command"),
+    [
+        ("name = ['a', 'b']", "run"),
+        ("compare.seeds = [1, 2]", "run"),
+        ("iap.controls = [1, 2]", "compare"),
+        ("iap.method = ['taylor', 'gates']", "transfer"),
+        ("training.temperature = [1.0, 2.0]", "run"),
+    ],
+)
+def test_an_axis_that_changes_nothing_is_refused(place, axes, command):
+    content = f'study = "study.toml"\ncommand = "{command}"\n[axes]\n{axes}'
+    if command == "transfer":
+        with (place / "study.toml").open("a", encoding="utf-8") as file:
+            file.write('[transfer.task]\nname = "new"\ntrain = "mood.train.csv"\n')
+            file.write('text = "sentence"\n')
+    with pytest.raises(ConfigError, match=rf"axes\.{axes.split()[0]} changes nothing that `lobes"):
+        plan_sweeps(written(place, content))
+    sampled = 'training.sampling = ["temperature", "proportional"]'
+    if "temperature" in axes:
+        assert plan_sweeps(written(place, f"{content}\n{sampled}"))
+
+
 def test_an_empty_text_takes_a_setting_out(place):
     content = 'study = "study.toml"\n[axes]\niat = ["", {delta = 0.5}]'
     sweep = load_one(written(place, content))

@@ -381,7 +381,7 @@ def _study(
     from lobes.config.study import load_study
 
     study = load_study(path, _given(settings, controls))
-    folder = f"{study.output.rstrip('/')}{beside}" if beside else study.output
+    folder = study.beside(beside) if beside else study.output
     return study.model_copy(update={"output": folder if output is None else str(output)})
 
 

@@ -201,6 +201,15 @@ class StudyConfig(Section):
         except ValueError as error:
             raise ConfigError(f"{error}.") from error
 
+    def beside(self, ending: str) -> str:
+        """Return the output with an ending to its name, such as "-compare".
+
+        A folder of dots only has no name: its absolute path takes its place.
+        """
+        path = Path(self.output)
+        has_name = path.name not in ("", "..")
+        return f"{self.output.rstrip('/') if has_name else path.resolve()}{ending}"
+
     def as_written(self, path: str) -> str:
         """Return a path of the study as it was written, with `${NAME}` in place of variables.
 
@@ -405,9 +414,9 @@ def _sentence(error: ValidationError, data: Mapping[str, Any], source: str) -> s
     if fault["type"] == "value_error":
         message = str(fault["ctx"]["error"])
         return f"{source}: {message}" + ("" if message.endswith("?") else ".")
-    key = _key(fault["loc"], data)
+    field, place = _field(fault["loc"])
+    key = _key(place, data)
     state = "is missing" if fault["type"] == "missing" else f"is {shown(fault['input'])}"
-    field = _field(fault["loc"])
     rule = field.description or rule_of(Annotated[field.annotation, None, *field.metadata])
     return f"{source}: {key} {state}; expected {rule}."
 
@@ -446,13 +455,17 @@ SECTIONS: dict[str, type[Section]] = {
 TABLES = ("transfer", "compare", "growth", "iat", "iap", "training")
 
 
-def _field(location: Sequence[int | str]) -> Any:
-    """The field that a fault's location lies in; list positions inside it do not matter."""
+def _field(location: Sequence[int | str]) -> tuple[Any, Sequence[int | str]]:
+    """The field that a fault's location lies in, and its place with that of a value inside.
+
+    What follows in the location is a type that the value could have had.
+    """
     names = [part for part in location if isinstance(part, str)]
     table: list[str] = []
     while names[1:] and ".".join([*table, names[0]]) in SECTIONS:
         table.append(names.pop(0))
-    return SECTIONS[".".join(table)].model_fields[names[0]]
+    field = SECTIONS[".".join(table)].model_fields[names[0]]
+    return field, location[: location.index(names[0]) + 2]
 
 
 def _key(location: Sequence[int | str], data: Mapping[str, Any]) -> str:

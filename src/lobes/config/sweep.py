@@ -138,7 +138,7 @@ def _sweep(
             f"{place}: the setting output has no effect, since the folder of all runs is {named}; "
             f"name another with --output."
         )
-    folder = str(named or f"{config['output'].rstrip('/')}-sweep")
+    folder = str(named or base.as_written(base.beside("-sweep")))
     runs = []
     for labels, values in _combinations(axes):
         name = name_of(labels)

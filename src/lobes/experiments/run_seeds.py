@@ -8,7 +8,7 @@ from lobes.config.sweep import PlannedRun
 from lobes.errors import ConfigError
 from lobes.experiments.reports import check_pooled, report_runs
 from lobes.experiments.several_runs import Shows, make_runs
-from lobes.limits import as_path
+from lobes.limits import SEED, as_path
 from lobes.results.base import Results
 from lobes.workers import WorkerSettings
 
@@ -33,13 +33,17 @@ def run_seeds(
             "--seeds trains a model with each seed, and training.enabled is false: expected a "
             "study that trains."
         )
-    base, last = _base(study.output), study.seed + seeds - 1
-    override(study, f"seed={last}")  # that it may be is known before the first run
-    as_path("The last run", f"{base}-seed{last}", written=True)
-    together, runs = Path(f"{base}-seeds"), list[PlannedRun]()
+    last = study.seed + seeds - 1
+    if last > SEED.most:
+        raise ConfigError(
+            f"{seeds:,} seeds from {study.seed} on end with {last}; expected a last seed of at most "
+            f"{SEED.most:,}."
+        )
+    as_path("The last run", study.beside(f"-seed{last}"), written=True)
+    together, runs = Path(study.beside("-seeds")), list[PlannedRun]()
     check_pooled(together)
     for seed in range(study.seed, last + 1):
-        update = {"output": f"{base}-seed{seed}"}
+        update = {"output": study.beside(f"-seed{seed}")}
         one = override(study, f"seed={seed}").model_copy(update=update)
         runs.append(PlannedRun(f"seed={seed}", {"seed": seed}, one))
     made = make_runs(runs, fresh=fresh, shows=shows, workers=workers, logs=together / "logs")
@@ -48,9 +52,3 @@ def run_seeds(
             if error is not None:
                 raise error
     return report_runs([run.folder for run in runs], together)
-
-
-def _base(output: str) -> Path:
-    """The output with a name of its own, which that of a folder with dots only is not."""
-    path = Path(output)
-    return path if path.name not in ("", "..") else path.resolve()

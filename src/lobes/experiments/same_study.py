@@ -82,6 +82,17 @@ def what_differs(
     return differences(first, second)
 
 
+def has_effect(key: str, studies: Sequence[StudyConfig], command: str) -> bool:
+    """Return whether a setting changes what a command measures of any of these studies."""
+
+    def covered(keys: Sequence[str]) -> bool:
+        return any(key == each or key.startswith(f"{each}.") for each in keys)
+
+    return not covered(("name", *FREE_KEYS, *UNUSED[command])) and not all(
+        covered(_idle(study)) for study in studies
+    )
+
+
 def _completed(config: Mapping[str, Any]) -> StudyConfig | Mapping[str, Any]:
     """A stored study with the defaults of the settings that there were not when it was written."""
     try:

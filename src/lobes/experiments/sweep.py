@@ -14,6 +14,7 @@ from lobes.experiments.manifest import check_files
 from lobes.experiments.methods import with_defaults
 from lobes.experiments.outputs import check_output
 from lobes.experiments.reports import check_pooled, report_runs, write_files
+from lobes.experiments.same_study import has_effect
 from lobes.experiments.several_runs import KIND, Shows, folder_of, is_finished, make_runs
 from lobes.experiments.store import held
 from lobes.experiments.transfer import ready_to_transfer
@@ -39,7 +40,7 @@ def plan_sweeps(
 
     `settings` change the base studies, `output` is the folder of all. Raises `ConfigError` and
     `RunError` for all that can be known to fail before the first run: what no study takes, settings
-    that an axis takes the place of, and folders that hold other runs
+    that an axis takes the place of, axes that change nothing, and folders that hold other runs
     or what lobes did not write.
     """
     sweeps = load_sweeps(path, settings, output)
@@ -66,6 +67,13 @@ def _check_has_effect(setting: str, sweeps: Sequence[Sweep]) -> None:
 
 def _checked(sweep: Sweep, path: str | os.PathLike[str], *, fresh: bool) -> Sweep:
     sweep = replace(sweep, runs=tuple(_ready(run, sweep.command, path) for run in sweep.runs))
+    studies = [run.study for run in sweep.runs]
+    for key, values in sweep.axes.items():
+        if len(values) > 1 and not has_effect(key, studies, sweep.command):
+            raise ConfigError(
+                f"{os.fspath(path)}: axes.{key} changes nothing that `lobes {sweep.command}` "
+                f"measures of this study, so that its runs would be the same; leave it out."
+            )
     for run in sweep.runs:
         folder_of(run, sweep.command, fresh=fresh).check_study()
     check_output(sweep.folder / SweepResults.FILE)
