@@ -36,8 +36,8 @@ def run_seeds(
     last = study.seed + seeds - 1
     if last > SEED.most:
         raise ConfigError(
-            f"{seeds:,} seeds from {study.seed} on end with {last}; expected a last seed of at most "
-            f"{SEED.most:,}."
+            f"{seeds:,} seeds from {study.seed} on end with {last}; expected a last seed of at "
+            f"most {SEED.most:,}."
         )
     as_path("The last run", study.beside(f"-seed{last}"), written=True)
     together, runs = Path(study.beside("-seeds")), list[PlannedRun]()
