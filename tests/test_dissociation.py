@@ -438,6 +438,24 @@ def test_a_constant_prediction_leaves_a_correlation_undefined():
     assert controls.dissociation(resamples=20).column.p_values[1] == 1
 
 
+def test_where_no_run_has_an_interval_there_is_none_over_the_runs():
+    """A correlation with predictions that all are the same but one: often undefined."""
+    runs = []
+    for seed in range(3):
+        matrix = simulate(metrics=("accuracy", "spearman"), sizes=(41, 30), seed=seed)
+        rows = matrix.predictions["second"].copy()
+        rows[2] = matrix.labels["second"] == matrix.labels["second"].max()
+        runs.append(replace(matrix, predictions={**matrix.predictions, "second": rows}))
+    alone = [run.dissociation().column for run in runs]
+    assert np.isnan([each.interval[1] for each in alone]).all()
+    found = dissociation_over_runs(runs)
+    first, second = found.column.tasks
+    assert second.mean == pytest.approx(np.mean([each.values[1] for each in alone]))
+    for undefined in (second, found.column.mean, found.pairs[0].effects[1]):
+        assert np.isnan([undefined.low, undefined.high, undefined.p]).all()
+    assert np.isfinite([first.low, first.high, first.p]).all()
+
+
 def test_one_task_has_no_d_score_but_has_scores():
     matrix = simulate(metrics=("accuracy",), sizes=(41,), replicates=2)
     assert matrix.scores().shape == (1, 1)

@@ -34,6 +34,7 @@ from lobes.dissociation.matrix import LesionMatrix
 from lobes.dissociation.over_fractions import OverFractions, joined, most
 from lobes.dissociation.pairs import PairEffects, doubly_dissociated, p_of_pairs, pairs_of
 from lobes.dissociation.statistics import (
+    UNDEFINED_SHARE,
     holm,
     p_against_controls,
     p_over_fractions,
@@ -281,7 +282,9 @@ def _estimate(
     level: float,
 ) -> RunsEstimate:
     n, mean = len(observed), float(observed.mean())
-    if n < 2 or not math.isfinite(mean):
+    # as of one run: where its interval is undefined, so is that over the runs
+    undefined = np.isnan(drawn).mean(axis=1).max() > UNDEFINED_SHARE
+    if n < 2 or undefined or not math.isfinite(mean):
         return RunsEstimate(mean, math.nan, math.nan, math.nan, math.nan, math.nan)
     over_runs = float(observed.var(ddof=1)) / n
     known = drawn[:, np.isfinite(drawn).all(axis=0)]
