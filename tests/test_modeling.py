@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from lobes.errors import ConfigError, LobesError, ModelError
 from lobes.modeling import MultiTaskModel, SingleTaskModel, load_task_model
 from lobes.modeling import multi_task as modeling
+from lobes.modeling.pretrained import load_pruned
 from lobes.modeling.safe_loading import quiet
 from lobes.tasks.task import Task, TaskSpec
 from tiny_models import TINY, tiny_model
@@ -460,6 +462,29 @@ def test_load_task_model_takes_either_kind(tmp_path: Path) -> None:
     assert isinstance(one, SingleTaskModel)
     expected = classifier()(**inputs_of()).logits[:, [1, 2, 0]]
     torch.testing.assert_close(one.eval().logits(**inputs_of())["topic"], expected)
+
+
+def test_loaded_models_are_in_evaluation_mode(tmp_path: Path) -> None:
+    task_model(dropout=0.5).train().save_pretrained(tmp_path / "many")
+    encoder = saved_encoder(tmp_path / "encoder", tiny_model("bert"))
+    saved_encoder(tmp_path / "one", classifier(labels=("sky", "food", "sea")))
+    for model in (
+        load_task_model(tmp_path / "many"),
+        MultiTaskModel.from_pretrained(encoder, [mood_task()]),
+        load_task_model(tmp_path / "one", [topic_task()]),
+    ):
+        assert not any(part.training for part in model.modules())
+
+
+def test_the_folder_of_a_run_is_told_from_its_model(tmp_path: Path) -> None:
+    task_model().save_pretrained(tmp_path / "run" / "model")
+    (tmp_path / "run" / "config.json").write_text('{"schema": "lobes-run"}')
+    message = re.escape(f"where it has one, is {str(tmp_path / 'run' / 'model')!r}.")
+    for load in (load_task_model, MultiTaskModel.from_pretrained, load_pruned):
+        with pytest.raises(ModelError, match=message):
+            load(tmp_path / "run")
+        with pytest.raises(ModelError, match="There is no folder"):
+            load(tmp_path / "none")
 
 
 def test_load_task_model_refuses_what_was_not_trained(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class HarnessModel(TaskModel):
             device_map=device_map,
         )
         with opening(name_or_folder):
-            return cls(model, tokenizer, tasks, max_length=max_length)
+            return cls(model, tokenizer, tasks, max_length=max_length).eval()
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ from lobes.modeling.pretrained import (
     load_vision_model,
     sentence_pooling,
 )
-from lobes.modeling.safe_loading import opening, quiet
+from lobes.modeling.safe_loading import check_contents, opening, quiet
 from lobes.modeling.saved import (
     ENCODER,
     Card,
@@ -338,7 +338,7 @@ class MultiTaskModel(TaskModel):
         tasks of images the model's image processor is loaded in place of a tokenizer, and of a
         model that reads texts and images (CLIP) the part that reads images.
         Of a saved encoder with adapters the base model is loaded, too, by the name that it had or
-        from `base`; only the adapters train.
+        from `base`; only the adapters train. The model is in evaluation mode.
         Raises `ModelError` where nothing can be loaded, or the tasks do not match.
         """
         with opening(name_or_folder):
@@ -346,8 +346,10 @@ class MultiTaskModel(TaskModel):
                 saved = _restore(
                     Path(name_or_folder), tasks, pooling, trust_remote_code, dtype, base
                 )
-                return _adjusted(saved, dropout, max_length)
+                return _adjusted(saved, dropout, max_length).eval()
             if tasks is None:
+                # no folder, or that of a run, is said before what is missing of a model
+                check_contents(checked_name(name_or_folder), trust_remote_code=trust_remote_code)
                 raise ModelError(
                     f"{os.fspath(name_or_folder)!r} is an encoder without classifiers: say what "
                     f"they are for with tasks=[...], or give a folder that "
@@ -366,7 +368,7 @@ class MultiTaskModel(TaskModel):
                 seed=seed,
             )
             model.new_weights = missing
-            return model
+            return model.eval()
 
 
 def _parts(

@@ -138,7 +138,7 @@ class PromptedModel(TaskModel):
             device_map=device_map,
         )
         with opening(name_or_folder):
-            return cls(model, tokenizer, tasks, prompts, max_length=max_length)
+            return cls(model, tokenizer, tasks, prompts, max_length=max_length).eval()
 
     def forward(
         self,

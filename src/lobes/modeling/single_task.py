@@ -98,6 +98,7 @@ def load_task_model(
     `AutoModelForSequenceClassification` or `AutoModelForImageClassification` with the one task it
     was trained for. `base` is where the base model of saved adapters lies, if not where it did.
     `max_length` cuts texts to other lengths than the model's own.
+    The model is in evaluation mode, as transformers loads its own.
     Raises `ModelError` where it is neither, does not fit the tasks, or reads another `pooling`.
     """
     name = name_of(name_or_folder)
@@ -146,9 +147,9 @@ def load_task_model(
             processor = load_image_processor(name_or_folder, trust_remote_code=trust_remote_code)
             return SingleTaskModel(
                 model, None, tasks[0], image_processor=processor, max_length=max_length
-            )
+            ).eval()
         tokenizer = load_tokenizer(name_or_folder, trust_remote_code=trust_remote_code)
-        return SingleTaskModel(model, tokenizer, tasks[0], max_length=max_length)
+        return SingleTaskModel(model, tokenizer, tasks[0], max_length=max_length).eval()
 
 
 def _label_order(spec: TaskSpec, config: Any) -> list[int]:
