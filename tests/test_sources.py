@@ -266,7 +266,8 @@ DAMAGED = {
     "too many cells": (
         "data.csv",
         b'text,label\n"a\nb",0\nc,1\nd,e,1\n',
-        "The file '{path}' has 3 cells in line 5, but 2 columns: 'text', 'label'.",
+        "The file '{path}' has 3 cells in line 5, but 2 columns: 'text', 'label'; put a cell that "
+        "holds ',' in double quotes.",
     ),
     "too few cells": (
         "data.tsv",

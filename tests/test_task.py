@@ -259,6 +259,24 @@ REFUSED = {
         "Task 'x': validation row 1 has the label 'c' in column 'label', which is not one of "
         "the labels 'a', 'b'.",
     ),
+    "numbers beside text": (
+        {"train": rows("a", "b"), "validation": rows(1, 0)},
+        "Task 'x': validation has labels that are not text in column 'label', such as 1, and "
+        "train has text, such as 'a': write the labels of all splits alike, or name the classes in "
+        "the order of their numbers with labels=(…).",
+    ),
+    "truths beside text": (
+        {"train": rows("a", "b"), "validation": rows(True, False)},
+        "Task 'x': validation has labels that are not text in column 'label', such as True, "
+        "and train has text, such as 'a': write the labels of all splits alike, or name the "
+        "classes in the order of their numbers with labels=(…).",
+    ),
+    "numbers as text beside text": (
+        {"train": rows("a", "b"), "validation": rows("1", "0")},
+        "Task 'x': validation row 0 has the label '1' in column 'label', which is not one of the "
+        "labels 'a', 'b'. If 0 to 1 stand for these names, say so with labels=(…), in the order of "
+        "the numbers.",
+    ),
     "index out of range": (
         {"train": rows(0, 1, 2), "labels": ("a", "b")},
         "Task 'x': train row 2 has the label 2 in column 'label', which is not a class: expected "

@@ -104,16 +104,19 @@ def read_delimited(
                 elif cells and not ragged:  # no cells: a blank line
                     raise DataError(
                         f"has {len(cells)} cells in line {number}, but {len(header)} columns: "
-                        f"{listed(header)}{_hint(cells, reader.dialect.quoting)}."
+                        f"{listed(header)}{_hint(cells, header, reader.dialect.quoting, reader.dialect.delimiter)}."
                     )
             yield rows
         if header is None:
             check_present(wanted, [])
 
 
-def _hint(cells: Sequence[str], quoting: int) -> str:
-    if quoting == csv.QUOTE_NONE and any(cell.startswith('"') for cell in cells):
-        return '; where quotes hold a cell together, set quoting = "minimal"'
+def _hint(cells: Sequence[str], header: Sequence[str], quoting: int, delimiter: str) -> str:
+    if quoting == csv.QUOTE_NONE:
+        quoted = any(cell.startswith('"') for cell in cells)
+        return '; where quotes hold a cell together, set quoting = "minimal"' if quoted else ""
+    if len(cells) > len(header):
+        return f"; put a cell that holds {delimiter!r} in double quotes"
     return ""
 
 

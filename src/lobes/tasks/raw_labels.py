@@ -166,7 +166,7 @@ class RawLabels:
         if self.kind == "text":
             if folded(item) in map(folded, names):
                 hint = " Only blanks or case differ: make them one with fold_labels."
-            return start + none + (hint or suggest(item, names))
+            return start + none + (hint or suggest(item, names) or self._numbers_for(names))
         own = self.class_names
         if own is not None and self.kind == "whole" and 0 <= item < len(own):
             return f"{start}{own[item]!r}, {none}"
@@ -176,6 +176,15 @@ class RawLabels:
                 f"the labels {listed(names)}.{hint}"
             )
         return start + none + hint
+
+    def _numbers_for(self, names: tuple[str, ...]) -> str:
+        """What to do where text labels are the numbers of the classes, and these have names."""
+        if not set(self.items) <= {str(number) for number in range(len(names))}:
+            return ""
+        return (
+            f" If 0 to {len(names) - 1} stand for these names, say so with labels=(…), in the "
+            f"order of the numbers."
+        )
 
 
 def read_labels(

@@ -30,7 +30,7 @@ from lobes.tasks.columns import (
 )
 from lobes.tasks.examples import Examples
 from lobes.tasks.images import Picture, read_pictures
-from lobes.tasks.labels import check_spellings, numbers_in, spellings
+from lobes.tasks.labels import TRUTH, check_spellings, numbers_in, spellings
 from lobes.tasks.raw_labels import RawLabels, about_hidden, is_hidden, read_labels
 
 
@@ -194,7 +194,9 @@ def infer_labels(
     if labels.kind == "text":
         for raw in splits.values():
             with at(raw.place):
-                check_spellings(raw.given.column, raw.given.items)
+                _check_are_text(raw.given, labels.items[0], next(iter(splits)))
+                if raw.given.kind == "text":
+                    check_spellings(raw.given.column, raw.given.items)
         return tuple(different)
     if different != list(range(len(different))):
         raise DataError(
@@ -203,6 +205,17 @@ def infer_labels(
             f"names with labels=(…).{about_hidden(different[0], labels.column)}"
         )
     return tuple(str(int(value)) for value in different)
+
+
+def _check_are_text(labels: RawLabels, text: str, split: str) -> None:
+    """Raise `DataError` for numbers and truth values; `split` has text, such as `text`."""
+    if labels.kind != "text" and labels.class_names in (None, TRUTH) and labels.items:
+        item = labels.items[0] if labels.class_names is None else bool(labels.items[0])
+        raise DataError(
+            f"has labels that are not text in column {labels.column!r}, such as {item!r}, and "
+            f"{split} has text, such as {text!r}: write the labels of all splits alike, or name "
+            f"the classes in the order of their numbers with labels=(…)."
+        )
 
 
 def _are_classes(labels: RawLabels, metric: str | None) -> bool:
