@@ -98,6 +98,17 @@ def test_an_uneven_label_is_measured_by_f1(data):
     assert "one has 90 % of the examples" in record["tasks"][0]["why"]
 
 
+def test_files_of_other_splits_are_shown_and_named_where_they_do_not_fit(data):
+    shown = lobes("init", "mood.train.csv", "warm.csv", COLUMNS="200").stdout
+    mood, warm = (line for line in shown.splitlines() if "data" not in line and ".csv  " in line)
+    assert "mood.validation.csv, mood-test.csv" in mood
+    assert "accuracy" in mood
+    assert "spearman" in warm
+    write(data / "mood.validation.csv", "id,sentence,label", [f"{k},a day,{k % 2}" for k in (1, 2)])
+    said = lobes("init", "mood.train.csv", "--to", "other.toml").stderr
+    assert "Read as other splits of mood: mood.validation.csv, mood-test.csv. No study" in said
+
+
 def test_the_delimiter_is_read_off_the_data(data):
     write(data / "moods.csv", "text;label", [row.replace(",", ";") for row in MOODS])
     record = new_study(["moods.csv"], data / "new.toml")

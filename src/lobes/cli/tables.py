@@ -428,13 +428,14 @@ def _console() -> Console:
 
 def show_new_study(record: dict[str, Any]) -> None:
     """Print the tasks of a new study, and what in the data they were made of."""
-    table = _table("task", "training data", "text", "label", "metric", "seen")
+    table = _table("task", "training data", "other splits", "text", "label", "metric", "seen")
     for task in record["tasks"]:
         texts = task.get("text", "")
         cells = (
             *(task["name"], task.get("train", "known task")),
+            ", ".join(task[split] for split in ("validation", "test") if split in task),
             ", ".join(texts) if isinstance(texts, list) else texts,
-            *(task.get("label", "label" if texts else ""), task.get("metric", "usual")),
+            *(task.get("label", "label" if texts else ""), task.get("measured_by", "")),
             task["why"],
         )
         table.add_row(*map(_text, cells))

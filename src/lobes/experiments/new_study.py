@@ -86,32 +86,40 @@ def new_study(
     with writing(to) as file:
         file.write(content.encode())
     try:
-        _try(to)
+        metrics = _try(to)
     except BaseException:
         to.unlink(missing_ok=True)
         raise
     tasks = [
-        {**one.table, "why": one.why} | ({"columns": list(one.columns)} if one.columns else {})
+        {**one.table, "why": one.why}
+        | ({"columns": list(one.columns)} if one.columns else {})
+        | ({"measured_by": metrics[name]} if (name := one.table["name"]) in metrics else {})
         for one in found
     ]
     return {"study": str(to), "model": model, "tasks": tasks}
 
 
-def _try(study_file: Path) -> None:
-    """Load the tasks of a study; `DataError` where one cannot be, with what to do about it."""
-    study = load_study(study_file)
+def _try(study_file: Path) -> dict[str, str]:
+    """Load a study's own tasks, and return the metric of each.
+
+    Raises `DataError` where one cannot be loaded, with what to do about it.
+    """
+    study, metrics = load_study(study_file), dict[str, str]()
     for task in study.tasks:
         if task.is_known:
             continue
         try:
-            load_task(task.source(study.data_dir))
+            metrics[task.name] = load_task(task.source(study.data_dir)).metric
         except DataError as error:
+            beside = [Path(file).name for file in (task.validation, task.test) if file]
+            also = f" Read as other splits of {task.name}: {', '.join(beside)}." if beside else ""
             # in place: a new error would hide the traceback and the cause of this one
             error.args = (
-                f"{error} No study was written: change the data, or give `lobes init` a setting "
-                f"of the task with --set tasks.{task.name}.KEY=VALUE.",
+                f"{error}{also} No study was written: change the data, or give `lobes init` a "
+                f"setting of the task with --set tasks.{task.name}.KEY=VALUE.",
             )
             raise
+    return metrics
 
 
 def _set(found: Sequence[Found], settings: Sequence[str]) -> None:
@@ -312,7 +320,7 @@ def _is_label(rows: list[dict[str, Any]], column: str) -> bool:
 
 
 def _metric(cells: list[Any]) -> tuple[str | None, str]:
-    """The metric of labels, None for the usual one, and what was seen."""
+    """The metric that the study should name for labels, if any, and what was seen."""
     if _are_numbers(cells):
         return None, "numbers: a regression, measured by Spearman's correlation"
     if any(isinstance(cell, list) for cell in cells):
