@@ -177,10 +177,7 @@ def _dissociation(results: PooledResults) -> Section:
 
 def _reading(results: PooledResults) -> Markup:
     entry, level = results.strongest, fmt.percent(results.level)
-    interval = (
-        f" with its {level} interval over runs and validation examples (in color where it lies "
-        f"above 0)"
-    )
+    interval = f" with its {level} interval over runs and validation examples"
     most = ", where the D-score stands out most" if len(results.fractions) > 1 else ""
     exchanges = f": here {fmt.plural(entry.n_controls, 'exchange')} in each run, averaged over them"
     return Markup(
