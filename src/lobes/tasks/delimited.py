@@ -102,9 +102,10 @@ def read_delimited(
                 if len(cells) == len(header):
                     rows.append(dict(zip(header, cells, strict=True)))
                 elif cells and not ragged:  # no cells: a blank line
+                    hint = _hint(cells, header, reader.dialect.quoting, reader.dialect.delimiter)
                     raise DataError(
                         f"has {len(cells)} cells in line {number}, but {len(header)} columns: "
-                        f"{listed(header)}{_hint(cells, header, reader.dialect.quoting, reader.dialect.delimiter)}."
+                        f"{listed(header)}{hint}."
                     )
             yield rows
         if header is None:
