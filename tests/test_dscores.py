@@ -240,6 +240,17 @@ def test_verdict_yes():
     )
 
 
+def test_yes_does_not_speak_of_a_task_without_a_d_score():
+    defined = found(score(controls=np.linspace(-3, 3, 39)))
+    assert defined.specialized.reasons[0].endswith("more to it than the other tasks' heads.")
+    values, controls = np.array([8.0, np.nan]), np.linspace(-3, 3, 39)[:, None] * np.ones(2)
+    resampled = np.linspace(5, 11, 1001)[:, None] * np.ones(2)
+    column = d_score("column", values, resampled, controls, controls[:0], values, 0.95, ["Why."])
+    said = found(column).specialized
+    assert said.answer == "yes"
+    assert said.reasons[0].endswith("than the other tasks' heads (undefined for b).")
+
+
 def test_verdict_no_where_the_interval_excludes_what_matters():
     controls = np.linspace(0, 4, 30)
     text = found(

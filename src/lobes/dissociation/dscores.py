@@ -26,6 +26,7 @@ from lobes.dissociation.verdict import (
     controls_needed,
     not_above_0,
     specialized,
+    without_d_score,
 )
 from lobes.shown import Shown
 
@@ -246,6 +247,7 @@ class Dissociation(Shown):
             exchangeable=self.exchangeable,
             deals=self.deals,
             without=not_above_0(self.tasks, self.column.values.tolist()),
+            undefined=without_d_score(self.tasks, self.column.values.tolist()),
         )
 
     def verdict(self) -> str:

@@ -40,7 +40,7 @@ from lobes.dissociation.statistics import (
     p_over_fractions,
     standing_out,
 )
-from lobes.dissociation.verdict import Evidence, Verdict, not_above_0, specialized
+from lobes.dissociation.verdict import Evidence, Verdict, not_above_0, specialized, without_d_score
 from lobes.errors import ConfigError
 from lobes.metrics import get_metric
 
@@ -152,6 +152,7 @@ class RunsDissociation:
             exchangeable=self.exchangeable,
             runs=self.runs,
             without=not_above_0(self.tasks, [task.mean for task in self.column.tasks]),
+            undefined=without_d_score(self.tasks, [task.mean for task in self.column.tasks]),
         )
 
 

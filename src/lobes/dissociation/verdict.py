@@ -86,7 +86,8 @@ class Evidence:
     `exchangeable` is the number of heads that can be exchanged and `deals` in how many ways, where
     that is known. With several `fractions` p is over all of them, the interval that of the one
     that stands out most, and `reach` the largest upper end of all. `runs` is None for one run by
-    itself. `without` are the tasks whose own D-score is 0 or below. NaN is undefined.
+    itself. `without` are the tasks whose own D-score is 0 or below, `undefined` those that have
+    none. NaN is undefined.
     """
 
     mean: float
@@ -102,6 +103,7 @@ class Evidence:
     reach: float = math.nan
     runs: int | None = None
     without: tuple[str, ...] = ()
+    undefined: tuple[str, ...] = ()
 
 
 # Among the numbers of a verdict of a study that could not have said yes, or shows something else.
@@ -111,6 +113,11 @@ UNUSABLE: Mapping[str, float] = {"usable": 0.0}
 def not_above_0(tasks: Sequence[str], d_scores: Sequence[float]) -> tuple[str, ...]:
     """Return the tasks whose D-score is 0 or below."""
     return tuple(task for task, d in zip(tasks, d_scores, strict=True) if d <= 0)
+
+
+def without_d_score(tasks: Sequence[str], d_scores: Sequence[float]) -> tuple[str, ...]:
+    """Return the tasks whose D-score is undefined."""
+    return tuple(task for task, d in zip(tasks, d_scores, strict=True) if math.isnan(d))
 
 
 def known(**numbers: float) -> dict[str, float]:
@@ -195,7 +202,7 @@ def _decided(found: Evidence) -> tuple[Answer, str]:
     reach = found.high if found.fractions == 1 else found.reach
     answer = answer_of(found.p, found.low, reach, SMALLEST_D_SCORE)
     if answer == "yes":
-        return answer, f"{over}{_matter_more(found.without)}"
+        return answer, f"{over}{_matter_more(found.without, found.undefined)}"
     if reach < 0:
         return answer, f"{over}the other tasks' heads matter more to the tasks than their own."
     if stands_out:
@@ -211,14 +218,13 @@ def _decided(found: Evidence) -> tuple[Answer, str]:
     return answer, f"{opening}, but its interval (up to {reach:+.1f} %) reaches {smallest}."
 
 
-def _matter_more(without: Sequence[str]) -> str:
-    """What "yes" means, and the tasks of which it does not hold."""
-    if not without:
-        return "each task's own heads matter more to it than the other tasks' heads."
-    return (
-        f"on average, a task's own heads matter more to it than the other tasks' heads, but not "
-        f"for {_named(without)}."
-    )
+def _matter_more(without: Sequence[str], undefined: Sequence[str]) -> str:
+    """What "yes" means, and the tasks of which it does not hold, or nothing is known."""
+    more = "own heads matter more to it than the other tasks' heads"
+    said = f"each task's {more}"
+    if without:
+        said = f"on average, a task's {more}, but not for {_named(without)}"
+    return f"{said}{f' (undefined for {_named(undefined)})' if undefined else ''}."
 
 
 def _named(tasks: Sequence[str]) -> str:
