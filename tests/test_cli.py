@@ -377,6 +377,10 @@ def test_a_report_elsewhere_and_as_json(study, tmp_path):
     assert json.loads(result.stdout) == _read(folder / "results.json")
     assert page.read_text(encoding="utf-8").startswith("<!")
     assert _said(result.stderr) == f"Report: {page}\n"
+    results = tmp_path / "results.json"
+    shutil.copy(folder / "results.json", results)
+    assert "it is not as lobes wrote it" in refusal("report", folder, "--html", results)
+    assert _read(results) == _read(folder / "results.json")
 
 
 def test_a_report_with_its_figures_and_a_browser(study, tmp_path, monkeypatch):

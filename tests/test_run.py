@@ -17,6 +17,7 @@ from lobes.experiments import run as run_module
 from lobes.experiments.loading import load_tasks, new_model
 from lobes.experiments.open_model import find_model_heads
 from lobes.experiments.pooled_runs import pooled_results
+from lobes.experiments.predict import predict_run
 from lobes.heads import HeadSet
 from lobes.results import RunResults, read
 from lobes.results.tables import read_matrix
@@ -293,6 +294,19 @@ def test_what_a_model_trained_elsewhere_leaves_of_a_study_is_a_study(finished, s
     growing = override(study, "growth.checkpoints=2")
     elsewhere = with_trained_model(growing, str(finished.parent / "run" / "model"))
     assert StudyConfig.from_dict(elsewhere.to_dict()) == elsewhere
+
+
+def test_a_run_is_read_where_the_model_that_it_began_with_is_gone(finished, tmp_path):
+    """As where its folder was copied from another machine."""
+    shutil.copytree(finished.parent / "run", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    record.pop("sha256")
+    record["config"]["model"] = str(tmp_path / "gone")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    (tmp_path / "run" / "files.json").unlink()
+    study = load_study(finished)
+    found = predict_run(tmp_path / "run", tmp_path / "to", split="validation", study=study)
+    assert [each["task"] for each in found["predictions"]] == ["mood", "topic"]
 
 
 def test_one_task_has_no_dissociation(finished, tmp_path):

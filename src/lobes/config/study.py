@@ -312,8 +312,8 @@ class _Resolver:
     """Expands variables, and makes the paths of data and of a model's folder absolute.
 
     Relative paths start at `folder`; without one they are resolved already, and a variable that is
-    not set stays as it is, so that a run can be shown without it. `texts` collects what was
-    written where variables stood.
+    not set, or a model that is gone, stays as it is, so that a run can be read without it.
+    `texts` collects what was written where variables stood.
     """
 
     source: str
@@ -364,7 +364,8 @@ class _Resolver:
                 raise ConfigError(f"{self.source}: model: {error}") from error
         looks_like_path = name.startswith((".", "~", "/", "$")) or not re.fullmatch(HUB_NAME, name)
         path = Path(self._path(name, "model"))
-        if path.is_dir() or "${" in str(path):
+        is_recorded = self.folder is None and looks_like_path
+        if path.is_dir() or is_recorded or "${" in str(path):
             return str(path)
         if looks_like_path:
             raise ConfigError(

@@ -7,7 +7,7 @@ they are. Commands that write a whole folder (`export --to`, `prune --to`) or on
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -46,10 +46,19 @@ class OutputFolder:
             yield file
 
 
+def check_page(path: Path) -> None:
+    """Raise `RunError` for what is no page of lobes, be it another file of its own."""
+    _check(path, is_page)
+
+
 def check_output(path: Path) -> None:
     """Raise `RunError` for what lobes did not write, or what was changed since."""
+    _check(path, _is_ours)
+
+
+def _check(path: Path, is_ours: Callable[[Path], bool]) -> None:
     check_replaceable(path)
-    if path.exists() and not _is_ours(path):
+    if path.exists() and not is_ours(path):
         raise RunError(
             f"{path} exists, and it is not as lobes wrote it: give another place, or remove it "
             f"first."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lobes.errors import RunError
 from lobes.experiments.manifest import check_files
-from lobes.experiments.outputs import OutputFolder, check_output
+from lobes.experiments.outputs import OutputFolder, check_output, check_page
 from lobes.experiments.pooled_runs import pooled_results
 from lobes.experiments.store import SCHEMA
 from lobes.files import read_json
@@ -27,7 +27,7 @@ def report_again(path: str | os.PathLike[str], page: Path | None = None) -> tupl
     path = Path(path)
     results, folder = _read(path)
     target = page or folder / page_name(type(results))
-    check_output(target)
+    check_page(target)
     return results, write_page(html(page_of(results, folder)), target)
 
 
@@ -48,7 +48,7 @@ def report_runs(
 
 def check_pooled(folder: Path, page: Path | None = None) -> None:
     """Raise `RunError` where `report_runs` would replace what is not its own."""
-    check_output(page or folder / page_name(PooledResults))
+    check_page(page or folder / page_name(PooledResults))
     check_output(folder / PooledResults.FILE)
 
 
