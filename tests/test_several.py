@@ -98,6 +98,9 @@ def test_runs_that_cannot_be_taken_together(runs, tmp_path):
         pooled_results([runs[0], tmp_path / "other"])
     with pytest.raises(RunError, match="give the folder of a finished run"):
         pooled_results([runs[0], tmp_path])
+    (tmp_path / "runs.json").write_text("{}")
+    with pytest.raises(RunError, match=r"taken together, and is no run itself: name the single"):
+        pooled_results([runs[0], tmp_path])
 
 
 def test_controls_on_a_sample_and_stopped_early_are_read_back(runs, tmp_path):

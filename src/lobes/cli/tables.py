@@ -359,7 +359,7 @@ def show_pruning(record: dict[str, Any]) -> None:
     shapes = ", ".join(f"{name} {shape}" for name, shape in speed["inputs"].items())
     number = sum(record["dropped_by_site"].values())
     _console().print(
-        f"{_text(record['model'])} without {number} heads: {sites}",
+        f"{_text(record['model'])} without {plural(number, 'head')}: {sites}",
         table,
         f"{fixed(speed['ratio'], 2)} times as fast (median of {speed['rounds']} rounds with a pass "
         f"of each model, half of them between {low} and {high}).",

@@ -47,6 +47,12 @@ def pooled_results(
     """
     if len({run.resolve() for run in runs}) < len(runs):
         raise RunError("A run is named twice: expected the folders of different runs.")
+    for run in runs:
+        if (run / PooledResults.FILE).is_file() and not (run / RunResults.FILE).exists():
+            raise RunError(
+                f"{run} holds several runs taken together, and is no run itself: name the single "
+                f"runs only."
+            )
     stored = [stored_run(run) for run in runs]
     results, matrices = zip(*stored, strict=True)
     first = results[0]
