@@ -14,7 +14,7 @@ from lobes.ablation import ablate, record_contexts
 from lobes.cli import app
 from lobes.config.study import load_study, override
 from lobes.discovery import find_heads
-from lobes.errors import ConfigError, DataError, LobesError
+from lobes.errors import ConfigError, DataError, LobesError, RunError
 from lobes.experiments.estimate import Forecast
 from lobes.experiments.harness import evaluate_with_harness
 from lobes.experiments.loading import load_tasks
@@ -256,6 +256,11 @@ def test_where_nothing_can_be_written_nothing_is_measured(tmp_path):
     for output in (tmp_path, tmp_path / "missing" / "scores.json"):
         with pytest.raises(ConfigError, match="cannot be written: expected a file in a folder"):
             evaluate_with_harness("no model", ["mood"], output=output)
+    others = tmp_path / "notes.json"
+    others.write_text('{"schema": "lobes-results"}')  # of lobes, and yet another kind
+    with pytest.raises(RunError, match="exists, and it is not as lobes wrote it"):
+        evaluate_with_harness("no model", ["mood"], output=others)
+    assert others.read_text() == '{"schema": "lobes-results"}'
 
 
 def test_the_command_compares_a_pruned_model(study, folder, llama, tokenizer, tmp_path):

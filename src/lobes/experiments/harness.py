@@ -15,6 +15,7 @@ from lobes.discovery import find_heads
 from lobes.errors import ConfigError, DataError, first_line
 from lobes.experiments.loading import measuring_device
 from lobes.experiments.open_model import check_model
+from lobes.experiments.outputs import check_record
 from lobes.files import beside
 from lobes.heads import HeadSet
 from lobes.modeling.causal import load_causal
@@ -24,6 +25,8 @@ from lobes.tasks.harness import harness, load_harness_task, silent, task_manager
 PathLike = str | os.PathLike[str]
 Key = tuple[str, str]  # a task and its metric
 Row = dict[str, float | int | None]  # a score, its standard error, and how many documents it is of
+
+SCHEMA = "lobes-evaluation"
 
 # Draws for the standard error of what is no mean; the harness takes fewer for corpus metrics.
 _DRAWS = 1000
@@ -48,14 +51,17 @@ def evaluate_with_harness(
     With heads to `ablate` the base is the model itself, where no other is named. Generation is
     under the lesion, too. Standard errors are the harness's, from the documents' values or, where a
     metric is no mean, from 1,000 bootstrap draws (100 for corpus metrics); None where it has none.
-    Raises `ConfigError` where lm_eval is not installed, `HeadError` for
-    heads that the model does not have, `ModelError` for what is no causal language model, and
-    `DataError` for tasks that do not exist or whose data cannot be read.
+    `output` is a file for the same JSON, which replaces only what an earlier call wrote.
+    Raises `ConfigError` where lm_eval is not installed, `HeadError` for heads that the model does
+    not have, `ModelError` for what is no causal language model, `DataError` for tasks that do not
+    exist or whose data cannot be read, and `RunError` for an `output` that is another file.
     """
     if not tasks:
         raise ConfigError("No task was given: expected names such as --tasks hellaswag,piqa.")
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise ConfigError(f"{output} cannot be written: expected a file in a folder that exists.")
+    if output is not None:
+        check_record(output, SCHEMA)
     manager = task_manager(tasks, include)
     network, tokenizer = _loaded(model, trust_remote_code)
     heads = HeadSet.of(ablate or (), find_heads(network))
@@ -78,6 +84,7 @@ def evaluate_with_harness(
     elif heads:
         others = scores(network, tokenizer, "evaluation of the base")
     record = {
+        "schema": SCHEMA,
         "model": model,
         "base": base or (model if heads else None),
         "ablated": str(heads),

@@ -51,6 +51,11 @@ def check_page(path: Path) -> None:
     _check(path, is_page)
 
 
+def check_record(path: Path, schema: str) -> None:
+    """Raise `RunError` for what is no JSON of lobes with this `schema`."""
+    _check(path, lambda there: _schema_of(there) == schema)
+
+
 def check_output(path: Path) -> None:
     """Raise `RunError` for what lobes did not write, or what was changed since."""
     _check(path, _is_ours)
@@ -70,6 +75,10 @@ def _is_ours(path: Path) -> bool:
     if recorded is not None and digest_of(path) == recorded:
         return True
     if path.suffix == ".json":
-        content = read_json(path)
-        return isinstance(content, dict) and str(content.get("schema")).startswith("lobes-")
+        return _schema_of(path).startswith("lobes-")
     return is_page(path)
+
+
+def _schema_of(path: Path) -> str:
+    content = read_json(path)
+    return str(content.get("schema", "")) if isinstance(content, dict) else ""
