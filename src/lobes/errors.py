@@ -46,7 +46,7 @@ class InUseError(RunError):
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Put `place` before the message of a Data-, Config- or ModelError that the block raises.
+    """Put `place` before the message of a DataError or ConfigError that is raised in the block.
 
     A message that begins in lower case continues the place: "Task 'mood': train" and "row 3 has
     no label" make one sentence. Any other is a sentence of its own and follows a colon. Rows that
@@ -54,7 +54,7 @@ def at(place: str) -> Iterator[None]:
     """
     try:
         yield
-    except (DataError, ConfigError, ModelError) as error:
+    except (DataError, ConfigError) as error:
         # changed in place: a new error would hide the traceback and the cause of this one
         message = str(error)
         error.args = (f"{place}{' ' if message[:1].islower() else ': '}{message}",)
