@@ -1,5 +1,6 @@
-"""Every test runs with the shapes in the signatures checked by jaxtyping and beartype."""
+"""Every test runs with types and shapes checked, and reaches no network."""
 
+import gc
 import os
 
 # Before torch and transformers are imported: nothing under test may reach the network.
@@ -9,8 +10,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As the command line does: waiting threads sleep, also in what the tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-import gc
 
 from typechecking import check_package
 
