@@ -141,6 +141,9 @@ def test_a_sweep_is_measured_once_for_each_model(path, tmp_path, monkeypatch, kn
     assert some["left_seconds"] == pytest.approx(2 * one, rel=0.02)
     assert sweep_line([some]).startswith("Estimate: 2 of 6 runs are left: ")
     assert unknown([some]) == ""
+    # parts of a sweep have runs of the same names
+    lost = {**some, "runs": [{**run, "error": "Gone."} for run in some["runs"]]}
+    assert unknown([lost, lost]).startswith("12 of 12 runs cannot be estimated (")
     # other lengths of text are another speed
     file.write_text(file.read_text() + "max_length = [15, 31]\n")
     estimate_sweep(*plan_sweeps(file))

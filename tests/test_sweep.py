@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fake_runs import fake_sweep
 from lobes.cli import app
 from lobes.config.sweep import load_sweeps
 from lobes.errors import ConfigError, RunError
@@ -17,9 +18,10 @@ from lobes.experiments.run import run_study
 from lobes.experiments.run_seeds import run_seeds
 from lobes.experiments.several_runs import RunsSpec, RunWork, Shows
 from lobes.experiments.store import held
-from lobes.experiments.sweep import plan_sweeps, run_sweep, states
+from lobes.experiments.sweep import check_all_ran, plan_sweeps, run_sweep, states
 from lobes.results import PooledResults, RunResults, SweepResults, read
 from lobes.workers import WorkerSettings
+from pages import checked
 from tiny_study import as_before, timeless, write_study  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("as_before")
@@ -518,3 +520,11 @@ def test_seeds_on_workers_are_those_without(swept, tmp_path):
     assert pooled.verdicts == expected.verdicts
     for seed, name in enumerate(FINE):
         assert alike(numbers(tmp_path / f"out-seed{seed}"), numbers(folder / name))
+
+
+def test_failed_runs_of_the_same_name_in_two_parts_are_two():
+    results = checked(fake_sweep(), SweepResults)
+    failed, runs = len(results.failed), len(results.runs)
+    assert failed
+    with pytest.raises(RunError, match=f"^{2 * failed} of {2 * runs} runs failed "):
+        check_all_ran([results, results])

@@ -286,7 +286,7 @@ def estimate_sweep(sweep: Sweep, progress: StageProgress | None = None) -> dict[
 def unknown(records: Sequence[dict[str, Any]]) -> str:
     """Return which runs of sweeps could not be estimated, in a sentence; "" if all were."""
     runs = [run for record in records for run in record["runs"]]
-    failed = {Path(run["run"]).name: run["error"] for run in runs if run["error"] is not None}
+    failed = [(Path(run["run"]).name, run["error"]) for run in runs if run["error"] is not None]
     if not failed:
         return ""
     return f"{len(failed)} of {len(runs)} runs cannot be estimated ({named_errors(failed)})."

@@ -127,7 +127,7 @@ def run_sweep(
 
 def check_all_ran(sweeps: Sequence[SweepResults]) -> None:
     """Raise `RunError`, which names the runs that failed, where there are any."""
-    failed = {run.name: str(run.error) for results in sweeps for run in results.failed}
+    failed = [(run.name, str(run.error)) for results in sweeps for run in results.failed]
     number = sum(len(results.runs) for results in sweeps)
     if failed:
         raise RunError(
@@ -136,9 +136,9 @@ def check_all_ran(sweeps: Sequence[SweepResults]) -> None:
         )
 
 
-def named_errors(failed: Mapping[str, str]) -> str:
-    """Return what up to three runs failed for, in half a sentence."""
-    named = "; ".join(f"{name}: {error.rstrip('.')}" for name, error in [*failed.items()][:3])
+def named_errors(failed: Sequence[tuple[str, str]]) -> str:
+    """Return what up to three (run, error) failed for, in half a sentence."""
+    named = "; ".join(f"{name}: {error.rstrip('.')}" for name, error in failed[:3])
     return named + (f"; and {len(failed) - 3} more" if len(failed) > 3 else "")
 
 
