@@ -230,7 +230,7 @@ def metric_names() -> tuple[str, ...]:
 
 def is_metric(name: str) -> bool:
     """Return whether `name` is among `metric_names()`; packages are asked last."""
-    return name in METRICS or name in DECLARED or name in metric_names()
+    return name in METRICS or name in metric_names()
 
 
 def _loaded(entry: EntryPoint) -> Metric:
