@@ -58,9 +58,11 @@ def evaluate_with_harness(
     """
     if not tasks:
         raise ConfigError("No task was given: expected names such as --tasks hellaswag,piqa.")
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise ConfigError(f"{output} cannot be written: expected a file in a folder that exists.")
     if output is not None:
+        if output.is_dir() or not output.absolute().parent.is_dir():
+            raise ConfigError(
+                f"{output} cannot be written: expected a file in a folder that exists."
+            )
         check_record(output, SCHEMA)
     manager = task_manager(tasks, include)
     network, tokenizer = _loaded(model, trust_remote_code)
