@@ -169,12 +169,12 @@ def plan(
     from lobes.experiments.estimate_runs import unknown
 
     if is_sweep(study):
+        if budget is not None or write or command is not For.run:
+            raise ConfigError(
+                f"{study} is a sweep, whose command stands in the file and whose sizes are those "
+                f"of its study; leave out --for, --budget and --write."
+            )
         with out.progress() as progress:
-            if budget is not None or write or command is not For.run:
-                raise ConfigError(
-                    f"{study} is a sweep, whose command stands in the file and whose sizes are "
-                    f"those of its study; leave out --for, --budget and --write."
-                )
             records = _plan_sweep(study, settings, controls, part, progress)
         out.show(records, show_sweep_plans)
         if missing := unknown(records):
