@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import functools
 import sys
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from inspect import isclass
 from types import CodeType, FunctionType, ModuleType
@@ -82,14 +83,14 @@ class _Loader(SourceFileLoader):
         super().exec_module(module)
 
 
-class _Finder(PathFinder):
-    package = ""
+class _Finder(MetaPathFinder):
+    def __init__(self, package: str) -> None:
+        self.package = package
 
-    @classmethod
-    def find_spec(cls, fullname: str, *args: Any) -> ModuleSpec | None:
-        if fullname.partition(".")[0] != cls.package:
+    def find_spec(self, fullname: str, *args: Any) -> ModuleSpec | None:
+        if fullname.partition(".")[0] != self.package:
             return None
-        spec = super().find_spec(fullname, *args)
+        spec = PathFinder.find_spec(fullname, *args)
         if spec is not None and type(spec.loader) is SourceFileLoader:
             spec.loader = _Loader(spec.loader.name, spec.loader.path)
         return spec
@@ -98,5 +99,4 @@ class _Finder(PathFinder):
 def check_package(name: str) -> None:
     """Check every function of the package's modules, which nothing has imported yet."""
     assert not any(module.partition(".")[0] == name for module in sys.modules), name
-    _Finder.package = name
-    sys.meta_path.insert(0, _Finder)
+    sys.meta_path.insert(0, _Finder(name))
