@@ -14,7 +14,7 @@ export LOBES_CACHE ?= $(CURDIR)/.cache/lobes
 
 help:
 	@echo "make demo     train a packaged model on two tasks, lesion it, write report.html"
-	@echo "make test     the test suite (half an hour on 2 cores, no network after set-up)"
+	@echo "make test     the test suite (a quarter of an hour on 2 cores, no network after set-up)"
 	@echo "make test-slow    what takes minutes more: all architectures, statistics with many studies"
 	@echo "make test-oldest    a fast part of the tests with the lowest supported dependencies"
 	@echo "make docs     build the documentation site into build/site, without a network"

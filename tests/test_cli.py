@@ -524,6 +524,12 @@ def test_ag_pair(tmp_path):
         (["tasks", "--study", "STUDY"], "name it before the options (mood, topic)"),
         (["tasks", "--model", "gpt2"], "name it before the options (`lobes tasks` lists them)"),
         (["predict", "RUN", "--to", "STUDY", "--split", "validation"], "is a file; expected a"),
+        (["compare", "STUDY", "--set", "iap.controls=3"], "`lobes compare` does with this study; "),
+        (["compare", "STUDY", "--set", "iap.controls = 3"], "set compare.controls instead."),
+        (["plan", "STUDY", "--for", "compare", "--controls", "3"], "set compare.controls instead."),
+        (["plan", "STUDY", "--for", "compare", "--set", "growth.checkpoints=2"], "leave it out."),
+        (["run", "STUDY", "--set", "seed=1", "--set", "compare.seeds=3"], "leave it out."),
+        (["train", "STUDY", "--set", "training.temperature=3"], "leave it out."),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(study, arguments, sentence):
@@ -824,6 +830,7 @@ def _is_true(happened, folder):
         return False
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_numbers(new_run, study, tmp_path):
     folder = tmp_path / "run"
     for happened in (_started, _has_checkpoint, _is_trained, _has_measured):
@@ -854,6 +861,7 @@ def test_an_interruption_has_its_code_and_says_that_the_command_continues(
     assert _has_checkpoint(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(new_run, tmp_path):
     """No file may grow beyond the size of the configuration: the training cannot be kept."""
 

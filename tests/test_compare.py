@@ -297,6 +297,7 @@ def test_d_scores_are_those_of_the_lesion_matrix(finished, expected):
         assert known[method][0] == (None if np.isnan(distance) else pytest.approx(distance))
 
 
+@pytest.mark.slow
 def test_an_interruption_anywhere_changes_no_number(study, expected):
     """Stop one seed's comparison at the first and then at later calls of `progress`."""
 

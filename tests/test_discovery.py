@@ -44,6 +44,8 @@ from plain_models import (
 )
 from tiny_models import NAMES, TINY, tiny_inputs, tiny_model
 
+# every third model; the others with the slow tests
+SOME = [pytest.param(name, marks=pytest.mark.slow if n % 3 else ()) for n, name in enumerate(NAMES)]
 BOTH = [(name, attention) for name in NAMES for attention in TINY[name].attentions]
 
 
@@ -70,7 +72,7 @@ def test_every_site_is_found_with_its_heads(name: str, attention: str):
     assert all(bool(site.reason) != site.prunable for site in sites)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_neither_kernel_nor_precision_nor_freezing_changes_the_layout(name: str):
     layout = find_heads(tiny_model(name))
     assert find_heads(tiny_model(name).requires_grad_(False)) == layout
@@ -80,7 +82,7 @@ def test_neither_kernel_nor_precision_nor_freezing_changes_the_layout(name: str)
         assert find_heads(tiny_model(name).to(dtype)) == layout
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_changing_rows_changes_the_heads_that_own_them_and_no_other(name: str):
     model = tiny_model(name)
     layout, inputs = find_heads(model), tiny_inputs(model)

@@ -248,10 +248,13 @@ GIVEN = {
 }
 
 
+SLOW_PAGES = ("docs/export.md", "docs/scale.md")  # compile models; start workers
+
+
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.slow if page == "docs/scale.md" else ())  # workers
+        pytest.param(page, marks=pytest.mark.slow if page in SLOW_PAGES else ())
         for page in PAGES
         if blocks(page, "python")
     ],

@@ -28,6 +28,7 @@ def kill(folder, *arguments):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # half a minute, on a machine that does nothing else
 def test_commands_are_killed_somewhere(tmp_path):
     """Where things are removed or replaced; the slow tests have the others."""

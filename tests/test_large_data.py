@@ -437,6 +437,7 @@ print(len(encoded), peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own figures")
 def test_memory_is_a_fraction_of_the_file(tmp_path):
     """What a large file takes in another process beyond a small one, against its size."""

@@ -511,7 +511,13 @@ def trainer_of(folder, tasks, **given):
     )
 
 
-@pytest.mark.parametrize("iat", [None, IAT(alpha=0.5, delta=0.2, importance_examples=31)])
+@pytest.mark.parametrize(
+    "iat",
+    [
+        pytest.param(None, marks=pytest.mark.slow),
+        IAT(alpha=0.5, delta=0.2, importance_examples=31),
+    ],
+)
 def test_training_learns_which_labels_a_sentence_has(tmp_path, iat):
     tasks = [marks_task(), mood_task()]
     state = torch.get_rng_state()

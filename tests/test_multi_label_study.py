@@ -165,6 +165,7 @@ def test_the_report_names_labels_and_classes(results):
     assert "3 labels, any number each" in page
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_ends_with_the_same_numbers(finished, results, tmp_path):
     study = override(load_study(finished), f"output={tmp_path / 'run'}")
     stages = set()

@@ -198,6 +198,9 @@ def test_a_setting_that_no_run_would_have_is_refused(place):
     assert plan_sweeps(path, ["seed=9"])[1].runs[0].study.seed == 9  # an axis of the first part
     with pytest.raises(ConfigError, match="seed is an axis"):
         plan_sweeps(path, ["seed=9"], part="one")
+    with pytest.raises(ConfigError, match=r"compare\.seeds=2 changes nothing that `lobes ru"):
+        plan_sweeps(path, ["compare.seeds=2"], part="one")
+    assert plan_sweeps(path, ["compare.seeds=2"])[1].runs[0].study.compare.seeds == 2
 
 
 @pytest.mark.parametrize(

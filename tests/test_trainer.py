@@ -81,7 +81,7 @@ class Stop(TrainerCallback):
 # What is learned, and how
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_every_task_is_learned(precision: str, tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -334,6 +334,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_continued_to_the_bit(tmp_path: Path) -> None:
     def run(folder: Path, kill: int) -> int:
         command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder), str(kill)]

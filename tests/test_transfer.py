@@ -164,6 +164,7 @@ def test_the_trained_models_are_kept_until_they_are_done_with(transfer, monkeypa
         other.sources(None)  # models of another scope are made again
 
 
+@pytest.mark.slow
 def test_an_interruption_anywhere_changes_no_number(study, expected, monkeypatch):
     """Stop one seed's transfer at the first and then at later calls of `progress`."""
 

@@ -118,6 +118,7 @@ class Killer:
                     pass
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_at_any_moment(inputs, expected, tmp_path, monkeypatch, caplog):
     with Killer(monkeypatch, times=1, every=6.0):
         results = run_study(study(inputs, "run", tmp_path / "run"), workers=WorkerSettings(2))

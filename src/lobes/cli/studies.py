@@ -1,6 +1,6 @@
 """Commands that make runs of a study, from demo and run to compare and sweep."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -63,6 +63,7 @@ def demo(
     assets = fetch(log=None if out.quiet else say)
     if not fetch_only:
         study = override(demo_study(assets, output), *(settings or ()))
+        _check_settings(settings or (), study, "run")
         _run_stages(out, study, ("train", "iap", "report"), fresh)
         if not out.as_json:
             _show_removal(study)
@@ -184,7 +185,7 @@ def plan(
         raise ConfigError(
             f"{study} is a study, not a sweep, and has no [[parts]]; leave out --part."
         )
-    chosen = _study(study, settings, None, controls)
+    chosen = _study(study, settings, None, controls, command.value)
     with out.progress() as progress:
         record = plan_study(chosen, budget, study if write else None, progress, command.value)
     others = [name for name in ("compare", "transfer") if getattr(chosen, name) is not None]
@@ -278,7 +279,7 @@ def compare(
     """
     from lobes.experiments.compare import compare_study
 
-    chosen = _study(study, settings, output, beside="-compare")
+    chosen = _study(study, settings, output, command="compare")
     spread = _workers(workers, on, devices_per_worker, worker_option)
     _carry_out(out, chosen, compare_study, fresh, spread, "compare")
 
@@ -303,7 +304,7 @@ def transfer(
     """
     from lobes.experiments.transfer import transfer_study
 
-    chosen = _study(study, settings, output, beside="-transfer")
+    chosen = _study(study, settings, output, command="transfer")
     spread = _workers(workers, on, devices_per_worker, worker_option)
     _carry_out(out, chosen, transfer_study, fresh, spread, "transfer")
 
@@ -375,14 +376,25 @@ def _study(
     settings: list[str] | None,
     output: Path | None,
     controls: int | None = None,
-    beside: str = "",
+    command: str = "run",
 ) -> "lobes.config.study.StudyConfig":
-    """The study with the changes of the command; `beside` ends the name of its usual folder."""
+    """The study with the changes of a command, each of which must have an effect there."""
     from lobes.config.study import load_study
 
-    study = load_study(path, _given(settings, controls))
-    folder = study.beside(beside) if beside else study.output
+    given = _given(settings, controls)
+    study = load_study(path, given)
+    _check_settings(given, study, command)
+    folder = study.output if command == "run" else study.beside(f"-{command}")
     return study.model_copy(update={"output": folder if output is None else str(output)})
+
+
+def _check_settings(
+    settings: Sequence[str], study: "lobes.config.study.StudyConfig", command: str
+) -> None:
+    from lobes.experiments.same_study import check_has_effect
+
+    for setting in settings:
+        check_has_effect(setting, [study], command)
 
 
 def _given(settings: list[str] | None, controls: int | None) -> list[str]:

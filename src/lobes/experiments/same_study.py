@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lobes.config.keys import differences
-from lobes.config.settings import LOSS, IapConfig
+from lobes.config.settings import LOSS, CompareConfig, IapConfig, TransferConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
 
@@ -90,6 +90,24 @@ def has_effect(key: str, studies: Sequence[StudyConfig], command: str) -> bool:
 
     return not covered(("name", *FREE_KEYS, *UNUSED[command])) and not all(
         covered(_idle(study)) for study in studies
+    )
+
+
+def check_has_effect(setting: str, studies: Sequence[StudyConfig], command: str) -> None:
+    """Raise `ConfigError` for a setting `KEY=VALUE` that changes nothing a command does.
+
+    What only says where or how often the command writes is no such setting.
+    """
+    key = setting.partition("=")[0].strip()
+    if key in ("name", *FREE_KEYS) or has_effect(key, studies, command):
+        return
+    name = key.rpartition(".")[2]
+    own: dict[str, Any] = {"compare": CompareConfig, "transfer": TransferConfig}
+    is_own = command in own and name in own[command].model_fields
+    instead = f"set {command}.{name} instead" if is_own else "leave it out"
+    raise ConfigError(
+        f"The setting {setting} changes nothing that `lobes {command}` does with this study; "
+        f"{instead}."
     )
 
 
