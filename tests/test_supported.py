@@ -291,6 +291,19 @@ def test_an_encoder_that_could_not_be_loaded_again_is_refused_before_it_is_train
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_in_half_precision_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = new_model().to(torch.bfloat16)
+    MultiTaskTrainer(model, arguments(tmp_path), tasks=TASKS)
+    (line,) = (record.message for record in caplog.records if "bfloat16" in record.message)
+    assert "load them with dtype=torch.float32" in line
+    caplog.clear()
+    model.float().encoder.to(torch.bfloat16).requires_grad_(False)  # as the base of adapters is
+    MultiTaskTrainer(model, arguments(tmp_path), tasks=TASKS)
+    assert not caplog.records
+
+
 def test_building_writes_nothing(tmp_path: Path) -> None:
     MultiTaskTrainer(new_model(), arguments(tmp_path / "a" / "b", save_every=2), tasks=TASKS)
     assert list(tmp_path.iterdir()) == []

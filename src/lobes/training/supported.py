@@ -4,6 +4,7 @@ The Trainer takes over a hundred settings. Those that it would ignore here, or t
 hours of training, are named in one sentence before anything is trained.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,9 @@ from lobes.modeling.saved_adapters import is_adapted
 from lobes.tasks.task import Task
 from lobes.training.iat import IAT
 
+logger = logging.getLogger("lobes")
+
+HALF = {torch.bfloat16, torch.float16}
 _SHARE = Limit("a share", 0, 1, whole=False, below=True)
 _STEPS_OR_SHARE = Limit(
     "a number of steps, or below 1 a share of them,", 0, 10**7, whole=False, above=True
@@ -327,7 +331,10 @@ def check_weighted(args: TrainingArguments, iat: object) -> None:
 
 
 def trainable(model: TaskModel, tasks: Sequence[Task]) -> MultiTaskModel:
-    """Return the model if it can be trained on the tasks; raise otherwise."""
+    """Return the model if it can be trained on the tasks; raise otherwise.
+
+    A warning says that weights in half precision are, in which small steps are lost.
+    """
     if not isinstance(model, MultiTaskModel):
         raise ConfigError(
             f"MultiTaskTrainer trains a MultiTaskModel, not a {type(model).__name__}: build one "
@@ -345,6 +352,13 @@ def trainable(model: TaskModel, tasks: Sequence[Task]) -> MultiTaskModel:
                 f"The data of task {task.name!r} have {several} for each example, unlike those "
                 f"that the model was made for: build the model with this task."
             )
+    types = {weight.dtype for weight in model.parameters() if weight.requires_grad}
+    for name in sorted(f"{kind}".removeprefix("torch.") for kind in types & HALF):
+        logger.warning(
+            "The weights to train are in %s, which rounds most steps at a rate such as 2e-5 away: "
+            "load them with dtype=torch.float32, and train in half precision with bf16=True.",
+            name,
+        )
     return model
 
 
