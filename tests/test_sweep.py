@@ -19,7 +19,9 @@ from lobes.experiments.run_seeds import run_seeds
 from lobes.experiments.several_runs import RunsSpec, RunWork, Shows
 from lobes.experiments.store import held
 from lobes.experiments.sweep import check_all_ran, plan_sweeps, run_sweep, states
-from lobes.results import PooledResults, RunResults, SweepResults, read
+from lobes.report import sections
+from lobes.report.sweep import page_of
+from lobes.results import ComparisonResults, PooledResults, RunResults, SweepResults, read
 from lobes.workers import WorkerSettings
 from pages import checked
 from tiny_study import as_before, timeless, write_study  # noqa: F401
@@ -224,6 +226,21 @@ def test_an_axis_that_changes_nothing_is_refused(place, axes, command):
     sampled = 'training.sampling = ["temperature", "proportional"]'
     if "temperature" in axes:
         assert plan_sweeps(written(place, f"{content}\n{sampled}"))
+
+
+def test_a_sweep_of_comparisons_shows_their_held_out_scores(place):
+    """By which a rate, say, is chosen."""
+    axes = "training.learning_rate = [1e-9, 3e-3]\ncompare.methods = [['multi', 'probe']]\n"
+    axes += "compare.seeds = [2]\ncompare.controls = [0]"
+    path = written(place, f'study = "study.toml"\ncommand = "compare"\n[axes]\n{axes}')
+    results, page = run_sweep(plan_one(path))
+    for run in results.runs:
+        compared = read(page.parent / run.name, ComparisonResults)
+        assert compared.held_out.keys() == {"multi", "probe"}
+        assert run.held_out == {key: each.mean() for key, each in compared.held_out.items()}
+    table = next(each for each in sections.tables(page_of(results)) if each.name == "runs")
+    at = [column.title for column in table.columns].index("held-out multi")
+    assert [row.cells[at] for row in table.rows] == [r.held_out["multi"] for r in results.runs]
 
 
 def test_an_empty_text_takes_a_setting_out(place):

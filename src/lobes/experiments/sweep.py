@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lobes.config.sweep import Command, PlannedRun, Sweep, load_sweeps, name_of
 from lobes.dissociation.verdict import SPECIALIZED
 from lobes.errors import ConfigError, LobesError, RunError, at
@@ -20,7 +22,7 @@ from lobes.experiments.store import held
 from lobes.experiments.transfer import ready_to_transfer
 from lobes.report.page import html, write_page
 from lobes.report.pages import page_name, page_of
-from lobes.results import RunResults, SweepResults, as_bytes, read
+from lobes.results import ComparisonResults, RunResults, SweepResults, as_bytes, read
 from lobes.results.of_matrix import opening
 from lobes.results.sweep import SweptRun, SweptSeeds
 from lobes.workers import WorkerSettings
@@ -189,11 +191,13 @@ def _run(run: PlannedRun, command: Command, error: LobesError | None) -> SweptRu
         except RunError as damage:
             error = damage
     tasks = found.tasks if isinstance(found, RunResults) else ()
+    held_out = found.held_out if isinstance(found, ComparisonResults) else {}
     return SweptRun(
         name=run.name,
         values=dict(run.values),
         error=None if error is None else str(error),
         base={task.name: task.base for task in tasks},
+        held_out={method: float(np.mean(scores)) for method, scores in held_out.items()},
         level=None if found is None else found.level,
         verdicts=() if found is None else found.verdicts,
     )

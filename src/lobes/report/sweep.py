@@ -84,7 +84,13 @@ def _in_words(strip: Strip) -> str:
 
 
 def _reading(results: SweepResults) -> str:
-    if results.command != "run":
+    if results.command == "compare":
+        return (
+            "“Held-out” is a method's mean score over tasks and seeds on training data that were "
+            "held out: settings can be chosen by it, and then judged on the validation data. The "
+            "page of a row gives the reasons of the answers."
+        )
+    if results.command == "transfer":
         return "Its page gives the reasons of the answers."
     levels = {fmt.percent(run.level) for run in results.runs if run.level is not None}
     level = f" {levels.pop()}" if len(levels) == 1 else ""
@@ -105,9 +111,19 @@ def _table(results: SweepResults) -> Table:
             for run in results.runs
         ]
     else:
+        methods = [*dict.fromkeys(method for run in results.runs for method in run.held_out)]
         claims = [*dict.fromkeys(each.claim for run in results.runs for each in run.verdicts)]
-        columns = tuple(Column(claim) for claim in claims)
-        rows = [tuple(_with_effect(_on(run, claim)) for claim in claims) for run in results.runs]
+        columns = (
+            *(Column(f"held-out {method}", "number") for method in methods),
+            *(Column(claim) for claim in claims),
+        )
+        rows = [
+            (
+                *(run.held_out.get(method) for method in methods),
+                *(_with_effect(_on(run, claim)) for claim in claims),
+            )
+            for run in results.runs
+        ]
     return Table(
         "runs",
         "The runs by the values of the settings",

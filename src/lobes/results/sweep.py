@@ -22,6 +22,8 @@ class SweptRun(Record):
     """Why there are no results; null where there are."""
     base: dict[str, Number]
     """The score of each task with nothing ablated; empty for comparisons and transfer studies."""
+    held_out: dict[str, Number] = Field(default_factory=dict)
+    """Of comparisons each method's mean score over tasks and seeds on held-out training data."""
     level: Share | None
     """The level of its intervals; null without results."""
     verdicts: Verdicts
