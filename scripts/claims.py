@@ -9,6 +9,7 @@ only its settings are kept, with the model's name for its folder.
 """
 
 import argparse
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -87,6 +88,7 @@ def write_page(data: Path = DATA, page: Path = PAGE) -> None:
 def lines(data: Path, figures: Path) -> Iterator[str]:
     """Yield the tables of all claims; figures are written into a folder."""
     rows = [*_rows(data)]
+    yield from _rates(data)
     yield from _trained(rows)
     claims = {(_number(verdict.claim, each), verdict.claim) for *_, each, verdict in rows}
     for number, claim in sorted(claims):
@@ -109,6 +111,28 @@ def lines(data: Path, figures: Path) -> Iterator[str]:
         yield ""
         for part, model, _, verdict in here:
             yield f"- {part}, {model}: {phrases.headline(verdict)}"
+
+
+def _rates(data: Path) -> Iterator[str]:
+    """Yield a table of held-out scores by the learning rate, of what was trained at several."""
+    found = dict[tuple[str, str], dict[float, float]]()
+    for path in sorted(data.glob(f"*/*/{ComparisonResults.FILE}")):
+        each = read(path.parent, ComparisonResults)
+        rate = each.training.get("learning_rate")
+        if rate is not None and 0 in each.seeds and "multi" in each.held_out:
+            score = float(each.held_out["multi"][each.seeds.index(0)].mean())
+            rates = found.setdefault((each.name, path.parent.name), {})
+            rates[rate] = score
+    found = {key: rates for key, rates in found.items() if len(rates) > 1}
+    if not found:
+        return
+    columns = sorted({rate for rates in found.values() for rate in rates})
+    yield "\n### Mean score on held-out training data, by the learning rate (seed 0)\n"
+    yield f"| tasks | model | {' | '.join(f'{rate:g}' for rate in columns)} |"
+    yield f"|---|---|{'---|' * len(columns)}"
+    for (tasks, model), rates in found.items():
+        scores = (fmt.fixed(rates.get(rate, math.nan)) for rate in columns)
+        yield f"| {tasks} | {model} | {' | '.join(scores)} |"
 
 
 def _trained(rows: Sequence[tuple[str, str, Results, Verdict]]) -> Iterator[str]:

@@ -98,4 +98,24 @@ def test_kinds_of_results_stand_beside_each_other_in_the_order_of_the_claims(cla
     assert re.search(r"\| 1.234 steps, then \d+ \|", row)
 
 
+def test_rates_are_compared_where_there_are_several(claims, tmp_path):
+    scores = {}
+    some = ("a", "m", 2e-5), ("b", "m", 5e-5), ("a", "n", 2e-5), ("a", "o", 2e-5), ("c", "o", 3e-5)
+    for part, model, rate in some:
+        content = fake_comparison()
+        content["model"]["name"], content["training"]["learning_rate"] = model, rate
+        content["config"] = {"model": model}
+        scores[model, rate] = len(scores) / 10 + 0.1
+        content["held_out"]["multi"][0] = [scores[model, rate]] * len(content["tasks"])
+        folder = tmp_path / f"{part}-{model}"
+        folder.mkdir()
+        (folder / FILES["compared"]).write_text(json.dumps(content))
+        claims.collect([folder], part, tmp_path / "data")
+    text = "\n".join(claims.lines(tmp_path / "data", tmp_path))
+    name = content["name"]
+    head, _, *rows = text.split("(seed 0)\n\n")[1].splitlines()[:4]
+    assert head == "| tasks | model | 2e-05 | 3e-05 | 5e-05 |"
+    assert rows == [f"| {name} | m | 0.100 | – | 0.200 |", f"| {name} | o | 0.400 | 0.500 | – |"]
+
+
 FILES = {"compared": "comparison.json", "transferred": "transfer.json", "run": "results.json"}
