@@ -76,17 +76,25 @@ def is_sweep(path: str | os.PathLike[str]) -> bool:
 
 
 def load_sweeps(
-    path: str | os.PathLike[str], settings: Sequence[str] = (), output: Path | None = None
+    path: str | os.PathLike[str],
+    settings: Sequence[str] = (),
+    output: Path | None = None,
+    part: str | None = None,
 ) -> tuple[Sweep, ...]:
-    """Read the sweeps of a file, one for each of its `[[parts]]`, or the one that it is.
+    """Read the sweeps of a file: one for each of its `[[parts]]`, or the one of this part.
 
     `settings` change the base studies, as in `load_study`. Relative paths start at the file's
     folder, that of `output` at the working directory; the option `output` comes before the file's.
-    Raises `ConfigError` for what is no sweep, and for a combination that is no study.
+    Raises `ConfigError` for what is no sweep, a part that is not there, and a combination that is
+    no study.
     """
     file = Path(path)
     data = read_toml(file, "sweep", " with a study and a table [axes]")
     if "parts" not in data:
+        if part is not None:
+            raise ConfigError(
+                f"{file}: the part is {part!r}; expected none, since it has no [[parts]]."
+            )
         return (_sweep(data, file, f"{file}", settings, output),)
     _check_keys(data, f"{file}", _WHOLE, "a sweep with [[parts]]", "each part names its study.")
     parts, shared = data["parts"], data.get("axes", {})
@@ -97,24 +105,29 @@ def load_sweeps(
     shared = _axes(shared, f"{file}: axes")
     _check_output(data, f"{file}")
     folder = Path(output or data.get("output") or f"runs/{file.stem}")
-    sweeps = dict[str, Sweep]()
-    for number, part in enumerate(parts, 1):
+    own = dict[str, tuple[dict[str, Any], str]]()
+    for number, table in enumerate(parts, 1):
         place = f"{file}: part {number}"
-        _check_keys(part, place, _PART, "a part of a sweep", "the output is that of the sweep.")
-        own = {key: value for key, value in part.items() if key != "name"}
-        if isinstance(part.get("axes", {}), dict):
-            own["axes"] = {**shared, **_axes(part.get("axes", {}), f"{place}: axes")}
-        name = part.get("name")
+        _check_keys(table, place, _PART, "a part of a sweep", "the output is that of the sweep.")
+        given = {key: value for key, value in table.items() if key != "name"}
+        if isinstance(table.get("axes", {}), dict):
+            given["axes"] = {**shared, **_axes(table.get("axes", {}), f"{place}: axes")}
+        name = table.get("name")
         is_name = isinstance(name, str) and re.fullmatch(_NAME, name) is not None
-        if not is_name or name.casefold() in map(str.casefold, sweeps):
-            given = "missing" if name is None else shown(name)
+        if not is_name or name.casefold() in map(str.casefold, own):
+            said = "missing" if name is None else shown(name)
             raise ConfigError(
-                f"{place}: name is {given}; expected up to {LONGEST_NAME} letters, digits, - and "
+                f"{place}: name is {said}; expected up to {LONGEST_NAME} letters, digits, - and "
                 f"_ that are no other part's name: its folder is called so."
             )
-        found = _sweep(own, file, place, settings, folder / name)
-        sweeps[name] = replace(found, name=name, part=name)
-    return tuple(sweeps.values())
+        own[name] = given, place
+    if part is not None and part not in own:
+        raise ConfigError(f"{file}: the part is {part!r}; expected one of {', '.join(own)}.")
+    return tuple(
+        replace(_sweep(given, file, place, settings, folder / name), name=name, part=name)
+        for name, (given, place) in own.items()
+        if part in (None, name)
+    )
 
 
 def _sweep(

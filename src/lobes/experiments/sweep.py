@@ -45,13 +45,7 @@ def plan_sweeps(
     that an axis takes the place of, axes that change nothing, and folders that hold other runs
     or what lobes did not write.
     """
-    sweeps = load_sweeps(path, settings, output)
-    if part is not None:
-        names = [sweep.part for sweep in sweeps if sweep.part is not None]
-        if part not in names:
-            known = f"one of {', '.join(names)}" if names else "none, since it has no [[parts]]"
-            raise ConfigError(f"{os.fspath(path)}: the part is {part!r}; expected {known}.")
-        sweeps = tuple(sweep for sweep in sweeps if sweep.part == part)
+    sweeps = load_sweeps(path, settings, output, part)
     for setting in settings:
         _check_has_effect(setting, sweeps)
     return tuple(_checked(sweep, path, fresh=fresh) for sweep in sweeps)
