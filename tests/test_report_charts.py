@@ -145,7 +145,10 @@ def test_curves_stand_on_the_scales_of_their_ticks():
     assert figure.description.startswith("pretrained: 0.500 with 10, 0.600 with 100, 0.800 with 1")
     left, _, right = (places(curve)[0][0] for curve in figure.paths("curve"))
     assert left < x["10"] < right
-    assert len({re.sub(r"[\d.]+", "", marks) for marks in figure.paths("marks")}) == 3
+    shapes = [re.sub(r"[\d.]+", "", marks) for marks in figure.paths("marks")]
+    assert len({*shapes}) == 6  # those of the curves, and one beside each name
+    ends = {re.sub(r"[\d.]+", "", marks.split("z")[0]) for marks in figure.paths("marks")}
+    assert len(ends) == 3
 
 
 def test_an_interval_wider_than_the_figure_is_cut_without_a_cap():

@@ -194,6 +194,26 @@ def test_performance_caveats():
     assert one == "With one seed there is neither an interval nor a test: run three or more."
 
 
+def test_few_seeds_weaken_no_answer_that_their_intervals_give():
+    found = performance(fake_comparison(seeds=4, gain=0.0, noise=0.0001))
+    assert (found.answer, found.caveats) == ("no", ())
+
+
+def test_weights_that_nothing_chose_are_called_the_last_ones():
+    comparison = fake_comparison()
+    for count, words in ((1, "weights, the last ones."), (6, "data chose.")):
+        comparison["training"]["evaluations"] = count
+        seeds = next(each for each in page_of(comparison).sections if each.id == "seeds")
+        assert seeds.blocks[0].text.endswith(words)
+
+
+def test_a_distance_below_exchanged_heads_is_called_so():
+    comparison = fake_comparison()
+    comparison["summary"]["exchanged"]["iat"]["mean"] = -1.8
+    sentence = spaced(specialization(comparison).sentences)[1]
+    assert "and 1.8 SDs below it after IAT" in sentence
+
+
 def test_a_checkpoint_at_the_switch_has_seen_no_iat():
     comparison = fake_comparison()
     comparison["selected"]["iat"] = [269, 270, 271, 290, 300]
@@ -243,10 +263,10 @@ def test_specialization_speaks_of_the_largest_fraction_and_of_column():
     )
     main, exchanged, _, others, rest = spaced(specialization(comparison).sentences)
     distances = comparison["summary"]["exchanged"]
-    multi, iat = (fmt.fixed(distances[way]["mean"], 1, sign=True) for way in ("multi", "iat"))
+    multi, iat = (fmt.fixed(distances[way]["mean"], 1) for way in ("multi", "iat"))
     assert exchanged.startswith(
         f"The D-score lies {multi} standard deviations above that of exchanged heads after "
-        f"ordinary multi-task training, and {iat} after IAT (of the difference p "
+        f"ordinary multi-task training, and {iat} SDs above it after IAT (of the difference p "
     )
     means = [fmt.points(entry[method]["mean"]["mean"]) for method in ("multi", "iat")]
     assert main.startswith(

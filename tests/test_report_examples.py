@@ -88,8 +88,10 @@ def test_flips_are_counted_by_lesion_and_kind(tmp_path):
     assert page.table("flips-0") == [["sentiment", "3", "2", "3"], ["domain", "2", "1", "1"]]
     assert page.table("flips-1") == [["sentiment", "0", "0", "0"], ["domain", "0", "0", "0"]]
     first, second = (part["children"][0]["text"] for part in parts_of(page))
-    assert first == "sentiment of 12 examples, 3 right → wrong, 2 wrong → right"
-    assert second == "domain of 12 examples, 0 right → wrong, 0 wrong → right"
+    assert (
+        first == "sentiment of 12 examples, its own lesion turns 3 right → wrong, 2 wrong → right"
+    )
+    assert second == "domain of 12 examples, its own lesion turns 0 right → wrong, 0 wrong → right"
     assert shown(page) == {
         "Under its own lesion and no other": [0, 7, 8],
         "Under its own lesion and others": [1, 9],
@@ -133,7 +135,7 @@ def test_a_regression_shows_the_largest_changes_of_the_error(tmp_path):
     assert changed == ["4.00", "0.50", "2.00"]
     assert page.table("flips-0")[0] == ["sentiment", "2", "1", "+0.040"]
     assert parts_of(page)[0]["children"][0]["text"] == (
-        "sentiment of 50 examples, the error grows for 2 and shrinks for 1"
+        "sentiment of 50 examples, under its own lesion the error grows for 2 and shrinks for 1"
     )
 
 

@@ -135,7 +135,11 @@ def test_what_cannot_be_said_is_said():
     assert found.note == "All pairs of tasks have the same value."
     four[0, 1] = np.nan
     found = similarity_trend("overlap", four, symmetric(np.arange(6.0), 4), np.empty((0, 4, 4)))
-    assert found.note == "Some pair of tasks has no value."
+    assert found.note == "Some pair of tasks has no value of overlap."
+    known, apart = symmetric(np.arange(6.0), 4), symmetric(np.arange(6.0), 4)
+    apart[0, 1] = np.nan
+    found = similarity_trend("overlap", known, apart, np.empty((0, 4, 4)))
+    assert found.note == "Some pair of tasks has no D-score."
 
 
 def test_trends_of_a_lesion_matrix():

@@ -168,8 +168,9 @@ def similarity_trend(
         )
     alike, apart = similarity[above], observed[above]
     if np.isnan(alike).any() or np.isnan(apart).any():
+        lacking = "D-score" if np.isnan(apart).any() else f"value of {measure}"
         return SimilarityTrend(
-            measure, math.nan, undefined, math.nan, "Some pair of tasks has no value."
+            measure, math.nan, undefined, math.nan, f"Some pair of tasks has no {lacking}."
         )
     if np.ptp(alike) <= TIE or np.ptp(apart) <= TIE:
         return SimilarityTrend(

@@ -199,7 +199,7 @@ def transfer(
     reasons: dict[Cause, str] = {
         "undefined": "every score is undefined in some seed.",
         "one seed": _ONE_SEED,
-        "near chance": "every start is near chance with every number of examples.",
+        "near chance": "no start is clearly above chance with any number of examples.",
         "identical": "in every seed both starts give the same scores, so that nothing was "
         "compared.",
         "mixed": f"{first} it is learned better with {_listed(better)} examples, and worse with "

@@ -400,12 +400,14 @@ def learning_curves(
     *places, beside = _spread([*ends, level], frame.bottom)
     if math.isfinite(level):
         shapes.append(frame.across(level, "level"))
-        shapes.append(Text("tick start", frame.right + 12, beside, "chance"))
+        shapes.append(Text("tick start", frame.right + 26, beside, "chance"))
     middle = (len(starts) - 1) / 2
     for k, (start, place) in enumerate(zip(starts, places, strict=True)):
         shift = (k - middle) * _DODGE
         shapes += _series(_points(start, sizes), partial(_shifted, x, shift), y, 4.5)
-        shapes.append(Text("start", frame.right + 12, place, start.label))
+        sign = mark(_START_MARKS[start.kind], frame.right + 16, place - 4, 4.5)
+        shapes.append(Path(f"marks {KINDS[start.kind][0]}", sign))
+        shapes.append(Text("start", frame.right + 26, place, start.label))
     return Drawing(
         kind="learning",
         width=640.0,

@@ -31,6 +31,7 @@ NOTHING_TO_EXCHANGE = (
     "The tasks share all of their important heads, so that none can be exchanged: nothing tells "
     "these tasks apart."
 )
+IN_COLOR = f"A p of at most {ALPHA} is in color."
 
 
 def headline(verdict: Verdict) -> str:

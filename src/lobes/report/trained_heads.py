@@ -86,6 +86,14 @@ def facts(record: IatRecord, seconds: float) -> Facts:
     )
 
 
+def in_short(record: IatRecord | None) -> tuple[Fact, ...]:
+    """What IAT is, for the facts at the head of a page; nothing without it."""
+    if record is None:
+        return ()
+    steps = fmt.plural(record.steps, "step")
+    return (Fact("IAT", f"important attention-head training, last {steps}"),)
+
+
 def owners(sets: Mapping[str, HeadSet]) -> dict[Head, list[str]]:
     """{head: the names of the sets that hold it}, for every head in any of them."""
     found: dict[Head, list[str]] = {}

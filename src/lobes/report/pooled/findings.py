@@ -245,7 +245,7 @@ def _run_caveats(results: PooledResults) -> list[str]:
             "Take three or more, with other seeds."
         ]
     caveats = []
-    if len(runs) < FEW_RUNS:
+    if len(runs) < FEW_RUNS and results.verdict_on(SPECIALIZED).answer == "open":
         caveats.append(
             f"{len(runs)} runs make wide intervals: only a large D-score can show. Take {FEW_RUNS} "
             f"or more."

@@ -181,9 +181,9 @@ def _reading(results: PooledResults) -> Markup:
     most = ", where the D-score stands out most" if len(results.fractions) > 1 else ""
     exchanges = f": here {fmt.plural(entry.n_controls, 'exchange')} in each run, averaged over them"
     return Markup(
-        "At {}{}. A D-score says, in percent of {}, how much {} a task’s own lesion "
-        "costs than it does otherwise. A gray dot is a single run, a diamond the mean{}. "
-        "<strong>Column</strong> is the definition to trust. The D-score must also stand "
+        "At {}{}. A D-score says, in percent of {}, how much {} a task loses by its "
+        "own lesion than by the lesions of others. A gray dot is a single run, a diamond the "
+        "mean{}. <strong>Column</strong> is the definition to trust. The D-score must also stand "
         "out from that of exchanged heads{}. {}"
     ).format(
         phrases.size_of(entry.fraction),

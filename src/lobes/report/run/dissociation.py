@@ -39,8 +39,8 @@ from lobes.results.fractions import Dissociation, DScore, Fraction
 
 _SDS = Markup('<abbr title="above the exchanges’ mean, in their standard deviations">SDs</abbr>')
 _READING = Markup(
-    "A D-score says, in percent of {}, how much {} a task’s own lesion costs than it "
-    "does otherwise; 0 means no dissociation. Three definitions are in use; "
+    "A D-score says, in percent of {}, how much {} a task loses by its own lesion than by "
+    "the lesions of others; 0 means no dissociation. Three definitions are in use; "
     "<strong>column</strong> is the one to trust, since it compares a task only with itself. {} "
     "Gray dots are the D-scores of exchanged heads: the observed value (diamond, with its "
     "interval) must stand clear of them, not only of 0."
@@ -172,13 +172,13 @@ def _on_across(results: RunResults) -> str:
             "each exchange, so that no fraction is chosen; the verdict follows it."
         )
     if entry.n_random:
-        lesions = phrases.random_of(entry)
+        lesions, verb = phrases.random_of(entry), "says" if entry.n_random == 1 else "say"
         text += (
-            f" {lesions[0].upper()}{lesions[1:]} say how harmful any lesion is: "
+            f" {lesions[0].upper()}{lesions[1:]} {verb} how harmful any lesion is: "
             f"standing out from them shows that important heads are unlike other heads, not that "
             f"they belong to tasks."
         )
-    return text
+    return f"{text} {phrases.IN_COLOR}"
 
 
 def _panel(results: RunResults, place: int, name: str, score: DScore, k: int) -> Panel:

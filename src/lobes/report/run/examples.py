@@ -142,8 +142,11 @@ def _summary(found: Flips, task: int) -> str:
     own = found.lesions.index(task)
     worse, better = (fmt.thousands(int(each[own])) for each in (found.worse, found.better))
     if found.regression:
-        return f"of {number}, the error grows for {worse} and shrinks for {better}"
-    return f"of {number}, {worse} right → wrong, {better} wrong → right"
+        return (
+            f"of {number}, under its own lesion the error grows for {worse} and shrinks for "
+            f"{better}"
+        )
+    return f"of {number}, its own lesion turns {worse} right → wrong, {better} wrong → right"
 
 
 def _counts(found: Flips, task: int, names: Sequence[str]) -> Table:

@@ -91,7 +91,7 @@ def _panel(
     pairs: Pairs,
     names: Sequence[str],
 ) -> Panel:
-    text = "no trend"
+    text = trend.note or "no trend"
     if math.isfinite(trend.correlation):
         text = (
             f"correlation {fmt.fixed(trend.correlation, 2, sign=True)} ({_span(trend)}), "
@@ -110,12 +110,12 @@ def _panel(
         ],
         f"D-score of each pair of tasks against their similarity, by {measure.name}",
         axes=("similarity", "pair D-score, %"),
-        description=f"{fmt.plural(len(pairs), 'pair')} of tasks; {text}.",
+        description=f"{fmt.plural(len(pairs), 'pair')} of tasks; {text.rstrip('.')}.",
     )
     blocks: list[Block] = [Prose(_named(measure), "axis")]
     if drawn is not None:
         blocks.append(Figure(f"likeness-{place}", drawn))
-    blocks.append(Prose(f"{text}. {trend.note}" if trend.note else text, "axis"))
+    blocks.append(Prose(text, "axis"))
     chip = "independent of the lesions" if trend.is_independent else ""
     return Panel(measure.name, tuple(blocks), chip=chip)
 

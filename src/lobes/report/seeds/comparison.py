@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lobes.dissociation.verdict import Answer
 from lobes.dissociation.verdicts_over_seeds import AFTER, better
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
@@ -101,6 +102,7 @@ def _facts(results: ComparisonResults) -> Facts:
             Fact("Tasks", str(len(results.tasks))),
             Fact("Seeds", str(len(results.seeds))),
             Fact("Steps", fmt.thousands(results.training.get("steps"))),
+            *trained_heads.in_short(results.iat),
             *lesions,
         )
     )
@@ -119,11 +121,12 @@ def _performance(results: ComparisonResults) -> Findings:
         return parts.nothing_to_compare(results, question, "only one method was run")
     entry = results.summary.differences[0]
     first, second = AFTER[entry.first], AFTER[entry.second]
+    verdict = results.verdict_on(better(entry.first, entry.second))
     return parts.findings(
-        results.verdict_on(better(entry.first, entry.second)),
+        verdict,
         f"Is {results.model.name} better at {tasks} {first} than {second}?",
         _performance_sentences(results, entry),
-        _performance_caveats(results, entry),
+        _performance_caveats(results, entry, verdict.answer),
     )
 
 
@@ -169,8 +172,10 @@ def _negative_transfer(results: ComparisonResults, entry: Differences) -> str:
     )
 
 
-def _performance_caveats(results: ComparisonResults, entry: Differences) -> list[str]:
-    caveats = parts.caveats(results, entry.first, entry.second)
+def _performance_caveats(
+    results: ComparisonResults, entry: Differences, answer: Answer
+) -> list[str]:
+    caveats = parts.caveats(results, entry.first, entry.second, answer)
     caveats += parts.chance_caveats(
         results.names,
         _standings(results, (entry.first, entry.second)),
@@ -204,10 +209,10 @@ def _scores(results: ComparisonResults) -> Section:
         for way, estimates in found.items():
             estimates.append(results.summary.methods[way].mean)
     text = (
-        f"Each task’s score on its validation examples, which took no part in choosing the "
-        f"checkpoint: mean over the seeds, and its {level} interval. To compare two ways to train, "
-        f"read the differences below: they are taken seed by seed, and their intervals are mostly "
-        f"narrower than these suggest."
+        f"Each task’s score on its validation examples, which took no part in the "
+        f"training or the choice of a checkpoint: mean over the seeds, and its {level} interval. "
+        f"To compare two ways to train, read the differences below: they are taken seed by seed, "
+        f"and their intervals are mostly narrower than these suggest."
     )
     table = parts.means(
         "Scores of every way to train, means over seeds",
@@ -255,10 +260,15 @@ def _seeds(results: ComparisonResults) -> Section:
         columns.append((Column(f"{NAMES[method]}: score", "number"), scores))
         checkpoint = Column(f"{NAMES[method]}: checkpoint", "text", right=True)
         columns.append((checkpoint, _checkpoints(results, method)))
+    once = results.training.get("evaluations") == 1
+    which = (
+        "weights, the last ones"
+        if once
+        else "checkpoint that the held-out part of the training data chose"
+    )
     return parts.single_seeds(
         results,
-        "The mean score over the tasks on the validation examples, and the step of the checkpoint "
-        "that the held-out part of the training data chose.",
+        f"The mean score over the tasks on the validation examples, and the step of the {which}.",
         "Mean score and chosen checkpoint of every seed",
         columns,
     )

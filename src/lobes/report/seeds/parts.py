@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lobes.dissociation.seeds import Difference
-from lobes.dissociation.verdict import Verdict
+from lobes.dissociation.verdict import Answer, Verdict
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
 from lobes.report.charts import Strip, strip_plot
-from lobes.report.phrases import headline, outputs, some, warning
+from lobes.report.phrases import IN_COLOR, headline, outputs, some, warning
 from lobes.report.sections import (
     Beside,
     Block,
@@ -91,20 +91,21 @@ def nothing_to_compare(results: OverSeeds, question: str, why: str) -> Findings:
         question,
         "open",
         f"There is nothing to compare: {why}.",
-        caveats=tuple(_seed_caveats(results)),
+        caveats=tuple(_seed_caveats(results, "open")),
     )
 
 
-def caveats(results: OverSeeds, first: str, second: str) -> list[str]:
+def caveats(results: OverSeeds, first: str, second: str, answer: Answer) -> list[str]:
     """What few seeds, and weights from before IAT, cannot show of one way against another."""
-    return [*_seed_caveats(results), *before_iat_caveats(results, first, second)]
+    return [*_seed_caveats(results, answer), *before_iat_caveats(results, first, second)]
 
 
-def _seed_caveats(results: OverSeeds) -> list[str]:
+def _seed_caveats(results: OverSeeds, answer: Answer) -> list[str]:
+    """Why few seeds leave a question open; a yes or a no has taken their wide intervals in."""
     count = len(results.seeds)
     if count == 1:
         return ["With one seed there is neither an interval nor a test: run three or more."]
-    if count < FEW_SEEDS:
+    if count < FEW_SEEDS and answer == "open":
         return [
             f"{count} seeds make wide intervals: only a large difference can show. Run "
             f"{FEW_SEEDS} or more."
@@ -330,13 +331,13 @@ def differences(
     ]
     text = (
         f"{what} minus the second, above 0 where the first is better. A diamond is the mean over "
-        f"the seeds with its interval, a gray dot a single seed."
+        f"the seeds with its interval, a gray dot a single seed. {IN_COLOR}"
     )
     tables = {panel.title: table for panel, table in found}
     blocks: tuple[Block, ...] = (
         Prose(text),
         Panels(tuple(panel for panel, _ in found)),
-        Prose("Each panel has its own scale.", "quiet"),
+        *([Prose("Each panel has its own scale.", "quiet")] if len(found) > 1 else ()),
         InTerminal((stacked("Difference of", tables, "differences", "Differences"),)),
     )
     return Section("differences", "Differences", blocks, contents="Differences")

@@ -11,7 +11,14 @@ from lobes.dissociation.verdicts_over_seeds import AFTER, SPECIALIZED_BY_IAT
 from lobes.report import formatting as fmt
 from lobes.report import lesion_words
 from lobes.report.lesion_words import words_of
-from lobes.report.phrases import DEFINITIONS, HEADLINE, over_others, size_of, some
+from lobes.report.phrases import (
+    DEFINITIONS,
+    HEADLINE,
+    above,
+    over_others,
+    size_of,
+    some,
+)
 from lobes.report.sections import Block, Panels, Prose, Section
 from lobes.report.seeds import parts
 from lobes.report.seeds.parts import D_DIFFERENCE, in_words, seeds_of
@@ -49,13 +56,13 @@ def _sentences(results: ComparisonResults, entry: DScoreSummary) -> list[str]:
     ]
     found = results.summary.exchanged
     if found is not None and math.isfinite(found.difference.mean):
-        before, after = (fmt.fixed(each.mean, 1, sign=True) for each in (found.multi, found.iat))
-        p = found.difference.p
+        before = above(found.multi.mean, "that of exchanged heads")
+        before = before.replace("SDs", "standard deviations")
+        after, p = above(found.iat.mean, "it"), found.difference.p
         tail = f" (of the difference {fmt.p_equals(p)})" if math.isfinite(p) else ""
         sentences.insert(
             1,
-            f"The D-score lies {before} standard deviations above that of exchanged heads "
-            f"{AFTER['multi']}, and {after} {AFTER['iat']}{tail}.",
+            f"The D-score lies {before} {AFTER['multi']}, and {after} {AFTER['iat']}{tail}.",
         )
     d_scores = sorted(results.summary.d_scores, key=lambda each: each.fraction)
     others = [
@@ -106,7 +113,7 @@ def d_scores(results: ComparisonResults) -> Section | None:
     words = words_of(results.lesioning)
     text = Markup(
         "A lesion {} most important to a task; a D-score says, in percent of the base "
-        "score, how much {} a task’s own lesion costs than it does otherwise. "
+        "score, how much {} a task loses by its own lesion than by the lesions of others. "
         "<strong>Column</strong> is the definition to trust. Whether heads "
         "are specialized is for the report of a single run to say; here the two ways to train are "
         "compared with each other."

@@ -5,16 +5,17 @@ Claim 5 of docs/method.md#claims.
 
 from collections.abc import Sequence
 
+from lobes.dissociation.verdict import Answer
 from lobes.dissociation.verdicts_over_seeds import AFTER, transfers
 from lobes.metrics import Standing
 from lobes.report import formatting as fmt
 from lobes.report import glossary, trained_heads
 from lobes.report.charts import Start, learning_curves
-from lobes.report.phrases import outputs
+from lobes.report.phrases import outputs, some
 from lobes.report.sections import Block, Fact, Facts, Figure, Findings, Page, Prose, Section
 from lobes.report.seeds import parts
 from lobes.report.seeds.parts import NAMES, Line, in_words, level_of, seeds_of
-from lobes.report.tables import Column
+from lobes.report.tables import Column, text_of
 from lobes.results.over_seeds import StartDifferences, TransferResults
 
 STARTS = (
@@ -72,7 +73,8 @@ def _facts(results: TransferResults) -> Facts:
             Fact("New task", f"{task.name} ({task.metric_name}, {outputs(task)})"),
             Fact("Its training examples", fmt.thousands(task.n_train)),
             Fact("Its validation examples", fmt.thousands(task.n_validation)),
-            Fact("Trained before on", fmt.plural(len(results.sources), "task")),
+            Fact("Trained before on", some([task.name for task in results.sources])),
+            *trained_heads.in_short(results.iat),
             Fact("Seeds", str(len(results.seeds))),
         )
     )
@@ -88,11 +90,12 @@ def _findings(results: TransferResults) -> Findings:
         return parts.nothing_to_compare(results, question, "there is only one start")
     entry = results.summary.differences[0]
     first, second = AFTER[entry.first], AFTER[entry.second]
+    verdict = results.verdict_on(transfers(entry.first, entry.second))
     return parts.findings(
-        results.verdict_on(transfers(entry.first, entry.second)),
+        verdict,
         f"Does {model} learn the new task {task} better {first} than {second}?",
         _sentences(results, entry),
-        _caveats(results, entry),
+        _caveats(results, entry, verdict.answer),
     )
 
 
@@ -113,17 +116,18 @@ def _sentences(results: TransferResults, entry: StartDifferences) -> list[str]:
 
 
 def _other(results: TransferResults, entry: StartDifferences) -> str:
-    sizes = [fmt.thousands(size) for size in results.sizes]
-    rows = parts.higher_and_lower(sizes, entry.fractions)
-    said = [f"{how} with {fmt.listing(found)}" for how, found in rows.items()]
+    rows = zip(results.sizes, entry.fractions, strict=True)
+    sizes = [f"{fmt.thousands(n)} ({text_of(each.mean, parts.DIFFERENCE)})" for n, each in rows]
+    found = parts.higher_and_lower(sizes, entry.fractions)
+    said = [f"{how} with {fmt.listing(which)}" for how, which in found.items()]
     opening = f"Compared with the score {AFTER[entry.second]}, that {AFTER[entry.first]} is"
     if not said:
         return f"{opening} not shown to differ at any size."
     return f"{opening} {fmt.listing(said)} examples."
 
 
-def _caveats(results: TransferResults, entry: StartDifferences) -> list[str]:
-    caveats = parts.caveats(results, entry.first, entry.second)
+def _caveats(results: TransferResults, entry: StartDifferences, answer: Answer) -> list[str]:
+    caveats = parts.caveats(results, entry.first, entry.second, answer)
     labels = results.task.labels
     few = [fmt.thousands(size) for size in results.sizes if labels and size < 2 * len(labels)]
     if labels and few:
@@ -136,7 +140,7 @@ def _caveats(results: TransferResults, entry: StartDifferences) -> list[str]:
     return caveats + parts.chance_caveats(
         sizes,
         _standings(results),
-        "With {} examples every start is near chance: a difference there says little.",
+        "With {} examples no start is clearly above chance: a difference there says little.",
         "With {} examples every start is below chance; are the labels in another order?",
     )
 
@@ -186,7 +190,7 @@ def _curves(results: TransferResults) -> Section:
         "Training examples",
         {start: starts[start] for start in results.starts},
         [*zip(_labels(results), chances, _standings(results), strict=True)],
-        f"{task.metric_name} on the new task, means over seeds with {level} intervals",
+        f"Scores on the new task ({task.metric_name}), means over seeds with {level} intervals",
     )
     figures: tuple[Block, ...] = () if curves is None else (Figure("learning", curves),)
     blocks = (Prose(text), *figures, table)
