@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import re
+from contextlib import suppress
 from itertools import combinations
 
 import numpy as np
@@ -278,6 +279,74 @@ def test_pruned_models_generate(name, cache, tmp_path):
     with ablate(model, heads), torch.no_grad():
         expected = model.generate(**prompt, **settings)
     assert torch.equal(smaller.generate(**prompt, **settings), expected)
+
+
+def two_heads_each(model):
+    return HeadSet((site.index, head) for site in find_heads(model) for head in (0, 1))
+
+
+def test_native_keeps_precisions_attention_and_what_trains():
+    model = tiny_model("qwen3", attention="eager").requires_grad_(False)
+    for parameter in model.parameters():  # its buffers stay in float32, as when it is loaded
+        parameter.data = parameter.data.bfloat16()
+    model.norm.float()
+    small = prune(model, two_heads_each(model), export="native")
+    tensors = dict([*small.named_parameters(), *small.named_buffers()])
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        assert tensors[name].dtype == tensor.dtype, name
+        assert tensors[name].requires_grad == tensor.requires_grad, name
+    assert small.config._attn_implementation == "eager"
+
+
+def test_native_of_no_head_is_a_copy():
+    model = tiny_model("bert")
+    copied = prune(model, [], export="native")
+    assert copied is not model
+    assert_same(run(copied, tiny_inputs(model)), run(model, tiny_inputs(model)))
+
+
+def test_zeros_are_refused_in_a_model_that_was_pruned():
+    smaller = prune(tiny_model("bert"), "0:1,2")
+    with pytest.raises(ModelError, match="was pruned before, and has not the full size"):
+        prune(smaller, "1:0", export="zeroed")
+
+
+@pytest.mark.parametrize("name", ["t5", "diffllama"])
+def test_the_global_random_state_is_left_alone(name, monkeypatch):
+    model, state = tiny_model(name), torch.get_rng_state()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeds GPUs"))
+    with suppress(ModelError):  # its configuration may not say what is left
+        prune(model, [(0, 0)], export="native")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("name", "use_cache"),  # off, as a training leaves it
+    [("llama", True), ("llama", False), ("bart", True)],
+)
+def test_generation_without_any_head_of_the_first_layer(name, use_cache):
+    kind = "AutoModelForSeq2SeqLM" if name == "bart" else "AutoModelForCausalLM"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, kind).from_config(TINY[name].config()).eval()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    model.config.use_cache = use_cache
+    layout = find_heads(model)
+    site = next(site for site in layout if "encoder" not in site.projection)
+    heads = HeadSet((site.index, head) for head in range(site.n_heads))
+    smaller = prune(model, heads, layout=layout)
+    prompt = tiny_inputs(model, length=11)["input_ids"]
+    settings = {"do_sample": False, "max_new_tokens": 5, "min_new_tokens": 5, "use_cache": True}
+    settings |= {"return_dict_in_generate": True, "output_logits": True}
+    settings["attention_mask"] = torch.ones_like(prompt)
+    settings["attention_mask"][0, :3] = 0
+    with ablate(model, heads, layout=layout):
+        expected = model.generate(prompt, **settings)
+    found = smaller.generate(prompt, **settings)
+    for one, other in zip(found.logits, expected.logits, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 def test_dtype_and_device_map(tmp_path):

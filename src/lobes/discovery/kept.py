@@ -37,6 +37,17 @@ def kept(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw the numbers of a seed inside the block, and restore the random state on exit."""
+    # a GPU that is not in use yet has no state to go back to: it would begin with the seed
+    devices = [*range(torch.cuda.device_count())] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        seed_it = torch.manual_seed if devices else torch.default_generator.manual_seed
+        seed_it(seed)
+        yield
+
+
 @dataclass(frozen=True, eq=False)
 class _Attributes:
     """The attributes of an object, what containers among them hold, and the values of tensors."""

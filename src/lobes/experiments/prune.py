@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lobes.ablation import ablate
 from lobes.discovery import find_heads, guess_inputs
+from lobes.discovery.kept import seeded
 from lobes.errors import ConfigError, ModelError, RunError
 from lobes.experiments.heads_to_prune import Choice
 from lobes.experiments.manifest import PRUNED_MARKER
@@ -235,8 +236,7 @@ def _comes_along(path: Path, folders: set[str]) -> bool:
 @torch.no_grad()
 def _outputs(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
     """Every task's logits, or what a model of transformers gives first."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # some models mask their inputs at random
+    with seeded(0):  # some models mask their inputs at random
         found = list(tensors(model(**inputs)))
     return found if isinstance(model, MultiTaskModel) else found[:1]
 

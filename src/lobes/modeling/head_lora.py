@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lobes import limits
 from lobes.discovery import layout_of
+from lobes.discovery.kept import seeded
 from lobes.errors import ConfigError, ModelError, first_line
 from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.limits import check_number, short
@@ -94,8 +95,7 @@ def head_lora(
                 fan_in_fan_out=conv1d,
                 **options,
             )
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 adapted = peft.get_peft_model(target, config)
         except (AttributeError, TypeError, ValueError) as error:
             raise ConfigError(

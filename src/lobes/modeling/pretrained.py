@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lobes.discovery.kept import seeded
 from lobes.errors import ModelError
 from lobes.files import near_path
 from lobes.modeling.packaged import local_model
@@ -51,11 +52,12 @@ def load_model(
     Weights missing from the checkpoint start from `seed`; the global random state is not touched.
     Raises `ModelError` where there is no model, or none that can be loaded safely.
     """
+    if options.get("device_map") is not None and torch.cuda.is_available():
+        torch.cuda.init()  # so that weights drawn there have the seed, too
     with (
         checked(name_or_folder, trust_remote_code, subfolder) as (name, given),
-        torch.random.fork_rng(devices=[]),
+        seeded(seed),
     ):
-        torch.manual_seed(seed)
         # a class that is there already needs no code of the model's to read its configuration
         reader = getattr(loader, "config_class", None) or AutoConfig
         config = reader.from_pretrained(name, **given)

@@ -15,6 +15,7 @@ from lobes.ablation import ablate
 from lobes.discovery import find_heads, layout_of
 from lobes.discovery.functional import opened
 from lobes.discovery.inputs import guess_inputs
+from lobes.discovery.kept import seeded
 from lobes.discovery.scope import block_around
 from lobes.discovery.wrappers import check_model
 from lobes.errors import ConfigError, HeadError, ModelError
@@ -64,6 +65,12 @@ def prune(
     report = shown_progress(progress, "pruning")
     check_model(model)
     _check_state(model)
+    if export == "zeroed" and _was_pruned(model):
+        raise ModelError(
+            f"{type(model).__name__} was pruned before, and has not the full size that "
+            f"transformers builds: remove all heads from the whole model at once, or leave "
+            f"export out."
+        )
     if layout is None:
         layout = find_heads(model, example_inputs=example_inputs)
     layout = layout_of(model, layout)
@@ -230,8 +237,7 @@ def _check_state(model: nn.Module) -> None:
 @contextmanager
 def _plainly() -> Iterator[None]:
     """No gradients, and the same random numbers each time: some models mask inputs at random."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch.no_grad(), seeded(0):
         yield
 
 
@@ -286,6 +292,11 @@ def _tried(smaller: nn.Module, inputs: Mapping[str, Any], expected: Sequence[Ten
         f"{type(smaller).__name__} cannot be pruned exactly: {why}. They can be ablated "
         f"(lobes.ablate)."
     )
+
+
+def _was_pruned(model: nn.Module) -> bool:
+    owners = (module for module in model.modules() if isinstance(module, PreTrainedModel))
+    return any(plans_of(owner.config) for owner in owners)
 
 
 def _remember(smaller: nn.Module, heads: HeadSet, plans: Sequence[SitePlan]) -> None:

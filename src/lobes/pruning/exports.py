@@ -64,11 +64,13 @@ def native(smaller: Any) -> nn.Module:
     """
     kind = type(smaller).__name__
     plans = plans_of(getattr(smaller, "config", None))
-    if not plans or not isinstance(smaller, PreTrainedModel):
+    if not isinstance(smaller, PreTrainedModel):
         raise ModelError(
             f"{kind} has no configuration of its own that could say how many heads are left: prune "
             f"the model from transformers inside it."
         )
+    if not plans:  # no head was to go
+        return smaller
     weights = smaller.state_dict()
     for table in (table for plan in plans for site in plan.sites for table in site.tables):
         own = weights.pop(f"{table.module}.{table.name}.weight")
@@ -79,15 +81,15 @@ def native(smaller: Any) -> nn.Module:
             )
     shapes = {name: weight.shape for name, weight in weights.items()}
     for config in _configurations(smaller.config, plans):
-        with suppress(Exception):  # whatever a configuration class or a model does not accept
+        # Whatever a configuration class or a model does not accept. Initial weights are drawn, too.
+        with suppress(Exception), torch.random.fork_rng(devices=[]):
             # Shapes alone, without memory: most configurations tried do not fit.
             with torch.device("meta"):
                 empty = type(smaller)(config)
             if {name: weight.shape for name, weight in empty.state_dict().items()} != shapes:
                 continue
-            # its initial weights are drawn, and replaced at once
-            with torch.random.fork_rng(devices=[]):
-                model = type(smaller)(config).to(smaller.device, smaller.dtype)
+            model = type(smaller)(config).to(smaller.device)
+            _become_like(model, smaller)
             model.load_state_dict(weights)
             if hasattr(smaller, "generation_config"):
                 model.generation_config = copy.deepcopy(smaller.generation_config)
@@ -99,6 +101,22 @@ def native(smaller: Any) -> nn.Module:
         f"site, unless the architecture reads per_layer_config, and a head's size must be a "
         f'setting). Export it as "zeroed", or save it as it is.'
     )
+
+
+def _become_like(model: nn.Module, other: nn.Module) -> None:
+    """Give each parameter and buffer the precision of the other model's, and `requires_grad`.
+
+    Models in low precision keep a few in float32, such as the frequencies of rotary positions.
+    """
+    buffers = dict(other.named_buffers())
+    for name, buffer in [*model.named_buffers()]:
+        if name in buffers:
+            path, _, own = name.rpartition(".")
+            model.get_submodule(path)._buffers[own] = buffer.to(buffers[name].dtype)
+    for name, parameter in model.named_parameters():
+        given = other.get_parameter(name)
+        parameter.data = parameter.data.to(given.dtype)
+        parameter.requires_grad_(given.requires_grad)
 
 
 def listed(numbers: Iterable[int]) -> str:
@@ -137,7 +155,11 @@ def _configurations(config: Any, plans: Sequence[Plan]) -> Iterator[Any]:
                     _say_by_layer(parts[path], name, value, sites)
                 else:
                     setattr(parts[path], name, value)
-            yield type(config).from_dict(changed.to_dict())
+            read = type(config).from_dict(changed.to_dict())
+            for path, part in _parts(read):
+                if path in parts:  # which is not written
+                    part._attn_implementation = parts[path]._attn_implementation
+            yield read
 
 
 def _choices(plain: Any, sites: Sequence[SitePlan]) -> dict[tuple[str, str], list[int | _ByLayer]]:

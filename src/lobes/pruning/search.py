@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import Cache, PreTrainedConfig
 
 from lobes.ablation import ablate
 from lobes.discovery import find_heads
+from lobes.discovery.kept import seeded
 from lobes.discovery.ownership import shared_path
 from lobes.errors import LobesError
 from lobes.heads import HeadLayout, HeadSet
@@ -51,7 +53,7 @@ from lobes.pruning.kept_rows import (
 )
 from lobes.pruning.plan import PAD, Bypass, Cut, Narrowing, Runs, Setting, SitePlan, runs
 from lobes.pruning.settings import Change, Number, Watch, combined
-from lobes.pruning.surgery import operate
+from lobes.pruning.surgery import operate, places
 from lobes.pruning.torch_attention import known_rows, owner_of
 from lobes.pruning.verification import largest_difference, tolerance
 from lobes.sites import OwnedRows, Site
@@ -118,12 +120,25 @@ class _Search:
 
     def _ways(self) -> Iterator[Arrangement]:
         """Arrangements to try; the last, as large as what was, where only some numbers will do."""
-        yield from arrangements(self.body, self.kept, *self._costs())
+        for way in arrangements(self.body, self.kept, *self._costs()):
+            # a cache takes the keys of no head for those of no token, and texts begin anew
+            if way.slots or not self._may_have_cache():
+                yield way
         heads = range(self.site.n_heads)
         if not self.body.shares and any(
             self._runs(in_place(heads[:n], set(), 1)) for n in heads[1:]
         ):
             yield in_place(heads, set(self.kept), 1)
+
+    def _may_have_cache(self) -> bool:
+        """Whether the block keeps keys and values for the next token, or would if it were asked."""
+        given = (*self.sample.args, *self.sample.kwargs.values())
+        config: Any = getattr(self.model, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            config = config.get_text_config(decoder=True)
+        is_off = getattr(config, "use_cache", None) is False
+        takes_one = "past_key_values" in places(self.block)
+        return any(isinstance(one, Cache) for one in given) or (is_off and takes_one)
 
     def _runs(self, way: Arrangement) -> bool:
         """Whether the block gives what it should with so many heads, all of them zeros."""
@@ -233,8 +248,7 @@ class _Search:
         block = self.model.get_submodule(self.path)
         args, kwargs = self._arguments_of_call()
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), computing(block, attention):
-                torch.manual_seed(0)
+            with torch.no_grad(), seeded(0), computing(block, attention):
                 return first_tensor(block(*args, **kwargs))
         except Exception as error:  # whatever a wrong cut makes an unknown module raise
             text = " ".join(str(error).split())

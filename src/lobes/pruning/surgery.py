@@ -261,10 +261,9 @@ def _give_table(model: nn.Module, table: Table) -> None:
     shared: Any = _module(model, table.like)
     shape = (table.rows, table.columns)
     weight = shared.weight.detach()
-    own = nn.Embedding(*shape, device=weight.device, dtype=weight.dtype)
-    if tuple(weight.shape) == shape:
-        with torch.no_grad():
-            own.weight.copy_(weight)
-    own.requires_grad_(shared.weight.requires_grad).train(shared.training)
+    # where the shared table is cut already, the weights that were saved will fit
+    values = weight.clone() if tuple(weight.shape) == shape else weight.new_empty(shape)
+    own = nn.Embedding.from_pretrained(values, freeze=not shared.weight.requires_grad)
+    own.train(shared.training)
     module.add_module(table.name, own)
     module.has_relative_attention_bias = True
