@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from lobes import ablate, head_lora, prune
 from lobes.errors import ConfigError, LobesError, ModelError, RunError
 from lobes.modeling import MultiTaskModel, SingleTaskModel, load_task_model
 from lobes.modeling import export_task as export
@@ -390,3 +391,19 @@ def test_what_was_written_is_compared_before_it_gets_its_name(
     with pytest.raises(LobesError, match="'mood' was not exported: loaded back, the BertFor"):
         export_task(task_model(), "mood", tmp_path / "mood")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_is_not_one_of_transformers_is_named(tmp_path: Path) -> None:
+    model = task_model().eval()
+    with ablate(model, "0:1"), pytest.raises(ModelError, match="export it after the block"):
+        export_task(model, "mood", tmp_path / "ablated")
+    with pytest.raises(ModelError, match="heads of the encoder were removed"):
+        export_task(prune(model, "0:1"), "mood", tmp_path / "pruned")
+    zeroed = prune(model, "0:1", export="zeroed")
+    assert export_task(zeroed, "mood", tmp_path / "zeroed").is_dir()
+    adapted = head_lora(model, "0:1")
+    with pytest.raises(ModelError, match=r"merge them first \(model.encoder = model.encoder.merge"):
+        export_task(adapted, "mood", tmp_path / "adapted")
+    with pytest.raises(ModelError, match=r"merge them first \(model.encoder = model.encoder.merge"):
+        prune(adapted.eval(), "0:1")
+    assert not (tmp_path / "adapted").exists()

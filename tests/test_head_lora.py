@@ -196,3 +196,10 @@ def test_without_peft_the_command_that_installs_it_is_named(
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ConfigError, match=r"needs peft.*pip install 'lobes\[lora\]'"):
         head_lora(tiny_model("bert"), "0:1")
+
+
+def test_a_model_in_a_block_gets_no_adapters():
+    model = tiny_model("bert")
+    with ablate(model, "0:1"), pytest.raises(ModelError, match="call head_lora before the block"):
+        head_lora(model, "0:1")
+    assert not any("lora" in name for name, _ in model.named_parameters())

@@ -143,7 +143,9 @@ def test_low_rank_adapters():
             for site in find_heads(adapted).sites:
                 assert site.projection.endswith(TINY[name].projection)
                 assert site.gateable
-            with pytest.raises(ModelError, match=r"merge them first \(model.merge_and_unload"):
+            with pytest.raises(
+                ModelError, match=r"merge them first \(model = model.merge_and_unload"
+            ):
                 prune(adapted, LESION)
             assert prune(merged, LESION)(**tiny_inputs(merged)).last_hidden_state.isfinite().all()
 

@@ -26,12 +26,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from lobes.data.batching import encode
+from lobes.discovery.scope import block_around
 from lobes.errors import LobesError, ModelError, RunError
 from lobes.files import whole_folder
 from lobes.modeling.multi_task import MultiTaskModel
 from lobes.modeling.pooling import accepted_inputs, evaluation_mode, has_pooler, run_encoder
 from lobes.modeling.pretrained import load_model, load_tokenizer
+from lobes.modeling.pruned import is_pruned
 from lobes.modeling.safe_loading import quiet
+from lobes.modeling.saved_adapters import is_adapted
 from lobes.modeling.task_model import TaskModel, check_texts
 from lobes.tasks.task import TaskSpec
 
@@ -88,6 +91,7 @@ def export_task(model: TaskModel, task: str, folder: str | os.PathLike[str]) -> 
     spec, target = model.spec(task), Path(folder).resolve()
     check_texts((spec,), "only tasks of texts can be exported")
     _check_target(target)
+    _check_state(model, task)
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise ModelError("The model's weights are no longer numbers: train it again to export it.")
     with evaluation_mode(model), torch.no_grad():
@@ -100,6 +104,26 @@ def export_task(model: TaskModel, task: str, folder: str | os.PathLike[str]) -> 
             del built  # a large model need not be in memory three times
             _check_saved(unfinished, source, spec)
     return Path(folder)
+
+
+def _check_state(model: MultiTaskModel, task: str) -> None:
+    """Raise `ModelError` for an encoder that is not, for now or for good, one of transformers."""
+    if (what := block_around(model)) is not None:
+        raise ModelError(
+            f"The model is inside a block of {what}, and the task {task!r} of the model as it is "
+            f"cannot be exported there: export it after the block."
+        )
+    if is_adapted(model.encoder):
+        raise ModelError(
+            f"The task {task!r} cannot be exported while the encoder has adapters: merge them "
+            f"first (model.encoder = model.encoder.merge_and_unload())."
+        )
+    if is_pruned(model.config):
+        raise ModelError(
+            f"The task {task!r} cannot be exported, since heads of the encoder were removed, which "
+            f"transformers alone cannot load: {_AS_IT_IS}, or export a model whose heads are set "
+            f'to zero (lobes.prune with export="zeroed").'
+        )
 
 
 def _expressed(source: MultiTaskModel, spec: TaskSpec) -> Any:

@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from lobes import limits
 from lobes.discovery import layout_of
 from lobes.discovery.kept import seeded
+from lobes.discovery.scope import block_around
 from lobes.errors import ConfigError, ModelError, first_line
 from lobes.heads import HeadLayout, Heads, HeadSet
 from lobes.limits import check_number, short
@@ -76,6 +77,11 @@ def head_lora(
     """
     peft = peft_library("LoRA on chosen heads")
     layout = layout_of(model, layout)
+    if (what := block_around(model)) is not None:
+        raise ModelError(
+            f"The model is inside a block of {what}, which acts on its projections and would not "
+            f"act on their adapters: call head_lora before the block."
+        )
     chosen = HeadSet.of(heads, layout)
     _check(chosen, r, alpha, dropout, options)
     check_number("seed", seed, limits.SEED)

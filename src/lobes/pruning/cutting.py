@@ -213,9 +213,11 @@ def _check_state(model: nn.Module) -> None:
             f"full precision, and quantize the result."
         )
     if any(hasattr(module, "base_layer") for module in model.modules()):
+        able = [path for path, part in model.named_modules() if hasattr(part, "merge_and_unload")]
+        path = ".".join(("model", *able[:1])).rstrip(".")
         raise ModelError(
-            f"{kind} holds adapters (LoRA): merge them first (model.merge_and_unload()), and prune "
-            f"what that returns."
+            f"{kind} holds adapters (LoRA): merge them first ({path} = {path}.merge_and_unload()), "
+            f"and prune the model then."
         )
     if t5_and_bigbird.exchanges_modules(model):
         raise ModelError(
