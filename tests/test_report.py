@@ -266,6 +266,28 @@ def test_heat_map_of_scores_below_zero_is_in_percent_of_the_largest_size():
     assert [cell.text for cell in shown.rows[0]] == ["−100", "25", "50"]
     assert [cell.rank for cell in shown.rows[0]] == [3, 2, 1]
     assert [cell.shade for cell in shown.rows[0]] == [0, 17, 20]
+    words = "largest in the map of either sign (below 0: without the head the loss should fall)"
+    assert words in run_html(results)
+    results["importance"][0]["values"] = [[0.04, 0.01, 0.02]]
+    assert "of either sign" not in run_html(results)
+
+
+def test_the_maps_of_many_sites_leave_room_for_the_answer_on_the_first_screen():
+    results = fake_results(tasks=4, sites=(9,) * 30, fractions=(0.1,), controls=3)
+    page = run_page(results)
+    maps = next(f.drawing for f in sections.figures(page) if f.name == "maps")
+    assert maps.height < 320
+    few = run_page(fake_results(tasks=4, sites=(12,) * 12, fractions=(0.1,), controls=3))
+    large = next(f.drawing for f in sections.figures(few) if f.name == "maps")
+    assert maps.width == pytest.approx(large.width, rel=0.1)  # so that letters are as large
+
+
+def test_the_first_screen_says_what_a_d_score_is():
+    page = run_html(fake_results())
+    assert (
+        "D-score: how much more a task loses by its own lesion than by the lesions of others, in "
+        "percent of the base score."
+    ) in page
 
 
 # --- the sentences -------------------------------------------------------------------------------
@@ -438,6 +460,9 @@ def test_sentences_count_controls_tasks_and_pairs():
     column = entry["dissociation"]["column"]
     column["control_means"][:2] = [column["mean"], column["mean"] + 1]
     column["mean_p"] = 3 / 60
+    column["p_values"] = [0.01, 0.2, None]
+    (alone,) = [one for one in spaced(found(results).sentences) if one.startswith("One at a time")]
+    assert "sentiment is beyond exchanged heads, 1 of 2 with a D-score (p ≤" in alone
     column["p_values"] = [0.01, 0.2, 0.3]
     entry["pairs"][0]["double_dissociation"] = False
     entry["pairs"][2]["double_dissociation"] = False
@@ -654,6 +679,8 @@ def test_undefined_numbers_are_dashes_not_zeros():
         data.update(control_means=[None] * 19, note="The base is near 0.")
         data.update(standardized=[None, None], mean_standardized=None)
     page = run_page(results)
+    column = [cell_of(row.cells[1]).marks for row in table_of(page, "change-1").rows]
+    assert not any("lowest" in marks for marks in column), "a dash is not the lowest score"
     assert texts_of(table_of(page, "raw-2"))[2][1:] == ["–"] * 4
     assert texts_of(table_of(page, "change-2"))[1][1] == "–"
     assert "strip-2-0" not in {figure.name for figure in sections.figures(page)}

@@ -384,6 +384,10 @@ def test_importance_that_is_noisy_says_how_many_examples_would_do():
     assert needed == "about 1 800 examples (iap.importance_examples)"
     r, k = 0.7, 12 / 7  # by the formula of Spearman and Brown k times the examples give
     assert k * r / (1 + (k - 1) * r) == pytest.approx(0.8)
+    for entry in results["importance"]:
+        entry["reliability"] = 0.9
+    reliable = table_of(run_page(renewed(results)), "reliability")
+    assert [column.title for column in reliable.columns][-1] == "Available"
 
 
 def test_maps_of_two_tasks_are_compared_without_their_noise():

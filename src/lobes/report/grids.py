@@ -75,10 +75,15 @@ def heat_grid(
 def all_maps(
     found: maps.HeatMaps, rings: Sequence[HeadSet], title: str, description: str
 ) -> Drawing:
-    """The maps of several tasks side by side, without numbers; `rings` outlines heads of each."""
+    """The maps of several tasks side by side, without numbers; `rings` outlines heads of each.
+
+    Maps of many sites have small cells: what follows a figure is to stand near its beginning.
+    """
     n_rows, n_columns = len(found.maps[0].rows), len(found.maps[0].rows[0])
-    step = min(max(190 / n_columns, 4.0), 16.0)
+    step = min(max(min(190 / n_columns, 260 / n_rows), 4.0), 16.0)
     beside = min(len(found.maps), 2 if len(found.maps) <= 4 else 3)
+    if len(found.maps) * (step * n_columns + 22) <= 424:  # as wide as two maps of large cells
+        beside = len(found.maps)
     names = [str(site.number) for site in found.sites]
     left, across = 8 + width_of(names[-1], 10), step * n_columns + 22
     down = step * n_rows + 40

@@ -231,17 +231,22 @@ def _tasks_alone(results: RunResults, entry: Fraction, score: DScore) -> list[st
     """Which tasks stand out one at a time; silent where the exchanges cannot tell."""
     if not is_significant(smallest_p(entry.n_controls)) or not entry.exchangeable:
         return []
-    names = results.names
+    names = [n for n, p in zip(results.names, score.p_values, strict=True) if math.isfinite(p)]
     beyond = [
-        name for name, p in zip(names, score.p_values, strict=True) if is_significant(float(p))
+        name
+        for name, p in zip(results.names, score.p_values, strict=True)
+        if is_significant(float(p))
     ]
-    if len(beyond) == len(names):
+    if len(beyond) == len(results.names):
         which = "every task is"
     elif not beyond:
         which = "no task is"
     else:
         which = f"{phrases.some(beyond)} {'is' if len(beyond) == 1 else 'are'}"
-    rest = f", {len(beyond)} of {len(names)}" if 0 < len(beyond) < len(names) else ""
+    defined = " with a D-score" * (len(names) < len(results.names))
+    rest = (
+        f", {len(beyond)} of {len(names)}{defined}" if 0 < len(beyond) < len(results.names) else ""
+    )
     return [
         f"One at a time, {which} beyond exchanged heads{rest} (p ≤ {ALPHA} uncorrected: a "
         f"description, not a test)."

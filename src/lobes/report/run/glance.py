@@ -5,6 +5,7 @@ from dataclasses import replace
 from lobes.report import formatting as fmt
 from lobes.report import phrases
 from lobes.report.charts import strip_plot
+from lobes.report.lesion_words import words_of
 from lobes.report.phrases import HEADLINE, exchanges, size_of
 from lobes.report.run import dissociation, importance, lesions
 from lobes.report.sections import Figure, Panel, Panels, Prose
@@ -33,7 +34,8 @@ def _maps(results: RunResults) -> Panel | None:
     whose = "of this task’s lesion and no other" if several else "of the task’s lesion"
     word = fmt.site_word([site.name for site in results.model.sites])
     text = (
-        f"Rows: {word}s; columns: heads; yellow: most important. Outlined: heads {whose}, "
+        f"Rows: {word}s; columns: heads; yellow: most important, dark: least. Outlined: heads "
+        f"{whose}, "
         f"{size_of(results.strongest.fraction)}."
     )
     figure = importance.together(results, "glance-maps")
@@ -50,7 +52,10 @@ def _exchanged(results: RunResults) -> Panel | None:
     if drawing is None:
         return None
     hollow = " Hollow: on the exchanges’ sample of examples." if results.controls.sample else ""
+    costs = words_of(results.lesioning).costs
     text = (
+        f"D-score: how much {costs} a task loses by its own lesion than by the lesions of others, "
+        f"in percent of {phrases.unit_of(results.tasks)}. "
         f"Diamond: the D-score with its interval.{hollow} Gray: {exchanges(entry.n_controls)} of "
         f"the heads between the tasks."
     )

@@ -109,12 +109,15 @@ def _reading(results: RunResults, method: str) -> Markup:
     done = words_of(results.lesioning).lesioned
     ring = f"; a ring marks the heads that are {done} for the task" if results.fractions else ""
     word = fmt.site_word([site.name for site in results.model.sites])
+    is_signed = any((each.values < 0).any() for each in results.importance)
+    signed = " of either sign (below 0: without the head the loss should fall)" * is_signed
     return Markup(
         "How much each task’s loss depends on each of the {} heads: {}. A row is a {} (an "
         "attention block, in the order of execution), a column a head. The number is the head’s "
-        'importance in percent of the largest in the map{}. <span class="js-only" hidden>Point at '
-        "a head, or move with the arrow keys, to see it in every task.</span>"
-    ).format(results.model.n_heads, method, word, ring)
+        "importance in percent of the largest in the map{}{}. "
+        '<span class="js-only" hidden>Point at a head, or move with the arrow keys, to see it in '
+        "every task.</span>"
+    ).format(results.model.n_heads, method, word, signed, ring)
 
 
 def _method(found: Importance) -> str:
@@ -136,17 +139,17 @@ def _reliability(results: RunResults) -> tuple[Block, ...]:
         return ()
     in_batches = phrases.in_spreads(results.tasks)
     setting = "more batches in train" if in_batches else "iap.importance_examples"
+    needed = [_needed(each, setting) for each in found]
     rows = tuple(
         Row(
             (
                 each.task,
                 Cell(each.reliability, marks=frozenset(["warn"] * (each in results.noisy))),
-                each.n_examples,
-                each.n_available,
-                _needed(each, setting),
+                *(each.n_examples, each.n_available),
+                *([more] if any(needed) else ()),
             )
         )
-        for each in found
+        for each, more in zip(found, needed, strict=True)
     )
     title = "Reliability of the importance"
     return (
@@ -160,7 +163,7 @@ def _reliability(results: RunResults) -> tuple[Block, ...]:
                 Column("Reliability", "number", digits=2),
                 Column("Examples", "count"),
                 Column("Available", "count"),
-                Column(f"For {RELIABLE}"),
+                *([Column(f"For {RELIABLE}")] if any(needed) else ()),
             ),
             rows,
             terminal=title,

@@ -159,7 +159,8 @@ class _Line:
     def _cells(self, values: np.ndarray, widest: float) -> Iterator[Cell]:
         """These values, tinted by the changes."""
         for value, change, marks in zip(values.tolist(), self.changes, self.marks, strict=True):
-            yield Cell(value, tint=tint_of(change, widest), marks=marks)
+            shown = marks if math.isfinite(value) else marks & {"own"}
+            yield Cell(value, tint=tint_of(change, widest), marks=shown)
 
 
 def _score(value: float, low: float, high: float) -> str:
