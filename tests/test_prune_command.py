@@ -206,6 +206,19 @@ def test_the_folder_is_whole_and_gives_what_ablation_gives(bert: Path, tmp_path:
     assert "## Scores" not in card.text
 
 
+def test_scores_are_those_of_the_models_that_were_measured(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lobes.experiments.prune.compare_speed", lambda *_: None)
+    results = fake_results(tasks=("easy",), sites=(5, 5), fractions=(0.5,), training=False)
+    results["config"]["model"] = str(bert)
+    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    choice = Choice(run=tmp_path, fraction=0.5)
+    assert "scores" in prune_model(choice, tmp_path / "measured")
+    # a model of the same shape, of which nobody knows whether it is the same
+    assert "scores" not in prune_model(choice, tmp_path / "other", model=str(bert))
+
+
 def test_the_model_card_goes_on_from_the_whole_models(tmp_path: Path) -> None:
     heads = HeadSet.parse("0:1 1:0")
     results = fake_results(tasks=("easy", "h|rd"), sites=(3, 2), fractions=(0.5,), training=False)
@@ -217,6 +230,12 @@ def test_the_model_card_goes_on_from_the_whole_models(tmp_path: Path) -> None:
     assert [score["ablated"] for score in scores] == matrix
     assert [score["whole"] for score in scores] == [task["base"] for task in results["tasks"]]
     assert {score["ablated"] for score in choice.scores(HeadSet.parse("0:2"))} == {None}
+    for value, lesion, same in (("mean", "remove", "0:1 1:0"), ("zero", "keep", "0:1 1:0")):
+        results["iap"] |= {"value": value, "lesion": lesion}
+        (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
+        assert {score["ablated"] for score in choice.scores(HeadSet.parse(same))} == {None}
+    kept_others = choice.scores(HeadSet.parse("0:0,2 1:1"))  # all but those of the second lesion
+    assert [score["ablated"] for score in kept_others] == matrix
     record = {
         "model": "org/<b>whole</b>", "export": "native", "chosen": choice.rule, "heads": str(heads),
         "n_heads": [5, 3], "n_parameters": [1000, 900], "largest_difference": 2e-7,

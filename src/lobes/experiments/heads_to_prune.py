@@ -103,18 +103,22 @@ class Choice:
     def scores(self, heads: HeadSet) -> list[dict[str, Any]]:
         """Return what the run measured of its tasks: with all heads, and with these ablated.
 
-        `ablated` is None where no lesion of the run is this set of heads.
+        `ablated` is None where no lesion of the run put zeros in the place of just these heads.
         """
         if self.run is None:
             return []
         results = read(self.run, RunResults)
         names = [task.name for task in results.tasks]
+        every = HeadSet(
+            (s, h) for s, site in enumerate(results.model.sites) for h in range(site.n_heads)
+        )
+        zeros = results.lesioning.value == "zero"
         under = next(
             (
                 fraction.scores[names.index(task)].tolist()
                 for fraction in results.fractions
                 for task, lesion in fraction.lesions.items()
-                if lesion == heads
+                if zeros and heads == (every - lesion if results.lesioning.keeps else lesion)
             ),
             [None] * len(names),
         )

@@ -29,7 +29,7 @@ def model_card(record: Mapping[str, Any], loading: str, *, hub_name: str | None,
     own = [tag for tag in metadata.get("tags") or () if isinstance(tag, str)]
     tags = [*own, "pruned", "attention-heads", "lobes"]
     metadata["tags"] = list(dict.fromkeys(tags))
-    metadata["library_name"] = "transformers" if record["export"] else "lobes"
+    metadata["library_name"] = "lobes" if "import lobes" in loading else "transformers"
     if hub_name:
         metadata["base_model"] = hub_name
     parts = (f"---\n{ModelCardData(**metadata).to_yaml()}\n---", *_sections(record, loading, text))

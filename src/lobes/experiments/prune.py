@@ -89,6 +89,8 @@ def prune_model(
     layout = find_heads(whole)
     heads = choice.heads(layout)
     record = _described(name, choice, export, layout, heads)
+    if model is None and (scores := choice.scores(heads)):
+        record["scores"] = scores
     tell("pruning", 0, 2)
     smaller = prune(whole, heads, layout=layout, export=export)
     tell("pruning", 1, 2)
@@ -151,7 +153,6 @@ def _described(
         "heads": str(heads),
         "dropped_by_site": heads.counts(),
         "n_heads": [layout.total, layout.total - len(heads)],
-        **({"scores": scores} if (scores := choice.scores(heads)) else {}),
     }
 
 
