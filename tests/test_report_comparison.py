@@ -211,7 +211,7 @@ def test_a_distance_below_exchanged_heads_is_called_so():
     comparison = fake_comparison()
     comparison["summary"]["exchanged"]["iat"]["mean"] = -1.8
     sentence = spaced(specialization(comparison).sentences)[1]
-    assert "and 1.8 SDs below it after IAT" in sentence
+    assert "and 1.8 below it after IAT" in sentence
 
 
 def test_a_checkpoint_at_the_switch_has_seen_no_iat():
@@ -266,7 +266,7 @@ def test_specialization_speaks_of_the_largest_fraction_and_of_column():
     multi, iat = (fmt.fixed(distances[way]["mean"], 1) for way in ("multi", "iat"))
     assert exchanged.startswith(
         f"The D-score lies {multi} standard deviations above that of exchanged heads after "
-        f"ordinary multi-task training, and {iat} SDs above it after IAT (of the difference p "
+        f"ordinary multi-task training, and {iat} above it after IAT (of the difference p "
     )
     means = [fmt.points(entry[method]["mean"]["mean"]) for method in ("multi", "iat")]
     assert main.startswith(

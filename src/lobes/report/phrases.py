@@ -98,12 +98,12 @@ def tested(p: float) -> float | Cell:
     return marked(p, "beyond") if is_significant(p) else p
 
 
-def above(distance: float, what: str) -> str:
+def above(distance: float, what: str, unit: str = "SDs") -> str:
     """`4.1 SDs above exchanged heads`, or `below`; nothing where the distance is undefined."""
     if not math.isfinite(distance):
         return ""
     side = "below" if distance < 0 else "above"
-    return f"{fmt.fixed(abs(distance), 1)}{fmt.GAP}SDs {side} {what}"
+    return f"{fmt.fixed(abs(distance), 1)}{fmt.GAP * bool(unit)}{unit} {side} {what}"
 
 
 def exchange_caveats(entries: Sequence[Fraction] | Sequence[PooledFraction]) -> list[str]:

@@ -56,9 +56,8 @@ def _sentences(results: ComparisonResults, entry: DScoreSummary) -> list[str]:
     ]
     found = results.summary.exchanged
     if found is not None and math.isfinite(found.difference.mean):
-        before = above(found.multi.mean, "that of exchanged heads")
-        before = before.replace("SDs", "standard deviations")
-        after, p = above(found.iat.mean, "it"), found.difference.p
+        before = above(found.multi.mean, "that of exchanged heads", "standard deviations")
+        after, p = above(found.iat.mean, "it", ""), found.difference.p
         tail = f" (of the difference {fmt.p_equals(p)})" if math.isfinite(p) else ""
         sentences.insert(
             1,
