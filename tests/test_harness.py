@@ -275,6 +275,21 @@ def test_the_command_compares_a_pruned_model(study, folder, llama, tokenizer, tm
     assert evaluate_with_harness(pruned, **tasks)["base"] is None
 
 
+def test_examples_that_a_file_forbids_are_not_said_to_be_in_prompts(
+    study, folder, tmp_path, caplog
+):
+    data = json.dumps({"data_files": {"validation": f"{folder}/which.validation.jsonl"}})
+    head = f"task: bare\ndataset_path: json\nnum_fewshot: 0\ndataset_kwargs: {data}\n"
+    (tmp_path / "bare.yaml").write_text(head + TASKS["which"][0].lstrip(), encoding="utf-8")
+    (tmp_path / "all.yaml").write_text("group: all\ntask: [bare]\n", encoding="utf-8")
+    asked = {"include": tmp_path, "limit": 3, "fewshot": 2}
+    model = str(study.parent / "model")
+    with pytest.raises(ConfigError, match="'bare' has num_fewshot: 0 in its file"):
+        evaluate_with_harness(model, ["bare"], **asked)
+    evaluate_with_harness(model, ["all"], **asked)
+    assert "The files of 'bare' say num_fewshot: 0" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -1,6 +1,7 @@
 """Run lm-evaluation-harness on a model under a lesion, or pruned, and on its base."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -20,13 +21,15 @@ from lobes.files import beside
 from lobes.heads import HeadSet
 from lobes.modeling.causal import load_causal
 from lobes.progress import StageProgress
-from lobes.tasks.harness import harness, load_harness_task, silent, task_manager
+from lobes.tasks.columns import listed
+from lobes.tasks.harness import harness, load_harness_task, set_fewshot, silent, task_manager
 
 PathLike = str | os.PathLike[str]
 Key = tuple[str, str]  # a task and its metric
 Row = dict[str, float | int | None]  # a score, its standard error, and how many documents it is of
 
 SCHEMA = "lobes-evaluation"
+logger = logging.getLogger("lobes")
 
 # Draws for the standard error of what is no mean; the harness takes fewer for corpus metrics.
 _DRAWS = 1000
@@ -52,9 +55,11 @@ def evaluate_with_harness(
     under the lesion, too. Standard errors are the harness's, from the documents' values or, where a
     metric is no mean, from 1,000 bootstrap draws (100 for corpus metrics); None where it has none.
     `output` is a file for the same JSON, which replaces only what an earlier call wrote.
-    Raises `ConfigError` where lm_eval is not installed, `HeadError` for heads that the model does
-    not have, `ModelError` for what is no causal language model, `DataError` for tasks that do not
-    exist or whose data cannot be read, and `RunError` for an `output` that is another file.
+    Raises `ConfigError` where lm_eval is not installed and for `fewshot` where a task's file
+    forbids examples in its prompts (in a group that is a warning), `HeadError` for heads that the
+    model does not have, `ModelError` for what is no causal language model, `DataError` for tasks
+    that do not exist or whose data cannot be read, and `RunError` for an `output` that is another
+    file.
     """
     if not tasks:
         raise ConfigError("No task was given: expected names such as --tasks hellaswag,piqa.")
@@ -127,6 +132,10 @@ def _scores(
     """What `lm_eval.simple_evaluate` says of a model."""
     single = set(manager.all_subtasks)
     chosen = [load_harness_task(name, include) if name in single else name for name in tasks]
+    fewshot = settings["num_fewshot"]
+    for name, task in zip(tasks, chosen, strict=True):
+        if name in single:
+            set_fewshot(task, name, fewshot)
     try:
         with silent(), _in_this_process():
             from lm_eval.models.huggingface import HFLM
@@ -144,6 +153,14 @@ def _scores(
             f"lm-evaluation-harness cannot measure {', '.join(tasks)}, and says: "
             f"{first_line(error)}."
         ) from error
+    shots = {name: number for name, number in found["n-shot"].items() if name in single}
+    kept = [name for name, number in shots.items() if fewshot not in (None, number)]
+    if kept:
+        logger.warning(
+            "The files of %s say num_fewshot: 0, which the harness never changes: these tasks of a "
+            "group were measured without examples in their prompts.",
+            listed(kept),
+        )
     return dict(_values(found["results"]))
 
 

@@ -122,7 +122,7 @@ def harness_task(
     with at(f"Task {name or harness_name(lm_eval)!r}"):
         task = load_harness_task(lm_eval, include)
         _check_kind(task, lm_eval)
-        _set_fewshot(task, lm_eval, fewshot)
+        set_fewshot(task, lm_eval, fewshot)
         return _Reader(lm_eval, task, include, fewshot, metric, seed).task(
             name or harness_name(lm_eval), limit, train_size, train
         )
@@ -243,8 +243,11 @@ def _check_kind(task: Any, lm_eval: str) -> None:
         )
 
 
-def _set_fewshot(task: Any, lm_eval: str, fewshot: int | None) -> None:
-    """Set the number of examples in prompts as `simple_evaluate` does."""
+def set_fewshot(task: Any, lm_eval: str, fewshot: int | None) -> None:
+    """Set the number of examples in prompts as `simple_evaluate` does.
+
+    Raises `ConfigError` where the task's file forbids them.
+    """
     own = task.get_config("num_fewshot")
     if fewshot is not None and own == 0 and fewshot != 0:
         raise ConfigError(
@@ -331,7 +334,7 @@ class _Reader:
             # so that the harness never puts a document into its own prompt
             changes["fewshot_split"] = config.training_split or split
         other = load_harness_task(self.lm_eval, self.include, **changes)
-        _set_fewshot(other, self.lm_eval, self.fewshot)
+        set_fewshot(other, self.lm_eval, self.fewshot)
         return other, np.arange(len(other.eval_docs))
 
     def _documents(self, requests: Sequence[Sequence[Any]]) -> "list[_Document]":
