@@ -667,6 +667,13 @@ def test_settings_that_nobody_set_are_left_out():
         assert said in " ".join(text.split())
 
 
+def test_what_took_no_time_was_not_done():
+    results = {**fake_results(), "times": {"training": 0.0, "importance": 102.0}}
+    text = visible(Page(run_html(results)).part("settings")[0])
+    assert "1 min 42 s" in text
+    assert "0.0 s" not in text
+
+
 def test_undefined_numbers_are_dashes_not_zeros():
     results = fake_results(tasks=2, controls=19)
     results["tasks"][0]["base"] = 0.01

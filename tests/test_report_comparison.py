@@ -199,6 +199,11 @@ def test_few_seeds_weaken_no_answer_that_their_intervals_give():
     assert (found.answer, found.caveats) == ("no", ())
 
 
+def test_chance_and_exchanges_are_explained_where_they_are_spoken_of():
+    page = page_of(fake_comparison())
+    assert {"Chance", "Exchange"} <= {entry[0] for entry in page.glossary}
+
+
 def test_weights_that_nothing_chose_are_called_the_last_ones():
     comparison = fake_comparison()
     for count, words in ((1, "weights, the last ones."), (6, "data chose.")):

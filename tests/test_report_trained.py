@@ -102,7 +102,7 @@ def test_several_seeds_show_how_steady_the_choice_is():
     assert record.overlap_of_tasks == pytest.approx(sum(within) / 3)
     assert (
         "Two seeds share 62\u00a0% of the heads that they train for a task (Jaccard overlap, "
-        "mean); two tasks of a seed share 28\u00a0%. A map’s number"
+        "mean); two tasks of a seed share 28\u00a0%. In a map, a"
     ) in part(found, Prose).text
     assert facts_of(found)["Time to estimate importance"] == "3.0 s"
 
@@ -110,7 +110,7 @@ def test_several_seeds_show_how_steady_the_choice_is():
 def test_one_seed_says_nothing_of_steadiness():
     record, found = seeds_section(HEADS)
     assert math.isnan(record.overlap_of_seeds)
-    assert "that task’s heads only. A map’s number" in part(found, Prose).text
+    assert "that task’s heads only. In a map, a row is a" in part(found, Prose).text
 
 
 @pytest.mark.parametrize("iat", [True, False])

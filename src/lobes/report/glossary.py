@@ -37,6 +37,12 @@ SPREAD: Entry = (
     "the unit of changes and D-scores, since the mean of losses has no zero to take a ratio to.",
 )
 
+CHANCE: Entry = (
+    "Chance",
+    "The score of an answer that does not look at the example: for accuracy, the share of the most "
+    "frequent label among the validation examples. Near chance: within a tenth of the way from "
+    "chance to the best score, or within two standard errors of chance.",
+)
 EXCHANGES: tuple[Entry, ...] = (
     (
         "Exchange",
@@ -111,4 +117,5 @@ def over_seeds(level: str) -> tuple[Entry, ...]:
             "it is 1 for no difference, and otherwise 2 / 2ⁿ for n seeds (sign test).",
         ),
         ("p (Holm)", "Corrected for the number of rows that are tested."),
+        CHANCE,
     )

@@ -23,8 +23,9 @@ def section(titled: Mapping[str, object], note: str = "") -> Section:
 
 
 def durations(times: Mapping[str, Any] | None) -> dict[str, str]:
-    """{label: seconds} as {label: text}."""
-    return {label: fmt.duration(fmt.number(seconds)) for label, seconds in (times or {}).items()}
+    """{label: seconds} as {label: text}, without what was not done."""
+    known = {label: fmt.number(seconds) for label, seconds in (times or {}).items()}
+    return {label: fmt.duration(seconds) for label, seconds in known.items() if seconds != 0}
 
 
 def flat(value: object, prefix: str = "") -> tuple[Fact, ...]:

@@ -29,11 +29,13 @@ def over_seeds(results: OverSeeds, tasks: Sequence[str]) -> Section | None:
         task: owners({f"seed {s}": run[task] for s, run in zip(results.seeds, runs, strict=True)})
         for task in tasks
     }
+    site = fmt.site_word([each.name for each in results.model.sites])
     text = (
         f"Up to the switch, IAT is ordinary multi-task training. Then each task’s most important "
         f"heads are chosen, and a batch of a task changes the query, key and value projections of "
-        f"that task’s heads only. {_steadiness(record.overlap_of_seeds, record.overlap_of_tasks)}A "
-        f"map’s number says in how many seeds the head was trained for the task."
+        f"that task’s heads only. {_steadiness(record.overlap_of_seeds, record.overlap_of_tasks)}"
+        f"In a map, a row is a {site}, a column a head, and the number says in how many seeds the "
+        f"head was trained for the task."
     )
     named = {
         f"{task}, seed {seed}": run[task]
@@ -62,7 +64,7 @@ def section(
             shown,
             table,
             counts,
-            Details("The heads by name", (Facts(heads, "heads"),)),
+            Details("The heads by name, as site:heads", (Facts(heads, "heads"),)),
         ),
         contents="IAT",
         asks="Which heads did the training change?",

@@ -54,11 +54,6 @@ _MEANINGS = {
 _RELATIVE_IN_SPREADS = Markup(
     "As <em>row</em>, with every task on the scale of its own standard deviation."
 )
-_CHANCE: glossary.Entry = (
-    "Chance",
-    "The score of an answer that does not look at the example: for accuracy, the share of the most "
-    "frequent label among the validation examples.",
-)
 _STATISTICS: tuple[glossary.Entry, ...] = (
     (
         "Interval",
@@ -145,7 +140,7 @@ def _glossary(results: RunResults) -> tuple[glossary.Entry, ...]:
         *glossary.EXCHANGES,
         _RANDOM,
         (Markup("M<sub>ij</sub>, B<sub>j</sub>"), words.symbols),
-        *((glossary.SPREAD,) if in_spreads else (_CHANCE,)),
+        *((glossary.SPREAD,) if in_spreads else (glossary.CHANCE,)),
         *glossary.d_scores(lesioning, _MEANINGS | relative, in_spreads=in_spreads),
         *_STATISTICS,
     )

@@ -50,6 +50,7 @@ def page_of(results: ComparisonResults) -> Page:
     """The page of a comparison."""
     level, lesioning = level_of(results), results.lesioning
     lesions = glossary.d_scores(lesioning) if lesioning is not None else ()
+    exchange = glossary.EXCHANGES[:1] if results.exchanged is not None else ()
     return parts.page(
         results,
         "comparison",
@@ -74,8 +75,7 @@ def page_of(results: ComparisonResults) -> Page:
             _seeds(results),
             parts.data(
                 "Data",
-                "Numbers of examples: trained on, held out to choose the checkpoint, and for the "
-                "scores",
+                "Numbers of examples: trained on, held out of the training, and for the scores",
                 results.tasks,
             ),
             parts.settings(
@@ -87,7 +87,12 @@ def page_of(results: ComparisonResults) -> Page:
                 },
             ),
         ),
-        (*glossary.over_seeds(level), *((NAMES[m], WAYS[m]) for m in results.methods), *lesions),
+        (
+            *glossary.over_seeds(level),
+            *((NAMES[m], WAYS[m]) for m in results.methods),
+            *lesions,
+            *exchange,
+        ),
     )
 
 
@@ -269,7 +274,7 @@ def _seeds(results: ComparisonResults) -> Section:
     return parts.single_seeds(
         results,
         f"The mean score over the tasks on the validation examples, and the step of the {which}.",
-        "Mean score and chosen checkpoint of every seed",
+        "Mean score of every seed, and the step of its weights",
         columns,
     )
 
