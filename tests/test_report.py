@@ -19,7 +19,7 @@ from lobes.experiments.reports import report_again
 from lobes.files import to_json
 from lobes.heads import HeadSet
 from lobes.report import formatting as fmt
-from lobes.report import sections
+from lobes.report import phrases, sections
 from lobes.report.tables import MOST_PAIRS, cell_of
 from lobes.results import RunResults, checked
 from lobes.results.base import TaskRecord
@@ -665,6 +665,21 @@ def test_settings_that_nobody_set_are_left_out():
         assert key not in text.replace("fold_labels", "")
     for said in ("tasks.0.fold_labelsno", "iap.controls0"):
         assert said in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("p", "number", "said"),
+    [(1 / 6, 5, ", the smallest that so few allow"), (2 / 6, 5, ""), (1 / 20, 19, "")],
+)
+def test_a_p_that_could_not_be_smaller_says_so(p, number, said):
+    assert phrases.least_possible(p, number) == said
+
+
+def test_a_terminal_writes_every_percent_alike():
+    results = fake_results()
+    for entry in results["fractions"]:
+        entry["dissociation"]["row"]["note"] = "A base score (95 % interval 0 to 0)."
+    assert "(95% interval 0 to 0)" in printed(results, width=1000)
 
 
 def test_what_took_no_time_was_not_done():

@@ -3,6 +3,7 @@
 Names come from data: they are shown as plain text, never read as rich's markup.
 """
 
+import re
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
@@ -109,4 +110,4 @@ def findings_lines(findings: Findings) -> RenderableType:
 
 def _unbound(text: str) -> str:
     """The text without the page's no-break spaces, at which rich breaks a line all the same."""
-    return text.replace(f"{GAP}%", "%").replace(GAP, " ")
+    return re.sub(rf"(?<=\d)[ {GAP}]%", "%", text).replace(GAP, " ")

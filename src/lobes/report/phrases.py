@@ -106,6 +106,16 @@ def above(distance: float, what: str, unit: str = "SDs") -> str:
     return f"{fmt.fixed(abs(distance), 1)}{fmt.GAP * bool(unit)}{unit} {side} {what}"
 
 
+def least_possible(p: float, number: int) -> str:
+    """`, the smallest that so few allow`, of a p above 0.05 that could not be smaller; or nothing.
+
+    `number` is how many lesions p compares with.
+    """
+    least = smallest_p(number)
+    at_least = math.isclose(p, least) and not is_significant(least)
+    return ", the smallest that so few allow" if at_least else ""
+
+
 def exchange_caveats(entries: Sequence[Fraction] | Sequence[PooledFraction]) -> list[str]:
     """Why exchanges cannot tell: there is nothing to exchange, there are none or too few."""
     number = min(entry.n_controls for entry in entries)

@@ -133,7 +133,8 @@ def _against_random(
     in_each = " in each run" if len(results.runs) > 1 else ""
     return [
         f"A second, weaker reading, which decides nothing: against "
-        f"{phrases.random_lesions(entry.n_random)}{in_each} {fmt.p_equals(score.random_p)}."
+        f"{phrases.random_lesions(entry.n_random)}{in_each} {fmt.p_equals(score.random_p)}"
+        f"{phrases.least_possible(score.random_p, entry.n_random)}."
     ]
 
 

@@ -205,9 +205,10 @@ def _against_random(entry: Fraction, score: DScore) -> list[str]:
     if not entry.n_random or not math.isfinite(score.random_p):
         return []
     distance = phrases.above(score.random_standardized, "their mean")
+    least = phrases.least_possible(score.random_p, entry.n_random)
     return [
         f"A second, weaker reading, which decides nothing: against {phrases.random_of(entry)} "
-        f"{fmt.p_equals(score.random_p)}{', ' * bool(distance)}{distance}."
+        f"{fmt.p_equals(score.random_p)}{least}{', ' * bool(distance)}{distance}."
     ]
 
 
