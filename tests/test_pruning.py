@@ -298,6 +298,22 @@ def test_native_keeps_precisions_attention_and_what_trains():
     assert small.config._attn_implementation == "eager"
 
 
+@pytest.mark.parametrize(
+    ("name", "first"), [("qwen3", (0, 2, 4)), ("qwen3", (0, 1)), ("vit", (0,)), ("t5", (0,))]
+)
+def test_native_of_a_model_that_was_pruned_step_by_step(name, first):
+    model = tiny_model(name)
+    sites = find_heads(model).sites  # qwen3 has groups of two: they get smaller, or fewer
+    smaller = prune(model, [(site.index, head) for site in sites for head in first])
+    second = [(site.index, head) for site in sites for head in range(len(first) - len(first) // 3)]
+    small = prune(smaller, second, export="native")
+    assert type(small) is type(model)
+    assert not hasattr(small.config, KEY)
+    assert_same(
+        run(small, tiny_inputs(model)), ablated(smaller, HeadSet(second), tiny_inputs(model))
+    )
+
+
 def test_native_of_no_head_is_a_copy():
     model = tiny_model("bert")
     copied = prune(model, [], export="native")

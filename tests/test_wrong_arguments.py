@@ -5,6 +5,7 @@ can mean one thing only. The types in the signatures, which other tests check, r
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -14,6 +15,7 @@ import torch
 
 import lobes
 from lobes.discovery import find_heads
+from lobes.errors import ModelError
 from lobes.heads import HeadSet
 from tiny_models import tiny_inputs, tiny_model
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task
@@ -100,6 +102,12 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
     (HeadSet.from_head_mask, (MASK, 5), {}, "layout is what lobes.find_heads returned, not 5"),
     (lobes.head_lora, (MODEL, "0:1"), {"target_modules": 5}, "target_modules is 5; expected ends"),
     (lobes.head_lora, (MODEL, "0:1"), {"seed": "a"}, "seed is 'a'; expected a whole number"),
+    (
+        lobes.prune,
+        (MODEL, "0:1"),
+        {"layout": find_heads(MODEL), "example_inputs": BATCH["input_ids"]},
+        "not a Tensor",
+    ),
     (lobes.lesion_matrix, (NAME, [BATCH_TASK]), {}, "is no model"),
     (lobes.harness_task, ("pick",), {"fewshot": -1}, "fewshot is -1; expected a number"),
     (lobes.harness_task, ("pick",), {"seed": "a"}, "seed is 'a'; expected a whole number"),
@@ -283,3 +291,10 @@ def test_a_list_of_any_forms_is_a_set_for_each_example():
         for sets in (["0:1,2", "1:3"], [{0: [1, 2]}, [(1, 3)]], (MASK, {(1, 3)})):
             with lobes.ablate(MODEL, sets):
                 assert torch.equal(MODEL(**BATCH).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("wrong", ["bert", MODEL])
+def test_a_pruned_model_is_loaded_as_a_class(wrong: Any, tmp_path: Path) -> None:
+    lobes.prune(MODEL, "0:1").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"is loaded as .*; a {type(wrong).__name__} is none"):
+        lobes.load_pruned(tmp_path, wrong)

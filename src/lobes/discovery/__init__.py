@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from lobes.discovery.inputs import guess_inputs
+from lobes.discovery.inputs import check_inputs, guess_inputs
 from lobes.discovery.scope import without_others
 from lobes.discovery.shared import lock
 from lobes.discovery.sites import Found, sites_of, with_what_is_beside
@@ -51,11 +51,7 @@ def find_heads(model: nn.Module, *, example_inputs: Mapping[str, Any] | None = N
     inputs cannot be guessed, and one whose heads cannot be told apart safely.
     """
     check_model(model)
-    if not isinstance(example_inputs, Mapping | None):
-        raise ModelError(
-            f"example_inputs are keyword arguments for one forward pass, {{name: tensor}}, not "
-            f"a {type(example_inputs).__name__}."
-        )
+    check_inputs(example_inputs)
     with lock, without_others():
         fingerprint = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
         if example_inputs is None and model in _known:

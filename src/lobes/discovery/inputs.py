@@ -28,6 +28,15 @@ _TRIALS = 48
 Inputs = dict[str, Any]  # tensors, or a dictionary of them
 
 
+def check_inputs(example_inputs: object) -> None:
+    """Raise `ModelError` for what are no keyword arguments of a forward pass, nor None."""
+    if not isinstance(example_inputs, Mapping | None):
+        raise ModelError(
+            f"example_inputs are keyword arguments for one forward pass, {{name: tensor}}, not "
+            f"a {type(example_inputs).__name__}."
+        )
+
+
 def guess_inputs(model: nn.Module) -> Inputs:
     """Return keyword arguments for one forward pass of `model`, on its device and in its precision.
 

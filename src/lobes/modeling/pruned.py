@@ -67,6 +67,11 @@ class PrunedLoader:
 def _class_of(config: Any, model_class: Any, name: str, trust_remote_code: bool) -> Any:
     """The class of transformers, or of the model's own code, that a pruned model is built from."""
     names = list(getattr(config, "architectures", None) or ())
+    if not isinstance(model_class, type | None):
+        raise ModelError(
+            f"{name!r} is loaded as a class of transformers, such as transformers.BertModel, or "
+            f"without one as what it was saved from; a {type(model_class).__name__} is none."
+        )
     if model_class is None:
         model_class = next(map(named_class, names), None) or AutoModel
         if model_class is not AutoModel:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from lobes.ablation import ablate
 from lobes.discovery import find_heads, layout_of
 from lobes.discovery.functional import opened
-from lobes.discovery.inputs import guess_inputs
+from lobes.discovery.inputs import check_inputs, guess_inputs
 from lobes.discovery.kept import seeded
 from lobes.discovery.scope import block_around
 from lobes.discovery.wrappers import check_model
@@ -64,6 +64,7 @@ def prune(
         raise ConfigError(f'export is "native", "zeroed" or None, not {export!r}.')
     report = shown_progress(progress, "pruning")
     check_model(model)
+    check_inputs(example_inputs)
     _check_state(model)
     if export == "zeroed" and _was_pruned(model):
         raise ModelError(

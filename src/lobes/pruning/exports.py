@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from lobes.errors import ModelError
 from lobes.heads import HeadLayout, HeadSet
 from lobes.pruning.kept_rows import Unfit
-from lobes.pruning.plan import KEY, Plan, SitePlan, plans_of
+from lobes.pruning.plan import KEY, SitePlan, plans_of
 from lobes.pruning.search import input_axis
 from lobes.sites import Site
 
@@ -77,10 +77,12 @@ def native(smaller: Any) -> nn.Module:
         if not torch.equal(own, smaller.get_parameter(f"{table.like}.weight")):
             raise ModelError(
                 f"{kind} cannot be exported as native: its layers share one position bias, and "
-                f'keep different heads. Export it as "zeroed", or save it as it is.'
+                f"keep different heads. Save it as it is, or export the whole model without these "
+                f'heads as "zeroed".'
             )
     shapes = {name: weight.shape for name, weight in weights.items()}
-    for config in _configurations(smaller.config, plans):
+    sites = _in_one(site for plan in plans for site in plan.sites if site.cuts)
+    for config in _configurations(smaller.config, sites):
         # Whatever a configuration class or a model does not accept. Initial weights are drawn, too.
         with suppress(Exception), torch.random.fork_rng(devices=[]):
             # Shapes alone, without memory: most configurations tried do not fit.
@@ -94,13 +96,25 @@ def native(smaller: Any) -> nn.Module:
             if hasattr(smaller, "generation_config"):
                 model.generation_config = copy.deepcopy(smaller.generation_config)
             return model.eval()
-    counts = sorted({len(site.slots) for plan in plans for site in plan.sites if site.cuts})
+    counts = sorted({len(site.slots) for site in sites})
     raise ModelError(
         f"{kind} cannot be exported as native: no {type(smaller.config).__name__} describes sites "
         f"with {listed(counts)} heads of their old size (the same number must be left at every "
         f"site, unless the architecture reads per_layer_config, and a head's size must be a "
-        f'setting). Export it as "zeroed", or save it as it is.'
+        f'setting). Save it as it is, or export the whole model without these heads as "zeroed".'
     )
+
+
+def _in_one(steps: Iterable[SitePlan]) -> list[SitePlan]:
+    """Sites as if they had been pruned once: their heads and groups before the first time."""
+    sites: dict[str, SitePlan] = {}
+    for site in steps:
+        first = sites.get(site.projection, site)
+        # groups that became single heads are no longer counted by themselves
+        left = [after for _, after in (*site.counts, *site.counts[:1])]
+        counts = tuple((old, new) for (old, _), new in zip(first.counts, left, strict=False))
+        sites[site.projection] = replace(site, counts=counts)
+    return list(sites.values())
 
 
 def _become_like(model: nn.Module, other: nn.Module) -> None:
@@ -133,14 +147,13 @@ class _ByLayer:
     which: int
 
 
-def _configurations(config: Any, plans: Sequence[Plan]) -> Iterator[Any]:
+def _configurations(config: Any, sites: Sequence[SitePlan]) -> Iterator[Any]:
     """Configurations in which counts of heads are those that are left, the fullest change first.
 
     A count is one for all layers, or in `per_layer_config`, which some architectures read.
     """
     plain = copy.deepcopy(config)
     vars(plain).pop(KEY, None)
-    sites = [site for plan in plans for site in plan.sites if site.cuts]
     for _, part in _parts(plain):
         if "head_dim" not in _layered(part) and getattr(part, "head_dim", None) is None:
             part.head_dim = sites[0].head_dim  # for those that read it where it is given
