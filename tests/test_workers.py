@@ -11,6 +11,7 @@ from multiprocessing import AuthenticationError
 from pathlib import Path
 
 import pytest
+import torch
 
 from lobes.errors import ConfigError, DataError, RunError
 from lobes.workers import Job, Pool, WorkerSettings, started
@@ -230,10 +231,17 @@ def test_cores_are_shared_out(tmp_path, monkeypatch):
     assert LocalLauncher("", 11, tmp_path).threads == 1
 
 
-@pytest.mark.parametrize("given", [{"number": 0}, {"number": 2, "devices": 0}])
+@pytest.mark.parametrize(
+    "given", [{"number": 0}, {"number": "2"}, {"number": 2.5}, {"number": 2, "devices": 0}]
+)
 def test_no_workers_or_devices_are_refused(given):
     with pytest.raises(ConfigError, match="expected 1 or more"):
         WorkerSettings(**given)
+
+
+def test_no_other_place_is_taken_for_this_machine():
+    with pytest.raises(ConfigError, match="no workers on 'Ray': expected local, ray, slurm"):
+        WorkerSettings(2, "Ray")
 
 
 def test_options_of_a_cluster_are_not_lost_on_this_machine():
@@ -241,10 +249,13 @@ def test_options_of_a_cluster_are_not_lost_on_this_machine():
         WorkerSettings(2, options={"partition": "gpu"})
 
 
-@pytest.mark.parametrize(("there", "each"), [("", 1), ("3", 2), ("2,5", 3)])
-def test_more_gpus_than_there_are_are_refused(tmp_path, monkeypatch, there, each):
+@pytest.mark.parametrize(
+    ("there", "number", "each"),
+    [("", 0, 1), ("3", 1, 2), ("2,5", 2, 3), ("-1", 0, 1), ("2,9", 1, 2)],
+)
+def test_more_gpus_than_there_are_are_refused(tmp_path, monkeypatch, there, number, each):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
-    number = len(there.split(",")) if there else 0
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
     with pytest.raises(ConfigError, match=f"{each} GPUs, and this machine has {number}: "):
         started(WorkerSettings(2, devices=each), "pool_jobs:Jobs", tmp_path / "logs")
     assert not (tmp_path / "logs").exists()

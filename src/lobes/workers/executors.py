@@ -45,7 +45,6 @@ def visible_gpus() -> list[str]:
 
     import torch
 
+    number = torch.cuda.device_count()  # of those that it names the first that are there
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told:
-        return told.split(",")
-    return [str(number) for number in range(torch.cuda.device_count())]
+    return told.split(",")[:number] if told else [str(each) for each in range(number)]

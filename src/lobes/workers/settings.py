@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from lobes.errors import ConfigError
 
@@ -23,8 +23,12 @@ class WorkerSettings:
 
     def __post_init__(self) -> None:
         for name, number in (("workers", self.number), ("devices per worker", self.devices)):
-            if number is not None and number < 1:
-                raise ConfigError(f"{number} {name} cannot compute anything: expected 1 or more.")
+            if number is not None and (type(number) is not int or number < 1):
+                raise ConfigError(f"{number!r} {name} cannot compute anything: expected 1 or more.")
+        if self.on not in get_args(Where):
+            raise ConfigError(
+                f"There are no workers on {self.on!r}: expected {', '.join(get_args(Where))}."
+            )
         if self.on == "local" and self.options:
             first = next(iter(self.options))
             raise ConfigError(
