@@ -17,6 +17,7 @@ import lobes
 from lobes.discovery import find_heads
 from lobes.errors import ModelError
 from lobes.heads import HeadSet
+from lobes.workers import WorkerSettings
 from tiny_models import tiny_inputs, tiny_model
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task
 
@@ -108,6 +109,8 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
         {"layout": find_heads(MODEL), "example_inputs": BATCH["input_ids"]},
         "not a Tensor",
     ),
+    (WorkerSettings, ("2",), {}, "'2' workers cannot compute anything: expected 1 or more."),
+    (WorkerSettings, (2, "Ray"), {}, "no workers on 'Ray': expected local, ray, slurm."),
     (lobes.lesion_matrix, (NAME, [BATCH_TASK]), {}, "is no model"),
     (lobes.harness_task, ("pick",), {"fewshot": -1}, "fewshot is -1; expected a number"),
     (lobes.harness_task, ("pick",), {"seed": "a"}, "seed is 'a'; expected a whole number"),
