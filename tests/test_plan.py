@@ -424,6 +424,10 @@ def test_a_plan_is_shown_with_and_without_a_budget(known, capsys):
     assert "Power (p ≤ 0.05) with 47 examples of each task: 0 % for a D-score of 5 %" in shown
     few = "3 exchanges allow no p ≤ 0.05: set 19 or more (iap.controls)."
     assert few in " ".join(shown.split())
+    for tasks, said in ((2, 0), (3, 1), (4, 1), (5, 0)):
+        show_plan({"study": "x", "estimate": {**estimate, "tasks": tasks}, "budget": None})
+        line = f"{tasks} tasks are too few to show that the less alike two tasks are"
+        assert " ".join(capsys.readouterr().out.split()).count(line) == said
     budget = {"seconds": 1e6, "fits": True, "changes": {}, "options": [], "estimate": estimate}
     show_plan({"study": "x", "estimate": estimate, "budget": budget})
     assert "The study fits as it is." in capsys.readouterr().out

@@ -303,7 +303,12 @@ GONE = (math.nan, math.nan, math.nan, math.nan, "3 tasks make 3 pairs.")
         ({"gradient": WEAK, "cka": WEAK}, 5, "open", "interval of gradient and cka reaches"),
         ({"gradient": TURNED, "cka": NARROW}, 5, "no", "no measure of similarity"),
         ({"gradient": TURNED, "cka": WEAK}, 5, "open", "the interval of cka reaches"),
-        ({"gradient": WEAK, "cka": WEAK}, 4, "open", "4 tasks allow no corrected p below 0.083"),
+        (
+            {"gradient": WEAK, "cka": WEAK},
+            4,
+            "open",
+            "4 tasks allow no corrected p below 0.083: it takes 5.",
+        ),
         ({"gradient": GONE}, 3, "open", "3 tasks make 3 pairs."),
         (
             {"gradient": GONE, "cka": HOLDS},

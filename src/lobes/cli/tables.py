@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lobes.clean import clean
 from lobes.dissociation.stopping import LOOK
-from lobes.dissociation.verdict import ALPHA, controls_needed
+from lobes.dissociation.verdict import ALPHA, controls_needed, tasks_needed
 from lobes.heads import HeadLayout
 from lobes.progress import duration
 from lobes.report.console import shown
@@ -166,6 +166,18 @@ def _plan_notes(estimate: dict[str, Any]) -> list[str]:
         f"since the same heads are run once.",
         *_going_on(estimate),
         _power(estimate),
+        *_too_few_tasks(estimate["tasks"]),
+    ]
+
+
+def _too_few_tasks(number: int) -> list[str]:
+    """What the orders of three or four tasks cannot show; of two nobody expects it."""
+    needed = tasks_needed(2)  # of four measures two are always there
+    if not 2 < number < needed:
+        return []
+    return [
+        f"{number} tasks are too few to show that the less alike two tasks are, the more they "
+        f"dissociate: {needed} or more can."
     ]
 
 

@@ -9,6 +9,7 @@ stored results and a terminal give the same answer.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Literal
 
 # The level of every verdict: p at or below it is evidence.
@@ -349,6 +350,11 @@ def less_alike(trends: Sequence[Trend], n_tasks: int) -> Verdict:
     return Verdict(LESS_ALIKE, answer, (reason,), numbers)
 
 
+def tasks_needed(n_measures: int) -> int:
+    """Return how many tasks have so many orders that this number of measures can reach p ≤ 0.05."""
+    return next(n for n in count(1) if is_significant(n_measures / math.factorial(n)))
+
+
 def _defined(trends: Sequence[Trend]) -> list[Trend]:
     return [trend for trend in trends if math.isfinite(trend.correlation)]
 
@@ -365,9 +371,9 @@ def _less_alike(trends: Sequence[Trend], n_tasks: int) -> tuple[Answer, str]:
             "only measures made from the heads of the lesions themselves go with the D-scores, "
             f"which is partly so by construction.{hint}"
         )
-    floor = len(defined) / math.factorial(min(n_tasks, 20))  # every order of the tasks
-    if not is_significant(floor):
-        return "open", f"{n_tasks} tasks allow no corrected p below {floor:.3f}."
+    if n_tasks < (needed := tasks_needed(len(defined))):
+        floor = len(defined) / math.factorial(n_tasks)
+        return "open", f"{n_tasks} tasks allow no corrected p below {floor:.3f}: it takes {needed}."
     nothing = "no measure of similarity goes with the D-scores beyond chance"
     smallest = f"a correlation of {-SMALLEST_CORRELATION:g}, the smallest of interest"
     reaching = [trend.measure for trend in defined if not trend.low > -SMALLEST_CORRELATION]

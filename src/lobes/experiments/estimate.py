@@ -70,6 +70,7 @@ class Estimate:
     examples: int
     settings: dict[str, int | None]
     exchanged: int
+    tasks: int
     going_on: float = 0.0
     power: list[Power] | None = None
 
@@ -97,6 +98,7 @@ class Estimate:
             "memory_bytes": self.memory,
             "disk_bytes": self.disk,
             "disk_meanwhile_bytes": self.disk_meanwhile,
+            "tasks": self.tasks,
             "examples_tested": self.examples,
             "power": None if self.power is None else [*map(_as_json, self.power)],
             "settings": self.settings,
@@ -186,6 +188,7 @@ class Forecast:
             tested,
             sizes_of(study),
             whole.exchanged,
+            len(self.tasks),
             self.lesions(settings, whole) - seconds["lesions"],
             self._power(settings, tested) if power else None,
         )
