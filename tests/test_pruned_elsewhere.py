@@ -1,5 +1,7 @@
 """Pruned models in other tools: transformers by itself, ONNX Runtime, torch's compilers."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,9 @@ from torch import Tensor, nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import zoo
-from lobes import HeadSet, ablate, prune
+from lobes import HeadSet, ablate, find_heads, load_pruned, prune
 from lobes.pruning.plan import KEY
-from tiny_models import tiny_model
+from tiny_models import tiny_inputs, tiny_model
 
 HEADS = HeadSet.parse("0:1 1:0,2")
 IDS = torch.tensor([[5, 6, 7, 8, 9, 11, 13], [14, 4, 5, 9, 8, 7, 6]])
@@ -110,3 +112,44 @@ def test_pruned_models_run_in_onnx_runtime(pruned: tuple[Any, Tensor], tmp_path:
     session = runtime.InferenceSession(tmp_path / "pruned.onnx")
     found = session.run(None, {name: value.numpy() for name, value in BATCH.items()})
     torch.testing.assert_close(torch.from_numpy(found[0]), expected)
+
+
+# Whatever runs the model first, or at the same time
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Any:
+    """A pruned MPNet that has not been run; its position bias is cut on its way."""
+    prune(tiny_model("mpnet"), HEADS).save_pretrained(tmp_path)
+    return load_pruned(tmp_path)
+
+
+def test_a_model_that_was_exported_first_computes_the_same(loaded: Any) -> None:
+    expected = states(prune(tiny_model("mpnet"), HEADS))
+    torch.export.export(loaded, (), kwargs={"input_ids": IDS})
+    assert torch.allclose(states(loaded), expected, atol=1e-5)
+
+
+def test_a_model_that_was_run_in_inference_mode_first_trains(loaded: Any) -> None:
+    with torch.inference_mode():
+        loaded(input_ids=IDS)
+    loaded(input_ids=IDS)[0].sum().backward()
+
+
+def test_threads_run_one_model_with_inputs_of_their_own() -> None:
+    model = tiny_model("fsmt")  # one hook leaves the whole input for others
+    smaller = prune(model, [(site.index, 0) for site in find_heads(model)])
+    inputs = [tiny_inputs(model, seed=seed) for seed in range(2)]
+
+    def run(which: int) -> Tensor:
+        with torch.no_grad():
+            return smaller(**inputs[which])[0]
+
+    expected, interval = [run(0), run(1)], sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(run, [0, 1] * 10))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(torch.allclose(found[i], expected[i % 2], atol=1e-5) for i in range(20))

@@ -1,6 +1,7 @@
 """Carry out a plan on a model: cut its parameters, change its numbers, hang in its hooks."""
 
 import inspect
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -159,21 +160,37 @@ def places(module: nn.Module) -> dict[str, int]:
     return {name: place for place, name in enumerate(names)}
 
 
-# Hooks are objects and not closures, so that models can be copied and pickled with them.
+# Hooks are objects and not closures, so that models can be copied and pickled with them. What one
+# hook leaves for another is kept by threads, of which several may run a model.
+def _thread() -> int:
+    """The number of the thread that runs; 0 where torch.compile, which cannot ask, traces it."""
+    return 0 if torch.compiler.is_compiling() else get_ident()
+
+
 class _Narrower:
     def __init__(self, narrowing: Narrowing) -> None:
         self.axis, self.size = narrowing.axis, narrowing.size
         self.kept: list[int] = entries(narrowing.kept).clip(min=0).tolist()
-        self._index: Tensor | None = None  # made where it is used: models are built on meta
+        self._index: dict[torch.device, Tensor] = {}  # made where used: models are built on meta
 
     def narrow(self, tensor: Any) -> Any:
         if not isinstance(tensor, Tensor) or tensor.shape[self.axis] == 1 < self.size:
             return tensor  # nothing given, or the same for all heads
-        if self._index is None or self._index.device != tensor.device:
-            self._index = torch.tensor(self.kept, dtype=torch.int64, device=tensor.device)
         axis = self.axis % tensor.dim()
-        parts = tensor.unflatten(axis, (-1, self.size)).index_select(axis + 1, self._index)
+        parts = tensor.unflatten(axis, (-1, self.size))
+        parts = parts.index_select(axis + 1, self._index_on(tensor.device))
         return parts.flatten(axis, axis + 1)
+
+    def _index_on(self, device: torch.device) -> Tensor:
+        if torch.compiler.is_compiling():  # a trace's tensors have no values to be kept
+            return torch.tensor(self.kept, dtype=torch.int64, device=device)
+        if device not in self._index:
+            with torch.inference_mode(False):  # a training may need it later
+                index = torch.tensor(self.kept, dtype=torch.int64, device=device)
+            if type(index) is not Tensor:  # nor have those of torch's other tracers
+                return index
+            self._index[device] = index
+        return self._index[device]
 
 
 class _NarrowOutput(_Narrower):
@@ -185,20 +202,19 @@ class _NarrowArgument(_Narrower):
     def __init__(self, narrowing: Narrowing, place: int) -> None:
         super().__init__(narrowing)
         self.argument, self.place = str(narrowing.argument), place
-        self._passed: tuple[Any, Any] = None, None  # the whole argument, and what was passed on
+        self._passed: dict[int, tuple[Any, Any]] = {}  # the whole argument, and what was passed on
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         return _replaced(args, kwargs, self.argument, self.place, self._pass)
 
     def _pass(self, tensor: Any) -> Any:
         narrow = self.narrow(tensor)
-        self._passed = tensor, narrow
+        self._passed[_thread()] = tensor, narrow
         return narrow
 
     def hand_on(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the whole argument where the module returns it for others to use."""
-        whole, narrow = self._passed
-        self._passed = None, None
+        whole, narrow = self._passed.pop(_thread(), (None, None))
         if narrow is None or not isinstance(output, tuple):
             return output
         return tuple(whole if one is narrow else one for one in output)
@@ -216,17 +232,17 @@ def _bypass(model: nn.Module, bypass: Bypass) -> None:
 class _Bypass:
     def __init__(self, argument: str, place: int, width: int) -> None:
         self.argument, self.place, self.width = argument, place, width
-        self.whole: Tensor | None = None
+        self.whole: dict[int, Tensor] = {}
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         return _replaced(args, kwargs, self.argument, self.place, self._show)
 
     def _show(self, tensor: Tensor) -> Tensor:
-        self.whole = tensor
+        self.whole[_thread()] = tensor
         return tensor[..., : self.width]
 
     def forget(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.whole = None
+        self.whole.pop(_thread(), None)
 
 
 class _Reader:
@@ -234,7 +250,7 @@ class _Reader:
         self.bypass, self.axes = bypass, axes
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        whole = self.bypass.whole
+        whole = self.bypass.whole.get(_thread())
         if whole is None or args[0].shape[-1] == whole.shape[-1]:
             return args  # what it reads does not come from the argument
         return whole.permute(self.axes), *args[1:]
