@@ -22,7 +22,7 @@ from lobes.errors import ConfigError, HeadError, LobesError, ModelError, RunErro
 from lobes.experiments.heads_to_prune import Choice, mean_rank
 from lobes.experiments.model_card import model_card
 from lobes.experiments.open_model import open_model
-from lobes.experiments.prune import MARKER, compare_speed, prune_model, timing_inputs
+from lobes.experiments.prune import MARKER, _difference, compare_speed, prune_model, timing_inputs
 from lobes.modeling import MultiTaskModel
 from tiny_models import tiny_inputs, tiny_model
 from tiny_tasks import mood_task, tiny_tokenizer, topic_task
@@ -343,6 +343,12 @@ def test_what_differs_from_ablation_is_not_written(
     with pytest.raises(ModelError, match="new was not written: loaded back, the pruned model diff"):
         prune_model(Choice(drop="0:1"), tmp_path / "new", model=str(bert))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_number_is_a_difference_in_any_task(tmp_path: Path) -> None:
+    one, none = torch.ones(2, 3), torch.full((2, 5), torch.nan)
+    with pytest.raises(ModelError, match="differs from the ablated one by nan"):
+        _difference([one, torch.ones(2, 5)], [one, none], tmp_path)
 
 
 def test_what_lies_beside_a_model_of_the_hub_comes_along(bert: Path, tmp_path: Path) -> None:
