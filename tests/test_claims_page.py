@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fake_comparisons import fake_comparison, fake_transfer
-from fake_runs import fake_results
+from fake_runs import fake_results, fake_runs
 from lobes.errors import LobesError
 from lobes.results import ComparisonResults, read
 
@@ -116,6 +116,24 @@ def test_rates_are_compared_where_there_are_several(claims, tmp_path):
     head, _, *rows = text.split("(seed 0)\n\n")[1].splitlines()[:4]
     assert head == "| tasks | model | 2e-05 | 3e-05 | 5e-05 |"
     assert rows == [f"| {name} | m | 0.100 | – | 0.200 |", f"| {name} | o | 0.400 | 0.500 | – |"]
+
+
+def test_runs_together_come_before_one_of_them(claims, tmp_path):
+    for name, content in (("together", fake_runs()), ("alone", fake_results())):
+        if name == "alone":
+            content["model"]["name"] = "m"
+        for run in content.get("runs", ()):
+            run["model"] = "m"
+        (tmp_path / name).mkdir()
+        file = "runs.json" if name == "together" else "results.json"
+        (tmp_path / name / file).write_text(json.dumps(content))
+    claims.collect([tmp_path / "together", tmp_path / "alone"], "mine", tmp_path / "data")
+    text = "\n".join(claims.lines(tmp_path / "data", tmp_path))
+    runs = {
+        number: [row.split(" | ")[4] for row in part.splitlines() if row.startswith("| mine |")]
+        for number, part in re.findall(r"### Claim (\w+):(.*?)(?=\n### |\Z)", text, re.S)
+    }
+    assert runs["1"] == [str(len(fake_runs()["runs"]))]
 
 
 FILES = {"compared": "comparison.json", "transferred": "transfer.json", "run": "results.json"}
