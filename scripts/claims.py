@@ -89,6 +89,7 @@ def write_page(data: Path = DATA, page: Path = PAGE) -> None:
 def lines(data: Path, figures: Path) -> Iterator[str]:
     """Yield the tables of all claims; figures are written into a folder."""
     rows = [*_rows(data)]
+    yield from _in_short(rows)
     yield from _rates(data)
     yield from _trained(rows)
     claims = {(_number(verdict.claim, each), verdict.claim) for *_, each, verdict in rows}
@@ -112,6 +113,23 @@ def lines(data: Path, figures: Path) -> Iterator[str]:
         yield ""
         for part, model, _, verdict in here:
             yield f"- {part}, {model}: {phrases.headline(verdict)}"
+
+
+def _in_short(rows: Sequence[tuple[str, str, Results, Verdict]]) -> Iterator[str]:
+    """Yield a table of the answers alone, by claim and model, with the part that each is of."""
+    if not rows:
+        return
+    models = sorted({model for _, model, *_ in rows})
+    found = dict[tuple[str, str], dict[str, list[str]]]()
+    for part, model, results, verdict in rows:
+        answers = found.setdefault((_number(verdict.claim, results), verdict.claim), {})
+        answers.setdefault(model, []).append(f"{WORDS[verdict.answer].lower()} ({part})")
+    yield "\n### In short\n"
+    yield f"| claim | {' | '.join(models)} |"
+    yield f"|---|{'---|' * len(models)}"
+    for (number, claim), answers in sorted(found.items()):
+        cells = ("; ".join(answers.get(model, [fmt.UNDEFINED])) for model in models)
+        yield f"| {number}: {claim.rstrip('.')} | {' | '.join(cells)} |"
 
 
 def _rates(data: Path) -> Iterator[str]:

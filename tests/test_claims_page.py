@@ -134,6 +134,8 @@ def test_runs_together_come_before_one_of_them(claims, tmp_path):
         for number, part in re.findall(r"### Claim (\w+):(.*?)(?=\n### |\Z)", text, re.S)
     }
     assert runs["1"] == [str(len(fake_runs()["runs"]))]
+    answer = re.escape(claims.WORDS[fake_runs()["verdicts"][0]["answer"]].lower())
+    assert re.search(rf"\| claim \| m \|\n.*\n\| 1: [^|]* \| {answer} \(mine\) \|", text)
 
 
 FILES = {"compared": "comparison.json", "transferred": "transfer.json", "run": "results.json"}
