@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from lobes.cli import app
-from lobes.cli.tables import plan_line, show_plan
+from lobes.cli.plans import plan_line, show_plan
 from lobes.config.editing import edited
 from lobes.config.study import load_study, override
 from lobes.discovery import find_heads

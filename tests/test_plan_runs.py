@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lobes.cli import app
-from lobes.cli.tables import plan_line, show_plan, show_sweep_plans, sweep_line
+from lobes.cli.plans import plan_line, show_plan, show_sweep_plans, sweep_line
 from lobes.config.study import load_study, override
 from lobes.experiments import estimate_runs
 from lobes.experiments.estimate import Forecast

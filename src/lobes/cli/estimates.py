@@ -14,7 +14,7 @@ def tell_estimate(
     command: "lobes.config.sweep.Command", loaded: "lobes.experiments.loading.Loaded"
 ) -> None:
     """Say what a command will take with a study."""
-    from lobes.cli.tables import plan_line
+    from lobes.cli.plans import plan_line
     from lobes.experiments.estimate import Forecast
     from lobes.experiments.estimate_runs import estimate_for
 
@@ -23,7 +23,7 @@ def tell_estimate(
 
 def tell_sweeps(out: Output, sweeps: Sequence["lobes.config.sweep.Sweep"], fresh: bool) -> None:
     """Say what sweeps will take, of which no run has begun."""
-    from lobes.cli.tables import sweep_line
+    from lobes.cli.plans import sweep_line
     from lobes.experiments.estimate_runs import estimate_sweep, unknown
     from lobes.experiments.sweep import states
 

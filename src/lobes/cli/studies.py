@@ -163,7 +163,7 @@ def plan(
 
     Example: lobes plan study.toml --for compare
     """
-    from lobes.cli.tables import show_plan, show_sweep_plans
+    from lobes.cli.plans import show_plan, show_sweep_plans
     from lobes.config.sweep import is_sweep
     from lobes.errors import ConfigError, RunError
     from lobes.experiments.budget import plan_study

@@ -12,10 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lobes.clean import clean
-from lobes.dissociation.stopping import LOOK
-from lobes.dissociation.verdict import ALPHA, controls_needed, tasks_needed
 from lobes.heads import HeadLayout
-from lobes.progress import duration
 from lobes.report.console import shown
 from lobes.report.formatting import fixed, listing, plural
 from lobes.report.pages import page_of
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
 
 def show_results(results: Results) -> None:
     """Print the tables and findings of any kind of results."""
-    console = _console()
+    console = new_console()
     for table in shown(page_of(results)):
         console.print(table, "")
 
@@ -37,189 +34,40 @@ def show_results(results: Results) -> None:
 def show_training(training: Training) -> None:
     """Print every task's score at the end of a training."""
     last = training.scores[-1].scores if training.scores else {}
-    table = _table("task", "score")
+    table = new_table("task", "score")
     for task, score in last.items():
-        table.add_row(_text(task), f"{score:.3f}" if score == score else "–")
-    _console().print(f"Trained for {training.steps} steps in {training.seconds:.0f} s", table)
+        table.add_row(plain_text(task), f"{score:.3f}" if score == score else "–")
+    new_console().print(f"Trained for {training.steps} steps in {training.seconds:.0f} s", table)
 
 
 def show_planned(runs: list[dict[str, Any]]) -> None:
     """Print the runs of a sweep, and which of them are finished."""
-    table = _table("run", "state")
+    table = new_table("run", "state")
     for run in runs:
-        table.add_row(_text(run["run"]), run["state"])
+        table.add_row(plain_text(run["run"]), run["state"])
     done = sum(run["state"] == "finished" for run in runs)
-    _console().print(f"{len(runs)} runs, {done} of them finished", table)
+    new_console().print(f"{len(runs)} runs, {done} of them finished", table)
 
 
 def show_removal(found: "Removal") -> None:
     """Print the heads that a task alone needs, and what becomes of the tasks without them."""
-    console = _console()
-    heads = _table("head", *(f"importance to {task}, %" for task in found.shares))
+    console = new_console()
+    heads = new_table("head", *(f"importance to {task}, %" for task in found.shares))
     for k, (site, head) in enumerate(found.heads):
         heads.add_row(f"{site}:{head}", *(fixed(shares[k], 0) for shares in found.shares.values()))
     console.print(
-        f"The {len(found.heads)} heads most specific to {_text(found.task)} (layer:head)", heads
+        f"The {len(found.heads)} heads most specific to {plain_text(found.task)} (layer:head)",
+        heads,
     )
     for task, (lost, won, number) in found.flips.items():
         console.print(
-            f"Without them, of {number} answers to {_text(task)} {lost} turn from right to wrong "
+            f"Without them, of {number} answers to {plain_text(task)} {lost} turn from right to wrong "
             f"and {won} from wrong to right."
         )
-    sentences = _table("right answer", "its probability", "without the heads", "sentence")
+    sentences = new_table("right answer", "its probability", "without the heads", "sentence")
     for text, label, before, after in found.sentences:
-        sentences.add_row(_text(label), f"{before:.2f}", f"{after:.2f}", _text(text))
+        sentences.add_row(plain_text(label), f"{before:.2f}", f"{after:.2f}", plain_text(text))
     console.print(f"The {len(found.sentences)} sentences that lose most", sentences)
-
-
-def show_plan(record: dict[str, Any]) -> None:
-    """Print what a study will take, what it can find, and how it fits a budget."""
-    console, estimate = _console(), record["estimate"]
-    table = _table("stage", "time")
-    for stage, seconds in estimate["seconds"].items():
-        table.add_row(stage, duration(seconds))
-    table.add_row("in all", duration(estimate["total_seconds"]))
-    console.print(table, *_plan_notes(estimate), sep="\n")
-    for name in record.get("others", ()):
-        console.print(f"What `lobes {name}` takes: lobes plan --for {name}.")
-    budget = record["budget"]
-    if budget is None:
-        return
-    asked, takes = duration(budget["seconds"]), duration(budget["estimate"]["total_seconds"])
-    if not budget["changes"]:
-        fits = "fits as it is" if budget["fits"] else "does not fit, and no size can be lowered"
-        console.print(f"Budget: {asked}. The study {fits}.")
-        return
-    ends = "" if budget["fits"] else ", which is still too long: train less, or a smaller model"
-    options = _text(" ".join(budget["options"]))
-    console.print(
-        f"Budget: {asked}. With {options} the study takes {takes}{ends}.",
-        *_plan_notes(budget["estimate"])[1:],
-        sep="\n",
-    )
-
-
-def show_sweep_plans(records: list[dict[str, Any]]) -> None:
-    """Print what the runs of sweeps will take."""
-    console = _console()
-    for record in records:
-        table = _table("run", "state", "time")
-        for run in record["runs"]:
-            time = "not known" if run["error"] else duration(run["seconds"])
-            table.add_row(_text(run["run"]), run["state"], time)
-        table.add_row("in all", "", duration(record["total_seconds"]))
-        console.print(f"{_text(record['sweep'])}: lobes {record['command']}", table)
-    console.print(sweep_line(records).removeprefix("Estimate: "))
-
-
-def sweep_line(records: list[dict[str, Any]]) -> str:
-    """Return what sweeps will take in one line."""
-    runs = sum(len(each["runs"]) - each["runs_unknown"] for each in records)
-    left = sum(each["runs_left"] for each in records)
-    some = f"{left} of {runs} runs are left:" if left < runs else f"{plural(runs, 'run')}:"
-    memory = max((each["memory_bytes"] for each in records), default=0)
-    disk = sum(each["disk_bytes"] for each in records)
-    return (
-        f"Estimate: {some} {duration(sum(each['left_seconds'] for each in records))} one after "
-        f"the other, {_size(memory)} of memory, {_size(disk)} of disk."
-    )
-
-
-def plan_line(estimate: dict[str, Any]) -> str:
-    """Return what a study will take in one line."""
-    stages = ", ".join(
-        f"{name} {duration(seconds)}" for name, seconds in estimate["seconds"].items()
-    )
-    return (
-        f"Estimate: {duration(estimate['total_seconds'])} ({stages}), "
-        f"{_size(estimate['memory_bytes'])} of memory, "
-        f"{_size(estimate['disk_meanwhile_bytes'])} of disk, {_count(estimate)}."
-    )
-
-
-def _count(estimate: dict[str, Any]) -> str:
-    """How many lesions, or trainings over how many seeds."""
-    if "lesions" in estimate:
-        return f"{estimate['lesions']['total']:,} lesions"
-    return f"{estimate['trainings']:,} trainings over {estimate['seeds']} seeds"
-
-
-def _plan_notes(estimate: dict[str, Any]) -> list[str]:
-    """Memory and disk in a sentence, then lesions and power in others."""
-    space = (
-        f"Memory: {_size(estimate['memory_bytes'])}. Disk: {_size(estimate['disk_bytes'])}, at "
-        f"most {_size(estimate['disk_meanwhile_bytes'])} on the way."
-    )
-    if "lesions" not in estimate:
-        return [space, f"Together {_count(estimate)}."]
-    lesions = estimate["lesions"]
-    counts = {
-        "of the tasks": lesions["own"],
-        "exchanged": lesions["exchanged"],
-        "exchanged between two tasks": lesions["between_pairs"],
-        "random": lesions["random"],
-    }
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
-    return [
-        space,
-        f"Lesions: {lesions['total']:,} ({kinds}), about {lesions['runs']:,} runs with the base, "
-        f"since the same heads are run once.",
-        *_going_on(estimate),
-        _power(estimate),
-        *_too_few_tasks(estimate["tasks"]),
-    ]
-
-
-def _too_few_tasks(number: int) -> list[str]:
-    """What the orders of three or four tasks cannot show; of two nobody expects it."""
-    needed = tasks_needed(2)  # of four measures two are always there
-    if not 2 < number < needed:
-        return []
-    return [
-        f"{number} tasks are too few to show that the less alike two tasks are, the more they "
-        f"dissociate: {needed} or more can."
-    ]
-
-
-def _going_on(estimate: dict[str, Any]) -> list[str]:
-    """What a study takes that its first exchanges do not settle."""
-    most, least = (estimate["lesions"][name] for name in ("exchanged_at_most", "exchanged"))
-    if most == least:
-        return []
-    shares = [each["goes_on"] for each in estimate["power"] or () if each["goes_on"] is not None]
-    upto = f", as up to {max(shares):.0%} of such studies do" if shares else ""
-    return [
-        f"It stops after {LOOK} exchanges where these settle p. If it goes on{upto}, it takes "
-        f"{most - least:,} lesions and {duration(estimate['seconds_of_going_on'])} more."
-    ]
-
-
-def _power(estimate: dict[str, Any]) -> str:
-    if estimate["power"] is None:
-        return "Power: none, since without lesions of two tasks there is no D-score to test."
-    shares = listing(
-        [f"{_share(each)} for a D-score of {each['d_score']:g} %" for each in estimate["power"]]
-    )
-    controls = estimate["settings"]["iap.controls"]
-    needed = controls_needed()
-    few = f"{controls} exchanges allow no p ≤ {ALPHA}: set {needed} or more (iap.controls). "
-    return (
-        f"Power (p ≤ 0.05) with {estimate['examples_tested']:,} examples of each task: {shares}. "
-        f"{few if controls < needed else ''}"
-        f"Assumed: base scores near 0.84, and heads and lesions as in docs/statistics.md."
-    )
-
-
-def _share(power: dict[str, Any]) -> str:
-    low, high = (
-        "–" if power[name] is None else f"{100 * power[name]:.0f}" for name in ("least", "most")
-    )
-    return f"{low} %" if low == high else f"{low} to {high} %"
-
-
-def _size(number: float) -> str:
-    """Bytes in MB or GB."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{max(number / 1e6, 1):.0f} MB"
 
 
 def show_heads(layout: HeadLayout, name: str) -> None:
@@ -230,15 +78,15 @@ def show_heads(layout: HeadLayout, name: str) -> None:
     alike: dict[tuple[str, ...], list[int]] = {}
     for site in layout.sites:
         alike.setdefault(_described(site, layout), []).append(site.index)
-    table = _table("sites", "heads")
+    table = new_table("sites", "heads")
     for lines, indices in alike.items():
-        table.add_row(_spans(indices), _text("\n".join(lines)))
+        table.add_row(_spans(indices), plain_text("\n".join(lines)))
     gateable, prunable = (
         sum(site.n_heads for site in layout.sites if can(site))
         for can in (lambda site: site.gateable, lambda site: site.prunable)
     )
-    _console().print(
-        f"{_text(name)}: {layout.total} heads in {len(layout.sites)} sites",
+    new_console().print(
+        f"{plain_text(name)}: {layout.total} heads in {len(layout.sites)} sites",
         table,
         f"Of {layout.total} heads all can be ablated, {gateable} trained alone and {prunable} "
         f"pruned.",
@@ -250,13 +98,13 @@ def show_evaluation(record: dict[str, Any]) -> None:
     """Print the harness's scores of a model ± their standard errors, beside those of its base."""
     lesion = f"heads {record['ablated']} ablated" if record["ablated"] else record["model"]
     names = [*(["base"] if record["base"] else []), lesion if record["base"] else "score"]
-    table = _table("task", "metric", "documents", *map(_text, names))
+    table = new_table("task", "metric", "documents", *map(plain_text, names))
     for row in record["scores"]:
         pairs = [("base", "base_error")] if record["base"] else []
         pairs.append(("score", "error"))
         values = (_with_error(row[value], row[error]) for value, error in pairs)
-        table.add_row(_text(row["task"]), row["metric"], f"{row['documents'] or 0:,}", *values)
-    _console().print(table)
+        table.add_row(plain_text(row["task"]), row["metric"], f"{row['documents'] or 0:,}", *values)
+    new_console().print(table)
 
 
 def _with_error(value: float | None, error: float | None) -> str:
@@ -268,23 +116,23 @@ def _with_error(value: float | None, error: float | None) -> str:
 
 def show_tasks(tasks: Sequence[dict[str, Any]]) -> None:
     """Print the known tasks."""
-    table = _table("task", "classes", "text", "metric", "hub")
+    table = new_table("task", "classes", "text", "metric", "hub")
     for task in tasks:
         classes = str(len(task["labels"])) if task["labels"] else "a score"
         hub = " ".join(filter(None, (task["hub"], task["config"]))) or "local files only"
         cells = (", ".join(task["text"]), ", ".join(task["metrics"]), hub)
-        table.add_row(task["name"], classes, *map(_text, cells))
-    _console().print(table)
+        table.add_row(task["name"], classes, *map(plain_text, cells))
+    new_console().print(table)
 
 
 def show_models(models: Sequence[dict[str, Any]]) -> None:
     """Print the packaged models."""
-    table = _table("model", "architecture", "sites × heads", "parameters", "license", "fetched")
+    table = new_table("model", "architecture", "sites × heads", "parameters", "license", "fetched")
     for model in models:
         size = f"{model['sites']} × {model['heads']}", f"{model['parameters'] / 1e6:.0f} million"
         known = model["license"], "yes" if model["folder"] else "no"
         table.add_row(model["model"], model["architecture"], *size, *known)
-    _console().print(table)
+    new_console().print(table)
 
 
 def show_task(task: dict[str, Any]) -> None:
@@ -292,35 +140,35 @@ def show_task(task: dict[str, Any]) -> None:
     labels = ", ".join(task["labels"]) if task["labels"] else "a score"
     if task["multi_label"]:
         labels += " (any number of them)"
-    table = _table("split", "examples", "labels", "tokens")
+    table = new_table("split", "examples", "labels", "tokens")
     missing = []
     for size in task["sizes"]:
         if "missing" in size:
             missing.append(size["missing"])
-            table.add_row(_text(size["split"]), "–", "–", "–")
+            table.add_row(plain_text(size["split"]), "–", "–", "–")
             continue
         counts = (
             f"{name} {count:,}" if isinstance(count, int) else f"{name} {count:.3g}"
             for name, count in (size["labels"] or {}).items()
         )
         table.add_row(
-            _text(size["split"]),
+            plain_text(size["split"]),
             f"{size['examples']:,}",
-            _text(", ".join(counts) or "–"),
+            plain_text(", ".join(counts) or "–"),
             _lengths(size.get("tokens"), size["examples"]),
         )
-    console = _console()
+    console = new_console()
     columns = task["text"] or [task["image"]]
-    console.print(_text(f"{task['name']}: {', '.join(columns)} → {labels}"), table)
+    console.print(plain_text(f"{task['name']}: {', '.join(columns)} → {labels}"), table)
     for sentence in missing:
-        console.print(_text(sentence))
+        console.print(plain_text(sentence))
     for example in task["examples"]:
         label = example["label"]
         if isinstance(label, list):
             label = ", ".join(label) or "no label"
         shown = f"{label:.3g}" if isinstance(label, float) else label
         shown_input = example.get("image") or " | ".join(example["text"])
-        console.print(_text(f"{shown}: {shown_input}"))
+        console.print(plain_text(f"{shown}: {shown_input}"))
 
 
 def _lengths(tokens: dict[str, Any] | None, examples: int) -> str:
@@ -338,20 +186,20 @@ def _lengths(tokens: dict[str, Any] | None, examples: int) -> str:
 
 def show_predictions(record: dict[str, Any]) -> None:
     """Print what was predicted, how well where that is known, and the files."""
-    table = _table("task", "split", "examples", "metric", "score", "file")
+    table = new_table("task", "split", "examples", "metric", "score", "file")
     for entry in record["predictions"]:
         score = "hidden" if entry["score"] is None else fixed(entry["score"])
         cells = (entry["task"], entry["split"], f"{entry['examples']:,}", entry["metric"])
-        table.add_row(*map(_text, cells), score, _text(entry["file"]))
-    _console().print(table)
+        table.add_row(*map(plain_text, cells), score, plain_text(entry["file"]))
+    new_console().print(table)
 
 
 def show_pairs(record: dict[str, Any]) -> None:
     """Print the corpus of an AG-Pair and its pairs."""
-    table = _table("topic", "articles")
+    table = new_table("topic", "articles")
     for topic, articles in record["topics"].items():
-        table.add_row(_text(topic), f"{articles:,}")
-    _console().print(
+        table.add_row(plain_text(topic), f"{articles:,}")
+    new_console().print(
         table,
         f"{record['pairs']:,} pairs: {record['same']:,} same, {record['different']:,} different.",
     )
@@ -359,7 +207,7 @@ def show_pairs(record: dict[str, Any]) -> None:
 
 def show_pruning(record: dict[str, Any]) -> None:
     """Print what a pruning removed, and the model's size and speed before and after."""
-    table = _table("", "before", "after", "ratio")
+    table = new_table("", "before", "after", "ratio")
     for name, key in (("heads", "n_heads"), ("parameters", "n_parameters")):
         before, after = record[key]
         table.add_row(name, f"{before:,}", f"{after:,}", fixed(after / before))
@@ -370,12 +218,12 @@ def show_pruning(record: dict[str, Any]) -> None:
     sites = ", ".join(f"{number} at site {site}" for site, number in dropped)
     shapes = ", ".join(f"{name} {shape}" for name, shape in speed["inputs"].items())
     number = sum(record["dropped_by_site"].values())
-    _console().print(
-        f"{_text(record['model'])} without {plural(number, 'head')}: {sites}",
+    new_console().print(
+        f"{plain_text(record['model'])} without {plural(number, 'head')}: {sites}",
         table,
         f"{fixed(speed['ratio'], 2)} times as fast (median of {speed['rounds']} rounds with a pass "
         f"of each model, half of them between {low} and {high}).",
-        f"Timed in fp32 on the CPU, threads: {speed['threads']}, inputs: {_text(shapes)}; the "
+        f"Timed in fp32 on the CPU, threads: {speed['threads']}, inputs: {plain_text(shapes)}; the "
         f"milliseconds are the shortest.",
         f"The outputs differ from those under ablation by at most "
         f"{record['largest_difference']:.1e}.",
@@ -420,7 +268,7 @@ def _spans(indices: list[int]) -> str:
     return ", ".join(map(str, indices))
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD)
     for column in columns:
         numbers = column in ("score", "before", "after", "ratio")
@@ -428,19 +276,19 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _text(text: str) -> str:
+def plain_text(text: str) -> str:
     """A name from outside, so that rich takes no part of it for markup."""
     return escape(str(clean(text)))
 
 
-def _console() -> Console:
+def new_console() -> Console:
     """Standard output; as wide as the content where it is no terminal."""
     return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
 
 
 def show_new_study(record: dict[str, Any]) -> None:
     """Print the tasks of a new study, and what in the data they were made of."""
-    table = _table("task", "training data", "other splits", "text", "label", "metric", "seen")
+    table = new_table("task", "training data", "other splits", "text", "label", "metric", "seen")
     for task in record["tasks"]:
         texts = task.get("text", "")
         cells = (
@@ -450,53 +298,59 @@ def show_new_study(record: dict[str, Any]) -> None:
             *(task.get("label", "label" if texts else ""), task.get("measured_by", "")),
             task["why"],
         )
-        table.add_row(*map(_text, cells))
-    console = _console()
+        table.add_row(*map(plain_text, cells))
+    console = new_console()
     console.print(table)
     columns = {each["train"]: each["columns"] for each in record["tasks"] if "columns" in each}
     for train, names in columns.items():
-        console.print(_text(f"Columns of {train}: {', '.join(names)}"))
+        console.print(plain_text(f"Columns of {train}: {', '.join(names)}"))
 
 
 def show_examined(record: dict[str, Any]) -> None:
     """Print what is installed, what the machine can do, and what is missing."""
-    console = _console()
+    console = new_console()
     versions = {"lobes": record["lobes"], "python": record["python"], **record["libraries"]}
-    table = _table("library", "version")
+    table = new_table("library", "version")
     for name, version in versions.items():
         table.add_row(name, version or "missing")
-    devices = _table("device", "name", "memory", "precision “auto”", "fp32 product, GFLOP/s")
+    devices = new_table("device", "name", "memory", "precision “auto”", "fp32 product, GFLOP/s")
     for each in record["devices"]:
         memory = f"{each['memory'] / 1e9:.1f} GB" if each["memory"] else "?"
         devices.add_row(
-            each["device"], _text(each["name"]), memory, each["precision"], f"{each['gflops']:,.0f}"
+            each["device"],
+            plain_text(each["name"]),
+            memory,
+            each["precision"],
+            f"{each['gflops']:,.0f}",
         )
-    folders = _table("folder", "where", "free")
+    folders = new_table("folder", "where", "free")
     for name, folder in record["folders"].items():
         where = folder["path"] + ("" if folder["exists"] else " (not there yet)")
-        folders.add_row(name, _text(where), f"{folder['free'] / 1e9:.0f} GB")
-    extras = _table("extra", "for", "")
+        folders.add_row(name, plain_text(where), f"{folder['free'] / 1e9:.0f} GB")
+    extras = new_table("extra", "for", "")
     for name, extra in record["extras"].items():
         extras.add_row(
             f"lobes\\[{name}]", extra["for"], "installed" if extra["installed"] else "missing"
         )
     console.print(table, devices, folders, extras, sep="\n")
-    console.print(*(_text(each) for each in record["missing"] or ["Nothing is missing."]), sep="\n")
+    console.print(
+        *(plain_text(each) for each in record["missing"] or ["Nothing is missing."]), sep="\n"
+    )
 
 
 def show_unfinished(record: dict[str, Any]) -> None:
     """Print how far a run is, and what it has measured by now."""
-    console, stages = _console(), _table("stage", "state")
+    console, stages = new_console(), new_table("stage", "state")
     for stage in record["stages"]:
         stages.add_row(stage["stage"], stage["state"])
     console.print(stages)
     if record["scores"]:
-        scores = _table("task", "score after the training")
+        scores = new_table("task", "score after the training")
         for task, score in record["scores"].items():
-            scores.add_row(_text(task), f"{score:.3f}")
+            scores.add_row(plain_text(task), f"{score:.3f}")
         console.print(scores)
     if record["importance"]:
-        heads = _table("task", "most important heads")
+        heads = new_table("task", "most important heads")
         for task, names in record["importance"].items():
-            heads.add_row(_text(task), names)
+            heads.add_row(plain_text(task), names)
         console.print(heads)
