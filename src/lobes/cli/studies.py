@@ -1,6 +1,6 @@
 """Commands that make runs of a study, from demo and run to compare and sweep."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -57,13 +57,14 @@ def demo(
     from lobes.cli.terminal import say
     from lobes.config.study import override
     from lobes.experiments.demo import demo_study, fetch
+    from lobes.experiments.same_study import check_settings
     from lobes.report.pages import page_name
     from lobes.results import RunResults
 
     assets = fetch(log=None if out.quiet else say)
     if not fetch_only:
         study = override(demo_study(assets, output), *(settings or ()))
-        _check_settings(settings or (), study, "run")
+        check_settings(settings or (), [("run", [study])])
         _run_stages(out, study, ("train", "iap", "report"), fresh)
         if not out.as_json:
             _show_removal(study)
@@ -380,21 +381,13 @@ def _study(
 ) -> "lobes.config.study.StudyConfig":
     """The study with the changes of a command, each of which must have an effect there."""
     from lobes.config.study import load_study
+    from lobes.experiments.same_study import check_settings
 
     given = _given(settings, controls)
     study = load_study(path, given)
-    _check_settings(given, study, command)
+    check_settings(given, [(command, [study])])
     folder = study.output if command == "run" else study.beside(f"-{command}")
     return study.model_copy(update={"output": folder if output is None else str(output)})
-
-
-def _check_settings(
-    settings: Sequence[str], study: "lobes.config.study.StudyConfig", command: str
-) -> None:
-    from lobes.experiments.same_study import check_has_effect
-
-    for setting in settings:
-        check_has_effect(setting, [study], command)
 
 
 def _given(settings: list[str] | None, controls: int | None) -> list[str]:

@@ -61,8 +61,8 @@ def show_removal(found: "Removal") -> None:
     )
     for task, (lost, won, number) in found.flips.items():
         console.print(
-            f"Without them, of {number} answers to {plain_text(task)} {lost} turn from right to wrong "
-            f"and {won} from wrong to right."
+            f"Without them, of {number} answers to {plain_text(task)} {lost} turn from right to "
+            f"wrong and {won} from wrong to right."
         )
     sentences = new_table("right answer", "its probability", "without the heads", "sentence")
     for text, label, before, after in found.sentences:

@@ -93,22 +93,26 @@ def has_effect(key: str, studies: Sequence[StudyConfig], command: str) -> bool:
     )
 
 
-def check_has_effect(setting: str, studies: Sequence[StudyConfig], command: str) -> None:
-    """Raise `ConfigError` for a setting `KEY=VALUE` that changes nothing a command does.
+def check_settings(
+    settings: Sequence[str], made: Sequence[tuple[str, Sequence[StudyConfig]]]
+) -> None:
+    """Raise `ConfigError` for a setting `KEY=VALUE` that changes nothing in what is `made`.
 
-    What only says where or how often the command writes is no such setting.
+    `made` are commands with the studies that each is to make. What only says where or how often a
+    command writes is no such setting.
     """
-    key = setting.partition("=")[0].strip()
-    if key in ("name", *FREE_KEYS) or has_effect(key, studies, command):
-        return
-    name = key.rpartition(".")[2]
-    own: dict[str, Any] = {"compare": CompareConfig, "transfer": TransferConfig}
-    is_own = command in own and name in own[command].model_fields
-    instead = f"set {command}.{name} instead" if is_own else "leave it out"
-    raise ConfigError(
-        f"The setting {setting} changes nothing that `lobes {command}` does with this study; "
-        f"{instead}."
-    )
+    for setting in settings:
+        key = setting.partition("=")[0].strip()
+        if key in ("name", *FREE_KEYS) or any(has_effect(key, ran, name) for name, ran in made):
+            continue
+        command, last = made[0][0], key.rpartition(".")[2]
+        own: dict[str, Any] = {"compare": CompareConfig, "transfer": TransferConfig}
+        is_own = command in own and last in own[command].model_fields
+        instead = f"set {command}.{last} instead" if is_own else "leave it out"
+        raise ConfigError(
+            f"The setting {setting} changes nothing that `lobes {command}` does with this study; "
+            f"{instead}."
+        )
 
 
 def _completed(config: Mapping[str, Any]) -> StudyConfig | Mapping[str, Any]:

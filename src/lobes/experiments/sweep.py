@@ -16,7 +16,7 @@ from lobes.experiments.manifest import check_files
 from lobes.experiments.methods import with_defaults
 from lobes.experiments.outputs import check_output
 from lobes.experiments.reports import check_pooled, report_runs, write_files
-from lobes.experiments.same_study import check_has_effect, has_effect
+from lobes.experiments.same_study import check_settings, has_effect
 from lobes.experiments.several_runs import KIND, Shows, folder_of, is_finished, make_runs
 from lobes.experiments.store import held
 from lobes.experiments.transfer import ready_to_transfer
@@ -47,26 +47,20 @@ def plan_sweeps(
     """
     sweeps = load_sweeps(path, settings, output, part)
     for setting in settings:
-        _check_has_effect(setting, sweeps)
+        _check_no_axis(setting, sweeps)
+    made = [(sweep.command, [run.study for run in sweep.runs]) for sweep in sweeps]
+    check_settings(settings, made)
     return tuple(_checked(sweep, path, fresh=fresh) for sweep in sweeps)
 
 
-def _check_has_effect(setting: str, sweeps: Sequence[Sweep]) -> None:
-    """Raise `ConfigError` for a setting of the base study that changes nothing of any run."""
+def _check_no_axis(setting: str, sweeps: Sequence[Sweep]) -> None:
+    """Raise `ConfigError` for a setting of the base study that no run would have."""
     key = setting.partition("=")[0].strip()
     if all(key in sweep.axes for sweep in sweeps):
         raise ConfigError(
             f"The setting {setting} has no effect: {key} is an axis, whose values every run takes; "
             f"change them in the file."
         )
-    idle = []
-    for sweep in sweeps:
-        try:
-            check_has_effect(setting, [run.study for run in sweep.runs], sweep.command)
-        except ConfigError as error:
-            idle.append(error)
-    if len(idle) == len(sweeps):
-        raise idle[0]
 
 
 def _checked(sweep: Sweep, path: str | os.PathLike[str], *, fresh: bool) -> Sweep:
