@@ -387,6 +387,18 @@ def test_data_that_changed_since_the_run_began(copied, finished, tmp_path):
         run_study(override(copied, f"tasks.mood.train={tmp_path / 'fewer.csv'}"))
 
 
+def test_a_model_that_moved_is_the_same_and_another_in_its_place_is_not(
+    copied, finished, expected, tmp_path
+):
+    moved = shutil.copytree(finished.parent / "model", tmp_path / "moved")
+    assert timeless(run_study(override(copied, f"model={moved}"))) == expected
+    with (moved / "model.safetensors").open("r+b") as file:
+        file.seek(-9, os.SEEK_END)
+        file.write(b"other")
+    with pytest.raises(RunError, match="holds a run of another model: base model changed"):
+        run_study(override(copied, f"model={moved}"))
+
+
 def test_a_disk_that_fills_up_loses_nothing(study, expected, monkeypatch):
     """The first, second or third write of a session fails: a sentence, no fragments, and on."""
     replace, writes, sentences = os.replace, [], []

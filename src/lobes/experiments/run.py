@@ -155,7 +155,9 @@ def _trained_model(
             training = _train_on(pool, study, folder, tasks, progress)
         warn_near_chance(tasks, training.scores[-1].scores, "After the training")
         return None, training
-    if study.growth is not None and _finished(study, folder) is None:
+    if folder.is_of_moved_model:
+        fingerprints["base model"] = base_fingerprint(new_model(study, tasks))
+    elif study.growth is not None and _finished(study, folder) is None:
         # which measures the base model, too; where it is gone, it may have been measured already
         with contextlib.suppress(ModelError):
             fingerprints["base model"] = base_fingerprint(new_model(study, tasks))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lobes.config.keys import differences
@@ -9,8 +10,8 @@ from lobes.config.settings import LOSS, CompareConfig, IapConfig, TransferConfig
 from lobes.config.study import StudyConfig
 from lobes.errors import ConfigError
 
-# Where the study is told to write, and how often, changes no number. Where a task's files lie does
-# not either: their content has a fingerprint of its own.
+# Where the study is told to write, and how often, changes no number. Where a task's files or the
+# model lie does not either: their content has a fingerprint of its own.
 FREE_KEYS = (
     "output",
     "keep_texts",
@@ -177,6 +178,8 @@ def _what_counts(config: Mapping[str, Any], free: Sequence[str]) -> dict[str, An
         for name in tables:
             table = table.get(name) or {}
         table.pop(last, None)
+    if Path(counted.get("model") or "").is_absolute():  # not a name of the hub or of a package
+        counted["model"] = "a folder"
     tasks = counted.pop("tasks", [])
     new_task = (counted.get("transfer") or {}).get("task")
     for task in [*tasks, new_task] if new_task else tasks:

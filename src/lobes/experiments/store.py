@@ -149,6 +149,12 @@ class RunFolder:
         _remove_empty(self._made)
 
     @property
+    def is_of_moved_model(self) -> bool:
+        """Whether the model's folder has another path than in the study that the run began with."""
+        stored = self._stored()
+        return stored is not None and stored["config"].get("model") != self.config["model"]
+
+    @property
     def goes_on(self) -> bool:
         """Whether the folder holds a run that is not started again."""
         return not self.fresh and (self.path / "config.json").exists()
