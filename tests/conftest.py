@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As the command line does: waiting threads sleep, also in what the tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from typechecking import check_package
+from typechecking import Tests, check_package
 
 check_package("lobes")
 
@@ -23,3 +23,8 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup() -> None:
+    """Check types and shapes anew in each test."""
+    Tests.number += 1
