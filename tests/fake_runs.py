@@ -13,10 +13,10 @@ from fake_results import defined, fake_results, over_fractions_of
 from lobes import files
 from lobes.dissociation.dscores import standardized
 from lobes.dissociation.over_fractions import joined
-from lobes.dissociation.over_runs import _estimate
+from lobes.dissociation.over_runs import RunsEstimate, _estimate, change_over_runs
 from lobes.dissociation.pairs import PairEffects, doubly_dissociated, p_of_pairs
 from lobes.dissociation.statistics import holm, p_against_controls
-from lobes.dissociation.verdict import Evidence, specialized
+from lobes.dissociation.verdict import Evidence, Verdict, more_specialized, specialized
 from lobes.results.base import TaskRecord
 
 DEFINITIONS = ("column", "row", "relative")
@@ -33,6 +33,7 @@ def fake_runs(
     effect: float = 0.3,
     noise: float = 0.05,
     bases: tuple[float, ...] | None = None,
+    growth: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Several runs in the schema `lobes-runs`.
@@ -86,7 +87,30 @@ def fake_runs(
             for k in range(len(fractions))
         ],
     }
-    return renewed(content)
+    return renewed(content | {"growth": fake_growth(content) if growth else None})
+
+
+def fake_growth(content: dict[str, Any], rise: float = 4.0) -> dict[str, Any]:
+    """D-scores before and after, as `pooled_results` takes them together.
+
+    Examples move them by 1 %. After the training they are those of the runs, at the largest
+    fraction.
+    """
+    largest = content["fractions"][-1]
+    after = np.array(largest["dissociation"]["column"]["means"], dtype=float)
+    changes = rise + np.arange(len(after)) % 3
+    return {
+        "fraction": largest["fraction"],
+        "before": plain_all(after - changes),
+        "after": plain_all(after),
+        "changes": plain_all(changes),
+        "intervals": np.column_stack([changes - 1.96, changes + 1.96]).tolist(),
+        "change": plain_estimate(change_over_runs(changes, np.ones(len(after)))),
+    }
+
+
+def plain_all(values: np.ndarray) -> list[float | None]:
+    return [plain(value) for value in values]
 
 
 def renewed(content: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +145,15 @@ def renewed(content: dict[str, Any]) -> dict[str, Any]:
     standing = [*map(defined, over["standardized"])]
     verdict = specialized(joined(evidence, standing, defined(over["p"])))
     verdicts = [files.plain(dataclasses.asdict(verdict))]
+    if content["growth"]:
+        verdicts.append(files.plain(dataclasses.asdict(_on_growth(content["growth"], len(above)))))
     return {**content, "over_fractions": over, "verdicts": verdicts}
+
+
+def _on_growth(growth: dict[str, Any], above: int) -> Verdict:
+    change = (defined(growth["change"][name]) for name in ("mean", "low", "high"))
+    after = float(np.mean([*map(defined, growth["after"])]))
+    return more_specialized(*change, after=after, above_chance=above, runs=len(growth["changes"]))
 
 
 def _fraction(rng, entries, tasks) -> dict[str, Any]:
@@ -198,7 +230,10 @@ def _pairs(rng, entries, names) -> list[dict[str, Any]]:
 def estimate(rng, values, moved: float = 0.5) -> dict[str, Any]:
     """The estimate over runs of these values, as `runs_results` writes it."""
     drawn = values[:, None] + moved * rng.normal(size=200)
-    found = _estimate(np.asarray(values), drawn, 0.95)
+    return plain_estimate(_estimate(np.asarray(values), drawn, 0.95))
+
+
+def plain_estimate(found: RunsEstimate) -> dict[str, Any]:
     keys = ("mean", "low", "high", "p", "over_runs", "over_examples")
     return {key: plain(getattr(found, key)) for key in keys}
 

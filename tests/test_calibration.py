@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lobes.dissociation.dscores import column
-from lobes.dissociation.over_runs import dissociation_over_runs, runs_over_fractions
+from lobes.dissociation.over_runs import (
+    change_over_runs,
+    dissociation_over_runs,
+    runs_over_fractions,
+)
 from lobes.dissociation.pairs import PairEffects, effects_of_two, p_of_pairs
 from lobes.dissociation.simulation import HeadStudy, Simulation
 from lobes.dissociation.verdict import controls_needed
@@ -349,6 +353,22 @@ def test_one_run_has_no_interval():
     assert np.isnan([found.column.mean.low, found.column.mean.p]).all()
     assert not any(pair.is_double_dissociation for pair in found.pairs)
     assert np.isnan(found.pairs[0].p_holm)
+
+
+@pytest.mark.parametrize("number", [2, 5])
+@pytest.mark.parametrize(("runs", "shared", "own"), [(2, 0, 1), (1, 2, 0), (1, 1, 1), (0.1, 2, 1)])
+def test_the_interval_of_a_change_over_runs_is_never_too_narrow(number, runs, shared, own):
+    """However much of the examples' error the runs share, it holds the truth in 95 % or more."""
+    generator, held = np.random.default_rng(3), 0
+    errors = np.full(number, np.hypot(shared, own))
+    for _ in range(2000):
+        moved = generator.normal(size=2 * number + 1)
+        changes = 7 + runs * moved[:number] + own * moved[number:-1] + shared * moved[-1]
+        found = change_over_runs(changes, errors)
+        held += found.low <= 7 <= found.high
+    assert held / 2000 > 0.935
+    if (shared, own) == (2, 0):  # what is taken is then true
+        assert held / 2000 < 0.985
 
 
 def test_runs_on_other_tasks_are_refused():

@@ -1,8 +1,10 @@
 """What a run measures beside its lesions: growth, agreement with exact importance, similarity."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +15,12 @@ from lobes.ablation import ablate
 from lobes.config.study import load_study, override
 from lobes.dissociation.dscores import FORMULAS
 from lobes.dissociation.similarity import importance_correlation, linear_cka
-from lobes.dissociation.verdict import more_specialized
+from lobes.dissociation.verdict import MORE_SPECIALIZED, more_specialized
 from lobes.errors import ConfigError
 from lobes.experiments import growth
 from lobes.experiments.growth import _lesion_plan, _point, growth_steps
 from lobes.experiments.loading import Loaded, load_tasks, new_model
+from lobes.experiments.pooled_runs import pooled_results
 from lobes.experiments.probe import pooled_features
 from lobes.experiments.results import further_verdicts
 from lobes.experiments.store import RunFolder
@@ -27,6 +30,7 @@ from lobes.measure.importance import head_importance
 from lobes.measure.similarity import gradient_similarity, lesion_cka
 from lobes.measure.steps import carry_out
 from lobes.modeling import MultiTaskModel
+from lobes.results import RunResults, read
 from lobes.results.beside_lesions import Growth
 from lobes.results.run import MeasuredTask
 from lobes.scores import HeadScores
@@ -118,6 +122,24 @@ def test_what_grew_is_judged_by_the_end_of_the_training(grown):
     assert (found["answer"], found["reasons"]) == (wanted.answer, [*wanted.reasons])
     (one,) = further_verdicts(growth, None, [True, False])
     assert one.reasons == ("only one task is clearly above chance, and a dissociation needs two.",)
+
+
+def test_runs_are_taken_together(grown, tmp_path):
+    run = Path(grown[0].output)
+    shutil.copytree(run, tmp_path / "again")
+    found = pooled_results([run, tmp_path / "again"])
+    change = read(run, RunResults).growth.change["column"]
+    low, high = change.mean_interval
+    together = found.growth
+    assert together.changes.tolist() == [change.mean] * 2
+    np.testing.assert_allclose(together.after - together.before, together.changes)
+    # equal runs: what is left is the error of the examples, which both share
+    assert together.change.mean == change.mean
+    assert together.change.high - together.change.low == pytest.approx(high - low)
+    assert found.verdict_on(MORE_SPECIALIZED).numbers["low"] == together.change.low
+    (alone,) = [v for v in pooled_results([run]).verdicts if v.claim == MORE_SPECIALIZED]
+    assert alone.answer == "open"
+    assert alone.numbers == {"change": change.mean, "usable": 0}
 
 
 def test_a_step_whose_d_score_is_undefined_has_no_interval(grown):

@@ -270,6 +270,25 @@ def test_base_scores(planted):
         assert row[4] == fmt.interval(values.min(), values.max(), fmt.fixed)
 
 
+def test_growth_over_the_runs():
+    content = fake_runs(runs=4)
+    page = rendered(content)
+    *rows, mean = page.table("growth-caption")
+    growth = content["growth"]
+    assert [row[0] for row in rows] == [run["name"] for run in content["runs"]]
+    for row, *values in zip(
+        rows, growth["before"], growth["after"], growth["changes"], strict=True
+    ):
+        assert row[1:4] == [fmt.points(value) for value in values]
+    change = growth["change"]
+    assert mean[3:] == [fmt.points(change["mean"]), fmt.interval(change["low"], change["high"])]
+    said = [each["text"] for each in page.all("p")]
+    answer = "Yes: the D-score is larger than before multi-task training."
+    assert any(answer in text and "over runs and examples" in text for text in said)
+    without = rendered(fake_runs(growth=False))
+    assert "growth-caption" not in [each["id"] for each in without.all("caption")]
+
+
 def test_one_run_shows_no_spread():
     page = rendered(fake_runs(runs=1))
     captions = [caption["id"] for caption in page.all("caption")]

@@ -58,6 +58,8 @@ def test_several_runs_say_what_their_matrices_say(runs):
     assert found["base"] == [matrix.base.tolist() for matrix in matrices]
     assert [entry["fraction"] for entry in found["fractions"]] == [0.2, 0.5]
     assert [task["multi_label"] for task in found["tasks"]] == [False, False]
+    assert found["growth"] is None
+    assert len(found["verdicts"]) == 1
     for entry in found["fractions"]:
         expected = dissociation_over_runs(matrices, entry["fraction"], resamples=50)
         column = entry["dissociation"]["column"]

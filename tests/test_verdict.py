@@ -283,6 +283,12 @@ def test_growth_alone_is_no_specialization(after, above_chance, reason):
     assert ("usable" in found.numbers) == (above_chance < 2)
 
 
+def test_one_run_of_several_says_nothing_of_growth():
+    found = more_specialized(4.5, math.nan, math.nan, after=9, above_chance=2, runs=1)
+    assert (found.answer, found.numbers["usable"]) == ("open", 0)
+    assert found.reasons == ("one run alone does not show how much another would differ.",)
+
+
 HOLDS, WEAK, NARROW = (-0.7, -0.9, -0.2, 0.01), (-0.2, -0.5, 0.3, 0.3), (-0.1, -0.29, 0.2, 0.3)
 UNSURE, TURNED = (-0.7, -0.9, 0.1, 0.01), (0.6, 0.2, 0.8, 0.97)
 GONE = (math.nan, math.nan, math.nan, math.nan, "3 tasks make 3 pairs.")

@@ -292,6 +292,29 @@ def _estimate(
     moved = known - known.mean(axis=1, keepdims=True)
     apart = float(moved.var(axis=0, ddof=1).mean()) / n
     over_examples = max(float(moved.mean(axis=0).var()) - apart, 0.0)
+    return _with_interval(mean, over_runs, over_examples, n, level)
+
+
+def change_over_runs(
+    changes: Float[np.ndarray, " runs"], errors: Float[np.ndarray, " runs"], level: float = 0.95
+) -> RunsEstimate:
+    """Return the mean over runs of a change that each measured with a standard error of its own.
+
+    The `errors` are those under resampled examples. Of these no more is known than that the same
+    examples may move all runs together, in which case the variance they make of the mean is the
+    square of the mean error. That is taken, so that the interval is never too narrow for them.
+    """
+    n, mean = len(changes), float(changes.mean())
+    over_examples = float(errors.mean()) ** 2
+    if n < 2 or not math.isfinite(mean + over_examples):
+        return RunsEstimate(mean, math.nan, math.nan, math.nan, math.nan, math.nan)
+    return _with_interval(mean, float(changes.var(ddof=1)) / n, over_examples, n, level)
+
+
+def _with_interval(
+    mean: float, over_runs: float, over_examples: float, n: int, level: float
+) -> RunsEstimate:
+    """The mean over n runs with the interval that both parts of its variance give."""
     variance = over_runs + over_examples
     if variance == 0:
         return RunsEstimate(mean, mean, mean, math.nan, 0.0, 0.0)

@@ -152,6 +152,9 @@ def specialized(found: Evidence) -> Verdict:
     return Verdict(SPECIALIZED, answer, (reason,), numbers)
 
 
+_ONE_RUN = "one run alone does not show how much another would differ."
+
+
 def _obstacle(found: Evidence) -> str:
     """Why a study could not have said yes whatever its D-score; empty if it could."""
     which = "D-score" if found.runs is None else "mean D-score"
@@ -162,7 +165,7 @@ def _obstacle(found: Evidence) -> str:
     if found.above_chance < 2:
         return _too_few_above(found.above_chance)
     if found.runs == 1:
-        return "one run alone does not show how much another would differ."
+        return _ONE_RUN
     if not found.exchangeable:
         return "the tasks share all of their important heads, so that none can be exchanged."
     if not found.controls:
@@ -255,18 +258,24 @@ MORE_SPECIALIZED = "The heads are more specialized after multi-task training tha
 
 
 def more_specialized(
-    change: float, low: float, high: float, *, after: float, above_chance: int
+    change: float,
+    low: float,
+    high: float,
+    *,
+    after: float,
+    above_chance: int,
+    runs: int | None = None,
 ) -> Verdict:
     """Return the verdict on the second half of claim 1: the D-score grew over the training.
 
     The change of the mean `column` D-score with its interval and that score `after` the training,
-    in percent; NaN is undefined. `above_chance` is the number of tasks clearly above chance then.
+    in percent; NaN is undefined. `above_chance` is the number of tasks clearly above chance then;
+    `runs` is None for one run by itself.
     """
     numbers = known(change=change, low=low, high=high)
-    if above_chance < 2:
-        return Verdict(
-            MORE_SPECIALIZED, "open", (_too_few_above(above_chance),), {**numbers, **UNUSABLE}
-        )
+    obstacle = _too_few_above(above_chance) if above_chance < 2 else _ONE_RUN if runs == 1 else ""
+    if obstacle:
+        return Verdict(MORE_SPECIALIZED, "open", (obstacle,), {**numbers, **UNUSABLE})
     answer, reason = _changed(change, low, high, after)
     return Verdict(MORE_SPECIALIZED, answer, (reason,), numbers)
 

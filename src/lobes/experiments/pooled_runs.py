@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from lobes.dissociation import LesionMatrix
 from lobes.dissociation.over_runs import (
@@ -16,9 +17,11 @@ from lobes.dissociation.over_runs import (
     RunsDScore,
     RunsEstimate,
     RunsPair,
+    change_over_runs,
     dissociation_over_runs,
     runs_over_fractions,
 )
+from lobes.dissociation.verdict import Verdict, more_specialized
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.manifest import check_files
 from lobes.results import PooledResults, RunResults, read
@@ -29,6 +32,7 @@ from lobes.results.pooled import (
     PooledDScore,
     PooledEstimate,
     PooledFraction,
+    PooledGrowth,
     PooledPair,
     PooledRun,
 )
@@ -68,9 +72,13 @@ def pooled_results(
     number = resamples or first.resamples
     found = _over_runs(matrices, resamples=number, seed=seed, level=first.level)
     over = runs_over_fractions(found)
+    growth = _growth(results, first.level)
+    above_chance = sum(found[0].above_chance)
+    further = () if growth is None else (_more_specialized(growth, above_chance),)
     return PooledResults(
         **opening(first.name),
-        verdicts=(over.specialized,),
+        verdicts=(over.specialized, *further),
+        growth=growth,
         over_fractions=over_record(over),
         level=first.level,
         resamples=number,
@@ -130,6 +138,39 @@ def _run(path: Path, results: RunResults) -> PooledRun:
         steps=training.steps if training else None,
         created=results.created,
         lobes=results.lobes,
+    )
+
+
+def _growth(results: Sequence[RunResults], level: float) -> PooledGrowth | None:
+    """How the D-scores changed over the trainings; None where not all measured it alike."""
+    found = [each.growth for each in results if each.growth is not None]
+    if len(found) < len(results) or len({each.fraction for each in found}) > 1:
+        return None
+    ends = [[each.points[k].dissociation["column"].shared_mean for each in found] for k in (0, -1)]
+    before, after = np.array(ends)
+    changes = np.array([each.change["column"].mean for each in found])
+    intervals = np.array([each.change["column"].mean_interval for each in found])
+    reach = stats.norm.ppf([(1 + each.level) / 2 for each in results])
+    errors = (intervals[:, 1] - intervals[:, 0]) / 2 / reach
+    return PooledGrowth(
+        fraction=found[0].fraction,
+        before=before,
+        after=after,
+        changes=changes,
+        intervals=intervals,
+        change=_estimate(change_over_runs(changes, errors, level)),
+    )
+
+
+def _more_specialized(found: PooledGrowth, above_chance: int) -> Verdict:
+    """The verdict on the second half of claim 1."""
+    return more_specialized(
+        found.change.mean,
+        found.change.low,
+        found.change.high,
+        after=float(found.after.mean()),
+        above_chance=above_chance,
+        runs=len(found.changes),
     )
 
 

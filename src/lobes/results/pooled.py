@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from lobes.dissociation.over_runs import deviation_over_runs
 from lobes.dissociation.statistics import n_reached
-from lobes.dissociation.verdict import SPECIALIZED
+from lobes.dissociation.verdict import MORE_SPECIALIZED, SPECIALIZED
 from lobes.metrics import Standing
 from lobes.results.base import (
     Count,
@@ -175,6 +175,26 @@ class PooledFraction(Record):
         return deviation_over_runs(self.scores)
 
 
+class PooledGrowth(Record):
+    """The column D-scores of the runs before and after their trainings, in percent.
+
+    Each run's means are over its tasks with a D-score at both ends.
+    """
+
+    fraction: Share
+    """The fraction of lesioned heads."""
+    before: Vector
+    """Each run's mean over its tasks before the training, with linear probes."""
+    after: Vector
+    """The same after it."""
+    changes: Vector
+    """The second minus the first."""
+    intervals: Matrix
+    """Each change's interval under resampled examples: run by end."""
+    change: PooledEstimate
+    """The mean change over the runs."""
+
+
 class PooledResults(Results):
     """Several runs of one study: other seeds, or other models, on the same tasks."""
 
@@ -202,6 +222,8 @@ class PooledResults(Results):
     """What the runs say together at each fraction, ascending."""
     over_fractions: OverFractions
     """The test that the verdict follows."""
+    growth: PooledGrowth | None = None
+    """How the D-scores changed over the trainings; null where not all runs measured it alike."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -258,6 +280,11 @@ class PooledResults(Results):
     @model_validator(mode="after")
     def _fits(self) -> "PooledResults":
         self.verdict_on(SPECIALIZED)
+        if self.growth is not None:
+            self.verdict_on(MORE_SPECIALIZED)
+            for values in (self.growth.before, self.growth.after, self.growth.changes):
+                expect_shape(values, (len(self.runs),), "growth")
+            expect_shape(self.growth.intervals, (len(self.runs), 2), "intervals")
         runs, n = len(self.runs), len(self.tasks)
         if len(set(self.names)) < n:
             raise ValueError("two tasks have the same name")

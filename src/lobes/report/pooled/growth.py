@@ -1,0 +1,69 @@
+"""How the D-scores of several runs changed over their trainings (docs/method.md#growth)."""
+
+import math
+
+from lobes.dissociation.verdict import MORE_SPECIALIZED
+from lobes.report import phrases
+from lobes.report.lesion_words import words_of
+from lobes.report.phrases import HEADLINE
+from lobes.report.sections import Findings, InTerminal, Prose, Section
+from lobes.report.tables import Column, Row, Table
+from lobes.results import PooledResults
+
+_QUESTION = "Are the heads more specialized after multi-task training than before?"
+_COLUMNS = (
+    Column("Run"),
+    Column("Before", "points"),
+    Column("After", "points"),
+    Column("Change", "points", strong=True),
+    Column("Interval", "interval"),
+)
+
+
+def section(results: PooledResults) -> Section | None:
+    """The answer, and each run before and after; None where growth was not measured alike."""
+    found = results.growth
+    if found is None:
+        return None
+    verdict = results.verdict_on(MORE_SPECIALIZED)
+    answer = phrases.headline(verdict)
+    where = f"{phrases.size_of(found.fraction)} {words_of(results.lesioning).lesioned}"
+    caption = (
+        f"The {HEADLINE} D-score of each run before and after multi-task training, in percent, "
+        f"with {where}"
+    )
+    values = (found.before, found.after, found.changes, found.intervals)
+    rows = [
+        Row((run.name, before, after, change, tuple(interval)))
+        for run, before, after, change, interval in zip(
+            results.runs, *(each.tolist() for each in values), strict=True
+        )
+    ]
+    mean = found.change
+    if len(rows) > 1:
+        ends = (float(found.before.mean()), float(found.after.mean()))
+        rows.append(Row(("mean", *ends, mean.mean, (mean.low, mean.high)), "mean"))
+    table = Table("growth", caption, _COLUMNS, tuple(rows), terminal=caption)
+    return Section(
+        "growth",
+        "Before and after the training",
+        (
+            InTerminal((Findings(MORE_SPECIALIZED, verdict.answer, answer),)),
+            Prose(f"{_QUESTION} {answer}{_reading(mean.low)}"),
+            table,
+        ),
+        contents="Growth",
+    )
+
+
+def _reading(low: float) -> str:
+    text = (
+        " Before the training linear probes stand in for the classifiers. A run’s interval is that "
+        "of the validation examples alone"
+    )
+    if math.isfinite(low):
+        text += (
+            "; that of the mean is over runs and examples, and rather too wide, since it takes the "
+            "examples to move all runs alike"
+        )
+    return f"{text}. The report of a single run shows each task."
