@@ -760,6 +760,7 @@ def test_quiet_shows_no_progress(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_training_on_a_terminal_says_how_it_goes(study, tmp_path):
     settings = ("--set", "iat.delta=0.5", "--set", "training.steps=150")
     shown = _on_terminal("train", study, *settings, "--output", tmp_path / "new")

@@ -27,7 +27,7 @@ PROCESSES = 2
 SWITCH = SETTINGS.switch_step(STEPS)
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+@pytest.fixture(scope="module", params=["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of three trainings in two processes."""
     folder = tmp_path_factory.mktemp(request.param)

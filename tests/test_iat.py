@@ -338,14 +338,8 @@ def start(folder: Path, kill: int) -> int:
     return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, timeout=200).returncode
 
 
-@pytest.mark.parametrize(
-    ("kill", "found"),
-    [
-        pytest.param(5, 4, marks=pytest.mark.slow),
-        (6, 6),
-        pytest.param(9, 8, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kill", "found"), [(5, 4), (6, 6), (9, 8)])
 def test_a_killed_run_ends_as_if_it_had_not_been(kill: int, found: int, tmp_path: Path) -> None:
     """Before the switch (after step 6), at it, and after it."""
     assert run(SCRIPT, str(tmp_path / "cut"), str(kill)).returncode == -signal.SIGKILL

@@ -205,6 +205,7 @@ def test_what_is_lost_or_damaged_is_made_again(copied, expected, lost):
     assert timeless(run_study(copied)) == expected
 
 
+@pytest.mark.slow
 def test_an_interruption_anywhere_changes_no_number(study, expected):
     """Stop at the first call of `progress`, then at the next stage or some steps later, and on."""
 

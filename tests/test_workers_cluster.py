@@ -201,6 +201,7 @@ def test_the_last_line_of_a_log_is_told(tmp_path):
     assert last_words(log) == f", and {log} says why: There is no model"
 
 
+@pytest.mark.slow
 def test_what_a_dead_drivers_worker_wrote_of_a_training_is_taken_over(tmp_path):
     study = override(load_study(write_study(tmp_path / "in")), *GROWTH)
     plain = timeless(run_study(override(study, f"output={tmp_path / 'plain'}")))
