@@ -228,7 +228,7 @@ def _model(results: Results) -> str:
 
 def _cells(verdict: Verdict) -> tuple[str, str, str]:
     numbers, (_, write) = verdict.numbers, effect_unit(verdict)
-    key = next((key for key in ("mean", "correlation", "change") if key in numbers), None)
+    key = next((key for key in ("mean", "correlation") if key in numbers), None)
     if key is None:
         effect = fmt.UNDEFINED
     else:

@@ -263,12 +263,14 @@ def fake_sweep(
                 "verdicts": [] if fails else own["verdicts"],
             }
             runs.append(run)
+        first, *further = fake_runs(tasks=tasks)["verdicts"]
         pooled = {
             "name": f"alpha={k},seeds",
             "values": {axis: value},
             "runs": [] if value == "" else [run["name"] for run in runs[-2:]],
             "error": why if value == "" else None,
-            "verdict": None if value == "" else fake_runs(tasks=tasks)["verdicts"][0],
+            "verdict": None if value == "" else first,
+            "further": [] if value == "" else further,
         }
         seeds.append(pooled)
     return {

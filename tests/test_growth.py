@@ -139,7 +139,7 @@ def test_runs_are_taken_together(grown, tmp_path):
     assert found.verdict_on(MORE_SPECIALIZED).numbers["low"] == together.change.low
     (alone,) = [v for v in pooled_results([run]).verdicts if v.claim == MORE_SPECIALIZED]
     assert alone.answer == "open"
-    assert alone.numbers == {"change": change.mean, "usable": 0}
+    assert alone.numbers == {"mean": change.mean, "usable": 0}
 
 
 def test_a_step_whose_d_score_is_undefined_has_no_interval(grown):

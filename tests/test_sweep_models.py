@@ -45,11 +45,13 @@ def compared(*effects, more=()):
 
 def test_seeds_are_taken_together_before_models():
     content = fake_sweep(axis="model")
-    (table,) = tables(content)
-    assert [row.cells[0] for row in table.rows] == ["one", "two", "over the models"]
     results = checked(content, SweepResults)
-    mean = over_models([each.verdict for each in results.seeds if each.verdict])
-    assert table.rows[-1].cells[1] == mean.numbers["mean"]
+    verdicts = [(each.verdict, *each.further) for each in results.seeds if each.verdict]
+    on_claims = zip(*verdicts, strict=True)
+    for table, found in zip(tables(content), on_claims, strict=True):  # claims 1 and 1b
+        assert [row.cells[0] for row in table.rows] == ["one", "two", "over the models"]
+        assert table.rows[-1].cells[1] == over_models(found).numbers["mean"]
+        assert table.columns[1].kind == "points"
     assert any(isinstance(each, Prose) and "Yes: over 2 models" in str(each.text)
                for each in section(content).blocks)  # fmt: skip
 

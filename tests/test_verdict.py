@@ -263,7 +263,7 @@ def test_the_answer_on_growth(change, answer, reason):
     assert (found.answer, found.reasons) == (answer, (reason,))
     assert found.numbers == {
         name: value
-        for name, value in zip(("change", "low", "high"), change, strict=True)
+        for name, value in zip(("mean", "low", "high"), change, strict=True)
         if not math.isnan(value)
     }
 

@@ -272,7 +272,7 @@ def more_specialized(
     in percent; NaN is undefined. `above_chance` is the number of tasks clearly above chance then;
     `runs` is None for one run by itself.
     """
-    numbers = known(change=change, low=low, high=high)
+    numbers = known(mean=change, low=low, high=high)
     obstacle = _too_few_above(above_chance) if above_chance < 2 else _ONE_RUN if runs == 1 else ""
     if obstacle:
         return Verdict(MORE_SPECIALIZED, "open", (obstacle,), {**numbers, **UNUSABLE})

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lobes.config.sweep import Command, PlannedRun, Sweep, load_sweeps, name_of
-from lobes.dissociation.verdict import SPECIALIZED
+from lobes.dissociation.verdict import SPECIALIZED, Verdict
 from lobes.errors import ConfigError, LobesError, RunError, at
 from lobes.experiments.manifest import check_files
 from lobes.experiments.methods import with_defaults
@@ -197,11 +197,13 @@ def _seeds(
     """Take the runs together that have results."""
     done = [run for run in runs if run.name not in failed]
     verdict, error = None, None
+    further: tuple[Verdict, ...] = ()
     try:
         if len(done) < 2:
             raise RunError("Fewer than two of these runs have results.")
         pooled, _ = report_runs([run.folder for run in done], folder / name)
         verdict = pooled.verdict_on(SPECIALIZED)
+        further = tuple(each for each in pooled.verdicts if each is not verdict)
     except LobesError as found:
         error = str(found)
     return SweptSeeds(
@@ -210,4 +212,5 @@ def _seeds(
         runs=tuple(run.name for run in done),
         error=error,
         verdict=verdict,
+        further=further,
     )

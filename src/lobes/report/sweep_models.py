@@ -73,7 +73,11 @@ def _groups(results: SweepResults) -> dict[str, _Rows]:
     groups: dict[str, _Rows] = {}
     if MODEL not in results.axes or (_SEED in results.axes and not results.seeds):
         return groups
-    pooled = [(each.values, (each.verdict,)) for each in results.seeds if each.verdict is not None]
+    pooled = [
+        (each.values, (each.verdict, *each.further))
+        for each in results.seeds
+        if each.verdict is not None
+    ]
     own = [(run.values, run.verdicts) for run in results.runs]
     for values, verdicts in pooled if results.seeds else own:
         model = settings.plain(values[MODEL])

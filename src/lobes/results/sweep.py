@@ -48,6 +48,8 @@ class SweptSeeds(Record):
     """Why they cannot be taken together; null where they are."""
     verdict: Verdict | None
     """Their verdict on claim 1, with the mean D-score, its interval and p."""
+    further: Verdicts = ()
+    """Their verdicts on other claims, with the mean effect and its interval."""
 
 
 class SweepResults(Results):
