@@ -13,10 +13,17 @@ from fake_results import defined, fake_results, over_fractions_of
 from lobes import files
 from lobes.dissociation.dscores import standardized
 from lobes.dissociation.over_fractions import joined
-from lobes.dissociation.over_runs import RunsEstimate, _estimate, change_over_runs
+from lobes.dissociation.over_runs import RunsEstimate, change_over_runs, estimate_over_runs
 from lobes.dissociation.pairs import PairEffects, doubly_dissociated, p_of_pairs
 from lobes.dissociation.statistics import holm, p_against_controls
-from lobes.dissociation.verdict import Evidence, Verdict, more_specialized, specialized
+from lobes.dissociation.verdict import (
+    Evidence,
+    Trend,
+    Verdict,
+    less_alike,
+    more_specialized,
+    specialized,
+)
 from lobes.results.base import TaskRecord
 
 DEFINITIONS = ("column", "row", "relative")
@@ -33,13 +40,13 @@ def fake_runs(
     effect: float = 0.3,
     noise: float = 0.05,
     bases: tuple[float, ...] | None = None,
-    growth: bool = True,
+    beside: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Several runs in the schema `lobes-runs`.
 
     `effect` is as in `fake_results`, and differs from run to run by `noise`; resampled examples
-    move the D-scores by half a percent.
+    move the D-scores by half a percent. `beside` adds growth and similarity.
     """
     rng = np.random.default_rng(seed)
     single = [
@@ -87,7 +94,8 @@ def fake_runs(
             for k in range(len(fractions))
         ],
     }
-    return renewed(content | {"growth": fake_growth(content) if growth else None})
+    more = {"growth": fake_growth(content), "similarity": fake_similarity(content, seed)}
+    return renewed(content | (more if beside else dict.fromkeys(more)))
 
 
 def fake_growth(content: dict[str, Any], rise: float = 4.0) -> dict[str, Any]:
@@ -106,6 +114,33 @@ def fake_growth(content: dict[str, Any], rise: float = 4.0) -> dict[str, Any]:
         "changes": plain_all(changes),
         "intervals": np.column_stack([changes - 1.96, changes + 1.96]).tolist(),
         "change": plain_estimate(change_over_runs(changes, np.ones(len(after)))),
+    }
+
+
+def fake_similarity(content: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Two measures, the second undefined, with made-up trends."""
+    rng, runs, n = np.random.default_rng(seed), len(content["runs"]), len(content["tasks"])
+    tables = rng.random((2, n, n))
+    apart, alike = ((tables + tables.swapaxes(1, 2)) / 2).tolist()
+    correlations = rng.uniform(-0.8, 0.2, size=runs)
+    mean = float(correlations.mean())
+    span = [max(mean - 0.4, -1), mean + 0.4] if runs > 1 else [None, None]
+    trend = {"correlation": mean, "interval": span, "p": 0.04, "p_holm": 0.04, "note": None}
+    gone = {**dict.fromkeys(trend), "interval": [None, None], "note": "All pairs of tasks have …"}
+    measures = (("gradient", correlations, trend), ("overlap", np.full(runs, np.nan), gone))
+    return {
+        "fraction": content["fractions"][-1]["fraction"],
+        "pair_d_scores": apart,
+        "measures": [
+            {
+                "name": name,
+                "values": alike,
+                "corrected": False,
+                "correlations": plain_all(own),
+                "trend": each,
+            }
+            for name, own, each in measures
+        ],
     }
 
 
@@ -145,9 +180,24 @@ def renewed(content: dict[str, Any]) -> dict[str, Any]:
     standing = [*map(defined, over["standardized"])]
     verdict = specialized(joined(evidence, standing, defined(over["p"])))
     verdicts = [files.plain(dataclasses.asdict(verdict))]
+    further = []
     if content["growth"]:
-        verdicts.append(files.plain(dataclasses.asdict(_on_growth(content["growth"], len(above)))))
+        further.append(_on_growth(content["growth"], len(above)))
+    if content["similarity"]:
+        similarity = content["similarity"]
+        further.append(_on_similarity(similarity, len(tasks), len(content["runs"])))
+    verdicts += [files.plain(dataclasses.asdict(each)) for each in further]
     return {**content, "over_fractions": over, "verdicts": verdicts}
+
+
+def _on_similarity(similarity: dict[str, Any], tasks: int, runs: int) -> Verdict:
+    trends = [
+        Trend(each["name"], *map(defined, numbers), each["trend"]["note"] or "")
+        for each in similarity["measures"]
+        for found in [each["trend"]]
+        for numbers in [(found["correlation"], *found["interval"], found["p_holm"])]
+    ]
+    return less_alike(trends, tasks, runs=runs)
 
 
 def _on_growth(growth: dict[str, Any], above: int) -> Verdict:
@@ -230,7 +280,7 @@ def _pairs(rng, entries, names) -> list[dict[str, Any]]:
 def estimate(rng, values, moved: float = 0.5) -> dict[str, Any]:
     """The estimate over runs of these values, as `runs_results` writes it."""
     drawn = values[:, None] + moved * rng.normal(size=200)
-    return plain_estimate(_estimate(np.asarray(values), drawn, 0.95))
+    return plain_estimate(estimate_over_runs(np.asarray(values), drawn, 0.95))
 
 
 def plain_estimate(found: RunsEstimate) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from rich.console import Console
 
 from fake_results import HOSTILE
 from fake_runs import fake_runs, renewed
+from lobes.dissociation.verdict import LESS_ALIKE
 from lobes.report import formatting as fmt
-from lobes.report import sections
+from lobes.report import phrases, sections
 from lobes.report.console import shown
 from lobes.report.page import html
 from lobes.report.pooled.findings import findings
@@ -285,8 +286,28 @@ def test_growth_over_the_runs():
     said = [each["text"] for each in page.all("p")]
     answer = "Yes: the D-score is larger than before multi-task training."
     assert any(answer in text and "over runs and examples" in text for text in said)
-    without = rendered(fake_runs(growth=False))
-    assert "growth-caption" not in [each["id"] for each in without.all("caption")]
+    without = [each["id"] for each in rendered(fake_runs(beside=False)).all("caption")]
+    assert not {"growth-caption", "trends-caption"} & {*without}
+
+
+def test_similarity_over_the_runs():
+    content = fake_runs(runs=4, tasks=5)
+    page = rendered(content)
+    gradient, overlap = page.table("trends-caption")
+    (measure, _) = content["similarity"]["measures"]
+    trend, own = measure["trend"], measure["correlations"]
+
+    def signed(value):
+        return fmt.fixed(value, 2, sign=True)
+
+    assert gradient[2] == signed(trend["correlation"])
+    assert gradient[3:5] == [
+        fmt.interval(*span, signed) for span in (trend["interval"], (min(own), max(own)))
+    ]
+    assert gradient[5:] == ["0.040", "0.040"]
+    assert overlap[2:] == ["–"] * 5
+    said = [each["text"] for each in page.all("p")]
+    assert any(phrases.headline(typed(content).verdict_on(LESS_ALIKE)) in text for text in said)
 
 
 def test_one_run_shows_no_spread():

@@ -8,6 +8,7 @@ import pytest
 
 from lobes.config.study import load_study
 from lobes.dissociation.over_runs import dissociation_over_runs
+from lobes.dissociation.verdict import LESS_ALIKE, SPECIALIZED
 from lobes.errors import RunError
 from lobes.experiments.pooled_runs import pooled_results, stored_run
 from lobes.experiments.reports import write_exhibits
@@ -59,7 +60,16 @@ def test_several_runs_say_what_their_matrices_say(runs):
     assert [entry["fraction"] for entry in found["fractions"]] == [0.2, 0.5]
     assert [task["multi_label"] for task in found["tasks"]] == [False, False]
     assert found["growth"] is None
-    assert len(found["verdicts"]) == 1
+    assert [verdict["claim"] for verdict in found["verdicts"]] == [SPECIALIZED, LESS_ALIKE]
+    note = "2 tasks make 1 pair, too few for a correlation: it takes 4 tasks or more."
+    assert {each["trend"]["note"] for each in found["similarity"]["measures"]} == {note}
+    alike = [read_results(run)["similarity"] for run in runs]
+    for place, measure in enumerate(found["similarity"]["measures"]):
+        each = [np.array(own["measures"][place]["values"], float) for own in alike]
+        np.testing.assert_allclose(np.array(measure["values"], float), np.mean(each, axis=0))
+    pairs = [np.array(own["pair_d_scores"], float) for own in alike]
+    mean = np.array(found["similarity"]["pair_d_scores"], float)
+    np.testing.assert_allclose(mean, np.mean(pairs, axis=0))
     for entry in found["fractions"]:
         expected = dissociation_over_runs(matrices, entry["fraction"], resamples=50)
         column = entry["dissociation"]["column"]

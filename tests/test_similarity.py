@@ -1,11 +1,14 @@
 """Similarity of tasks, and its correlation with how far they dissociate."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from lobes.dissociation.dscores import column
 from lobes.dissociation.similarity import (
+    _by_exchanging,
     corrected_for_noise,
     importance_correlation,
     linear_cka,
@@ -13,6 +16,7 @@ from lobes.dissociation.similarity import (
     pair_d_scores,
     similarity_trend,
     trends,
+    trends_over_runs,
 )
 from lobes.dissociation.simulation import Simulation
 from lobes.heads import HeadSet
@@ -151,3 +155,78 @@ def test_trends_of_a_lesion_matrix():
     )
     assert one.interval[0] <= one.correlation <= one.interval[1]
     assert two.note == "All pairs of tasks have the same value."
+
+
+# Over several runs
+
+
+def runs_of(number, tasks=4):
+    study = Simulation(tasks=tasks, examples=150, controls=0, specialization=0.4)
+    return [run.matrix for run in study.runs(number, np.random.default_rng(5), between=0.3)]
+
+
+def test_trends_over_runs_are_means_of_theirs():
+    matrices, above = runs_of(3), np.triu_indices(4, 1)
+    measures = [
+        {"one": symmetric(generator.random(6), 4), "two": symmetric(np.arange(6.0), 4)}
+        for _ in matrices
+    ]
+    observed, own, found = trends_over_runs(matrices, measures, matrices[0].fractions[0])
+    for k, (matrix, tables) in enumerate(zip(matrices, measures, strict=True)):
+        alone, each = trends(matrix, tables, resamples=20)
+        np.testing.assert_allclose(observed[k], alone)
+        assert [own[name][k] for name in own] == pytest.approx([t.correlation for t in each])
+    for trend in found:
+        assert trend.correlation == pytest.approx(own[trend.measure].mean())
+        assert -1 <= trend.interval[0] < trend.correlation < trend.interval[1] <= 1
+        reached = []
+        for order in permutations(range(4)):
+            exchanged = [
+                stats.spearmanr(tables[trend.measure][np.ix_(order, order)][above], apart[above])
+                for tables, apart in zip(measures, observed, strict=True)
+            ]
+            mean = np.mean([each.statistic for each in exchanged])
+            reached.append(mean <= trend.correlation + 1e-9)
+        assert trend.p == pytest.approx(np.mean(reached))
+    smaller, larger = sorted(found, key=lambda trend: trend.p)
+    assert smaller.p_holm == pytest.approx(min(2 * smaller.p, 1))
+    assert larger.p_holm >= larger.p
+
+
+def test_a_run_without_a_correlation_leaves_none():
+    matrices = runs_of(2)
+    flat = {"one": symmetric(np.ones(6), 4)}
+    _, own, (trend,) = trends_over_runs(
+        matrices, [{"one": symmetric(np.arange(6.0), 4)}, flat], matrices[0].fractions[0]
+    )
+    assert np.isnan([*own["one"], trend.correlation, trend.p]).all()
+    assert trend.note == "All pairs of tasks have the same value."
+
+
+def test_one_run_has_a_p_and_no_interval():
+    (matrix,) = runs_of(1)
+    tables = {"one": symmetric(np.arange(6.0), 4)}
+    _, _, (found,) = trends_over_runs([matrix], [tables], matrix.fractions[0])
+    _, (alone,) = trends(matrix, tables, resamples=20)
+    assert (found.correlation, found.p) == pytest.approx((alone.correlation, alone.p))
+    assert np.isnan(found.interval).all()
+
+
+def test_p_over_runs_is_uniform_where_similarity_says_nothing():
+    """Tasks that are alike in one run are so in others, and so are those that dissociate."""
+    p = []
+    for _ in range(300):
+        alike, apart = (
+            [symmetric(common + 0.5 * generator.random(6), 4) for _ in range(3)]
+            for common in generator.random((2, 6))
+        )
+        rows, columns = np.triu_indices(4, 1)
+        mean = np.mean(
+            [
+                stats.spearmanr(one[rows, columns], other[rows, columns]).statistic
+                for one, other in zip(alike, apart, strict=True)
+            ]
+        )
+        p.append(_by_exchanging(alike, apart, float(mean), 0))
+    for level in (0.25, 0.5, 0.75):
+        assert stats.binomtest(int(np.sum(np.array(p) <= level)), 300, level).pvalue > 1e-4

@@ -194,7 +194,7 @@ def dissociation_over_runs(
     look = min((m.look for m in matrices if m.look is not None), default=None)
     observed = [m.dissociation(chosen, resamples=1, seed=seed, level=level) for m in matrices]
     drawn = [
-        matrix.drawn(chosen, resamples, _seeds(matrices, number, seed), level)
+        matrix.drawn(chosen, resamples, seeds_of_runs(matrices, number, seed), level)
         for number, matrix in enumerate(matrices)
     ]
     found = {}
@@ -203,9 +203,11 @@ def dissociation_over_runs(
         values = np.array([score.values for score in scores])
         defined = shared_tasks(values)
         some = np.array([formula(matrix, base) for base, matrix in drawn])
-        estimates = tuple(_estimate(values[:, j], some[:, :, j], level) for j in range(len(tasks)))
+        estimates = tuple(
+            estimate_over_runs(values[:, j], some[:, :, j], level) for j in range(len(tasks))
+        )
         means = mean_where(defined, values)
-        mean = _estimate(means, mean_where(defined, some), level)
+        mean = estimate_over_runs(means, mean_where(defined, some), level)
         compared = np.mean([mean_where(defined, score.compared[None])[0] for score in scores])
         exchanged, random = (
             _averaged([mean_where(defined, of(score)) for score in scores])
@@ -268,7 +270,7 @@ def _check(matrices: Sequence[LesionMatrix]) -> None:
             )
 
 
-def _seeds(matrices: Sequence[LesionMatrix], number: int, seed: int) -> dict[str, int]:
+def seeds_of_runs(matrices: Sequence[LesionMatrix], number: int, seed: int) -> dict[str, int]:
     """The seed by which each task's examples are drawn for a run: the first's where they share."""
     first, own = matrices[0], matrices[number]
     return {
@@ -277,11 +279,12 @@ def _seeds(matrices: Sequence[LesionMatrix], number: int, seed: int) -> dict[str
     }
 
 
-def _estimate(
+def estimate_over_runs(
     observed: Float[np.ndarray, " runs"],
     drawn: Float[np.ndarray, "runs resamples"],
     level: float,
 ) -> RunsEstimate:
+    """Return the mean over runs of what each observed, from the same on resampled examples."""
     n, mean = len(observed), float(observed.mean())
     # as of one run: where its interval is undefined, so is that over the runs
     undefined = np.isnan(drawn).mean(axis=1).max() > UNDEFINED_SHARE
@@ -336,7 +339,7 @@ def _pairs(
 
     def effect(i: int, j: int) -> RunsEstimate:
         """Return how much more task i's own lesion costs it than that of task j."""
-        return _estimate(
+        return estimate_over_runs(
             scores[:, j, i] - scores[:, i, i], some[:, :, j, i] - some[:, :, i, i], level
         )
 

@@ -19,6 +19,7 @@ from scipy import stats
 
 from lobes.dissociation.dscores import column
 from lobes.dissociation.matrix import LesionMatrix
+from lobes.dissociation.over_runs import estimate_over_runs, seeds_of_runs
 from lobes.dissociation.statistics import TIE, holm, percentile_interval
 from lobes.heads import HeadSet
 from lobes.scores import HeadScores
@@ -154,36 +155,56 @@ def similarity_trend(
     n! ways to say which task is which (of 5,040 at random with more than 7 tasks), the share with
     a correlation as low as this.
     """
+    note = _undefined(measure, similarity, observed)
+    if note:
+        return SimilarityTrend(measure, math.nan, (math.nan, math.nan), math.nan, note)
+    correlation = float(_over_pairs(similarity, observed))
+    drawn = _over_pairs(similarity, resampled)[:, None]
+    low, high = percentile_interval(drawn, level)[0] if len(drawn) else (math.nan, math.nan)
+    p = _by_exchanging([similarity], [observed], correlation, seed)
+    return SimilarityTrend(measure, correlation, (float(low), float(high)), p)
+
+
+def _undefined(measure: str, similarity: Table, observed: Table) -> str:
+    """Why there is no correlation; empty where there is one."""
     n_tasks = len(similarity)
     above = np.triu_indices(n_tasks, 1)
-    undefined = (math.nan, math.nan)
     if n_tasks < LEAST_TASKS:
-        return SimilarityTrend(
-            measure,
-            math.nan,
-            undefined,
-            math.nan,
+        return (
             f"{n_tasks} tasks make {len(above[0])} pair{'s' * (n_tasks > 2)}, too few for a "
-            f"correlation: it takes {LEAST_TASKS} tasks or more.",
+            f"correlation: it takes {LEAST_TASKS} tasks or more."
         )
     alike, apart = similarity[above], observed[above]
     if np.isnan(alike).any() or np.isnan(apart).any():
         lacking = "D-score" if np.isnan(apart).any() else f"value of {measure}"
-        return SimilarityTrend(
-            measure, math.nan, undefined, math.nan, f"Some pair of tasks has no {lacking}."
-        )
+        return f"Some pair of tasks has no {lacking}."
     if np.ptp(alike) <= TIE or np.ptp(apart) <= TIE:
-        return SimilarityTrend(
-            measure, math.nan, undefined, math.nan, "All pairs of tasks have the same value."
-        )
-    correlation = _spearman(alike, apart)
-    drawn = np.array([[_spearman(alike, sample[above])] for sample in resampled])
-    low, high = percentile_interval(drawn, level)[0] if len(drawn) else undefined
-    reached = [
-        _spearman(similarity[np.ix_(order, order)][above], apart) <= correlation + TIE
-        for order in _orders(n_tasks, seed)
+        return "All pairs of tasks have the same value."
+    return ""
+
+
+def _over_pairs(
+    similarity: Table, d_scores: Float[np.ndarray, "*batch tasks tasks"]
+) -> Float[np.ndarray, "*batch"]:
+    """Spearman's correlation over the pairs of tasks; NaN where one is NaN, or all are equal."""
+    rows, columns = np.triu_indices(len(similarity), 1)
+    alike = stats.rankdata(similarity[rows, columns])
+    apart = stats.rankdata(d_scores[..., rows, columns], axis=-1)
+    alike, apart = (each - each.mean(axis=-1, keepdims=True) for each in (alike, apart))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(apart @ alike / np.sqrt((alike**2).sum() * (apart**2).sum(axis=-1)))
+
+
+def _by_exchanging(
+    similarities: Sequence[Table], observed: Sequence[Table], correlation: float, seed: int
+) -> float:
+    """The share of ways to say which task is which with a mean correlation as low as this."""
+    orders = _orders(len(observed[0]), seed)
+    exchanged = [
+        _over_pairs(scores, np.array([table[np.ix_(order, order)] for order in orders]))
+        for table, scores in zip(similarities, observed, strict=True)
     ]
-    return SimilarityTrend(measure, correlation, (float(low), float(high)), float(np.mean(reached)))
+    return float((np.mean(exchanged, axis=0) <= correlation + TIE).mean())
 
 
 def trends(
@@ -207,22 +228,58 @@ def trends(
         similarity_trend(name, table, observed, drawn, level=level, seed=seed)
         for name, table in measures.items()
     ]
+    return observed, _corrected(found)
+
+
+def trends_over_runs(
+    matrices: Sequence[LesionMatrix],
+    measures: Sequence[Mapping[str, Table]],
+    fraction: float,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[list[Table], dict[str, np.ndarray], list[SimilarityTrend]]:
+    """Return each run's D-scores of all pairs of tasks, its correlations, and the mean trends.
+
+    `measures` are each run's, of the same names. The correlation is the mean over the runs, with
+    an interval over runs and examples as D-scores have (`over_runs`); none for one run. For p the
+    tasks are exchanged in all runs alike. Where a run has no correlation, there is none.
+    """
+    observed, drawn = [], []
+    for number, matrix in enumerate(matrices):
+        oriented = matrix.oriented(matrix.scores(fraction))
+        observed.append(pair_d_scores(oriented, matrix.divisors(level)))
+        seeds = seeds_of_runs(matrices, number, seed)
+        divisors, scores = matrix.drawn(fraction, resamples, seeds, level)
+        drawn.append(pair_d_scores(scores, divisors))
+    correlations, found = {}, []
+    for name in measures[0]:
+        tables = [each[name] for each in measures]
+        notes = [_undefined(name, *both) for both in zip(tables, observed, strict=True)]
+        note = next(filter(None, notes), "")
+        if note:
+            correlations[name] = np.full(len(matrices), math.nan)
+            undefined = (math.nan, math.nan)
+            found.append(SimilarityTrend(name, math.nan, undefined, math.nan, note))
+            continue
+        own = np.array([_over_pairs(*both) for both in zip(tables, observed, strict=True)])
+        some = np.array([_over_pairs(*both) for both in zip(tables, drawn, strict=True)])
+        mean = estimate_over_runs(own, some, level)
+        p = _by_exchanging(tables, observed, mean.mean, seed)
+        correlations[name] = own
+        low, high = np.clip([mean.low, mean.high], -1, 1).tolist()
+        found.append(SimilarityTrend(name, mean.mean, (low, high), p))
+    return observed, correlations, _corrected(found)
+
+
+def _corrected(found: Sequence[SimilarityTrend]) -> list[SimilarityTrend]:
+    """The trends with p corrected for the number of measures that are defined (Holm)."""
     p_values = np.array([trend.p for trend in found])
     tested = np.isfinite(p_values)
     corrected = np.full(len(found), math.nan)
     corrected[tested] = holm(p_values[tested])
-    return observed, [
-        replace(trend, p_holm=float(p)) for trend, p in zip(found, corrected, strict=True)
-    ]
-
-
-def _spearman(first: np.ndarray, second: np.ndarray) -> float:
-    if np.isnan(second).any():
-        return math.nan
-    ranks = np.array([stats.rankdata(first), stats.rankdata(second)])
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    norm = float(np.sqrt((ranks**2).sum(axis=1).prod()))
-    return float(ranks[0] @ ranks[1]) / norm if norm else math.nan
+    return [replace(trend, p_holm=float(p)) for trend, p in zip(found, corrected, strict=True)]
 
 
 def _orders(n_tasks: int, seed: int) -> list[tuple[int, ...]]:

@@ -338,16 +338,15 @@ def deciding(trends: Sequence[Trend]) -> Trend | None:
     )
 
 
-def less_alike(trends: Sequence[Trend], n_tasks: int) -> Verdict:
+def less_alike(trends: Sequence[Trend], n_tasks: int, *, runs: int | None = None) -> Verdict:
     """Return the verdict on claim 2 of docs/method.md#claims, by every measure of similarity.
 
-    "Yes" needs a measure that is made without the lesions.
+    "Yes" needs a measure that is made without the lesions. `runs` is None for one run by itself.
     """
     decides = deciding(trends)
     if decides is None:
         note = next((trend.note for trend in trends if trend.note), "No measure is defined.")
         return undecided(f"{note[0].lower()}{note[1:]}", LESS_ALIKE)
-    answer, reason = _less_alike(trends, n_tasks)
     numbers = known(
         correlation=decides.correlation,
         low=decides.low,
@@ -356,6 +355,9 @@ def less_alike(trends: Sequence[Trend], n_tasks: int) -> Verdict:
         measures=len(_defined(trends)),
         smallest_effect=-SMALLEST_CORRELATION,
     )
+    if runs == 1:
+        return Verdict(LESS_ALIKE, "open", (_ONE_RUN,), {**numbers, **UNUSABLE})
+    answer, reason = _less_alike(trends, n_tasks)
     return Verdict(LESS_ALIKE, answer, (reason,), numbers)
 
 

@@ -21,11 +21,13 @@ from lobes.dissociation.over_runs import (
     dissociation_over_runs,
     runs_over_fractions,
 )
-from lobes.dissociation.verdict import Verdict, more_specialized
+from lobes.dissociation.similarity import trends_over_runs
+from lobes.dissociation.verdict import Verdict, less_alike, more_specialized
 from lobes.errors import ConfigError, RunError
 from lobes.experiments.manifest import check_files
 from lobes.results import PooledResults, RunResults, read
 from lobes.results.base import TaskRecord
+from lobes.results.beside_lesions import Trend
 from lobes.results.of_matrix import opening, over_record
 from lobes.results.pooled import (
     PooledDissociation,
@@ -33,8 +35,10 @@ from lobes.results.pooled import (
     PooledEstimate,
     PooledFraction,
     PooledGrowth,
+    PooledMeasure,
     PooledPair,
     PooledRun,
+    PooledSimilarity,
 )
 from lobes.results.tables import read_matrix
 
@@ -73,12 +77,18 @@ def pooled_results(
     found = _over_runs(matrices, resamples=number, seed=seed, level=first.level)
     over = runs_over_fractions(found)
     growth = _growth(results, first.level)
+    similarity = _similarity(results, matrices, number, seed)
     above_chance = sum(found[0].above_chance)
-    further = () if growth is None else (_more_specialized(growth, above_chance),)
+    further = []
+    if growth is not None:
+        further.append(_more_specialized(growth, above_chance))
+    if similarity is not None:
+        further.append(less_alike(similarity.evidence, len(first.tasks), runs=len(results)))
     return PooledResults(
         **opening(first.name),
         verdicts=(over.specialized, *further),
         growth=growth,
+        similarity=similarity,
         over_fractions=over_record(over),
         level=first.level,
         resamples=number,
@@ -171,6 +181,48 @@ def _more_specialized(found: PooledGrowth, above_chance: int) -> Verdict:
         after=float(found.after.mean()),
         above_chance=above_chance,
         runs=len(found.changes),
+    )
+
+
+def _similarity(
+    results: Sequence[RunResults], matrices: Sequence[LesionMatrix], resamples: int, seed: int
+) -> PooledSimilarity | None:
+    """How similarity goes with the D-scores of pairs; None where not all measured it alike."""
+    found = [each.similarity for each in results if each.similarity is not None]
+    if len(found) < len(results) or len({each.fraction for each in found}) > 1:
+        return None
+    tables = [{measure.name: measure for measure in each.measures} for each in found]
+    names = [name for name in tables[0] if all(name in each for each in tables)]
+    if not names:
+        return None
+    values = [{name: each[name].values for name in names} for each in tables]
+    observed, correlations, trends = trends_over_runs(
+        matrices,
+        values,
+        found[0].fraction,
+        resamples=resamples,
+        seed=seed,
+        level=results[0].level,
+    )
+    return PooledSimilarity(
+        fraction=found[0].fraction,
+        pair_d_scores=np.mean(observed, axis=0),
+        measures=tuple(
+            PooledMeasure(
+                name=trend.measure,
+                values=np.mean([each[trend.measure] for each in values], axis=0),
+                corrected=all(each[trend.measure].corrected for each in tables),
+                correlations=correlations[trend.measure],
+                trend=Trend(
+                    correlation=trend.correlation,
+                    interval=trend.interval,
+                    p=trend.p,
+                    p_holm=trend.p_holm,
+                    note=trend.note,
+                ),
+            )
+            for trend in trends
+        ),
     )
 
 

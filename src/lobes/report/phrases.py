@@ -269,3 +269,17 @@ def double_of(
     if not standings[pair.first] == standings[pair.second] == "above":
         return "not above chance"
     return "not shown" if entry.n_pair_controls >= controls_needed(len(entry.pairs)) else lacking
+
+
+_MEASURES = {
+    "importance": "rank correlation of the importance maps",
+    "overlap": "overlap of the lesions (Jaccard)",
+    "gradient": "cosine of the tasks’ mean gradients",
+    "cka": "linear CKA of the encoder’s output under the two lesions",
+}
+
+
+def measure_in_words(name: str, *, corrected: bool) -> str:
+    """Return what a measure of similarity is."""
+    words = _MEASURES.get(name, name)
+    return f"{words}, corrected for noise" if corrected else words

@@ -73,6 +73,11 @@ class Trend(Record):
     note: str | None
     """Why it is undefined."""
 
+    def of(self, measure: str) -> verdict.Trend:
+        """The trend of this measure, as what decides claim 2 (`verdict.less_alike`)."""
+        note = self.note or ""
+        return verdict.Trend(measure, self.correlation, *self.interval, self.p_holm, note)
+
 
 class Measure(Record):
     """One measure of how alike every two tasks are."""
@@ -102,11 +107,7 @@ class Similarity(Record):
     @property
     def evidence(self) -> tuple[verdict.Trend, ...]:
         """The trends as what decides claim 2 (`verdict.less_alike`)."""
-        return tuple(
-            verdict.Trend(each.name, found.correlation, *found.interval, found.p_holm, note)
-            for each in self.measures
-            for found, note in [(each.trend, each.trend.note or "")]
-        )
+        return tuple(each.trend.of(each.name) for each in self.measures)
 
 
 class GrowthDScore(Record):

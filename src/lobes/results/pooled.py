@@ -5,9 +5,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from lobes.dissociation import verdict
 from lobes.dissociation.over_runs import deviation_over_runs
 from lobes.dissociation.statistics import n_reached
-from lobes.dissociation.verdict import MORE_SPECIALIZED, SPECIALIZED
+from lobes.dissociation.verdict import LESS_ALIKE, MORE_SPECIALIZED, SPECIALIZED
 from lobes.metrics import Standing
 from lobes.results.base import (
     Count,
@@ -25,6 +26,7 @@ from lobes.results.base import (
     expect_shape,
     expect_share,
 )
+from lobes.results.beside_lesions import Trend
 from lobes.results.fractions import OverFractions, expect_fractions
 
 
@@ -195,6 +197,37 @@ class PooledGrowth(Record):
     """The mean change over the runs."""
 
 
+class PooledMeasure(Record):
+    """One measure of how alike every two tasks are, over the runs."""
+
+    name: str
+    """The measure."""
+    values: Matrix
+    """The similarity of every two tasks, mean over the runs."""
+    corrected: bool
+    """Whether it is corrected for the noise of the importance, in every run."""
+    correlations: Vector
+    """Each run's correlation with its D-scores of pairs."""
+    trend: Trend
+    """Their mean, its interval over runs and examples, and p by exchanging tasks in all alike."""
+
+
+class PooledSimilarity(Record):
+    """How alike the tasks are, beside how far each pair dissociates, over the runs."""
+
+    fraction: Share
+    """The fraction of the D-scores."""
+    pair_d_scores: Matrix
+    """The mean column D-score of every two tasks by themselves, in percent, over the runs."""
+    measures: tuple[PooledMeasure, ...] = Field(min_length=1)
+    """The measures of similarity that all runs have."""
+
+    @property
+    def evidence(self) -> tuple[verdict.Trend, ...]:
+        """The trends as what decides claim 2 (`verdict.less_alike`)."""
+        return tuple(each.trend.of(each.name) for each in self.measures)
+
+
 class PooledResults(Results):
     """Several runs of one study: other seeds, or other models, on the same tasks."""
 
@@ -224,6 +257,8 @@ class PooledResults(Results):
     """The test that the verdict follows."""
     growth: PooledGrowth | None = None
     """How the D-scores changed over the trainings; null where not all runs measured it alike."""
+    similarity: PooledSimilarity | None = None
+    """How alike the tasks are; null where not all runs measured it alike."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -286,6 +321,12 @@ class PooledResults(Results):
                 expect_shape(values, (len(self.runs),), "growth")
             expect_shape(self.growth.intervals, (len(self.runs), 2), "intervals")
         runs, n = len(self.runs), len(self.tasks)
+        if self.similarity is not None:
+            self.verdict_on(LESS_ALIKE)
+            expect_shape(self.similarity.pair_d_scores, (n, n), "pair_d_scores")
+            for measure in self.similarity.measures:
+                expect_shape(measure.values, (n, n), "similarity")
+                expect_shape(measure.correlations, (runs,), "correlations")
         if len(set(self.names)) < n:
             raise ValueError("two tasks have the same name")
         expect_fractions([entry.fraction for entry in self.fractions], self.over_fractions)

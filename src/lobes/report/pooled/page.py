@@ -13,7 +13,7 @@ from lobes.report.colors import tint_of
 from lobes.report.glossary import formula
 from lobes.report.lesion_words import ABLATE, words_of
 from lobes.report.phrases import DEFINITIONS, HEADLINE
-from lobes.report.pooled import findings, growth
+from lobes.report.pooled import findings, growth, similarity
 from lobes.report.sections import (
     Beside,
     Block,
@@ -88,6 +88,7 @@ def page_of(results: PooledResults) -> Page:
         _lesions(results),
         _pairs(results),
         growth.section(results),
+        similarity.section(results),
         _base(results),
         _settings(results),
     )

@@ -7,26 +7,14 @@ from itertools import combinations
 from lobes.dissociation.verdict import Trend, deciding
 from lobes.report import formatting as fmt
 from lobes.report.charts import Points, chart
+from lobes.report.phrases import measure_in_words as in_words
 from lobes.report.phrases import size_of
 from lobes.report.sections import Block, Details, Figure, Panel, Panels, Prose, Section
 from lobes.report.tables import MOST_PAIRS, MOST_TASKS, Column, Row, Table
 from lobes.results import RunResults
 from lobes.results.beside_lesions import Measure, Similarity
 
-_NAMES = {
-    "importance": "rank correlation of the importance maps",
-    "overlap": "overlap of the lesions (Jaccard)",
-    "gradient": "cosine of the tasks’ mean gradients",
-    "cka": "linear CKA of the encoder’s output under the two lesions",
-}
-
 Pairs = Sequence[tuple[int, int]]
-
-
-def _named(measure: Measure) -> str:
-    """What a measure is, in words."""
-    name = _NAMES.get(measure.name, measure.name)
-    return f"{name}, corrected for noise" if measure.corrected else name
 
 
 def section(results: RunResults, *, whole: bool = False) -> Section | None:
@@ -76,7 +64,7 @@ def how_sure(results: RunResults) -> str:
     measure = next(each for each in found.measures if each.name == trend.measure)
     n_defined = sum(math.isfinite(each.correlation) for each in found.evidence)
     return (
-        f"{_named(measure)}: correlation "
+        f"{in_words(measure.name, corrected=measure.corrected)}: correlation "
         f"{fmt.fixed(trend.correlation, 2, sign=True)} (interval {_span(trend)}), "
         f"{fmt.p_equals(measure.trend.p)} by exchanging tasks, "
         f"{fmt.p_equals(trend.p)} corrected for {fmt.plural(n_defined, 'measure')}"
@@ -112,7 +100,7 @@ def _panel(
         axes=("similarity", "pair D-score, %"),
         description=f"{fmt.plural(len(pairs), 'pair')} of tasks; {text.rstrip('.')}.",
     )
-    blocks: list[Block] = [Prose(_named(measure), "axis")]
+    blocks: list[Block] = [Prose(in_words(measure.name, corrected=measure.corrected), "axis")]
     if drawn is not None:
         blocks.append(Figure(f"likeness-{place}", drawn))
     blocks.append(Prose(text, "axis"))
@@ -129,7 +117,7 @@ def _trend_table(found: Similarity) -> Table:
         Row(
             (
                 one.name,
-                _named(one),
+                in_words(one.name, corrected=one.corrected),
                 one.trend.correlation,
                 one.trend.interval,
                 one.trend.p,
