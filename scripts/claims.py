@@ -4,8 +4,7 @@
     scripts/claims.py --collect RUN… --part unlike      results of finished runs into the data first
 
 A run is a folder of `lobes run`, `compare`, `transfer` or `report` (several seeds, their folder
-ends with `seeds` in a sweep). Its results lie in data/PART/MODEL, one of each kind (of several
-seeds together, and of one of them for the claims that only a single run answers); of the study
+ends with `seeds` in a sweep). Its results lie in data/PART/MODEL, one of each kind; of the study
 only its settings are kept, with the model's name for its folder.
 """
 
@@ -193,18 +192,12 @@ def _over_models(part: str, found: Sequence[tuple[str, Verdict]], figure: Path) 
 
 
 def _rows(data: Path) -> Iterator[tuple[str, str, Results, Verdict]]:
-    """(tasks, model, results, verdict) of all data.
-
-    What runs say together comes before what one of them says alone on the same claim.
-    """
+    """(tasks, model, results, verdict) of all data."""
     for folder in sorted({path.parent for path in data.glob("*/*/*.json")}):
-        found = [read(folder, kind) for kind in KINDS if (folder / kind.FILE).is_file()]
-        pooled = {
-            v.claim for each in found if isinstance(each, PooledResults) for v in each.verdicts
-        }
-        for results in found:
-            for verdict in results.verdicts:
-                if not (isinstance(results, RunResults) and verdict.claim in pooled):
+        for kind in KINDS:
+            if (folder / kind.FILE).is_file():
+                results = read(folder, kind)
+                for verdict in results.verdicts:
                     yield folder.parent.name, folder.name, results, verdict
 
 

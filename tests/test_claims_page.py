@@ -118,24 +118,23 @@ def test_rates_are_compared_where_there_are_several(claims, tmp_path):
     assert rows == [f"| {name} | m | 0.100 | – | 0.200 |", f"| {name} | o | 0.400 | 0.500 | – |"]
 
 
-def test_runs_together_come_before_one_of_them(claims, tmp_path):
-    for name, content in (("together", fake_runs()), ("alone", fake_results())):
-        if name == "alone":
-            content["model"]["name"] = "m"
-        for run in content.get("runs", ()):
-            run["model"] = "m"
-        (tmp_path / name).mkdir()
-        file = "runs.json" if name == "together" else "results.json"
-        (tmp_path / name / file).write_text(json.dumps(content))
-    claims.collect([tmp_path / "together", tmp_path / "alone"], "mine", tmp_path / "data")
+def test_what_several_runs_say_together(claims, tmp_path):
+    content = fake_runs(models=("m",))
+    (tmp_path / "together").mkdir()
+    (tmp_path / "together" / "runs.json").write_text(json.dumps(content))
+    claims.collect([tmp_path / "together"], "mine", tmp_path / "data")
     text = "\n".join(claims.lines(tmp_path / "data", tmp_path))
-    runs = {
-        number: [row.split(" | ")[4] for row in part.splitlines() if row.startswith("| mine |")]
+    found = {
+        number: [row.split(" | ")[4:] for row in part.splitlines() if row.startswith("| mine |")]
         for number, part in re.findall(r"### Claim (\w+):(.*?)(?=\n### |\Z)", text, re.S)
     }
-    assert runs["1"] == [str(len(fake_runs()["runs"]))]
-    answer = re.escape(claims.WORDS[fake_runs()["verdicts"][0]["answer"]].lower())
-    assert re.search(rf"\| claim \| m \|\n.*\n\| 1: [^|]* \| {answer} \(mine\) \|", text)
+    answers = [claims.WORDS[each["answer"]].lower() for each in content["verdicts"]]
+    runs, budget = str(len(content["runs"])), "1\u202f300 steps"
+    assert found == {
+        number: [[runs, budget, f"{answer} |"]]
+        for number, answer in zip(("1", "1b", "2"), answers, strict=True)
+    }
+    assert re.search(rf"\| claim \| m \|\n.*\n\| 1: [^|]* \| {answers[0]} \(mine\) \|", text)
 
 
 FILES = {"compared": "comparison.json", "transferred": "transfer.json", "run": "results.json"}
