@@ -146,6 +146,7 @@ def _run(path: Path, results: RunResults) -> PooledRun:
         model=results.model.name,
         seed=training.seed if training else configured if isinstance(configured, int) else None,
         steps=training.steps if training else None,
+        iat_steps=training.iat.steps if training and training.iat else None,
         created=results.created,
         lobes=results.lobes,
     )

@@ -271,6 +271,14 @@ def double_of(
     return "not shown" if entry.n_pair_controls >= controls_needed(len(entry.pairs)) else lacking
 
 
+def iat_caveat(opening: str) -> str:
+    """Return what is said of models that were trained with IAT; `opening` says which, or when."""
+    return (
+        f"{opening} IAT, which trains each task’s most important heads for it: the answers are "
+        f"about training with it, not about ordinary multi-task training."
+    )
+
+
 _MEASURES = {
     "importance": "rank correlation of the importance maps",
     "overlap": "overlap of the lesions (Jaccard)",

@@ -41,6 +41,8 @@ class PooledRun(Record):
     """The seed of its training."""
     steps: Count | None
     """The steps of its training; null for a model that was trained elsewhere."""
+    iat_steps: Count | None = None
+    """The last of these that were IAT; null without IAT."""
     created: str
     """When its results were written."""
     lobes: str

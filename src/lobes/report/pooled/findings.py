@@ -225,8 +225,18 @@ def _caveats(results: PooledResults) -> list[str]:
         *phrases.chance_caveats(results.standings, "The models", "are"),
         *phrases.exchange_caveats(results.fractions),
         *_missing(results),
+        *_iat_caveats(results),
         *lesion_words.caveats(results.lesioning),
     ]
+
+
+def _iat_caveats(results: PooledResults) -> list[str]:
+    with_iat = [run.name for run in results.runs if run.iat_steps is not None]
+    if not with_iat:
+        return []
+    every = len(with_iat) == len(results.runs)
+    which = "every run" if every else f"some runs ({phrases.some(with_iat)})"
+    return [phrases.iat_caveat(f"In {which} the last training steps were")]
 
 
 def _missing(results: PooledResults) -> list[str]:

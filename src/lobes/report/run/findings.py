@@ -278,7 +278,14 @@ def _caveats(results: RunResults) -> list[str]:
         caveats += _interval_caveats(entry)
     if results.iap.get("order") == "ascending":
         caveats.append("These lesions take the least important heads first (ascending order).")
-    return caveats + lesion_words.caveats(results.lesioning)
+    return [*caveats, *_iat_caveats(results), *lesion_words.caveats(results.lesioning)]
+
+
+def _iat_caveats(results: RunResults) -> list[str]:
+    if results.training is None or results.training.iat is None:
+        return []
+    steps, of = (fmt.thousands(n) for n in (results.training.iat.steps, results.training.steps))
+    return [phrases.iat_caveat(f"The last {steps} of {of} training steps were")]
 
 
 def _importance_caveats(results: RunResults) -> list[str]:
