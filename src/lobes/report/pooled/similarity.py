@@ -45,6 +45,8 @@ def section(results: PooledResults) -> Section | None:
         "Measures made from the heads of the lesions themselves go with the D-scores partly by "
         "construction."
     )
+    undefined = [f" {one.name}: {one.trend.note}" for one in found.measures if one.trend.note]
+    text += "".join(undefined)
     return Section(
         "likeness",
         "Similarity of tasks",
