@@ -513,6 +513,16 @@ def test_sentence_of_one_task_compares_with_random_lesions():
     assert sentence.endswith("With one task there is nothing to exchange its heads with.")
 
 
+def test_a_model_trained_with_iat_is_no_evidence_of_ordinary_training():
+    results = fake_results(controls=59, iat=True)
+    iat, training = results["training"]["iat"], results["training"]
+    (caveat,) = [each for each in spaced(found(results).caveats) if "IAT" in each]
+    assert caveat.startswith(f"The last {iat['steps']:,}".replace(",", "\u202f"))
+    assert f" of {training['steps']:,} training steps were IAT".replace(",", "\u202f") in caveat
+    assert caveat.endswith("not about ordinary multi-task training.")
+    assert "IAT" not in "".join(found(fake_results(controls=59)).caveats)
+
+
 def test_caveats_name_what_weakens_the_answer():
     few = spaced(found(fake_results(controls=10)).caveats)
     assert few == [

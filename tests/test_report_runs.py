@@ -271,6 +271,18 @@ def test_base_scores(planted):
         assert row[4] == fmt.interval(values.min(), values.max(), fmt.fixed)
 
 
+def test_runs_trained_with_iat_are_named():
+    content = fake_runs(runs=5, controls=59)
+    for run, steps in zip(content["runs"], (130, None, 130, None, None), strict=True):
+        run["iat_steps"] = steps
+    (some,) = found_in(content).caveats
+    assert some.startswith("In some runs (run0 and run2) the last training steps were IAT")
+    for run in content["runs"]:
+        run["iat_steps"] = 130
+    (every,) = found_in(content).caveats
+    assert every.startswith("In every run the last training steps were IAT")
+
+
 def test_growth_over_the_runs():
     content = fake_runs(runs=4)
     page = rendered(content)
