@@ -466,6 +466,7 @@ def test_a_study_with_iat_keeps_what_it_chose(study):
     assert results["training"]["sampling"] == "proportional"
     page = (Path(study.output) / "report.html").read_text()
     assert "Important attention-head training" in page
+    assert pooled_results([Path(study.output)]).runs[0].iat_steps == 9
 
 
 @pytest.mark.slow

@@ -59,6 +59,7 @@ def test_several_runs_say_what_their_matrices_say(runs):
     assert found["base"] == [matrix.base.tolist() for matrix in matrices]
     assert [entry["fraction"] for entry in found["fractions"]] == [0.2, 0.5]
     assert [task["multi_label"] for task in found["tasks"]] == [False, False]
+    assert [run["iat_steps"] for run in found["runs"]] == [None] * 3
     assert found["growth"] is None
     assert [verdict["claim"] for verdict in found["verdicts"]] == [SPECIALIZED, LESS_ALIKE]
     note = "2 tasks make 1 pair, too few for a correlation: it takes 4 tasks or more."

@@ -380,7 +380,8 @@ def test_seeds_are_pooled_for_each_combination_of_the_other_axes(swept):
     assert fine.values == {"tasks.mood.train": "mood.train.csv"}
     pooled = read(folder / fine.name, PooledResults)
     assert [run.seed for run in pooled.runs] == [0, 1]
-    assert fine.verdict == pooled.verdicts[0]
+    assert (fine.verdict, *fine.further) == pooled.verdicts
+    assert fine.further
     assert (without.runs, without.verdict) == ((), None)
     assert without.error == "Fewer than two of these runs have results."
 
