@@ -111,7 +111,6 @@ def fake_growth(content: dict[str, Any], rise: float = 4.0) -> dict[str, Any]:
         "fraction": largest["fraction"],
         "before": plain_all(after - changes),
         "after": plain_all(after),
-        "changes": plain_all(changes),
         "intervals": np.column_stack([changes - 1.96, changes + 1.96]).tolist(),
         "change": plain_estimate(change_over_runs(changes, np.ones(len(after)))),
     }
@@ -203,7 +202,7 @@ def _on_similarity(similarity: dict[str, Any], tasks: int, runs: int) -> Verdict
 def _on_growth(growth: dict[str, Any], above: int) -> Verdict:
     change = (defined(growth["change"][name]) for name in ("mean", "low", "high"))
     after = float(np.mean([*map(defined, growth["after"])]))
-    return more_specialized(*change, after=after, above_chance=above, runs=len(growth["changes"]))
+    return more_specialized(*change, after=after, above_chance=above, runs=len(growth["after"]))
 
 
 def _fraction(rng, entries, tasks) -> dict[str, Any]:

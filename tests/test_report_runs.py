@@ -289,10 +289,8 @@ def test_growth_over_the_runs():
     *rows, mean = page.table("growth-caption")
     growth = content["growth"]
     assert [row[0] for row in rows] == [run["name"] for run in content["runs"]]
-    for row, *values in zip(
-        rows, growth["before"], growth["after"], growth["changes"], strict=True
-    ):
-        assert row[1:4] == [fmt.points(value) for value in values]
+    for row, before, after in zip(rows, growth["before"], growth["after"], strict=True):
+        assert row[1:4] == [fmt.points(value) for value in (before, after, after - before)]
     change = growth["change"]
     assert mean[3:] == [fmt.points(change["mean"]), fmt.interval(change["low"], change["high"])]
     said = [each["text"] for each in page.all("p")]

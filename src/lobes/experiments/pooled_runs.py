@@ -159,7 +159,6 @@ def _growth(results: Sequence[RunResults], level: float) -> PooledGrowth | None:
         return None
     ends = [[each.points[k].dissociation["column"].shared_mean for each in found] for k in (0, -1)]
     before, after = np.array(ends)
-    changes = np.array([each.change["column"].mean for each in found])
     intervals = np.array([each.change["column"].mean_interval for each in found])
     reach = stats.norm.ppf([(1 + each.level) / 2 for each in results])
     errors = (intervals[:, 1] - intervals[:, 0]) / 2 / reach
@@ -167,9 +166,8 @@ def _growth(results: Sequence[RunResults], level: float) -> PooledGrowth | None:
         fraction=found[0].fraction,
         before=before,
         after=after,
-        changes=changes,
         intervals=intervals,
-        change=_estimate(change_over_runs(changes, errors, level)),
+        change=_estimate(change_over_runs(after - before, errors, level)),
     )
 
 

@@ -191,12 +191,15 @@ class PooledGrowth(Record):
     """Each run's mean over its tasks before the training, with linear probes."""
     after: Vector
     """The same after it."""
-    changes: Vector
-    """The second minus the first."""
     intervals: Matrix
-    """Each change's interval under resampled examples: run by end."""
+    """The interval of each run's change under resampled examples: run by end."""
     change: PooledEstimate
     """The mean change over the runs."""
+
+    @property
+    def changes(self) -> np.ndarray:
+        """Each run's change [runs]."""
+        return self.after - self.before
 
 
 class PooledMeasure(Record):
@@ -319,7 +322,7 @@ class PooledResults(Results):
         self.verdict_on(SPECIALIZED)
         if self.growth is not None:
             self.verdict_on(MORE_SPECIALIZED)
-            for values in (self.growth.before, self.growth.after, self.growth.changes):
+            for values in (self.growth.before, self.growth.after):
                 expect_shape(values, (len(self.runs),), "growth")
             expect_shape(self.growth.intervals, (len(self.runs), 2), "intervals")
         runs, n = len(self.runs), len(self.tasks)
