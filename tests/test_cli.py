@@ -848,7 +848,11 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(new_run, study, tmp_
 
 
 @pytest.mark.parametrize(
-    ("number", "word"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Terminated")]
+    ("number", "word"),
+    [
+        (signal.SIGINT, "Interrupted"),
+        pytest.param(signal.SIGTERM, "Terminated", marks=pytest.mark.slow),
+    ],
 )
 def test_an_interruption_has_its_code_and_says_that_the_command_continues(
     new_run, tmp_path, number, word

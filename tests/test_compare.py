@@ -377,6 +377,7 @@ def test_iat_with_its_defaults_where_the_study_has_none(finished, tmp_path):
     assert (resolved.iat.alpha, resolved.iat.delta, resolved.compare.seeds) == (0.3, 0.1, 5)
 
 
+@pytest.mark.slow
 def test_methods_that_weigh_the_tasks(study, expected):
     """Each is the training that is said; "tuned" is the best of its grid on held-out data."""
     pytest.importorskip("torchjd")

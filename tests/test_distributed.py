@@ -23,11 +23,13 @@ from plain_iat import masks_of, plain_steps
 from test_iat import without_dropout
 from test_trainer import TASKS, global_random_states, new_model  # noqa: F401
 
+pytestmark = pytest.mark.slow  # processes that import torch before they train
+
 PROCESSES = 2
 SWITCH = SETTINGS.switch_step(STEPS)
 
 
-@pytest.fixture(scope="module", params=["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of three trainings in two processes."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -56,7 +56,7 @@ def siglip() -> nn.Module:
 def wavlm() -> nn.Module:
     config = transformers.WavLMConfig(
         hidden_size=20, num_hidden_layers=2, num_attention_heads=5, intermediate_size=22,
-        conv_dim=(10,), conv_stride=(5,), conv_kernel=(8,), num_conv_pos_embeddings=4,
+        conv_dim=(10,), conv_stride=(200,), conv_kernel=(8,), num_conv_pos_embeddings=4,
         num_conv_pos_embedding_groups=2,
     )  # fmt: skip
     return noisy(transformers.AutoModel.from_config(config))

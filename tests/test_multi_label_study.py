@@ -206,6 +206,7 @@ def test_predictions_of_a_split_are_lists_of_labels(finished, results, tmp_path)
         assert lists["prediction"][place] == likely
 
 
+@pytest.mark.slow
 def test_every_way_to_train_is_compared(finished, tmp_path):
     study = override(load_study(finished), f"output={tmp_path / 'run'}", "training.steps=5")
     compare_study(study)

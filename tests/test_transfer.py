@@ -205,6 +205,7 @@ def test_an_interruption_anywhere_changes_no_number(study, expected, monkeypatch
     }
 
 
+@pytest.mark.slow
 def test_more_fractions_and_seeds_can_be_added(copied, expected, monkeypatch):
     trained = []
     original = SeedRun.pair

@@ -223,6 +223,7 @@ def test_what_a_dead_drivers_worker_wrote_of_a_training_is_taken_over(tmp_path):
     assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_a_worker_without_the_models_file_says_so_and_leaves_nothing(tmp_path, monkeypatch):
     study = load_study(write_study(tmp_path / "in"))
     run_study(override(study, *GROWTH, f"output={tmp_path / 'trained'}"), stages=("train",))

@@ -183,6 +183,7 @@ def test_a_killed_driver_is_continued_by_another_kind(inputs, expected, tmp_path
     assert left_over(output) == []
 
 
+@pytest.mark.slow
 def test_a_worker_with_other_data_is_refused(inputs, tmp_path, monkeypatch):
     """Its file is another one when it reads it, as on a machine with files of its own."""
     other = tmp_path / "inputs"
