@@ -306,6 +306,7 @@ GONE = (math.nan, math.nan, math.nan, math.nan, "3 tasks make 3 pairs.")
         ),
         ({"importance": HOLDS, "overlap": HOLDS}, 5, "open", "iap.similarity_examples adds one"),
         ({"gradient": UNSURE}, 5, "open", "interval of gradient reaches a correlation of -0.3"),
+        ({"gradient": UNSURE}, 5, "open", "gradient goes with the D-scores beyond chance (p), but"),
         ({"gradient": WEAK, "cka": WEAK}, 5, "open", "interval of gradient and cka reaches"),
         ({"gradient": TURNED, "cka": NARROW}, 5, "no", "no measure of similarity"),
         ({"gradient": TURNED, "cka": WEAK}, 5, "open", "the interval of cka reaches"),

@@ -386,9 +386,19 @@ def _less_alike(trends: Sequence[Trend], n_tasks: int) -> tuple[Answer, str]:
         floor = len(defined) / math.factorial(n_tasks)
         return "open", f"{n_tasks} tasks allow no corrected p below {floor:.3f}: it takes {needed}."
     nothing = "no measure of similarity goes with the D-scores beyond chance"
+    beyond = [trend.measure for trend in defined if is_significant(trend.p)]
+    if beyond:
+        nothing = (
+            f"{_listed(beyond)} {'go' if beyond[1:] else 'goes'} with the D-scores beyond chance "
+            f"(p), but with no interval below 0"
+        )
     smallest = f"a correlation of {-SMALLEST_CORRELATION:g}, the smallest of interest"
     reaching = [trend.measure for trend in defined if not trend.low > -SMALLEST_CORRELATION]
     if reaching:
-        names = f"{', '.join(reaching[:-1])} and {reaching[-1]}" if reaching[1:] else reaching[0]
-        return "open", f"{nothing}, but the interval of {names} reaches {smallest}."
+        link = "and" if beyond else "but"
+        return "open", f"{nothing}, {link} the interval of {_listed(reaching)} reaches {smallest}."
     return "no", f"{nothing}, and every interval excludes {smallest}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0]
