@@ -17,10 +17,10 @@ from lobes.dissociation.dscores import FORMULAS
 from lobes.dissociation.similarity import importance_correlation, linear_cka
 from lobes.dissociation.verdict import MORE_SPECIALIZED, more_specialized
 from lobes.errors import ConfigError
-from lobes.experiments import growth
+from lobes.experiments import growth, pooled_runs
 from lobes.experiments.growth import _lesion_plan, _point, growth_steps
 from lobes.experiments.loading import Loaded, load_tasks, new_model
-from lobes.experiments.pooled_runs import pooled_results
+from lobes.experiments.pooled_runs import pooled_results, stored_run
 from lobes.experiments.probe import pooled_features
 from lobes.experiments.results import further_verdicts
 from lobes.experiments.store import RunFolder
@@ -139,6 +139,38 @@ def test_runs_are_taken_together(grown, tmp_path):
     (alone,) = [v for v in pooled_results([run]).verdicts if v.claim == MORE_SPECIALIZED]
     assert alone.answer == "open"
     assert alone.numbers == {"mean": pytest.approx(change.mean), "usable": 0}
+
+
+def test_what_runs_measured_in_another_way_is_said(grown, tmp_path, monkeypatch):
+    run, other = Path(grown[0].output), tmp_path / "other"
+    results, matrix = stored_run(run)
+    similarity = results.similarity
+
+    def together(other_matrix=matrix, **changes):
+        changed = results.model_copy(update=changes)
+        stored = {run: (results, matrix), other: (changed, other_matrix)}
+        monkeypatch.setattr(pooled_runs, "stored_run", stored.get)
+        return pooled_results([run, other])
+
+    found = together()
+    assert found.unlike == ()
+    assert found.growth.values.shape == (2, 2)
+    found = together(growth=None)
+    assert found.growth is None
+    assert found.unlike == (
+        "Growth over the training is left out, for some runs have not measured it: other.",
+    )
+    found = together(growth=results.growth.model_copy(update={"fraction": 0.2}))
+    assert found.unlike == (
+        "Growth over the training is left out, for the runs measured it at other fractions: "
+        "0.2, 0.5.",
+    )
+    fewer = similarity.model_copy(update={"measures": similarity.measures[:2]})
+    (said,) = together(similarity=fewer).unlike
+    assert said.endswith("not all runs have are left out: cka, gradient.")
+    labels = {**matrix.labels, "mood": 1 - matrix.labels["mood"]}
+    (said,) = together(other_matrix=replace(matrix, labels=labels)).unlike
+    assert said.startswith("Not all runs have the same validation examples or labels of mood: ")
 
 
 def test_a_step_whose_d_score_is_undefined_has_no_interval(grown):

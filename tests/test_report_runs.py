@@ -300,6 +300,24 @@ def test_growth_over_the_runs():
     assert not {"growth-caption", "trends-caption"} & {*without}
 
 
+def test_tasks_that_growth_leaves_out_are_named():
+    content = fake_runs(runs=3)
+    first, second, third = (task["name"] for task in content["tasks"])
+    content["growth"]["values"] = [[1.0, None, 2.0], [1.0, None, None], [1.0, None, 2.0]]
+    said = [each["text"] for each in rendered(content).all("p")]
+    (text,) = [each for each in said if "The means leave out" in each]
+    assert text.endswith(f"from the D-scores of the runs above: {second}; {third} (in run1).")
+    assert first not in text.partition("leave out")[2]
+    content["growth"]["values"] = [[1.0, 1.0, 2.0]] * 3
+    assert not any("leave out" in each["text"] for each in rendered(content).all("p"))
+
+
+def test_what_runs_measured_in_another_way_weakens_the_answer():
+    content = fake_runs(runs=5, controls=59)
+    content["unlike"] = ["Growth over the training is left out."]
+    assert found_in(content).caveats == ("Growth over the training is left out.",)
+
+
 def test_similarity_over_the_runs():
     content = fake_runs(runs=4, tasks=5)
     page = rendered(content)
@@ -319,6 +337,10 @@ def test_similarity_over_the_runs():
     said = [each["text"] for each in page.all("p")]
     answer = phrases.headline(typed(content).verdict_on(LESS_ALIKE))
     assert any(answer in text and "overlap: All pairs of" in text for text in said)
+    note = content["similarity"]["measures"][1]["trend"]["note"]
+    content["similarity"]["measures"][0] = {**content["similarity"]["measures"][1], "name": "cka"}
+    (text,) = [e["text"] for e in rendered(content).all("p") if "All pairs of" in e["text"]]
+    assert text.endswith(f" cka and overlap: {note}")
 
 
 def test_one_run_shows_no_spread():

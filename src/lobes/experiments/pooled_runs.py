@@ -5,7 +5,7 @@ model is loaded.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +89,7 @@ def pooled_results(
         verdicts=(over.specialized, *further),
         growth=growth,
         similarity=similarity,
+        unlike=tuple(_unlike(runs, results, matrices)),
         over_fractions=over_record(over),
         level=first.level,
         resamples=number,
@@ -168,7 +169,42 @@ def _growth(results: Sequence[RunResults], level: float) -> PooledGrowth | None:
         after=after,
         intervals=intervals,
         change=_estimate(change_over_runs(after - before, errors, level)),
+        values=np.array([each.change["column"].values for each in found]),
     )
+
+
+def _unlike(
+    runs: Sequence[Path], results: Sequence[RunResults], matrices: Sequence[LesionMatrix]
+) -> Iterator[str]:
+    """What some runs measured in another way than others, in sentences."""
+    parts = {
+        "Growth over the training": [each.growth for each in results],
+        "The similarity of tasks": [each.similarity for each in results],
+    }
+    for part, found in parts.items():
+        known = [each for each in found if each is not None]
+        lacking = [run.name for run, each in zip(runs, found, strict=True) if each is None]
+        fractions = sorted({each.fraction for each in known})
+        if known and lacking:
+            yield f"{part} is left out, for some runs have not measured it: {', '.join(lacking)}."
+        elif len(fractions) > 1:
+            shares = ", ".join(f"{fraction:.4g}" for fraction in fractions)
+            yield f"{part} is left out, for the runs measured it at other fractions: {shares}."
+    similar = [each.similarity for each in results if each.similarity is not None]
+    names = [{measure.name for measure in each.measures} for each in similar]
+    some = [name for name in sorted(set().union(*names)) if not all(name in own for own in names)]
+    if some:
+        yield f"Measures of similarity that not all runs have are left out: {', '.join(some)}."
+    others = [
+        task
+        for task in matrices[0].tasks
+        if not all(np.array_equal(each.labels[task], matrices[0].labels[task]) for each in matrices)
+    ]
+    if others:
+        yield (
+            f"Not all runs have the same validation examples or labels of {', '.join(others)}: "
+            f"labels, chance and number of examples are shown as in the first run."
+        )
 
 
 def _more_specialized(found: PooledGrowth, above_chance: int) -> Verdict:

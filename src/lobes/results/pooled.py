@@ -195,6 +195,8 @@ class PooledGrowth(Record):
     """The interval of each run's change under resampled examples: run by end."""
     change: PooledEstimate
     """The mean change over the runs."""
+    values: Matrix | None = None
+    """Each run's change of each task, null without a D-score at one of the ends: run by task."""
 
     @property
     def changes(self) -> np.ndarray:
@@ -264,6 +266,8 @@ class PooledResults(Results):
     """How the D-scores changed over the trainings; null where not all runs measured it alike."""
     similarity: PooledSimilarity | None = None
     """How alike the tasks are; null where not all runs measured it alike."""
+    unlike: tuple[str, ...] = ()
+    """What some runs measured in another way than others, and what this means for the answers."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -325,6 +329,8 @@ class PooledResults(Results):
             for values in (self.growth.before, self.growth.after):
                 expect_shape(values, (len(self.runs),), "growth")
             expect_shape(self.growth.intervals, (len(self.runs), 2), "intervals")
+            if self.growth.values is not None:
+                expect_shape(self.growth.values, (len(self.runs), len(self.tasks)), "values")
         runs, n = len(self.runs), len(self.tasks)
         if self.similarity is not None:
             self.verdict_on(LESS_ALIKE)

@@ -225,6 +225,7 @@ def _caveats(results: PooledResults) -> list[str]:
         *phrases.chance_caveats(results.standings, "The models", "are"),
         *phrases.exchange_caveats(results.fractions),
         *_missing(results),
+        *results.unlike,
         *_iat_caveats(results),
         *lesion_words.caveats(results.lesioning),
     ]

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from lobes.dissociation.verdict import MORE_SPECIALIZED
 from lobes.report import phrases
 from lobes.report.lesion_words import words_of
@@ -49,7 +51,7 @@ def section(results: PooledResults) -> Section | None:
         "Before and after the training",
         (
             InTerminal((Findings(MORE_SPECIALIZED, verdict.answer, answer),)),
-            Prose(f"{_QUESTION} {answer}{_reading(mean.low)}"),
+            Prose(f"{_QUESTION} {answer}{_reading(mean.low)}{_left_out(results)}"),
             table,
         ),
         contents="Growth",
@@ -67,3 +69,19 @@ def _reading(low: float) -> str:
             "examples to move all runs alike"
         )
     return f"{text}. The report of a single run shows each task."
+
+
+def _left_out(results: PooledResults) -> str:
+    """Which tasks the means leave out, and in which runs."""
+    values = results.growth.values if results.growth is not None else None
+    if values is None or not np.isnan(values).any():
+        return ""
+    parts = []
+    for task, column in zip(results.names, np.isnan(values).T.tolist(), strict=True):
+        runs = [run.name for run, is_out in zip(results.runs, column, strict=True) if is_out]
+        if runs:
+            parts.append(task if all(column) else f"{task} (in {phrases.some(runs)})")
+    return (
+        f" The means leave out tasks without a D-score at one of the two ends, and so may differ "
+        f"from the D-scores of the runs above: {'; '.join(parts)}."
+    )

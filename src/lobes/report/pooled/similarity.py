@@ -45,8 +45,11 @@ def section(results: PooledResults) -> Section | None:
         "Measures made from the heads of the lesions themselves go with the D-scores partly by "
         "construction."
     )
-    undefined = [f" {one.name}: {one.trend.note}" for one in found.measures if one.trend.note]
-    text += "".join(undefined)
+    notes: dict[str, list[str]] = {}
+    for one in found.measures:
+        if one.trend.note:
+            notes.setdefault(one.trend.note, []).append(one.name)
+    text += "".join(f" {phrases.some(names)}: {note}" for note, names in notes.items())
     return Section(
         "likeness",
         "Similarity of tasks",
