@@ -11,6 +11,7 @@ from lobes.report import formatting as fmt
 from lobes.report import phrases, sections
 from lobes.report.console import shown
 from lobes.report.page import html
+from lobes.report.pooled import growth
 from lobes.report.pooled.findings import findings
 from lobes.report.pooled.page import page_of
 from lobes.results import PooledResults, checked
@@ -308,6 +309,9 @@ def test_tasks_that_growth_leaves_out_are_named():
     (text,) = [each for each in said if "The means leave out" in each]
     assert text.endswith(f"from the D-scores of the runs above: {second}; {third} (in run1).")
     assert first not in text.partition("leave out")[2]
+    section = growth.section(typed(content))
+    (said,) = (block for block in section.blocks if isinstance(block, sections.InTerminal))
+    assert text.endswith(*said.blocks[0].sentences)  # the terminal says the same
     content["growth"]["values"] = [[1.0, 1.0, 2.0]] * 3
     assert not any("leave out" in each["text"] for each in rendered(content).all("p"))
 

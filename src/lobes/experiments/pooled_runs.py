@@ -27,7 +27,7 @@ from lobes.errors import ConfigError, RunError
 from lobes.experiments.manifest import check_files
 from lobes.results import PooledResults, RunResults, read
 from lobes.results.base import TaskRecord
-from lobes.results.beside_lesions import Trend
+from lobes.results.beside_lesions import Growth, Similarity, Trend
 from lobes.results.of_matrix import opening, over_record
 from lobes.results.pooled import (
     PooledDissociation,
@@ -177,7 +177,7 @@ def _unlike(
     runs: Sequence[Path], results: Sequence[RunResults], matrices: Sequence[LesionMatrix]
 ) -> Iterator[str]:
     """What some runs measured in another way than others, in sentences."""
-    parts = {
+    parts: dict[str, Sequence[Growth | Similarity | None]] = {
         "Growth over the training": [each.growth for each in results],
         "The similarity of tasks": [each.similarity for each in results],
     }

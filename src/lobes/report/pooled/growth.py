@@ -28,7 +28,8 @@ def section(results: PooledResults) -> Section | None:
     if found is None:
         return None
     verdict = results.verdict_on(MORE_SPECIALIZED)
-    answer = phrases.headline(verdict)
+    answer, left_out = phrases.headline(verdict), _left_out(results)
+    terminal = (left_out.strip(),) * bool(left_out)
     where = f"{phrases.size_of(found.fraction)} {words_of(results.lesioning).lesioned}"
     caption = (
         f"The {HEADLINE} D-score of each run before and after multi-task training, in percent, "
@@ -50,8 +51,8 @@ def section(results: PooledResults) -> Section | None:
         "growth",
         "Before and after the training",
         (
-            InTerminal((Findings(MORE_SPECIALIZED, verdict.answer, answer),)),
-            Prose(f"{_QUESTION} {answer}{_reading(mean.low)}{_left_out(results)}"),
+            InTerminal((Findings(MORE_SPECIALIZED, verdict.answer, answer, terminal),)),
+            Prose(f"{_QUESTION} {answer}{_reading(mean.low)}{left_out}"),
             table,
         ),
         contents="Growth",
