@@ -169,8 +169,12 @@ def test_what_runs_measured_in_another_way_is_said(grown, tmp_path, monkeypatch)
     (said,) = together(similarity=fewer).unlike
     assert said.endswith("not all runs have are left out: cka, gradient.")
     labels = {**matrix.labels, "mood": 1 - matrix.labels["mood"]}
-    (said,) = together(other_matrix=replace(matrix, labels=labels)).unlike
-    assert said.startswith("Not all runs have the same validation examples or labels of mood: ")
+    assert together(other_matrix=replace(matrix, labels=labels)).unlike == ()  # of another seed
+    mood, *others = results.tasks
+    for change in ({"labels": ("good", "bad")}, {"n_validation": 7}):
+        (said,) = together(tasks=(mood.model_copy(update=change), *others)).unlike
+        assert said.startswith("Not all runs have the same labels, or as many validation examples,")
+        assert "of mood: labels, chance" in said
 
 
 def test_a_step_whose_d_score_is_undefined_has_no_interval(grown):

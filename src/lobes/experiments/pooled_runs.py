@@ -89,7 +89,7 @@ def pooled_results(
         verdicts=(over.specialized, *further),
         growth=growth,
         similarity=similarity,
-        unlike=tuple(_unlike(runs, results, matrices)),
+        unlike=tuple(_unlike(runs, results)),
         over_fractions=over_record(over),
         level=first.level,
         resamples=number,
@@ -173,9 +173,7 @@ def _growth(results: Sequence[RunResults], level: float) -> PooledGrowth | None:
     )
 
 
-def _unlike(
-    runs: Sequence[Path], results: Sequence[RunResults], matrices: Sequence[LesionMatrix]
-) -> Iterator[str]:
+def _unlike(runs: Sequence[Path], results: Sequence[RunResults]) -> Iterator[str]:
     """What some runs measured in another way than others, in sentences."""
     parts: dict[str, Sequence[Growth | Similarity | None]] = {
         "Growth over the training": [each.growth for each in results],
@@ -196,14 +194,15 @@ def _unlike(
     if some:
         yield f"Measures of similarity that not all runs have are left out: {', '.join(some)}."
     others = [
-        task
-        for task in matrices[0].tasks
-        if not all(np.array_equal(each.labels[task], matrices[0].labels[task]) for each in matrices)
+        first.name
+        for first, *more in zip(*(each.tasks for each in results), strict=True)
+        if any((first.labels, first.n_validation) != (m.labels, m.n_validation) for m in more)
     ]
-    if others:
+    if others:  # other examples alone are no news: each seed may draw its own
         yield (
-            f"Not all runs have the same validation examples or labels of {', '.join(others)}: "
-            f"labels, chance and number of examples are shown as in the first run."
+            f"Not all runs have the same labels, or as many validation examples, of "
+            f"{', '.join(others)}: labels, chance and number of examples are shown as in the first "
+            f"run."
         )
 
 
