@@ -29,7 +29,6 @@ def section(results: PooledResults) -> Section | None:
         return None
     verdict = results.verdict_on(MORE_SPECIALIZED)
     answer, left_out = phrases.headline(verdict), _left_out(results)
-    terminal = (left_out.strip(),) * bool(left_out)
     where = f"{phrases.size_of(found.fraction)} {words_of(results.lesioning).lesioned}"
     caption = (
         f"The {HEADLINE} D-score of each run before and after multi-task training, in percent, "
@@ -51,8 +50,8 @@ def section(results: PooledResults) -> Section | None:
         "growth",
         "Before and after the training",
         (
-            InTerminal((Findings(MORE_SPECIALIZED, verdict.answer, answer, terminal),)),
-            Prose(f"{_QUESTION} {answer}{_reading(mean.low)}{left_out}"),
+            InTerminal((Findings(MORE_SPECIALIZED, verdict.answer, answer, left_out),)),
+            Prose(" ".join((_QUESTION, answer, _reading(mean.low), *left_out))),
             table,
         ),
         contents="Growth",
@@ -61,7 +60,7 @@ def section(results: PooledResults) -> Section | None:
 
 def _reading(low: float) -> str:
     text = (
-        " Before the training linear probes stand in for the classifiers. A run’s interval is that "
+        "Before the training linear probes stand in for the classifiers. A run’s interval is that "
         "of the validation examples alone"
     )
     if math.isfinite(low):
@@ -72,17 +71,17 @@ def _reading(low: float) -> str:
     return f"{text}. The report of a single run shows each task."
 
 
-def _left_out(results: PooledResults) -> str:
-    """Which tasks the means leave out, and in which runs."""
+def _left_out(results: PooledResults) -> tuple[str, ...]:
+    """Which tasks the means leave out, and in which runs: a sentence, or none."""
     values = results.growth.values if results.growth is not None else None
     if values is None or not np.isnan(values).any():
-        return ""
+        return ()
     parts = []
     for task, column in zip(results.names, np.isnan(values).T.tolist(), strict=True):
         runs = [run.name for run, is_out in zip(results.runs, column, strict=True) if is_out]
         if runs:
             parts.append(task if all(column) else f"{task} (in {phrases.some(runs)})")
     return (
-        f" The means leave out tasks without a D-score at one of the two ends, and so may differ "
-        f"from the D-scores of the runs above: {'; '.join(parts)}."
+        "The means leave out tasks without a D-score at one of the two ends, and so may differ "
+        f"from the D-scores of the runs above: {'; '.join(parts)}.",
     )
