@@ -389,16 +389,18 @@ def _less_alike(trends: Sequence[Trend], n_tasks: int) -> tuple[Answer, str]:
     beyond = [trend.measure for trend in defined if is_significant(trend.p)]
     if beyond:
         nothing = (
-            f"{_listed(beyond)} {'go' if beyond[1:] else 'goes'} with the D-scores beyond chance "
+            f"{listed(beyond)} {'go' if beyond[1:] else 'goes'} with the D-scores beyond chance "
             f"(p), but with no interval below 0"
         )
     smallest = f"a correlation of {-SMALLEST_CORRELATION:g}, the smallest of interest"
     reaching = [trend.measure for trend in defined if not trend.low > -SMALLEST_CORRELATION]
     if reaching:
         link = "and" if beyond else "but"
-        return "open", f"{nothing}, {link} the interval of {_listed(reaching)} reaches {smallest}."
+        return "open", f"{nothing}, {link} the interval of {listed(reaching)} reaches {smallest}."
     return "no", f"{nothing}, and every interval excludes {smallest}."
 
 
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0]
+def listed(names: Sequence[str]) -> str:
+    """Return `a`, `a and b`, `a, b and c`; empty for none."""
+    *before, last = names or [""]
+    return f"{', '.join(before)} and {last}" if before else last

@@ -16,6 +16,7 @@ from lobes.dissociation.verdict import (
     Answer,
     Verdict,
     known,
+    listed,
 )
 
 # After which training, or from which start, a score was reached.
@@ -202,10 +203,10 @@ def transfer(
         "near chance": "no start is clearly above chance with any number of examples.",
         "identical": "in every seed both starts give the same scores, so that nothing was "
         "compared.",
-        "mixed": f"{first} it is learned better with {_listed(better)} examples, and worse with "
-        f"{_listed(worse)}.",
-        "higher": f"with {_listed(better)} training examples the score is higher {first}.",
-        "lower": f"with {_listed(worse)} training examples the score is lower {first}.",
+        "mixed": f"{first} it is learned better with {_in_words(better)} examples, and worse with "
+        f"{_in_words(worse)}.",
+        "higher": f"with {_in_words(better)} training examples the score is higher {first}.",
+        "lower": f"with {_in_words(worse)} training examples the score is lower {first}.",
         "negligible": _negligible(first),
         "undecided": _undecided(first, second),
     }
@@ -268,7 +269,6 @@ def _undecided(first: str, second: str) -> str:
     return f"the seeds do not tell the score {first} from that {second}."
 
 
-def _listed(sizes: Sequence[int]) -> str:
+def _in_words(sizes: Sequence[int]) -> str:
     """`17`, `17 and 170`, `17, 170 and 1,702`."""
-    *before, last = [f"{size:,}" for size in sizes] or [""]
-    return f"{', '.join(before)} and {last}" if before else last
+    return listed([f"{size:,}" for size in sizes])
